@@ -1,0 +1,31 @@
+//! Compiles the C++ shim against the same libtorch that torch-sys found, and gives every binary an
+//! rpath to it, so that nothing has to be set to run one.
+
+use std::{env, fs, path::PathBuf};
+
+fn main() {
+    println!("cargo:rerun-if-changed=src/ffi/shim.cpp");
+    println!("cargo:rerun-if-changed=stdlib");
+    let lib = env::var("DEP_TCH_LIBTORCH_LIB")
+        .expect("torch-sys tells where libtorch lies; run `cargo xtask setup` first");
+    let lib = PathBuf::from(lib);
+    // The real folder, not the project's link to it: an installed binary outlives the clone.
+    let lib = fs::canonicalize(&lib).unwrap_or(lib);
+    let include = lib.parent().expect("libtorch/lib has a parent").join("include");
+
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .pic(true)
+        .warnings(false)
+        .include(&include)
+        .include(include.join("torch/csrc/api/include"))
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .file("src/ffi/shim.cpp")
+        .compile("nepa_shim");
+
+    println!("cargo:rustc-link-search=native={}", lib.display());
+    println!("cargo:rustc-link-lib=torch_cpu");
+    println!("cargo:rustc-link-lib=c10");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+}

@@ -1,0 +1,137 @@
+//! `config.json` of the reference's Hugging Face folders.
+
+use crate::bail_hint;
+use crate::error::{Context as _, Diagnostic, Result, did_you_mean};
+use crate::nn::VitNepaConfig;
+use crate::options::{self, Options};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Keys that Hugging Face writes into any configuration, and that say nothing about the network.
+const GENERIC: &[&str] = &[
+    "_attn_implementation_autoset",
+    "_name_or_path",
+    "architectures",
+    "chunk_size_feed_forward",
+    "dtype",
+    "finetuning_task",
+    "id2label",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+];
+
+/// Keys whose value must be this one, the only behaviour there is.
+const FIXED: &[(&str, f64)] =
+    &[("attention_probs_dropout_prob", 0.0), ("hidden_dropout_prob", 0.0), ("num_prompt_token", 0.0)];
+
+/// Keys that a file may leave out.
+const OPTIONAL: &[&str] = &["drop_path_prob", "initializer_range", "num_labels", "use_intermediate_loss"];
+
+/// A configuration and the generic keys that came with it.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigFile {
+    pub config: VitNepaConfig,
+    pub generic: Map<String, Value>,
+}
+
+impl ConfigFile {
+    /// Reads and checks a `config.json`.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let value: Value =
+            serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+        let Value::Object(map) = value else {
+            return Err(Diagnostic::new(format!("{} is not a JSON object", path.display())).into());
+        };
+        Self::from_map(&path.display().to_string(), map)
+    }
+
+    fn from_map(of: &str, map: Map<String, Value>) -> Result<Self> {
+        if let Some(other) = map.get("model_type").filter(|t| *t != "vit_nepa") {
+            bail_hint!(
+                "{of}: model_type is {other}, expected \"vit_nepa\"";
+                "only NEPA models can be loaded"
+            );
+        }
+        let known: Vec<&str> = VitNepaConfig::docs().iter().map(|d| d.name).collect();
+        let (mut own, mut generic) = (Map::new(), Map::new());
+        for (key, value) in map {
+            if known.contains(&key.as_str()) {
+                own.insert(key, value);
+            } else if let Some((_, only)) = FIXED.iter().find(|(name, _)| *name == key) {
+                if value.as_f64() != Some(*only) {
+                    bail_hint!("{of}: `{key}` is {value}, but only {only} is supported"; "NEPA has no such part");
+                }
+            } else if GENERIC.contains(&key.as_str()) {
+                generic.insert(key, value);
+            } else if key != "model_type" {
+                bail_hint!(
+                    "{of}: unknown key `{key}`{}", did_you_mean(&key, known.iter().copied());
+                    "the model's keys are: {}", known.join(", ")
+                );
+            }
+        }
+        let missing: Vec<&str> =
+            known.iter().copied().filter(|k| !OPTIONAL.contains(k) && !own.contains_key(*k)).collect();
+        if !missing.is_empty() {
+            bail_hint!(
+                "{of}: missing key{} {}", if missing.len() > 1 { "s" } else { "" },
+                missing.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
+                "Hugging Face's save_pretrained writes every key; a guess could change the network silently"
+            );
+        }
+        let config: VitNepaConfig = options::read(of, own)?;
+        config.validate().with_context(|| of.to_string())?;
+        Ok(Self { config, generic })
+    }
+
+    /// Class names by index, where the file has `id2label`.
+    pub fn class_names(&self) -> Option<Vec<String>> {
+        let map = self.generic.get("id2label")?.as_object()?;
+        (0..map.len()).map(|i| Some(map.get(&i.to_string())?.as_str()?.to_string())).collect()
+    }
+
+    /// The file's content, as Hugging Face would read it.
+    pub fn to_json(&self) -> Value {
+        let mut map = self.generic.clone();
+        let classifies = self.config.num_labels > 0;
+        let architecture = if classifies { "ViTNepaForImageClassification" } else { "ViTNepaForPreTraining" };
+        map.insert("architectures".into(), json!([architecture]));
+        map.insert("model_type".into(), json!("vit_nepa"));
+        for (key, only) in FIXED.iter().filter(|(key, _)| *key != "num_prompt_token") {
+            map.insert(key.to_string(), json!(only));
+        }
+        let Ok(Value::Object(own)) = serde_json::to_value(&self.config) else {
+            unreachable!("a configuration is a plain struct")
+        };
+        map.extend(own);
+        map.insert("intermediate_size".into(), json!(self.config.mlp_size()));
+        // Hugging Face derives the number of labels from id2label, and writes no key of its own.
+        map.remove("num_labels");
+        let labels = map.get("id2label").and_then(Value::as_object).map(Map::len);
+        if !classifies {
+            map.remove("id2label");
+            map.remove("label2id");
+        } else if labels != Some(self.config.num_labels as usize) {
+            let names = (0..self.config.num_labels).map(|i| format!("LABEL_{i}")).collect::<Vec<_>>();
+            set_class_names(&mut map, &names);
+        }
+        let mut keys: Vec<_> = map.into_iter().collect();
+        keys.sort_by(|a, b| a.0.cmp(&b.0));
+        Value::Object(keys.into_iter().collect())
+    }
+}
+
+/// Writes class names as Hugging Face's `id2label` and `label2id`.
+pub fn set_class_names(map: &mut Map<String, Value>, names: &[String]) {
+    let id2label: Map<String, Value> = names.iter().enumerate().map(|(i, n)| (i.to_string(), json!(n))).collect();
+    let label2id: Map<String, Value> = names.iter().enumerate().map(|(i, n)| (n.clone(), json!(i))).collect();
+    map.insert("id2label".into(), Value::Object(id2label));
+    map.insert("label2id".into(), Value::Object(label2id));
+}

@@ -1,0 +1,267 @@
+//! Models on disk: folders in the reference's Hugging Face layout (`config.json` and
+//! `model.safetensors`), with `provenance.json` beside them.
+
+pub mod config_json;
+pub mod tensors;
+
+pub use config_json::ConfigFile;
+
+use crate::bail_hint;
+use crate::error::{Context as _, Diagnostic, Result, nearest};
+use crate::nn::{Module, VitNepa, VitNepaParts, named_parameters};
+use crate::options;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use tch::Tensor;
+
+pub const MODEL_FILE: &str = "model.safetensors";
+pub const CONFIG_FILE: &str = "config.json";
+pub const PROVENANCE_FILE: &str = "provenance.json";
+
+/// What became of each tensor when a module was filled.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub loaded: Vec<String>,
+    /// Parameters that the source has no tensor for.
+    pub missing: Vec<String>,
+    /// Tensors that the module has no parameter for.
+    pub unexpected: Vec<String>,
+    /// Name, the module's shape, the source's shape.
+    pub mismatched: Vec<(String, Vec<i64>, Vec<i64>)>,
+}
+
+impl Report {
+    fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+    }
+
+    /// The strict reading: an error that names every tensor that does not fit.
+    fn check(&self, of: &str) -> Result<()> {
+        if self.is_complete() {
+            return Ok(());
+        }
+        let mut lines = vec![format!("{of} does not fit the model:")];
+        let mut list = |title: &str, items: Vec<String>| {
+            if items.is_empty() {
+                return;
+            }
+            lines.push(format!("  {title} ({}):", items.len()));
+            lines.extend(items.iter().take(12).map(|item| format!("    {item}")));
+            if items.len() > 12 {
+                lines.push(format!("    … and {} more", items.len() - 12));
+            }
+        };
+        list(
+            "missing from it",
+            self.missing
+                .iter()
+                .map(|name| match nearest(name, self.unexpected.iter().map(String::as_str)) {
+                    Some(near) => format!("{name} (it has {near})"),
+                    None => name.clone(),
+                })
+                .collect(),
+        );
+        list("unexpected in it", self.unexpected.clone());
+        list(
+            "of another shape",
+            self.mismatched
+                .iter()
+                .map(|(name, expected, found)| format!("{name}: the model has {expected:?}, it has {found:?}"))
+                .collect(),
+        );
+        Err(Diagnostic::new(lines.join("\n"))
+            .hint("to take what fits and start the rest anew, pass #{ strict: false } and look at the report")
+            .into())
+    }
+}
+
+/// Copies tensors into a module's parameters by name. Nothing is changed where `strict` fails.
+pub fn fill(module: &dyn Module, source: &[(String, Tensor)], of: &str, strict: bool) -> Result<Report> {
+    let by_name: BTreeMap<&str, &Tensor> = source.iter().map(|(n, t)| (n.as_str(), t)).collect();
+    let parameters = named_parameters(module);
+    let mut report = Report::default();
+    for (name, parameter) in &parameters {
+        match by_name.get(name.as_str()) {
+            None => report.missing.push(name.clone()),
+            Some(t) if t.size() != parameter.size() => {
+                report.mismatched.push((name.clone(), parameter.size(), t.size()));
+            }
+            Some(_) => report.loaded.push(name.clone()),
+        }
+    }
+    let known: std::collections::HashSet<&str> = parameters.iter().map(|(n, _)| n.as_str()).collect();
+    report.unexpected = source.iter().map(|(n, _)| n).filter(|n| !known.contains(n.as_str())).cloned().collect();
+    if strict {
+        report.check(of)?;
+    }
+    tch::no_grad(|| -> Result<()> {
+        for (name, parameter) in &parameters {
+            if let Some(t) = by_name.get(name.as_str()).filter(|t| t.size() == parameter.size()) {
+                parameter.shallow_clone().f_copy_(t)?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(report)
+}
+
+/// The safetensors file meant by `path`: the file itself, or the model of a folder.
+pub fn tensor_file(path: &Path) -> Result<PathBuf> {
+    if path.is_dir() {
+        let file = path.join(MODEL_FILE);
+        if !file.is_file() {
+            bail_hint!(
+                "{} has no {MODEL_FILE}", path.display();
+                "expected a model folder with {CONFIG_FILE} and {MODEL_FILE}{}", beside(path)
+            );
+        }
+        return Ok(file);
+    }
+    if !path.exists() {
+        bail_hint!(
+            "{} does not exist", path.display();
+            "expected a model folder or a .safetensors file{}", beside(path)
+        );
+    }
+    Ok(path.to_path_buf())
+}
+
+/// "; did you mean …?" from the names that lie where `path` was looked for.
+fn beside(path: &Path) -> String {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+        return String::new();
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let names: Vec<String> = std::fs::read_dir(parent)
+        .map(|entries| entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
+        .unwrap_or_default();
+    match nearest(name, names.iter().map(String::as_str).filter(|n| *n != name)) {
+        Some(near) => format!("; did you mean {}?", parent.join(near).display()),
+        None => String::new(),
+    }
+}
+
+options! {
+    /// How tensors are put into a module.
+    pub struct FillOptions {
+        /// Whether any tensor that is missing, unexpected or of another shape is an error.
+        strict: bool = true,
+    }
+}
+
+/// Builds the model that a folder describes and fills it. The number of labels is that of the
+/// classifier's weight, since a configuration need not name it. Every tensor must fit.
+pub fn load(dir: &Path) -> Result<VitNepa> {
+    let file = tensor_file(dir)?;
+    let config_path = file.with_file_name(CONFIG_FILE);
+    let mut config = ConfigFile::read(&config_path)?;
+    let source = tensors::read(&file)?;
+    let head = source.tensors.iter().find(|(name, _)| name == "classifier.weight");
+    let names = config.class_names().map(|n| n.len() as i64);
+    config.config.num_labels = match (head, names) {
+        (Some((_, weight)), names) => {
+            let rows = weight.size().first().copied().unwrap_or(0);
+            if let Some(names) = names.filter(|n| *n != rows) {
+                bail_hint!(
+                    "{}: id2label names {names} classes, but classifier.weight has {rows} rows", dir.display();
+                    "the configuration and the weights belong to different models"
+                );
+            }
+            rows
+        }
+        (None, _) => 0,
+    };
+    let model = VitNepa::with_generic(&config.config, VitNepaParts::default(), config.generic)?;
+    fill(&model, &source.tensors, &file.display().to_string(), true)?;
+    Ok(model)
+}
+
+options! {
+    /// What is said about a saved model.
+    pub struct SaveOptions {
+        /// Which weights these are: "raw" or "ema"; written into the files.
+        weights: String = "raw".to_string(),
+        /// Names of the classes, by index; () keeps those that the model was loaded with.
+        class_names: Option<Vec<String>> = None,
+        /// Anything else worth knowing (a map), for example what it was started from.
+        provenance: Map<String, Value> = Map::new(),
+    }
+}
+
+/// Saves a module: its parameters, its configuration where it has one, and where it came from. The
+/// folder appears whole or not at all; a model folder of the same name is replaced.
+pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Map<String, Value>) -> Result<()> {
+    if !["raw", "ema"].contains(&options.weights.as_str()) {
+        bail_hint!("unknown weights \"{}\"", options.weights; "expected \"raw\" or \"ema\"");
+    }
+    let mut provenance = json!({
+        "format": "nepa model folder",
+        "weights": options.weights,
+        "nepa_version": env!("CARGO_PKG_VERSION"),
+        "saved_at": crate::train::timestamp(),
+        "parameters": crate::nn::num_parameters(module),
+    });
+    let object = provenance.as_object_mut().expect("made as an object");
+    object.extend(run);
+    object.extend(options.provenance.clone());
+
+    replace_dir(dir, |staging| {
+        if let Some(model) = module.vit_nepa() {
+            let mut config = ConfigFile { config: model.config().clone(), generic: model.generic().clone() };
+            if let Some(names) = &options.class_names {
+                crate::error::ensure!(
+                    names.len() as i64 == config.config.num_labels,
+                    "class_names has {} names, but the model has {} labels",
+                    names.len(),
+                    config.config.num_labels
+                );
+                config_json::set_class_names(&mut config.generic, names);
+            }
+            tensors::write_atomic(&staging.join(CONFIG_FILE), pretty(&config.to_json()).as_bytes())?;
+        }
+        let metadata = HashMap::from([
+            ("format".to_string(), "pt".to_string()),
+            ("nepa_weights".to_string(), options.weights.clone()),
+        ]);
+        tensors::write(&staging.join(MODEL_FILE), &named_parameters(module), metadata)?;
+        tensors::write_atomic(&staging.join(PROVENANCE_FILE), pretty(&provenance).as_bytes())
+    })
+    .with_context(|| format!("cannot save the model to {}", dir.display()))
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// Fills a folder beside `dir` and renames it into place.
+fn replace_dir(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(parent)?;
+    let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if dir.is_file() || (occupied && !dir.join(MODEL_FILE).is_file()) {
+        bail_hint!(
+            "{} exists and is not a model folder, so it is not replaced", dir.display();
+            "choose another path"
+        );
+    }
+    let staging = tempfile::Builder::new().prefix(".partial-").tempdir_in(parent)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(staging.path(), std::fs::Permissions::from_mode(0o755))?;
+    }
+    fill(staging.path())?;
+    let old = tempfile::Builder::new().prefix(".replaced-").tempdir_in(parent)?;
+    if dir.exists() {
+        std::fs::rename(dir, old.path().join("old"))?;
+    }
+    std::fs::rename(staging.keep(), dir)?;
+    if let Ok(parent) = std::fs::File::open(parent) {
+        parent.sync_all()?;
+    }
+    Ok(())
+}

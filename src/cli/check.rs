@@ -1,0 +1,31 @@
+//! `nepa check`
+
+use super::{CheckArgs, FAILED};
+use crate::script::Host;
+
+pub fn check(args: &CheckArgs, host: &Host) -> u8 {
+    let checked = host.compile(&args.recipe).and_then(|ast| host.check(&ast, &args.recipe));
+    let checked = match checked {
+        Ok(checked) => checked,
+        Err(report) => {
+            eprint!("{}", report.render(&host.sources));
+            return FAILED;
+        }
+    };
+    for problem in &checked.problems {
+        eprint!("{}", host.render_problem(problem));
+    }
+    if !checked.problems.is_empty() {
+        let n = checked.problems.len();
+        eprintln!("{}: {n} problem{}", args.recipe.display(), if n == 1 { "" } else { "s" });
+        return FAILED;
+    }
+    println!(
+        "{}: ok ({} scripts, {} calls, {} parameters)",
+        args.recipe.display(),
+        checked.files.len(),
+        checked.calls,
+        checked.params.len()
+    );
+    0
+}

@@ -1,0 +1,139 @@
+//! The command line, one file a command.
+
+mod api;
+mod check;
+mod inspect;
+mod run;
+
+use crate::script::{Host, Sources, error::Report};
+use crate::train::signals::Interrupt;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Something was wrong with what the user gave: arguments, a recipe, a file.
+const FAILED: u8 = 1;
+
+/// Trains, fine-tunes and evaluates NEPA vision transformers, composed in Rhai scripts.
+#[derive(Parser)]
+#[command(name = "nepa", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Folder whose scripts stand in for those of the embedded standard library.
+    #[arg(long, global = true, env = "NEPA_STDLIB", value_name = "DIR")]
+    stdlib: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a recipe; with a recipe and --help, lists its parameters.
+    #[command(disable_help_flag = true)]
+    Run(RunArgs),
+    /// Resolves every import and function of a recipe without running it.
+    Check(CheckArgs),
+    /// Prints the reference of everything that a script can call.
+    Api(ApiArgs),
+    /// Shows a checkpoint (tensors, configuration, provenance) or a run directory.
+    Inspect(InspectArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// The recipe, a .rhai file.
+    recipe: Option<PathBuf>,
+    /// Overrides a parameter of the recipe; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+    /// Where to compute: cpu, cuda or cuda:N [default: cuda where there is one, else cpu].
+    #[arg(long)]
+    device: Option<String>,
+    /// The run directory, new or empty [default: runs/RECIPE-DATE-TIME, made when first needed].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// CPU threads [default: one a core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Seed of everything random.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Lists the options, and the recipe's own parameters.
+    #[arg(short, long)]
+    help: bool,
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    /// The recipe, a .rhai file.
+    recipe: PathBuf,
+}
+
+#[derive(Args)]
+struct ApiArgs {
+    /// A namespace, a type, a function or a std module; everything without it.
+    name: Option<String>,
+    /// Writes definition files for editors' Rhai language servers instead.
+    #[arg(long, value_name = "DIR")]
+    definitions: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct InspectArgs {
+    /// A model folder, a .safetensors file or a run directory.
+    path: PathBuf,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_string(), value.to_string())),
+        _ => Err("expected KEY=VALUE".into()),
+    }
+}
+
+/// Runs the command line given to the process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+        let message = info.payload_as_str().unwrap_or("no message");
+        eprintln!("error: internal fault{place}: {message}\nhint: this is a bug in nepa, not in your recipe; please report it");
+    }));
+    // Scripts nest: the interpreter gets a stack that outlasts its own limit on calls.
+    let worker = std::thread::Builder::new().name("nepa".into()).stack_size(512 << 20).spawn(move || dispatch(cli));
+    let code = match worker.map(|w| w.join()) {
+        Ok(Ok(code)) => code,
+        Ok(Err(_)) => 70,
+        Err(e) => {
+            eprintln!("error: cannot start a thread: {e}");
+            70
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn dispatch(cli: Cli) -> u8 {
+    let host = |interrupt| Host::new(cli.stdlib.clone(), interrupt);
+    let result = match cli.command {
+        Command::Run(args) if args.recipe.is_none() => {
+            let mut command = Cli::command();
+            let run = command.find_subcommand_mut("run").expect("declared above");
+            if args.help {
+                println!("{}", run.clone().bin_name("nepa run").render_long_help());
+                return 0;
+            }
+            eprintln!("error: which recipe?\n\n{}", run.clone().bin_name("nepa run").render_usage());
+            return 2;
+        }
+        Command::Run(args) => return run::run(args, host),
+        Command::Check(args) => return check::check(&args, &host(Interrupt::default())),
+        Command::Api(args) => api::api(&args, &host(Interrupt::default())),
+        Command::Inspect(args) => inspect::inspect(&args.path),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(e) => {
+            eprint!("{}", Report::of_rust(&e).render(&Sources::new(None)));
+            FAILED
+        }
+    }
+}

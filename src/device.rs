@@ -1,0 +1,66 @@
+//! The device and the threads of a run, chosen once at its start.
+
+use crate::bail_hint;
+use crate::error::{Result, did_you_mean};
+use crate::ffi;
+use std::cell::Cell;
+use tch::{Cuda, Device};
+
+thread_local! {
+    static DEVICE: Cell<Device> = const { Cell::new(Device::Cpu) };
+}
+
+/// The run's device: where parameters are created and batches are put.
+pub fn current() -> Device {
+    DEVICE.get()
+}
+
+/// Parses `cpu`, `cuda` or `cuda:N` and checks that it is there.
+pub fn parse(text: &str) -> Result<Device> {
+    let device = match text {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => Device::Cuda(0),
+        _ => match text.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+            Some(n) => Device::Cuda(n),
+            None => bail_hint!(
+                "unknown device `{text}`{}", did_you_mean(text, ["cpu", "cuda"]);
+                "expected cpu, cuda or cuda:N, N counting from 0"
+            ),
+        },
+    };
+    let Device::Cuda(index) = device else { unreachable!() };
+    let libraries = ffi::open_cuda()?;
+    let count = if libraries { Cuda::device_count() } else { 0 };
+    if !libraries {
+        bail_hint!(
+            "device `{text}` was asked for, but this libtorch has no CUDA (no libtorch_cuda.so beside libtorch_cpu.so)";
+            "run `cargo xtask setup --cuda`, or put the torch/lib folder of a PyTorch 2.11 with CUDA on LD_LIBRARY_PATH"
+        );
+    }
+    if index as i64 >= count {
+        bail_hint!(
+            "device `{text}` was asked for, but libtorch sees {count} CUDA device(s)";
+            "check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or use --device cpu"
+        );
+    }
+    Ok(device)
+}
+
+/// Sets the run's device and thread count. libtorch keeps its own threads; rayon's are used for
+/// decoding, which runs while libtorch computes, so both get the same number.
+pub fn set(device: Device, threads: usize) -> Result<()> {
+    DEVICE.set(device);
+    tch::set_num_threads(threads as i32);
+    // Fails only when the pool exists already, as in tests that share a process.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    Ok(())
+}
+
+/// A device as the command line writes it.
+pub fn name(device: Device) -> String {
+    match device {
+        Device::Cpu => "cpu".into(),
+        Device::Cuda(n) => format!("cuda:{n}"),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}

@@ -1,0 +1,120 @@
+//! Errors that tell the user what to do next.
+//!
+//! Everything returns [`anyhow::Result`]. An error that carries advice, or that is the fault of a
+//! script function's caller, is a [`Diagnostic`]; the script host finds it again in the chain.
+
+use std::fmt;
+
+pub use anyhow::{Context, Result, bail, ensure};
+
+/// What went wrong, what to do about it, and whose line to show.
+#[derive(Debug, Clone)]
+pub struct Diagnostic {
+    pub message: String,
+    pub hint: Option<String>,
+    /// Show the line that called the current script function rather than the one inside it: set
+    /// where the function's own arguments are at fault.
+    pub blame_caller: bool,
+}
+
+impl Diagnostic {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, blame_caller: false }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn blame_caller(mut self) -> Self {
+        self.blame_caller = true;
+        self
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Diagnostic {}
+
+/// `bail_hint!("what is wrong with {x}"; "what to do")`
+#[macro_export]
+macro_rules! bail_hint {
+    ($($message:expr),+ ; $($hint:expr),+ $(,)?) => {
+        return Err($crate::error::Diagnostic::new(format!($($message),+)).hint(format!($($hint),+)).into())
+    };
+}
+
+/// The candidate nearest to `name`, if one is near enough to be what was meant.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|c| (strsim::damerau_levenshtein(&lower, &c.to_lowercase()), c))
+        .filter(|(distance, c)| *distance <= 1 + name.len().min(c.len()) / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, c)| c)
+}
+
+/// "; did you mean `x`?" or nothing.
+pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(name, candidates).map(|c| format!("; did you mean `{c}`?")).unwrap_or_default()
+}
+
+/// A whole error chain on one line: "reading x: not found".
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = match cause.downcast_ref::<tch::TchError>() {
+            Some(e) => torch_message(&e.to_string()),
+            None => cause.to_string(),
+        };
+        // Wrappers often repeat what they wrap.
+        if !parts.last().is_some_and(|last| last.contains(&text)) {
+            parts.push(text);
+        }
+    }
+    parts.join(": ")
+}
+
+/// The advice given anywhere in the chain.
+pub fn hint_of(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| cause.downcast_ref::<Diagnostic>()?.hint.clone())
+}
+
+/// libtorch's message without its C++ stack and without the wrapper's prefix.
+pub fn torch_message(text: &str) -> String {
+    let text = text.split("\nException raised from").next().unwrap_or(text);
+    let text = text.split("\nException at").next().unwrap_or(text);
+    let text = text.trim();
+    for prefix in ["Internal torch error: ", "torch error: "] {
+        if let Some(rest) = text.strip_prefix(prefix) {
+            return rest.trim().to_string();
+        }
+    }
+    text.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_finds_typos_and_refuses_strangers() {
+        let names = ["depth", "hidden_size", "num_attention_heads"];
+        assert_eq!(nearest("dpeth", names), Some("depth"));
+        assert_eq!(nearest("hidden_sise", names), Some("hidden_size"));
+        assert_eq!(nearest("learning_rate", names), None);
+    }
+
+    #[test]
+    fn torch_messages_lose_their_cxx_stack() {
+        let text = "Internal torch error: mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)\n\
+                    Exception raised from meta at Linear.cpp:199 (most recent call first):\nframe #0";
+        assert_eq!(torch_message(text), "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)");
+    }
+}

@@ -1,0 +1,96 @@
+// What tch does not bind, reached through the C++ API: the fused multi-tensor updates, and opening
+// libtorch_cuda at start. Every function returns nullptr when it went well, else a message to free.
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <vector>
+
+using Handle = at::Tensor *; // what tch calls C_tensor*
+
+namespace {
+std::vector<at::Tensor> list(Handle *handles, size_t n) {
+  std::vector<at::Tensor> tensors;
+  tensors.reserve(n);
+  for (size_t i = 0; i < n; ++i) tensors.push_back(*handles[i]);
+  return tensors;
+}
+
+template <class F> char *guarded(F body) {
+  try {
+    at::NoGradGuard no_grad;
+    body();
+    return nullptr;
+  } catch (const std::exception &e) {
+    return strdup(e.what());
+  } catch (...) {
+    return strdup("unknown C++ exception");
+  }
+}
+} // namespace
+
+extern "C" {
+
+// One fused AdamW update of n tensors that share their hyperparameters. `steps` are float32
+// scalars on the parameters' device; the kernel raises them itself.
+char *nepa_adamw(Handle *params, Handle *grads, Handle *exp_avgs, Handle *exp_avg_sqs,
+                 Handle *steps, size_t n, double lr, double beta1, double beta2, double eps,
+                 double weight_decay) {
+  return guarded([&] {
+    auto step_list = list(steps, n);
+    at::_foreach_add_(step_list, 1);
+    at::_fused_adamw_(list(params, n), list(grads, n), list(exp_avgs, n), list(exp_avg_sqs, n), {},
+                      step_list, lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false,
+                      /*maximize=*/false, c10::nullopt, c10::nullopt);
+  });
+}
+
+// averages += weight * (values - averages)
+char *nepa_lerp(Handle *averages, Handle *values, size_t n, double weight) {
+  return guarded([&] { at::_foreach_lerp_(list(averages, n), list(values, n), weight); });
+}
+
+// The 2-norm over all tensors together, as a new float32 scalar in *norm.
+char *nepa_global_norm(Handle *tensors, size_t n, Handle *norm) {
+  return guarded([&] {
+    auto norms = at::_foreach_norm(list(tensors, n), 2);
+    *norm = new at::Tensor(at::linalg_vector_norm(at::stack(norms), 2));
+  });
+}
+
+// tensors *= factor (a scalar tensor, so that nothing waits for a GPU)
+char *nepa_scale(Handle *tensors, size_t n, Handle factor) {
+  return guarded([&] { at::_foreach_mul_(list(tensors, n), *factor); });
+}
+
+// Drops the gradients, so that a parameter that takes no part in the next loss has none at all.
+char *nepa_clear_grads(Handle *tensors, size_t n) {
+  return guarded([&] {
+    for (size_t i = 0; i < n; ++i) tensors[i]->mutable_grad() = at::Tensor();
+  });
+}
+
+// Opens libtorch_cuda.so beside the loaded libtorch_cpu.so, so that one binary serves CPU and CUDA;
+// its kernels register themselves. *found tells whether the file was there.
+char *nepa_open_cuda(int *found) {
+  *found = 0;
+#ifdef __linux__
+  Dl_info info;
+  if (!dladdr(reinterpret_cast<void *>(&at::_ops::mm::call), &info) || !info.dli_fname) return nullptr;
+  std::string path(info.dli_fname);
+  auto slash = path.rfind('/');
+  path = (slash == std::string::npos ? std::string() : path.substr(0, slash + 1)) + "libtorch_cuda.so";
+  if (FILE *file = fopen(path.c_str(), "rb")) {
+    fclose(file);
+    *found = 1;
+    if (!dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL)) return strdup(dlerror());
+  }
+#endif
+  return nullptr;
+}
+}

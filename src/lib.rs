@@ -1,0 +1,18 @@
+//! nepa: NEPA pretraining, fine-tuning and evaluation, composed in scripts.
+//!
+//! Data flows one way: [`data`] → [`nn`] → [`loss`] → [`optim`] → [`train`] and [`checkpoint`];
+//! [`script`] registers them all with the Rhai engine, and is the only part that knows it.
+
+pub mod checkpoint;
+pub mod cli;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod ffi;
+pub mod loss;
+pub mod nn;
+pub mod optim;
+pub mod options;
+pub mod random;
+pub mod script;
+pub mod train;

@@ -1,0 +1,96 @@
+//! Multi-head self-attention with QK-norm and rotary embedding.
+
+use super::{Context, LayerNorm, LayerNormOptions, Linear, LinearOptions, Module, Parts, VitNepaConfig, expect_tokens, rotary};
+use crate::error::Result;
+use tch::{Kind, Tensor};
+
+/// softmax(q kᵀ / √d) v, then a linear map; q and k are normed over the head, then rotated.
+pub struct Attention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    q_norm: Option<LayerNorm>,
+    k_norm: Option<LayerNorm>,
+    output: Linear,
+    heads: i64,
+    is_causal: bool,
+}
+
+impl Attention {
+    pub fn new(config: &VitNepaConfig) -> Result<Self> {
+        config.validate()?;
+        let (d, initializer_range) = (config.hidden_size, config.initializer_range);
+        let qkv = LinearOptions { bias: config.qkv_bias, initializer_range };
+        let norm = LayerNormOptions {
+            eps: config.layer_norm_eps,
+            affine: config.qk_norm_affine,
+            bias: config.qk_norm_bias,
+        };
+        let qk_norm = || config.qk_norm.then(|| LayerNorm::new(config.head_size(), &norm)).transpose();
+        Ok(Self {
+            query: Linear::new(d, d, &qkv)?,
+            key: Linear::new(d, d, &qkv)?,
+            value: Linear::new(d, d, &qkv)?,
+            q_norm: qk_norm()?,
+            k_norm: qk_norm()?,
+            output: Linear::new(d, d, &LinearOptions { bias: true, initializer_range })?,
+            heads: config.num_attention_heads,
+            is_causal: config.is_causal,
+        })
+    }
+}
+
+impl Module for Attention {
+    fn describe(&self) -> String {
+        let causal = if self.is_causal { ", causal" } else { "" };
+        format!("attention({}, {} heads{causal})", self.output.outputs(), self.heads)
+    }
+
+    fn visit(&self, parts: &mut Parts<'_>) {
+        parts.child("attention.query", &self.query);
+        parts.child("attention.key", &self.key);
+        parts.child("attention.value", &self.value);
+        for (name, norm) in [("attention.q_norm", &self.q_norm), ("attention.k_norm", &self.k_norm)] {
+            if let Some(norm) = norm {
+                parts.child(name, norm);
+            }
+        }
+        parts.child("output.dense", &self.output);
+    }
+
+    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
+        let width = self.output.outputs();
+        expect_tokens(x, width, self)?;
+        let size = x.size();
+        let (batch, tokens, head) = (size[0], size[1], width / self.heads);
+        let split = |t: Tensor| t.f_view([batch, tokens, self.heads, head])?.f_transpose(1, 2);
+        let normed = |t: Tensor, norm: &Option<LayerNorm>| match norm {
+            Some(norm) => norm.forward(&t, cx),
+            None => Ok(t),
+        };
+        let mut q = normed(split(self.query.forward(x, cx)?)?, &self.q_norm)?;
+        let mut k = normed(split(self.key.forward(x, cx)?)?, &self.k_norm)?;
+        let v = split(self.value.forward(x, cx)?)?;
+        if let Some(angles) = &cx.rotary {
+            q = rotary::rotate(&q, angles)?;
+            k = rotary::rotate(&k, angles)?;
+        }
+        let mixed = match cx.taps.filter(|taps| taps.want_attentions) {
+            // The fused kernel never holds the probabilities, so they are computed openly here.
+            Some(taps) => {
+                let mut scores = q.f_matmul(&k.f_transpose(-2, -1)?)?.f_mul_scalar((head as f64).powf(-0.5))?;
+                if self.is_causal {
+                    let future = Tensor::f_ones([tokens, tokens], (Kind::Bool, x.device()))?.f_triu(1)?;
+                    scores = scores.f_masked_fill(&future, f64::NEG_INFINITY)?;
+                }
+                let probabilities = scores.f_softmax(-1, Kind::Float)?.f_to_kind(q.kind())?;
+                taps.attentions.borrow_mut().push(probabilities.shallow_clone());
+                probabilities.f_matmul(&v)?
+            }
+            None => {
+                Tensor::f_scaled_dot_product_attention(&q, &k, &v, None::<Tensor>, 0.0, self.is_causal, None, false)?
+            }
+        };
+        self.output.forward(&mixed.f_transpose(1, 2)?.f_reshape([batch, tokens, width])?, cx)
+    }
+}

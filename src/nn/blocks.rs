@@ -1,0 +1,92 @@
+//! The stack of blocks, with the rotary embedding that they share.
+
+use super::{Block, BlockParts, Context, LayerNorm, Module, ModuleRef, Parts, RotaryEmbedding, VitNepaConfig, shape_words};
+use crate::error::{Context as _, Result, bail};
+use std::rc::Rc;
+use tch::Tensor;
+
+/// [B, N, D] -> [B, N, D]; parameters are named `layer.I.…` and, with a final norm, `layernorm.…`.
+pub struct Blocks {
+    layer: Vec<ModuleRef>,
+    rotary: Option<RotaryEmbedding>,
+    layernorm: Option<LayerNorm>,
+}
+
+impl Blocks {
+    /// The configured blocks, or the given ones in their place.
+    pub fn new(config: &VitNepaConfig, own: Option<Vec<ModuleRef>>, final_norm: bool) -> Result<Self> {
+        config.validate()?;
+        let layer = match own {
+            Some(own) => own,
+            None => (0..config.num_hidden_layers as usize)
+                .map(|i| Ok(Rc::new(Block::new(config, config.drop_path_of(i), BlockParts::default())?) as ModuleRef))
+                .collect::<Result<_>>()?,
+        };
+        Ok(Self {
+            layer,
+            rotary: RotaryEmbedding::of_config(config)?,
+            layernorm: final_norm
+                .then(|| LayerNorm::with_eps(config.hidden_size, config.layer_norm_eps))
+                .transpose()?,
+        })
+    }
+}
+
+impl Module for Blocks {
+    fn describe(&self) -> String {
+        format!("blocks({} layers{})", self.layer.len(), if self.layernorm.is_some() { ", final norm" } else { "" })
+    }
+
+    fn visit(&self, parts: &mut Parts<'_>) {
+        if let Some(rotary) = &self.rotary {
+            parts.training(&rotary.training);
+        }
+        for (i, block) in self.layer.iter().enumerate() {
+            parts.child(&format!("layer.{i}"), block.as_ref());
+        }
+        if let Some(norm) = &self.layernorm {
+            parts.child("layernorm", norm);
+        }
+    }
+
+    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
+        let rotary = match (&cx.rotary, &self.rotary) {
+            (Some(given), _) => Some(given.shallow_clone()),
+            (None, Some(rotary)) => Some(rotary.angles(match cx.grid {
+                Some(grid) => grid,
+                None => square_grid(x)?,
+            })?),
+            (None, None) => None,
+        };
+        let inner = Context { rotary, grid: cx.grid, taps: cx.taps };
+        let keep = |x: &Tensor| {
+            if let Some(taps) = cx.taps {
+                taps.hidden_states.borrow_mut().push(x.shallow_clone());
+            }
+        };
+        keep(x);
+        let mut x = x.shallow_clone();
+        for (i, block) in self.layer.iter().enumerate() {
+            x = block.forward(&x, &inner).with_context(|| format!("in layer {i}"))?;
+            keep(&x);
+        }
+        match &self.layernorm {
+            Some(norm) => norm.forward(&x, cx),
+            None => Ok(x),
+        }
+    }
+}
+
+/// The square patch grid behind [B, N, D] tokens, with or without a class token in front.
+fn square_grid(x: &Tensor) -> Result<(i64, i64)> {
+    let size = x.size();
+    let root = |n: i64| Some((n as f64).sqrt().round() as i64).filter(|r| *r > 0 && r * r == n);
+    match size.get(1).and_then(|&n| root(n - 1).or_else(|| root(n))) {
+        Some(side) => Ok((side, side)),
+        None => bail!(
+            "cannot tell the patch grid of tokens {}: expected N = side² or side² + 1 (a class token); \
+             pass the rotary angles yourself: blocks.forward(x, rotary.angles(rows, columns))",
+            shape_words(x)
+        ),
+    }
+}

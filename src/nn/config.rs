@@ -1,0 +1,157 @@
+//! The model's configuration, with the keys of the reference's Hugging Face `config.json`.
+
+use crate::error::{Result, ensure};
+use crate::options;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+/// The nonlinearity of the mlp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// Exact GELU (erf), arXiv 1606.08415.
+    Gelu,
+    /// x · sigmoid(x), also called swish.
+    Silu,
+}
+
+impl Activation {
+    pub fn apply(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Activation::Gelu => x.f_gelu("none")?,
+            Activation::Silu => x.f_silu()?,
+        })
+    }
+}
+
+options! {
+    /// A ViT-NEPA. The defaults are the published base model's pretraining (ViT-B/14 at 224²).
+    /// Every block takes the same configuration and reads what concerns it.
+    pub struct VitNepaConfig {
+        /// Side of the square images, in pixels.
+        image_size: i64 = 224,
+        /// Side of a patch, in pixels; divides image_size.
+        patch_size: i64 = 14,
+        /// Channels of the images.
+        num_channels: i64 = 3,
+        /// Width D of a token; a multiple of num_attention_heads.
+        hidden_size: i64 = 768,
+        /// Number of blocks.
+        num_hidden_layers: i64 = 12,
+        /// Attention heads; the head width D / heads must be a multiple of 4 for rotary embedding.
+        num_attention_heads: i64 = 12,
+        /// Width of the mlp; () means 4 × hidden_size.
+        intermediate_size: Option<i64> = None,
+        /// Nonlinearity of the mlp: "gelu" (exact) or "silu".
+        hidden_act: Activation = Activation::Gelu,
+        /// Whether the mlp is gated: down(act(gate(x)) ⊙ up(x)); with "silu" this is SwiGLU.
+        use_gated_mlp: bool = false,
+        /// Whether query, key and value have a bias.
+        qkv_bias: bool = true,
+        /// Whether queries and keys are layer-normed over the head width, before rotation.
+        qk_norm: bool = true,
+        /// Whether these norms have a learned weight.
+        qk_norm_affine: bool = true,
+        /// Whether these norms have a learned bias too.
+        qk_norm_bias: bool = false,
+        /// Start of LayerScale; () means none at all.
+        layerscale_value: Option<f64> = Some(1e-5),
+        /// Added to the variance in every LayerNorm.
+        layer_norm_eps: f64 = 1e-12,
+        /// Base of the rotary frequencies; () switches rotary embedding off.
+        rope_theta: Option<f64> = Some(100.0),
+        /// In training, adds U(-s, s) to the patch coordinates, per axis; () means off.
+        pos_embed_shift: Option<f64> = None,
+        /// In training, multiplies the patch coordinates by exp(U(-ln r, ln r)), per axis.
+        pos_embed_jitter: Option<f64> = None,
+        /// In training, multiplies both axes by one exp(U(-ln r, ln r)).
+        pos_embed_rescale: Option<f64> = None,
+        /// Whether a token attends only to itself and those before it.
+        is_causal: bool = true,
+        /// Drop path rate of the last block, growing linearly from 0 at the first.
+        drop_path_prob: f64 = 0.0,
+        /// Standard deviation of the initial weights (truncated normal).
+        initializer_range: f64 = 0.02,
+        /// Whether pretraining adds the loss over the outputs of blocks 1 … L-1.
+        use_intermediate_loss: bool = false,
+        /// Classes of the classification head; 0 means no head (pretraining).
+        num_labels: i64 = 0,
+        /// Head on the mean of the patch tokens with its own norm (true) or on the last token.
+        add_pooling_layer: bool = true,
+    }
+}
+
+impl VitNepaConfig {
+    /// Checks what the single values' types cannot.
+    pub fn validate(&self) -> Result<()> {
+        let positive = [
+            ("image_size", self.image_size),
+            ("patch_size", self.patch_size),
+            ("num_channels", self.num_channels),
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.mlp_size()),
+        ];
+        for (name, value) in positive {
+            ensure!(value > 0, "{name} must be positive, found {value}");
+        }
+        for (name, value) in [("num_hidden_layers", self.num_hidden_layers), ("num_labels", self.num_labels)] {
+            ensure!(value >= 0, "{name} must not be negative, found {value}");
+        }
+        ensure!(
+            self.image_size % self.patch_size == 0,
+            "patch_size must divide image_size, found patch_size {} and image_size {}",
+            self.patch_size,
+            self.image_size
+        );
+        ensure!(
+            self.hidden_size % self.num_attention_heads == 0,
+            "num_attention_heads must divide hidden_size, found {} heads for {}",
+            self.num_attention_heads,
+            self.hidden_size
+        );
+        ensure!(
+            self.rope_theta.is_none() || self.head_size() % 4 == 0,
+            "rotary embedding needs a head width that is a multiple of 4, found hidden_size {} / {} heads = {}",
+            self.hidden_size,
+            self.num_attention_heads,
+            self.head_size()
+        );
+        ensure!(
+            (0.0..1.0).contains(&self.drop_path_prob),
+            "drop_path_prob lies in [0, 1), found {}",
+            self.drop_path_prob
+        );
+        for (name, value) in [("layer_norm_eps", self.layer_norm_eps), ("initializer_range", self.initializer_range)] {
+            ensure!(value >= 0.0, "{name} must not be negative, found {value}");
+        }
+        if let Some(theta) = self.rope_theta {
+            ensure!(theta > 0.0, "rope_theta must be positive, found {theta}");
+        }
+        if let Some(shift) = self.pos_embed_shift {
+            ensure!(shift >= 0.0, "pos_embed_shift must not be negative, found {shift}");
+        }
+        for (name, value) in
+            [("pos_embed_jitter", self.pos_embed_jitter), ("pos_embed_rescale", self.pos_embed_rescale)]
+        {
+            ensure!(value.is_none_or(|r| r >= 1.0), "{name} is a ratio of at least 1, found {}", value.unwrap());
+        }
+        Ok(())
+    }
+
+    /// Width of one attention head.
+    pub fn head_size(&self) -> i64 {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// Width of the mlp.
+    pub fn mlp_size(&self) -> i64 {
+        self.intermediate_size.unwrap_or(4 * self.hidden_size)
+    }
+
+    /// Drop path rate of block `index`.
+    pub fn drop_path_of(&self, index: usize) -> f64 {
+        let last = (self.num_hidden_layers - 1).max(1) as f64;
+        self.drop_path_prob * index as f64 / last
+    }
+}

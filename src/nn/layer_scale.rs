@@ -1,0 +1,30 @@
+//! LayerScale: a learned factor per channel on a residual branch (Touvron et al., arXiv 2103.17239).
+
+use super::{Context, Module, Parts, full};
+use crate::error::Result;
+use tch::Tensor;
+
+/// x ⊙ `lambda1` [D].
+pub struct LayerScale {
+    lambda1: Tensor,
+}
+
+impl LayerScale {
+    pub fn new(hidden_size: i64, start: f64) -> Result<Self> {
+        Ok(Self { lambda1: full(&[hidden_size], start)? })
+    }
+}
+
+impl Module for LayerScale {
+    fn describe(&self) -> String {
+        format!("layer_scale({})", self.lambda1.size()[0])
+    }
+
+    fn visit(&self, parts: &mut Parts<'_>) {
+        parts.parameter("lambda1", &self.lambda1);
+    }
+
+    fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
+        Ok(x.f_mul(&self.lambda1)?)
+    }
+}

@@ -1,0 +1,61 @@
+//! Affine map of the last dimension: y = x Wᵀ + b.
+
+use super::{Context, Module, Parts, shape_words, trunc_normal, zeros};
+use crate::error::{Result, ensure};
+use crate::options;
+use tch::Tensor;
+
+options! {
+    /// How a linear layer is made.
+    pub struct LinearOptions {
+        /// Whether a bias is added.
+        bias: bool = true,
+        /// Standard deviation of the initial weights (truncated normal).
+        initializer_range: f64 = 0.02,
+    }
+}
+
+/// `weight` [out, in], `bias` [out].
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    pub fn new(inputs: i64, outputs: i64, options: &LinearOptions) -> Result<Self> {
+        ensure!(inputs > 0 && outputs > 0, "a linear layer needs positive sizes, found {inputs} -> {outputs}");
+        Ok(Self {
+            weight: trunc_normal(&[outputs, inputs], options.initializer_range)?,
+            bias: options.bias.then(|| zeros(&[outputs])).transpose()?,
+        })
+    }
+
+    pub fn outputs(&self) -> i64 {
+        self.weight.size()[0]
+    }
+}
+
+impl Module for Linear {
+    fn describe(&self) -> String {
+        let size = self.weight.size();
+        format!("linear({} -> {})", size[1], size[0])
+    }
+
+    fn visit(&self, parts: &mut Parts<'_>) {
+        parts.parameter("weight", &self.weight);
+        if let Some(bias) = &self.bias {
+            parts.parameter("bias", bias);
+        }
+    }
+
+    fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
+        let inputs = self.weight.size()[1];
+        ensure!(
+            x.size().last() == Some(&inputs),
+            "{} expects a last dimension of {inputs}, found {}",
+            self.describe(),
+            shape_words(x)
+        );
+        Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
+    }
+}

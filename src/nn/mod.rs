@@ -1,0 +1,234 @@
+//! The building blocks, one file each. A block is a [`Module`]: named parameters, named children, a
+//! forward function. Parameter names are those of the reference's Hugging Face checkpoints.
+
+mod attention;
+mod block;
+mod blocks;
+mod class_token;
+mod classifier;
+mod config;
+mod conv;
+mod drop_path;
+mod init;
+mod layer_scale;
+mod linear;
+mod mlp;
+mod norm;
+mod patch_embed;
+mod rotary;
+mod sequential;
+mod vit_nepa;
+
+pub use attention::Attention;
+pub use block::{Block, BlockParts};
+pub use blocks::Blocks;
+pub use class_token::ClassToken;
+pub use classifier::Classifier;
+pub use config::{Activation, VitNepaConfig};
+pub use conv::{Conv2d, Conv2dOptions};
+pub use drop_path::DropPath;
+pub use init::trunc_normal;
+pub use layer_scale::LayerScale;
+pub use linear::{Linear, LinearOptions};
+pub use mlp::Mlp;
+pub use norm::{LayerNorm, LayerNormOptions};
+pub use patch_embed::PatchEmbed;
+pub use rotary::{RotaryEmbedding, RotaryOptions};
+pub use sequential::Sequential;
+pub use vit_nepa::{Output, VitNepa, VitNepaParts};
+
+use crate::bail_hint;
+use crate::error::{Result, did_you_mean, ensure};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use tch::{Kind, Tensor};
+use wildmatch::WildMatch;
+
+/// A shared handle to any module; cloning it shares the parameters.
+pub type ModuleRef = Rc<dyn Module>;
+
+/// A block with parameters and a forward function.
+pub trait Module {
+    /// The block's name in printed trees and errors, for example `linear(192 -> 768)`.
+    fn describe(&self) -> String;
+
+    /// Shows every own parameter, mode and child to `parts`, in forward order.
+    fn visit(&self, parts: &mut Parts<'_>);
+
+    /// Applies the block to `x`.
+    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor>;
+
+    /// The patch grid (rows, columns) that this block's output tokens lie on, for images shaped
+    /// like `images` [B, C, H, W]; `None` where it has no opinion.
+    fn grid(&self, _images: &Tensor) -> Option<(i64, i64)> {
+        None
+    }
+
+    /// The module as a whole ViT-NEPA, where it is one.
+    fn vit_nepa(&self) -> Option<&VitNepa> {
+        None
+    }
+}
+
+/// What a forward pass carries from the outside to every block.
+#[derive(Default)]
+pub struct Context<'a> {
+    /// Rotary cosines and sines [2, T, d], float32, for the last T tokens.
+    pub rotary: Option<Tensor>,
+    /// The patch grid (rows, columns), where it is known.
+    pub grid: Option<(i64, i64)>,
+    /// Where inner values are collected, when they were asked for.
+    pub taps: Option<&'a Taps>,
+}
+
+/// Inner values of a forward pass.
+#[derive(Default)]
+pub struct Taps {
+    pub want_attentions: bool,
+    /// The input of the first block and the raw output of each, [B, N, D].
+    pub hidden_states: RefCell<Vec<Tensor>>,
+    /// Attention probabilities of each block, [B, H, N, N].
+    pub attentions: RefCell<Vec<Tensor>>,
+}
+
+enum Part<'a> {
+    Parameter(&'a Tensor),
+    Training(&'a Cell<bool>),
+}
+
+/// Walks a module tree and names what it finds.
+pub struct Parts<'a> {
+    prefix: String,
+    found: &'a mut dyn FnMut(&str, Part<'_>),
+}
+
+impl Parts<'_> {
+    fn name(&self, name: &str) -> String {
+        match (self.prefix.as_str(), name) {
+            (prefix, "") => prefix.to_string(),
+            ("", name) => name.to_string(),
+            (prefix, name) => format!("{prefix}.{name}"),
+        }
+    }
+
+    /// An own parameter.
+    pub fn parameter(&mut self, name: &str, tensor: &Tensor) {
+        let name = self.name(name);
+        (self.found)(&name, Part::Parameter(tensor));
+    }
+
+    /// The flag that tells training from evaluation, where the block behaves differently.
+    pub fn training(&mut self, flag: &Cell<bool>) {
+        (self.found)(&self.prefix, Part::Training(flag));
+    }
+
+    /// A child; an empty name puts its parameters beside this module's own.
+    pub fn child(&mut self, name: &str, module: &dyn Module) {
+        let name = self.name(name);
+        module.visit(&mut Parts { prefix: name, found: self.found });
+    }
+}
+
+fn visit(module: &dyn Module, mut found: impl FnMut(&str, Part<'_>)) {
+    module.visit(&mut Parts { prefix: String::new(), found: &mut found });
+}
+
+/// All parameters with their full names, in forward order.
+pub fn named_parameters(module: &dyn Module) -> Vec<(String, Tensor)> {
+    let mut all = Vec::new();
+    visit(module, |name, part| {
+        if let Part::Parameter(t) = part {
+            all.push((name.to_string(), t.shallow_clone()));
+        }
+    });
+    all
+}
+
+/// The number of scalars in all parameters.
+pub fn num_parameters(module: &dyn Module) -> i64 {
+    named_parameters(module).iter().map(|(_, t)| t.numel() as i64).sum()
+}
+
+/// Puts the module and everything in it in training or evaluation mode.
+pub fn set_training(module: &dyn Module, training: bool) {
+    visit(module, |_, part| {
+        if let Part::Training(flag) = part {
+            flag.set(training);
+        }
+    });
+}
+
+/// Freezes or thaws the parameters whose full name matches `pattern` (`*` stands for any
+/// characters); returns how many. None at all is an error.
+pub fn set_trainable(module: &dyn Module, pattern: &str, trainable: bool) -> Result<usize> {
+    let wild = WildMatch::new(pattern);
+    let all = named_parameters(module);
+    let mut count = 0;
+    for (name, tensor) in &all {
+        if wild.matches(name) {
+            let _ = tensor.f_set_requires_grad(trainable)?;
+            count += 1;
+        }
+    }
+    if count == 0 {
+        bail_hint!(
+            "no parameter matches `{pattern}`{}", did_you_mean(pattern, all.iter().map(|(n, _)| n.as_str()));
+            "`*` stands for any characters; print(model.named_parameters().keys()) lists the names"
+        );
+    }
+    Ok(count)
+}
+
+/// A new parameter with the given values on the run's device.
+fn parameter(values: Tensor) -> Result<Tensor> {
+    Ok(values.f_to_device(crate::device::current())?.f_set_requires_grad(true)?)
+}
+
+/// The same values in memory of their own, outside any graph.
+pub fn copy_of(t: &Tensor) -> Result<Tensor> {
+    let t = t.f_detach()?;
+    let mut copy = t.f_empty_like()?;
+    copy.f_copy_(&t)?;
+    Ok(copy)
+}
+
+fn zeros(shape: &[i64]) -> Result<Tensor> {
+    parameter(Tensor::f_zeros(shape, tch::kind::FLOAT_CPU)?)
+}
+
+fn full(shape: &[i64], value: f64) -> Result<Tensor> {
+    parameter(Tensor::f_full(shape, value, tch::kind::FLOAT_CPU)?)
+}
+
+/// "[2, 17, 64] float32": a tensor in an error message.
+pub fn shape_words(t: &Tensor) -> String {
+    format!("{:?} {}", t.size(), kind_name(t.kind()))
+}
+
+/// PyTorch's name of a dtype.
+pub fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Float => "float32",
+        Kind::Double => "float64",
+        Kind::Half => "float16",
+        Kind::BFloat16 => "bfloat16",
+        Kind::Int64 => "int64",
+        Kind::Int => "int32",
+        Kind::Int16 => "int16",
+        Kind::Int8 => "int8",
+        Kind::Uint8 => "uint8",
+        Kind::Bool => "bool",
+        _ => "another dtype",
+    }
+}
+
+/// Checks that `x` is a batch of token sequences [B, N, `width`].
+fn expect_tokens(x: &Tensor, width: i64, what: &dyn Module) -> Result<()> {
+    ensure!(
+        x.dim() == 3 && x.size()[2] == width,
+        "{} expects tokens [B, N, {width}], found {}",
+        what.describe(),
+        shape_words(x)
+    );
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! Modules one after the other, named by their place: `0`, `1`, …
+
+use super::{Context, Module, ModuleRef, Parts};
+use crate::error::{Context as _, Result};
+use tch::Tensor;
+
+pub struct Sequential {
+    modules: Vec<ModuleRef>,
+}
+
+impl Sequential {
+    pub fn new(modules: Vec<ModuleRef>) -> Self {
+        Self { modules }
+    }
+}
+
+impl Module for Sequential {
+    fn describe(&self) -> String {
+        format!("sequential({} modules)", self.modules.len())
+    }
+
+    fn visit(&self, parts: &mut Parts<'_>) {
+        for (i, module) in self.modules.iter().enumerate() {
+            parts.child(&i.to_string(), module.as_ref());
+        }
+    }
+
+    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
+        let mut x = x.shallow_clone();
+        for (i, module) in self.modules.iter().enumerate() {
+            x = module.forward(&x, cx).with_context(|| format!("in sequential, module {i}"))?;
+        }
+        Ok(x)
+    }
+
+    fn grid(&self, images: &Tensor) -> Option<(i64, i64)> {
+        self.modules.iter().find_map(|m| m.grid(images))
+    }
+}

@@ -1,0 +1,131 @@
+//! The whole model: patch embedding, class token, blocks, final norm and, for classification, a
+//! head (arXiv 2512.16922; names of the reference's checkpoints).
+
+use super::{Blocks, ClassToken, Classifier, Context, LayerNorm, Module, ModuleRef, Parts, PatchEmbed, Taps, VitNepaConfig};
+use crate::error::{Context as _, Result};
+use serde_json::{Map, Value};
+use std::rc::Rc;
+use tch::Tensor;
+
+/// A caller's own modules in place of the built-in ones.
+#[derive(Default)]
+pub struct VitNepaParts {
+    /// Images [B, C, S, S] -> tokens [B, T, D].
+    pub patch_embeddings: Option<ModuleRef>,
+    /// Tokens [B, T + 1, D] -> [B, T + 1, D].
+    pub encoder: Option<ModuleRef>,
+}
+
+/// Everything that a forward pass gives.
+pub struct Output {
+    /// z: class token and patch embeddings before the blocks, [B, N, D].
+    pub input_embedding: Tensor,
+    /// h: the final norm's output, [B, N, D].
+    pub last_hidden_state: Tensor,
+    /// The first block's input and each block's raw output, where asked for.
+    pub hidden_states: Vec<Tensor>,
+    /// Attention probabilities of each block [B, H, N, N], where asked for.
+    pub attentions: Vec<Tensor>,
+    /// [B, num_labels], of models with a head.
+    pub logits: Option<Tensor>,
+}
+
+/// A ViT-NEPA, for pretraining (`num_labels` 0) or classification.
+pub struct VitNepa {
+    config: VitNepaConfig,
+    patch_embeddings: ModuleRef,
+    class_token: ClassToken,
+    encoder: ModuleRef,
+    layernorm: LayerNorm,
+    head: Option<Classifier>,
+    /// Keys of the `config.json` it came from that say nothing about the network (class names, …).
+    generic: Map<String, Value>,
+}
+
+impl VitNepa {
+    pub fn new(config: &VitNepaConfig, parts: VitNepaParts) -> Result<Self> {
+        Self::with_generic(config, parts, Map::new())
+    }
+
+    /// A model that keeps the generic keys of the `config.json` that it comes from.
+    pub fn with_generic(config: &VitNepaConfig, parts: VitNepaParts, generic: Map<String, Value>) -> Result<Self> {
+        config.validate()?;
+        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
+        Ok(Self {
+            patch_embeddings: match parts.patch_embeddings {
+                Some(own) => own,
+                None => Rc::new(PatchEmbed::new(config)?),
+            },
+            class_token: ClassToken::new(d, config.initializer_range)?,
+            encoder: match parts.encoder {
+                Some(own) => own,
+                None => Rc::new(Blocks::new(config, None, false)?),
+            },
+            layernorm: LayerNorm::with_eps(d, eps)?,
+            head: (config.num_labels > 0).then(|| Classifier::new(config)).transpose()?,
+            config: config.clone(),
+            generic,
+        })
+    }
+
+    pub fn config(&self) -> &VitNepaConfig {
+        &self.config
+    }
+
+    pub fn generic(&self) -> &Map<String, Value> {
+        &self.generic
+    }
+
+    /// The forward pass of `images` [B, C, S, S] with everything it gives.
+    pub fn encode(&self, images: &Tensor, want_hidden_states: bool, want_attentions: bool) -> Result<Output> {
+        let taps = Taps { want_attentions, ..Default::default() };
+        let cx = Context {
+            grid: self.patch_embeddings.grid(images),
+            taps: (want_hidden_states || want_attentions).then_some(&taps),
+            ..Default::default()
+        };
+        let patches = self.patch_embeddings.forward(images, &cx).context("in embeddings")?;
+        let input_embedding = self.class_token.forward(&patches, &cx).context("in embeddings")?;
+        let encoded = self.encoder.forward(&input_embedding, &cx).context("in encoder")?;
+        let last_hidden_state = self.layernorm.forward(&encoded, &cx)?;
+        let logits = self.head.as_ref().map(|head| head.forward(&last_hidden_state, &cx)).transpose()?;
+        Ok(Output {
+            input_embedding,
+            last_hidden_state,
+            hidden_states: if want_hidden_states { taps.hidden_states.take() } else { Vec::new() },
+            attentions: taps.attentions.take(),
+            logits,
+        })
+    }
+}
+
+impl Module for VitNepa {
+    fn describe(&self) -> String {
+        let c = &self.config;
+        let head = if c.num_labels > 0 { format!(", {} labels", c.num_labels) } else { String::new() };
+        format!(
+            "vit_nepa({}² / {}, {} x {}, {} heads{head})",
+            c.image_size, c.patch_size, c.num_hidden_layers, c.hidden_size, c.num_attention_heads
+        )
+    }
+
+    fn visit(&self, parts: &mut Parts<'_>) {
+        parts.child("vit_nepa.embeddings", &self.class_token);
+        parts.child("vit_nepa.embeddings.patch_embeddings", self.patch_embeddings.as_ref());
+        parts.child("vit_nepa.encoder", self.encoder.as_ref());
+        parts.child("vit_nepa.layernorm", &self.layernorm);
+        if let Some(head) = &self.head {
+            parts.child("", head);
+        }
+    }
+
+    fn vit_nepa(&self) -> Option<&VitNepa> {
+        Some(self)
+    }
+
+    /// The logits of a model with a head, else the final norm's output.
+    fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
+        let output = self.encode(x, false, false)?;
+        Ok(output.logits.unwrap_or(output.last_hidden_state))
+    }
+}

@@ -1,0 +1,152 @@
+//! AdamW (decoupled weight decay, arXiv 1711.05101) over groups of parameters.
+
+use crate::error::{Result, ensure};
+use crate::ffi::{self, AdamwLists};
+use crate::nn::{Module, named_parameters};
+use crate::options;
+use serde_json::Value;
+use tch::{Kind, Tensor};
+use wildmatch::WildMatch;
+
+options! {
+    /// AdamW's hyperparameters.
+    pub struct AdamwOptions {
+        /// Decay rates of the first and second moment.
+        betas: [f64; 2] = [0.9, 0.95],
+        /// Added to the root of the second moment.
+        eps: f64 = 1e-8,
+        /// Decoupled weight decay, times the learning rate.
+        weight_decay: f64 = 0.05,
+        /// Parameters without weight decay: name patterns, `*` standing for any characters.
+        no_decay: Vec<String> = ["*bias*", "*layernorm*", "*layer_scale*", "*_norm*"].map(String::from).to_vec(),
+    }
+}
+
+options! {
+    /// What a grouping function may say about a parameter.
+    pub struct GroupOptions {
+        /// Factor on the learning rate given to `step`.
+        lr_scale: f64 = 1.0,
+        /// Weight decay of this parameter; () means the optimizer's own rule.
+        weight_decay: Option<f64> = None,
+        /// Power of the layer-wise decay, for `step` with a function.
+        llrd_power: i64 = 0,
+    }
+}
+
+/// Parameters that share their hyperparameters.
+pub struct Group {
+    pub names: Vec<String>,
+    pub lr_scale: f64,
+    pub weight_decay: f64,
+    pub llrd_power: i64,
+    slots: Vec<Slot>,
+}
+
+struct Slot {
+    param: Tensor,
+    /// Moments and step count, from the first gradient on.
+    state: Option<[Tensor; 3]>,
+}
+
+pub struct Adamw {
+    options: AdamwOptions,
+    groups: Vec<Group>,
+}
+
+impl Adamw {
+    /// Groups all parameters of `module`: `group_of(name, parameter)` says how each is treated.
+    pub fn new(
+        module: &dyn Module,
+        options: &AdamwOptions,
+        mut group_of: impl FnMut(&str, &Tensor) -> Result<GroupOptions>,
+    ) -> Result<Self> {
+        let [b1, b2] = options.betas;
+        ensure!((0.0..1.0).contains(&b1) && (0.0..1.0).contains(&b2), "betas lie in [0, 1), found [{b1}, {b2}]");
+        ensure!(options.eps >= 0.0, "eps must not be negative, found {}", options.eps);
+        ensure!(options.weight_decay >= 0.0, "weight_decay must not be negative, found {}", options.weight_decay);
+        let no_decay: Vec<WildMatch> = options.no_decay.iter().map(|p| WildMatch::new(p)).collect();
+        let mut groups: Vec<Group> = Vec::new();
+        for (name, param) in named_parameters(module) {
+            let o = group_of(&name, &param)?;
+            let decays = !no_decay.iter().any(|p| p.matches(&name));
+            let weight_decay = o.weight_decay.unwrap_or(if decays { options.weight_decay } else { 0.0 });
+            let slot = Slot { param, state: None };
+            let same = |g: &&mut Group| {
+                g.lr_scale == o.lr_scale && g.weight_decay == weight_decay && g.llrd_power == o.llrd_power
+            };
+            match groups.iter_mut().find(same) {
+                Some(group) => {
+                    group.names.push(name);
+                    group.slots.push(slot);
+                }
+                None => groups.push(Group {
+                    names: vec![name],
+                    lr_scale: o.lr_scale,
+                    weight_decay,
+                    llrd_power: o.llrd_power,
+                    slots: vec![slot],
+                }),
+            }
+        }
+        ensure!(!groups.is_empty(), "the module has no parameters to optimize");
+        Ok(Self { options: options.clone(), groups })
+    }
+
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// One update; `lr_of` gives each group's learning rate. Parameters without a gradient stay as
+    /// they are. The gradients are dropped afterwards.
+    pub fn step(&mut self, mut lr_of: impl FnMut(&Group) -> Result<f64>) -> Result<()> {
+        let mut used = Vec::new();
+        for group in &mut self.groups {
+            let lr = lr_of(group)?;
+            ensure!(lr.is_finite() && lr >= 0.0, "a learning rate must be finite and not negative, found {lr}");
+            let mut lists = AdamwLists {
+                params: Vec::new(),
+                grads: Vec::new(),
+                exp_avgs: Vec::new(),
+                exp_avg_sqs: Vec::new(),
+                steps: Vec::new(),
+            };
+            for slot in &mut group.slots {
+                let grad = slot.param.grad();
+                if !grad.defined() || !slot.param.requires_grad() {
+                    continue;
+                }
+                let state = match &slot.state {
+                    Some(state) => state,
+                    None => slot.state.insert([
+                        slot.param.f_zeros_like()?.f_detach()?,
+                        slot.param.f_zeros_like()?.f_detach()?,
+                        Tensor::f_zeros([0i64; 0], (Kind::Float, slot.param.device()))?,
+                    ]),
+                };
+                lists.params.push(slot.param.shallow_clone());
+                lists.grads.push(grad);
+                lists.exp_avgs.push(state[0].shallow_clone());
+                lists.exp_avg_sqs.push(state[1].shallow_clone());
+                lists.steps.push(state[2].shallow_clone());
+            }
+            ffi::adamw(&lists, lr, self.options.betas, self.options.eps, group.weight_decay)?;
+            used.append(&mut lists.params);
+        }
+        ensure!(!used.is_empty(), "no parameter has a gradient: call loss.backward() before step");
+        ffi::clear_grads(&used)
+    }
+
+    /// A line per group for logs: how many tensors, their factor and decay.
+    pub fn describe(&self) -> Value {
+        let rows = self.groups.iter().map(|g| {
+            serde_json::json!({
+                "tensors": g.names.len(),
+                "lr_scale": g.lr_scale,
+                "weight_decay": g.weight_decay,
+                "llrd_power": g.llrd_power,
+            })
+        });
+        Value::Array(rows.collect())
+    }
+}

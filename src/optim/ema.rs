@@ -1,0 +1,64 @@
+//! An exponential moving average of a module's parameters, kept in float32.
+
+use crate::error::{Result, ensure};
+use crate::ffi;
+use crate::nn::{Module, copy_of, named_parameters};
+use tch::{Kind, Tensor};
+
+/// The first update copies the parameters; every update then moves the average by 1 − decay
+/// towards them. Parameters keep their names and places.
+pub struct Ema {
+    decay: f64,
+    names: Vec<String>,
+    params: Vec<Tensor>,
+    averages: Option<Vec<Tensor>>,
+}
+
+impl Ema {
+    pub fn new(module: &dyn Module, decay: f64) -> Result<Self> {
+        ensure!((0.0..1.0).contains(&decay), "an EMA decay lies in [0, 1), found {decay}");
+        let (names, params) = named_parameters(module).into_iter().map(|(n, p)| (n, p.detach())).unzip();
+        Ok(Self { decay, names, params, averages: None })
+    }
+
+    pub fn decay(&self) -> f64 {
+        self.decay
+    }
+
+    /// Takes the parameters' current values in.
+    pub fn update(&mut self) -> Result<()> {
+        match &self.averages {
+            Some(averages) => ffi::lerp(averages, &self.params, 1.0 - self.decay),
+            None => {
+                let copy = |p: &Tensor| copy_of(&p.f_to_kind(Kind::Float)?);
+                self.averages = Some(self.params.iter().map(copy).collect::<Result<_>>()?);
+                Ok(())
+            }
+        }
+    }
+
+    /// The averages by parameter name.
+    pub fn named_averages(&self) -> Result<Vec<(String, Tensor)>> {
+        let averages = self.started()?;
+        Ok(self.names.iter().cloned().zip(averages.iter().map(Tensor::shallow_clone)).collect())
+    }
+
+    /// Exchanges the parameters' values with the averages, in place; twice restores both.
+    pub fn swap(&self) -> Result<()> {
+        tch::no_grad(|| {
+            for (param, average) in self.params.iter().zip(self.started()?) {
+                let kept = copy_of(param)?;
+                param.shallow_clone().f_copy_(average)?;
+                average.shallow_clone().f_copy_(&kept)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn started(&self) -> Result<&[Tensor]> {
+        match &self.averages {
+            Some(averages) => Ok(averages),
+            None => crate::error::bail!("this EMA has no averages yet: call update() after the first step"),
+        }
+    }
+}

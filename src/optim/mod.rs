@@ -1,0 +1,41 @@
+//! Optimizers, learning-rate schedules, gradient clipping and weight averages.
+
+mod adamw;
+mod ema;
+mod schedule;
+
+pub use adamw::{Adamw, AdamwOptions, Group, GroupOptions};
+pub use ema::Ema;
+pub use schedule::{Schedule, ScheduleKind, ScheduleOptions};
+
+use crate::error::{Result, ensure};
+use crate::ffi;
+use crate::nn::{Module, named_parameters};
+use tch::Tensor;
+
+/// The gradients that exist, of the parameters that have one.
+fn gradients(module: &dyn Module) -> Vec<Tensor> {
+    named_parameters(module).iter().map(|(_, p)| p.grad()).filter(Tensor::defined).collect()
+}
+
+/// Scales all gradients so that their common 2-norm is at most `max_norm`; returns the norm before,
+/// as PyTorch's `clip_grad_norm_` does.
+pub fn clip_grad_norm(module: &dyn Module, max_norm: f64) -> Result<Tensor> {
+    ensure!(max_norm > 0.0, "clip_grad_norm needs a positive limit, found {max_norm}");
+    let grads = gradients(module);
+    let norm = ffi::global_norm(&grads)?;
+    let factor = norm.f_add_scalar(1e-6)?.f_reciprocal()?.f_mul_scalar(max_norm)?.f_clamp_max(1.0)?;
+    ffi::scale(&grads, &factor)?;
+    Ok(norm)
+}
+
+/// The common 2-norm of all gradients.
+pub fn grad_norm(module: &dyn Module) -> Result<Tensor> {
+    ffi::global_norm(&gradients(module))
+}
+
+/// Drops every gradient of the module.
+pub fn zero_grad(module: &dyn Module) -> Result<()> {
+    let parameters: Vec<Tensor> = named_parameters(module).into_iter().map(|(_, p)| p).collect();
+    ffi::clear_grads(&parameters)
+}

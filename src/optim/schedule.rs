@@ -1,0 +1,102 @@
+//! Learning-rate schedules, step by step as the reference's (Hugging Face's cosine, and the
+//! layer-wise ones of its `schedulers.py`).
+
+use crate::error::{Result, ensure};
+use crate::options;
+
+options! {
+    /// A schedule's shape.
+    pub struct ScheduleOptions {
+        /// Peak learning rate.
+        lr: f64 = 1.0,
+        /// Steps of the whole run.
+        total_steps: i64 = 0,
+        /// Steps of linear warm-up from 0.
+        warmup_steps: i64 = 0,
+        /// Layer-wise decay: a group of power p gets llrd^p of the rate.
+        llrd: f64 = 1.0,
+        /// What llrd itself becomes by the end, along a cosine (llrd_cosine only); () means it stays.
+        llrd_end: Option<f64> = None,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScheduleKind {
+    /// Linear warm-up, then half a cosine to 0.
+    Cosine,
+    /// The same for all layers, times llrd^power.
+    LlrdCosine,
+    /// Times llrd^power, and groups of smaller factors warm up longer.
+    LlrdCosineWarmup,
+}
+
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    kind: ScheduleKind,
+    options: ScheduleOptions,
+}
+
+impl Schedule {
+    pub fn new(kind: ScheduleKind, options: &ScheduleOptions) -> Result<Self> {
+        let o = options;
+        ensure!(o.total_steps > 0, "a schedule needs total_steps > 0, found {}", o.total_steps);
+        ensure!(
+            (0..=o.total_steps).contains(&o.warmup_steps),
+            "warmup_steps lies in 0..=total_steps ({}), found {}",
+            o.total_steps,
+            o.warmup_steps
+        );
+        ensure!(o.lr >= 0.0 && o.llrd >= 0.0, "lr and llrd must not be negative, found {} and {}", o.lr, o.llrd);
+        ensure!(
+            kind != ScheduleKind::Cosine || (o.llrd == 1.0 && o.llrd_end.is_none()),
+            "cosine has no layer-wise decay: use optim::llrd_cosine or optim::llrd_cosine_warmup"
+        );
+        ensure!(kind == ScheduleKind::LlrdCosine || o.llrd_end.is_none(), "llrd_end belongs to optim::llrd_cosine");
+        Ok(Self { kind, options: o.clone() })
+    }
+
+    pub fn describe(&self) -> String {
+        let o = &self.options;
+        let kind = match self.kind {
+            ScheduleKind::Cosine => "cosine",
+            ScheduleKind::LlrdCosine => "llrd_cosine",
+            ScheduleKind::LlrdCosineWarmup => "llrd_cosine_warmup",
+        };
+        format!("{kind}(lr {:e}, {} steps, {} warm-up)", o.lr, o.total_steps, o.warmup_steps)
+    }
+
+    /// The learning rate of update `step` (0 is the first) for a group of the given llrd power.
+    pub fn at(&self, step: i64, llrd_power: i64) -> f64 {
+        let o = &self.options;
+        if step < 0 {
+            return 0.0;
+        }
+        let (step_f, total) = (step as f64, o.total_steps as f64);
+        let llrd = match o.llrd_end {
+            Some(end) => o.llrd + (end - o.llrd) * 0.5 * (1.0 - (std::f64::consts::PI * step_f / total).cos()),
+            None => o.llrd,
+        };
+        let factor = llrd.powf(llrd_power as f64);
+        let warmup = match self.kind {
+            ScheduleKind::Cosine | ScheduleKind::LlrdCosine => o.warmup_steps,
+            ScheduleKind::LlrdCosineWarmup if o.warmup_steps == 0 => 0,
+            ScheduleKind::LlrdCosineWarmup => {
+                // Python's round: halves go to the even neighbour.
+                let shorter = (o.warmup_steps as f64 * factor.min(1.0)).round_ties_even() as i64;
+                (o.warmup_steps - shorter.clamp(0, o.warmup_steps)).clamp(1, o.total_steps)
+            }
+        };
+        if step < warmup {
+            return o.lr * factor * (step_f / warmup.max(1) as f64);
+        }
+        let mut progress = (step - warmup) as f64 / (o.total_steps - warmup).max(1) as f64;
+        if self.kind != ScheduleKind::Cosine {
+            // The reference's layer-wise ones end at 0; Hugging Face's cosine rises again.
+            if step >= o.total_steps {
+                return 0.0;
+            }
+            progress = progress.clamp(0.0, 1.0);
+        }
+        o.lr * factor * (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0)
+    }
+}

@@ -1,0 +1,141 @@
+//! Randomness that depends on what is drawn, never on when or by which thread.
+//!
+//! A [`Key`] is folded from a seed and names or numbers; each key opens its own ChaCha stream.
+//! A [`Generator`] hands out the keys of a run one after the other: its whole state is two
+//! integers, so a checkpoint can hold it exactly.
+
+use crate::error::Result;
+use rand::{Rng, RngCore, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use std::cell::Cell;
+use tch::Tensor;
+
+/// A place in the tree of random streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key(u64);
+
+impl Key {
+    pub fn new(seed: u64) -> Self {
+        Key(mix(seed ^ 0x6e65_7061))
+    }
+
+    /// The key below this one with the given number.
+    pub fn fold(self, n: u64) -> Self {
+        Key(mix(self.0 ^ mix(n.wrapping_add(0x9e37_79b9_7f4a_7c15))))
+    }
+
+    /// The stream of this key.
+    pub fn rng(self) -> ChaCha8Rng {
+        ChaCha8Rng::seed_from_u64(self.0)
+    }
+
+    /// `0..n` in an order that depends on this key alone.
+    pub fn permutation(self, n: usize) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..n as u32).collect();
+        order.shuffle(&mut self.rng());
+        order
+    }
+
+    /// Standard normal float32 values of the given shape, on the CPU.
+    pub fn normal(self, shape: &[i64]) -> Result<Tensor> {
+        let mut rng = self.rng();
+        fill(shape, || StandardNormal.sample(&mut rng))
+    }
+
+    /// Uniform float32 values in [0, 1) of the given shape, on the CPU.
+    pub fn uniform(self, shape: &[i64]) -> Result<Tensor> {
+        let mut rng = self.rng();
+        fill(shape, || rng.random::<f32>())
+    }
+
+    /// Uniform integers in `low..high` of the given shape, int64, on the CPU.
+    pub fn integers(self, low: i64, high: i64, shape: &[i64]) -> Result<Tensor> {
+        crate::error::ensure!(low < high, "an empty range of integers: {low}..{high}");
+        let mut rng = self.rng();
+        let n = shape.iter().product::<i64>().max(0) as usize;
+        let values: Vec<i64> = (0..n).map(|_| rng.random_range(low..high)).collect();
+        Ok(Tensor::f_from_slice(&values)?.f_reshape(shape)?)
+    }
+}
+
+fn fill(shape: &[i64], mut draw: impl FnMut() -> f32) -> Result<Tensor> {
+    let n = shape.iter().product::<i64>().max(0) as usize;
+    let values: Vec<f32> = (0..n).map(|_| draw()).collect();
+    Ok(Tensor::f_from_slice(&values)?.f_reshape(shape)?)
+}
+
+/// SplitMix64's finaliser.
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The run's generator: a seed and how many keys it has given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generator {
+    pub seed: u64,
+    pub drawn: u64,
+}
+
+thread_local! {
+    static GENERATOR: Cell<Generator> = const { Cell::new(Generator { seed: 0, drawn: 0 }) };
+}
+
+/// Starts the run's generator anew.
+pub fn set_seed(seed: u64) {
+    GENERATOR.set(Generator { seed, drawn: 0 });
+}
+
+/// The run's seed.
+pub fn seed() -> u64 {
+    GENERATOR.get().seed
+}
+
+/// The next key of the run's generator.
+pub fn next_key() -> Key {
+    let mut g = GENERATOR.get();
+    let key = Key::new(g.seed).fold(g.drawn);
+    g.drawn += 1;
+    GENERATOR.set(g);
+    key
+}
+
+/// A uniform number in [low, high) from the given stream.
+pub fn uniform(rng: &mut impl RngCore, low: f64, high: f64) -> f64 {
+    if low < high { rng.random_range(low..high) } else { low }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_repeat_and_differ() {
+        let a = Key::new(1).fold(2).normal(&[1000]).unwrap();
+        let b = Key::new(1).fold(2).normal(&[1000]).unwrap();
+        let c = Key::new(1).fold(3).normal(&[1000]).unwrap();
+        assert!(a.equal(&b));
+        assert!(!a.equal(&c));
+        let (mean, std) = (a.mean(None).double_value(&[]), a.std(true).double_value(&[]));
+        assert!(mean.abs() < 0.15 && (std - 1.0).abs() < 0.1, "mean {mean}, std {std}");
+    }
+
+    #[test]
+    fn permutations_hold_every_index_once() {
+        let mut order = Key::new(7).permutation(1000);
+        assert_ne!(order[..10], Key::new(8).permutation(1000)[..10]);
+        order.sort_unstable();
+        assert!(order.iter().enumerate().all(|(i, &v)| i as u32 == v));
+    }
+
+    #[test]
+    fn the_generator_counts() {
+        set_seed(3);
+        let (a, b) = (next_key(), next_key());
+        set_seed(3);
+        assert_eq!((a, b), (next_key(), next_key()));
+        assert_ne!(a, b);
+    }
+}

@@ -1,0 +1,68 @@
+//! Models and tensors on disk.
+
+use super::nn::{report_map, tensor_map};
+use crate::checkpoint::{self, FillOptions, SaveOptions};
+use crate::error::Result;
+use crate::functions;
+use crate::script::docs::Reference;
+use crate::script::registry::Group;
+use crate::script::values::{Module, Tensor, from_json, read_options};
+use rhai::{Dynamic, Engine, ImmutableString, Map};
+use std::path::Path;
+use std::rc::Rc;
+
+pub fn register(engine: &mut Engine, reference: &mut Reference) {
+    let mut group = Group::namespace(
+        reference,
+        "checkpoint",
+        "Model folders in the reference's Hugging Face layout (config.json, model.safetensors), and safetensors files.",
+    );
+    group.options::<FillOptions>("checkpoint::load_into");
+    group.options::<SaveOptions>("checkpoint::save");
+    functions! { group;
+        /// The model that a folder describes, with its weights, in training mode. Every tensor must fit.
+        "load" (folder: ImmutableString) -> Module {
+            Ok(Module(Rc::new(checkpoint::load(Path::new(folder.as_str()))?)))
+        }
+        /// Puts the tensors of a folder or safetensors file into a module's parameters; all must fit.
+        "load_into" (m: Module, path: ImmutableString) -> Map { load_into(&m, &path, &FillOptions::default()) }
+        /// The same; with `strict: false` what fits is taken. Gives the account: arrays `loaded`,
+        /// `missing`, `unexpected` and `mismatched` of names.
+        "load_into" (m: Module, path: ImmutableString, options: Map) -> Map {
+            load_into(&m, &path, &read_options("checkpoint::load_into", &options)?)
+        }
+        /// Saves a module as a folder: config.json (of a ViT-NEPA), model.safetensors, provenance.json.
+        /// The folder appears whole or not at all; a model folder of that name is replaced.
+        "save" (m: Module, folder: ImmutableString) -> () { save(&m, &folder, &SaveOptions::default()) }
+        /// The same, saying more about it.
+        "save" (m: Module, folder: ImmutableString, options: Map) -> () {
+            save(&m, &folder, &read_options("checkpoint::save", &options)?)
+        }
+        /// The tensors of a folder or safetensors file by name, on the CPU.
+        "tensors" (path: ImmutableString) -> Map {
+            let file = checkpoint::tensors::read(&checkpoint::tensor_file(Path::new(path.as_str()))?)?;
+            Ok(file.tensors.into_iter().map(|(n, t)| (n.into(), Dynamic::from(Tensor::from(t)))).collect())
+        }
+        /// Writes tensors by name to a safetensors file.
+        "save_tensors" (tensors: Map, path: ImmutableString) -> () {
+            let tensors = tensor_map(&tensors, "checkpoint::save_tensors")?;
+            checkpoint::tensors::write(Path::new(path.as_str()), &tensors, Default::default())
+        }
+        /// The configuration of a model folder, checked, with the keys of config.json.
+        "config" (folder: ImmutableString) -> Map {
+            let file = checkpoint::ConfigFile::read(&Path::new(folder.as_str()).join(checkpoint::CONFIG_FILE))?;
+            Ok(from_json(&serde_json::to_value(&file.config)?).cast::<Map>())
+        }
+    }
+    group.register(engine);
+}
+
+fn load_into(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {
+    let file = checkpoint::tensor_file(Path::new(path))?;
+    let source = checkpoint::tensors::read(&file)?;
+    Ok(report_map(checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict)?))
+}
+
+fn save(m: &Module, folder: &str, o: &SaveOptions) -> Result<()> {
+    checkpoint::save(m.0.as_ref(), Path::new(folder), o, super::run::provenance())
+}

@@ -1,0 +1,149 @@
+//! Globals: parameters, options, the device, random state, errors.
+
+use crate::error::{Diagnostic, Result, bail, did_you_mean};
+use crate::functions;
+use crate::random;
+use crate::script::docs::Reference;
+use crate::script::registry::Group;
+use crate::script::values::{call, found, from_json, number};
+use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
+
+pub fn register(engine: &mut Engine, reference: &mut Reference) {
+    engine.register_type_with_name::<Diagnostic>("Error");
+    let mut group = Group::global(
+        reference,
+        "",
+        "Functions without a namespace. Rhai's own (print, arrays, maps, strings, maths) are there too: rhai.rs/book.",
+    );
+    functions! { group;
+        /// Declares a parameter of the recipe and gives its value: the default, or what
+        /// `--set name=value` says, which must be of the default's type. A default of `()` means that
+        /// the parameter must be given; it is a string. The name is a string literal.
+        ///
+        /// Example: `let lr = param("lr", 1e-3, "peak learning rate");`
+        "param" (name: ImmutableString, default: Dynamic, doc: ImmutableString) -> Dynamic {
+            let _ = doc;
+            super::run::param(&name, &default)
+        }
+        /// The same without a description.
+        "param" (name: ImmutableString, default: Dynamic) -> Dynamic { super::run::param(&name, &default) }
+        /// Options given by a caller, completed by defaults: a map with the keys of `defaults`. A key
+        /// that `defaults` lacks, or a value of another type, is an error at the caller's line that
+        /// names `of`. A float may be given as an int; a default of `()` takes anything.
+        ///
+        /// Example: `fn fit(model, data, given) { let o = options("fit", given, #{ epochs: 10, lr: 1e-3 }); … }`
+        "options" (of: ImmutableString, given: Map, defaults: Map) -> Map { options(&of, given, defaults) }
+        /// Runs `body` without recording gradients and gives its value.
+        ///
+        /// Example: `let accuracy = no_grad(|| evaluate(model));`
+        "no_grad" (body: FnPtr) -> Dynamic { tch::no_grad(|| call(&body, ())) }
+        /// The device of the run: "cpu", "cuda:0", … Parameters and batches live there.
+        "device" () -> String { Ok(crate::device::name(crate::device::current())) }
+        /// The seed of the run's generator, from which initial weights, drop path, position
+        /// augmentation, `rand` and `randn` are drawn.
+        "seed" () -> i64 { Ok(random::seed() as i64) }
+        /// Starts the run's generator anew from `seed`.
+        "seed" (seed: i64) -> () { random::set_seed(seed as u64); Ok(()) }
+        /// Mean and sample deviation (n − 1) of numbers: a map with `mean` and `std` (0 for one number).
+        "mean_std" (values: Array) -> Map { mean_std(&values) }
+        /// Prints rows of cells as a table with aligned columns; the first row is the heading.
+        "table" (rows: Array) -> () { table(&rows) }
+        /// A number with `digits` digits after the point.
+        "fixed" (value: f64, digits: i64) -> String { Ok(format!("{value:.*}", digits.clamp(0, 17) as usize)) }
+        /// A number in scientific notation with `digits` digits after the point, such as 1.25e-7.
+        "scientific" (value: f64, digits: i64) -> String { Ok(format!("{value:.*e}", digits.clamp(0, 17) as usize)) }
+        /// Seconds since an unspecified moment, for measuring durations.
+        "seconds" () -> f64 {
+            use std::{sync::OnceLock, time::Instant};
+            static START: OnceLock<Instant> = OnceLock::new();
+            Ok(START.get_or_init(Instant::now).elapsed().as_secs_f64())
+        }
+        /// The content of a JSON file: maps, arrays, numbers, strings.
+        "read_json" (path: ImmutableString) -> Dynamic { read_json(&path) }
+        /// What a caught error says.
+        "get$message" (error: Diagnostic) -> String { Ok(error.message.clone()) }
+        /// A caught error's advice, or "".
+        "get$hint" (error: Diagnostic) -> String { Ok(error.hint.clone().unwrap_or_default()) }
+        /// A caught error as text.
+        "to_string" (error: Diagnostic) -> String { Ok(error.message.clone()) }
+    }
+    group.register(engine);
+}
+
+fn options(of: &str, given: Map, mut defaults: Map) -> Result<Map> {
+    for (name, value) in given {
+        let Some(default) = defaults.get(&name) else {
+            let known: Vec<String> = defaults.keys().map(|k| k.to_string()).collect();
+            let near = did_you_mean(&name, known.iter().map(String::as_str));
+            return Err(Diagnostic::new(format!("unknown option `{name}` of {of}{near}"))
+                .hint(format!("the options are: {}", known.join(", ")))
+                .blame_caller()
+                .into());
+        };
+        let value = match (default.is_float(), value.as_int()) {
+            (true, Ok(whole)) => Dynamic::from_float(whole as f64),
+            _ => value,
+        };
+        let fits = default.is_unit() || value.is_unit() || default.type_name() == value.type_name();
+        if !fits {
+            let expected = match default.type_name() {
+                "i64" => "an integer",
+                "f64" => "a number",
+                "bool" => "true or false",
+                "string" => "a string",
+                "array" => "an array",
+                "map" => "a map",
+                "Fn" => "a function",
+                other => other,
+            };
+            return Err(Diagnostic::new(format!(
+                "option `{name}` of {of}: expected {expected}, found {}",
+                found(&value)
+            ))
+            .blame_caller()
+            .into());
+        }
+        defaults.insert(name, value);
+    }
+    Ok(defaults)
+}
+
+fn mean_std(values: &Array) -> Result<Map> {
+    let x: Vec<f64> = values.iter().map(|v| number(v, "mean_std")).collect::<Result<_>>()?;
+    if x.is_empty() {
+        bail!("mean_std: expected at least one number, found an empty array");
+    }
+    let mean = x.iter().sum::<f64>() / x.len() as f64;
+    let squares: f64 = x.iter().map(|v| (v - mean).powi(2)).sum();
+    let std = if x.len() > 1 { (squares / (x.len() - 1) as f64).sqrt() } else { 0.0 };
+    Ok(Map::from([("mean".into(), mean.into()), ("std".into(), std.into())]))
+}
+
+fn table(rows: &Array) -> Result<()> {
+    let mut cells: Vec<Vec<String>> = Vec::new();
+    for row in rows {
+        let Some(row) = row.read_lock::<Array>() else {
+            bail!("table: expected an array of rows (arrays), found {} in it", found(row));
+        };
+        cells.push(row.iter().map(|c| c.to_string()).collect());
+    }
+    let columns = cells.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |i: usize| cells.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for (i, row) in cells.iter().enumerate() {
+        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        crate::train::progress::print_line(line.join("  ").trim_end());
+        if i == 0 {
+            let rule: Vec<String> = widths.iter().map(|w| "-".repeat(*w)).collect();
+            crate::train::progress::print_line(&rule.join("  "));
+        }
+    }
+    Ok(())
+}
+
+fn read_json(path: &str) -> Result<Dynamic> {
+    use crate::error::Context as _;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    let value = serde_json::from_str(&text).with_context(|| format!("{path} is not valid JSON"))?;
+    Ok(from_json(&value))
+}

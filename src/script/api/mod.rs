@@ -1,0 +1,27 @@
+//! What a script can call, one file per concept.
+
+mod checkpoint;
+mod core;
+mod data;
+mod loss;
+mod nn;
+mod optim;
+mod plot;
+pub mod run;
+mod tensor;
+
+use super::docs::Reference;
+use rhai::Engine;
+
+/// Registers everything, in the order in which `nepa api` presents it.
+pub fn register(engine: &mut Engine, reference: &mut Reference) {
+    core::register(engine, reference);
+    tensor::register(engine, reference);
+    nn::register(engine, reference);
+    loss::register(engine, reference);
+    optim::register(engine, reference);
+    data::register(engine, reference);
+    checkpoint::register(engine, reference);
+    run::register(engine, reference);
+    plot::register(engine, reference);
+}

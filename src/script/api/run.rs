@@ -1,0 +1,189 @@
+//! The run that a script belongs to: its parameters, its directory, metrics and progress.
+
+use crate::error::{Context as _, Result, ensure};
+use crate::functions;
+use crate::script::docs::Reference;
+use crate::script::params::Params;
+use crate::script::registry::Group;
+use crate::script::values::object;
+use crate::train::progress;
+use crate::train::{RunDir, RunInfo, RunState};
+use rhai::{Dynamic, Engine, ImmutableString, Map};
+use serde_json::Value;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// What the command line decided about a run.
+pub struct Session {
+    pub info: RunInfo,
+    /// The directory asked for with --out; without it one is made when the script first needs it.
+    pub out: Option<PathBuf>,
+    pub params: Params,
+    dir: Option<RunDir>,
+}
+
+thread_local! {
+    static SESSION: RefCell<Option<Session>> = const { RefCell::new(None) };
+}
+
+impl Session {
+    /// Starts the session of this thread. A directory asked for is taken at once, so that a script
+    /// does not find out at its end that it cannot be written.
+    pub fn start(info: RunInfo, out: Option<PathBuf>, params: Params) -> Result<()> {
+        let mut session = Session { info, out, params, dir: None };
+        if session.out.is_some() {
+            session.dir()?;
+        }
+        SESSION.set(Some(session));
+        Ok(())
+    }
+
+    /// Ends the session and records how; gives the run directory, if there is one.
+    pub fn end(state: RunState, error: Option<&str>) -> Result<Option<PathBuf>> {
+        let Some(mut session) = SESSION.take() else { return Ok(None) };
+        let params = session.params.effective.clone();
+        let Some(dir) = &mut session.dir else { return Ok(None) };
+        dir.set_params(params);
+        dir.finish(state, error)?;
+        Ok(Some(dir.path().to_path_buf()))
+    }
+
+    fn dir(&mut self) -> Result<&mut RunDir> {
+        if self.dir.is_none() {
+            let path = match &self.out {
+                Some(out) => out.clone(),
+                None => self.default_dir(),
+            };
+            let mut info = self.info.clone();
+            info.params = self.params.effective.clone();
+            let dir = RunDir::create(&path, info)?;
+            self.dir = Some(dir);
+        }
+        Ok(self.dir.as_mut().expect("just made"))
+    }
+
+    /// `runs/RECIPE-DATE-TIME`, with a number where that is taken.
+    fn default_dir(&self) -> PathBuf {
+        let stem = self.info.recipe.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
+        let moment = crate::train::timestamp().replace([':', '-'], "").replace('T', "-").replace('Z', "");
+        let base = Path::new("runs").join(format!("{stem}-{moment}"));
+        let numbered = (2..).map(|n| PathBuf::from(format!("{}-{n}", base.display())));
+        std::iter::once(base.clone()).chain(numbered).find(|p| !p.exists()).expect("an endless list")
+    }
+}
+
+fn with_session<R>(f: impl FnOnce(&mut Session) -> Result<R>) -> Result<R> {
+    SESSION.with_borrow_mut(|session| match session {
+        Some(session) => f(session),
+        None => crate::error::bail!("this function needs a run: start the script with `nepa run`"),
+    })
+}
+
+/// The value of a recipe's parameter.
+pub fn param(name: &str, default: &Dynamic) -> Result<Dynamic> {
+    with_session(|s| {
+        let value = s.params.declare(name, default)?;
+        if let Some(dir) = &mut s.dir {
+            dir.set_params(s.params.effective.clone());
+        }
+        Ok(value)
+    })
+}
+
+/// What a checkpoint says about the present run.
+pub fn provenance() -> serde_json::Map<String, Value> {
+    SESSION.with_borrow(|session| match session {
+        Some(s) => {
+            let mut info = s.info.clone();
+            info.params = s.params.effective.clone();
+            RunDir::provenance(&info)
+        }
+        None => serde_json::Map::new(),
+    })
+}
+
+/// A progress display.
+#[derive(Clone)]
+struct Progress(Rc<RefCell<progress::Progress>>);
+
+pub fn register(engine: &mut Engine, reference: &mut Reference) {
+    engine.register_type_with_name::<Progress>("Progress");
+    let mut group = Group::namespace(
+        reference,
+        "run",
+        "The run directory (--out DIR, else runs/RECIPE-DATE, made when first needed), metrics and progress.",
+    );
+    functions! { group;
+        /// The run directory's path.
+        "dir" () -> String { with_session(|s| Ok(s.dir()?.path().display().to_string())) }
+        /// A path inside the run directory.
+        "path" (name: ImmutableString) -> String {
+            with_session(|s| {
+                let inside = Path::new(name.as_str());
+                ensure!(
+                    inside.is_relative() && !inside.components().any(|c| c.as_os_str() == ".."),
+                    "run::path: expected a name inside the run directory, found \"{name}\""
+                );
+                Ok(s.dir()?.path().join(inside).display().to_string())
+            })
+        }
+        /// Appends a map of plain values (scalar tensors too) as one line to metrics.jsonl.
+        "log" (values: Map) -> () {
+            let values = object(&values)?;
+            with_session(|s| s.dir()?.log(&values))
+        }
+        /// Shows progress of `total` steps under a label.
+        "progress" (label: ImmutableString, total: i64) -> Progress {
+            Ok(Progress(Rc::new(RefCell::new(progress::Progress::new(&label, total.max(0) as u64)))))
+        }
+        /// A path relative to the recipe's own folder, so that it holds wherever nepa is started.
+        "beside" (path: ImmutableString) -> String {
+            with_session(|s| {
+                let folder = s.info.recipe.parent().unwrap_or(Path::new(""));
+                let joined = folder.join(path.as_str());
+                // a/recipes/../data reads better as a/data.
+                let mut clean = PathBuf::new();
+                for part in joined.components() {
+                    let last_is_name = matches!(clean.components().next_back(), Some(std::path::Component::Normal(_)));
+                    match part {
+                        std::path::Component::CurDir => {}
+                        std::path::Component::ParentDir if last_is_name => {
+                            clean.pop();
+                        }
+                        other => clean.push(other),
+                    }
+                }
+                Ok(clean.display().to_string())
+            })
+        }
+        /// Writes text to a file of the run directory.
+        "write" (name: ImmutableString, text: ImmutableString) -> () {
+            with_session(|s| {
+                let path = s.dir()?.path().join(name.as_str());
+                crate::checkpoint::tensors::write_atomic(&path, text.as_bytes())
+                    .with_context(|| format!("run::write {name}"))
+            })
+        }
+    }
+    group.register(engine);
+
+    let mut group = Group::global(reference, "Progress", "A progress display: a bar on a terminal, else plain lines.");
+    functions! { group;
+        /// One step done, with the values to show.
+        "step" (progress: Progress, values: Map) -> () { progress.0.borrow_mut().step(0, &object(&values)?); Ok(()) }
+        /// One step done on a number of images, with the values to show.
+        "step" (progress: Progress, images: i64, values: Map) -> () {
+            progress.0.borrow_mut().step(images.max(0) as u64, &object(&values)?);
+            Ok(())
+        }
+        /// Ends the display with a line that stays.
+        "finish" (progress: Progress) -> () { progress.0.borrow_mut().finish(&Default::default()); Ok(()) }
+        /// The same with final values.
+        "finish" (progress: Progress, values: Map) -> () {
+            progress.0.borrow_mut().finish(&object(&values)?);
+            Ok(())
+        }
+    }
+    group.register(engine);
+}

@@ -1,0 +1,180 @@
+//! `nepa check`: resolves every import and function of a recipe without running it.
+
+use super::Host;
+use crate::error::Result;
+use crate::script::params::{self, Declared};
+use rhai::{AST, ASTNode, EvalAltResult, Expr, FnCallExpr, Position, Stmt};
+use std::collections::HashMap;
+
+/// Something that would fail when it is reached.
+pub struct Problem {
+    pub message: String,
+    pub hint: Option<String>,
+    pub file: String,
+    pub position: Position,
+}
+
+/// What a recipe consists of.
+#[derive(Default)]
+pub struct Checked {
+    pub files: Vec<String>,
+    pub calls: usize,
+    pub params: Vec<Declared>,
+    pub problems: Vec<Problem>,
+}
+
+/// Names and numbers of parameters of a script's own functions.
+type Functions = Vec<(String, usize)>;
+
+/// Checks a compiled script and everything that it imports.
+pub fn check(host: &Host, ast: &AST, file: &str) -> Result<Checked, Box<EvalAltResult>> {
+    let mut checked = Checked::default();
+    visit(host, ast, file, &mut checked)?;
+    Ok(checked)
+}
+
+fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Functions, Box<EvalAltResult>> {
+    checked.files.push(file.to_string());
+    let own: Functions = ast.iter_functions().map(|f| (f.name.to_string(), f.params.len())).collect();
+    let text = host.sources.text(file).unwrap_or_default();
+    match params::scan(ast, file, &text) {
+        Ok(found) => checked.params.extend(found),
+        Err((message, position)) => checked.problems.push(Problem { message, hint: None, file: file.into(), position }),
+    }
+
+    // Imports first: their aliases are needed to resolve calls.
+    let mut imports: Vec<(String, String, Position)> = Vec::new();
+    ast.walk(&mut |path: &[ASTNode]| {
+        if let Some(ASTNode::Stmt(Stmt::Import(import, position))) = path.last()
+            && let Expr::StringConstant(target, _) = &import.0
+        {
+            imports.push((import.1.name.to_string(), target.to_string(), *position));
+        }
+        true
+    });
+    let mut modules: HashMap<String, Functions> = HashMap::new();
+    for (alias, target, position) in imports {
+        match host.sources.compile_module(&host.engine, file, &target, position) {
+            Ok((module_file, module)) => {
+                let functions = match checked.files.contains(&module_file) {
+                    true => module.iter_functions().map(|f| (f.name.to_string(), f.params.len())).collect(),
+                    false => visit(host, &module, &module_file, checked)?,
+                };
+                modules.insert(alias, functions);
+            }
+            Err(error) => match *error {
+                EvalAltResult::ErrorModuleNotFound(..) => {
+                    checked.problems.push(Problem {
+                        message: format!("cannot find the module `{target}`"),
+                        hint: host.sources.import_hint(&target),
+                        file: file.into(),
+                        position,
+                    });
+                    // What it would have held is unknown, so its calls are not judged.
+                    modules.insert(alias, vec![("*".into(), 0)]);
+                }
+                other => return Err(Box::new(other)),
+            },
+        }
+    }
+
+    ast.walk(&mut |path: &[ASTNode]| {
+        let (call, position, is_method) = match path.last() {
+            Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position, false),
+            Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => (call, *position, false),
+            Some(ASTNode::Expr(Expr::MethodCall(call, position))) => (call, *position, true),
+            _ => return true,
+        };
+        if call.op_token.is_none() {
+            checked.calls += 1;
+            if let Some((message, hint)) = judge(host, call, is_method, &own, &modules) {
+                checked.problems.push(Problem { message, hint, file: file.into(), position });
+            }
+        }
+        true
+    });
+    Ok(own)
+}
+
+/// Words of the language that parse as calls.
+const KEYWORDS: &[&str] =
+    &["call", "curry", "Fn", "eval", "is_def_fn", "is_def_var", "is_shared", "type_of", "print", "debug"];
+
+/// What is wrong with a call, if anything.
+fn judge(
+    host: &Host,
+    call: &FnCallExpr,
+    is_method: bool,
+    own: &Functions,
+    modules: &HashMap<String, Functions>,
+) -> Option<(String, Option<String>)> {
+    let name = call.name.as_str();
+    let given = call.args.len();
+    let reference = &host.reference;
+    if !call.namespace.is_empty() {
+        let root = call.namespace.root();
+        if let Some(functions) = modules.get(root) {
+            let fits = functions.iter().any(|(n, params)| n == "*" || (n == name && *params == given));
+            return (!fits).then(|| explain_script_call(&format!("{root}::"), name, given, functions));
+        }
+        let named: Vec<_> =
+            reference.functions.iter().filter(|f| f.qualified && f.group == root && f.name == name).collect();
+        if named.iter().any(|f| f.params.len() == given) {
+            return None;
+        }
+        if named.is_empty() {
+            return Some(reference.unknown_function(Some(root), name, &[]));
+        }
+        return Some(wrong_count(&format!("{root}::{name}"), given, named.iter().map(|f| f.signature()).collect()));
+    }
+    if KEYWORDS.contains(&name) || name.starts_with("anon$") {
+        return None;
+    }
+    // `x.f(a)` is f(x, a); a script function may also see x as `this`.
+    let counts = if is_method { vec![given + 1, given] } else { vec![given] };
+    if own.iter().any(|(n, params)| n == name && counts.contains(params)) {
+        return None;
+    }
+    let native = reference.functions.iter().filter(|f| !f.qualified && f.name == name);
+    let signatures: Vec<String> = native.clone().map(|f| f.signature()).collect();
+    let native_fits = native.map(|f| f.params.len()).any(|n| n == counts[0]);
+    let builtin_fits = reference.builtin.iter().any(|(n, params)| n == name && *params == counts[0]);
+    if native_fits || builtin_fits {
+        return None;
+    }
+    if own.iter().any(|f| f.0 == name) {
+        return Some(explain_script_call("", name, given, own));
+    }
+    if !signatures.is_empty() {
+        return Some(wrong_count(name, given, signatures));
+    }
+    if reference.builtin.iter().any(|(n, _)| n == name) {
+        return Some((format!("no `{name}` takes {given} arguments"), None));
+    }
+    let own_names: Vec<String> = own.iter().map(|f| f.0.clone()).filter(|n| !n.starts_with("anon$")).collect();
+    Some(reference.unknown_function(None, name, &own_names))
+}
+
+fn wrong_count(name: &str, given: usize, signatures: Vec<String>) -> (String, Option<String>) {
+    (
+        format!("no `{name}` takes {given} argument{}", if given == 1 { "" } else { "s" }),
+        Some(format!("it is called as: {}", signatures.join("  or  "))),
+    )
+}
+
+fn explain_script_call(
+    namespace: &str,
+    name: &str,
+    given: usize,
+    functions: &Functions,
+) -> (String, Option<String>) {
+    match functions.iter().find(|f| f.0 == name) {
+        Some((_, params)) => (format!("`{namespace}{name}` takes {params} arguments, found {given}"), None),
+        None => {
+            let names: Vec<&str> = functions.iter().map(|f| f.0.as_str()).filter(|n| !n.starts_with("anon$")).collect();
+            let near = crate::error::did_you_mean(name, names.iter().copied());
+            let has = format!("it has: {}", names.join(", "));
+            (format!("unknown function `{namespace}{name}`{near}"), Some(has))
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The reference of everything registered with the engine: what `nepa api` prints, what errors
+//! quote, what `nepa check` resolves against.
+
+use crate::error::{did_you_mean, nearest};
+use crate::options::{OptionDoc, script_literal, type_words};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// A registered function.
+#[derive(Debug, Clone)]
+pub struct FnDoc {
+    /// The namespace (`nn`), or the type whose method it is (`Tensor`), or empty.
+    pub group: &'static str,
+    /// Whether a script writes `group::name(…)`.
+    pub qualified: bool,
+    /// As registered: operators as such, getters as `get$name`.
+    pub name: &'static str,
+    /// Parameter names and types, in a script user's words.
+    pub params: Vec<(&'static str, String)>,
+    pub returns: String,
+    pub doc: Vec<&'static str>,
+}
+
+impl FnDoc {
+    /// As a script writes it: `nn::linear(inputs: int, outputs: int)`, `Tensor.sum(dim: int)`.
+    pub fn signature(&self) -> String {
+        let typed = |(name, typ): &(&str, String)| format!("{name}: {typ}");
+        let returns = if self.returns == "()" { String::new() } else { format!(" -> {}", self.returns) };
+        if let Some(property) = self.name.strip_prefix("get$") {
+            return format!("{}.{property}{returns}", self.params[0].1);
+        }
+        if self.name == "index$get$" {
+            return format!("{}[{}]{returns}", self.params[0].1, typed(&self.params[1]));
+        }
+        if !self.name.starts_with(|c: char| c.is_alphabetic() || c == '_') {
+            return match self.params.len() {
+                1 => format!("{}{}{returns}", self.name, self.params[0].1),
+                _ => format!("{} {} {}{returns}", self.params[0].1, self.name, self.params[1].1),
+            };
+        }
+        let is_method = !self.qualified && self.params.first().is_some_and(|p| p.1 == self.group);
+        if is_method {
+            let rest: Vec<String> = self.params[1..].iter().map(typed).collect();
+            return format!("{}.{}({}){returns}", self.group, self.name, rest.join(", "));
+        }
+        let all: Vec<String> = self.params.iter().map(typed).collect();
+        let namespace = if self.qualified { format!("{}::", self.group) } else { String::new() };
+        format!("{namespace}{}({}){returns}", self.name, all.join(", "))
+    }
+
+    /// The name without Rhai's marks.
+    fn plain_name(&self) -> &str {
+        self.name.strip_prefix("get$").unwrap_or(self.name)
+    }
+
+    fn full_name(&self) -> String {
+        match (self.qualified, self.group) {
+            (true, group) => format!("{group}::{}", self.plain_name()),
+            (false, "") => self.plain_name().to_string(),
+            (false, group) => format!("{group}.{}", self.plain_name()),
+        }
+    }
+}
+
+/// A function of a script of the standard library.
+#[derive(Debug, Clone)]
+pub struct ScriptFnDoc {
+    pub name: String,
+    pub params: Vec<String>,
+    pub doc: String,
+}
+
+/// A script of the standard library.
+#[derive(Debug, Clone)]
+pub struct ScriptModuleDoc {
+    /// As imported: `std/pretrain`.
+    pub path: String,
+    pub about: String,
+    pub functions: Vec<ScriptFnDoc>,
+}
+
+/// Everything a script can call.
+#[derive(Default)]
+pub struct Reference {
+    pub functions: Vec<FnDoc>,
+    /// What each namespace or type is about, in the order of presentation.
+    pub groups: Vec<(&'static str, &'static str)>,
+    /// Options by function name.
+    pub options: BTreeMap<&'static str, Vec<OptionDoc>>,
+    /// Names and numbers of parameters of Rhai's own functions.
+    pub builtin: Vec<(String, usize)>,
+    pub stdlib: Vec<ScriptModuleDoc>,
+}
+
+impl Reference {
+    /// The built-in namespaces.
+    pub fn module_names(&self) -> impl Iterator<Item = &'static str> + Clone + '_ {
+        self.groups.iter().map(|g| g.0).filter(|g| self.functions.iter().any(|f| f.qualified && f.group == *g))
+    }
+
+    /// Message and hint for a call that fits no function; `signature` is Rhai's, for example
+    /// `nn::linera (i64, i64)`.
+    pub fn explain_missing(&self, signature: &str) -> (String, Option<String>) {
+        let (name, arguments) = match signature.split_once('(') {
+            Some((name, rest)) => (name.trim(), rest.trim_end_matches(')').trim()),
+            None => (signature.trim(), ""),
+        };
+        if name.starts_with("anon$") {
+            let count = if arguments.is_empty() { 0 } else { arguments.split(", ").count() };
+            return (
+                format!("a closure was called with {count} arguments ({arguments}), which it does not take"),
+                Some("the parameters stand between its bars: |a, b| …".into()),
+            );
+        }
+        let arguments = arguments.replace("i64", "int").replace("f64", "float");
+        let (namespace, short) = match name.rsplit_once("::") {
+            Some((namespace, short)) => (Some(namespace), short),
+            None => (None, name),
+        };
+        let here = |f: &&FnDoc| match namespace {
+            Some(namespace) => f.qualified && f.group == namespace,
+            None => !f.qualified,
+        };
+        let same: Vec<String> =
+            self.functions.iter().filter(here).filter(|f| f.name == short).map(FnDoc::signature).collect();
+        if !same.is_empty() {
+            return (
+                format!("no `{name}` takes ({arguments})"),
+                Some(format!("it is called as: {}", same.join("  or  "))),
+            );
+        }
+        let (message, elsewhere) = self.unknown_function(namespace, short, &[]);
+        let arguments = if arguments.is_empty() { String::new() } else { format!(" (called with {arguments})") };
+        (format!("{message}{arguments}"), elsewhere)
+    }
+
+    /// Message and hint for a name that no function has; `own` are the script's functions.
+    pub fn unknown_function(&self, namespace: Option<&str>, short: &str, own: &[String]) -> (String, Option<String>) {
+        let name = match namespace {
+            Some(namespace) => format!("{namespace}::{short}"),
+            None => short.to_string(),
+        };
+        let here = self.functions.iter().filter(|f| match namespace {
+            Some(namespace) => f.qualified && f.group == namespace,
+            None => !f.qualified && f.name.starts_with(|c: char| c.is_alphabetic()) && !f.name.contains('$'),
+        });
+        let builtin = self.builtin.iter().map(|b| b.0.as_str()).filter(|_| namespace.is_none());
+        let candidates = here.map(|f| f.name).chain(builtin).chain(own.iter().map(String::as_str));
+        let near = did_you_mean(short, candidates);
+        // The same word in another place: `linear` for `nn::linear`.
+        let elsewhere = self.functions.iter().find(|f| f.name == short).map(|f| format!("there is {}", f.signature()));
+        let hint = elsewhere.or_else(|| namespace.map(|n| format!("`nepa api {n}` lists what {n} has")));
+        (format!("unknown function `{name}`{near}"), hint)
+    }
+
+    /// Message and hint for Rhai's complaint about a property.
+    pub fn explain_property(&self, text: &str) -> (String, Option<String>) {
+        // "Unknown property 'x' - a getter is not registered for type 'Batch'"
+        let mut quoted = text.split('\'').skip(1).step_by(2);
+        let (Some(property), Some(typ)) = (quoted.next(), quoted.next()) else { return (text.to_string(), None) };
+        let typ = typ.rsplit("::").next().unwrap_or(typ);
+        let of_type: Vec<&FnDoc> =
+            self.functions.iter().filter(|f| !f.qualified && f.params.first().is_some_and(|p| p.1 == typ)).collect();
+        let getters: Vec<&str> = of_type.iter().filter_map(|f| f.name.strip_prefix("get$")).collect();
+        let hint = match of_type.iter().find(|f| f.name == property) {
+            Some(method) => Some(format!("it is a method: {}", method.signature())),
+            None if getters.is_empty() => None,
+            None => Some(format!("its properties are: {}", getters.join(", "))),
+        };
+        (format!("{typ} has no property `{property}`{}", did_you_mean(property, getters)), hint)
+    }
+
+    /// The whole reference, or what matches `query`: a group, a function, a stdlib module.
+    pub fn print(&self, query: Option<&str>) -> Result<String, String> {
+        let mut out = String::new();
+        match query {
+            None => {
+                for (group, about) in &self.groups {
+                    self.print_group(group, about, &mut out);
+                }
+                for module in &self.stdlib {
+                    print_script_module(module, &mut out);
+                }
+            }
+            Some(query) => {
+                if let Some((group, about)) = self.groups.iter().find(|g| g.0 == query) {
+                    self.print_group(group, about, &mut out);
+                } else if let Some(module) = self.stdlib.iter().find(|m| m.path == query) {
+                    print_script_module(module, &mut out);
+                } else {
+                    let short = |f: &&FnDoc| f.full_name() == query || f.plain_name() == query;
+                    let mut last = String::new();
+                    for f in self.functions.iter().filter(short) {
+                        self.print_function(f, &mut last, &mut out);
+                    }
+                    for module in &self.stdlib {
+                        let stem = module.path.rsplit('/').next().unwrap_or_default();
+                        for f in &module.functions {
+                            if f.name == query || format!("{stem}::{}", f.name) == query {
+                                print_script_function(&module.path, f, &mut out);
+                            }
+                        }
+                    }
+                }
+                if out.is_empty() {
+                    let names = self.all_names();
+                    let near = nearest(query, names.iter().map(String::as_str));
+                    let near = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+                    return Err(format!("nothing is called `{query}`{near}"));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn all_names(&self) -> Vec<String> {
+        let functions = self.functions.iter().flat_map(|f| [f.full_name(), f.plain_name().to_string()]);
+        let groups = self.groups.iter().map(|g| g.0.to_string());
+        let modules = self.stdlib.iter().flat_map(|m| {
+            std::iter::once(m.path.clone()).chain(m.functions.iter().map(|f| f.name.clone()))
+        });
+        functions.chain(groups).chain(modules).collect()
+    }
+
+    fn print_group(&self, group: &str, about: &str, out: &mut String) {
+        let title = if group.is_empty() { "globals" } else { group };
+        let _ = writeln!(out, "== {title} ==\n{about}\n");
+        let mut last = String::new();
+        for f in self.functions.iter().filter(|f| f.group == group) {
+            self.print_function(f, &mut last, out);
+        }
+    }
+
+    /// One function; overloads with the same text come under one text, shown first.
+    fn print_function(&self, f: &FnDoc, last: &mut String, out: &mut String) {
+        let text: Vec<&str> = f.doc.iter().map(|l| l.strip_prefix(' ').unwrap_or(l)).collect();
+        let text = text.join("\n");
+        let name = f.full_name();
+        let _ = writeln!(out, "{}", f.signature());
+        let key = format!("{name}\n{text}");
+        if *last == key {
+            let _ = writeln!(out, "    (as above)\n");
+            return;
+        }
+        for line in text.lines() {
+            let _ = writeln!(out, "    {line}");
+        }
+        let takes_options = f.params.iter().any(|p| p.0 == "options" || p.0 == "config");
+        if takes_options && let Some(options) = self.options.get(name.as_str()) {
+            let _ = writeln!(out, "    Options:");
+            for o in options {
+                let (typ, default) = (type_words(o.rust_type), script_literal(&o.default));
+                let _ = writeln!(out, "      {}: {typ} = {default}\n          {}", o.name, o.doc);
+            }
+        }
+        let _ = writeln!(out);
+        *last = key;
+    }
+}
+
+fn print_script_module(module: &ScriptModuleDoc, out: &mut String) {
+    let _ = writeln!(out, "== {} ==\n{}\n", module.path, module.about.trim());
+    for f in &module.functions {
+        print_script_function(&module.path, f, out);
+    }
+}
+
+fn print_script_function(path: &str, f: &ScriptFnDoc, out: &mut String) {
+    let stem = path.rsplit('/').next().unwrap_or(path);
+    let _ = writeln!(out, "{stem}::{}({})", f.name, f.params.join(", "));
+    for line in f.doc.lines() {
+        let _ = writeln!(out, "    {line}");
+    }
+    let _ = writeln!(out);
+}
+
+/// A Rust type in a script user's words.
+pub fn rust_type_words(name: &str) -> String {
+    match name.replace(' ', "").as_str() {
+        "i64" => "int",
+        "f64" => "float",
+        "bool" => "bool",
+        "()" => "()",
+        "ImmutableString" | "String" | "&str" => "string",
+        "Array" => "array",
+        "Map" => "map",
+        "FnPtr" => "function",
+        "Dynamic" => "any",
+        "Range<i64>" | "RangeInclusive<i64>" => "range",
+        other => return other.rsplit("::").next().unwrap_or(other).to_string(),
+    }
+    .to_string()
+}

@@ -1,0 +1,241 @@
+//! Errors between Rust and scripts, and how they are shown to the user.
+
+use super::Sources;
+use crate::error::{Diagnostic, did_you_mean, hint_of, one_line};
+use rhai::{Dynamic, EvalAltResult, ParseErrorType, Position};
+use send_wrapper::SendWrapper;
+use std::fmt;
+
+/// A script's error on its way through Rust code, as when a script's module fails inside a block.
+#[derive(Debug)]
+struct ScriptFault(SendWrapper<std::cell::RefCell<Option<Box<EvalAltResult>>>>);
+
+impl fmt::Display for ScriptFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an error in a script function")
+    }
+}
+
+impl std::error::Error for ScriptFault {}
+
+/// A script's error as an [`anyhow::Error`], to be taken out again by [`to_rhai`].
+pub fn from_rhai(error: Box<EvalAltResult>) -> anyhow::Error {
+    anyhow::Error::new(ScriptFault(SendWrapper::new(std::cell::RefCell::new(Some(error)))))
+}
+
+/// A Rust error as one that a script can catch and that knows its hint.
+pub fn to_rhai(error: anyhow::Error) -> Box<EvalAltResult> {
+    let script_fault = error.chain().find_map(|cause| cause.downcast_ref::<ScriptFault>()?.0.borrow_mut().take());
+    if let Some(inner) = script_fault {
+        return inner;
+    }
+    let blame_caller = error.chain().any(|c| c.downcast_ref::<Diagnostic>().is_some_and(|d| d.blame_caller));
+    let diagnostic = Diagnostic { message: one_line(&error), hint: hint_of(&error), blame_caller };
+    Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(diagnostic), Position::NONE))
+}
+
+/// One entry of the script's call stack: a function, and where it was called.
+struct Frame {
+    function: String,
+    called_from: (String, Position),
+}
+
+/// An error ready to be shown.
+pub struct Report {
+    pub message: String,
+    pub hint: Option<String>,
+    place: Option<(String, Position)>,
+    stack: Vec<Frame>,
+}
+
+impl Report {
+    /// Finds message, place and call stack of a script's error. `main` is the recipe's path.
+    pub fn new(error: &EvalAltResult, main: &str, sources: &Sources, api: &super::docs::Reference) -> Self {
+        let mut stack = Vec::new();
+        let (mut file, mut inner) = (main.to_string(), error);
+        loop {
+            match inner {
+                EvalAltResult::ErrorInFunctionCall(function, source, next, position) => {
+                    stack.push(Frame { function: function.clone(), called_from: (file.clone(), *position) });
+                    if !source.is_empty() {
+                        file = source.clone();
+                    }
+                    inner = next;
+                }
+                EvalAltResult::ErrorInModule(module, next, position) => {
+                    stack.push(Frame { function: format!("import {module}"), called_from: (file.clone(), *position) });
+                    file = sources.module_file(&file, module).unwrap_or_else(|| module.clone());
+                    inner = next;
+                }
+                _ => break,
+            }
+        }
+        let (message, mut hint, blame_caller) = words(inner, api, sources.text(&file).as_deref());
+        if let EvalAltResult::ErrorModuleNotFound(path, _) = inner {
+            hint = hint.or_else(|| sources.import_hint(path));
+        }
+        let mut place = (file, inner.position());
+        // An error of Rust code that a script function was called from has no place of its own.
+        while place.1.is_none() || (blame_caller && !stack.is_empty()) {
+            let Some(frame) = stack.pop() else { break };
+            place = frame.called_from;
+            if blame_caller && !place.1.is_none() {
+                break;
+            }
+        }
+        Self { message, hint, place: Some(place), stack }
+    }
+
+    /// A message about a given place.
+    pub fn at(message: String, hint: Option<String>, file: String, position: Position) -> Self {
+        Self { message, hint, place: Some((file, position)), stack: Vec::new() }
+    }
+
+    /// An error outside any script.
+    pub fn of_rust(error: &anyhow::Error) -> Self {
+        Self { message: one_line(error), hint: hint_of(error), place: None, stack: Vec::new() }
+    }
+
+    /// The message with place, source line, call stack and hint.
+    pub fn render(&self, sources: &Sources) -> String {
+        let mut out = format!("error: {}\n", self.message);
+        if let Some((file, position)) = &self.place {
+            out += &excerpt(file, *position, sources);
+        }
+        for frame in self.stack.iter().rev() {
+            let (file, position) = &frame.called_from;
+            let name = match frame.function.as_str() {
+                name if name.starts_with("import ") => name.to_string(),
+                name if name.starts_with("anon$") => "a closure".to_string(),
+                name => format!("`{name}`"),
+            };
+            out += &format!("  in {name}, from {}\n", place_words(file, *position));
+        }
+        if let Some(hint) = &self.hint {
+            out += &format!("hint: {hint}\n");
+        }
+        out
+    }
+}
+
+fn place_words(file: &str, position: Position) -> String {
+    match (position.line(), position.position()) {
+        (Some(line), Some(column)) => format!("{file}:{line}:{column}"),
+        (Some(line), None) => format!("{file}:{line}"),
+        _ => file.to_string(),
+    }
+}
+
+/// The place and its source line with a caret under the column.
+fn excerpt(file: &str, position: Position, sources: &Sources) -> String {
+    let mut out = format!("  --> {}\n", place_words(file, position));
+    let Some(line) = position.line() else { return out };
+    let Some(text) = sources.text(file).and_then(|t| t.lines().nth(line - 1).map(String::from)) else { return out };
+    let number = line.to_string();
+    let pad = " ".repeat(number.len());
+    out += &format!("{pad} |\n{number} | {text}\n");
+    if let Some(column) = position.position() {
+        // Tabs stay tabs, so that the caret stands where the eye expects it.
+        let before: String = text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        out += &format!("{pad} | {before}^\n");
+    }
+    out
+}
+
+/// Message, hint and blame of the innermost error.
+fn words(error: &EvalAltResult, api: &super::docs::Reference, text: Option<&str>) -> (String, Option<String>, bool) {
+    match error {
+        EvalAltResult::ErrorRuntime(value, _) => {
+            if let Some(d) = value.read_lock::<Diagnostic>() {
+                return (d.message.clone(), d.hint.clone(), d.blame_caller);
+            }
+            match value.is_unit() {
+                true => ("the script threw an error".into(), None, false),
+                false => (value.to_string(), None, false),
+            }
+        }
+        EvalAltResult::ErrorFunctionNotFound(signature, _) => {
+            let (message, hint) = api.explain_missing(signature);
+            (message, hint, false)
+        }
+        EvalAltResult::ErrorVariableNotFound(name, _) => unknown_variable(name, api, text),
+        EvalAltResult::ErrorParsing(kind, _) => parse_words(kind, api, text),
+        EvalAltResult::ErrorModuleNotFound(path, _) => (format!("cannot find the module `{path}`"), None, false),
+        EvalAltResult::ErrorDotExpr(text, _) => {
+            let (message, hint) = api.explain_property(text);
+            (message, hint, false)
+        }
+        EvalAltResult::ErrorMismatchDataType(expected, found, _) => {
+            (format!("expected {expected}, found {found}"), None, false)
+        }
+        EvalAltResult::ErrorFor(_) => {
+            ("this value cannot be looped over: expected a range, an array, a map, a string or an epoch".into(), None, false)
+        }
+        other => {
+            // Rhai's own text carries the position at its end; it is shown apart.
+            let text = other.to_string();
+            let cut = text.rfind(" (line ").unwrap_or(text.len());
+            (text[..cut].to_string(), None, false)
+        }
+    }
+}
+
+fn parse_words(
+    kind: &ParseErrorType,
+    api: &super::docs::Reference,
+    text: Option<&str>,
+) -> (String, Option<String>, bool) {
+    match kind {
+        ParseErrorType::VariableUndefined(name) => unknown_variable(name, api, text),
+        ParseErrorType::ModuleUndefined(name) => {
+            let near = did_you_mean(name, api.module_names());
+            (
+                format!("unknown module `{name}`{near}"),
+                Some(format!(
+                    "built-in modules: {}; a script's own come by import \"path\" as {name};",
+                    api.module_names().collect::<Vec<_>>().join(", ")
+                )),
+                false,
+            )
+        }
+        other => (format!("syntax error: {other}"), None, false),
+    }
+}
+
+fn unknown_variable(name: &str, api: &super::docs::Reference, text: Option<&str>) -> (String, Option<String>, bool) {
+    let declared = text.map(declared_names).unwrap_or_default();
+    let near = did_you_mean(name, declared.iter().map(String::as_str).filter(|n| *n != name));
+    let hint = match (declared.iter().any(|n| n == name), api.module_names().any(|m| m == name)) {
+        (_, true) => Some(format!("`{name}` is a module: write {name}::function(…)")),
+        (true, _) => Some(
+            "a Rhai function sees its own parameters only: pass the value in, or use a closure |…| that captures it".into(),
+        ),
+        _ => None,
+    };
+    (format!("unknown variable `{name}`{near}"), hint, false)
+}
+
+/// Names that a script declares: let, const, for, function parameters, import aliases.
+fn declared_names(text: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let words: Vec<&str> = text
+        .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .filter(|w| !w.is_empty())
+        .collect();
+    for pair in words.windows(2) {
+        if ["let", "const", "for", "as"].contains(&pair[0]) {
+            names.push(pair[1].to_string());
+        }
+    }
+    for (open, _) in text.match_indices("fn ") {
+        let rest = &text[open..];
+        if let (Some(a), Some(b)) = (rest.find('('), rest.find(')'))
+            && a < b
+        {
+            names.extend(rest[a + 1..b].split(',').map(|p| p.trim().to_string()).filter(|p| !p.is_empty()));
+        }
+    }
+    names.sort();
+    names.dedup();
+    names
+}

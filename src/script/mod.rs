@@ -1,0 +1,162 @@
+//! The script host: the one place that knows Rhai.
+
+mod api;
+mod check;
+pub mod docs;
+pub mod error;
+mod params;
+mod registry;
+mod sources;
+mod values;
+
+pub use api::run::Session;
+pub use check::{Checked, Problem};
+pub use params::{Declared, Params, type_of};
+pub use sources::Sources;
+
+use crate::train::signals::Interrupt;
+use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
+use error::Report;
+use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Scope};
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+thread_local! {
+    /// The engine of this thread's host, for Rust code that calls back into a script.
+    static ENGINE: Cell<Option<&'static Engine>> = const { Cell::new(None) };
+}
+
+/// Runs `f` with this thread's engine.
+fn with_engine<R>(f: impl FnOnce(&Engine) -> R) -> R {
+    f(ENGINE.get().expect("script functions are called while a host runs"))
+}
+
+/// An engine with everything registered, and the reference of it.
+pub struct Host {
+    engine: &'static Engine,
+    pub reference: Reference,
+    pub sources: Sources,
+}
+
+/// How a script ended early.
+pub enum Failure {
+    Error(Report),
+    /// Stopped by Ctrl-C or SIGTERM, with the exit code.
+    Interrupted(i32),
+}
+
+impl Host {
+    /// The host of this thread. `stdlib` is a folder that overrides the embedded library.
+    pub fn new(stdlib: Option<PathBuf>, interrupt: Interrupt) -> Self {
+        let mut engine = Engine::new();
+        engine.set_strict_variables(true);
+        engine.set_optimization_level(OptimizationLevel::None);
+        engine.set_max_expr_depths(0, 0);
+        engine.set_max_call_levels(200);
+        engine.set_fail_on_invalid_map_property(true);
+        engine.on_progress(move |_| interrupt.exit_code().map(|code| Dynamic::from_int(code as i64)));
+        engine.on_print(|text| crate::train::progress::print_line(text));
+        engine.on_debug(|text, source, position| {
+            crate::train::progress::print_line(&format!("{}:{position:?}: {text}", source.unwrap_or("script")));
+        });
+        let sources = Sources::new(stdlib);
+        engine.set_module_resolver(sources.clone());
+
+        let mut reference = Reference::default();
+        let standard = |info: rhai::FuncInfo| {
+            let name = info.metadata.name.to_string();
+            info.namespace.is_empty().then_some((name, info.metadata.num_params))
+        };
+        reference.builtin = engine.collect_fn_metadata(None, standard, true);
+        api::register(&mut engine, &mut reference);
+        // One engine a process (or a test's thread): it lives as long as anything that calls it.
+        let engine: &'static Engine = Box::leak(Box::new(engine));
+        ENGINE.set(Some(engine));
+        let mut host = Self { engine, reference, sources };
+        host.reference.stdlib = host.read_stdlib();
+        host
+    }
+
+    /// The documentation of the standard library, from its own comments.
+    fn read_stdlib(&self) -> Vec<ScriptModuleDoc> {
+        let strip = |comment: &str, mark: &str| -> String {
+            let line = |l: &str| l.trim_start().trim_start_matches(mark).strip_prefix(' ').map(String::from)
+                .unwrap_or_else(|| l.trim_start().trim_start_matches(mark).to_string());
+            comment.lines().map(line).collect::<Vec<_>>().join("\n")
+        };
+        let mut modules = Vec::new();
+        for name in self.sources.stdlib_names() {
+            let path = format!("std/{name}");
+            let Ok((_, ast)) = self.sources.compile_module(self.engine, "", &path, rhai::Position::NONE) else {
+                continue;
+            };
+            let mut functions: Vec<ScriptFnDoc> = ast
+                .iter_functions()
+                .filter(|f| f.access.is_public() && !f.name.starts_with("anon$"))
+                .map(|f| ScriptFnDoc {
+                    name: f.name.to_string(),
+                    params: f.params.iter().map(|p| p.to_string()).collect(),
+                    doc: strip(&f.comments.join("\n"), "///"),
+                })
+                .collect();
+            functions.sort_by(|a, b| a.name.cmp(&b.name));
+            modules.push(ScriptModuleDoc { path, about: strip(ast.doc(), "//!"), functions });
+        }
+        modules
+    }
+
+    /// Reads and compiles a recipe.
+    pub fn compile(&self, path: &Path) -> Result<AST, Report> {
+        let file = path.display().to_string();
+        let text = self.sources.read_recipe(path).map_err(|e| Report::of_rust(&e))?;
+        let mut ast = self.engine.compile(&text).map_err(|e| {
+            self.report(&EvalAltResult::ErrorParsing(*e.0, e.1), &file)
+        })?;
+        ast.set_source(file.as_str());
+        Ok(ast)
+    }
+
+    /// Resolves every import and function of a compiled recipe, without running it.
+    pub fn check(&self, ast: &AST, path: &Path) -> Result<Checked, Report> {
+        let file = path.display().to_string();
+        check::check(self, ast, &file).map_err(|e| self.report(&e, &file))
+    }
+
+    /// Runs a compiled recipe.
+    pub fn run(&self, ast: &AST, path: &Path) -> Result<(), Failure> {
+        let result = self.engine.run_ast_with_scope(&mut Scope::new(), ast);
+        match result.map_err(|e| *e) {
+            Ok(()) => Ok(()),
+            Err(error) => match termination(&error) {
+                Some(code) => Err(Failure::Interrupted(code)),
+                None => Err(Failure::Error(self.report(&error, &path.display().to_string()))),
+            },
+        }
+    }
+
+    fn report(&self, error: &EvalAltResult, main: &str) -> Report {
+        Report::new(error, main, &self.sources, &self.reference)
+    }
+
+    /// A problem found by `check`, shown like an error.
+    pub fn render_problem(&self, problem: &Problem) -> String {
+        Report::at(problem.message.clone(), problem.hint.clone(), problem.file.clone(), problem.position)
+            .render(&self.sources)
+    }
+
+    /// Writes definition files for editors' Rhai language servers.
+    pub fn write_definitions(&self, dir: &Path) -> std::io::Result<()> {
+        self.engine.definitions().with_headers(true).write_to_dir(dir)
+    }
+}
+
+/// The exit code inside an error that a signal caused.
+fn termination(error: &EvalAltResult) -> Option<i32> {
+    match error {
+        EvalAltResult::ErrorTerminated(code, _) => code.as_int().ok().map(|c| c as i32),
+        EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => {
+            termination(inner)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,192 @@
+//! A recipe's parameters: `param("name", default, "doc")` declares one, `--set name=value`
+//! overrides it.
+
+use super::values::{from_json, to_json};
+use crate::bail_hint;
+use crate::error::{Diagnostic, Result, did_you_mean};
+use rhai::{ASTNode, Dynamic, Expr, Position, Stmt};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// A `param(…)` found in a script without running it.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    pub name: String,
+    /// The default, where it is a literal.
+    pub default: Option<Dynamic>,
+    /// The default's text, as written.
+    pub default_text: String,
+    pub doc: String,
+    pub file: String,
+    pub position: Position,
+}
+
+/// The parameters of one run.
+#[derive(Default)]
+pub struct Params {
+    given: BTreeMap<String, String>,
+    /// Values in force, in the order in which the recipe declared them.
+    pub effective: Map<String, Value>,
+}
+
+/// The `param(…)` calls of a script.
+pub fn scan(ast: &rhai::AST, file: &str, text: &str) -> Result<Vec<Declared>, (String, Position)> {
+    let mut found = Vec::new();
+    let mut fault = None;
+    ast.walk(&mut |path: &[ASTNode]| {
+        let (call, position) = match path.last() {
+            Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position),
+            Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => (call, *position),
+            _ => return true,
+        };
+        if call.name != "param" || !call.namespace.is_empty() || !(2..=3).contains(&call.args.len()) {
+            return true;
+        }
+        let Expr::StringConstant(name, _) = &call.args[0] else {
+            fault = Some(("param: the name must be written as a string literal".to_string(), position));
+            return false;
+        };
+        let doc = match call.args.get(2) {
+            Some(Expr::StringConstant(doc, _)) => doc.to_string(),
+            _ => String::new(),
+        };
+        found.push(Declared {
+            name: name.to_string(),
+            default: call.args[1].get_literal_value(None),
+            default_text: argument_text(text, position).unwrap_or_default(),
+            doc,
+            file: file.to_string(),
+            position,
+        });
+        true
+    });
+    match fault {
+        Some(fault) => Err(fault),
+        None => Ok(found),
+    }
+}
+
+/// The text of the second argument of the call that starts at `position`.
+fn argument_text(text: &str, position: Position) -> Option<String> {
+    let (line, column) = (position.line()?, position.position()?);
+    let start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+    let rest: String = text[start..].chars().skip(column - 1).collect();
+    let (mut depth, mut commas, mut quote, mut argument) = (0, 0, None, String::new());
+    let mut previous = ' ';
+    for c in rest[rest.find('(')?..].chars() {
+        match (quote, c) {
+            (Some(q), c) if c == q && previous != '\\' => quote = None,
+            (None, '"' | '`') => quote = Some(c),
+            (None, '(' | '[' | '{') => depth += 1,
+            (None, ')' | ']' | '}') => depth -= 1,
+            (None, ',') if depth == 1 => {
+                commas += 1;
+                if commas == 2 {
+                    break;
+                }
+                continue;
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+        if commas == 1 {
+            argument.push(c);
+        }
+        previous = c;
+    }
+    Some(argument.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+impl Params {
+    /// Checks `--set` values against what the recipe declares, before anything runs.
+    pub fn new(set: &[(String, String)], declared: &[Declared]) -> Result<Self> {
+        let names: Vec<&str> = declared.iter().map(|d| d.name.as_str()).collect();
+        let mut given = BTreeMap::new();
+        for (name, text) in set {
+            let Some(d) = declared.iter().find(|d| d.name == *name) else {
+                bail_hint!(
+                    "--set {name}: the recipe has no parameter `{name}`{}", did_you_mean(name, names.iter().copied());
+                    "{}", match names.is_empty() {
+                        true => "it declares none with param(…)".to_string(),
+                        false => format!("it declares: {}", names.join(", ")),
+                    }
+                );
+            };
+            if let Some(default) = &d.default {
+                parse(name, text, default)?;
+            }
+            given.insert(name.clone(), text.clone());
+        }
+        Ok(Self { given, effective: Map::new() })
+    }
+
+    /// The value of a parameter: the one given, of the default's type, or the default.
+    pub fn declare(&mut self, name: &str, default: &Dynamic) -> Result<Dynamic> {
+        let value = match self.given.get(name) {
+            Some(text) => parse(name, text, default)?,
+            None if default.is_unit() => {
+                return Err(Diagnostic::new(format!("the parameter `{name}` has no default: give it with --set {name}=VALUE"))
+                    .hint("`nepa run RECIPE --help` lists the recipe's parameters")
+                    .into());
+            }
+            None => to_json(default)?,
+        };
+        let converted = from_json(&value);
+        // A float keeps its type even where its value is whole.
+        let converted = match default.is_float() {
+            true => Dynamic::from_float(value.as_f64().unwrap_or(f64::NAN)),
+            false => converted,
+        };
+        self.effective.insert(name.to_string(), value);
+        Ok(converted)
+    }
+}
+
+/// The default's type, in words for `--help`.
+pub fn type_of(default: &Dynamic) -> &'static str {
+    match default.type_name() {
+        "i64" => "int",
+        "f64" => "float",
+        "bool" => "bool",
+        "string" => "string",
+        "array" => "array",
+        "map" => "map",
+        "()" => "string",
+        _ => "value",
+    }
+}
+
+/// Reads a `--set` value as the type of the default.
+fn parse(name: &str, text: &str, default: &Dynamic) -> Result<Value> {
+    let expected = match default.type_name() {
+        "()" | "string" => return Ok(Value::String(text.to_string())),
+        "i64" => match text.replace('_', "").parse::<i64>() {
+            Ok(n) => return Ok(n.into()),
+            Err(_) => "an integer",
+        },
+        "f64" => match text.replace('_', "").parse::<f64>() {
+            Ok(x) if x.is_finite() => return Ok(x.into()),
+            _ => "a number",
+        },
+        "bool" => match text {
+            "true" => return Ok(true.into()),
+            "false" => return Ok(false.into()),
+            _ => "true or false",
+        },
+        "array" => match serde_json::from_str(text) {
+            Ok(Value::Array(items)) => return Ok(Value::Array(items)),
+            _ => "an array such as [1, 2]",
+        },
+        "map" => match serde_json::from_str(text) {
+            Ok(Value::Object(map)) => return Ok(Value::Object(map)),
+            _ => "a JSON object such as {\"a\": 1}",
+        },
+        other => crate::error::bail!("param `{name}`: a default of type {other} cannot be overridden"),
+    };
+    bail_hint!(
+        "--set {name}={text}: expected {expected}, found \"{text}\"";
+        "the default is {default}"
+    )
+}

@@ -1,0 +1,169 @@
+//! The texts of all scripts of a run, and where imports lead: `std/…` to the standard library,
+//! embedded in the binary or in the folder that overrides it; anything else to a file beside the
+//! importing one.
+
+use crate::error::{Context as _, Result, did_you_mean, nearest};
+use include_dir::{Dir, include_dir};
+use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+static STDLIB: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/stdlib");
+
+#[derive(Default)]
+struct Store {
+    texts: HashMap<String, String>,
+    modules: HashMap<String, Shared<Module>>,
+    loading: Vec<String>,
+}
+
+/// Shared between the engine's resolver and the error reports.
+#[derive(Clone, Default)]
+pub struct Sources {
+    store: Rc<RefCell<Store>>,
+    /// A folder that stands in for the embedded standard library, file by file.
+    stdlib: Option<PathBuf>,
+}
+
+impl Sources {
+    pub fn new(stdlib: Option<PathBuf>) -> Self {
+        Self { store: Rc::default(), stdlib }
+    }
+
+    /// The text of a script that was loaded.
+    pub fn text(&self, file: &str) -> Option<String> {
+        self.store.borrow().texts.get(file).cloned()
+    }
+
+    /// Reads a recipe and remembers its text.
+    pub fn read_recipe(&self, path: &Path) -> Result<String> {
+        if !path.is_file() {
+            let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let mut names: Vec<String> = std::fs::read_dir(parent)
+                .map(|entries| entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
+                .unwrap_or_default();
+            names.retain(|n| n.ends_with(".rhai"));
+            names.sort();
+            let wanted = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let near = nearest(&wanted, names.iter().map(String::as_str))
+                .map(|n| format!("; did you mean {}?", parent.join(n).display()))
+                .unwrap_or_default();
+            let kind = if path.is_dir() { "is a folder, not a recipe" } else { "does not exist" };
+            let hint = match names.is_empty() {
+                true => format!("{} holds no .rhai files", parent.display()),
+                false => format!("{} holds: {}", parent.display(), names.join(", ")),
+            };
+            return Err(crate::error::Diagnostic::new(format!("the recipe {} {kind}{near}", path.display()))
+                .hint(hint)
+                .into());
+        }
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        self.remember(&path.display().to_string(), &text);
+        Ok(text)
+    }
+
+    pub fn remember(&self, file: &str, text: &str) {
+        self.store.borrow_mut().texts.insert(file.to_string(), text.to_string());
+    }
+
+    /// The file that `import path` in `importer` means, if there is one.
+    pub fn module_file(&self, importer: &str, path: &str) -> Option<String> {
+        self.locate(importer, path).map(|(file, _)| file)
+    }
+
+    /// File name and text of an imported module.
+    fn locate(&self, importer: &str, path: &str) -> Option<(String, String)> {
+        let with_extension = if path.ends_with(".rhai") { path.to_string() } else { format!("{path}.rhai") };
+        if let Some(name) = with_extension.strip_prefix("std/") {
+            if let Some(folder) = &self.stdlib {
+                let file = folder.join(name);
+                if let Ok(text) = std::fs::read_to_string(&file) {
+                    return Some((file.display().to_string(), text));
+                }
+            }
+            let text = STDLIB.get_file(name)?.contents_utf8()?;
+            return Some((with_extension, text.to_string()));
+        }
+        let folder = Path::new(importer).parent().unwrap_or(Path::new(""));
+        let file = folder.join(&with_extension);
+        let text = std::fs::read_to_string(&file).ok()?;
+        Some((file.display().to_string(), text))
+    }
+
+    /// The file and AST of an imported module.
+    pub fn compile_module(
+        &self,
+        engine: &Engine,
+        importer: &str,
+        path: &str,
+        position: Position,
+    ) -> Result<(String, AST), Box<EvalAltResult>> {
+        let Some((file, text)) = self.locate(importer, path) else {
+            return Err(Box::new(EvalAltResult::ErrorModuleNotFound(path.to_string(), position)));
+        };
+        self.remember(&file, &text);
+        let mut ast = engine.compile(&text).map_err(|e| {
+            let inner = Box::new(EvalAltResult::ErrorParsing(*e.0, e.1));
+            Box::new(EvalAltResult::ErrorInModule(path.to_string(), inner, position))
+        })?;
+        ast.set_source(file.as_str());
+        Ok((file, ast))
+    }
+
+    /// What could have been meant by an import that leads nowhere.
+    pub fn import_hint(&self, path: &str) -> Option<String> {
+        let names = self.stdlib_names();
+        match path.strip_prefix("std/") {
+            Some(name) => Some(format!(
+                "the standard library has {}{}",
+                names.iter().map(|n| format!("std/{n}")).collect::<Vec<_>>().join(", "),
+                did_you_mean(name, names.iter().map(String::as_str))
+            )),
+            None => {
+                let close = nearest(path, names.iter().map(String::as_str)).map(|n| format!("; did you mean `std/{n}`?"));
+                Some(format!(
+                    "an import is a path relative to the importing file, without .rhai, or std/NAME{}",
+                    close.unwrap_or_default()
+                ))
+            }
+        }
+    }
+
+    /// Names of the standard library's scripts.
+    pub fn stdlib_names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            STDLIB.files().filter_map(|f| Some(f.path().file_stem()?.to_str()?.to_string())).collect();
+        names.sort();
+        names
+    }
+}
+
+impl ModuleResolver for Sources {
+    fn resolve(
+        &self,
+        engine: &Engine,
+        source: Option<&str>,
+        path: &str,
+        position: Position,
+    ) -> Result<Shared<Module>, Box<EvalAltResult>> {
+        let (file, ast) = self.compile_module(engine, source.unwrap_or(""), path, position)?;
+        if let Some(module) = self.store.borrow().modules.get(&file) {
+            return Ok(module.clone());
+        }
+        if self.store.borrow().loading.contains(&file) {
+            let chain = self.store.borrow().loading.join(" -> ");
+            let inner = EvalAltResult::ErrorRuntime(format!("circular import: {chain} -> {file}").into(), position);
+            return Err(Box::new(inner));
+        }
+        self.store.borrow_mut().loading.push(file.clone());
+        let result = Module::eval_ast_as_new(Scope::new(), &ast, engine);
+        self.store.borrow_mut().loading.pop();
+        let module: Shared<Module> = result
+            .map_err(|e| Box::new(EvalAltResult::ErrorInModule(path.to_string(), e, position)))?
+            .into();
+        self.store.borrow_mut().modules.insert(file, module.clone());
+        Ok(module)
+    }
+}

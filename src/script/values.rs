@@ -1,0 +1,182 @@
+//! Script values: handles to Rust objects, and conversions that say what they expected.
+
+use crate::error::{Result, bail};
+use crate::nn::{ModuleRef, shape_words};
+use crate::options::{self, Options};
+use rhai::{Array, Dynamic, FnPtr, Map};
+use serde_json::{Number, Value};
+use std::rc::Rc;
+
+/// A tensor in a script; cloning it shares the data.
+#[derive(Clone)]
+pub struct Tensor(pub Rc<tch::Tensor>);
+
+impl std::ops::Deref for Tensor {
+    type Target = tch::Tensor;
+    fn deref(&self) -> &tch::Tensor {
+        &self.0
+    }
+}
+
+impl From<tch::Tensor> for Tensor {
+    fn from(t: tch::Tensor) -> Self {
+        Tensor(Rc::new(t))
+    }
+}
+
+/// A module in a script; cloning it shares the parameters.
+#[derive(Clone)]
+pub struct Module(pub ModuleRef);
+
+/// Wraps libtorch's result for a script.
+pub fn ok(t: tch::Tensor) -> Result<Tensor> {
+    Ok(t.into())
+}
+
+/// "integer 3", "tensor [2, 3] float32": a value in an error message.
+pub fn found(value: &Dynamic) -> String {
+    if let Some(t) = value.read_lock::<Tensor>() {
+        return format!("a tensor {}", shape_words(&t));
+    }
+    if let Some(m) = value.read_lock::<Module>() {
+        return format!("the module {}", m.0.describe());
+    }
+    match value.type_name() {
+        "i64" => format!("the integer {value}"),
+        "f64" => format!("the float {value}"),
+        "bool" => format!("{value}"),
+        "()" => "()".into(),
+        "string" => format!("the string {:?}", value.to_string()),
+        "map" => "a map".into(),
+        "array" => "an array".into(),
+        "Fn" => "a function".into(),
+        other => format!("a value of type {}", other.rsplit("::").next().unwrap_or(other)),
+    }
+}
+
+/// A number given as int or float.
+pub fn number(value: &Dynamic, what: &str) -> Result<f64> {
+    if let Ok(x) = value.as_float() {
+        return Ok(x);
+    }
+    match value.as_int() {
+        Ok(x) => Ok(x as f64),
+        Err(_) => bail!("{what}: expected a number, found {}", found(value)),
+    }
+}
+
+/// A list of integers, such as a shape or dimensions.
+pub fn ints(values: &Array, what: &str) -> Result<Vec<i64>> {
+    values
+        .iter()
+        .map(|v| match v.as_int() {
+            Ok(n) => Ok(n),
+            Err(_) => bail!("{what}: expected an array of integers, found {} in it", found(v)),
+        })
+        .collect()
+}
+
+/// A shape: non-negative sizes.
+pub fn shape(values: &Array) -> Result<Vec<i64>> {
+    let sizes = ints(values, "shape")?;
+    match sizes.iter().find(|n| **n < 0) {
+        Some(negative) => bail!("shape: sizes must not be negative, found {negative} in {sizes:?}"),
+        None => Ok(sizes),
+    }
+}
+
+/// A list of tensors.
+pub fn tensors(values: &Array, what: &str) -> Result<Vec<tch::Tensor>> {
+    values
+        .iter()
+        .map(|v| match v.read_lock::<Tensor>() {
+            Some(t) => Ok(t.shallow_clone()),
+            None => bail!("{what}: expected an array of tensors, found {} in it", found(v)),
+        })
+        .collect()
+}
+
+/// A list of modules.
+pub fn modules(values: &Array, what: &str) -> Result<Vec<ModuleRef>> {
+    values.iter().map(|v| module(v, what)).collect()
+}
+
+/// A module given as such.
+pub fn module(value: &Dynamic, what: &str) -> Result<ModuleRef> {
+    match value.read_lock::<Module>() {
+        Some(m) => Ok(m.0.clone()),
+        None => bail!("{what}: expected a module, found {}", found(value)),
+    }
+}
+
+/// A script's plain data as JSON.
+pub fn to_json(value: &Dynamic) -> Result<Value> {
+    if let Some(array) = value.read_lock::<Array>() {
+        return array.iter().map(to_json).collect::<Result<_>>().map(Value::Array);
+    }
+    if let Some(map) = value.read_lock::<Map>() {
+        return map.iter().map(|(k, v)| Ok((k.to_string(), to_json(v)?))).collect::<Result<_>>().map(Value::Object);
+    }
+    Ok(match value.type_name() {
+        "()" => Value::Null,
+        "bool" => Value::Bool(value.as_bool().expect("checked")),
+        "i64" => value.as_int().expect("checked").into(),
+        "f64" => {
+            let x = value.as_float().expect("checked");
+            // JSON has no infinities; they are written as strings rather than lost.
+            Number::from_f64(x).map_or_else(|| Value::String(x.to_string()), Value::Number)
+        }
+        "string" => Value::String(value.to_string()),
+        "char" => Value::String(value.to_string()),
+        _ => match value.read_lock::<Tensor>() {
+            Some(t) if t.numel() == 1 => match t.is_floating_point() {
+                true => to_json(&Dynamic::from_float(t.f_double_value(&[0i64; 8][..t.dim()])?))?,
+                false => t.f_int64_value(&[0i64; 8][..t.dim()])?.into(),
+            },
+            _ => bail!("expected plain data (numbers, strings, arrays, maps), found {}", found(value)),
+        },
+    })
+}
+
+/// JSON as a script's plain data.
+pub fn from_json(value: &Value) -> Dynamic {
+    match value {
+        Value::Null => Dynamic::UNIT,
+        Value::Bool(b) => (*b).into(),
+        Value::Number(n) => match n.as_i64() {
+            Some(i) => i.into(),
+            None => n.as_f64().unwrap_or(f64::NAN).into(),
+        },
+        Value::String(s) => s.clone().into(),
+        Value::Array(items) => items.iter().map(from_json).collect::<Array>().into(),
+        Value::Object(map) => map.iter().map(|(k, v)| (k.as_str().into(), from_json(v))).collect::<Map>().into(),
+    }
+}
+
+/// A script's map as a JSON object.
+pub fn object(map: &Map) -> Result<serde_json::Map<String, Value>> {
+    match to_json(&Dynamic::from_map(map.clone()))? {
+        Value::Object(map) => Ok(map),
+        _ => unreachable!("a map is an object"),
+    }
+}
+
+/// Reads a map of options of the function `of`.
+pub fn read_options<T: Options>(of: &str, map: &Map) -> Result<T> {
+    let mut plain = serde_json::Map::new();
+    for (name, value) in map {
+        let known = T::docs().iter().any(|d| d.name == name.as_str());
+        match to_json(value) {
+            Ok(json) => plain.insert(name.to_string(), json),
+            // An unknown name is the first thing to tell, whatever its value.
+            Err(_) if !known => plain.insert(name.to_string(), Value::Null),
+            Err(e) => return Err(e.context(format!("option `{name}` of {of}"))),
+        };
+    }
+    Ok(options::read(of, plain)?)
+}
+
+/// Calls a script's function from Rust.
+pub fn call(function: &FnPtr, arguments: impl rhai::FuncArgs) -> Result<Dynamic> {
+    super::with_engine(|engine| function.call(engine, &rhai::AST::empty(), arguments)).map_err(super::error::from_rhai)
+}

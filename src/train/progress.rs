@@ -1,0 +1,135 @@
+//! Progress of anything that takes longer than two seconds: a bar on a terminal, plain lines
+//! elsewhere, both with steps, speed, time to go and the latest values.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Map, Value};
+use std::cell::RefCell;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// How often plain lines are written.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// The bar on the screen, so that lines can be printed above it.
+    static ACTIVE: RefCell<Option<ProgressBar>> = const { RefCell::new(None) };
+}
+
+/// Prints a line to stdout without tearing the bar.
+pub fn print_line(text: &str) {
+    let print = || {
+        // A closed pipe is no reason to lose a run.
+        let _ = writeln!(std::io::stdout(), "{text}");
+    };
+    ACTIVE.with_borrow(|bar| match bar {
+        Some(bar) => bar.suspend(print),
+        None => print(),
+    });
+}
+
+pub struct Progress {
+    label: String,
+    total: u64,
+    done: u64,
+    images: u64,
+    started: Instant,
+    last_line: Instant,
+    bar: Option<ProgressBar>,
+    values: String,
+}
+
+impl Progress {
+    pub fn new(label: &str, total: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
+            let template = "{prefix:>12} [{bar:24}] {pos}/{len} {msg}";
+            bar.set_style(ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> "));
+            bar.set_prefix(label.to_string());
+            ACTIVE.set(Some(bar.clone()));
+            bar
+        });
+        let now = Instant::now();
+        Self { label: label.into(), total, done: 0, images: 0, started: now, last_line: now, bar, values: String::new() }
+    }
+
+    /// One step done, on `images` images, with the values to show.
+    pub fn step(&mut self, images: u64, values: &Map<String, Value>) {
+        self.done += 1;
+        self.images += images;
+        let due = self.last_line.elapsed() >= PLAIN_INTERVAL;
+        if self.bar.is_none() && !due {
+            return;
+        }
+        self.values = words(values);
+        let status = self.status();
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(self.done);
+                bar.set_message(status);
+            }
+            None => {
+                self.last_line = Instant::now();
+                let _ = writeln!(std::io::stderr(), "{}: step {}/{}, {status}", self.label, self.done, self.total);
+            }
+        }
+    }
+
+    fn status(&self) -> String {
+        let elapsed = self.started.elapsed();
+        let left = elapsed.mul_f64((self.total.saturating_sub(self.done)) as f64 / self.done.max(1) as f64);
+        let speed = match self.images {
+            0 => format!("{:.1} steps/s", self.done as f64 / elapsed.as_secs_f64().max(1e-9)),
+            n => format!("{:.0} images/s", n as f64 / elapsed.as_secs_f64().max(1e-9)),
+        };
+        let values = if self.values.is_empty() { String::new() } else { format!("{}, ", self.values) };
+        format!("{values}{speed}, ETA {}", clock(left))
+    }
+
+    /// Leaves a last line behind: how long it took and the final values.
+    pub fn finish(&mut self, values: &Map<String, Value>) {
+        if !values.is_empty() {
+            self.values = words(values);
+        }
+        if let Some(bar) = self.bar.take() {
+            ACTIVE.set(None);
+            bar.finish_and_clear();
+        }
+        let elapsed = self.started.elapsed();
+        let speed = match self.images {
+            0 => String::new(),
+            n => format!(", {:.0} images/s", n as f64 / elapsed.as_secs_f64().max(1e-9)),
+        };
+        let values = if self.values.is_empty() { String::new() } else { format!(", {}", self.values) };
+        let _ = writeln!(
+            std::io::stderr(),
+            "{}: {}/{} steps in {}{speed}{values}",
+            self.label,
+            self.done,
+            self.total,
+            clock(elapsed)
+        );
+    }
+}
+
+/// "loss -0.8123, lr 1.0e-3"
+fn words(values: &Map<String, Value>) -> String {
+    let word = |v: &Value| match v {
+        Value::Number(n) if n.is_f64() => {
+            let x = n.as_f64().unwrap_or(f64::NAN);
+            if x != 0.0 && x.abs() < 0.01 { format!("{x:.2e}") } else { format!("{x:.4}") }
+        }
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    };
+    values.iter().map(|(k, v)| format!("{k} {}", word(v))).collect::<Vec<_>>().join(", ")
+}
+
+/// "4.2s", "3m05s", "2h10m"
+fn clock(d: Duration) -> String {
+    let s = d.as_secs();
+    match s {
+        0..60 => format!("{:.1}s", d.as_secs_f64()),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        _ => format!("{}h{:02}m", s / 3600, s % 3600 / 60),
+    }
+}

@@ -1,0 +1,420 @@
+//! The sub-commands.
+
+use crate::{
+    Usage, host,
+    libtorch::{self, Variant, Want},
+};
+use anyhow::{Context, Result, bail};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+};
+
+const HELP: &str = "\
+Usage: cargo xtask <command> [arguments]
+
+Commands:
+  run RECIPE [ARGS…]      build nepa (release) and run a recipe: `nepa run RECIPE ARGS…`
+  test [ARGS…]            run all tests: `cargo test --workspace ARGS…`
+  bench [NAME [ARGS…]]    run one benchmark; without a name, list them
+  setup [--cuda]          set libtorch up, for the CPU or for CUDA (done by itself on first use, for the CPU)
+  install [--to DIR]      build nepa (release) and copy it to cargo's bin folder, or to DIR
+  help                    show this text; `cargo xtask <command> --help` tells more
+
+The first command fetches libtorch into a cache that all clones share: $NEPA_CACHE, else the user's cache folder.
+To use a libtorch of your own set LIBTORCH, or LIBTORCH_USE_PYTORCH=1 for an installed PyTorch.
+";
+
+const RUN: &str = "\
+Usage: cargo xtask run RECIPE [ARGS…]
+
+Sets libtorch up if need be, builds nepa in release mode and replaces itself by `nepa run RECIPE ARGS…` in the
+current folder. `cargo xtask run -- --help` shows nepa's own help for `run`.
+";
+
+const TEST: &str = "\
+Usage: cargo xtask test [ARGS…]
+
+Sets libtorch up if need be and runs `cargo test --workspace ARGS…` (without --workspace if ARGS choose a package).
+";
+
+const BENCH: &str = "\
+Usage: cargo xtask bench [NAME [ARGS…]]
+
+Sets libtorch up if need be and runs `cargo bench --bench NAME -- ARGS…`. Without a name, lists the benchmarks.
+";
+
+const SETUP: &str = "\
+Usage: cargo xtask setup [--cuda]
+
+Fetches libtorch 2.11.0 with `python3 -m pip download` into the cache that all clones share ($NEPA_CACHE, else the
+user's cache folder), checks it, and links it as .libtorch, where plain cargo commands find it.
+
+  --cuda    the build for NVIDIA GPUs with all its libraries (a download of more than 2 GB); the CPU's otherwise.
+            Later commands stay with what is set up here.
+
+With LIBTORCH or LIBTORCH_USE_PYTORCH set, only checks what they point at.
+";
+
+const INSTALL: &str = "\
+Usage: cargo xtask install [--to DIR]
+
+Sets libtorch up if need be, builds nepa in release mode and copies it to DIR, or to cargo's bin folder. The copy
+works from anywhere; it uses libtorch where it is now, in the cache.
+";
+
+const COMMANDS: [&str; 6] = ["run", "test", "bench", "setup", "install", "help"];
+
+type Action = fn(&[OsString]) -> Result<ExitCode>;
+
+pub fn dispatch(args: &[OsString]) -> Result<ExitCode> {
+    let (name, rest) = match args.split_first() {
+        Some((name, rest)) => (name.to_string_lossy().into_owned(), rest),
+        None => {
+            print!("{HELP}");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let (command, help): (Action, _) = match name.as_str() {
+        "run" => (run, RUN),
+        "test" => (test, TEST),
+        "bench" => (bench, BENCH),
+        "setup" => (setup, SETUP),
+        "install" => (install, INSTALL),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {
+            let kind = if name.starts_with('-') {
+                "option"
+            } else {
+                "command"
+            };
+            bail!(unknown(kind, &name, &COMMANDS, "cargo xtask help"));
+        }
+    };
+    // Only in first place: further on it may be meant for the recipe, for cargo or for the benchmark.
+    if rest.first().is_some_and(|a| a == "--help" || a == "-h") {
+        print!("{help}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    command(rest)
+}
+
+fn run(args: &[OsString]) -> Result<ExitCode> {
+    let args = args.strip_prefix(&[OsString::from("--")]).unwrap_or(args);
+    if args.is_empty() {
+        bail!(Usage(
+            "no recipe given, as in `cargo xtask run recipes/quickstart.rhai`".into()
+        ));
+    }
+    let project = project();
+    libtorch::ensure(&project, Want::Linked)?;
+    match build(&project)? {
+        Ok(nepa) => {
+            let mut command = Command::new(nepa);
+            host::clean_env(&mut command, &project);
+            exec(command.arg("run").args(args))
+        }
+        Err(code) => Ok(code),
+    }
+}
+
+fn test(args: &[OsString]) -> Result<ExitCode> {
+    let project = project();
+    libtorch::ensure(&project, Want::Linked)?;
+    let chosen = args.iter().take_while(|a| *a != "--").any(|a| {
+        let a = a.to_string_lossy();
+        // `-p NAME`, `-pNAME`, `--package NAME`, `--package=NAME`
+        (a.starts_with("-p") || a == "--package" || a.starts_with("--package="))
+            || a == "--workspace"
+    });
+    let mut command = cargo(&project);
+    command.arg("test");
+    if !chosen {
+        command.arg("--workspace");
+    }
+    exec(command.args(args))
+}
+
+fn bench(args: &[OsString]) -> Result<ExitCode> {
+    let project = project();
+    let names = benches(&project);
+    let list = if names.is_empty() {
+        "there are none".to_string()
+    } else {
+        names.join(", ")
+    };
+    let Some((name, rest)) = args.split_first() else {
+        println!("Benchmarks: {list}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let name = name.to_string_lossy();
+    if !names.iter().any(|n| *n == name) {
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        bail!(Usage(format!(
+            "no benchmark `{name}`{}. Benchmarks: {list}",
+            did_you_mean(&name, &names)
+        )));
+    }
+    libtorch::ensure(&project, Want::Linked)?;
+    let rest = rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest);
+    exec(
+        cargo(&project)
+            .args(["bench", "--bench", &*name, "--"])
+            .args(rest),
+    )
+}
+
+fn setup(args: &[OsString]) -> Result<ExitCode> {
+    let mut variant = Variant::Cpu;
+    for arg in args {
+        match arg.to_string_lossy().as_ref() {
+            "--cuda" => variant = Variant::Cuda,
+            "--help" | "-h" => {
+                print!("{SETUP}");
+                return Ok(ExitCode::SUCCESS);
+            }
+            other => bail!(unknown(
+                "argument",
+                other,
+                &["--cuda", "--help"],
+                "cargo xtask setup --help"
+            )),
+        }
+    }
+    println!("{}", libtorch::ensure(&project(), Want::Exactly(variant))?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn install(args: &[OsString]) -> Result<ExitCode> {
+    let mut folder = None;
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let text = arg.to_string_lossy();
+        if text == "--to" {
+            folder = Some(
+                args.next()
+                    .filter(|a| !a.is_empty())
+                    .map(PathBuf::from)
+                    .ok_or_else(no_folder)?,
+            );
+        } else if let Some(path) = text.strip_prefix("--to=") {
+            folder = Some(
+                Some(path)
+                    .filter(|p| !p.is_empty())
+                    .map(PathBuf::from)
+                    .ok_or_else(no_folder)?,
+            );
+        } else if text == "--help" || text == "-h" {
+            print!("{INSTALL}");
+            return Ok(ExitCode::SUCCESS);
+        } else {
+            bail!(unknown(
+                "argument",
+                &text,
+                &["--to", "--help"],
+                "cargo xtask install --help"
+            ));
+        }
+    }
+    let folder = match folder {
+        Some(folder) => std::path::absolute(folder)?,
+        None => match (env::var_os("CARGO_HOME"), env::home_dir()) {
+            (Some(home), _) if !home.is_empty() => std::path::absolute(home)?.join("bin"),
+            (_, Some(home)) => home.join(".cargo/bin"),
+            _ => bail!("neither CARGO_HOME nor HOME is set; say where to install with --to DIR"),
+        },
+    };
+
+    let project = project();
+    libtorch::ensure(&project, Want::Linked)?;
+    let built = match build(&project)? {
+        Ok(built) => built,
+        Err(code) => return Ok(code),
+    };
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    // A copy beside its place, then a rename: nobody ever meets half a binary, and a running nepa goes on undisturbed.
+    let (target, copy) = (
+        folder.join("nepa"),
+        folder.join(format!(".nepa-{}", std::process::id())),
+    );
+    if let Err(error) = fs::copy(&built, &copy).and_then(|_| fs::rename(&copy, &target)) {
+        let _ = fs::remove_file(&copy);
+        return Err(error).with_context(|| {
+            format!(
+                "cannot write {}; `cargo xtask install --to DIR` installs elsewhere",
+                target.display()
+            )
+        });
+    }
+    println!("Installed {}", target.display());
+    let on_path = |dir: PathBuf| dir == folder || same_folder(&dir, &folder);
+    match env::var_os("PATH") {
+        Some(path) if env::split_paths(&path).any(on_path) => {
+            println!("Its folder is on PATH: start it as `nepa`.")
+        }
+        _ => println!(
+            "Its folder is not on PATH: start it by its full name, or add the folder with\n  export PATH=\"{}:$PATH\"",
+            folder.display()
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn no_folder() -> Usage {
+    Usage("--to needs a folder".into())
+}
+
+fn same_folder(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// The checkout: found upward from the current folder, because that is where cargo found the alias; the one xtask was
+/// built in otherwise.
+fn project() -> PathBuf {
+    let is_project = |dir: &&Path| {
+        dir.join("xtask/Cargo.toml").is_file() && dir.join(".cargo/config.toml").is_file()
+    };
+    env::current_dir()
+        .ok()
+        .and_then(|dir| dir.ancestors().find(is_project).map(Path::to_path_buf))
+        .unwrap_or_else(|| {
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .parent()
+                .expect("xtask lies in the project")
+                .to_path_buf()
+        })
+}
+
+/// The cargo that runs us, in the project's root.
+fn cargo(project: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(project);
+    host::clean_env(&mut command, project);
+    command
+}
+
+/// Builds nepa in release mode and says where it lies, or with which code cargo failed (having told why).
+fn build(project: &Path) -> Result<Result<PathBuf, ExitCode>> {
+    // Only cargo knows the target folder for sure; its JSON messages name the binary, diagnostics go to stderr as usual.
+    let mut child = cargo(project)
+        .args([
+            "build",
+            "--release",
+            "--bin",
+            "nepa",
+            "--message-format=json-render-diagnostics",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let mut binary = None;
+    for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
+        binary = executable(&line?).or(binary);
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        return Ok(Err(ExitCode::from(
+            status
+                .code()
+                .and_then(|c| u8::try_from(c).ok())
+                .unwrap_or(1),
+        )));
+    }
+    binary
+        .map(Ok)
+        .context("cargo built nepa but did not say where it is")
+}
+
+/// The string behind `"executable":` in one of cargo's messages.
+fn executable(message: &str) -> Option<PathBuf> {
+    let mut chars = message.split_once(r#""executable":""#)?.1.chars();
+    let mut path = String::new();
+    loop {
+        match chars.next()? {
+            '"' => return Some(path.into()),
+            // Cargo escapes only quotes and backslashes in the names that file systems have in practice.
+            '\\' => path.push(chars.next()?),
+            c => path.push(c),
+        }
+    }
+}
+
+fn exec(command: &mut Command) -> Result<ExitCode> {
+    let error = command.exec();
+    Err(error).with_context(|| {
+        format!(
+            "cannot start {}",
+            Path::new(command.get_program()).display()
+        )
+    })
+}
+
+/// The names of `benches/NAME.rs` and `benches/NAME/main.rs`, sorted.
+fn benches(project: &Path) -> Vec<String> {
+    let entries = fs::read_dir(project.join("benches"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut names: Vec<_> = entries
+        .filter_map(|entry| {
+            let path = entry.path();
+            let found =
+                path.extension() == Some(OsStr::new("rs")) || path.join("main.rs").is_file();
+            found
+                .then(|| path.file_stem().map(|s| s.to_string_lossy().into_owned()))
+                .flatten()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+fn unknown(kind: &str, name: &str, known: &[&str], help: &str) -> Usage {
+    Usage(format!(
+        "unknown {kind} `{name}`{}; see `{help}`",
+        did_you_mean(name, known)
+    ))
+}
+
+fn did_you_mean(name: &str, known: &[&str]) -> String {
+    let distance = |k: &&&str| strsim::damerau_levenshtein(name, k);
+    match known.iter().min_by_key(distance) {
+        // A third of the letters may differ, and at least two.
+        Some(near) if distance(&near) <= (near.len() / 3).max(2) => {
+            format!(" (did you mean `{near}`?)")
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_messages_name_the_binary() {
+        assert_eq!(executable(r#"{"fresh":true,"executable":null}"#), None);
+        assert_eq!(
+            executable(r#"{"executable":"/a b/\"q\"/nepa","fresh":true}"#),
+            Some("/a b/\"q\"/nepa".into())
+        );
+    }
+
+    #[test]
+    fn near_names_are_suggested_far_ones_not() {
+        assert_eq!(did_you_mean("tset", &COMMANDS), " (did you mean `test`?)");
+        assert_eq!(
+            did_you_mean("--cdua", &["--cuda", "--help"]),
+            " (did you mean `--cuda`?)"
+        );
+        assert_eq!(did_you_mean("frobnicate", &COMMANDS), "");
+    }
+}
