@@ -9,6 +9,8 @@ fn main() {
     let lib = env::var("DEP_TCH_LIBTORCH_LIB")
         .expect("torch-sys tells where libtorch lies; run `cargo xtask setup` first");
     let lib = PathBuf::from(lib);
+    // Touched by every relink of the set-up, so that the rpath follows a switch of layout.
+    println!("cargo:rerun-if-changed={}", lib.with_file_name("build-version").display());
     // The real folder, not the project's link to it: an installed binary outlives the clone.
     let lib = fs::canonicalize(&lib).unwrap_or(lib);
     let include = lib.parent().expect("libtorch/lib has a parent").join("include");

@@ -112,7 +112,10 @@ impl Reference {
                 Some("the parameters stand between its bars: |a, b| …".into()),
             );
         }
-        let arguments = arguments.replace("i64", "int").replace("f64", "float");
+        let arguments = arguments
+            .replace("&str | ImmutableString | String", "string")
+            .replace("i64", "int")
+            .replace("f64", "float");
         let (namespace, short) = match name.rsplit_once("::") {
             Some((namespace, short)) => (Some(namespace), short),
             None => (None, name),

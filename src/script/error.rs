@@ -23,15 +23,19 @@ pub fn from_rhai(error: Box<EvalAltResult>) -> anyhow::Error {
     anyhow::Error::new(ScriptFault(SendWrapper::new(std::cell::RefCell::new(Some(error)))))
 }
 
-/// A Rust error as one that a script can catch and that knows its hint.
-pub fn to_rhai(error: anyhow::Error) -> Box<EvalAltResult> {
+/// A Rust error as one that a script can catch and that knows its hint; `position` is that of the
+/// call that failed, since Rhai does not add it to calls of functions in namespaces.
+pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
     let script_fault = error.chain().find_map(|cause| cause.downcast_ref::<ScriptFault>()?.0.borrow_mut().take());
-    if let Some(inner) = script_fault {
+    if let Some(mut inner) = script_fault {
+        if inner.position().is_none() {
+            inner.set_position(position);
+        }
         return inner;
     }
     let blame_caller = error.chain().any(|c| c.downcast_ref::<Diagnostic>().is_some_and(|d| d.blame_caller));
     let diagnostic = Diagnostic { message: one_line(&error), hint: hint_of(&error), blame_caller };
-    Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(diagnostic), Position::NONE))
+    Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(diagnostic), position))
 }
 
 /// One entry of the script's call stack: a function, and where it was called.
@@ -168,6 +172,7 @@ fn words(error: &EvalAltResult, api: &super::docs::Reference, text: Option<&str>
         EvalAltResult::ErrorMismatchDataType(expected, found, _) => {
             (format!("expected {expected}, found {found}"), None, false)
         }
+        EvalAltResult::ErrorPropertyNotFound(name, _) => (format!("the map has no `{name}`"), None, false),
         EvalAltResult::ErrorFor(_) => {
             ("this value cannot be looped over: expected a range, an array, a map, a string or an epoch".into(), None, false)
         }

@@ -82,9 +82,10 @@ macro_rules! functions {
                 .with_volatility(true)
                 .set_into_module(
                     &mut $group.module,
-                    move |$($arg: $ty),*| -> ::std::result::Result<$ret, Box<rhai::EvalAltResult>> {
+                    move |cx: rhai::NativeCallContext<'_>, $($arg: $ty),*|
+                        -> ::std::result::Result<$ret, Box<rhai::EvalAltResult>> {
                         let result: $crate::error::Result<$ret> = (move || $body)();
-                        result.map_err($crate::script::error::to_rhai)
+                        result.map_err(|e| $crate::script::error::to_rhai(e, cx.call_position()))
                     },
                 );
         })*

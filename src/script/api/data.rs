@@ -38,7 +38,7 @@ impl Iterator for Batches {
                 let batch = Batch { images: b.images.into(), labels: b.labels.into(), indices: b.indices.into() };
                 Some(Ok(Dynamic::from(batch)))
             }
-            Err(e) => Some(Err(crate::script::error::to_rhai(e))),
+            Err(e) => Some(Err(crate::script::error::to_rhai(e, rhai::Position::NONE))),
         }
     }
 }

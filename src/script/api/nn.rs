@@ -47,12 +47,12 @@ impl ScriptModule {
         let mut own = Vec::new();
         for (name, value) in parts {
             if ["training", "rotary"].contains(&name.as_str()) {
-                bail!("nn::module: the part name `{name}` is taken: the forward function finds the mode or the angles there");
+                bail!("nn::define: the part name `{name}` is taken: the forward function finds the mode or the angles there");
             }
             let part = if let Some(t) = value.read_lock::<Tensor>() {
                 if !matches!(t.kind(), tch::Kind::Float | tch::Kind::Double) {
                     bail_hint!(
-                        "nn::module: the parameter `{name}` is {}, but parameters are floats", shape_words(&t);
+                        "nn::define: the parameter `{name}` is {}, but parameters are floats", shape_words(&t);
                         "use .to(\"float32\")"
                     );
                 }
@@ -250,8 +250,8 @@ fn blocks(engine: &mut Engine, reference: &mut Reference) {
         /// The map also holds `training` (bool) and `rotary`: the angles [2, T, d], or () where none are
         /// passed on.
         ///
-        /// Example: `let scale = nn::module(#{ s: ones([8]) }, |m, x| x * m.s);`
-        "module" (parts: Map, forward: FnPtr) -> Module { wrap(ScriptModule::new(parts, forward)?) }
+        /// Example: `let scale = nn::define(#{ s: ones([8]) }, |m, x| x * m.s);`
+        "define" (parts: Map, forward: FnPtr) -> Module { wrap(ScriptModule::new(parts, forward)?) }
     }
     group.register(engine);
 }
@@ -295,10 +295,9 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         }
         /// The number of scalars in all parameters.
         "num_parameters" (m: Module) -> i64 { Ok(nn::num_parameters(m.0.as_ref())) }
-        /// Training mode: drop path and position augmentation are on.
-        "train" (m: Module) -> () { nn::set_training(m.0.as_ref(), true); Ok(()) }
-        /// Evaluation mode: nothing is random.
-        "eval" (m: Module) -> () { nn::set_training(m.0.as_ref(), false); Ok(()) }
+        /// Training mode (true: drop path and position augmentation are on) or evaluation mode (false:
+        /// nothing is random), as PyTorch's `train(mode)`.
+        "train" (m: Module, mode: bool) -> () { nn::set_training(m.0.as_ref(), mode); Ok(()) }
         /// Stops training the parameters whose full name matches the pattern, `*` standing for any
         /// characters; gives their number. No match is an error.
         "freeze" (m: Module, pattern: ImmutableString) -> i64 {
@@ -328,10 +327,8 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         "to_debug" (m: Module) -> String { Ok(tree(&m)) }
         /// Cosines and sines of a patch grid, [2, rows · columns, head_size], float32.
         "angles" (rotary: Rotary, rows: i64, columns: i64) -> Tensor { ok(rotary.0.angles((rows, columns))?) }
-        /// Training mode: position augmentation is on.
-        "train" (rotary: Rotary) -> () { rotary.0.set_training(true); Ok(()) }
-        /// Evaluation mode: the angles are the same every time.
-        "eval" (rotary: Rotary) -> () { rotary.0.set_training(false); Ok(()) }
+        /// Training mode (position augmentation is on) or evaluation mode (the same angles every time).
+        "train" (rotary: Rotary, mode: bool) -> () { rotary.0.set_training(mode); Ok(()) }
         /// The rotary embedding as text.
         "to_string" (rotary: Rotary) -> String { Ok(rotary.0.describe()) }
     }
