@@ -6,8 +6,8 @@ use std::{env, fs, path::PathBuf};
 fn main() {
     println!("cargo:rerun-if-changed=src/ffi/shim.cpp");
     println!("cargo:rerun-if-changed=stdlib");
-    let lib = env::var("DEP_TCH_LIBTORCH_LIB")
-        .expect("torch-sys tells where libtorch lies; run `cargo xtask setup` first");
+    let lib =
+        env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies; run `cargo xtask setup` first");
     let lib = PathBuf::from(lib);
     // Touched by every relink of the set-up, so that the rpath follows a switch of layout.
     println!("cargo:rerun-if-changed={}", lib.with_file_name("build-version").display());

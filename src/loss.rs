@@ -49,8 +49,10 @@ pub fn next_embedding_intermediate(
          ask for them with encode(images, #{{ hidden_states: true }})",
         hidden_states.len()
     );
-    let losses: Vec<Tensor> =
-        hidden_states[1..hidden_states.len() - 1].iter().map(|h| next_embedding(h, z, options)).collect::<Result<_>>()?;
+    let losses: Vec<Tensor> = hidden_states[1..hidden_states.len() - 1]
+        .iter()
+        .map(|h| next_embedding(h, z, options))
+        .collect::<Result<_>>()?;
     Ok(Tensor::f_stack(&losses, 0)?.f_mean(Kind::Float)?)
 }
 

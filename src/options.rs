@@ -319,11 +319,11 @@ mod tests {
     fn complaints_name_option_expected_and_found() {
         let e = |v| read_sample(v).unwrap_err();
         assert_eq!(e(json!({ "dpeth": 2 })), "unknown option `dpeth` of nn::sample; did you mean `depth`?");
-        assert_eq!(e(json!({ "depth": 1.5 })), "option `depth` of nn::sample: expected an integer, found the float 1.5");
         assert_eq!(
-            e(json!({ "lr": "fast" })),
-            "option `lr` of nn::sample: expected a number, found string \"fast\""
+            e(json!({ "depth": 1.5 })),
+            "option `depth` of nn::sample: expected an integer, found the float 1.5"
         );
+        assert_eq!(e(json!({ "lr": "fast" })), "option `lr` of nn::sample: expected a number, found string \"fast\"");
         assert!(e(json!({ "betas": [0.9] })).contains("array of length 2"), "{}", e(json!({ "betas": [0.9] })));
     }
 

@@ -96,7 +96,9 @@ pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
         let message = info.payload_as_str().unwrap_or("no message");
-        eprintln!("error: internal fault{place}: {message}\nhint: this is a bug in nepa, not in your recipe; please report it");
+        eprintln!(
+            "error: internal fault{place}: {message}\nhint: this is a bug in nepa, not in your recipe; please report it"
+        );
     }));
     // Scripts nest: the interpreter gets a stack that outlasts its own limit on calls.
     let worker = std::thread::Builder::new().name("nepa".into()).stack_size(512 << 20).spawn(move || dispatch(cli));
@@ -112,6 +114,10 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> u8 {
+    if let Some(dir) = cli.stdlib.as_ref().filter(|dir| !dir.is_dir()) {
+        eprintln!("error: the standard library's folder {} (--stdlib, NEPA_STDLIB) does not exist", dir.display());
+        return FAILED;
+    }
     let host = |interrupt| Host::new(cli.stdlib.clone(), interrupt);
     let result = match cli.command {
         Command::Run(args) if args.recipe.is_none() => {

@@ -92,7 +92,13 @@ fn start(args: &RunArgs, recipe: &Path, host: &Host, checked: &Checked) -> Resul
     };
     Session::start(info, args.out.clone(), params)?;
     let plural = if threads == 1 { "" } else { "s" };
-    eprintln!("nepa {}: {} on {}, {threads} thread{plural}, seed {}", env!("CARGO_PKG_VERSION"), recipe.display(), device::name(device), args.seed);
+    eprintln!(
+        "nepa {}: {} on {}, {threads} thread{plural}, seed {}",
+        env!("CARGO_PKG_VERSION"),
+        recipe.display(),
+        device::name(device),
+        args.seed
+    );
     Ok(())
 }
 

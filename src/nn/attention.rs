@@ -1,6 +1,8 @@
 //! Multi-head self-attention with QK-norm and rotary embedding.
 
-use super::{Context, LayerNorm, LayerNormOptions, Linear, LinearOptions, Module, Parts, VitNepaConfig, expect_tokens, rotary};
+use super::{
+    Context, LayerNorm, LayerNormOptions, Linear, LinearOptions, Module, Parts, VitNepaConfig, expect_tokens, rotary,
+};
 use crate::error::Result;
 use tch::{Kind, Tensor};
 
@@ -21,11 +23,8 @@ impl Attention {
         config.validate()?;
         let (d, initializer_range) = (config.hidden_size, config.initializer_range);
         let qkv = LinearOptions { bias: config.qkv_bias, initializer_range };
-        let norm = LayerNormOptions {
-            eps: config.layer_norm_eps,
-            affine: config.qk_norm_affine,
-            bias: config.qk_norm_bias,
-        };
+        let norm =
+            LayerNormOptions { eps: config.layer_norm_eps, affine: config.qk_norm_affine, bias: config.qk_norm_bias };
         let qk_norm = || config.qk_norm.then(|| LayerNorm::new(config.head_size(), &norm)).transpose();
         Ok(Self {
             query: Linear::new(d, d, &qkv)?,

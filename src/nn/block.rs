@@ -1,7 +1,9 @@
 //! One pre-norm transformer block:
 //! x += drop_path(ls₁ ⊙ attention(LN(x))); x += drop_path(ls₂ ⊙ mlp(LN(x))).
 
-use super::{Attention, Context, DropPath, LayerNorm, LayerScale, Mlp, Module, ModuleRef, Parts, VitNepaConfig, expect_tokens};
+use super::{
+    Attention, Context, DropPath, LayerNorm, LayerScale, Mlp, Module, ModuleRef, Parts, VitNepaConfig, expect_tokens,
+};
 use crate::error::{Context as _, Result};
 use std::rc::Rc;
 use tch::Tensor;

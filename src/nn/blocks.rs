@@ -1,6 +1,8 @@
 //! The stack of blocks, with the rotary embedding that they share.
 
-use super::{Block, BlockParts, Context, LayerNorm, Module, ModuleRef, Parts, RotaryEmbedding, VitNepaConfig, shape_words};
+use super::{
+    Block, BlockParts, Context, LayerNorm, Module, ModuleRef, Parts, RotaryEmbedding, VitNepaConfig, shape_words,
+};
 use crate::error::{Context as _, Result, bail};
 use std::rc::Rc;
 use tch::Tensor;

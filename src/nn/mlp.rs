@@ -29,8 +29,14 @@ impl Mlp {
 impl Module for Mlp {
     fn describe(&self) -> String {
         let kind = if self.gate.is_some() { "gated " } else { "" };
-        format!("mlp({} -> {} -> {}, {kind}{:?})", self.down.outputs(), self.up.outputs(), self.down.outputs(), self.act)
-            .to_lowercase()
+        format!(
+            "mlp({} -> {} -> {}, {kind}{:?})",
+            self.down.outputs(),
+            self.up.outputs(),
+            self.down.outputs(),
+            self.act
+        )
+        .to_lowercase()
     }
 
     fn visit(&self, parts: &mut Parts<'_>) {

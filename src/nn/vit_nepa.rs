@@ -1,7 +1,9 @@
 //! The whole model: patch embedding, class token, blocks, final norm and, for classification, a
 //! head (arXiv 2512.16922; names of the reference's checkpoints).
 
-use super::{Blocks, ClassToken, Classifier, Context, LayerNorm, Module, ModuleRef, Parts, PatchEmbed, Taps, VitNepaConfig};
+use super::{
+    Blocks, ClassToken, Classifier, Context, LayerNorm, Module, ModuleRef, Parts, PatchEmbed, Taps, VitNepaConfig,
+};
 use crate::error::{Context as _, Result};
 use serde_json::{Map, Value};
 use std::rc::Rc;

@@ -54,7 +54,7 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
     });
     let mut modules: HashMap<String, Functions> = HashMap::new();
     for (alias, target, position) in imports {
-        match host.sources.compile_module(&host.engine, file, &target, position) {
+        match host.sources.compile_module(host.engine, file, &target, position) {
             Ok((module_file, module)) => {
                 let functions = match checked.files.contains(&module_file) {
                     true => module.iter_functions().map(|f| (f.name.to_string(), f.params.len())).collect(),
@@ -162,12 +162,7 @@ fn wrong_count(name: &str, given: usize, signatures: Vec<String>) -> (String, Op
     )
 }
 
-fn explain_script_call(
-    namespace: &str,
-    name: &str,
-    given: usize,
-    functions: &Functions,
-) -> (String, Option<String>) {
+fn explain_script_call(namespace: &str, name: &str, given: usize, functions: &Functions) -> (String, Option<String>) {
     match functions.iter().find(|f| f.0 == name) {
         Some((_, params)) => (format!("`{namespace}{name}` takes {params} arguments, found {given}"), None),
         None => {

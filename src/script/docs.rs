@@ -219,9 +219,10 @@ impl Reference {
     fn all_names(&self) -> Vec<String> {
         let functions = self.functions.iter().flat_map(|f| [f.full_name(), f.plain_name().to_string()]);
         let groups = self.groups.iter().map(|g| g.0.to_string());
-        let modules = self.stdlib.iter().flat_map(|m| {
-            std::iter::once(m.path.clone()).chain(m.functions.iter().map(|f| f.name.clone()))
-        });
+        let modules = self
+            .stdlib
+            .iter()
+            .flat_map(|m| std::iter::once(m.path.clone()).chain(m.functions.iter().map(|f| f.name.clone())));
         functions.chain(groups).chain(modules).collect()
     }
 

@@ -173,9 +173,11 @@ fn words(error: &EvalAltResult, api: &super::docs::Reference, text: Option<&str>
             (format!("expected {expected}, found {found}"), None, false)
         }
         EvalAltResult::ErrorPropertyNotFound(name, _) => (format!("the map has no `{name}`"), None, false),
-        EvalAltResult::ErrorFor(_) => {
-            ("this value cannot be looped over: expected a range, an array, a map, a string or an epoch".into(), None, false)
-        }
+        EvalAltResult::ErrorFor(_) => (
+            "this value cannot be looped over: expected a range, an array, a map, a string or an epoch".into(),
+            None,
+            false,
+        ),
         other => {
             // Rhai's own text carries the position at its end; it is shown apart.
             let text = other.to_string();
@@ -213,7 +215,8 @@ fn unknown_variable(name: &str, api: &super::docs::Reference, text: Option<&str>
     let hint = match (declared.iter().any(|n| n == name), api.module_names().any(|m| m == name)) {
         (_, true) => Some(format!("`{name}` is a module: write {name}::function(…)")),
         (true, _) => Some(
-            "a Rhai function sees its own parameters only: pass the value in, or use a closure |…| that captures it".into(),
+            "a Rhai function sees its own parameters only: pass the value in, or use a closure |…| that captures it"
+                .into(),
         ),
         _ => None,
     };
@@ -223,10 +226,7 @@ fn unknown_variable(name: &str, api: &super::docs::Reference, text: Option<&str>
 /// Names that a script declares: let, const, for, function parameters, import aliases.
 fn declared_names(text: &str) -> Vec<String> {
     let mut names = Vec::new();
-    let words: Vec<&str> = text
-        .split(|c: char| !(c.is_alphanumeric() || c == '_'))
-        .filter(|w| !w.is_empty())
-        .collect();
+    let words: Vec<&str> = text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| !w.is_empty()).collect();
     for pair in words.windows(2) {
         if ["let", "const", "for", "as"].contains(&pair[0]) {
             names.push(pair[1].to_string());

@@ -57,7 +57,7 @@ impl Host {
         engine.set_max_call_levels(200);
         engine.set_fail_on_invalid_map_property(true);
         engine.on_progress(move |_| interrupt.exit_code().map(|code| Dynamic::from_int(code as i64)));
-        engine.on_print(|text| crate::train::progress::print_line(text));
+        engine.on_print(crate::train::progress::print_line);
         engine.on_debug(|text, source, position| {
             crate::train::progress::print_line(&format!("{}:{position:?}: {text}", source.unwrap_or("script")));
         });
@@ -82,8 +82,13 @@ impl Host {
     /// The documentation of the standard library, from its own comments.
     fn read_stdlib(&self) -> Vec<ScriptModuleDoc> {
         let strip = |comment: &str, mark: &str| -> String {
-            let line = |l: &str| l.trim_start().trim_start_matches(mark).strip_prefix(' ').map(String::from)
-                .unwrap_or_else(|| l.trim_start().trim_start_matches(mark).to_string());
+            let line = |l: &str| {
+                l.trim_start()
+                    .trim_start_matches(mark)
+                    .strip_prefix(' ')
+                    .map(String::from)
+                    .unwrap_or_else(|| l.trim_start().trim_start_matches(mark).to_string())
+            };
             comment.lines().map(line).collect::<Vec<_>>().join("\n")
         };
         let mut modules = Vec::new();
@@ -111,9 +116,8 @@ impl Host {
     pub fn compile(&self, path: &Path) -> Result<AST, Report> {
         let file = path.display().to_string();
         let text = self.sources.read_recipe(path).map_err(|e| Report::of_rust(&e))?;
-        let mut ast = self.engine.compile(&text).map_err(|e| {
-            self.report(&EvalAltResult::ErrorParsing(*e.0, e.1), &file)
-        })?;
+        let mut ast =
+            self.engine.compile(&text).map_err(|e| self.report(&EvalAltResult::ErrorParsing(*e.0, e.1), &file))?;
         ast.set_source(file.as_str());
         Ok(ast)
     }

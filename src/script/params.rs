@@ -127,9 +127,11 @@ impl Params {
         let value = match self.given.get(name) {
             Some(text) => parse(name, text, default)?,
             None if default.is_unit() => {
-                return Err(Diagnostic::new(format!("the parameter `{name}` has no default: give it with --set {name}=VALUE"))
-                    .hint("`nepa run RECIPE --help` lists the recipe's parameters")
-                    .into());
+                return Err(Diagnostic::new(format!(
+                    "the parameter `{name}` has no default: give it with --set {name}=VALUE"
+                ))
+                .hint("`nepa run RECIPE --help` lists the recipe's parameters")
+                .into());
             }
             None => to_json(default)?,
         };

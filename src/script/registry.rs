@@ -84,8 +84,8 @@ macro_rules! functions {
                     &mut $group.module,
                     move |cx: rhai::NativeCallContext<'_>, $($arg: $ty),*|
                         -> ::std::result::Result<$ret, Box<rhai::EvalAltResult>> {
-                        let result: $crate::error::Result<$ret> = (move || $body)();
-                        result.map_err(|e| $crate::script::error::to_rhai(e, cx.call_position()))
+                        let body = move || -> $crate::error::Result<$ret> { $body };
+                        body().map_err(|e| $crate::script::error::to_rhai(e, cx.call_position()))
                     },
                 );
         })*

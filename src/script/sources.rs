@@ -122,7 +122,8 @@ impl Sources {
                 did_you_mean(name, names.iter().map(String::as_str))
             )),
             None => {
-                let close = nearest(path, names.iter().map(String::as_str)).map(|n| format!("; did you mean `std/{n}`?"));
+                let close =
+                    nearest(path, names.iter().map(String::as_str)).map(|n| format!("; did you mean `std/{n}`?"));
                 Some(format!(
                     "an import is a path relative to the importing file, without .rhai, or std/NAME{}",
                     close.unwrap_or_default()
@@ -160,9 +161,8 @@ impl ModuleResolver for Sources {
         self.store.borrow_mut().loading.push(file.clone());
         let result = Module::eval_ast_as_new(Scope::new(), &ast, engine);
         self.store.borrow_mut().loading.pop();
-        let module: Shared<Module> = result
-            .map_err(|e| Box::new(EvalAltResult::ErrorInModule(path.to_string(), e, position)))?
-            .into();
+        let module: Shared<Module> =
+            result.map_err(|e| Box::new(EvalAltResult::ErrorInModule(path.to_string(), e, position)))?.into();
         self.store.borrow_mut().modules.insert(file, module.clone());
         Ok(module)
     }

@@ -209,7 +209,11 @@ pub fn bars(path: &Path, bars: &[Bar], options: &PlotOptions) -> Result<()> {
                 true => format!("{} ± {}", tick(bar.value), tick(bar.deviation)),
                 false => tick(bar.value),
             };
-            chart.draw_series([Text::new(text, (middle, bar.value + bar.deviation + 0.01 * (top - low)), centred.clone())])?;
+            chart.draw_series([Text::new(
+                text,
+                (middle, bar.value + bar.deviation + 0.01 * (top - low)),
+                centred.clone(),
+            )])?;
             let (x, _) = chart.backend_coord(&(middle, low));
             root.draw(&Text::new(bar.name.clone(), (x, size.1 as i32 - 22), centred.clone()))?;
         }
@@ -231,8 +235,13 @@ pub fn images(path: &Path, batch: &Tensor, columns: u64, zoom: u64, (low, high):
     ensure!(high > low, "expected low < high, found {low} and {high}");
     let bytes = match batch.kind() {
         Kind::Uint8 => batch.shallow_clone(),
-        _ => batch.f_to_kind(Kind::Float)?.f_sub_scalar(low)?.f_mul_scalar(255.0 / (high - low))?.f_round()?
-            .f_clamp(0.0, 255.0)?.f_to_kind(Kind::Uint8)?,
+        _ => batch
+            .f_to_kind(Kind::Float)?
+            .f_sub_scalar(low)?
+            .f_mul_scalar(255.0 / (high - low))?
+            .f_round()?
+            .f_clamp(0.0, 255.0)?
+            .f_to_kind(Kind::Uint8)?,
     };
     let bytes = bytes.f_expand([size[0], 3, size[2], size[3]], false)?.f_to_device(Device::Cpu)?.f_contiguous()?;
     let mut pixels = vec![0u8; bytes.numel()];

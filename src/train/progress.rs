@@ -49,7 +49,16 @@ impl Progress {
             bar
         });
         let now = Instant::now();
-        Self { label: label.into(), total, done: 0, images: 0, started: now, last_line: now, bar, values: String::new() }
+        Self {
+            label: label.into(),
+            total,
+            done: 0,
+            images: 0,
+            started: now,
+            last_line: now,
+            bar,
+            values: String::new(),
+        }
     }
 
     /// One step done, on `images` images, with the values to show.

@@ -91,11 +91,7 @@ pub fn dispatch(args: &[OsString]) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         _ => {
-            let kind = if name.starts_with('-') {
-                "option"
-            } else {
-                "command"
-            };
+            let kind = if name.starts_with('-') { "option" } else { "command" };
             bail!(unknown(kind, &name, &COMMANDS, "cargo xtask help"));
         }
     };
@@ -110,9 +106,7 @@ pub fn dispatch(args: &[OsString]) -> Result<ExitCode> {
 fn run(args: &[OsString]) -> Result<ExitCode> {
     let args = args.strip_prefix(&[OsString::from("--")]).unwrap_or(args);
     if args.is_empty() {
-        bail!(Usage(
-            "no recipe given, as in `cargo xtask run recipes/quickstart.rhai`".into()
-        ));
+        bail!(Usage("no recipe given, as in `cargo xtask run recipes/quickstart.rhai`".into()));
     }
     let project = project();
     libtorch::ensure(&project, Want::Linked)?;
@@ -132,8 +126,7 @@ fn test(args: &[OsString]) -> Result<ExitCode> {
     let chosen = args.iter().take_while(|a| *a != "--").any(|a| {
         let a = a.to_string_lossy();
         // `-p NAME`, `-pNAME`, `--package NAME`, `--package=NAME`
-        (a.starts_with("-p") || a == "--package" || a.starts_with("--package="))
-            || a == "--workspace"
+        (a.starts_with("-p") || a == "--package" || a.starts_with("--package=")) || a == "--workspace"
     });
     let mut command = cargo(&project);
     command.arg("test");
@@ -146,11 +139,7 @@ fn test(args: &[OsString]) -> Result<ExitCode> {
 fn bench(args: &[OsString]) -> Result<ExitCode> {
     let project = project();
     let names = benches(&project);
-    let list = if names.is_empty() {
-        "there are none".to_string()
-    } else {
-        names.join(", ")
-    };
+    let list = if names.is_empty() { "there are none".to_string() } else { names.join(", ") };
     let Some((name, rest)) = args.split_first() else {
         println!("Benchmarks: {list}");
         return Ok(ExitCode::SUCCESS);
@@ -158,18 +147,11 @@ fn bench(args: &[OsString]) -> Result<ExitCode> {
     let name = name.to_string_lossy();
     if !names.iter().any(|n| *n == name) {
         let names: Vec<_> = names.iter().map(String::as_str).collect();
-        bail!(Usage(format!(
-            "no benchmark `{name}`{}. Benchmarks: {list}",
-            did_you_mean(&name, &names)
-        )));
+        bail!(Usage(format!("no benchmark `{name}`{}. Benchmarks: {list}", did_you_mean(&name, &names))));
     }
     libtorch::ensure(&project, Want::Linked)?;
     let rest = rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest);
-    exec(
-        cargo(&project)
-            .args(["bench", "--bench", &*name, "--"])
-            .args(rest),
-    )
+    exec(cargo(&project).args(["bench", "--bench", &*name, "--"]).args(rest))
 }
 
 fn setup(args: &[OsString]) -> Result<ExitCode> {
@@ -181,12 +163,7 @@ fn setup(args: &[OsString]) -> Result<ExitCode> {
                 print!("{SETUP}");
                 return Ok(ExitCode::SUCCESS);
             }
-            other => bail!(unknown(
-                "argument",
-                other,
-                &["--cuda", "--help"],
-                "cargo xtask setup --help"
-            )),
+            other => bail!(unknown("argument", other, &["--cuda", "--help"], "cargo xtask setup --help")),
         }
     }
     println!("{}", libtorch::ensure(&project(), Want::Exactly(variant))?);
@@ -199,29 +176,14 @@ fn install(args: &[OsString]) -> Result<ExitCode> {
     while let Some(arg) = args.next() {
         let text = arg.to_string_lossy();
         if text == "--to" {
-            folder = Some(
-                args.next()
-                    .filter(|a| !a.is_empty())
-                    .map(PathBuf::from)
-                    .ok_or_else(no_folder)?,
-            );
+            folder = Some(args.next().filter(|a| !a.is_empty()).map(PathBuf::from).ok_or_else(no_folder)?);
         } else if let Some(path) = text.strip_prefix("--to=") {
-            folder = Some(
-                Some(path)
-                    .filter(|p| !p.is_empty())
-                    .map(PathBuf::from)
-                    .ok_or_else(no_folder)?,
-            );
+            folder = Some(Some(path).filter(|p| !p.is_empty()).map(PathBuf::from).ok_or_else(no_folder)?);
         } else if text == "--help" || text == "-h" {
             print!("{INSTALL}");
             return Ok(ExitCode::SUCCESS);
         } else {
-            bail!(unknown(
-                "argument",
-                &text,
-                &["--to", "--help"],
-                "cargo xtask install --help"
-            ));
+            bail!(unknown("argument", &text, &["--to", "--help"], "cargo xtask install --help"));
         }
     }
     let folder = match folder {
@@ -241,17 +203,11 @@ fn install(args: &[OsString]) -> Result<ExitCode> {
     };
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     // A copy beside its place, then a rename: nobody ever meets half a binary, and a running nepa goes on undisturbed.
-    let (target, copy) = (
-        folder.join("nepa"),
-        folder.join(format!(".nepa-{}", std::process::id())),
-    );
+    let (target, copy) = (folder.join("nepa"), folder.join(format!(".nepa-{}", std::process::id())));
     if let Err(error) = fs::copy(&built, &copy).and_then(|_| fs::rename(&copy, &target)) {
         let _ = fs::remove_file(&copy);
         return Err(error).with_context(|| {
-            format!(
-                "cannot write {}; `cargo xtask install --to DIR` installs elsewhere",
-                target.display()
-            )
+            format!("cannot write {}; `cargo xtask install --to DIR` installs elsewhere", target.display())
         });
     }
     println!("Installed {}", target.display());
@@ -279,18 +235,10 @@ fn same_folder(a: &Path, b: &Path) -> bool {
 /// The checkout: found upward from the current folder, because that is where cargo found the alias; the one xtask was
 /// built in otherwise.
 fn project() -> PathBuf {
-    let is_project = |dir: &&Path| {
-        dir.join("xtask/Cargo.toml").is_file() && dir.join(".cargo/config.toml").is_file()
-    };
-    env::current_dir()
-        .ok()
-        .and_then(|dir| dir.ancestors().find(is_project).map(Path::to_path_buf))
-        .unwrap_or_else(|| {
-            Path::new(env!("CARGO_MANIFEST_DIR"))
-                .parent()
-                .expect("xtask lies in the project")
-                .to_path_buf()
-        })
+    let is_project = |dir: &&Path| dir.join("xtask/Cargo.toml").is_file() && dir.join(".cargo/config.toml").is_file();
+    env::current_dir().ok().and_then(|dir| dir.ancestors().find(is_project).map(Path::to_path_buf)).unwrap_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project").to_path_buf(),
+    )
 }
 
 /// The cargo that runs us, in the project's root.
@@ -305,13 +253,7 @@ fn cargo(project: &Path) -> Command {
 fn build(project: &Path) -> Result<Result<PathBuf, ExitCode>> {
     // Only cargo knows the target folder for sure; its JSON messages name the binary, diagnostics go to stderr as usual.
     let mut child = cargo(project)
-        .args([
-            "build",
-            "--release",
-            "--bin",
-            "nepa",
-            "--message-format=json-render-diagnostics",
-        ])
+        .args(["build", "--release", "--bin", "nepa", "--message-format=json-render-diagnostics"])
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo")?;
@@ -321,16 +263,9 @@ fn build(project: &Path) -> Result<Result<PathBuf, ExitCode>> {
     }
     let status = child.wait()?;
     if !status.success() {
-        return Ok(Err(ExitCode::from(
-            status
-                .code()
-                .and_then(|c| u8::try_from(c).ok())
-                .unwrap_or(1),
-        )));
+        return Ok(Err(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1))));
     }
-    binary
-        .map(Ok)
-        .context("cargo built nepa but did not say where it is")
+    binary.map(Ok).context("cargo built nepa but did not say where it is")
 }
 
 /// The string behind `"executable":` in one of cargo's messages.
@@ -349,28 +284,17 @@ fn executable(message: &str) -> Option<PathBuf> {
 
 fn exec(command: &mut Command) -> Result<ExitCode> {
     let error = command.exec();
-    Err(error).with_context(|| {
-        format!(
-            "cannot start {}",
-            Path::new(command.get_program()).display()
-        )
-    })
+    Err(error).with_context(|| format!("cannot start {}", Path::new(command.get_program()).display()))
 }
 
 /// The names of `benches/NAME.rs` and `benches/NAME/main.rs`, sorted.
 fn benches(project: &Path) -> Vec<String> {
-    let entries = fs::read_dir(project.join("benches"))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let entries = fs::read_dir(project.join("benches")).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries
         .filter_map(|entry| {
             let path = entry.path();
-            let found =
-                path.extension() == Some(OsStr::new("rs")) || path.join("main.rs").is_file();
-            found
-                .then(|| path.file_stem().map(|s| s.to_string_lossy().into_owned()))
-                .flatten()
+            let found = path.extension() == Some(OsStr::new("rs")) || path.join("main.rs").is_file();
+            found.then(|| path.file_stem().map(|s| s.to_string_lossy().into_owned())).flatten()
         })
         .collect();
     names.sort();
@@ -378,10 +302,7 @@ fn benches(project: &Path) -> Vec<String> {
 }
 
 fn unknown(kind: &str, name: &str, known: &[&str], help: &str) -> Usage {
-    Usage(format!(
-        "unknown {kind} `{name}`{}; see `{help}`",
-        did_you_mean(name, known)
-    ))
+    Usage(format!("unknown {kind} `{name}`{}; see `{help}`", did_you_mean(name, known)))
 }
 
 fn did_you_mean(name: &str, known: &[&str]) -> String {
@@ -402,19 +323,13 @@ mod tests {
     #[test]
     fn cargo_messages_name_the_binary() {
         assert_eq!(executable(r#"{"fresh":true,"executable":null}"#), None);
-        assert_eq!(
-            executable(r#"{"executable":"/a b/\"q\"/nepa","fresh":true}"#),
-            Some("/a b/\"q\"/nepa".into())
-        );
+        assert_eq!(executable(r#"{"executable":"/a b/\"q\"/nepa","fresh":true}"#), Some("/a b/\"q\"/nepa".into()));
     }
 
     #[test]
     fn near_names_are_suggested_far_ones_not() {
         assert_eq!(did_you_mean("tset", &COMMANDS), " (did you mean `test`?)");
-        assert_eq!(
-            did_you_mean("--cdua", &["--cuda", "--help"]),
-            " (did you mean `--cuda`?)"
-        );
+        assert_eq!(did_you_mean("--cdua", &["--cuda", "--help"]), " (did you mean `--cuda`?)");
         assert_eq!(did_you_mean("frobnicate", &COMMANDS), "");
     }
 }

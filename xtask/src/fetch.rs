@@ -33,35 +33,18 @@ fn download(wheel: &Wheel, staging: &Path, progress: &mut Progress) -> Result<()
         fs::create_dir_all(&temporary)?;
         let mut begun = false;
         let mut pip = Command::new("python3");
-        pip.args([
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--no-cache-dir",
-            "--only-binary=:all:",
-            "--require-hashes",
-        ])
-        .args([
-            "--progress-bar=off",
-            "--disable-pip-version-check",
-            "--no-input",
-        ])
-        .args([
-            "--implementation",
-            "cp",
-            "--python-version",
-            &wheel.python(),
-        ])
-        .args(wheel.platforms().flat_map(|p| ["--platform", p]))
-        .arg("--requirement")
-        .arg(&requirements)
-        .arg("--dest")
-        .arg(staging)
-        .env("TMPDIR", &temporary)
-        // Settings of the user's pip that are meant for installing.
-        .env("PIP_REQUIRE_VIRTUALENV", "0")
-        .env_remove("PIP_CONSTRAINT");
+        pip.args(["-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "--require-hashes"])
+            .args(["--progress-bar=off", "--disable-pip-version-check", "--no-input"])
+            .args(["--implementation", "cp", "--python-version", &wheel.python()])
+            .args(wheel.platforms().flat_map(|p| ["--platform", p]))
+            .arg("--requirement")
+            .arg(&requirements)
+            .arg("--dest")
+            .arg(staging)
+            .env("TMPDIR", &temporary)
+            // Settings of the user's pip that are meant for installing.
+            .env("PIP_REQUIRE_VIRTUALENV", "0")
+            .env_remove("PIP_CONSTRAINT");
         if env::var_os("PIP_RETRIES").is_none() {
             pip.env("PIP_RETRIES", "3");
         }
@@ -88,24 +71,14 @@ fn download(wheel: &Wheel, staging: &Path, progress: &mut Progress) -> Result<()
 fn unpack(wheel: &Wheel, staging: &Path, dest: &Path, progress: &mut Progress) -> Result<()> {
     let archive = staging.join(&wheel.file);
     let mut python = Command::new("python3");
-    python
-        .args(["-c", include_str!("unpack.py")])
-        .arg(&archive)
-        .arg(dest)
-        .arg(&wheel.strip)
-        .args(&wheel.patterns);
-    let (status, output) = watch(&mut python, staging, || {
-        progress.show(Step::Unpacking(wheel.name()))
-    })?;
+    python.args(["-c", include_str!("unpack.py")]).arg(&archive).arg(dest).arg(&wheel.strip).args(&wheel.patterns);
+    let (status, output) = watch(&mut python, staging, || progress.show(Step::Unpacking(wheel.name())))?;
     progress.clear();
     if !status.success() {
         if is_full(&output) {
             return Err(no_space());
         }
-        let line = output
-            .lines()
-            .rfind(|l| !l.trim().is_empty())
-            .unwrap_or("no message");
+        let line = output.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("no message");
         bail!("cannot unpack {}: {line}{}", wheel.name(), killed(status));
     }
     fs::remove_file(archive)?;
@@ -113,19 +86,11 @@ fn unpack(wheel: &Wheel, staging: &Path, dest: &Path, progress: &mut Progress) -
 }
 
 /// Runs a command to its end with its output in a file, and calls `tick` every so often.
-fn watch(
-    command: &mut Command,
-    staging: &Path,
-    mut tick: impl FnMut(),
-) -> Result<(ExitStatus, String)> {
+fn watch(command: &mut Command, staging: &Path, mut tick: impl FnMut()) -> Result<(ExitStatus, String)> {
     let log = staging.join("output.txt");
     let file = File::create(&log)?;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .spawn()
-        .context("cannot start python3")?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn().context("cannot start python3")?;
     let mut pause = Duration::from_millis(10);
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -135,10 +100,7 @@ fn watch(
         pause = (pause * 2).min(Duration::from_millis(200));
         tick();
     };
-    Ok((
-        status,
-        String::from_utf8_lossy(&fs::read(&log)?).into_owned(),
-    ))
+    Ok((status, String::from_utf8_lossy(&fs::read(&log)?).into_owned()))
 }
 
 /// The size of a file wherever it is below a folder, the largest if there are several: pip writes it under a
@@ -148,9 +110,7 @@ fn largest(folder: &Path, name: &str) -> u64 {
     let size = |entry: fs::DirEntry| match entry.file_type() {
         // The layout in the making has thousands of files, none of interest.
         Ok(t) if t.is_dir() && entry.file_name() != "layout" => largest(&entry.path(), name),
-        Ok(t) if t.is_file() && entry.file_name() == name => {
-            entry.metadata().map_or(0, |m| m.len())
-        }
+        Ok(t) if t.is_file() && entry.file_name() == name => entry.metadata().map_or(0, |m| m.len()),
         _ => 0,
     };
     entries.map(size).max().unwrap_or(0)
@@ -178,14 +138,7 @@ impl Progress {
     fn new(total: u64) -> Self {
         let now = Instant::now();
         let terminal = std::io::stderr().is_terminal();
-        Progress {
-            terminal,
-            total,
-            finished: 0,
-            downloading: Duration::ZERO,
-            last_tick: now,
-            last_shown: now,
-        }
+        Progress { terminal, total, finished: 0, downloading: Duration::ZERO, last_tick: now, last_shown: now }
     }
 
     fn show(&mut self, step: Step) {
@@ -199,10 +152,7 @@ impl Progress {
                 }
                 let done = (self.finished + bytes) as f64 / 1e6;
                 let speed = done / self.downloading.as_secs_f64().max(0.001);
-                format!(
-                    "  {done:.0} of {:.0} MB, {speed:.1} MB/s",
-                    self.total as f64 / 1e6
-                )
+                format!("  {done:.0} of {:.0} MB, {speed:.1} MB/s", self.total as f64 / 1e6)
             }
             Step::Unpacking(name) => format!("  unpacking {name}"),
         };
@@ -247,9 +197,7 @@ fn explain_pip(wheel: &Wheel, status: ExitStatus, output: &str) -> anyhow::Error
         );
     }
     if has("no such option") {
-        return anyhow!(
-            "this pip is too old; update it with `python3 -m pip install --user --upgrade pip`"
-        );
+        return anyhow!("this pip is too old; update it with `python3 -m pip install --user --upgrade pip`");
     }
     if has("No matching distribution found") {
         return anyhow!(
@@ -263,11 +211,7 @@ fn explain_pip(wheel: &Wheel, status: ExitStatus, output: &str) -> anyhow::Error
         errors = output.lines().filter(|l| !l.trim().is_empty()).collect();
         errors = errors.split_off(errors.len().saturating_sub(3));
     }
-    let errors = if errors.is_empty() {
-        "it said nothing".into()
-    } else {
-        errors.join("\n  ")
-    };
+    let errors = if errors.is_empty() { "it said nothing".into() } else { errors.join("\n  ") };
     anyhow!("pip could not download {name}{}: {errors}", killed(status))
 }
 
@@ -293,13 +237,7 @@ fn is_network_trouble(output: &str) -> bool {
 }
 
 fn is_full(output: &str) -> bool {
-    [
-        "No space left on device",
-        "[Errno 28]",
-        "Disk quota exceeded",
-    ]
-    .iter()
-    .any(|s| output.contains(s))
+    ["No space left on device", "[Errno 28]", "Disk quota exceeded"].iter().any(|s| output.contains(s))
 }
 
 pub fn no_space() -> anyhow::Error {
@@ -311,7 +249,5 @@ pub fn no_space() -> anyhow::Error {
 
 fn killed(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
-    status
-        .signal()
-        .map_or(String::new(), |s| format!(" (stopped by signal {s})"))
+    status.signal().map_or(String::new(), |s| format!(" (stopped by signal {s})"))
 }

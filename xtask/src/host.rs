@@ -35,26 +35,17 @@ pub fn own_libtorch(project: &Path) -> Result<Option<PathBuf>> {
     if env::var_os("LIBTORCH_USE_PYTORCH").is_some() {
         return installed_pytorch().map(Some);
     }
-    let Some(value) = env::var_os("LIBTORCH").filter(|v| !is_project_link(Path::new(v), project))
-    else {
+    let Some(value) = env::var_os("LIBTORCH").filter(|v| !is_project_link(Path::new(v), project)) else {
         return Ok(None);
     };
     let path = PathBuf::from(&value);
     if !path.is_absolute() {
-        let got = if value.is_empty() {
-            "is set but empty".to_string()
-        } else {
-            format!("is {}", path.display())
-        };
-        bail!(
-            "LIBTORCH {got}; it must be an absolute path. Unset it to have libtorch {VERSION} set up here"
-        );
+        let got = if value.is_empty() { "is set but empty".to_string() } else { format!("is {}", path.display()) };
+        bail!("LIBTORCH {got}; it must be an absolute path. Unset it to have libtorch {VERSION} set up here");
     }
     let part = |name| env::var_os(name).map_or_else(|| path.clone(), PathBuf::from);
-    for file in [
-        part("LIBTORCH_LIB").join(library("torch_cpu")),
-        part("LIBTORCH_INCLUDE").join("include/ATen/ATen.h"),
-    ] {
+    for file in [part("LIBTORCH_LIB").join(library("torch_cpu")), part("LIBTORCH_INCLUDE").join("include/ATen/ATen.h")]
+    {
         if !file.is_file() {
             bail!(
                 "LIBTORCH is {}, but there is no {}. Point it at a libtorch {VERSION} folder, or unset it to have one \
@@ -72,23 +63,17 @@ pub fn own_libtorch(project: &Path) -> Result<Option<PathBuf>> {
 
 /// `lib/libNAME.so`, or as macOS calls it.
 pub fn library(name: &str) -> String {
-    format!(
-        "lib/{}{name}{}",
-        env::consts::DLL_PREFIX,
-        env::consts::DLL_SUFFIX
-    )
+    format!("lib/{}{name}{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX)
 }
 
 /// What a libtorch folder says of its version, if anything: libtorch archives hold `build-version`, PyTorch
 /// `version.py`.
 fn version_in(path: &Path) -> Option<String> {
-    fs::read_to_string(path.join("build-version"))
-        .ok()
-        .or_else(|| {
-            let text = fs::read_to_string(path.join("version.py")).ok()?;
-            let line = text.lines().find(|l| l.starts_with("__version__"))?;
-            line.split(['\'', '"']).nth(1).map(str::to_string)
-        })
+    fs::read_to_string(path.join("build-version")).ok().or_else(|| {
+        let text = fs::read_to_string(path.join("version.py")).ok()?;
+        let line = text.lines().find(|l| l.starts_with("__version__"))?;
+        line.split(['\'', '"']).nth(1).map(str::to_string)
+    })
 }
 
 fn check_version(version: &str, what: &str) -> Result<()> {
@@ -103,12 +88,9 @@ fn check_version(version: &str, what: &str) -> Result<()> {
 
 fn installed_pytorch() -> Result<PathBuf> {
     // The same choice as in torch-sys. Found, not imported: importing takes seconds.
-    let python = if env::var_os("VIRTUAL_ENV").is_some() {
-        "python"
-    } else {
-        "python3"
-    };
-    let script = "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')";
+    let python = if env::var_os("VIRTUAL_ENV").is_some() { "python" } else { "python3" };
+    let script =
+        "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')";
     let output = Command::new(python)
         .args(["-c", script])
         .output()
@@ -121,10 +103,7 @@ fn installed_pytorch() -> Result<PathBuf> {
         );
     }
     let version = version_in(&path).unwrap_or_default();
-    check_version(
-        &version,
-        &format!("LIBTORCH_USE_PYTORCH is set, but the PyTorch of {python}"),
-    )?;
+    check_version(&version, &format!("LIBTORCH_USE_PYTORCH is set, but the PyTorch of {python}"))?;
     Ok(path)
 }
 
@@ -149,11 +128,7 @@ pub fn check_compiler() -> Result<()> {
         .spawn()
         .map_err(|e| anyhow!("there is no C++ compiler `{name}` ({e}); {hint}"))?;
     // Fails only if the compiler is gone already, which its exit status tells better.
-    let _ = child
-        .stdin
-        .take()
-        .expect("piped")
-        .write_all(b"#include <optional>\n");
+    let _ = child.stdin.take().expect("piped").write_all(b"#include <optional>\n");
     let output = child.wait_with_output()?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
@@ -185,10 +160,7 @@ pub fn check_python() -> Result<()> {
         ),
         _ => {
             let text = String::from_utf8_lossy(&output.stderr);
-            bail!(
-                "`python3` does not work: {}",
-                text.lines().last().unwrap_or("no message")
-            )
+            bail!("`python3` does not work: {}", text.lines().last().unwrap_or("no message"))
         }
     }
 }
@@ -198,12 +170,7 @@ pub fn check_space(folder: &Path, needed: u64) -> Result<()> {
     let output = Command::new("df").arg("-Pk").arg(folder).output();
     let free = output.ok().and_then(|o| {
         let text = String::from_utf8_lossy(&o.stdout).into_owned();
-        text.lines()
-            .nth(1)?
-            .split_whitespace()
-            .nth(3)?
-            .parse::<u64>()
-            .ok()
+        text.lines().nth(1)?.split_whitespace().nth(3)?.parse::<u64>().ok()
     });
     match free {
         Some(free) if free * 1024 < needed => bail!(
@@ -219,11 +186,7 @@ pub fn check_space(folder: &Path, needed: u64) -> Result<()> {
 
 /// The folder that all clones keep libtorch in.
 pub fn cache_dir() -> Result<PathBuf> {
-    let var = |name| {
-        env::var_os(name)
-            .filter(|v: &OsString| !v.is_empty())
-            .map(PathBuf::from)
-    };
+    let var = |name| env::var_os(name).filter(|v: &OsString| !v.is_empty()).map(PathBuf::from);
     if let Some(path) = var("NEPA_CACHE") {
         return Ok(std::path::absolute(path)?);
     }
@@ -233,9 +196,5 @@ pub fn cache_dir() -> Result<PathBuf> {
     }
     let home = env::home_dir().filter(|h| h.is_absolute());
     let home = home.context("HOME is not set; set NEPA_CACHE to a folder for libtorch")?;
-    Ok(home.join(if cfg!(target_os = "macos") {
-        "Library/Caches/nepa"
-    } else {
-        ".cache/nepa"
-    }))
+    Ok(home.join(if cfg!(target_os = "macos") { "Library/Caches/nepa" } else { ".cache/nepa" }))
 }

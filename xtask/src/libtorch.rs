@@ -65,26 +65,17 @@ enum State {
 
 impl Layout {
     fn new(cache: &Path, variant: Variant, platform: &str) -> Self {
-        Layout {
-            dir: cache.join(format!("libtorch-{VERSION}-{}-{platform}", variant.name())),
-            variant,
-        }
+        Layout { dir: cache.join(format!("libtorch-{VERSION}-{}-{platform}", variant.name())), variant }
     }
 
     /// The layout of this version and platform that a project's link points at, there or not.
     fn linked(link: &Path, platform: &str) -> Option<Self> {
         let target = fs::read_link(link).ok()?;
         let dir = target.ancestors().find(|dir| {
-            dir.file_name().is_some_and(|n| {
-                n.to_string_lossy()
-                    .starts_with(&format!("libtorch-{VERSION}-"))
-            })
+            dir.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("libtorch-{VERSION}-")))
         })?;
-        let mut layouts =
-            [Variant::Cpu, Variant::Cuda].map(|v| Layout::new(dir.parent()?, v, platform).into());
-        layouts
-            .iter_mut()
-            .find_map(|l: &mut Option<Layout>| l.take_if(|l| l.root() == target))
+        let mut layouts = [Variant::Cpu, Variant::Cuda].map(|v| Layout::new(dir.parent()?, v, platform).into());
+        layouts.iter_mut().find_map(|l: &mut Option<Layout>| l.take_if(|l| l.root() == target))
     }
 
     /// The folder to use as LIBTORCH. The CUDA libraries find each other by RPATHs like `$ORIGIN/../../nvidia/cudnn/lib`,
@@ -105,19 +96,13 @@ impl Layout {
             return State::Damaged("its manifest is of another kind".into());
         }
         for line in lines {
-            let Some((size, name)) = line
-                .split_once(' ')
-                .and_then(|(s, n)| Some((s.parse::<u64>().ok()?, n)))
-            else {
+            let Some((size, name)) = line.split_once(' ').and_then(|(s, n)| Some((s.parse::<u64>().ok()?, n))) else {
                 return State::Damaged("its manifest is broken".into());
             };
             match fs::metadata(self.dir.join(name)) {
                 Ok(meta) if meta.len() == size => {}
                 Ok(meta) => {
-                    return State::Damaged(format!(
-                        "{name} has {} bytes instead of {size}",
-                        meta.len()
-                    ));
+                    return State::Damaged(format!("{name} has {} bytes instead of {size}", meta.len()));
                 }
                 Err(error) => return State::Damaged(format!("{name}: {error}")),
             }
@@ -137,10 +122,7 @@ fn root_in(dir: &Path, variant: Variant) -> PathBuf {
 pub fn ensure(project: &Path, want: Want) -> Result<String> {
     if let Some(own) = host::own_libtorch(project)? {
         host::check_compiler()?;
-        return Ok(format!(
-            "Using your own libtorch in {}; nothing to set up.",
-            own.display()
-        ));
+        return Ok(format!("Using your own libtorch in {}; nothing to set up.", own.display()));
     }
     let platform = wheels::platform()?;
     let link = project.join(".libtorch");
@@ -160,11 +142,7 @@ pub fn ensure(project: &Path, want: Want) -> Result<String> {
         set_up(&layout, &platform)?;
     }
     relink(project, &link, &layout)?;
-    Ok(format!(
-        "libtorch {VERSION} ({}) is ready in {}",
-        layout.variant.label(),
-        layout.dir.display()
-    ))
+    Ok(format!("libtorch {VERSION} ({}) is ready in {}", layout.variant.label(), layout.dir.display()))
 }
 
 fn set_up(layout: &Layout, platform: &str) -> Result<()> {
@@ -178,19 +156,13 @@ fn set_up(layout: &Layout, platform: &str) -> Result<()> {
         State::Intact => return Ok(()),
         State::Missing => {}
         State::Damaged(how) => {
-            eprintln!(
-                "libtorch in {} is damaged ({how}); setting it up again.",
-                layout.dir.display()
-            )
+            eprintln!("libtorch in {} is damaged ({how}); setting it up again.", layout.dir.display())
         }
     }
     remove_stale(cache);
     // pip holds a wheel twice while it stores it; then it is unpacked and removed before the next.
     let largest = wheels.iter().map(|w| w.bytes).max().unwrap_or(0);
-    host::check_space(
-        cache,
-        2 * largest + wheels.iter().map(|w| w.unpacked).sum::<u64>() * 105 / 100,
-    )?;
+    host::check_space(cache, 2 * largest + wheels.iter().map(|w| w.unpacked).sum::<u64>() * 105 / 100)?;
     let started = SystemTime::now();
     eprintln!(
         "Setting up libtorch {VERSION} ({}) in {}, once for all clones: {:.0} MB to download.",
@@ -199,21 +171,14 @@ fn set_up(layout: &Layout, platform: &str) -> Result<()> {
         wheels.iter().map(|w| w.bytes).sum::<u64>() as f64 / 1e6
     );
     build(layout, &wheels, &Staging::new(cache)?).map_err(full_disk)?;
-    eprintln!(
-        "libtorch is set up, in {} s.",
-        started.elapsed().map_or(0, |t| t.as_secs())
-    );
+    eprintln!("libtorch is set up, in {} s.", started.elapsed().map_or(0, |t| t.as_secs()));
     Ok(())
 }
 
 fn build(layout: &Layout, wheels: &[wheels::Wheel], staging: &Staging) -> Result<()> {
     let new = staging.0.join("layout");
     let root = root_in(&new, layout.variant);
-    let site = if layout.variant == Variant::Cuda {
-        new.join("site")
-    } else {
-        new.clone()
-    };
+    let site = if layout.variant == Variant::Cuda { new.join("site") } else { new.clone() };
     fs::create_dir_all(&site)?;
     fetch::fetch(wheels, &staging.0, &site)?;
     if cfg!(target_os = "linux") && layout.variant == Variant::Cpu {
@@ -224,10 +189,7 @@ fn build(layout: &Layout, wheels: &[wheels::Wheel], staging: &Staging) -> Result
     let mut files = BTreeMap::new();
     list_files(&new, Path::new(""), &mut files)?;
     let mut manifest = File::create(new.join(MANIFEST))?;
-    let lines: Vec<_> = files
-        .iter()
-        .map(|(name, size)| format!("{size} {name}"))
-        .collect();
+    let lines: Vec<_> = files.iter().map(|(name, size)| format!("{size} {name}")).collect();
     writeln!(manifest, "{HEADER}\n{}", lines.join("\n"))?;
     manifest.sync_all()?;
 
@@ -237,8 +199,7 @@ fn build(layout: &Layout, wheels: &[wheels::Wheel], staging: &Staging) -> Result
     }
     fs::rename(&new, &layout.dir)?;
     // Makes the rename last; failing that, the next command finds out by the manifest.
-    let _ = File::open(layout.dir.parent().expect("a layout lies in the cache"))
-        .and_then(|d| d.sync_all());
+    let _ = File::open(layout.dir.parent().expect("a layout lies in the cache")).and_then(|d| d.sync_all());
     Ok(())
 }
 
@@ -251,19 +212,10 @@ fn stub(root: &Path) -> Result<()> {
         .args(["-x", "c++", "/dev/null"])
         .arg(format!("-L{}", lib.display()))
         .arg(format!("-Wl,-rpath-link,{}", lib.display()))
-        .args([
-            "-Wl,-soname,libtorch.so",
-            "-Wl,--no-as-needed",
-            "-Wl,-rpath,$ORIGIN",
-            "-ltorch_cpu",
-            "-lc10",
-        ])
+        .args(["-Wl,-soname,libtorch.so", "-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN", "-ltorch_cpu", "-lc10"])
         .output()?;
     if !output.status.success() {
-        bail!(
-            "the C++ compiler could not link libtorch.so: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("the C++ compiler could not link libtorch.so: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }
@@ -316,18 +268,12 @@ fn lock(cache: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            eprintln!(
-                "Waiting for another set-up that is at work in {} …",
-                cache.display()
-            );
+            eprintln!("Waiting for another set-up that is at work in {} …", cache.display());
             file.lock()?;
         }
         Err(TryLockError::Error(error)) => {
             return Err(anyhow!(error)).with_context(|| {
-                format!(
-                    "cannot lock {}; set NEPA_CACHE to a folder on a local disk",
-                    cache.display()
-                )
+                format!("cannot lock {}; set NEPA_CACHE to a folder on a local disk", cache.display())
             });
         }
     }
@@ -367,24 +313,14 @@ fn relink(project: &Path, link: &Path, layout: &Layout) -> Result<()> {
         );
     }
     // Build scripts watch this file through the link; its time must change although it may be older than their output.
-    let version = File::options()
-        .append(true)
-        .open(root.join("build-version"));
+    let version = File::options().append(true).open(root.join("build-version"));
     let _ = version.and_then(|f| f.set_modified(SystemTime::now()));
     if before.is_some_and(|b| b.ends_with("site/torch")) && layout.variant == Variant::Cpu {
         // Built against CUDA, torch-sys has -ltorch_cuda in its link line, and nothing tells it that this is gone.
         for profile in ["dev", "release"] {
-            let mut cargo =
-                Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
             host::clean_env(&mut cargo, project);
-            cargo.current_dir(project).args([
-                "clean",
-                "--quiet",
-                "--package",
-                "torch-sys",
-                "--profile",
-                profile,
-            ]);
+            cargo.current_dir(project).args(["clean", "--quiet", "--package", "torch-sys", "--profile", profile]);
             let _ = cargo.stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
     }

@@ -37,15 +37,9 @@ pub fn list(variant: Variant, platform: &str) -> Result<Vec<Wheel>> {
         None => include_str!("../wheels.txt").to_string(),
     };
     let mut wheels = Vec::new();
-    for line in text
-        .lines()
-        .filter(|l| !l.is_empty() && !l.starts_with('#'))
-    {
+    for line in text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
         let fields: Vec<_> = line.split_whitespace().map(str::to_string).collect();
-        ensure!(
-            fields.len() >= 8,
-            "malformed line in the list of wheels: {line}"
-        );
+        ensure!(fields.len() >= 8, "malformed line in the list of wheels: {line}");
         if fields[0] == variant.name() && fields[1] == platform {
             wheels.push(Wheel {
                 bytes: fields[2].parse()?,
@@ -58,10 +52,7 @@ pub fn list(variant: Variant, platform: &str) -> Result<Vec<Wheel>> {
         }
     }
     if wheels.is_empty() {
-        bail!(
-            "there is no {} build of libtorch for {platform}",
-            variant.label()
-        );
+        bail!("there is no {} build of libtorch for {platform}", variant.label());
     }
     Ok(wheels)
 }
@@ -74,12 +65,7 @@ impl Wheel {
 
     /// A line for pip's requirements file, so that pip checks what arrives.
     pub fn requirement(&self) -> String {
-        format!(
-            "{}=={} --hash=sha256:{}\n",
-            self.part(0),
-            self.part(1),
-            self.sha256
-        )
+        format!("{}=={} --hash=sha256:{}\n", self.part(0), self.part(1), self.sha256)
     }
 
     /// The Python that the wheel is for; any will do where it says `py3`.
@@ -114,12 +100,7 @@ mod tests {
         ] {
             let wheels = list(variant, platform).unwrap();
             assert_eq!(wheels.len(), count, "{platform}");
-            assert!(
-                wheels
-                    .iter()
-                    .all(|w| w.sha256.len() == 64 && w.file.ends_with(".whl")),
-                "{platform}"
-            );
+            assert!(wheels.iter().all(|w| w.sha256.len() == 64 && w.file.ends_with(".whl")), "{platform}");
         }
         assert!(list(Variant::Cuda, "macos-aarch64").is_err());
     }
@@ -127,15 +108,8 @@ mod tests {
     #[test]
     fn a_wheel_tells_what_pip_needs() {
         let torch = &list(Variant::Cpu, "linux-x86_64").unwrap()[0];
-        assert!(
-            torch
-                .requirement()
-                .starts_with("torch==2.11.0 --hash=sha256:0f68")
-        );
+        assert!(torch.requirement().starts_with("torch==2.11.0 --hash=sha256:0f68"));
         assert_eq!(torch.python(), "3.12");
-        assert_eq!(
-            torch.platforms().collect::<Vec<_>>(),
-            ["manylinux_2_28_x86_64"]
-        );
+        assert_eq!(torch.platforms().collect::<Vec<_>>(), ["manylinux_2_28_x86_64"]);
     }
 }

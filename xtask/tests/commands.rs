@@ -29,25 +29,14 @@ fn run_builds_and_becomes_nepa_in_the_users_folder() {
     let mut command = world.xtask(&["run", "a b.rhai", "--help", "--steps", "3"]);
     command.current_dir(world.path("project/recipes"));
     // As `cargo run` sets them.
-    command
-        .env("LIBTORCH", world.path("project/.libtorch"))
-        .env("CARGO_PKG_NAME", "xtask");
+    command.env("LIBTORCH", world.path("project/.libtorch")).env("CARGO_PKG_NAME", "xtask");
     let ran = Ran::of(command.output().unwrap());
-    assert_eq!(
-        ran.out,
-        "nepa run a b.rhai --help --steps 3 | recipes | none none\n"
-    );
+    assert_eq!(ran.out, "nepa run a b.rhai --help --steps 3 | recipes | none none\n");
     assert_eq!(ran.code, 7);
     let build = "cargo build --release --bin nepa --message-format=json-render-diagnostics | project | none none\n";
     assert_eq!(ran.err, build);
 
-    let failed = Ran::of(
-        world
-            .xtask(&["run", "x"])
-            .env("CARGO_CODE", "101")
-            .output()
-            .unwrap(),
-    );
+    let failed = Ran::of(world.xtask(&["run", "x"]).env("CARGO_CODE", "101").output().unwrap());
     assert_eq!((failed.code, failed.out.as_str()), (101, ""));
 }
 
@@ -56,22 +45,12 @@ fn test_takes_the_whole_workspace_unless_told() {
     let world = world();
     for (args, cargo) in [
         (&["test"][..], "cargo test --workspace"),
-        (
-            &["test", "name", "--", "-p"],
-            "cargo test --workspace name -- -p",
-        ),
+        (&["test", "name", "--", "-p"], "cargo test --workspace name -- -p"),
         (&["test", "-p", "nepa"], "cargo test -p nepa"),
-        (
-            &["test", "--package=nepa", "--release"],
-            "cargo test --package=nepa --release",
-        ),
+        (&["test", "--package=nepa", "--release"], "cargo test --package=nepa --release"),
     ] {
         let ran = world.run(args);
-        assert!(
-            ran.err.starts_with(&format!("{cargo} | project")),
-            "{}",
-            ran.err
-        );
+        assert!(ran.err.starts_with(&format!("{cargo} | project")), "{}", ran.err);
     }
 }
 
@@ -85,18 +64,9 @@ fn bench_knows_the_names() {
     assert_eq!(world.run(&["bench"]).out, "Benchmarks: loading, training\n");
     let wrong = world.run(&["bench", "trainin"]);
     assert_eq!(wrong.code, 2);
-    assert!(
-        wrong.err.contains("did you mean `training`?") && wrong.err.contains("loading, training"),
-        "{}",
-        wrong.err
-    );
+    assert!(wrong.err.contains("did you mean `training`?") && wrong.err.contains("loading, training"), "{}", wrong.err);
     let ran = world.run(&["bench", "training", "--quick"]);
-    assert!(
-        ran.err
-            .starts_with("cargo bench --bench training -- --quick | project"),
-        "{}",
-        ran.err
-    );
+    assert!(ran.err.starts_with("cargo bench --bench training -- --quick | project"), "{}", ran.err);
 }
 
 #[test]
@@ -105,19 +75,10 @@ fn install_copies_and_tells_about_path() {
     let there = world.path("there");
     let ran = world.run(&["install", "--to", there.to_str().unwrap()]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(
-        ran.out.contains("not on PATH") && ran.out.contains("export PATH"),
-        "{}",
-        ran.out
-    );
+    assert!(ran.out.contains("not on PATH") && ran.out.contains("export PATH"), "{}", ran.out);
     // Again, over the old one.
     let mut command = world.xtask(&["install", &format!("--to={}", there.display())]);
-    let ran = Ran::of(
-        command
-            .env("PATH", format!("{}:/usr/bin:/bin", there.display()))
-            .output()
-            .unwrap(),
-    );
+    let ran = Ran::of(command.env("PATH", format!("{}:/usr/bin:/bin", there.display())).output().unwrap());
     assert!(ran.out.contains("is on PATH"), "{}", ran.out);
     assert_eq!(fs::read_dir(&there).unwrap().count(), 1);
 
@@ -125,30 +86,17 @@ fn install_copies_and_tells_about_path() {
     assert!(world.path("home/.cargo/bin/nepa").is_file());
     let mut command = world.xtask(&["install"]);
     command.env("CARGO_HOME", world.path("cargo-home"));
-    assert!(
-        command.output().unwrap().status.success() && world.path("cargo-home/bin/nepa").is_file()
-    );
+    assert!(command.output().unwrap().status.success() && world.path("cargo-home/bin/nepa").is_file());
 
-    let ran = world.run(&[
-        "install",
-        "--to",
-        world.path("wheels.txt/x").to_str().unwrap(),
-    ]);
-    assert!(
-        ran.code == 1 && ran.err.contains("cannot create"),
-        "{}",
-        ran.err
-    );
+    let ran = world.run(&["install", "--to", world.path("wheels.txt/x").to_str().unwrap()]);
+    assert!(ran.code == 1 && ran.err.contains("cannot create"), "{}", ran.err);
 }
 
 #[test]
 fn mistakes_are_answered_with_the_nearest_name() {
     let world = World::new();
     for (args, says) in [
-        (
-            &["tset"][..],
-            "unknown command `tset` (did you mean `test`?)",
-        ),
+        (&["tset"][..], "unknown command `tset` (did you mean `test`?)"),
         (&["--hlep"], "unknown option `--hlep`"),
         (&["setup", "--cud"], "did you mean `--cuda`?"),
         (&["install", "--ot", "x"], "did you mean `--to`?"),
@@ -159,19 +107,9 @@ fn mistakes_are_answered_with_the_nearest_name() {
         assert_eq!(ran.code, 2, "{args:?}");
         assert!(ran.err.contains(says), "{says:?} is not in: {}", ran.err);
     }
-    for args in [
-        &["--help"][..],
-        &[],
-        &["help"],
-        &["run", "--help"],
-        &["test", "-h"],
-        &["bench", "--help"],
-    ] {
+    for args in [&["--help"][..], &[], &["help"], &["run", "--help"], &["test", "-h"], &["bench", "--help"]] {
         let ran = world.run(args);
-        assert!(
-            ran.code == 0 && ran.out.starts_with("Usage: cargo xtask"),
-            "{args:?}"
-        );
+        assert!(ran.code == 0 && ran.out.starts_with("Usage: cargo xtask"), "{args:?}");
     }
     assert_eq!(world.pip_calls(), 0);
 }

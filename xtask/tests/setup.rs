@@ -13,29 +13,15 @@ use world::{PIP_WORKS, Ran, World, python, wait_for};
 fn the_first_setup_makes_everything_and_the_second_nothing() {
     let world = World::new();
     let first = world.set_up();
-    assert!(
-        first.err.contains("Setting up libtorch 2.11.0 (CPU)"),
-        "{}",
-        first.err
-    );
+    assert!(first.err.contains("Setting up libtorch 2.11.0 (CPU)"), "{}", first.err);
     let layout = world.layout("cpu");
     assert_eq!(world.link(), layout);
-    assert_eq!(
-        fs::read_to_string(layout.join("build-version")).unwrap(),
-        "2.11.0"
-    );
-    for file in [
-        "include/ATen/ATen.h",
-        "lib/libtorch_cpu.so",
-        "lib/libextra.so",
-    ] {
+    assert_eq!(fs::read_to_string(layout.join("build-version")).unwrap(), "2.11.0");
+    for file in ["include/ATen/ATen.h", "lib/libtorch_cpu.so", "lib/libextra.so"] {
         assert!(layout.join(file).is_file(), "{file}");
     }
     assert!(!layout.join("lib/libtorch_cuda.so").exists());
-    assert_eq!(
-        layout.join("lib/libtorch.so").exists(),
-        cfg!(target_os = "linux")
-    );
+    assert_eq!(layout.join("lib/libtorch.so").exists(), cfg!(target_os = "linux"));
     assert_eq!(world.cached().len(), 1, "{:?}", world.cached());
 
     let second = world.set_up();
@@ -72,20 +58,10 @@ fn missing_programs_are_told_before_anything_is_fetched() {
             only_ours(w, c);
             w.no_script("python3")
         },
-        &[
-            "no `python3`",
-            "apt install python3 python3-pip",
-            "LIBTORCH",
-        ],
+        &["no `python3`", "apt install python3 python3-pip", "LIBTORCH"],
     );
-    fails(
-        |w, _| w.script("python3", "echo False"),
-        &["`python3` has none", "apt install python3-pip", "ensurepip"],
-    );
-    fails(
-        |w, _| w.script("python3", "echo no such version >&2; exit 1"),
-        &["does not work: no such version"],
-    );
+    fails(|w, _| w.script("python3", "echo False"), &["`python3` has none", "apt install python3-pip", "ensurepip"]);
+    fails(|w, _| w.script("python3", "echo no such version >&2; exit 1"), &["does not work: no such version"]);
     fails(
         |w, c| {
             only_ours(w, c);
@@ -99,23 +75,16 @@ fn missing_programs_are_told_before_anything_is_fetched() {
         },
         &["no C++ compiler `no-such-compiler`"],
     );
-    fails(
-        |w, _| w.script("c++", "echo bad flag >&2; exit 1"),
-        &["cannot compile C++17 (bad flag)", "apt install g++"],
-    );
+    fails(|w, _| w.script("c++", "echo bad flag >&2; exit 1"), &["cannot compile C++17 (bad flag)", "apt install g++"]);
 }
 
 #[test]
 fn want_of_space_is_told() {
-    let df =
-        "echo Filesystem 1024-blocks Used Available Capacity Mounted; echo disk 100 99 1 99% /";
+    let df = "echo Filesystem 1024-blocks Used Available Capacity Mounted; echo disk 100 99 1 99% /";
     // The test's wheels are small, but not that small.
     fails(|w, _| w.script("df", df), &["0.0 GB free", "NEPA_CACHE"]);
     let full = "echo 'ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device'; exit 1";
-    fails(
-        |w, _| w.pip(full),
-        &["filled up in the middle", "NEPA_CACHE"],
-    );
+    fails(|w, _| w.pip(full), &["filled up in the middle", "NEPA_CACHE"]);
 }
 
 #[test]
@@ -123,14 +92,10 @@ fn an_unwritable_cache_is_told() {
     let below_a_file = |w: &World, c: &mut Command| {
         c.env("NEPA_CACHE", w.path("wheels.txt/cache"));
     };
-    fails(
-        below_a_file,
-        &["cannot write to the cache folder", "Set NEPA_CACHE"],
-    );
+    fails(below_a_file, &["cannot write to the cache folder", "Set NEPA_CACHE"]);
     fails(
         |w, c| {
-            c.env_remove("NEPA_CACHE")
-                .env("XDG_CACHE_HOME", w.path("wheels.txt"));
+            c.env_remove("NEPA_CACHE").env("XDG_CACHE_HOME", w.path("wheels.txt"));
         },
         &["wheels.txt/nepa", "Set NEPA_CACHE"],
     );
@@ -139,24 +104,15 @@ fn an_unwritable_cache_is_told() {
 #[test]
 fn what_pip_says_is_reduced_to_what_matters() {
     let pip = |text: &'static str| move |w: &World, _: &mut Command| w.pip(text);
-    fails(
-        pip("echo 'no such option: --platform'; exit 2"),
-        &["too old", "--upgrade pip"],
-    );
+    fails(pip("echo 'no such option: --platform'; exit 2"), &["too old", "--upgrade pip"]);
     fails(pip("kill -9 $$"), &["stopped by signal 9"]);
-    fails(
-        pip("echo one; echo ERROR: two; echo three; exit 1"),
-        &["could not download torch: ERROR: two\n"],
-    );
+    fails(pip("echo one; echo ERROR: two; echo three; exit 1"), &["could not download torch: ERROR: two\n"]);
     fails(
         pip("printf 'PK' > \"$dest/torch-2.11.0-py3-none-manylinux2014_x86_64.whl\""),
         &["cannot unpack torch", "zip"],
     );
     let broken = "echo 'WARNING: Retrying after connection broken by ...'; exit 1";
-    fails(
-        pip(broken),
-        &["could not reach its package index", "Check the connection"],
-    );
+    fails(pip(broken), &["could not reach its package index", "Check the connection"]);
 }
 
 #[test]
@@ -177,8 +133,7 @@ fn a_connection_that_breaks_midway_is_tried_again() {
 fn the_real_pip_checks_what_arrives() {
     let real = |w: &World, c: &mut Command| {
         w.script("python3", &format!("exec {} \"$@\"", python().display()));
-        c.env("PIP_NO_INDEX", "1")
-            .env("PIP_FIND_LINKS", w.path("store"));
+        c.env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", w.path("store"));
     };
     let world = World::new();
     let mut command = world.xtask(&["setup"]);
@@ -190,13 +145,7 @@ fn the_real_pip_checks_what_arrives() {
         |w, c| {
             real(w, c);
             let pins = fs::read_to_string(w.path("wheels.txt")).unwrap();
-            let wrong = pins.split(' ').map(|f| {
-                if f.len() == 64 {
-                    "0".repeat(64)
-                } else {
-                    f.to_string()
-                }
-            });
+            let wrong = pins.split(' ').map(|f| if f.len() == 64 { "0".repeat(64) } else { f.to_string() });
             fs::write(w.path("wheels.txt"), wrong.collect::<Vec<_>>().join(" ")).unwrap();
         },
         &["SHA-256 differs", "torch"],
@@ -205,8 +154,7 @@ fn the_real_pip_checks_what_arrives() {
         |w, c| {
             real(w, c);
             c.env_remove("PIP_NO_INDEX").env_remove("PIP_FIND_LINKS");
-            c.env("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-                .env("PIP_RETRIES", "1");
+            c.env("PIP_INDEX_URL", "http://127.0.0.1:9/simple").env("PIP_RETRIES", "1");
         },
         &["could not reach its package index"],
     );
@@ -224,18 +172,11 @@ fn whatever_kills_a_setup_the_next_one_starts_clean() {
     for signal in [9, 2] {
         let world = World::new();
         let mut child = world.hanging();
-        let kill = Command::new("kill")
-            .arg(format!("-{signal}"))
-            .arg(child.id().to_string())
-            .status();
+        let kill = Command::new("kill").arg(format!("-{signal}")).arg(child.id().to_string()).status();
         assert!(kill.unwrap().success());
         assert_eq!(child.wait().unwrap().signal(), Some(signal));
         assert!(!world.layout("cpu").exists() && !world.path("project/.libtorch").is_symlink());
-        assert!(
-            world.cached()[0].starts_with("staging-"),
-            "{:?}",
-            world.cached()
-        );
+        assert!(world.cached()[0].starts_with("staging-"), "{:?}", world.cached());
 
         world.pip(PIP_WORKS);
         world.set_up();
@@ -248,19 +189,10 @@ fn whatever_kills_a_setup_the_next_one_starts_clean() {
 fn two_at_once_wait_for_each_other() {
     let world = World::new();
     world.pip(&format!(": > \"$STORE/hangs\"; sleep 0.5; {PIP_WORKS}"));
-    let first = world
-        .xtask(&["setup"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let first = world.xtask(&["setup"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for(&world.path("store/hangs"));
     let second = world.set_up();
-    assert!(
-        second.err.contains("Waiting for another set-up"),
-        "{}",
-        second.err
-    );
+    assert!(second.err.contains("Waiting for another set-up"), "{}", second.err);
     let first = Ran::of(first.wait_with_output().unwrap());
     assert_eq!(first.code, 0, "{}", first.err);
     assert_eq!((world.pip_calls(), world.cached().len()), (2, 1));
@@ -274,29 +206,16 @@ fn a_damaged_cache_is_told_and_made_anew() {
     let lib = world.layout("cpu").join("lib/libtorch_cpu.so");
     let manifest = world.layout("cpu").join("manifest.txt");
     for (says, damage) in [
-        (
-            "lib/libtorch_cpu.so has 3 bytes instead of",
-            &(|| fs::write(&lib, "abc").unwrap()) as &dyn Fn(),
-        ),
-        ("lib/libtorch_cpu.so: No such file", &|| {
-            fs::remove_file(&lib).unwrap()
-        }),
-        ("it has no manifest", &|| {
-            fs::remove_file(&manifest).unwrap()
-        }),
-        ("its manifest is of another kind", &|| {
-            fs::write(&manifest, "old\n").unwrap()
-        }),
+        ("lib/libtorch_cpu.so has 3 bytes instead of", &(|| fs::write(&lib, "abc").unwrap()) as &dyn Fn()),
+        ("lib/libtorch_cpu.so: No such file", &|| fs::remove_file(&lib).unwrap()),
+        ("it has no manifest", &|| fs::remove_file(&manifest).unwrap()),
+        ("its manifest is of another kind", &|| fs::write(&manifest, "old\n").unwrap()),
     ] {
         damage();
         // Any command finds out.
         let ran = world.run(&["test"]);
         assert_eq!(ran.code, 0, "{}", ran.err);
-        assert!(
-            ran.err.contains("is damaged") && ran.err.contains(says),
-            "{says:?}: {}",
-            ran.err
-        );
+        assert!(ran.err.contains("is damaged") && ran.err.contains(says), "{says:?}: {}", ran.err);
         assert!(fs::read_to_string(&lib).unwrap().starts_with("content"));
         assert_eq!(world.cached().len(), 1, "{:?}", world.cached());
     }
@@ -313,11 +232,7 @@ fn cuda_stays_until_setup_says_otherwise() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     let site = world.layout("cuda").join("site");
     assert_eq!(world.link(), site.join("torch"));
-    for file in [
-        "torch/build-version",
-        "torch/lib/libtorch_cuda.so",
-        "nvidia/cu13/lib/libextra.so",
-    ] {
+    for file in ["torch/build-version", "torch/lib/libtorch_cuda.so", "nvidia/cu13/lib/libextra.so"] {
         assert!(site.join(file).is_file(), "{file}");
     }
     assert!(!site.join("nvidia/__init__.py").exists());
@@ -333,10 +248,7 @@ fn cuda_stays_until_setup_says_otherwise() {
     world.set_up();
     assert_eq!(world.link(), world.layout("cpu"));
     let cargo = fs::read_to_string(world.path("store/cargo")).unwrap();
-    assert!(
-        cargo.contains("clean --quiet --package torch-sys --profile release"),
-        "{cargo}"
-    );
+    assert!(cargo.contains("clean --quiet --package torch-sys --profile release"), "{cargo}");
     world.run(&["test"]);
     assert_eq!(world.link(), world.layout("cpu"));
 }
@@ -354,11 +266,7 @@ fn a_link_elsewhere_is_replaced_and_a_folder_in_its_place_told() {
     fs::write(link.join("mine"), "").unwrap();
     let ran = world.run(&["setup"]);
     assert_eq!(ran.code, 1);
-    assert!(
-        ran.err.contains("cannot make the link") && ran.err.contains("move it away"),
-        "{}",
-        ran.err
-    );
+    assert!(ran.err.contains("cannot make the link") && ran.err.contains("move it away"), "{}", ran.err);
     assert!(link.join("mine").exists());
 }
 
@@ -372,12 +280,7 @@ fn a_libtorch_of_the_users_own_is_checked_and_used() {
     };
     let says = |ran: Ran, code, text: &str| {
         assert_eq!(ran.code, code, "{}", ran.err);
-        assert!(
-            format!("{}{}", ran.out, ran.err).contains(text),
-            "{text:?} is not in: {}{}",
-            ran.out,
-            ran.err
-        );
+        assert!(format!("{}{}", ran.out, ran.err).contains(text), "{text:?} is not in: {}{}", ran.out, ran.err);
     };
     let path = own.to_str().unwrap();
     says(with("LIBTORCH", ""), 1, "set but empty");
@@ -385,47 +288,22 @@ fn a_libtorch_of_the_users_own_is_checked_and_used() {
     says(with("LIBTORCH", path), 1, "there is no");
     fs::create_dir_all(own.join("lib")).unwrap();
     fs::create_dir_all(own.join("include/ATen")).unwrap();
-    fs::write(
-        own.join(format!("lib/libtorch_cpu{}", env::consts::DLL_SUFFIX)),
-        "",
-    )
-    .unwrap();
+    fs::write(own.join(format!("lib/libtorch_cpu{}", env::consts::DLL_SUFFIX)), "").unwrap();
     says(with("LIBTORCH", path), 1, "include/ATen/ATen.h");
     fs::write(own.join("include/ATen/ATen.h"), "").unwrap();
     fs::write(own.join("version.py"), "x = 1\n__version__ = '2.9.1+cpu'\n").unwrap();
-    says(
-        with("LIBTORCH", path),
-        1,
-        "has version 2.9.1; 2.11.0 is needed",
-    );
+    says(with("LIBTORCH", path), 1, "has version 2.9.1; 2.11.0 is needed");
     fs::write(own.join("build-version"), "2.11.0+cu130\n").unwrap();
     says(with("LIBTORCH", path), 0, "your own libtorch");
 
     world.script("python3", "echo");
-    says(
-        with("LIBTORCH_USE_PYTORCH", "1"),
-        1,
-        "python3 has no PyTorch",
-    );
+    says(with("LIBTORCH_USE_PYTORCH", "1"), 1, "python3 has no PyTorch");
     world.script("python3", &format!("echo {path}"));
     says(with("LIBTORCH_USE_PYTORCH", "1"), 0, "your own libtorch");
-    assert_eq!(
-        (
-            world.pip_calls(),
-            world.path("project/.libtorch").is_symlink()
-        ),
-        (0, false)
-    );
+    assert_eq!((world.pip_calls(), world.path("project/.libtorch").is_symlink()), (0, false));
 
     // What cargo hands over from .cargo/config.toml is not the user's.
     world.pip(PIP_WORKS);
-    says(
-        with(
-            "LIBTORCH",
-            world.path("project/.libtorch").to_str().unwrap(),
-        ),
-        0,
-        "is ready in",
-    );
+    says(with("LIBTORCH", world.path("project/.libtorch").to_str().unwrap()), 0, "is ready in");
     assert_eq!(world.link(), world.layout("cpu"));
 }

@@ -47,7 +47,9 @@ impl ScriptModule {
         let mut own = Vec::new();
         for (name, value) in parts {
             if ["training", "rotary"].contains(&name.as_str()) {
-                bail!("nn::define: the part name `{name}` is taken: the forward function finds the mode or the angles there");
+                bail!(
+                    "nn::define: the part name `{name}` is taken: the forward function finds the mode or the angles there"
+                );
             }
             let part = if let Some(t) = value.read_lock::<Tensor>() {
                 if !matches!(t.kind(), tch::Kind::Float | tch::Kind::Double) {

@@ -34,7 +34,7 @@ fn schedule(kind: ScheduleKind, of: &str, options: &Map) -> Result<Schedule> {
 
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     engine
-        .register_type_with_name::<Adamw>("AdamW")
+        .register_type_with_name::<Adamw>("Adamw")
         .register_type_with_name::<Schedule>("Schedule")
         .register_type_with_name::<Ema>("Ema");
     let mut group = Group::namespace(reference, "optim", "Optimizers, learning-rate schedules, clipping, averages.");
@@ -84,7 +84,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     }
     group.register(engine);
 
-    let mut group = Group::global(reference, "AdamW", "An optimizer, made by optim::adamw.");
+    let mut group = Group::global(reference, "Adamw", "An optimizer, made by optim::adamw.");
     functions! { group;
         /// One update with a learning rate, times each group's `lr_scale`; or with a function of the
         /// group (a map with `lr_scale`, `weight_decay`, `llrd_power`, `names`) that gives its learning

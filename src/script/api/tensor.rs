@@ -119,8 +119,8 @@ fn from_values(values: &Dynamic) -> Result<tch::Tensor> {
     if let Some(t) = values.read_lock::<Tensor>() {
         return crate::nn::copy_of(&t);
     }
-    let (mut flat, mut sizes) = (Vec::new(), Vec::new());
-    flatten(values, 0, &mut sizes, &mut flat)?;
+    let mut flat = Vec::new();
+    let sizes = flatten(values, &mut flat)?;
     let all = |name: &str| !flat.is_empty() && flat.iter().all(|v| v.type_name() == name);
     let t = if all("i64") {
         tch::Tensor::f_from_slice(&flat.iter().map(|v| v.as_int().expect("checked")).collect::<Vec<i64>>())?
@@ -132,23 +132,23 @@ fn from_values(values: &Dynamic) -> Result<tch::Tensor> {
     Ok(t.f_reshape(&sizes)?)
 }
 
-fn flatten(values: &Dynamic, depth: usize, sizes: &mut Vec<i64>, flat: &mut Vec<Dynamic>) -> Result<()> {
+/// The values of nested arrays in order; gives their common shape.
+fn flatten(values: &Dynamic, flat: &mut Vec<Dynamic>) -> Result<Vec<i64>> {
     let Some(items) = values.read_lock::<Array>() else {
         flat.push(values.clone());
-        return Ok(());
+        return Ok(Vec::new());
     };
-    if sizes.len() == depth {
-        ensure!(flat.is_empty(), "tensor: the nested arrays are not of equal depth");
-        sizes.push(items.len() as i64);
-    } else if sizes[depth] != items.len() as i64 {
-        bail!("tensor: the nested arrays are not of equal length: {} and {} at depth {depth}", sizes[depth], items.len());
-    }
+    let mut inner: Option<Vec<i64>> = None;
     for item in items.iter() {
-        let nested = item.is_array();
-        ensure!(nested == (depth + 1 < sizes.len() || (nested && flat.is_empty())), "tensor: numbers and arrays are mixed");
-        flatten(item, depth + 1, sizes, flat)?;
+        let sizes = flatten(item, flat)?;
+        match &inner {
+            Some(first) if *first != sizes => {
+                bail!("tensor: the nested arrays are not of one shape: {first:?} and {sizes:?} side by side")
+            }
+            _ => inner = Some(sizes),
+        }
     }
-    Ok(())
+    Ok([vec![items.len() as i64], inner.unwrap_or_default()].concat())
 }
 
 fn reading(group: &mut Group<'_>) {
@@ -178,7 +178,7 @@ fn reading(group: &mut Group<'_>) {
             let flat = t.f_reshape([1])?;
             Ok(match t.kind() {
                 Kind::Bool => Dynamic::from_bool(flat.f_int64_value(&[0])? != 0),
-                k if is_float(k) => Dynamic::from_float(flat.f_double_value(&[0])?),
+                _ if t.is_floating_point() => Dynamic::from_float(flat.f_double_value(&[0])?),
                 _ => Dynamic::from_int(flat.f_int64_value(&[0])?),
             })
         }
@@ -189,7 +189,7 @@ fn reading(group: &mut Group<'_>) {
                 Kind::Bool => {
                     Vec::<bool>::try_from(flat)?.into_iter().map(Dynamic::from_bool).collect()
                 }
-                k if is_float(k) => {
+                _ if t.is_floating_point() => {
                     Vec::<f64>::try_from(flat.f_to_kind(Kind::Double)?)?.into_iter().map(Dynamic::from_float).collect()
                 }
                 _ => Vec::<i64>::try_from(flat.f_to_kind(Kind::Int64)?)?.into_iter().map(Dynamic::from_int).collect(),
@@ -221,10 +221,6 @@ fn reading(group: &mut Group<'_>) {
             }
         }
     }
-}
-
-fn is_float(kind: Kind) -> bool {
-    matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16)
 }
 
 fn text(t: &tch::Tensor) -> String {
@@ -336,7 +332,8 @@ fn arithmetic(group: &mut Group<'_>) {
 fn operators(group: &mut Group<'_>) {
     /// A scalar as a tensor, for the operand on the left.
     fn scalar(x: f64, like: &Tensor) -> Result<tch::Tensor> {
-        Ok(tch::Tensor::f_full([0i64; 0], x, (if is_float(like.kind()) { like.kind() } else { Kind::Float }, like.device()))?)
+        let kind = if like.is_floating_point() { like.kind() } else { Kind::Float };
+        Ok(tch::Tensor::f_full([0i64; 0], x, (kind, like.device()))?)
     }
     fn int_scalar(x: i64, like: &Tensor) -> Result<tch::Tensor> {
         // Weak, as in PyTorch: an int takes the tensor's dtype.
@@ -525,7 +522,7 @@ fn functional(group: &mut Group<'_>) {
         }
         /// Convolution of images [B, C, H, W] with weight [O, C, k, k], without bias.
         "conv2d" (t: Tensor, weight: Tensor, stride: i64, padding: i64) -> Tensor {
-            ok(t.f_conv2d(&*weight, None::<tch::Tensor>, [stride; 2], [padding; 2], [1, 1], 1)?)
+            ok(t.f_conv2d(&weight, None::<tch::Tensor>, [stride; 2], [padding; 2], [1, 1], 1)?)
         }
         /// Images [B, C, H, W] resized bilinearly to [height, width] (pixel centres aligned, no antialias).
         "interpolate" (t: Tensor, size: Array) -> Tensor {

@@ -20,31 +20,20 @@ pub struct World {
 
 /// What the scripts do that stand for pip: the file names of the wheels in $STORE, asked for by their requirement.
 pub const PIP_WORKS: &str = "cp \"$STORE/$name\"-*.whl \"$dest\"";
-pub const PIP_HANGS: &str = "mkdir -p \"$TMPDIR/pip-1\"; echo part > \"$TMPDIR/pip-1/x.whl\"; : > \"$STORE/hangs\"; exec sleep 5";
+pub const PIP_HANGS: &str =
+    "mkdir -p \"$TMPDIR/pip-1\"; echo part > \"$TMPDIR/pip-1/x.whl\"; : > \"$STORE/hangs\"; exec sleep 5";
 
 impl World {
     pub fn new() -> Self {
-        let world = World {
-            dir: tempfile::tempdir().unwrap(),
-        };
-        for folder in [
-            "home",
-            "bin",
-            "store",
-            "project/xtask",
-            "project/.cargo",
-            "project/recipes",
-        ] {
+        let world = World { dir: tempfile::tempdir().unwrap() };
+        for folder in ["home", "bin", "store", "project/xtask", "project/.cargo", "project/recipes"] {
             fs::create_dir_all(world.path(folder)).unwrap();
         }
         fs::write(world.path("project/xtask/Cargo.toml"), "").unwrap();
         fs::write(world.path("project/.cargo/config.toml"), "").unwrap();
         world.make_wheels();
         world.pip(PIP_WORKS);
-        world.script(
-            "c++",
-            "while [ $# -gt 0 ]; do [ \"$1\" = -o ] && echo stub > \"$2\"; shift; done",
-        );
+        world.script("c++", "while [ $# -gt 0 ]; do [ \"$1\" = -o ] && echo stub > \"$2\"; shift; done");
         world
     }
 
@@ -81,10 +70,7 @@ impl World {
 
     /// How often pip was asked for a wheel.
     pub fn pip_calls(&self) -> usize {
-        fs::read_to_string(self.path("store/calls"))
-            .unwrap_or_default()
-            .lines()
-            .count()
+        fs::read_to_string(self.path("store/calls")).unwrap_or_default().lines().count()
     }
 
     /// Two small wheels that even the real pip accepts, and the list that pins them.
@@ -110,17 +96,9 @@ cuda {platform} {torch} 0 torch/include/* torch/lib/*
 cuda {platform} {extra} 0 nvidia/* !*.py""")
 "##;
         let platform = format!("{}-{}", env::consts::OS, env::consts::ARCH);
-        let output = Command::new(python())
-            .args(["-c", script])
-            .arg(self.path("store"))
-            .arg(platform)
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let output =
+            Command::new(python()).args(["-c", script]).arg(self.path("store")).arg(platform).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         fs::write(self.path("wheels.txt"), output.stdout).unwrap();
     }
 
@@ -131,10 +109,7 @@ cuda {platform} {extra} 0 nvidia/* !*.py""")
             .args(args)
             .current_dir(self.path("project"))
             .env_clear()
-            .env(
-                "PATH",
-                format!("{}:/usr/bin:/bin", self.path("bin").display()),
-            )
+            .env("PATH", format!("{}:/usr/bin:/bin", self.path("bin").display()))
             .env("HOME", self.path("home"))
             .env("NEPA_CACHE", self.path("cache"))
             .env("NEPA_XTASK_WHEELS", self.path("wheels.txt"))
@@ -157,11 +132,7 @@ cuda {platform} {extra} 0 nvidia/* !*.py""")
 
     /// The one layout of a variant in the cache.
     pub fn layout(&self, variant: &str) -> PathBuf {
-        let name = format!(
-            "libtorch-2.11.0-{variant}-{}-{}",
-            env::consts::OS,
-            env::consts::ARCH
-        );
+        let name = format!("libtorch-2.11.0-{variant}-{}-{}", env::consts::OS, env::consts::ARCH);
         self.path("cache").join(name)
     }
 
@@ -171,14 +142,8 @@ cuda {platform} {extra} 0 nvidia/* !*.py""")
 
     /// Names in the cache, but for the lock.
     pub fn cached(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path("cache"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut names: Vec<_> = entries
-            .map(|e| e.file_name().into_string().unwrap())
-            .filter(|n| n != "lock")
-            .collect();
+        let entries = fs::read_dir(self.path("cache")).into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries.map(|e| e.file_name().into_string().unwrap()).filter(|n| n != "lock").collect();
         names.sort();
         names
     }
@@ -186,11 +151,7 @@ cuda {platform} {extra} 0 nvidia/* !*.py""")
     /// Starts a set-up and waits until its pip hangs in the middle of a download.
     pub fn hanging(&self) -> Child {
         self.pip(PIP_HANGS);
-        let child = self
-            .xtask(&["setup"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let child = self.xtask(&["setup"]).stderr(Stdio::null()).spawn().unwrap();
         wait_for(&self.path("store/hangs"));
         child
     }
@@ -205,22 +166,14 @@ pub struct Ran {
 impl Ran {
     pub fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran {
-            code: output.status.code().unwrap_or(-1),
-            out: text(output.stdout),
-            err: text(output.stderr),
-        }
+        Ran { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
     }
 }
 
 pub fn wait_for(path: &Path) {
     let started = Instant::now();
     while !path.exists() {
-        assert!(
-            started.elapsed() < Duration::from_secs(20),
-            "{} never came",
-            path.display()
-        );
+        assert!(started.elapsed() < Duration::from_secs(20), "{} never came", path.display());
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -229,12 +182,7 @@ pub fn wait_for(path: &Path) {
 pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(|| {
-        let output = Command::new("python3")
-            .args(["-c", "import sys; print(sys.executable)"])
-            .output();
-        String::from_utf8(output.expect("these tests need python3").stdout)
-            .unwrap()
-            .trim()
-            .into()
+        let output = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+        String::from_utf8(output.expect("these tests need python3").stdout).unwrap().trim().into()
     })
 }

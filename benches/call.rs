@@ -1,0 +1,69 @@
+//! What a call from a script costs: each expression in a script's loop, the same work in plain
+//! Rust, and the difference. The aim is at most 2 µs a call.
+//!
+//!     cargo xtask bench call
+
+use nepa::script::Host;
+use nepa::train::signals::Interrupt;
+use std::time::Instant;
+use tch::{Device, Kind, Tensor};
+
+const CALLS: usize = 100_000;
+const ROUNDS: usize = 5;
+
+fn main() {
+    tch::set_num_threads(1);
+    let host = Host::new(None, Interrupt::default());
+    let (a, b) = (Tensor::ones([4], (Kind::Float, Device::Cpu)), Tensor::ones([4], (Kind::Float, Device::Cpu)));
+    let native: [(&str, &str, Box<dyn Fn()>); 6] = [
+        ("a scalar property", "a.ndim", Box::new(|| drop(std::hint::black_box(a.dim())))),
+        ("a global function", "device()", Box::new(|| drop(std::hint::black_box(nepa::device::name(Device::Cpu))))),
+        ("tensor + number", "a + 1.0", Box::new(|| drop(a.f_add_scalar(1.0)))),
+        ("tensor + tensor", "a + b", Box::new(|| drop(a.f_add(&b)))),
+        ("a method with arguments", "a.sum(0, true)", Box::new(|| drop(a.f_sum_dim_intlist([0i64].as_slice(), true, None)))),
+        (
+            "a function in a namespace",
+            "optim::cosine(o)",
+            Box::new(|| {
+                let options = nepa::optim::ScheduleOptions { total_steps: 10, ..Default::default() };
+                drop(nepa::optim::Schedule::new(nepa::optim::ScheduleKind::Cosine, &options));
+            }),
+        ),
+    ];
+    // The loop itself, with an assignment, is not the call's cost.
+    let empty = best(|| run_script(&host, "a"));
+    println!("{:<28} {:<18} {:>10} {:>10} {:>10}", "what", "script", "script ns", "Rust ns", "overhead");
+    let mut worst: f64 = 0.0;
+    for (what, code, direct) in &native {
+        let script = best(|| run_script(&host, code)) - empty;
+        let rust = best(|| {
+            let start = Instant::now();
+            (0..CALLS).for_each(|_| direct());
+            start.elapsed().as_secs_f64()
+        });
+        let [script, rust] = [script, rust].map(|s| s / CALLS as f64 * 1e9);
+        worst = worst.max(script - rust);
+        println!("{what:<28} {code:<18} {script:>10.0} {rust:>10.0} {:>10.0}", script - rust);
+    }
+    println!("largest overhead: {:.2} µs a call (aim: at most 2)", worst / 1e3);
+}
+
+fn best(mut seconds: impl FnMut() -> f64) -> f64 {
+    (0..ROUNDS).map(|_| seconds()).fold(f64::INFINITY, f64::min)
+}
+
+/// Seconds that a script's loop over an expression takes.
+fn run_script(host: &Host, code: &str) -> f64 {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("bench.rhai");
+    let text = format!(
+        "let a = ones([4]); let b = ones([4]); let o = #{{ total_steps: 10 }};\nlet x = a;\nfor i in 0..{CALLS} {{ x = {code}; }}\n"
+    );
+    std::fs::write(&path, text).expect("the temporary folder can be written");
+    let Ok(ast) = host.compile(&path) else { panic!("the snippet `{code}` does not parse") };
+    let start = Instant::now();
+    if host.run(&ast, &path).is_err() {
+        panic!("the snippet `{code}` fails");
+    }
+    start.elapsed().as_secs_f64()
+}

@@ -1,0 +1,330 @@
+//! A user at a terminal: a folder of their own, the real `nepa`, and what it said.
+//!
+//! Every command is killed after a deadline, and every answer is checked for what no user may ever
+//! see (a panic, a C++ stack, a death by signal) before a test looks at it.
+
+#![allow(dead_code)] // every test file uses a part of it
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Long enough for a loaded machine; short enough that a command which hangs is a failed test.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What must not reach a user, whatever they did.
+const NEVER_SHOWN: &[&str] = &[
+    "panicked",
+    "RUST_BACKTRACE",
+    "internal fault",
+    "stack backtrace",
+    "Exception raised",
+    "frame #",
+    "c10::",
+    ".cpp:",
+];
+
+/// A path inside the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A folder with the reference implementation's model and numbers.
+pub fn golden(name: &str) -> String {
+    repository("tests/fixtures/model").join(name).display().to_string()
+}
+
+/// Names of all golden model folders.
+pub fn golden_names() -> Vec<String> {
+    names_in(&repository("tests/fixtures/model"))
+}
+
+/// The Fashion-MNIST that comes with the repository.
+pub fn fashion() -> String {
+    repository("examples/data/fashion-mnist").display().to_string()
+}
+
+/// A configuration in which everything is small: 4 patches, 2 blocks of width 8.
+pub const TINY: &str = "#{ image_size: 8, patch_size: 4, num_channels: 3, hidden_size: 8, num_hidden_layers: 2, \
+                        num_attention_heads: 2, intermediate_size: 16 }";
+
+/// Runs a script that needs no files.
+pub fn run(script: &str) -> Said {
+    Folder::new().run(script)
+}
+
+/// File names in a folder, sorted; none where there is no such folder.
+pub fn names_in(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// A temporary folder in which commands run.
+pub struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub fn new() -> Self {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a file, with the folders above it.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+        self
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        String::from_utf8(self.read(name)).unwrap()
+    }
+
+    pub fn json(&self, name: &str) -> Value {
+        serde_json::from_str(&self.text(name)).unwrap()
+    }
+
+    /// File names in a folder of this folder ("" for itself), sorted.
+    pub fn names(&self, dir: &str) -> Vec<String> {
+        names_in(&self.path(dir))
+    }
+
+    /// A copy of a golden model folder that a test may damage.
+    pub fn copy_golden(&self, name: &str, to: &str) -> &Self {
+        for file in names_in(Path::new(&golden(name))) {
+            self.write(&format!("{to}/{file}"), std::fs::read(Path::new(&golden(name)).join(&file)).unwrap());
+        }
+        self
+    }
+
+    /// Runs nepa in this folder.
+    pub fn nepa(&self, args: &[&str]) -> Said {
+        self.start(args, &[]).finish()
+    }
+
+    /// The same with environment variables.
+    pub fn nepa_with(&self, env: &[(&str, &str)], args: &[&str]) -> Said {
+        self.start(args, env).finish()
+    }
+
+    /// Runs a script as recipe.rhai, on one thread of the CPU.
+    pub fn run(&self, script: &str) -> Said {
+        self.run_with(script, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn run_with(&self, script: &str, args: &[&str]) -> Said {
+        self.write("recipe.rhai", script);
+        let mut all = vec!["run", "recipe.rhai", "--device", "cpu"];
+        if !args.contains(&"--threads") {
+            all.extend(["--threads", "1"]);
+        }
+        all.extend(args);
+        self.nepa(&all)
+    }
+
+    /// Starts nepa in this folder without waiting for it.
+    pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Running {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_nepa"))
+            .args(args)
+            .current_dir(self.0.path())
+            .env_remove("NEPA_STDLIB")
+            .env_remove("RUST_BACKTRACE")
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = channel();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let stdout = std::thread::spawn(move || {
+            let mut all = String::new();
+            for line in out.lines().map_while(Result::ok) {
+                all += &format!("{line}\n");
+                let _ = sender.send(line);
+            }
+            all
+        });
+        let mut err = child.stderr.take().unwrap();
+        let stderr = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            let _ = err.read_to_end(&mut all);
+            String::from_utf8_lossy(&all).into_owned()
+        });
+        let command = format!("nepa {}", args.join(" "));
+        Running { command, child, lines, stdout: Some(stdout), stderr: Some(stderr), started: Instant::now() }
+    }
+}
+
+/// A command under way.
+pub struct Running {
+    command: String,
+    child: Child,
+    lines: Receiver<String>,
+    stdout: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
+    started: Instant,
+}
+
+impl Running {
+    /// Waits until a line is printed.
+    pub fn wait_for(&self, line: &str) -> &Self {
+        loop {
+            match self.lines.recv_timeout(DEADLINE) {
+                Ok(found) if found == line => return self,
+                Ok(_) => {}
+                Err(e) => panic!("{} never printed `{line}`: {e}", self.command),
+            }
+        }
+    }
+
+    pub fn signal(&self, signal: i32) -> &Self {
+        // SAFETY: a plain system call on a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+        self
+    }
+
+    /// Waits for the end.
+    pub fn finish(mut self) -> Said {
+        let mut late = false;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if self.started.elapsed() > DEADLINE {
+                late = true;
+                let _ = self.child.kill();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let said = Said {
+            command: self.command.clone(),
+            code: status.code(),
+            stdout: self.stdout.take().unwrap().join().unwrap(),
+            stderr: self.stderr.take().unwrap().join().unwrap(),
+        };
+        assert!(!late, "did not end within {DEADLINE:?}: {said}");
+        assert!(said.code.is_some(), "killed by a signal ({status}): {said}");
+        for text in NEVER_SHOWN {
+            assert!(!said.stdout.contains(text) && !said.stderr.contains(text), "shows `{text}`: {said}");
+        }
+        said
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a command said, and how it ended.
+pub struct Said {
+    pub command: String,
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Said { command, code, stdout, stderr } = self;
+        write!(f, "\n$ {command}\n{stdout}---- stderr\n{stderr}---- exit code {code:?}")
+    }
+}
+
+impl Said {
+    #[track_caller]
+    pub fn succeeds(&self) -> &Self {
+        assert_eq!(self.code, Some(0), "should succeed: {self}");
+        self
+    }
+
+    /// Ended with this exit code, which is not 0.
+    #[track_caller]
+    pub fn fails(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "should fail: {self}");
+        self
+    }
+
+    /// Every piece is in stderr.
+    #[track_caller]
+    pub fn says(&self, pieces: &[&str]) -> &Self {
+        for piece in pieces {
+            assert!(self.stderr.contains(piece), "should say `{piece}`: {self}");
+        }
+        self
+    }
+
+    /// Every piece is in stdout.
+    #[track_caller]
+    pub fn prints(&self, pieces: &[&str]) -> &Self {
+        for piece in pieces {
+            assert!(self.stdout.contains(piece), "should print `{piece}`: {self}");
+        }
+        self
+    }
+
+    /// Shows a place (`recipe.rhai:3:7`), its source line, and a caret under the column.
+    #[track_caller]
+    pub fn at(&self, place: &str, source: &str) -> &Self {
+        let mut lines = self.stderr.lines().skip_while(|l| l.trim() != format!("--> {place}")).skip(1);
+        assert!(self.stderr.contains(&format!("--> {place}\n")), "should point to {place}: {self}");
+        let parts: Vec<&str> = place.rsplitn(3, ':').collect();
+        let (number, column) = (parts[1], parts[0].parse::<usize>().unwrap());
+        let shown = lines.find(|l| l.starts_with(&format!("{number} | "))).unwrap_or("");
+        assert_eq!(shown, format!("{number} | {source}"), "should show the line of {place}: {self}");
+        let before = number.chars().count() + " | ".len() + column - 1;
+        let caret = lines.next().unwrap_or("");
+        assert_eq!(caret.find('^'), Some(before), "should mark column {column}: {self}");
+        self
+    }
+
+    /// An error of a script: exit code 1, place with line and caret, and what it says.
+    #[track_caller]
+    pub fn blames(&self, place: &str, source: &str, pieces: &[&str]) -> &Self {
+        self.fails(1).at(place, source).says(pieces)
+    }
+
+    /// The lines of stdout as JSON values; arrays and numbers print as such.
+    #[track_caller]
+    pub fn values(&self) -> Vec<Value> {
+        self.succeeds();
+        let parse = |l: &str| serde_json::from_str(l).unwrap_or_else(|e| panic!("`{l}`: {e}: {self}"));
+        self.stdout.lines().map(parse).collect()
+    }
+
+    /// The lines of stdout as flat lists of numbers.
+    #[track_caller]
+    pub fn numbers(&self) -> Vec<Vec<f64>> {
+        let list = |v: &Value| match v {
+            Value::Array(items) => items.iter().map(|x| x.as_f64().unwrap()).collect(),
+            other => vec![other.as_f64().unwrap_or_else(|| panic!("{other} is no number: {self}"))],
+        };
+        self.values().iter().map(list).collect()
+    }
+}
+
+/// Asserts that two lists of numbers agree to an absolute tolerance.
+#[track_caller]
+pub fn assert_close(found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "found {found:?}, expected {expected:?}");
+    for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+        assert!((a - b).abs() <= tolerance, "item {i} of {}: found {a}, expected {b}", found.len());
+    }
+}
