@@ -74,6 +74,7 @@ pub fn type_words(rust_type: &str) -> String {
         "bool" => "bool",
         "String" | "PathBuf" => "string",
         "[f64;2]" => "array of 2 floats",
+        "Map<String,Value>" | "PatternGroup" => "map",
         other => return other.to_lowercase(),
     }
     .to_string()

@@ -1,10 +1,10 @@
 //! AdamW (decoupled weight decay, arXiv 1711.05101) over groups of parameters.
 
-use crate::error::{Result, ensure};
+use crate::bail_hint;
+use crate::error::{Result, did_you_mean, ensure};
 use crate::ffi::{self, AdamwLists};
 use crate::nn::{Module, named_parameters};
 use crate::options;
-use serde_json::Value;
 use tch::{Kind, Tensor};
 use wildmatch::WildMatch;
 
@@ -19,6 +19,23 @@ options! {
         weight_decay: f64 = 0.05,
         /// Parameters without weight decay: name patterns, `*` standing for any characters.
         no_decay: Vec<String> = ["*bias*", "*layernorm*", "*layer_scale*", "*_norm*"].map(String::from).to_vec(),
+        /// Treatment by name: the first group whose pattern matches a parameter holds for it. Each is
+        /// a map with `pattern` and what a grouping function may give.
+        groups: Vec<PatternGroup> = Vec::new(),
+    }
+}
+
+options! {
+    /// The treatment of the parameters whose name matches a pattern.
+    pub struct PatternGroup {
+        /// Name pattern, `*` standing for any characters.
+        pattern: String = String::new(),
+        /// Factor on the learning rate given to `step`.
+        lr_scale: f64 = 1.0,
+        /// Weight decay; () means the optimizer's own rule.
+        weight_decay: Option<f64> = None,
+        /// Power of the layer-wise decay, for `step` with a function.
+        llrd_power: i64 = 0,
     }
 }
 
@@ -55,8 +72,31 @@ pub struct Adamw {
 }
 
 impl Adamw {
+    /// Groups all parameters of `module` by the options' patterns.
+    pub fn new(module: &dyn Module, options: &AdamwOptions) -> Result<Self> {
+        let patterns: Vec<WildMatch> = options.groups.iter().map(|g| WildMatch::new(&g.pattern)).collect();
+        let names: Vec<String> = named_parameters(module).into_iter().map(|(n, _)| n).collect();
+        for (group, pattern) in options.groups.iter().zip(&patterns) {
+            if !names.iter().any(|n| pattern.matches(n)) {
+                bail_hint!(
+                    "groups: no parameter matches the pattern `{}`{}", group.pattern,
+                    did_you_mean(&group.pattern, names.iter().map(String::as_str));
+                    "`*` stands for any characters; print(model) lists the names"
+                );
+            }
+        }
+        Self::with_groups(module, options, |name, _| {
+            let found = options.groups.iter().zip(&patterns).find(|(_, pattern)| pattern.matches(name));
+            Ok(found.map_or_else(GroupOptions::default, |(g, _)| GroupOptions {
+                lr_scale: g.lr_scale,
+                weight_decay: g.weight_decay,
+                llrd_power: g.llrd_power,
+            }))
+        })
+    }
+
     /// Groups all parameters of `module`: `group_of(name, parameter)` says how each is treated.
-    pub fn new(
+    pub fn with_groups(
         module: &dyn Module,
         options: &AdamwOptions,
         mut group_of: impl FnMut(&str, &Tensor) -> Result<GroupOptions>,
@@ -137,16 +177,4 @@ impl Adamw {
         ffi::clear_grads(&used)
     }
 
-    /// A line per group for logs: how many tensors, their factor and decay.
-    pub fn describe(&self) -> Value {
-        let rows = self.groups.iter().map(|g| {
-            serde_json::json!({
-                "tensors": g.names.len(),
-                "lr_scale": g.lr_scale,
-                "weight_decay": g.weight_decay,
-                "llrd_power": g.llrd_power,
-            })
-        });
-        Value::Array(rows.collect())
-    }
 }

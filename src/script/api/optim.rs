@@ -1,8 +1,8 @@
 //! Optimizers, schedules, clipping, weight averages.
 
-use crate::error::{Result, bail};
+use crate::error::{Result, bail, ensure};
 use crate::functions;
-use crate::optim::{self, AdamwOptions, GroupOptions, ScheduleKind, ScheduleOptions};
+use crate::optim::{self, AdamwOptions, ScheduleKind, ScheduleOptions};
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Module, Tensor, call, found, from_json, number, ok, read_options};
@@ -44,10 +44,11 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     group.options::<ScheduleOptions>("optim::llrd_cosine_warmup");
     functions! { group;
         /// AdamW (arXiv 1711.05101) over all parameters of a module, as one fused update a group.
+        ///
+        /// Example: `optim::adamw(model, #{ groups: [#{ pattern: "*embeddings*", lr_scale: 0.1 }] })`
         "adamw" (m: Module, options: Map) -> Adamw {
             let o: AdamwOptions = read_options("optim::adamw", &options)?;
-            let new = optim::Adamw::new(m.0.as_ref(), &o, |_, _| Ok(GroupOptions::default()))?;
-            Ok(Adamw(Rc::new(RefCell::new(new))))
+            Ok(Adamw(Rc::new(RefCell::new(optim::Adamw::new(m.0.as_ref(), &o)?))))
         }
         /// The same with groups: `group(name, tensor)` is called for every parameter and gives a map
         /// with any of `lr_scale` (1.0), `weight_decay` (the optimizer's rule) and `llrd_power` (0).
@@ -55,7 +56,11 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// Example: `optim::adamw(model, #{}, |name, t| #{ weight_decay: if t.ndim <= 1 { 0.0 } else { 0.05 } })`
         "adamw" (m: Module, options: Map, group: FnPtr) -> Adamw {
             let o: AdamwOptions = read_options("optim::adamw", &options)?;
-            let new = optim::Adamw::new(m.0.as_ref(), &o, |name, t| {
+            ensure!(
+                o.groups.is_empty(),
+                "optim::adamw: groups come by patterns (the option `groups`) or by a function, not both"
+            );
+            let new = optim::Adamw::with_groups(m.0.as_ref(), &o, |name, t| {
                 let given = call(&group, (name.to_string(), Tensor::from(t.shallow_clone())))?;
                 match given.read_lock::<Map>() {
                     Some(map) => read_options("the group function of optim::adamw", &map),

@@ -516,13 +516,18 @@ fn functional(group: &mut Group<'_>) {
         /// Divided by the 2-norm over the last dimension (at least 1e-12), float32.
         "normalize" (t: Tensor) -> Tensor { ok(crate::loss::normalize(&t, 1e-12)?) }
         /// Mean 0 and variance 1 over the last dimension, eps 1e-12, without parameters.
-        "layer_norm" (t: Tensor) -> Tensor {
-            let Some(&last) = t.size().last() else { bail!("layer_norm of a scalar tensor") };
-            ok(t.f_layer_norm([last], None::<tch::Tensor>, None::<tch::Tensor>, 1e-12, true)?)
+        "layer_norm" (t: Tensor) -> Tensor { layer_norm(&t, None, None) }
+        /// The same, then times weight and plus bias, both of the last dimension's size.
+        "layer_norm" (t: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
+            layer_norm(&t, Some(&weight), Some(&bias))
         }
         /// Convolution of images [B, C, H, W] with weight [O, C, k, k], without bias.
         "conv2d" (t: Tensor, weight: Tensor, stride: i64, padding: i64) -> Tensor {
             ok(t.f_conv2d(&weight, None::<tch::Tensor>, [stride; 2], [padding; 2], [1, 1], 1)?)
+        }
+        /// The same with a bias [O].
+        "conv2d" (t: Tensor, weight: Tensor, bias: Tensor, stride: i64, padding: i64) -> Tensor {
+            ok(t.f_conv2d(&weight, Some(&*bias), [stride; 2], [padding; 2], [1, 1], 1)?)
         }
         /// Images [B, C, H, W] resized bilinearly to [height, width] (pixel centres aligned, no antialias).
         "interpolate" (t: Tensor, size: Array) -> Tensor {
@@ -537,6 +542,11 @@ fn functional(group: &mut Group<'_>) {
             ok(tch::Tensor::f_scaled_dot_product_attention(&q, &k, &v, None::<tch::Tensor>, 0.0, is_causal, None, false)?)
         }
     }
+}
+
+fn layer_norm(t: &tch::Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>) -> Result<Tensor> {
+    let Some(&last) = t.size().last() else { bail!("layer_norm: expected at least one dimension, found a scalar") };
+    ok(t.f_layer_norm([last], weight.map(|w| &**w), bias.map(|b| &**b), 1e-12, true)?)
 }
 
 fn autograd(group: &mut Group<'_>) {
