@@ -20,7 +20,11 @@ fn main() {
         ("a global function", "device()", Box::new(|| drop(std::hint::black_box(nepa::device::name(Device::Cpu))))),
         ("tensor + number", "a + 1.0", Box::new(|| drop(a.f_add_scalar(1.0)))),
         ("tensor + tensor", "a + b", Box::new(|| drop(a.f_add(&b)))),
-        ("a method with arguments", "a.sum(0, true)", Box::new(|| drop(a.f_sum_dim_intlist([0i64].as_slice(), true, None)))),
+        (
+            "a method with arguments",
+            "a.sum(0, true)",
+            Box::new(|| drop(a.f_sum_dim_intlist([0i64].as_slice(), true, None))),
+        ),
         (
             "a function in a namespace",
             "optim::cosine(o)",

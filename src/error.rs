@@ -10,7 +10,9 @@ pub use anyhow::{Context, Result, bail, ensure};
 /// What went wrong, what to do about it, and whose line to show.
 #[derive(Debug, Clone)]
 pub struct Diagnostic {
+    /// What went wrong: what was expected, what was found.
     pub message: String,
+    /// What to do about it.
     pub hint: Option<String>,
     /// Show the line that called the current script function rather than the one inside it: set
     /// where the function's own arguments are at fault.
@@ -18,15 +20,18 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
+    /// A message without advice.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, blame_caller: false }
     }
 
+    /// The same with advice.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
+    /// The same, shown at the caller's line.
     pub fn blame_caller(mut self) -> Self {
         self.blame_caller = true;
         self

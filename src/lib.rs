@@ -3,6 +3,10 @@
 //! Data flows one way: [`data`] → [`nn`] → [`loss`] → [`optim`] → [`train`] and [`checkpoint`];
 //! [`script`] registers them all with the Rhai engine, and is the only part that knows it.
 
+#![warn(missing_docs)]
+// Shapes are written [B, N, D], which rustdoc takes for links.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)]
+
 pub mod checkpoint;
 pub mod cli;
 pub mod data;

@@ -12,16 +12,19 @@ use std::fmt;
 /// One documented option.
 #[derive(Debug, Clone)]
 pub struct OptionDoc {
+    /// As a script writes it.
     pub name: &'static str,
     /// The Rust type as written, for example `Option<f64>`.
     pub rust_type: &'static str,
     /// The default, as a script would write it.
     pub default: Value,
+    /// What it means.
     pub doc: String,
 }
 
 /// A struct made by [`options!`].
 pub trait Options: DeserializeOwned + serde::Serialize + Default {
+    /// The options in the order of their declaration.
     fn docs() -> Vec<OptionDoc>;
 }
 

@@ -16,6 +16,7 @@ use tch::Tensor;
 pub struct Key(u64);
 
 impl Key {
+    /// The root key of a seed.
     pub fn new(seed: u64) -> Self {
         Key(mix(seed ^ 0x6e65_7061))
     }
@@ -75,7 +76,9 @@ fn mix(mut z: u64) -> u64 {
 /// The run's generator: a seed and how many keys it has given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generator {
+    /// The seed it was started from.
     pub seed: u64,
+    /// Keys given out so far.
     pub drawn: u64,
 }
 

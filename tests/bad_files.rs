@@ -29,11 +29,6 @@ fn with_data(change: impl FnOnce(&Folder)) -> Said {
     folder.run("let source = data::idx(\"d\", \"train\");\nprint(source);")
 }
 
-/// The complaint about another file in their place.
-fn blamed_for(name: &str, content: impl AsRef<[u8]>, pieces: &[&str]) {
-    blamed(|folder| std::fs::write(folder.path(name), content).unwrap(), pieces);
-}
-
 /// The complaint about it, at the line that opened it.
 fn blamed(change: impl FnOnce(&Folder), pieces: &[&str]) {
     let said = with_data(change);
@@ -70,15 +65,12 @@ fn a_missing_data_folder_or_file_is_told() {
 #[test]
 fn truncated_data_is_told_with_what_its_header_announces() {
     for cut in [17, 20, 27] {
-        blamed(
-            |f| drop(f.write(IMAGES, &f.read(IMAGES)[..cut])),
-            &[IMAGES, "[2, 2, 3] = 28 bytes", &format!("found {cut}")],
-        );
+        blamed(|f| f.write(IMAGES, &f.read(IMAGES)[..cut]), &[IMAGES, "[2, 2, 3] = 28 bytes", &format!("found {cut}")]);
     }
-    blamed(|f| drop(f.write(IMAGES, &f.read(IMAGES)[..10])), &[IMAGES, "truncated", "10"]);
-    blamed(|f| drop(f.write(IMAGES, "")), &[IMAGES]);
-    blamed(|f| drop(f.write(LABELS, &f.read(LABELS)[..9])), &[LABELS, "10 bytes", "found 9"]);
-    blamed(|f| drop(f.write(IMAGES, [f.read(IMAGES), vec![0]].concat())), &[IMAGES, "28 bytes", "found 29"]);
+    blamed(|f| f.write(IMAGES, &f.read(IMAGES)[..10]), &[IMAGES, "truncated", "10"]);
+    blamed(|f| f.write(IMAGES, ""), &[IMAGES]);
+    blamed(|f| f.write(LABELS, &f.read(LABELS)[..9]), &[LABELS, "10 bytes", "found 9"]);
+    blamed(|f| f.write(IMAGES, [f.read(IMAGES), vec![0]].concat()), &[IMAGES, "28 bytes", "found 29"]);
 }
 
 #[test]
@@ -96,17 +88,18 @@ fn truncated_or_damaged_gzip_is_told() {
 
 #[test]
 fn a_wrong_magic_number_is_told_with_the_right_one() {
-    blamed(|f| drop(f.write(IMAGES, idx(0x804, &[2, 2, 3], &[7; 12]))), &[IMAGES, "0x00000804", "expected 0x00000803"]);
-    blamed(|f| drop(f.write(LABELS, idx(0x803, &[2, 1, 1], &[0, 1]))), &[LABELS, "0x00000803", "expected 0x00000801"]);
-    blamed(|f| drop(f.write(IMAGES, "<html>not found</html>")), &[IMAGES, "expected 0x00000803"]);
+    blamed(|f| f.write(IMAGES, idx(0x804, &[2, 2, 3], &[7; 12])), &[IMAGES, "0x00000804", "expected 0x00000803"]);
+    blamed(|f| f.write(LABELS, idx(0x803, &[2, 1, 1], &[0, 1])), &[LABELS, "0x00000803", "expected 0x00000801"]);
+    blamed(|f| f.write(IMAGES, "<html>not found</html>"), &[IMAGES, "expected 0x00000803"]);
 }
 
 #[test]
 fn headers_that_make_no_sense_are_told() {
-    blamed(|f| drop(f.write(IMAGES, idx(0x803, &[u32::MAX, u32::MAX, u32::MAX], &[7; 12]))), &[IMAGES]);
-    blamed(|f| drop(f.write(LABELS, idx(0x801, &[3], &[0, 1, 1]))), &["2 images", "3 labels"]);
+    blamed(|f| f.write(IMAGES, idx(0x803, &[u32::MAX, u32::MAX, u32::MAX], &[7; 12])), &[IMAGES]);
+    blamed(|f| f.write(LABELS, idx(0x801, &[3], &[0, 1, 1])), &["2 images", "3 labels"]);
     let empty = |f: &Folder| {
-        f.write(IMAGES, idx(0x803, &[0, 2, 3], &[])).write(LABELS, idx(0x801, &[0], &[]));
+        f.write(IMAGES, idx(0x803, &[0, 2, 3], &[]));
+        f.write(LABELS, idx(0x801, &[0], &[]));
     };
     blamed(empty, &[IMAGES, "no images"]);
 }
@@ -114,14 +107,15 @@ fn headers_that_make_no_sense_are_told() {
 #[test]
 fn images_without_pixels_are_told() {
     let folder = Folder::new();
-    folder.write(IMAGES, idx(0x803, &[2, 0, 3], &[])).write(LABELS, idx(0x801, &[2], &[0, 1]));
+    folder.write(IMAGES, idx(0x803, &[2, 0, 3], &[]));
+    folder.write(LABELS, idx(0x801, &[2], &[0, 1]));
     let script = "let source = data::idx(\"d\", \"train\");\nfor b in data::loader(source, #{ batch: 1 }).epoch(0) { print(b.len); }";
     folder.run(script).fails(1).says(&["recipe.rhai:1:20", IMAGES]);
 }
 
 #[test]
 fn too_few_class_names_are_told() {
-    blamed(|f| drop(f.write("d/classes.txt", "shirt\n")), &["classes.txt", "1 classes", "labels up to 1"]);
+    blamed(|f| f.write("d/classes.txt", "shirt\n"), &["classes.txt", "1 classes", "labels up to 1"]);
 }
 
 #[test]
@@ -169,18 +163,27 @@ fn config(folder: &Folder, change: impl FnOnce(&mut serde_json::Map<String, serd
     folder.write("m/config.json", config.to_string());
 }
 
+/// The complaint about a folder whose configuration has this value.
+fn loading_with(key: &str, value: impl Into<serde_json::Value>) -> Said {
+    loading(|folder| {
+        config(folder, |c| {
+            c.insert(key.to_string(), value.into());
+        })
+    })
+}
+
 #[test]
 fn an_unknown_key_of_a_configuration_is_told_with_the_nearest_one() {
-    loading(|f| config(f, |c| drop(c.insert("rope_teta".into(), 3.into())))).says(&[
-        "m/config.json",
-        "`rope_teta`",
-        "did you mean `rope_theta`?",
-    ]);
+    loading_with("rope_teta", 3).says(&["m/config.json", "`rope_teta`", "did you mean `rope_theta`?"]);
 }
 
 #[test]
 fn a_missing_key_of_a_configuration_is_told() {
-    loading(|f| config(f, |c| drop(c.remove("hidden_size")))).says(&["m/config.json", "missing", "`hidden_size`"]);
+    loading(|f| config(f, |c| c.retain(|key, _| key != "hidden_size"))).says(&[
+        "m/config.json",
+        "missing",
+        "`hidden_size`",
+    ]);
     let two = loading(|f| {
         config(f, |c| {
             c.remove("qk_norm");
@@ -192,45 +195,17 @@ fn a_missing_key_of_a_configuration_is_told() {
 
 #[test]
 fn values_of_a_configuration_that_do_not_fit_are_told() {
-    loading(|f| config(f, |c| drop(c.insert("hidden_size".into(), "64".into())))).says(&[
-        "m/config.json",
-        "`hidden_size`",
-        "integer",
-        "\"64\"",
-    ]);
-    loading(|f| config(f, |c| drop(c.insert("hidden_act".into(), "relu".into())))).says(&[
-        "m/config.json",
-        "`hidden_act`",
-        "\"relu\"",
-        "gelu",
-        "silu",
-    ]);
-    loading(|f| config(f, |c| drop(c.insert("num_attention_heads".into(), 5.into())))).says(&[
-        "m/config.json",
-        "num_attention_heads",
-        "5",
-        "64",
-    ]);
-    loading(|f| config(f, |c| drop(c.insert("hidden_dropout_prob".into(), 0.1.into())))).says(&[
-        "m/config.json",
-        "`hidden_dropout_prob`",
-        "0.1",
-    ]);
-    loading(|f| config(f, |c| drop(c.insert("model_type".into(), "vit".into())))).says(&[
-        "m/config.json",
-        "\"vit\"",
-        "vit_nepa",
-    ]);
+    loading_with("hidden_size", "64").says(&["m/config.json", "`hidden_size`", "integer", "\"64\""]);
+    loading_with("hidden_act", "relu").says(&["m/config.json", "`hidden_act`", "\"relu\"", "gelu", "silu"]);
+    loading_with("num_attention_heads", 5).says(&["m/config.json", "num_attention_heads", "5", "64"]);
+    loading_with("hidden_dropout_prob", 0.1).says(&["m/config.json", "`hidden_dropout_prob`", "0.1"]);
+    loading_with("model_type", "vit").says(&["m/config.json", "\"vit\"", "vit_nepa"]);
 }
 
 #[test]
 fn a_configuration_that_is_no_json_is_told() {
-    loading(|f| drop(f.write("m/config.json", &f.read("m/config.json")[..100]))).says(&[
-        "m/config.json",
-        "JSON",
-        "line",
-    ]);
-    loading(|f| drop(f.write("m/config.json", "[1, 2]"))).says(&["m/config.json", "object"]);
+    loading(|f| f.write("m/config.json", &f.read("m/config.json")[..100])).says(&["m/config.json", "JSON", "line"]);
+    loading(|f| f.write("m/config.json", "[1, 2]")).says(&["m/config.json", "object"]);
     loading(|f| std::fs::remove_file(f.path("m/config.json")).unwrap()).says(&["m/config.json"]);
 }
 
@@ -244,14 +219,14 @@ fn a_missing_model_is_told_with_what_was_perhaps_meant() {
 fn truncated_safetensors_are_told() {
     let whole = std::fs::read(format!("{}/model.safetensors", golden("gelu-affine"))).unwrap();
     for cut in [0, 4, 8, 100, 5000, whole.len() / 2, whole.len() - 1] {
-        loading(|f| drop(f.write("m/model.safetensors", &whole[..cut]))).says(&[
+        loading(|f| f.write("m/model.safetensors", &whole[..cut])).says(&[
             "m/model.safetensors",
             "not a whole safetensors file",
             &format!("{cut} bytes"),
         ]);
     }
-    loading(|f| drop(f.write("m/model.safetensors", [whole.clone(), vec![0]].concat()))).says(&["m/model.safetensors"]);
-    loading(|f| drop(f.write("m/model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n")))
+    loading(|f| f.write("m/model.safetensors", [whole.clone(), vec![0]].concat())).says(&["m/model.safetensors"]);
+    loading(|f| f.write("m/model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"))
         .says(&["m/model.safetensors"]);
 }
 

@@ -139,7 +139,8 @@ fn provenance_says_which_weights_from_which_run() {
 #[test]
 fn a_model_folder_is_replaced_as_a_whole() {
     let folder = Folder::new();
-    folder.write("m/model.safetensors", "old").write("m/extra.txt", "old");
+    folder.write("m/model.safetensors", "old");
+    folder.write("m/extra.txt", "old");
     folder.run("checkpoint::save(nn::linear(2, 3), \"m\");").succeeds();
     assert_eq!(folder.names("m"), ["model.safetensors", "provenance.json"]);
     assert_eq!(folder.names(""), ["m", "recipe.rhai"], "nothing is left beside it");
@@ -148,7 +149,8 @@ fn a_model_folder_is_replaced_as_a_whole() {
 #[test]
 fn a_folder_that_is_no_model_is_not_replaced() {
     let folder = Folder::new();
-    folder.write("photos/cat.png", "precious").write("file", "precious");
+    folder.write("photos/cat.png", "precious");
+    folder.write("file", "precious");
     for target in ["photos", "file"] {
         folder
             .run(&format!("checkpoint::save(nn::linear(2, 3), \"{target}\");"))

@@ -264,7 +264,8 @@ fn an_error_in_the_standard_library_shows_its_source() {
 #[test]
 fn a_circle_of_imports_is_told() {
     let folder = Folder::new();
-    folder.write("a.rhai", "import \"b\" as b;\nfn f() { 1 }").write("b.rhai", "import \"a\" as a;\nfn g() { 2 }");
+    folder.write("a.rhai", "import \"b\" as b;\nfn f() { 1 }");
+    folder.write("b.rhai", "import \"a\" as a;\nfn g() { 2 }");
     folder.run("import \"a\" as a;\na::f();").fails(1).says(&["circular import", "a.rhai", "b.rhai"]);
 }
 
@@ -644,11 +645,8 @@ fn a_recipe_that_does_not_exist_is_told_with_the_nearest_file() {
     folder.nepa(&["run", "pretrian.rhai", "--help"]).fails(1).says(&["pretrian.rhai does not exist"]);
     folder.nepa(&["run", "nowhere/x.rhai"]).fails(1).says(&["nowhere/x.rhai does not exist"]);
     folder.nepa(&["run", "."]).fails(1).says(&["folder"]);
-    folder
-        .write("binary.rhai", [0xff, 0xfe, 0x00])
-        .nepa(&["run", "binary.rhai"])
-        .fails(1)
-        .says(&["binary.rhai", "UTF-8"]);
+    folder.write("binary.rhai", [0xff, 0xfe, 0x00]);
+    folder.nepa(&["run", "binary.rhai"]).fails(1).says(&["binary.rhai", "UTF-8"]);
 }
 
 #[test]
@@ -681,4 +679,12 @@ fn arguments_out_of_range_are_told() {
     folder.nepa(&["run", "recipe.rhai", "--sett", "a=1"]).fails(2).says(&["--sett", "--set"]);
     folder.nepa(&["rnu", "recipe.rhai"]).fails(2).says(&["rnu", "run"]);
     folder.nepa(&["run"]).fails(2).says(&["recipe"]);
+}
+
+#[test]
+fn a_captured_variable_used_within_its_own_call_is_explained() {
+    // Rhai holds a captured variable for the length of a chain of calls on it.
+    let script =
+        "let m = nn::linear(2, 2);\nlet names = m.named_parameters().keys().filter(|n| m.num_parameters() > 0);";
+    run(script).fails(1).says(&["recipe.rhai:2", "hint:"]);
 }

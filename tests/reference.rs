@@ -23,7 +23,7 @@ fn every_function_is_documented() {
     for f in &reference.functions {
         let text = f.doc.join(" ");
         assert!(text.trim().len() > 5, "{} has no documentation", f.signature());
-        assert!(text.trim_end().ends_with(['.', '`', ':', ']']), "{} ends abruptly: {text}", f.signature());
+        assert!(text.trim_end().ends_with(['.', '`', ':', ']', '…']), "{} ends abruptly: {text}", f.signature());
     }
 }
 

@@ -67,7 +67,8 @@ fn a_frozen_parameter_stays() {
         m.forward(ones([4, 8])).pow(2).mean().backward();
         opt.step(0.1);
         let after = m.named_parameters();
-        let changed = after.keys().filter(|n| !after[n].equal(before[n]));
+        let names = after.keys();
+        let changed = names.filter(|n| !after[n].equal(before[n]));
         changed.sort();
         print(changed);
         print(m.unfreeze("0.s"));

@@ -36,7 +36,9 @@ const OPTIONAL: &[&str] = &["drop_path_prob", "initializer_range", "num_labels",
 /// A configuration and the generic keys that came with it.
 #[derive(Debug, Clone, Default)]
 pub struct ConfigFile {
+    /// The network.
     pub config: VitNepaConfig,
+    /// Keys that say nothing about the network: class names, versions, …
     pub generic: Map<String, Value>,
 }
 

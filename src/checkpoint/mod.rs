@@ -15,13 +15,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
+/// The weights of a model folder.
 pub const MODEL_FILE: &str = "model.safetensors";
+/// The configuration of a model folder.
 pub const CONFIG_FILE: &str = "config.json";
+/// Where a model folder's weights came from.
 pub const PROVENANCE_FILE: &str = "provenance.json";
 
 /// What became of each tensor when a module was filled.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Report {
+    /// Parameters that were filled.
     pub loaded: Vec<String>,
     /// Parameters that the source has no tensor for.
     pub missing: Vec<String>,

@@ -12,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 /// What a safetensors file holds, in the file's order of names.
 pub struct TensorFile {
+    /// The tensors by name, on the CPU, in order of their names.
     pub tensors: Vec<(String, Tensor)>,
     /// The header's `__metadata__`.
     pub metadata: HashMap<String, String>,

@@ -4,7 +4,7 @@ use crate::bail_hint;
 use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, PROVENANCE_FILE};
 use crate::error::{Context as _, Result};
 use crate::nn::kind_name;
-use crate::train::run_dir::{METRICS_FILE, RUN_FILE};
+use crate::train::run_dir::{self, METRICS_FILE, RUN_FILE};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -72,7 +72,8 @@ fn lines(value: &Value, out: &mut String) {
 }
 
 fn run(path: &Path) -> Result<String> {
-    let info = json_file(&path.join(RUN_FILE))?;
+    let mut info = run_dir::read_info(path)?;
+    info["state"] = Value::String(run_dir::state_words(&info, run_dir::is_in_use(path)));
     let mut out = format!("run {}\n", path.display());
     lines(&info, &mut out);
     if let Ok(metrics) = std::fs::read_to_string(path.join(METRICS_FILE)) {

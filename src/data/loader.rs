@@ -70,6 +70,7 @@ pub struct Epoch {
 }
 
 impl Loader {
+    /// A loader of `source`; the seed is the options' or the run's.
     pub fn new(source: SourceRef, options: &LoaderOptions) -> Result<Self> {
         let o = options;
         ensure!(o.batch >= 1, "batch must be at least 1, found {}", o.batch);
@@ -84,10 +85,12 @@ impl Loader {
         Ok(Self { source, options: o.clone(), seed })
     }
 
+    /// What the batches are made of.
     pub fn source(&self) -> &SourceRef {
         &self.source
     }
 
+    /// Images in a batch.
     pub fn batch(&self) -> usize {
         self.options.batch
     }
@@ -181,6 +184,7 @@ impl Epoch {
         self.left
     }
 
+    /// The next batch on the run's device, or `None` after the last.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         if self.left == 0 {
             return Ok(None);

@@ -12,15 +12,20 @@ use std::sync::Arc;
 
 /// A list of labelled images of one size, 8 bits a channel.
 pub trait Source: Send + Sync {
+    /// Where the images come from, in words.
     fn describe(&self) -> String;
+    /// The number of images.
     fn len(&self) -> usize;
     /// Channels, height, width.
     fn shape(&self) -> [usize; 3];
+    /// The names of the classes, by label.
     fn class_names(&self) -> &[String];
     /// Pixels of image `index`: channel by channel, row by row.
     fn pixels(&self, index: usize) -> &[u8];
+    /// The class of image `index`, 0 … classes − 1.
     fn label(&self, index: usize) -> i64;
 
+    /// Whether there are no images.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }

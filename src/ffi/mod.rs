@@ -43,9 +43,13 @@ fn handles(tensors: &[Tensor]) -> Vec<*mut C_tensor> {
 
 /// The state of one AdamW parameter group: equally long lists, tensor by tensor.
 pub struct AdamwLists {
+    /// The parameters, changed in place.
     pub params: Vec<Tensor>,
+    /// Their gradients.
     pub grads: Vec<Tensor>,
+    /// First moments, changed in place.
     pub exp_avgs: Vec<Tensor>,
+    /// Second moments, changed in place.
     pub exp_avg_sqs: Vec<Tensor>,
     /// float32 scalars, raised by one by the update.
     pub steps: Vec<Tensor>,

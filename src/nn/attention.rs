@@ -19,6 +19,7 @@ pub struct Attention {
 }
 
 impl Attention {
+    /// The attention of a configuration.
     pub fn new(config: &VitNepaConfig) -> Result<Self> {
         config.validate()?;
         let (d, initializer_range) = (config.hidden_size, config.initializer_range);

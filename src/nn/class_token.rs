@@ -10,6 +10,7 @@ pub struct ClassToken {
 }
 
 impl ClassToken {
+    /// A token of width `hidden_size`, drawn with the given deviation.
     pub fn new(hidden_size: i64, initializer_range: f64) -> Result<Self> {
         Ok(Self { cls_token: trunc_normal(&[1, 1, hidden_size], initializer_range)? })
     }

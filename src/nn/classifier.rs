@@ -13,6 +13,7 @@ pub struct Classifier {
 }
 
 impl Classifier {
+    /// The head of a configuration whose `num_labels` is not 0.
     pub fn new(config: &VitNepaConfig) -> Result<Self> {
         config.validate()?;
         ensure!(config.num_labels > 0, "a classifier needs num_labels > 0, found {}", config.num_labels);

@@ -16,6 +16,7 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// The nonlinearity of each element.
     pub fn apply(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Activation::Gelu => x.f_gelu("none")?,

@@ -32,6 +32,7 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
+    /// A convolution from `inputs` to `outputs` channels.
     pub fn new(inputs: i64, outputs: i64, options: &Conv2dOptions) -> Result<Self> {
         let o = options;
         ensure!(inputs > 0 && outputs > 0, "a convolution needs positive sizes, found {inputs} -> {outputs}");
@@ -56,6 +57,7 @@ impl Conv2d {
         })
     }
 
+    /// Output channels.
     pub fn outputs(&self) -> i64 {
         self.weight.size()[0]
     }

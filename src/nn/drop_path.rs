@@ -7,12 +7,14 @@ use crate::random;
 use std::cell::Cell;
 use tch::Tensor;
 
+/// [B, …] -> the same; no parameters.
 pub struct DropPath {
     prob: f64,
     training: Cell<bool>,
 }
 
 impl DropPath {
+    /// A drop path of probability `prob`, in [0, 1).
     pub fn new(prob: f64) -> Result<Self> {
         ensure!((0.0..1.0).contains(&prob), "a drop_path probability lies in [0, 1), found {prob}");
         Ok(Self { prob, training: Cell::new(true) })

@@ -10,6 +10,7 @@ pub struct LayerScale {
 }
 
 impl LayerScale {
+    /// `hidden_size` factors that start at `start`.
     pub fn new(hidden_size: i64, start: f64) -> Result<Self> {
         Ok(Self { lambda1: full(&[hidden_size], start)? })
     }

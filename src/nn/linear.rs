@@ -22,6 +22,7 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// A map from `inputs` to `outputs` features.
     pub fn new(inputs: i64, outputs: i64, options: &LinearOptions) -> Result<Self> {
         ensure!(inputs > 0 && outputs > 0, "a linear layer needs positive sizes, found {inputs} -> {outputs}");
         Ok(Self {
@@ -30,6 +31,7 @@ impl Linear {
         })
     }
 
+    /// Output features.
     pub fn outputs(&self) -> i64 {
         self.weight.size()[0]
     }

@@ -13,6 +13,7 @@ pub struct Mlp {
 }
 
 impl Mlp {
+    /// The mlp of a configuration.
     pub fn new(config: &VitNepaConfig) -> Result<Self> {
         config.validate()?;
         let (d, inner) = (config.hidden_size, config.mlp_size());

@@ -84,6 +84,7 @@ pub struct Context<'a> {
 /// Inner values of a forward pass.
 #[derive(Default)]
 pub struct Taps {
+    /// Whether attention is computed openly, so that its probabilities can be kept.
     pub want_attentions: bool,
     /// The input of the first block and the raw output of each, [B, N, D].
     pub hidden_states: RefCell<Vec<Tensor>>,

@@ -26,6 +26,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
+    /// A norm over `size` features.
     pub fn new(size: i64, options: &LayerNormOptions) -> Result<Self> {
         ensure!(size > 0, "a layer norm needs a positive size, found {size}");
         Ok(Self {

@@ -11,6 +11,7 @@ pub struct PatchEmbed {
 }
 
 impl PatchEmbed {
+    /// The patch embedding of a configuration.
     pub fn new(config: &VitNepaConfig) -> Result<Self> {
         config.validate()?;
         let o = config;

@@ -33,6 +33,7 @@ pub struct RotaryEmbedding {
 }
 
 impl RotaryEmbedding {
+    /// A rotary embedding of its own options.
     pub fn new(options: &RotaryOptions) -> Result<Self> {
         ensure!(
             options.head_size > 0 && options.head_size % 4 == 0,
@@ -60,6 +61,7 @@ impl RotaryEmbedding {
         self.training.set(training);
     }
 
+    /// The embedding in words, as [`super::Module::describe`].
     pub fn describe(&self) -> String {
         format!("rotary_embedding(head_size {}, rope_theta {})", self.options.head_size, self.options.rope_theta)
     }

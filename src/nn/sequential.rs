@@ -4,11 +4,13 @@ use super::{Context, Module, ModuleRef, Parts};
 use crate::error::{Context as _, Result};
 use tch::Tensor;
 
+/// Each module takes what the one before it gives.
 pub struct Sequential {
     modules: Vec<ModuleRef>,
 }
 
 impl Sequential {
+    /// The given modules in their order.
     pub fn new(modules: Vec<ModuleRef>) -> Self {
         Self { modules }
     }

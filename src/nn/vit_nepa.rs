@@ -45,6 +45,7 @@ pub struct VitNepa {
 }
 
 impl VitNepa {
+    /// A model with fresh weights, of the configuration's or a caller's own parts.
     pub fn new(config: &VitNepaConfig, parts: VitNepaParts) -> Result<Self> {
         Self::with_generic(config, parts, Map::new())
     }
@@ -70,10 +71,12 @@ impl VitNepa {
         })
     }
 
+    /// What it was made from.
     pub fn config(&self) -> &VitNepaConfig {
         &self.config
     }
 
+    /// Keys of the `config.json` it came from that say nothing about the network.
     pub fn generic(&self) -> &Map<String, Value> {
         &self.generic
     }

@@ -53,9 +53,13 @@ options! {
 
 /// Parameters that share their hyperparameters.
 pub struct Group {
+    /// Full names of the parameters.
     pub names: Vec<String>,
+    /// Factor on the learning rate.
     pub lr_scale: f64,
+    /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// Power of the layer-wise decay.
     pub llrd_power: i64,
     slots: Vec<Slot>,
 }
@@ -66,6 +70,7 @@ struct Slot {
     state: Option<[Tensor; 3]>,
 }
 
+/// The optimizer: groups of parameters with their moments.
 pub struct Adamw {
     options: AdamwOptions,
     groups: Vec<Group>,
@@ -133,16 +138,17 @@ impl Adamw {
         Ok(Self { options: options.clone(), groups })
     }
 
+    /// The groups, in the order of their first parameters.
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
 
-    /// One update; `lr_of` gives each group's learning rate. Parameters without a gradient stay as
-    /// they are. The gradients are dropped afterwards.
-    pub fn step(&mut self, mut lr_of: impl FnMut(&Group) -> Result<f64>) -> Result<()> {
+    /// One update with each group's learning rate, in the order of [`Adamw::groups`]. Parameters
+    /// without a gradient stay as they are. The gradients are dropped afterwards.
+    pub fn step(&mut self, lrs: &[f64]) -> Result<()> {
+        assert_eq!(lrs.len(), self.groups.len(), "a learning rate for each group");
         let mut used = Vec::new();
-        for group in &mut self.groups {
-            let lr = lr_of(group)?;
+        for (group, &lr) in self.groups.iter_mut().zip(lrs) {
             ensure!(lr.is_finite() && lr >= 0.0, "a learning rate must be finite and not negative, found {lr}");
             let mut lists = AdamwLists {
                 params: Vec::new(),
@@ -176,5 +182,4 @@ impl Adamw {
         ensure!(!used.is_empty(), "no parameter has a gradient: call loss.backward() before step");
         ffi::clear_grads(&used)
     }
-
 }

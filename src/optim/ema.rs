@@ -15,12 +15,14 @@ pub struct Ema {
 }
 
 impl Ema {
+    /// An average of the module's parameters, not started yet.
     pub fn new(module: &dyn Module, decay: f64) -> Result<Self> {
         ensure!((0.0..1.0).contains(&decay), "an EMA decay lies in [0, 1), found {decay}");
         let (names, params) = named_parameters(module).into_iter().map(|(n, p)| (n, p.detach())).unzip();
         Ok(Self { decay, names, params, averages: None })
     }
 
+    /// The decay.
     pub fn decay(&self) -> f64 {
         self.decay
     }

@@ -20,6 +20,7 @@ options! {
     }
 }
 
+/// The shape of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScheduleKind {
     /// Linear warm-up, then half a cosine to 0.
@@ -30,6 +31,7 @@ pub enum ScheduleKind {
     LlrdCosineWarmup,
 }
 
+/// Learning rates by step.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     kind: ScheduleKind,
@@ -37,6 +39,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// A schedule, its options checked.
     pub fn new(kind: ScheduleKind, options: &ScheduleOptions) -> Result<Self> {
         let o = options;
         ensure!(o.total_steps > 0, "a schedule needs total_steps > 0, found {}", o.total_steps);
@@ -55,6 +58,7 @@ impl Schedule {
         Ok(Self { kind, options: o.clone() })
     }
 
+    /// The schedule in words.
     pub fn describe(&self) -> String {
         let o = &self.options;
         let kind = match self.kind {

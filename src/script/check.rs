@@ -4,22 +4,30 @@ use super::Host;
 use crate::error::Result;
 use crate::script::params::{self, Declared};
 use rhai::{AST, ASTNode, EvalAltResult, Expr, FnCallExpr, Position, Stmt};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Something that would fail when it is reached.
 pub struct Problem {
+    /// What is wrong.
     pub message: String,
+    /// What could be meant, or done.
     pub hint: Option<String>,
+    /// The script it is in.
     pub file: String,
+    /// Line and column.
     pub position: Position,
 }
 
 /// What a recipe consists of.
 #[derive(Default)]
 pub struct Checked {
+    /// The recipe and every script that it imports.
     pub files: Vec<String>,
+    /// Function calls resolved.
     pub calls: usize,
+    /// Parameters declared in any of the scripts.
     pub params: Vec<Declared>,
+    /// What would fail.
     pub problems: Vec<Problem>,
 }
 
@@ -78,6 +86,17 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
         }
     }
 
+    // A map's function may be called like a method: `state.update(x)`.
+    let mut keys: HashSet<String> = HashSet::new();
+    ast.walk(&mut |path: &[ASTNode]| {
+        match path.last() {
+            Some(ASTNode::Expr(Expr::Map(map, _))) => keys.extend(map.0.iter().map(|(key, _)| key.name.to_string())),
+            Some(ASTNode::Expr(Expr::Property(property, _))) => drop(keys.insert(property.2.to_string())),
+            _ => {}
+        }
+        true
+    });
+
     ast.walk(&mut |path: &[ASTNode]| {
         let (call, position, is_method) = match path.last() {
             Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position, false),
@@ -85,7 +104,7 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
             Some(ASTNode::Expr(Expr::MethodCall(call, position))) => (call, *position, true),
             _ => return true,
         };
-        if call.op_token.is_none() {
+        if call.op_token.is_none() && !(is_method && keys.contains(call.name.as_str())) {
             checked.calls += 1;
             if let Some((message, hint)) = judge(host, call, is_method, &own, &modules) {
                 checked.problems.push(Problem { message, hint, file: file.into(), position });

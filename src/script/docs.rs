@@ -17,7 +17,9 @@ pub struct FnDoc {
     pub name: &'static str,
     /// Parameter names and types, in a script user's words.
     pub params: Vec<(&'static str, String)>,
+    /// The type of its value.
     pub returns: String,
+    /// Its documentation, line by line.
     pub doc: Vec<&'static str>,
 }
 
@@ -65,8 +67,11 @@ impl FnDoc {
 /// A function of a script of the standard library.
 #[derive(Debug, Clone)]
 pub struct ScriptFnDoc {
+    /// The function's name.
     pub name: String,
+    /// Names of its parameters.
     pub params: Vec<String>,
+    /// Its documentation.
     pub doc: String,
 }
 
@@ -75,13 +80,16 @@ pub struct ScriptFnDoc {
 pub struct ScriptModuleDoc {
     /// As imported: `std/pretrain`.
     pub path: String,
+    /// Its header comment.
     pub about: String,
+    /// Its public functions, by name.
     pub functions: Vec<ScriptFnDoc>,
 }
 
 /// Everything a script can call.
 #[derive(Default)]
 pub struct Reference {
+    /// Every registered function, in the order of registration.
     pub functions: Vec<FnDoc>,
     /// What each namespace or type is about, in the order of presentation.
     pub groups: Vec<(&'static str, &'static str)>,
@@ -89,6 +97,7 @@ pub struct Reference {
     pub options: BTreeMap<&'static str, Vec<OptionDoc>>,
     /// Names and numbers of parameters of Rhai's own functions.
     pub builtin: Vec<(String, usize)>,
+    /// The standard library's scripts.
     pub stdlib: Vec<ScriptModuleDoc>,
 }
 

@@ -46,7 +46,9 @@ struct Frame {
 
 /// An error ready to be shown.
 pub struct Report {
+    /// What went wrong.
     pub message: String,
+    /// What to do about it.
     pub hint: Option<String>,
     place: Option<(String, Position)>,
     stack: Vec<Frame>,

@@ -34,12 +34,15 @@ fn with_engine<R>(f: impl FnOnce(&Engine) -> R) -> R {
 /// An engine with everything registered, and the reference of it.
 pub struct Host {
     engine: &'static Engine,
+    /// What a script can call.
     pub reference: Reference,
+    /// The texts of the scripts.
     pub sources: Sources,
 }
 
 /// How a script ended early.
 pub enum Failure {
+    /// An error, ready to be shown.
     Error(Report),
     /// Stopped by Ctrl-C or SIGTERM, with the exit code.
     Interrupted(i32),

@@ -11,13 +11,17 @@ use std::collections::BTreeMap;
 /// A `param(…)` found in a script without running it.
 #[derive(Debug, Clone)]
 pub struct Declared {
+    /// The parameter's name.
     pub name: String,
     /// The default, where it is a literal.
     pub default: Option<Dynamic>,
     /// The default's text, as written.
     pub default_text: String,
+    /// What it means.
     pub doc: String,
+    /// The script that declares it.
     pub file: String,
+    /// Where it does.
     pub position: Position,
 }
 

@@ -28,6 +28,7 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// No texts yet; `stdlib` is a folder that overrides the embedded library.
     pub fn new(stdlib: Option<PathBuf>) -> Self {
         Self { store: Rc::default(), stdlib }
     }
@@ -64,6 +65,7 @@ impl Sources {
         Ok(text)
     }
 
+    /// Keeps a script's text, for error messages.
     pub fn remember(&self, file: &str, text: &str) {
         self.store.borrow_mut().texts.insert(file.to_string(), text.to_string());
     }

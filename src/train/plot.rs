@@ -90,7 +90,9 @@ fn draw_to(path: &Path, options: &PlotOptions, draw: impl FnOnce(&Path, (u32, u3
 
 /// A named curve.
 pub struct Series {
+    /// The curve's name, shown in the legend.
     pub name: String,
+    /// Its points (x, y); those that are not finite are left out.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -156,8 +158,11 @@ fn tick(value: f64) -> String {
 
 /// A named bar with its deviation.
 pub struct Bar {
+    /// The name below the bar.
     pub name: String,
+    /// Its height.
     pub value: f64,
+    /// Half the length of its error bar; 0 draws none.
     pub deviation: f64,
 }
 

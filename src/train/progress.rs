@@ -27,6 +27,7 @@ pub fn print_line(text: &str) {
     });
 }
 
+/// A bar on a terminal, plain lines elsewhere.
 pub struct Progress {
     label: String,
     total: u64,
@@ -39,6 +40,7 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Progress of `total` steps.
     pub fn new(label: &str, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));

@@ -15,28 +15,41 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+/// State and parameters of a run.
 pub const RUN_FILE: &str = "run.json";
+/// What a run logged, one JSON object a line.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 const LOCK_FILE: &str = ".lock";
 
 /// What is known about a run when it starts.
 #[derive(Debug, Clone)]
 pub struct RunInfo {
+    /// The recipe's path, as given.
     pub recipe: PathBuf,
+    /// The recipe's text.
     pub source: String,
+    /// Values of the recipe's parameters.
     pub params: Map<String, Value>,
+    /// Seed of everything random.
     pub seed: u64,
+    /// The device, as the command line writes it.
     pub device: String,
+    /// CPU threads.
     pub threads: usize,
+    /// The command line.
     pub command: Vec<String>,
 }
 
 /// How a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunState {
+    /// Under way, or killed.
     Running,
+    /// Ended by itself.
     Finished,
+    /// Ended by an error.
     Failed,
+    /// Ended by a signal.
     Interrupted,
 }
 
@@ -80,13 +93,12 @@ impl RunDir {
             Err(TryLockError::Error(e)) => return Err(e).with_context(creating),
         }
         if path.join(RUN_FILE).exists() {
-            let state = std::fs::read_to_string(path.join(RUN_FILE))
-                .ok()
-                .and_then(|text| serde_json::from_str::<Value>(&text).ok())
-                .and_then(|run| run["state"].as_str().map(String::from))
-                .unwrap_or_else(|| "unreadable".into());
+            let state = match read_info(path) {
+                Ok(info) => state_words(&info, false),
+                Err(_) => "unreadable".into(),
+            };
             bail_hint!(
-                "{} already holds a run (state: {state})", path.display();
+                "{} already holds a run ({state})", path.display();
                 "choose another directory with --out, or remove this one; `nepa inspect {}` shows it", path.display()
             );
         }
@@ -106,6 +118,7 @@ impl RunDir {
         Ok(run)
     }
 
+    /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -154,6 +167,30 @@ impl RunDir {
             "versions": versions(),
         });
         write_atomic(&self.path.join(RUN_FILE), format!("{run:#}\n").as_bytes())
+    }
+}
+
+/// The content of a run's `run.json`.
+pub fn read_info(path: &Path) -> Result<Value> {
+    let file = path.join(RUN_FILE);
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", file.display()))
+}
+
+/// Whether a process holds the run directory at this moment.
+pub fn is_in_use(path: &Path) -> bool {
+    match File::open(path.join(LOCK_FILE)) {
+        Ok(lock) => matches!(lock.try_lock(), Err(TryLockError::WouldBlock)),
+        Err(_) => false,
+    }
+}
+
+/// A run's state in words; one that claims to run while nobody holds it was killed.
+pub fn state_words(info: &Value, in_use: bool) -> String {
+    match info["state"].as_str() {
+        Some("running") if !in_use => "killed: it never ended, and no process holds it".into(),
+        Some(state) => state.into(),
+        None => "unknown state".into(),
     }
 }
 

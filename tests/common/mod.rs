@@ -78,11 +78,10 @@ impl Folder {
     }
 
     /// Writes a file, with the folders above it.
-    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
-        self
     }
 
     pub fn read(&self, name: &str) -> Vec<u8> {
@@ -103,11 +102,10 @@ impl Folder {
     }
 
     /// A copy of a golden model folder that a test may damage.
-    pub fn copy_golden(&self, name: &str, to: &str) -> &Self {
+    pub fn copy_golden(&self, name: &str, to: &str) {
         for file in names_in(Path::new(&golden(name))) {
             self.write(&format!("{to}/{file}"), std::fs::read(Path::new(&golden(name)).join(&file)).unwrap());
         }
-        self
     }
 
     /// Runs nepa in this folder.

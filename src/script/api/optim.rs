@@ -95,12 +95,19 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// group (a map with `lr_scale`, `weight_decay`, `llrd_power`, `names`) that gives its learning
         /// rate. Parameters without a gradient stay; all gradients are dropped afterwards.
         "step" (optimizer: Adamw, lr: Dynamic) -> () {
-            let mut adamw = optimizer.0.borrow_mut();
-            if let Some(of_group) = lr.read_lock::<FnPtr>() {
-                return adamw.step(|g| number(&call(&of_group, (group_map(g),))?, "the learning rate of a group"));
-            }
-            let lr = number(&lr, "step")?;
-            adamw.step(|g| Ok(lr * g.lr_scale))
+            let lrs: Vec<f64> = match lr.read_lock::<FnPtr>() {
+                Some(of_group) => {
+                    // Nothing is borrowed while the script runs: it may look at the optimizer.
+                    let groups: Vec<Dynamic> = optimizer.0.borrow().groups().iter().map(group_map).collect();
+                    let rate = |g| number(&call(&of_group, (g,))?, "the learning rate of a group");
+                    groups.into_iter().map(rate).collect::<Result<_>>()?
+                }
+                None => {
+                    let lr = number(&lr, "step")?;
+                    optimizer.0.borrow().groups().iter().map(|g| lr * g.lr_scale).collect()
+                }
+            };
+            optimizer.0.borrow_mut().step(&lrs)
         }
         /// The groups: an array of maps with `lr_scale`, `weight_decay`, `llrd_power` and `names`.
         "groups" (optimizer: Adamw) -> rhai::Array { Ok(optimizer.0.borrow().groups().iter().map(group_map).collect()) }

@@ -16,9 +16,11 @@ use std::rc::Rc;
 
 /// What the command line decided about a run.
 pub struct Session {
+    /// Recipe, seed, device and the rest.
     pub info: RunInfo,
     /// The directory asked for with --out; without it one is made when the script first needs it.
     pub out: Option<PathBuf>,
+    /// The recipe's parameters.
     pub params: Params,
     dir: Option<RunDir>,
 }
