@@ -24,7 +24,10 @@ pub struct OptionDoc {
 
 /// A struct made by [`options!`].
 pub trait Options: DeserializeOwned + serde::Serialize + Default {
-    /// The options in the order of their declaration.
+    /// The options' names, in the order of their declaration.
+    const NAMES: &'static [&'static str];
+
+    /// The options with all that is said about them.
     fn docs() -> Vec<OptionDoc>;
 }
 
@@ -44,6 +47,8 @@ macro_rules! options {
         }
 
         impl $crate::options::Options for $name {
+            const NAMES: &'static [&'static str] = &[$(stringify!($field)),*];
+
             fn docs() -> Vec<$crate::options::OptionDoc> {
                 let defaults = serde_json::to_value(Self::default()).expect("options are plain values");
                 vec![$($crate::options::OptionDoc {

@@ -61,7 +61,7 @@ impl ConfigFile {
                 "only NEPA models can be loaded"
             );
         }
-        let known: Vec<&str> = VitNepaConfig::docs().iter().map(|d| d.name).collect();
+        let known = VitNepaConfig::NAMES;
         let (mut own, mut generic) = (Map::new(), Map::new());
         for (key, value) in map {
             if known.contains(&key.as_str()) {

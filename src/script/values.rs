@@ -165,7 +165,7 @@ pub fn object(map: &Map) -> Result<serde_json::Map<String, Value>> {
 pub fn read_options<T: Options>(of: &str, map: &Map) -> Result<T> {
     let mut plain = serde_json::Map::new();
     for (name, value) in map {
-        let known = T::docs().iter().any(|d| d.name == name.as_str());
+        let known = T::NAMES.contains(&name.as_str());
         match to_json(value) {
             Ok(json) => plain.insert(name.to_string(), json),
             // An unknown name is the first thing to tell, whatever its value.

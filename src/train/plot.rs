@@ -156,6 +156,21 @@ fn tick(value: f64) -> String {
     }
 }
 
+/// Text in lines of about `letters` letters, broken between words.
+fn wrap(text: &str, letters: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= letters => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines
+}
+
 /// A named bar with its deviation.
 pub struct Bar {
     /// The name below the bar.
@@ -173,13 +188,18 @@ pub fn bars(path: &Path, bars: &[Bar], options: &PlotOptions) -> Result<()> {
     draw_to(path, options, |file, size| {
         let root = BitMapBackend::new(file, size).into_drawing_area();
         root.fill(&WHITE)?;
+        // Names stand below their bars, wrapped to the room that each has.
+        const LINE: i32 = 20;
+        let letters = (size.0 as usize - 110) / bars.len() / 10;
+        let names: Vec<Vec<String>> = bars.iter().map(|b| wrap(&b.name, letters)).collect();
+        let most_lines = names.iter().map(Vec::len).max().unwrap_or(1);
         let high = bars.iter().map(|b| b.value + b.deviation).fold(0.0, f64::max);
         let low = bars.iter().map(|b| b.value - b.deviation).fold(0.0, f64::min);
         let top = if high > low { high + 0.12 * (high - low) } else { 1.0 };
         let mut chart = ChartBuilder::on(&root)
             .caption(&options.title, ("sans-serif", 22))
             .margin(14)
-            .x_label_area_size(46)
+            .x_label_area_size(26 + LINE as u32 * most_lines as u32)
             .y_label_area_size(74)
             .build_cartesian_2d(0.0..bars.len() as f64, low..top)?;
         chart
@@ -220,7 +240,10 @@ pub fn bars(path: &Path, bars: &[Bar], options: &PlotOptions) -> Result<()> {
                 centred.clone(),
             )])?;
             let (x, _) = chart.backend_coord(&(middle, low));
-            root.draw(&Text::new(bar.name.clone(), (x, size.1 as i32 - 22), centred.clone()))?;
+            for (line, text) in names[i].iter().enumerate() {
+                let y = size.1 as i32 - LINE * (most_lines - line) as i32;
+                root.draw(&Text::new(text.clone(), (x, y), centred.clone()))?;
+            }
         }
         root.present()?;
         Ok(())
