@@ -3,6 +3,7 @@
 //! Everything returns [`anyhow::Result`]. An error that carries advice, or that is the fault of a
 //! script function's caller, is a [`Diagnostic`]; the script host finds it again in the chain.
 
+use std::cell::Cell;
 use std::fmt;
 
 pub use anyhow::{Context, Result, bail, ensure};
@@ -91,17 +92,69 @@ pub fn hint_of(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| cause.downcast_ref::<Diagnostic>()?.hint.clone())
 }
 
+/// A complaint of libtorch that tch turned into a panic, as it does for functions with scalars.
+#[derive(Debug)]
+pub struct TorchFault(String);
+
+impl fmt::Display for TorchFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TorchFault {}
+
+thread_local! {
+    /// How many [`catch_panic`] are under way on this thread: their panics are not printed.
+    static CATCHING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Runs `body`; a panic in it becomes an error.
+pub fn catch_panic<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
+    CATCHING.set(CATCHING.get() + 1);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+    CATCHING.set(CATCHING.get() - 1);
+    result.unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        match text.split_once("Torch(\"") {
+            Some((_, torch)) => {
+                let message = torch.split("\\nException raised").next().unwrap_or(torch);
+                Err(TorchFault(torch_message(&message.replace("\\n", "\n").replace("\\\"", "\""))).into())
+            }
+            None => Err(Diagnostic::new(format!("internal fault: {text}"))
+                .hint("this is a bug in nepa, not in your recipe; please report it")
+                .into()),
+        }
+    })
+}
+
+/// Prints panics that nothing catches as faults of ours.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|info| {
+        if CATCHING.get() > 0 {
+            return;
+        }
+        let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+        let message = info.payload_as_str().unwrap_or("no message");
+        eprintln!("error: internal fault{place}: {message}");
+        eprintln!("hint: this is a bug in nepa, not in your recipe; please report it");
+    }));
+}
+
 /// libtorch's message without its C++ stack and without the wrapper's prefix.
 pub fn torch_message(text: &str) -> String {
     let text = text.split("\nException raised from").next().unwrap_or(text);
     let text = text.split("\nException at").next().unwrap_or(text);
+    let text = text.split("\nframe #0").next().unwrap_or(text);
     let text = text.trim();
-    for prefix in ["Internal torch error: ", "torch error: "] {
-        if let Some(rest) = text.strip_prefix(prefix) {
-            return rest.trim().to_string();
-        }
+    let prefixes = ["Internal torch error: ", "torch error: "];
+    let text = prefixes.iter().find_map(|p| text.strip_prefix(p)).unwrap_or(text).trim();
+    // "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: …"
+    match text.strip_prefix("[enforce fail at").and_then(|t| t.split_once(". ")) {
+        Some((_, meaning)) => meaning.to_string(),
+        None => text.to_string(),
     }
-    text.to_string()
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Key {
     /// Standard normal float32 values of the given shape, on the CPU.
     pub fn normal(self, shape: &[i64]) -> Result<Tensor> {
         let mut rng = self.rng();
-        fill(shape, || StandardNormal.sample(&mut rng))
+        fill::<f32>(shape, || StandardNormal.sample(&mut rng))
     }
 
     /// Uniform float32 values in [0, 1) of the given shape, on the CPU.
@@ -54,15 +54,18 @@ impl Key {
     pub fn integers(self, low: i64, high: i64, shape: &[i64]) -> Result<Tensor> {
         crate::error::ensure!(low < high, "an empty range of integers: {low}..{high}");
         let mut rng = self.rng();
-        let n = shape.iter().product::<i64>().max(0) as usize;
-        let values: Vec<i64> = (0..n).map(|_| rng.random_range(low..high)).collect();
-        Ok(Tensor::f_from_slice(&values)?.f_reshape(shape)?)
+        fill(shape, || rng.random_range(low..high))
     }
 }
 
-fn fill(shape: &[i64], mut draw: impl FnMut() -> f32) -> Result<Tensor> {
-    let n = shape.iter().product::<i64>().max(0) as usize;
-    let values: Vec<f32> = (0..n).map(|_| draw()).collect();
+/// A tensor of drawn values; one that memory cannot hold is an error, not an abort.
+fn fill<T: tch::kind::Element>(shape: &[i64], mut draw: impl FnMut() -> T) -> Result<Tensor> {
+    let n = shape.iter().try_fold(1usize, |n, size| n.checked_mul((*size).max(0) as usize));
+    let mut values: Vec<T> = Vec::new();
+    match n {
+        Some(n) if values.try_reserve_exact(n).is_ok() => values.extend((0..n).map(|_| draw())),
+        _ => crate::error::bail!("not enough memory for a tensor of shape {shape:?}"),
+    }
     Ok(Tensor::f_from_slice(&values)?.f_reshape(shape)?)
 }
 

@@ -187,13 +187,14 @@ fn an_output_directory_in_use_by_another_run_is_refused() {
 }
 
 #[test]
-fn a_run_that_was_killed_does_not_block_its_directory_for_inspection() {
+fn inspect_tells_a_run_that_was_killed_from_one_under_way() {
     let folder = Folder::new();
     folder.write("long.rhai", "print(\"ready\");\nloop { }");
     let run = folder.start(&["run", "long.rhai", "--device", "cpu", "--out", "o"], &[]);
     run.wait_for("ready");
-    drop(run); // kill -9
     folder.nepa(&["inspect", "o"]).succeeds().prints(&["running"]);
+    drop(run); // kill -9
+    folder.nepa(&["inspect", "o"]).succeeds().prints(&["killed"]);
     folder.run_with("print(1);", &["--out", "o"]).fails(1).says(&["already holds a run"]);
 }
 

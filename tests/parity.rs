@@ -19,8 +19,8 @@ fn results(name: &str) -> usize {
 
 fn agrees(name: &str) {
     let n = results(name);
-    assert!(n > 40, "{name} holds few results: {n}");
-    parity(&golden(name)).succeeds().prints(&[&format!("all {n} tensors agree"), "last_hidden_state"]);
+    assert!(n > 20, "{name} holds few results: {n}");
+    parity(&golden(name)).succeeds().prints(&[&format!("all {n} tensors agree"), "grad."]);
 }
 
 macro_rules! golden_folders {
@@ -43,6 +43,11 @@ golden_folders! {
     without_layer_scale_and_qk_norm_agrees "no-layerscale-no-qknorm"
     classification_by_pooling_agrees "gelu-affine.classify-bidirectional-pool"
     classification_by_last_token_agrees "gelu-affine.classify-causal-last"
+    classification_by_last_token_with_a_gated_mlp_agrees "reference-cls-last-gated"
+    the_intermediate_loss_agrees "reference-intermediate"
+    a_single_layer_agrees "reference-one-layer"
+    qk_norm_with_bias_agrees "reference-qknormbias"
+    two_layers_without_layer_scale_agree "reference-two-layer-nols"
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::error::{Context as _, Diagnostic, Result, nearest};
 use crate::nn::{Module, VitNepa, VitNepaParts, named_parameters};
 use crate::options;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
@@ -224,11 +224,8 @@ pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Map<Str
             }
             tensors::write_atomic(&staging.join(CONFIG_FILE), pretty(&config.to_json()).as_bytes())?;
         }
-        let metadata = HashMap::from([
-            ("format".to_string(), "pt".to_string()),
-            ("nepa_weights".to_string(), options.weights.clone()),
-        ]);
-        tensors::write(&staging.join(MODEL_FILE), &named_parameters(module), metadata)?;
+        let metadata = BTreeMap::from([("format", "pt".to_string()), ("nepa_weights", options.weights.clone())]);
+        tensors::write(&staging.join(MODEL_FILE), &named_parameters(module), &metadata)?;
         tensors::write_atomic(&staging.join(PROVENANCE_FILE), pretty(&provenance).as_bytes())
     })
     .with_context(|| format!("cannot save the model to {}", dir.display()))

@@ -5,7 +5,7 @@ use crate::error::{Context as _, Result};
 use crate::nn::kind_name;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -60,7 +60,7 @@ fn fault_words(e: &SafeTensorError) -> String {
 }
 
 /// Writes tensors to a safetensors file: beside it first, synced, then renamed into place.
-pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: HashMap<String, String>) -> Result<()> {
+pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<&str, String>) -> Result<()> {
     let mut data: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let Some(dtype) = dtype_of(tensor.kind()) else {
@@ -75,8 +75,21 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: HashMap<String
         .iter()
         .map(|(name, dtype, shape, bytes)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>, SafeTensorError>>()?;
-    let bytes = safetensors::serialize(views, Some(metadata))?;
-    write_atomic(path, &bytes)
+    write_atomic(path, &with_metadata(&safetensors::serialize(views, None)?, metadata))
+}
+
+/// Puts `__metadata__` into a file's header, in the order of its keys: the crate would write a hash
+/// map's, and the same model would make another file each time.
+fn with_metadata(file: &[u8], metadata: &BTreeMap<&str, String>) -> Vec<u8> {
+    let length = u64::from_le_bytes(file[..8].try_into().expect("8 bytes")) as usize;
+    let (old, data) = file[8..].split_at(length);
+    let values = serde_json::to_string(metadata).expect("strings are JSON");
+    let rest = std::str::from_utf8(old).expect("a header is JSON").trim_end().trim_start_matches('{');
+    let comma = if rest == "}" { "" } else { "," };
+    let mut header = format!("{{\"__metadata__\":{values}{comma}{rest}");
+    // The data start at a multiple of 8.
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
 /// Writes a file whole or not at all.

@@ -93,13 +93,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 /// Runs the command line given to the process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
-        let message = info.payload_as_str().unwrap_or("no message");
-        eprintln!(
-            "error: internal fault{place}: {message}\nhint: this is a bug in nepa, not in your recipe; please report it"
-        );
-    }));
+    crate::error::install_panic_hook();
     // Scripts nest: the interpreter gets a stack that outlasts its own limit on calls.
     let worker = std::thread::Builder::new().name("nepa".into()).stack_size(512 << 20).spawn(move || dispatch(cli));
     let code = match worker.map(|w| w.join()) {

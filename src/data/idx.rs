@@ -43,7 +43,11 @@ impl Idx {
             labels_path.display(),
             label_dims[0]
         );
-        ensure!(dims[0] > 0, "{} has no images", images_path.display());
+        ensure!(
+            dims.iter().all(|d| *d > 0),
+            "{} has no images, or images without pixels: its header says {dims:?}",
+            images_path.display()
+        );
 
         let classes = labels.iter().copied().max().map_or(0, |l| l as usize + 1);
         let names_path = dir.join("classes.txt");

@@ -85,8 +85,8 @@ impl Module for Conv2d {
 
     fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
         ensure!(
-            x.dim() == 4 && x.size()[1] == self.inputs,
-            "{} expects images [B, {}, H, W], found {}",
+            x.dim() == 4 && x.size()[1] == self.inputs && x.is_floating_point(),
+            "{} expects float32 images [B, {}, H, W], found {}",
             self.describe(),
             self.inputs,
             shape_words(x)

@@ -1,6 +1,6 @@
 //! Affine map of the last dimension: y = x Wᵀ + b.
 
-use super::{Context, Module, Parts, shape_words, trunc_normal, zeros};
+use super::{Context, Module, Parts, expect_features, trunc_normal, zeros};
 use crate::error::{Result, ensure};
 use crate::options;
 use tch::Tensor;
@@ -51,13 +51,7 @@ impl Module for Linear {
     }
 
     fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
-        let inputs = self.weight.size()[1];
-        ensure!(
-            x.size().last() == Some(&inputs),
-            "{} expects a last dimension of {inputs}, found {}",
-            self.describe(),
-            shape_words(x)
-        );
+        expect_features(x, self.weight.size()[1], self)?;
         Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
     }
 }

@@ -223,11 +223,22 @@ pub fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
+/// Checks that `x` holds floats and that its last dimension is `width`.
+fn expect_features(x: &Tensor, width: i64, what: &dyn Module) -> Result<()> {
+    ensure!(
+        x.size().last() == Some(&width) && x.is_floating_point(),
+        "{} expects float32 values with a last dimension of {width}, found {}",
+        what.describe(),
+        shape_words(x)
+    );
+    Ok(())
+}
+
 /// Checks that `x` is a batch of token sequences [B, N, `width`].
 fn expect_tokens(x: &Tensor, width: i64, what: &dyn Module) -> Result<()> {
     ensure!(
-        x.dim() == 3 && x.size()[2] == width,
-        "{} expects tokens [B, N, {width}], found {}",
+        x.dim() == 3 && x.size()[2] == width && x.is_floating_point(),
+        "{} expects float32 tokens [B, N, {width}], found {}",
         what.describe(),
         shape_words(x)
     );

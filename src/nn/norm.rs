@@ -1,6 +1,6 @@
 //! LayerNorm over the last dimension (Ba et al., arXiv 1607.06450).
 
-use super::{Context, Module, Parts, full, shape_words, zeros};
+use super::{Context, Module, Parts, expect_features, full, zeros};
 use crate::error::{Result, ensure};
 use crate::options;
 use tch::Tensor;
@@ -58,13 +58,7 @@ impl Module for LayerNorm {
     }
 
     fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
-        ensure!(
-            x.size().last() == Some(&self.size),
-            "{} expects a last dimension of {}, found {}",
-            self.describe(),
-            self.size,
-            shape_words(x)
-        );
+        expect_features(x, self.size, self)?;
         Ok(x.f_layer_norm([self.size], self.weight.as_ref(), self.bias.as_ref(), self.eps, true)?)
     }
 }

@@ -42,7 +42,7 @@ impl Module for PatchEmbed {
         let o = &self.config;
         ensure!(
             x.dim() == 4 && x.size()[1..] == [o.num_channels, o.image_size, o.image_size],
-            "{} expects images [B, {}, {}, {}], found {}",
+            "{} expects float32 images [B, {}, {}, {}], found {}",
             self.describe(),
             o.num_channels,
             o.image_size,
@@ -53,7 +53,7 @@ impl Module for PatchEmbed {
     }
 
     fn grid(&self, images: &Tensor) -> Option<(i64, i64)> {
-        let size = images.size();
-        Some((size[2] / self.config.patch_size, size[3] / self.config.patch_size))
+        let side = |dim| Some(images.size().get(dim)? / self.config.patch_size);
+        Some((side(2)?, side(3)?))
     }
 }

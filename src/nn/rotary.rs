@@ -131,13 +131,14 @@ impl RotaryEmbedding {
 /// Rotates the last T tokens of `x` [B, H, N, d] by `angles` [2, T, d], half-split kind; the tokens
 /// before them stay as they are.
 pub fn rotate(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
-    let (tokens, patches) = (x.size()[2], angles.size()[1]);
+    let (tokens, size) = (x.size()[2], angles.size());
     ensure!(
-        patches <= tokens && angles.size()[2] == x.size()[3],
-        "rotary angles {:?} do not fit queries or keys of shape {:?}",
-        angles.size(),
-        x.size()
+        size.len() == 3 && size[0] == 2 && size[1] <= tokens && size[2] == x.size()[3],
+        "expected rotary angles [2, T, {}] for T of at most {tokens} tokens, found {}",
+        x.size()[3],
+        super::shape_words(angles)
     );
+    let patches = size[1];
     let (cos, sin) = (angles.f_get(0)?, angles.f_get(1)?);
     let (cos, sin) = match x.kind() {
         Kind::Float => (cos, sin),

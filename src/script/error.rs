@@ -175,6 +175,17 @@ fn words(error: &EvalAltResult, api: &super::docs::Reference, text: Option<&str>
             (format!("expected {expected}, found {found}"), None, false)
         }
         EvalAltResult::ErrorPropertyNotFound(name, _) => (format!("the map has no `{name}`"), None, false),
+        EvalAltResult::ErrorDataRace(name, _) => (
+            format!(
+                "{} is used while a call on it is under way",
+                if name.is_empty() { "a captured variable" } else { name }
+            ),
+            Some(
+                "a closure captured it: make the call on a value of its own, as in let own = x.values(); own.map(…)"
+                    .into(),
+            ),
+            false,
+        ),
         EvalAltResult::ErrorFor(_) => (
             "this value cannot be looped over: expected a range, an array, a map, a string or an epoch".into(),
             None,

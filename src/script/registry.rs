@@ -2,8 +2,13 @@
 //! that none can be without.
 
 use super::docs::{FnDoc, Reference};
+use super::error::to_rhai;
+use super::values::Tensor;
+use crate::error::{Diagnostic, Result, TorchFault, one_line};
+use crate::nn::shape_words;
 use crate::options::Options;
-use rhai::{Engine, Module};
+use rhai::{Engine, EvalAltResult, Module, Position};
+use std::any::Any;
 
 /// Functions on their way into the engine: one namespace, or the global functions and methods.
 pub struct Group<'a> {
@@ -57,6 +62,30 @@ impl<'a> Group<'a> {
     }
 }
 
+/// The tensor that an argument is, to be told in an error.
+pub fn tensor_of(argument: &dyn Any) -> Option<Tensor> {
+    argument.downcast_ref::<Tensor>().cloned()
+}
+
+/// Runs a function's body. libtorch's complaints get the shapes and dtypes of what was given; a
+/// panic, in tch or in our own code, becomes an error too, since Rhai cannot be unwound through.
+pub fn call_guarded<R>(
+    body: impl FnOnce() -> Result<R>,
+    given: &[Option<Tensor>],
+    position: Position,
+) -> std::result::Result<R, Box<EvalAltResult>> {
+    let result = crate::error::catch_panic(body);
+    result.map_err(|error| {
+        let from_torch = error.chain().any(|cause| cause.is::<tch::TchError>() || cause.is::<TorchFault>());
+        let shapes: Vec<String> = given.iter().flatten().map(|t| shape_words(t)).collect();
+        let error = match from_torch && !shapes.is_empty() {
+            true => Diagnostic::new(format!("{} (given {})", one_line(&error), shapes.join(" and "))).into(),
+            false => error,
+        };
+        to_rhai(error, position)
+    })
+}
+
 /// Registers functions in a [`Group`]:
 ///
 /// ```ignore
@@ -84,8 +113,9 @@ macro_rules! functions {
                     &mut $group.module,
                     move |cx: rhai::NativeCallContext<'_>, $($arg: $ty),*|
                         -> ::std::result::Result<$ret, Box<rhai::EvalAltResult>> {
+                        let given = [$($crate::script::registry::tensor_of(&$arg)),*];
                         let body = move || -> $crate::error::Result<$ret> { $body };
-                        body().map_err(|e| $crate::script::error::to_rhai(e, cx.call_position()))
+                        $crate::script::registry::call_guarded(body, &given, cx.call_position())
                     },
                 );
         })*

@@ -5,6 +5,7 @@ use crate::nn::{ModuleRef, shape_words};
 use crate::options::{self, Options};
 use rhai::{Array, Dynamic, FnPtr, Map};
 use serde_json::{Number, Value};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// A tensor in a script; cloning it shares the data.
@@ -79,10 +80,13 @@ pub fn ints(values: &Array, what: &str) -> Result<Vec<i64>> {
 /// A shape: non-negative sizes.
 pub fn shape(values: &Array) -> Result<Vec<i64>> {
     let sizes = ints(values, "shape")?;
-    match sizes.iter().find(|n| **n < 0) {
-        Some(negative) => bail!("shape: sizes must not be negative, found {negative} in {sizes:?}"),
-        None => Ok(sizes),
+    if let Some(negative) = sizes.iter().find(|n| **n < 0) {
+        bail!("shape: sizes must not be negative, found {negative} in {sizes:?}");
     }
+    if sizes.iter().try_fold(1i64, |n, size| n.checked_mul(*size)).is_none() {
+        bail!("shape: {sizes:?} has more elements than can be counted");
+    }
+    Ok(sizes)
 }
 
 /// A list of tensors.
@@ -176,7 +180,25 @@ pub fn read_options<T: Options>(of: &str, map: &Map) -> Result<T> {
     Ok(options::read(of, plain)?)
 }
 
+thread_local! {
+    static CALLBACKS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How deep scripts and Rust may call each other in turns: Rhai counts its own calls only.
+const MOST_CALLBACKS: usize = 64;
+
 /// Calls a script's function from Rust.
 pub fn call(function: &FnPtr, arguments: impl rhai::FuncArgs) -> Result<Dynamic> {
+    struct Depth;
+    impl Drop for Depth {
+        fn drop(&mut self) {
+            CALLBACKS.set(CALLBACKS.get() - 1);
+        }
+    }
+    CALLBACKS.set(CALLBACKS.get() + 1);
+    let _depth = Depth;
+    if CALLBACKS.get() > MOST_CALLBACKS {
+        bail!("stack overflow: functions given to functions are nested more than {MOST_CALLBACKS} deep");
+    }
     super::with_engine(|engine| function.call(engine, &rhai::AST::empty(), arguments)).map_err(super::error::from_rhai)
 }

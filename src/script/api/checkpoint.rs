@@ -46,7 +46,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// Writes tensors by name to a safetensors file.
         "save_tensors" (tensors: Map, path: ImmutableString) -> () {
             let tensors = tensor_map(&tensors, "checkpoint::save_tensors")?;
-            checkpoint::tensors::write(Path::new(path.as_str()), &tensors, Default::default())
+            checkpoint::tensors::write(Path::new(path.as_str()), &tensors, &Default::default())
         }
         /// The configuration of a model folder, checked, with the keys of config.json.
         "config" (folder: ImmutableString) -> Map {

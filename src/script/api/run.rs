@@ -65,6 +65,16 @@ impl Session {
         Ok(self.dir.as_mut().expect("just made"))
     }
 
+    /// A path inside the run directory, and nowhere else.
+    fn inside(&mut self, name: &str) -> Result<PathBuf> {
+        let path = Path::new(name);
+        ensure!(
+            path.is_relative() && !path.components().any(|c| c.as_os_str() == ".."),
+            "expected a name inside the run directory, found \"{name}\""
+        );
+        Ok(self.dir()?.path().join(path))
+    }
+
     /// `runs/RECIPE-DATE-TIME`, with a number where that is taken.
     fn default_dir(&self) -> PathBuf {
         let stem = self.info.recipe.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
@@ -121,14 +131,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "dir" () -> String { with_session(|s| Ok(s.dir()?.path().display().to_string())) }
         /// A path inside the run directory.
         "path" (name: ImmutableString) -> String {
-            with_session(|s| {
-                let inside = Path::new(name.as_str());
-                ensure!(
-                    inside.is_relative() && !inside.components().any(|c| c.as_os_str() == ".."),
-                    "run::path: expected a name inside the run directory, found \"{name}\""
-                );
-                Ok(s.dir()?.path().join(inside).display().to_string())
-            })
+            with_session(|s| Ok(s.inside(&name)?.display().to_string()))
         }
         /// Appends a map of plain values (scalar tensors too) as one line to metrics.jsonl.
         "log" (values: Map) -> () {
@@ -162,7 +165,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// Writes text to a file of the run directory.
         "write" (name: ImmutableString, text: ImmutableString) -> () {
             with_session(|s| {
-                let path = s.dir()?.path().join(name.as_str());
+                let path = s.inside(&name)?;
                 crate::checkpoint::tensors::write_atomic(&path, text.as_bytes())
                     .with_context(|| format!("run::write {name}"))
             })
