@@ -12,6 +12,7 @@ unsafe extern "C" {
 }
 
 type Rows = Vec<Vec<f64>>;
+type Activation = fn(f64) -> f64;
 
 /// Flat lists of numbers by name, from a script's `show(#{ … })`.
 struct Shown(BTreeMap<String, Vec<f64>>);
@@ -131,7 +132,7 @@ fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
-fn mlp(x: &Rows, p: &Shown, act: fn(f64) -> f64, gated: bool) -> Rows {
+fn mlp(x: &Rows, p: &Shown, act: Activation, gated: bool) -> Rows {
     let up = linear(x, p, "intermediate.up_proj");
     let inner = match gated {
         false => up.iter().map(|row| row.iter().map(|&v| act(v)).collect()).collect(),
@@ -304,7 +305,7 @@ fn a_causal_model_does_not_see_later_patches() {
 
 #[test]
 fn mlps_are_plain_or_gated() {
-    let cases: [(&str, fn(f64) -> f64, bool); 4] = [
+    let cases: [(&str, Activation, bool); 4] = [
         ("hidden_act: \"gelu\"", gelu, false),
         ("hidden_act: \"silu\"", silu, false),
         ("hidden_act: \"gelu\", use_gated_mlp: true", gelu, true),
@@ -399,6 +400,13 @@ fn heads_pool_the_patch_tokens_or_take_the_last_token() {
         };
         assert_close(p.get("y"), &linear(&features, &p, "classifier").concat(), 1e-5);
     }
+}
+
+#[test]
+fn pooling_over_no_patch_tokens_is_told() {
+    let line = "m.forward(ones([1, 1, 8]));";
+    let script = format!("let m = nn::classifier({TINY} + #{{ num_labels: 3 }});\n{line}");
+    run(&script).blames("recipe.rhai:2:3", line, &["[1, 1, 8]"]);
 }
 
 // ---- drop path ----
@@ -681,4 +689,22 @@ fn freezing_takes_patterns_and_tells_a_pattern_without_match() {
         "#
     );
     assert_eq!(run(&script).values(), [Value::from(2), 2.into(), true.into(), true.into()]);
+}
+
+#[test]
+fn a_module_used_twice_has_its_parameters_once() {
+    let said = run(r#"
+        let l = nn::linear(2, 2);
+        let m = nn::sequential([l, l]);
+        print(m.num_parameters());
+        let weight = l.named_parameters().weight;
+        let before = weight.copy();
+        let opt = optim::adamw(m, #{ weight_decay: 0.0 });
+        weight.sum().backward();
+        print(optim::grad_norm(m).item());
+        opt.step(0.25);
+        print((weight - before).to_array());
+        "#);
+    let all = said.numbers();
+    assert_close(&all.concat(), &[6.0, 2.0, -0.25, -0.25, -0.25, -0.25], 1e-5);
 }

@@ -259,3 +259,17 @@ fn parts_with_reserved_names_or_whole_numbers_are_told() {
     let line = "nn::define(#{ w: arange(3) }, |m, x| x);";
     run(line).blames("recipe.rhai:1:5", line, &["`w`", "[3] int64", "float"]);
 }
+
+#[test]
+fn modules_in_an_array_are_not_silently_left_untrained() {
+    // Either their parameters count, or the definition complains.
+    let said = run(r#"
+        try {
+            let m = nn::define(#{ layers: [nn::linear(2, 2)] }, |m, x| x);
+            print(m.num_parameters());
+        } catch (e) {
+            print(6);
+        }
+        "#);
+    assert_eq!(said.values(), [6]);
+}
