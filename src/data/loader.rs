@@ -81,6 +81,12 @@ impl Loader {
             o.batch,
             source.len()
         );
+        let [_, height, width] = source.shape();
+        ensure!(
+            o.pad_crop < height.min(width),
+            "pad_crop must be smaller than the images of {height} x {width} pixels, found {}",
+            o.pad_crop
+        );
         let seed = o.seed.unwrap_or_else(crate::random::seed);
         Ok(Self { source, options: o.clone(), seed })
     }

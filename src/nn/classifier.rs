@@ -1,6 +1,6 @@
 //! The classification head: tokens to logits.
 
-use super::{Context, LayerNorm, Linear, LinearOptions, Module, Parts, VitNepaConfig, expect_tokens};
+use super::{Context, LayerNorm, Linear, LinearOptions, Module, Parts, VitNepaConfig, expect_tokens, shape_words};
 use crate::error::{Result, ensure};
 use tch::Tensor;
 
@@ -45,6 +45,12 @@ impl Module for Classifier {
     fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
         expect_tokens(x, self.width, self)?;
         let tokens = x.size()[1];
+        ensure!(
+            tokens > 1 || self.fc_norm.is_none(),
+            "{} takes the mean of the patch tokens, but {} has none behind the class token",
+            self.describe(),
+            shape_words(x)
+        );
         let features = match &self.fc_norm {
             Some(norm) => norm.forward(&x.f_narrow(1, 1, tokens - 1)?.f_mean_dim(1, false, x.kind())?, cx)?,
             None => x.f_select(1, tokens - 1)?,

@@ -40,6 +40,7 @@ pub use vit_nepa::{Output, VitNepa, VitNepaParts};
 use crate::bail_hint;
 use crate::error::{Result, did_you_mean, ensure};
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 use wildmatch::WildMatch;
@@ -134,11 +135,14 @@ fn visit(module: &dyn Module, mut found: impl FnMut(&str, Part<'_>)) {
     module.visit(&mut Parts { prefix: String::new(), found: &mut found });
 }
 
-/// All parameters with their full names, in forward order.
+/// All parameters with their full names, in forward order. One that is used in several places
+/// comes once, under its first name, as in PyTorch.
 pub fn named_parameters(module: &dyn Module) -> Vec<(String, Tensor)> {
-    let mut all = Vec::new();
+    let (mut all, mut seen) = (Vec::new(), HashSet::new());
     visit(module, |name, part| {
-        if let Part::Parameter(t) = part {
+        if let Part::Parameter(t) = part
+            && (t.numel() == 0 || seen.insert(t.data_ptr()))
+        {
             all.push((name.to_string(), t.shallow_clone()));
         }
     });

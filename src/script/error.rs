@@ -31,12 +31,21 @@ pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
         if inner.position().is_none() {
             inner.set_position(position);
         }
-        return inner;
+        // Where it happened inside a module ("in encoder", "in layer 3") becomes a frame of its own.
+        let places: Vec<String> = error.chain().map(|c| c.to_string()).take_while(|t| t.starts_with("in ")).collect();
+        if places.is_empty() {
+            return inner;
+        }
+        let place = places.join(", ").replace("in ", "");
+        return Box::new(EvalAltResult::ErrorInFunctionCall(format!("{PLACE}{place}"), String::new(), inner, position));
     }
     let blame_caller = error.chain().any(|c| c.downcast_ref::<Diagnostic>().is_some_and(|d| d.blame_caller));
     let diagnostic = Diagnostic { message: one_line(&error), hint: hint_of(&error), blame_caller };
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(diagnostic), position))
 }
+
+/// Marks a frame that is a place inside a module rather than a function.
+const PLACE: &str = "place ";
 
 /// One entry of the script's call stack: a function, and where it was called.
 struct Frame {
@@ -113,6 +122,7 @@ impl Report {
             let name = match frame.function.as_str() {
                 name if name.starts_with("import ") => name.to_string(),
                 name if name.starts_with("anon$") => "a closure".to_string(),
+                name if name.starts_with(PLACE) => name[PLACE.len()..].to_string(),
                 name => format!("`{name}`"),
             };
             out += &format!("  in {name}, from {}\n", place_words(file, *position));

@@ -49,9 +49,13 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// Prints rows of cells as a table with aligned columns; the first row is the heading.
         "table" (rows: Array) -> () { table(&rows) }
         /// A number with `digits` digits after the point.
-        "fixed" (value: f64, digits: i64) -> String { Ok(format!("{value:.*}", digits.clamp(0, 17) as usize)) }
+        "fixed" (value: Dynamic, digits: i64) -> String {
+            Ok(format!("{:.*}", digits.clamp(0, 17) as usize, number(&value, "fixed")?))
+        }
         /// A number in scientific notation with `digits` digits after the point, such as 1.25e-7.
-        "scientific" (value: f64, digits: i64) -> String { Ok(format!("{value:.*e}", digits.clamp(0, 17) as usize)) }
+        "scientific" (value: Dynamic, digits: i64) -> String {
+            Ok(format!("{:.*e}", digits.clamp(0, 17) as usize, number(&value, "scientific")?))
+        }
         /// Seconds since an unspecified moment, for measuring durations.
         "seconds" () -> f64 {
             use std::{sync::OnceLock, time::Instant};

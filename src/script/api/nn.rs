@@ -38,6 +38,8 @@ struct ScriptModule {
 enum Part {
     Parameter(Tensor),
     Module(Module),
+    /// An array of modules, named by their places.
+    Modules(Vec<nn::ModuleRef>),
     /// Anything else that the forward function wants at hand.
     Value(Dynamic),
 }
@@ -61,6 +63,11 @@ impl ScriptModule {
                 Part::Parameter(t.f_detach()?.f_set_requires_grad(true)?.into())
             } else if let Some(m) = value.read_lock::<Module>() {
                 Part::Module(m.clone())
+            } else if let Some(list) = value.read_lock::<Array>()
+                && list.iter().any(|v| v.is::<Module>() || v.is::<Tensor>())
+            {
+                // Modules in an array are parts too; tensors there would be trained by nobody.
+                Part::Modules(modules(&list, &format!("nn::define: the part `{name}`"))?)
             } else {
                 Part::Value(value.clone())
             };
@@ -82,6 +89,11 @@ impl nn::Module for ScriptModule {
             match part {
                 Part::Parameter(t) => parts.parameter(name, t),
                 Part::Module(m) => parts.child(name, m.0.as_ref()),
+                Part::Modules(list) => {
+                    for (i, m) in list.iter().enumerate() {
+                        parts.child(&format!("{name}.{i}"), m.as_ref());
+                    }
+                }
                 Part::Value(_) => {}
             }
         }
@@ -93,6 +105,7 @@ impl nn::Module for ScriptModule {
             let value = match part {
                 Part::Parameter(t) => Dynamic::from(t.clone()),
                 Part::Module(m) => Dynamic::from(m.clone()),
+                Part::Modules(list) => list.iter().map(|m| Dynamic::from(Module(m.clone()))).collect::<Array>().into(),
                 Part::Value(v) => v.clone(),
             };
             own.insert(name.as_str().into(), value);
@@ -105,7 +118,7 @@ impl nn::Module for ScriptModule {
         let Some(t) = result.read_lock::<Tensor>() else {
             bail_hint!(
                 "the forward function of {} must give a tensor, found {}", self.describe(), found(&result);
-                "its last expression, without a semicolon, is its value"
+                "its last expression is its value"
             );
         };
         Ok(t.shallow_clone())
@@ -247,8 +260,8 @@ fn blocks(engine: &mut Engine, reference: &mut Reference) {
         }
         /// Modules one after the other; parameters are named 0.…, 1.…
         "sequential" (layers: Array) -> Module { wrap(nn::Sequential::new(modules(&layers, "nn::sequential")?)) }
-        /// A script's own module. `parts` maps names to tensors (which become parameters), modules and
-        /// other values; `forward` is called with a map of them and the input tensor, and gives a tensor.
+        /// A script's own module. `parts` maps names to tensors (which become parameters), modules,
+        /// arrays of modules (named by their places) and other values; `forward` is called with a map of them and the input tensor, and gives a tensor.
         /// The map also holds `training` (bool) and `rotary`: the angles [2, T, d], or () where none are
         /// passed on.
         ///
