@@ -11,6 +11,7 @@ use clap::CommandFactory;
 use std::path::Path;
 
 pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
+    shorten_openmp_spin();
     let interrupt = match Interrupt::listen() {
         Ok(interrupt) => interrupt,
         Err(e) => return fail(&Report::of_rust(&e), None),
@@ -61,6 +62,26 @@ pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     }
     code
 }
+
+/// libtorch's OpenMP threads wait for each other by spinning, long enough that two busy processes on
+/// one machine slow each other down many times. libgomp reads how long when it is loaded, so the
+/// process starts itself once more with a short spin, unless the user has chosen one.
+#[cfg(target_os = "linux")]
+fn shorten_openmp_spin() {
+    use std::os::unix::process::CommandExt;
+    const SPIN: &str = "GOMP_SPINCOUNT";
+    if std::env::var_os(SPIN).is_some() || std::env::var_os("OMP_WAIT_POLICY").is_some() {
+        return;
+    }
+    let mut args = std::env::args_os();
+    if let (Ok(nepa), Some(name)) = (std::env::current_exe(), args.next()) {
+        // Returns only where it fails; then the run goes on as it is.
+        let _ = std::process::Command::new(nepa).arg0(name).args(args).env(SPIN, "1000").exec();
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn shorten_openmp_spin() {}
 
 fn fail(report: &Report, host: Option<&Host>) -> u8 {
     let none = crate::script::Sources::new(None);
