@@ -46,8 +46,8 @@ pub fn parse(text: &str) -> Result<Device> {
     Ok(device)
 }
 
-/// Sets the run's device and thread count. libtorch keeps its own threads; rayon's are used for
-/// decoding, which runs while libtorch computes, so both get the same number.
+/// Sets the run's device and thread count. libtorch keeps its own threads; rayon's fill batches
+/// while libtorch computes, and get the same number.
 pub fn set(device: Device, threads: usize) -> Result<()> {
     DEVICE.set(device);
     tch::set_num_threads(threads as i32);

@@ -55,13 +55,20 @@ macro_rules! bail_hint {
     };
 }
 
-/// The candidate nearest to `name`, if one is near enough to be what was meant.
+/// The candidate nearest to `name`, if one is near enough to be what was meant: no edit for names of
+/// one or two letters, one for up to four, else a third of the letters and one. Operators are no names.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();
+    let allowed = match name.chars().count() {
+        0..=2 => return None,
+        3..=4 => 1,
+        n => 1 + n / 3,
+    };
     candidates
         .into_iter()
+        .filter(|c| *c != name && c.chars().any(char::is_alphanumeric))
         .map(|c| (strsim::damerau_levenshtein(&lower, &c.to_lowercase()), c))
-        .filter(|(distance, c)| *distance <= 1 + name.len().min(c.len()) / 3)
+        .filter(|(distance, c)| *distance <= allowed.min(1 + c.chars().count() / 3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, c)| c)
 }

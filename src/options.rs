@@ -232,14 +232,13 @@ impl<'de> de::Deserializer<'de> for Reader {
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        name: &'static str,
+        _name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ReadError> {
         match self.0 {
             Value::String(s) => visitor.visit_enum(s.into_deserializer()),
             other => Reader(other).deserialize_any(visitor).map_err(|e| {
-                let _ = name;
                 let Fault::Other(text) = &e.fault else { return e };
                 let found = text.split(", found ").nth(1).unwrap_or("another type").to_string();
                 de::Error::custom(format!("expected one of {}, found {found}", variants.join(", ")))

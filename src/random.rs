@@ -1,8 +1,7 @@
 //! Randomness that depends on what is drawn, never on when or by which thread.
 //!
-//! A [`Key`] is folded from a seed and names or numbers; each key opens its own ChaCha stream.
-//! A [`Generator`] hands out the keys of a run one after the other: its whole state is two
-//! integers, so a checkpoint can hold it exactly.
+//! A [`Key`] is folded from a seed and numbers; each key opens its own ChaCha stream. The run's
+//! generator hands out keys one after the other: its whole state is a seed and a count.
 
 use crate::error::Result;
 use rand::{Rng, RngCore, SeedableRng, seq::SliceRandom};
@@ -76,13 +75,11 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The run's generator: a seed and how many keys it has given out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Generator {
-    /// The seed it was started from.
-    pub seed: u64,
+#[derive(Clone, Copy)]
+struct Generator {
+    seed: u64,
     /// Keys given out so far.
-    pub drawn: u64,
+    drawn: u64,
 }
 
 thread_local! {

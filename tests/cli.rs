@@ -432,3 +432,21 @@ fn inspect_of_anything_else_says_what_it_expected() {
     folder.write("models/swiglu/config.json", "{}");
     folder.nepa(&["inspect", "models/swiglu"]).fails(1).says(&["config.json", "missing"]);
 }
+
+#[test]
+fn parameters_are_in_the_run_directory_while_the_run_is_under_way() {
+    let folder = Folder::new();
+    let script = "let n = param(\"n\", 3);\nprint(read_json(run::path(\"run.json\")).params);";
+    folder.run_with(script, &["--set", "n=5", "--out", "out"]).succeeds().prints(&["\"n\": 5"]);
+}
+
+#[test]
+fn check_does_not_judge_what_only_a_run_can_know() {
+    let folder = Folder::new();
+    folder.write("lib/maps.rhai", "fn make() { #{ walk: |n| n + 1 } }");
+    let recipe = "import \"lib/maps\" as maps;\nlet path = \"lib/maps\";\nimport path as again;\n\
+        let o = maps::make();\nprint(o.walk(3));\nprint(type_of(again::make()));";
+    folder.write("recipe.rhai", recipe);
+    folder.nepa(&["check", "recipe.rhai"]).succeeds();
+    folder.nepa(&["run", "recipe.rhai"]).succeeds().prints(&["4", "map"]);
+}

@@ -84,10 +84,10 @@ fn hooks_of_the_loops_are_called() {
         pretrain::fit(model, images, #{
             epochs: 2, batch: 32,
             loss: |model, batch| { let out = model.encode(batch.images); loss::next_embedding(out.last_hidden_state, out.input_embedding, #{ shift: false }) },
-            on_epoch: |state| calls.push(`pretrain ${state.epoch} ${state.step}`),
+            on_epoch: |model, ema, state| calls.push(`pretrain ${state.epoch} ${state.step}`),
         });
         let classifier = finetune::classifier(model, 10, #{});
-        finetune::fit(classifier, images, #{ epochs: 2, batch: 65, on_epoch: |state| calls.push(`finetune ${state.epoch} ${state.step}`) });
+        finetune::fit(classifier, images, #{ epochs: 2, batch: 65, on_epoch: |model, ema, state| calls.push(`finetune ${state.epoch} ${state.step}`) });
         print(calls);
         let score = evaluate::classify(classifier, images, #{ batch: 7 });
         print(score.images);
@@ -99,6 +99,41 @@ fn hooks_of_the_loops_are_called() {
         "130",
         "true",
     ]);
+}
+
+#[test]
+fn a_hook_may_evaluate_raw_and_averaged_weights_without_changing_the_mode() {
+    let folder = Folder::new();
+    let script = r#"
+        import "std/finetune" as finetune;
+        import "std/evaluate" as evaluate;
+        let model = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 16,
+            num_hidden_layers: 1, num_attention_heads: 2, is_causal: false, num_labels: 10, drop_path_prob: 0.1 });
+        let images = data::idx(param("data", ()), "test").per_class(5, 0);
+        finetune::fit(model, images, #{ epochs: 2, on_epoch: |model, ema, state| {
+            let before = model.training;
+            evaluate::classify(model, images, #{});
+            ema.apply(|| evaluate::classify(model, images, #{}));
+            print(`${state.epoch}: ${before} ${model.training}`);
+        } });
+        model.train(false);
+        evaluate::classify(model, images, #{});
+        print(`after: ${model.training}`);
+    "#;
+    let data = format!("data={}", common::fashion());
+    folder.run_with(script, &["--set", &data]).succeeds().prints(&["0: true true", "1: true true", "after: false"]);
+}
+
+#[test]
+fn a_loss_that_diverges_ends_the_run_and_names_the_step() {
+    let script = r#"
+        import "std/pretrain" as pretrain;
+        let model = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2 });
+        let images = data::idx(param("data", ()), "test").take(256);
+        pretrain::fit(model, images, #{ epochs: 5, batch: 64, loss: |model, batch| (model.forward(batch.images) * 1e30).exp().mean(), log_every: 1 });
+    "#;
+    let data = format!("data={}", common::fashion());
+    Folder::new().run_with(script, &["--set", &data]).fails(1).says(&["step 1", "diverged", "std/pretrain.rhai"]);
 }
 
 #[test]

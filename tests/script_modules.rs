@@ -273,3 +273,38 @@ fn modules_in_an_array_are_not_silently_left_untrained() {
         "#);
     assert_eq!(said.values(), [6]);
 }
+
+#[test]
+fn built_in_blocks_inside_a_script_module_see_the_rotary_angles_and_the_taps() {
+    let script = r#"
+        let c = #{ image_size: 8, patch_size: 4, num_channels: 1, hidden_size: 8, num_hidden_layers: 2, num_attention_heads: 2, layerscale_value: 1.0 };
+        let plain = nn::blocks(c);
+        let inner = nn::attention(c);
+        let wrapped = nn::blocks(c, [nn::block(c, #{ attention: nn::define(#{ a: inner }, |m, x| m.a.forward(x)) })]);
+        let direct = nn::blocks(c, [nn::block(c, #{ attention: inner })]);
+        let values = direct.state_dict();
+        let renamed = #{};
+        for name in values.keys() { let to = name; to.replace("attention.attention", "attention.a.attention"); to.replace("attention.output", "attention.a.output"); renamed[to] = values[name]; }
+        wrapped.load_state_dict(renamed);
+        let x = randn([2, 5, 8]);
+        print((wrapped.forward(x) - direct.forward(x)).abs().max().item() < 1e-6);
+
+        let model = nn::vit_nepa(c, #{ encoder: nn::define(#{ b: plain }, |m, x| m.b.forward(x)) });
+        let out = model.encode(randn([1, 1, 8, 8]), #{ hidden_states: true, attentions: true });
+        print([out.hidden_states.len(), out.attentions.len()]);
+    "#;
+    run(script).succeeds().prints(&["true", "[3, 2]"]);
+}
+
+#[test]
+fn a_stem_whose_tokens_form_no_square_is_told() {
+    let script = "let stem = nn::define(#{ c: nn::conv2d(1, 8, #{ kernel_size: 7, stride: 7 }) }, |m, x| m.c.forward(x).flatten(2, 3).transpose(1, 2));\n\
+        let model = nn::vit_nepa(#{ image_size: 28, patch_size: 7, num_channels: 1, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2 }, #{ patch_embeddings: stem });\n\
+        model.forward(ones([1, 1, 28, 42]));";
+    run(script).blames("recipe.rhai:3:7", "model.forward(ones([1, 1, 28, 42]));", &["24 tokens", "square"]);
+}
+
+#[test]
+fn modules_in_a_map_part_are_refused() {
+    run("nn::define(#{ cfg: #{ k: nn::linear(2, 3) } }, |m, x| x);").fails(1).says(&["`cfg`", "recipe.rhai:1:5"]);
+}

@@ -89,8 +89,13 @@ impl ConfigFile {
             );
         }
         let config: VitNepaConfig = options::read(of, own)?;
-        config.validate().with_context(|| of.to_string())?;
-        Ok(Self { config, generic })
+        let mut file = Self { config, generic };
+        if let Some(names) = file.class_names() {
+            // Hugging Face writes the classes, not their number.
+            file.config.num_labels = names.len() as i64;
+        }
+        file.config.validate().with_context(|| of.to_string())?;
+        Ok(file)
     }
 
     /// Class names by index, where the file has `id2label`.

@@ -242,6 +242,7 @@ fn replace_dir(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()>
         _ => Path::new("."),
     };
     std::fs::create_dir_all(parent)?;
+    crate::error::ensure!(dir.file_name().is_some(), "expected a folder's path, found \"{}\"", dir.display());
     let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if dir.is_file() || (occupied && !dir.join(MODEL_FILE).is_file()) {
         bail_hint!(
@@ -256,11 +257,22 @@ fn replace_dir(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()>
         std::fs::set_permissions(staging.path(), std::fs::Permissions::from_mode(0o755))?;
     }
     fill(staging.path())?;
-    let old = tempfile::Builder::new().prefix(".replaced-").tempdir_in(parent)?;
-    if dir.exists() {
-        std::fs::rename(dir, old.path().join("old"))?;
+    let old = parent.join(format!(".replaced-{}", std::process::id()));
+    let replaces = dir.exists();
+    if replaces {
+        std::fs::rename(dir, &old)?;
     }
-    std::fs::rename(staging.keep(), dir)?;
+    if let Err(e) = std::fs::rename(staging.path(), dir) {
+        // The model that was there comes back.
+        if replaces {
+            std::fs::rename(&old, dir)?;
+        }
+        return Err(e.into());
+    }
+    let _ = staging.keep();
+    if replaces {
+        std::fs::remove_dir_all(&old)?;
+    }
     if let Ok(parent) = std::fs::File::open(parent) {
         parent.sync_all()?;
     }

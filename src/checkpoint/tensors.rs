@@ -99,6 +99,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    std::fs::create_dir_all(parent).with_context(saving)?;
     let mut file = tempfile::Builder::new().prefix(".partial-").tempfile_in(parent).with_context(saving)?;
     file.write_all(bytes).with_context(saving)?;
     file.as_file().sync_all().with_context(saving)?;

@@ -20,7 +20,7 @@ pub fn check(args: &CheckArgs, host: &Host) -> u8 {
         eprintln!("{}: {n} problem{}", args.recipe.display(), if n == 1 { "" } else { "s" });
         return FAILED;
     }
-    println!(
+    out!(
         "{}: ok ({} scripts, {} calls, {} parameters)",
         args.recipe.display(),
         checked.files.len(),

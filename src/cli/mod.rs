@@ -1,5 +1,13 @@
 //! The command line, one file a command.
 
+/// Prints a line; a reader that has gone away, as `head` does, is no error.
+macro_rules! out {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod api;
 mod check;
 mod inspect;
@@ -118,7 +126,7 @@ fn dispatch(cli: Cli) -> u8 {
             let mut command = Cli::command();
             let run = command.find_subcommand_mut("run").expect("declared above");
             if args.help {
-                println!("{}", run.clone().bin_name("nepa run").render_long_help());
+                out!("{}", run.clone().bin_name("nepa run").render_long_help());
                 return 0;
             }
             eprintln!("error: which recipe?\n\n{}", run.clone().bin_name("nepa run").render_usage());

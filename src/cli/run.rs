@@ -131,12 +131,12 @@ fn print_help(recipe: &Path, host: &Host, declared: &[Declared]) {
         .map(|line| line.trim_start_matches('/').trim_start_matches('!').strip_prefix(' ').unwrap_or(""))
         .collect();
     if !header.is_empty() {
-        println!("{}\n", header.join("\n").trim_end());
+        out!("{}\n", header.join("\n").trim_end());
     }
     if declared.is_empty() {
-        println!("The recipe declares no parameters.\n");
+        out!("The recipe declares no parameters.\n");
     } else {
-        println!("Parameters of {} (--set KEY=VALUE):", recipe.display());
+        out!("Parameters of {} (--set KEY=VALUE):", recipe.display());
         let typed = |d: &Declared| match &d.default {
             Some(default) => format!("{}: {}", d.name, type_of(default)),
             None => d.name.clone(),
@@ -147,14 +147,14 @@ fn print_help(recipe: &Path, host: &Host, declared: &[Declared]) {
                 Some(default) if default.is_unit() => "(must be given)".to_string(),
                 _ => format!("= {}", d.default_text),
             };
-            println!("  {:<width$}  {default}", typed(d));
+            out!("  {:<width$}  {default}", typed(d));
             if !d.doc.is_empty() {
-                println!("  {:<width$}    {}", "", d.doc);
+                out!("  {:<width$}    {}", "", d.doc);
             }
         }
-        println!();
+        out!();
     }
     let mut command = Cli::command();
     let run = command.find_subcommand_mut("run").expect("declared in cli").clone().bin_name("nepa run");
-    println!("{}", run.mut_arg("recipe", |a| a.hide(true)).render_help());
+    out!("{}", run.mut_arg("recipe", |a| a.hide(true)).render_help());
 }

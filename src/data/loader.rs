@@ -9,6 +9,7 @@ use crate::error::{Result, bail, ensure};
 use crate::options;
 use crate::random::Key;
 use rand::Rng;
+use rayon::prelude::*;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 use tch::{Kind, Tensor};
@@ -144,9 +145,9 @@ impl Loader {
 fn fill(source: &dyn Source, options: &LoaderOptions, key: Key, indices: &[u32]) -> RawBatch {
     let n = source.shape().iter().product::<usize>();
     let mut pixels = vec![0u8; n * indices.len()];
-    for (&index, out) in indices.iter().zip(pixels.chunks_exact_mut(n)) {
+    pixels.par_chunks_exact_mut(n).zip(indices).for_each(|(out, &index)| {
         augment(source.pixels(index as usize), source.shape(), options, key.fold(1 + index as u64), out);
-    }
+    });
     RawBatch {
         pixels,
         labels: indices.iter().map(|&i| source.label(i as usize)).collect(),

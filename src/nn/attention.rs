@@ -58,7 +58,7 @@ impl Module for Attention {
         parts.child("output.dense", &self.output);
     }
 
-    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         let width = self.output.outputs();
         expect_tokens(x, width, self)?;
         let size = x.size();
@@ -75,7 +75,7 @@ impl Module for Attention {
             q = rotary::rotate(&q, angles)?;
             k = rotary::rotate(&k, angles)?;
         }
-        let mixed = match cx.taps.filter(|taps| taps.want_attentions) {
+        let mixed = match cx.taps.as_ref().filter(|taps| taps.want_attentions) {
             // The fused kernel never holds the probabilities, so they are computed openly here.
             Some(taps) => {
                 let mut scores = q.f_matmul(&k.f_transpose(-2, -1)?)?.f_mul_scalar((head as f64).powf(-0.5))?;

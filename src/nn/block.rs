@@ -61,7 +61,7 @@ impl Block {
         norm: &LayerNorm,
         inner: &dyn Module,
         scale: &Option<LayerScale>,
-        cx: &Context<'_>,
+        cx: &Context,
     ) -> Result<Tensor> {
         let mut y = inner.forward(&norm.forward(x, cx)?, cx)?;
         if let Some(scale) = scale {
@@ -90,7 +90,7 @@ impl Module for Block {
         parts.child("", &self.drop_path);
     }
 
-    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         expect_tokens(x, self.width, self)?;
         let x = self
             .branch(x, &self.layernorm_before, self.attention.as_ref(), &self.layer_scale, cx)

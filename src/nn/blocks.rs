@@ -51,7 +51,7 @@ impl Module for Blocks {
         }
     }
 
-    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         let rotary = match (&cx.rotary, &self.rotary) {
             (Some(given), _) => Some(given.shallow_clone()),
             (None, Some(rotary)) => Some(rotary.angles(match cx.grid {
@@ -60,9 +60,9 @@ impl Module for Blocks {
             })?),
             (None, None) => None,
         };
-        let inner = Context { rotary, grid: cx.grid, taps: cx.taps };
+        let inner = Context { rotary, grid: cx.grid, taps: cx.taps.clone() };
         let keep = |x: &Tensor| {
-            if let Some(taps) = cx.taps {
+            if let Some(taps) = &cx.taps {
                 taps.hidden_states.borrow_mut().push(x.shallow_clone());
             }
         };
@@ -82,8 +82,7 @@ impl Module for Blocks {
 /// The square patch grid behind [B, N, D] tokens, with or without a class token in front.
 fn square_grid(x: &Tensor) -> Result<(i64, i64)> {
     let size = x.size();
-    let root = |n: i64| Some((n as f64).sqrt().round() as i64).filter(|r| *r > 0 && r * r == n);
-    match size.get(1).and_then(|&n| root(n - 1).or_else(|| root(n))) {
+    match size.get(1).and_then(|&n| square_side(n - 1).or_else(|| square_side(n))) {
         Some(side) => Ok((side, side)),
         None => bail!(
             "cannot tell the patch grid of tokens {}: expected N = side² or side² + 1 (a class token); \
@@ -91,4 +90,9 @@ fn square_grid(x: &Tensor) -> Result<(i64, i64)> {
             shape_words(x)
         ),
     }
+}
+
+/// The side of a square of `n` patches.
+pub(super) fn square_side(n: i64) -> Option<i64> {
+    Some((n as f64).sqrt().round() as i64).filter(|side| *side > 0 && side * side == n)
 }

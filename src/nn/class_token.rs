@@ -25,7 +25,7 @@ impl Module for ClassToken {
         parts.parameter("cls_token", &self.cls_token);
     }
 
-    fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         expect_tokens(x, self.cls_token.size()[2], self)?;
         let token = self.cls_token.f_expand([x.size()[0], 1, -1], false)?;
         Ok(Tensor::f_cat(&[token, x.shallow_clone()], 1)?)

@@ -42,7 +42,7 @@ impl Module for Classifier {
         parts.child("classifier", &self.classifier);
     }
 
-    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         expect_tokens(x, self.width, self)?;
         let tokens = x.size()[1];
         ensure!(

@@ -83,7 +83,7 @@ impl Module for Conv2d {
         }
     }
 
-    fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         ensure!(
             x.dim() == 4 && x.size()[1] == self.inputs && x.is_floating_point(),
             "{} expects float32 images [B, {}, H, W], found {}",

@@ -30,7 +30,7 @@ impl Module for DropPath {
         parts.training(&self.training);
     }
 
-    fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         if self.prob == 0.0 || !self.training.get() {
             return Ok(x.shallow_clone());
         }

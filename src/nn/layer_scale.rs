@@ -25,7 +25,7 @@ impl Module for LayerScale {
         parts.parameter("lambda1", &self.lambda1);
     }
 
-    fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         Ok(x.f_mul(&self.lambda1)?)
     }
 }

@@ -50,7 +50,7 @@ impl Module for Linear {
         }
     }
 
-    fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         expect_features(x, self.weight.size()[1], self)?;
         Ok(x.f_linear(&self.weight, self.bias.as_ref())?)
     }

@@ -48,7 +48,7 @@ impl Module for Mlp {
         parts.child("output.dense", &self.down);
     }
 
-    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         expect_tokens(x, self.down.outputs(), self)?;
         let up = self.up.forward(x, cx)?;
         let inner = match &self.gate {

@@ -57,7 +57,7 @@ pub trait Module {
     fn visit(&self, parts: &mut Parts<'_>);
 
     /// Applies the block to `x`.
-    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor>;
+    fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor>;
 
     /// The patch grid (rows, columns) that this block's output tokens lie on, for images shaped
     /// like `images` [B, C, H, W]; `None` where it has no opinion.
@@ -73,13 +73,19 @@ pub trait Module {
 
 /// What a forward pass carries from the outside to every block.
 #[derive(Default)]
-pub struct Context<'a> {
+pub struct Context {
     /// Rotary cosines and sines [2, T, d], float32, for the last T tokens.
     pub rotary: Option<Tensor>,
     /// The patch grid (rows, columns), where it is known.
     pub grid: Option<(i64, i64)>,
     /// Where inner values are collected, when they were asked for.
-    pub taps: Option<&'a Taps>,
+    pub taps: Option<Rc<Taps>>,
+}
+
+impl Clone for Context {
+    fn clone(&self) -> Self {
+        Self { rotary: self.rotary.as_ref().map(Tensor::shallow_clone), grid: self.grid, taps: self.taps.clone() }
+    }
 }
 
 /// Inner values of a forward pass.
@@ -161,6 +167,17 @@ pub fn set_training(module: &dyn Module, training: bool) {
             flag.set(training);
         }
     });
+}
+
+/// Whether any part that behaves differently in training is in training mode.
+pub fn is_training(module: &dyn Module) -> bool {
+    let mut training = false;
+    visit(module, |_, part| {
+        if let Part::Training(flag) = part {
+            training |= flag.get();
+        }
+    });
+    training
 }
 
 /// Freezes or thaws the parameters whose full name matches `pattern` (`*` stands for any

@@ -57,7 +57,7 @@ impl Module for LayerNorm {
         }
     }
 
-    fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         expect_features(x, self.size, self)?;
         Ok(x.f_layer_norm([self.size], self.weight.as_ref(), self.bias.as_ref(), self.eps, true)?)
     }

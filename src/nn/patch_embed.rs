@@ -38,7 +38,7 @@ impl Module for PatchEmbed {
         parts.child("projection", &self.projection);
     }
 
-    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         let o = &self.config;
         ensure!(
             x.dim() == 4 && x.size()[1..] == [o.num_channels, o.image_size, o.image_size],

@@ -27,7 +27,7 @@ impl Module for Sequential {
         }
     }
 
-    fn forward(&self, x: &Tensor, cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         let mut x = x.shallow_clone();
         for (i, module) in self.modules.iter().enumerate() {
             x = module.forward(&x, cx).with_context(|| format!("in sequential, module {i}"))?;

@@ -1,9 +1,12 @@
 //! The whole model: patch embedding, class token, blocks, final norm and, for classification, a
 //! head (arXiv 2512.16922; names of the reference's checkpoints).
 
+use super::blocks::square_side;
 use super::{
     Blocks, ClassToken, Classifier, Context, LayerNorm, Module, ModuleRef, Parts, PatchEmbed, Taps, VitNepaConfig,
+    shape_words,
 };
+use crate::bail_hint;
 use crate::error::{Context as _, Result};
 use serde_json::{Map, Value};
 use std::rc::Rc;
@@ -83,13 +86,24 @@ impl VitNepa {
 
     /// The forward pass of `images` [B, C, S, S] with everything it gives.
     pub fn encode(&self, images: &Tensor, want_hidden_states: bool, want_attentions: bool) -> Result<Output> {
-        let taps = Taps { want_attentions, ..Default::default() };
-        let cx = Context {
+        let taps = Rc::new(Taps { want_attentions, ..Default::default() });
+        let mut cx = Context {
             grid: self.patch_embeddings.grid(images),
-            taps: (want_hidden_states || want_attentions).then_some(&taps),
+            taps: (want_hidden_states || want_attentions).then(|| taps.clone()),
             ..Default::default()
         };
         let patches = self.patch_embeddings.forward(images, &cx).context("in embeddings")?;
+        if cx.grid.is_none() && self.config.rope_theta.is_some() {
+            let count = patches.size().get(1).copied().unwrap_or(0);
+            match square_side(count) {
+                Some(side) => cx.grid = Some((side, side)),
+                None => bail_hint!(
+                    "the patch embedding gives {count} tokens ({}), which is no square grid, so their places are unknown",
+                    shape_words(&patches);
+                    "let it give a square number of tokens, or switch rotary embedding off with rope_theta: ()"
+                ),
+            }
+        }
         let input_embedding = self.class_token.forward(&patches, &cx).context("in embeddings")?;
         let encoded = self.encoder.forward(&input_embedding, &cx).context("in encoder")?;
         let last_hidden_state = self.layernorm.forward(&encoded, &cx)?;
@@ -129,7 +143,7 @@ impl Module for VitNepa {
     }
 
     /// The logits of a model with a head, else the final norm's output.
-    fn forward(&self, x: &Tensor, _cx: &Context<'_>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         let output = self.encode(x, false, false)?;
         Ok(output.logits.unwrap_or(output.last_hidden_state))
     }

@@ -29,6 +29,8 @@ pub struct Checked {
     pub params: Vec<Declared>,
     /// What would fail.
     pub problems: Vec<Problem>,
+    /// Keys of maps in any of the scripts: a map's function may be called like a method.
+    keys: HashSet<String>,
 }
 
 /// Names and numbers of parameters of a script's own functions.
@@ -52,15 +54,28 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
 
     // Imports first: their aliases are needed to resolve calls.
     let mut imports: Vec<(String, String, Position)> = Vec::new();
+    let mut computed: Vec<String> = Vec::new();
     ast.walk(&mut |path: &[ASTNode]| {
-        if let Some(ASTNode::Stmt(Stmt::Import(import, position))) = path.last()
-            && let Expr::StringConstant(target, _) = &import.0
-        {
-            imports.push((import.1.name.to_string(), target.to_string(), *position));
+        match path.last() {
+            Some(ASTNode::Stmt(Stmt::Import(import, position))) => match &import.0 {
+                Expr::StringConstant(target, _) => {
+                    imports.push((import.1.name.to_string(), target.to_string(), *position));
+                }
+                _ => computed.push(import.1.name.to_string()),
+            },
+            Some(ASTNode::Expr(Expr::Map(map, _))) => {
+                checked.keys.extend(map.0.iter().map(|(key, _)| key.name.to_string()));
+            }
+            Some(ASTNode::Expr(Expr::Property(property, _))) => {
+                checked.keys.insert(property.2.to_string());
+            }
+            _ => {}
         }
         true
     });
-    let mut modules: HashMap<String, Functions> = HashMap::new();
+    // What a computed path imports is known when it runs, so its calls are not judged.
+    let unknown = || vec![("*".to_string(), 0)];
+    let mut modules: HashMap<String, Functions> = computed.into_iter().map(|alias| (alias, unknown())).collect();
     for (alias, target, position) in imports {
         match host.sources.compile_module(host.engine, file, &target, position) {
             Ok((module_file, module)) => {
@@ -79,23 +94,12 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
                         position,
                     });
                     // What it would have held is unknown, so its calls are not judged.
-                    modules.insert(alias, vec![("*".into(), 0)]);
+                    modules.insert(alias, unknown());
                 }
                 other => return Err(Box::new(other)),
             },
         }
     }
-
-    // A map's function may be called like a method: `state.update(x)`.
-    let mut keys: HashSet<String> = HashSet::new();
-    ast.walk(&mut |path: &[ASTNode]| {
-        match path.last() {
-            Some(ASTNode::Expr(Expr::Map(map, _))) => keys.extend(map.0.iter().map(|(key, _)| key.name.to_string())),
-            Some(ASTNode::Expr(Expr::Property(property, _))) => drop(keys.insert(property.2.to_string())),
-            _ => {}
-        }
-        true
-    });
 
     ast.walk(&mut |path: &[ASTNode]| {
         let (call, position, is_method) = match path.last() {
@@ -104,7 +108,7 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
             Some(ASTNode::Expr(Expr::MethodCall(call, position))) => (call, *position, true),
             _ => return true,
         };
-        if call.op_token.is_none() && !(is_method && keys.contains(call.name.as_str())) {
+        if call.op_token.is_none() && !(is_method && checked.keys.contains(call.name.as_str())) {
             checked.calls += 1;
             if let Some((message, hint)) = judge(host, call, is_method, &own, &modules) {
                 checked.problems.push(Problem { message, hint, file: file.into(), position });

@@ -117,7 +117,10 @@ impl Reference {
         if name.starts_with("anon$") {
             let count = if arguments.is_empty() { 0 } else { arguments.split(", ").count() };
             return (
-                format!("a closure was called with {count} arguments ({arguments}), which it does not take"),
+                format!(
+                    "a closure was called with {count} argument{} ({arguments}), but takes another number of them",
+                    if count == 1 { "" } else { "s" }
+                ),
                 Some("the parameters stand between its bars: |a, b| …".into()),
             );
         }
@@ -195,9 +198,12 @@ impl Reference {
                 }
             }
             Some(query) => {
-                if let Some((group, about)) = self.groups.iter().find(|g| g.0 == query) {
+                let group = if query == "globals" { "" } else { query };
+                if let Some((group, about)) = self.groups.iter().find(|g| g.0 == group) {
                     self.print_group(group, about, &mut out);
-                } else if let Some(module) = self.stdlib.iter().find(|m| m.path == query) {
+                } else if let Some(module) =
+                    self.stdlib.iter().find(|m| m.path == query || m.path.strip_prefix("std/") == Some(query))
+                {
                     print_script_module(module, &mut out);
                 } else {
                     let short = |f: &&FnDoc| f.full_name() == query || f.plain_name() == query;

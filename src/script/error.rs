@@ -182,7 +182,10 @@ fn words(error: &EvalAltResult, api: &super::docs::Reference, text: Option<&str>
             (message, hint, false)
         }
         EvalAltResult::ErrorMismatchDataType(expected, found, _) => {
-            (format!("expected {expected}, found {found}"), None, false)
+            let short = |name: &str| name.rsplit("::").next().unwrap_or(name).to_string();
+            let hint = (short(found) == "Tensor" && expected == "bool")
+                .then(|| "a comparison of tensors is a tensor: use .all(), .any() or .equal(other)".to_string());
+            (format!("expected {}, found {}", short(expected), short(found)), hint, false)
         }
         EvalAltResult::ErrorPropertyNotFound(name, _) => (format!("the map has no `{name}`"), None, false),
         EvalAltResult::ErrorDataRace(name, _) => (
@@ -191,7 +194,7 @@ fn words(error: &EvalAltResult, api: &super::docs::Reference, text: Option<&str>
                 if name.is_empty() { "a captured variable" } else { name }
             ),
             Some(
-                "a closure captured it: make the call on a value of its own, as in let own = x.values(); own.map(…)"
+                "a closure captured it: make the call on a value of its own, as in let ema = state.ema; ema.apply(|| …)"
                     .into(),
             ),
             false,

@@ -131,9 +131,10 @@ impl RunDir {
             .with_context(|| format!("cannot write {}", self.path.join(METRICS_FILE).display()))
     }
 
-    /// Takes the values of the parameters, which a recipe may declare after its first output.
-    pub fn set_params(&mut self, params: Map<String, Value>) {
+    /// Records the values of the parameters, which a recipe declares one by one.
+    pub fn set_params(&mut self, params: Map<String, Value>) -> Result<()> {
         self.info.params = params;
+        self.write_state(RunState::Running, None)
     }
 
     /// What a checkpoint says about the run that wrote it.

@@ -88,7 +88,7 @@ fn options(of: &str, given: Map, mut defaults: Map) -> Result<Map> {
             (true, Ok(whole)) => Dynamic::from_float(whole as f64),
             _ => value,
         };
-        let fits = default.is_unit() || value.is_unit() || default.type_name() == value.type_name();
+        let fits = default.is_unit() || default.type_name() == value.type_name();
         if !fits {
             let expected = match default.type_name() {
                 "i64" => "an integer",

@@ -5,7 +5,7 @@ use crate::error::{Result, ensure};
 use crate::functions;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
-use crate::script::values::{Tensor, read_options};
+use crate::script::values::{Tensor, number, read_options};
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 use std::cell::RefCell;
 use std::path::Path;
@@ -44,7 +44,7 @@ impl Iterator for Batches {
 }
 
 fn count(n: i64, what: &str) -> Result<usize> {
-    ensure!(n >= 0, "{what}: expected a number of items, found {n}");
+    ensure!(n >= 0, "{what}: expected a number of at least 0, found {n}");
     Ok(n as usize)
 }
 
@@ -89,8 +89,8 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             Ok(Source(data::per_class(&source.0, count(n, "per_class")?, seed as u64)?))
         }
         /// Two disjoint parts chosen by the seed alone: a fraction of the images, and the rest.
-        "split" (source: Source, fraction: f64, seed: i64) -> Array {
-            let (a, b) = data::split(&source.0, fraction, seed as u64)?;
+        "split" (source: Source, fraction: Dynamic, seed: i64) -> Array {
+            let (a, b) = data::split(&source.0, number(&fraction, "split")?, seed as u64)?;
             Ok(vec![Dynamic::from(Source(a)), Dynamic::from(Source(b))])
         }
         /// The source as text.

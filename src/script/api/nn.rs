@@ -8,10 +8,10 @@ use crate::nn::{self, Context, Parts, shape_words};
 use crate::options;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
-use crate::script::values::{Module, Tensor, call, found, from_json, module, modules, ok, read_options};
+use crate::script::values::{Module, Tensor, call, found, from_json, module, modules, number, ok, read_options};
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
 use serde_json::Value;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 options! {
@@ -22,6 +22,16 @@ options! {
         /// Attention probabilities [B, H, N, N] of each block.
         attentions: bool = false,
     }
+}
+
+thread_local! {
+    /// The contexts of the script modules whose forward functions are under way.
+    static OUTER: RefCell<Vec<Context>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The context of the innermost script module under way, or a fresh one.
+fn outer_context() -> Context {
+    OUTER.with_borrow(|outer| outer.last().cloned()).unwrap_or_default()
 }
 
 /// A rotary embedding by itself.
@@ -68,6 +78,13 @@ impl ScriptModule {
             {
                 // Modules in an array are parts too; tensors there would be trained by nobody.
                 Part::Modules(modules(&list, &format!("nn::define: the part `{name}`"))?)
+            } else if let Some(map) = value.read_lock::<Map>()
+                && map.values().any(|v| v.is::<Module>() || v.is::<Tensor>())
+            {
+                bail_hint!(
+                    "nn::define: the part `{name}` is a map with modules or tensors in it, which nobody would train";
+                    "put them among the parts themselves, or in an array"
+                );
             } else {
                 Part::Value(value.clone())
             };
@@ -99,7 +116,7 @@ impl nn::Module for ScriptModule {
         }
     }
 
-    fn forward(&self, x: &tch::Tensor, cx: &Context<'_>) -> Result<tch::Tensor> {
+    fn forward(&self, x: &tch::Tensor, cx: &Context) -> Result<tch::Tensor> {
         let mut own = Map::new();
         for (name, part) in &self.parts {
             let value = match part {
@@ -114,7 +131,11 @@ impl nn::Module for ScriptModule {
         let rotary = cx.rotary.as_ref().map(|r| Dynamic::from(Tensor::from(r.shallow_clone())));
         own.insert("rotary".into(), rotary.unwrap_or(Dynamic::UNIT));
         let x = Tensor::from(x.shallow_clone());
-        let result = call(&self.forward, (own, x))?;
+        // Blocks called in there see the same angles, grid and taps as they would in its place.
+        OUTER.with_borrow_mut(|outer| outer.push(cx.clone()));
+        let result = call(&self.forward, (own, x));
+        OUTER.with_borrow_mut(|outer| outer.pop());
+        let result = result?;
         let Some(t) = result.read_lock::<Tensor>() else {
             bail_hint!(
                 "the forward function of {} must give a tensor, found {}", self.describe(), found(&result);
@@ -206,9 +227,11 @@ fn blocks(engine: &mut Engine, reference: &mut Reference) {
         /// The feed-forward part of a block, plain or gated, [B, N, D] -> [B, N, D].
         "mlp" (config: Map) -> Module { wrap(nn::Mlp::new(&config_of("nn::mlp", &config)?)?) }
         /// A learned factor per channel (arXiv 2103.17239), starting at `start`. Parameter: lambda1 [D].
-        "layer_scale" (hidden_size: i64, start: f64) -> Module { wrap(nn::LayerScale::new(hidden_size, start)?) }
+        "layer_scale" (hidden_size: i64, start: Dynamic) -> Module {
+            wrap(nn::LayerScale::new(hidden_size, number(&start, "nn::layer_scale")?)?)
+        }
         /// Stochastic depth per sample (arXiv 1603.09382), in training only.
-        "drop_path" (prob: f64) -> Module { wrap(nn::DropPath::new(prob)?) }
+        "drop_path" (prob: Dynamic) -> Module { wrap(nn::DropPath::new(number(&prob, "nn::drop_path")?)?) }
         /// One pre-norm transformer block, [B, N, D] -> [B, N, D]; its drop path rate is the
         /// configuration's `drop_path_prob` itself.
         "block" (config: Map) -> Module {
@@ -281,10 +304,10 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
     group.options::<FillOptions>("Module.load_state_dict");
     functions! { group;
         /// Applies the module.
-        "forward" (m: Module, x: Tensor) -> Tensor { ok(m.0.forward(&x, &Context::default())?) }
+        "forward" (m: Module, x: Tensor) -> Tensor { ok(m.0.forward(&x, &outer_context())?) }
         /// The same with rotary angles [2, T, d] for the last T tokens (attention, block, blocks).
         "forward" (m: Module, x: Tensor, rotary: Tensor) -> Tensor {
-            let cx = Context { rotary: Some(rotary.shallow_clone()), ..Default::default() };
+            let cx = Context { rotary: Some(rotary.shallow_clone()), ..outer_context() };
             ok(m.0.forward(&x, &cx)?)
         }
         /// A ViT-NEPA's forward pass of images [B, C, S, S] with what it gives: `input_embedding` z and
@@ -310,6 +333,8 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         }
         /// The number of scalars in all parameters.
         "num_parameters" (m: Module) -> i64 { Ok(nn::num_parameters(m.0.as_ref())) }
+        /// Whether the module is in training mode: whether any part of it is that behaves differently.
+        "get$training" (m: Module) -> bool { Ok(nn::is_training(m.0.as_ref())) }
         /// Training mode (true: drop path and position augmentation are on) or evaluation mode (false:
         /// nothing is random), as PyTorch's `train(mode)`.
         "train" (m: Module, mode: bool) -> () { nn::set_training(m.0.as_ref(), mode); Ok(()) }

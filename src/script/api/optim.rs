@@ -85,7 +85,9 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "grad_norm" (m: Module) -> Tensor { ok(optim::grad_norm(m.0.as_ref())?) }
         /// An exponential moving average of the parameters in float32: the first update copies them,
         /// each moves the average by 1 − decay.
-        "ema" (m: Module, decay: f64) -> Ema { Ok(Ema(Rc::new(RefCell::new(optim::Ema::new(m.0.as_ref(), decay)?)))) }
+        "ema" (m: Module, decay: Dynamic) -> Ema {
+            Ok(Ema(Rc::new(RefCell::new(optim::Ema::new(m.0.as_ref(), number(&decay, "optim::ema")?)?))))
+        }
     }
     group.register(engine);
 

@@ -44,9 +44,7 @@ impl Session {
     /// Ends the session and records how; gives the run directory, if there is one.
     pub fn end(state: RunState, error: Option<&str>) -> Result<Option<PathBuf>> {
         let Some(mut session) = SESSION.take() else { return Ok(None) };
-        let params = session.params.effective.clone();
         let Some(dir) = &mut session.dir else { return Ok(None) };
-        dir.set_params(params);
         dir.finish(state, error)?;
         Ok(Some(dir.path().to_path_buf()))
     }
@@ -97,7 +95,7 @@ pub fn param(name: &str, default: &Dynamic) -> Result<Dynamic> {
     with_session(|s| {
         let value = s.params.declare(name, default)?;
         if let Some(dir) = &mut s.dir {
-            dir.set_params(s.params.effective.clone());
+            dir.set_params(s.params.effective.clone())?;
         }
         Ok(value)
     })

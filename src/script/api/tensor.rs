@@ -72,12 +72,12 @@ fn creation(engine: &mut Engine, reference: &mut Reference) {
         /// Example: `let t = tensor([[1.0, 2.0], [3.0, 4.0]]);`
         "tensor" (values: Dynamic) -> Tensor { here(from_values(&values)?) }
         /// Zeros of a shape.
-        "zeros" (shape_: Array) -> Tensor { ok(tch::Tensor::f_zeros(shape(&shape_)?, float_here())?) }
+        "zeros" (sizes: Array) -> Tensor { ok(tch::Tensor::f_zeros(shape(&sizes)?, float_here())?) }
         /// Ones of a shape.
-        "ones" (shape_: Array) -> Tensor { ok(tch::Tensor::f_ones(shape(&shape_)?, float_here())?) }
+        "ones" (sizes: Array) -> Tensor { ok(tch::Tensor::f_ones(shape(&sizes)?, float_here())?) }
         /// A shape filled with one value.
-        "full" (shape_: Array, value: Dynamic) -> Tensor {
-            ok(tch::Tensor::f_full(shape(&shape_)?, number(&value, "full")?, float_here())?)
+        "full" (sizes: Array, value: Dynamic) -> Tensor {
+            ok(tch::Tensor::f_full(shape(&sizes)?, number(&value, "full")?, float_here())?)
         }
         /// 0, 1, … n − 1 as int64.
         "arange" (n: i64) -> Tensor { ok(tch::Tensor::f_arange(n, (Kind::Int64, crate::device::current()))?) }
@@ -92,12 +92,12 @@ fn creation(engine: &mut Engine, reference: &mut Reference) {
         /// The identity matrix [n, n].
         "eye" (n: i64) -> Tensor { ok(tch::Tensor::f_eye(n, float_here())?) }
         /// Uniform values in [0, 1), from the run's generator.
-        "rand" (shape_: Array) -> Tensor { here(random::next_key().uniform(&shape(&shape_)?)?) }
+        "rand" (sizes: Array) -> Tensor { here(random::next_key().uniform(&shape(&sizes)?)?) }
         /// Standard normal values, from the run's generator.
-        "randn" (shape_: Array) -> Tensor { here(random::next_key().normal(&shape(&shape_)?)?) }
+        "randn" (sizes: Array) -> Tensor { here(random::next_key().normal(&shape(&sizes)?)?) }
         /// Uniform int64 values in low … high − 1, from the run's generator.
-        "randint" (low: i64, high: i64, shape_: Array) -> Tensor {
-            here(random::next_key().integers(low, high, &shape(&shape_)?)?)
+        "randint" (low: i64, high: i64, sizes: Array) -> Tensor {
+            here(random::next_key().integers(low, high, &shape(&sizes)?)?)
         }
         /// 0 … n − 1 in random order, int64, from the run's generator.
         "randperm" (n: i64) -> Tensor {
@@ -223,11 +223,58 @@ fn reading(group: &mut Group<'_>) {
     }
 }
 
+/// More elements than this are shown by their first and last few along each dimension.
+const SHOW_ALL: usize = 1000;
+const EDGE: i64 = 3;
+
 fn text(t: &tch::Tensor) -> String {
     let head = format!("Tensor {} on {}", shape_words(t), crate::device::name(t.device()));
-    match t.numel() {
-        0 => head,
-        _ => format!("{head}\n{}", t.detach().to_device(Device::Cpu).to_string(100).unwrap_or_default().trim_end()),
+    if t.numel() == 0 {
+        return head;
+    }
+    let mut out = String::new();
+    let cpu = t.detach().to_device(Device::Cpu);
+    match values_text(&cpu, t.numel() > SHOW_ALL, 0, &mut out) {
+        Ok(()) => format!("{head}\n{out}"),
+        Err(e) => format!("{head} ({e})"),
+    }
+}
+
+/// The values as nested brackets, one row a line.
+fn values_text(t: &tch::Tensor, shorten: bool, depth: usize, out: &mut String) -> Result<()> {
+    let sizes = t.size();
+    let Some(&n) = sizes.first() else {
+        out.push_str(&match t.kind() {
+            Kind::Bool => (t.f_int64_value(&[])? != 0).to_string(),
+            _ if t.is_floating_point() => number_text(t.f_double_value(&[])?),
+            _ => t.f_int64_value(&[])?.to_string(),
+        });
+        return Ok(());
+    };
+    let between = if sizes.len() == 1 { ", ".to_string() } else { format!(",\n{}", " ".repeat(depth + 1)) };
+    out.push('[');
+    let mut i = 0;
+    while i < n {
+        if i > 0 {
+            out.push_str(&between);
+        }
+        if shorten && n > 2 * EDGE && i == EDGE {
+            out.push('…');
+            i = n - EDGE;
+            continue;
+        }
+        values_text(&t.f_get(i)?, shorten, depth + 1, out)?;
+        i += 1;
+    }
+    out.push(']');
+    Ok(())
+}
+
+fn number_text(x: f64) -> String {
+    match x.abs() {
+        0.0 => "0.0".into(),
+        v if v.is_finite() && !(1e-3..1e6).contains(&v) => format!("{x:.4e}"),
+        _ => format!("{x:.4}"),
     }
 }
 
