@@ -308,3 +308,31 @@ fn a_stem_whose_tokens_form_no_square_is_told() {
 fn modules_in_a_map_part_are_refused() {
     run("nn::define(#{ cfg: #{ k: nn::linear(2, 3) } }, |m, x| x);").fails(1).says(&["`cfg`", "recipe.rhai:1:5"]);
 }
+
+#[test]
+fn private_functions_of_an_imported_script_are_not_offered() {
+    let said = run("import \"std/finetune\" as finetune;\nfinetune::fitt(1, 2, #{});");
+    said.fails(1).says(&["did you mean `fit`", "recipe.rhai:2:11"]);
+    assert!(!said.stderr.contains("llrd_power"), "{}", said.stderr);
+    run("import \"std/finetune\" as finetune;\nfinetune::llrd_power(\"a\", 1);").fails(1).says(&["recipe.rhai:2:11"]);
+}
+
+#[test]
+fn the_optimizer_groups_parameters_by_name_patterns() {
+    let script = r##"
+        let m = nn::sequential([nn::linear(2, 2), nn::linear(2, 2)]);
+        let start = m.state_dict();
+        let opt = optim::adamw(m, #{ weight_decay: 0.0, groups: [#{ pattern: "0.*", lr_scale: 0.1 }] });
+        m.forward(ones([1, 2])).sum().backward();
+        opt.step(0.1);
+        // AdamW's first step is the learning rate itself, whatever the gradient's size.
+        let moved = |name| fixed((m.named_parameters()[name] - start[name]).abs().max().item(), 4);
+        print([moved.call("0.bias"), moved.call("1.bias")]);
+    "##;
+    run(script).succeeds().prints(&[r#"["0.0100", "0.1000"]"#]);
+    run("optim::adamw(nn::linear(2, 2), #{ groups: [#{ pattern: \"wieght\" }] });").fails(1).says(&[
+        "wieght",
+        "`weight`",
+        "recipe.rhai:1:8",
+    ]);
+}

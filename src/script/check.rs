@@ -80,7 +80,7 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
         match host.sources.compile_module(host.engine, file, &target, position) {
             Ok((module_file, module)) => {
                 let functions = match checked.files.contains(&module_file) {
-                    true => module.iter_functions().map(|f| (f.name.to_string(), f.params.len())).collect(),
+                    true => public_functions(&module),
                     false => visit(host, &module, &module_file, checked)?,
                 };
                 modules.insert(alias, functions);
@@ -116,7 +116,13 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
         }
         true
     });
-    Ok(own)
+    Ok(public_functions(ast))
+}
+
+/// What an importing script can call.
+fn public_functions(ast: &AST) -> Functions {
+    let public = ast.iter_functions().filter(|f| f.access.is_public());
+    public.map(|f| (f.name.to_string(), f.params.len())).collect()
 }
 
 /// Words of the language that parse as calls.

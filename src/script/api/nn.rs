@@ -29,6 +29,22 @@ thread_local! {
     static OUTER: RefCell<Vec<Context>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Holds a context on [`OUTER`] for as long as it lives, also when the function fails.
+struct Outer;
+
+impl Outer {
+    fn enter(cx: Context) -> Self {
+        OUTER.with_borrow_mut(|outer| outer.push(cx));
+        Outer
+    }
+}
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        OUTER.with_borrow_mut(|outer| outer.pop());
+    }
+}
+
 /// The context of the innermost script module under way, or a fresh one.
 fn outer_context() -> Context {
     OUTER.with_borrow(|outer| outer.last().cloned()).unwrap_or_default()
@@ -132,10 +148,8 @@ impl nn::Module for ScriptModule {
         own.insert("rotary".into(), rotary.unwrap_or(Dynamic::UNIT));
         let x = Tensor::from(x.shallow_clone());
         // Blocks called in there see the same angles, grid and taps as they would in its place.
-        OUTER.with_borrow_mut(|outer| outer.push(cx.clone()));
-        let result = call(&self.forward, (own, x));
-        OUTER.with_borrow_mut(|outer| outer.pop());
-        let result = result?;
+        let _outer = Outer::enter(cx.clone());
+        let result = call(&self.forward, (own, x))?;
         let Some(t) = result.read_lock::<Tensor>() else {
             bail_hint!(
                 "the forward function of {} must give a tensor, found {}", self.describe(), found(&result);
