@@ -1,0 +1,39 @@
+//! Where labelled images come from: one interface for every layout.
+
+use crate::data::image::Image;
+use crate::error::Result;
+use std::borrow::Cow;
+
+/// What a source holds for one item.
+pub enum Content<'a> {
+    /// The bytes of an image file (JPEG, PNG, …), told apart by their content.
+    Encoded(Cow<'a, [u8]>),
+    /// Pixels as they are.
+    Pixels(Image),
+}
+
+/// A list of labelled images. Shared by the loader's threads: every method may be called by many at once.
+pub trait Source: Send + Sync {
+    /// Where the images come from, in words, for messages: "DIR (image folder, train)".
+    fn describe(&self) -> String;
+    /// The number of images.
+    fn len(&self) -> usize;
+    /// The names of the classes, by label.
+    fn class_names(&self) -> &[String];
+    /// The split that the images are of, where the layout has splits: "train".
+    fn split(&self) -> Option<&str>;
+    /// The class of image `index`, 0 … classes − 1; −1 where the layout says that it has none. Cheap.
+    fn label(&self, index: usize) -> i64;
+    /// A name that identifies image `index` within the source and stays the same: "n01440764/n01440764_10026.JPEG".
+    fn name(&self, index: usize) -> String;
+    /// Image `index`. An error does not name the item: the caller does.
+    fn read(&self, index: usize) -> Result<Content<'_>>;
+    /// Channels, height and width, where all images are known to have the same ones.
+    fn shape(&self) -> Option<[usize; 3]> {
+        None
+    }
+    /// Whether there are no images.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
