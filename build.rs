@@ -1,10 +1,11 @@
-//! Compiles the C++ shim against the same libtorch that torch-sys found, and gives every binary an
+//! Compiles the C++ shim and the C one against the same libtorch that torch-sys found, and gives every binary an
 //! rpath to it, so that nothing has to be set to run one.
 
 use std::{env, fs, path::PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-changed=src/ffi/shim.cpp");
+    println!("cargo:rerun-if-changed=src/ffi/jpeg.c");
     println!("cargo:rerun-if-changed=stdlib");
     let lib =
         env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies; run `cargo xtask setup` first");
@@ -25,6 +26,8 @@ fn main() {
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .file("src/ffi/shim.cpp")
         .compile("nepa_shim");
+
+    cc::Build::new().std("c11").pic(true).opt_level(2).file("src/ffi/jpeg.c").compile("nepa_jpeg");
 
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=torch_cpu");

@@ -1,5 +1,7 @@
 //! A picture in memory.
 
+use super::decode::Region;
+
 /// 8-bit pixels, row by row, the channels of a pixel side by side.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Image {
@@ -24,5 +26,15 @@ impl Image {
     pub fn row(&self, y: usize) -> &[u8] {
         let n = self.width * self.channels;
         &self.data[y * n..(y + 1) * n]
+    }
+
+    /// A part of it.
+    pub fn crop(&self, region: Region) -> Image {
+        let (at, n) = (region.left * self.channels, region.width * self.channels);
+        let mut data = Vec::with_capacity(n * region.height);
+        for y in region.top..region.top + region.height {
+            data.extend_from_slice(&self.row(y)[at..at + n]);
+        }
+        Image::new(region.width, region.height, self.channels, data)
     }
 }

@@ -1,7 +1,11 @@
 //! Labelled images: where they come from ([`Source`]) and how they become batches ([`Loader`]).
 
+pub mod decode;
 mod idx;
+pub mod image;
 mod loader;
+pub mod resample;
+pub mod source;
 
 pub use idx::Idx;
 pub use loader::{Batch, Epoch, Loader, LoaderOptions};

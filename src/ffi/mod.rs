@@ -23,6 +23,7 @@ unsafe extern "C" {
     fn nepa_global_norm(tensors: *const *mut C_tensor, n: usize, norm: *mut *mut C_tensor) -> *mut c_char;
     fn nepa_scale(tensors: *const *mut C_tensor, n: usize, factor: *mut C_tensor) -> *mut c_char;
     fn nepa_clear_grads(tensors: *const *mut C_tensor, n: usize) -> *mut c_char;
+    fn nepa_torch_folder() -> *mut c_char;
     fn nepa_open_cuda(found: *mut c_int) -> *mut c_char;
 }
 
@@ -125,4 +126,16 @@ pub fn open_cuda() -> Result<bool> {
     // SAFETY: plain call with an out-parameter.
     check(unsafe { nepa_open_cuda(&mut found) })?;
     Ok(found != 0)
+}
+
+/// The folder that libtorch was loaded from.
+pub fn torch_folder() -> Option<std::path::PathBuf> {
+    // SAFETY: null or a string from strdup, owned by us.
+    let folder = unsafe { nepa_torch_folder() };
+    if folder.is_null() {
+        return None;
+    }
+    let path = unsafe { CStr::from_ptr(folder).to_string_lossy().into_owned() };
+    unsafe { libc::free(folder.cast()) };
+    Some(path.into())
 }

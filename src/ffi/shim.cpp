@@ -77,14 +77,22 @@ char *nepa_clear_grads(Handle *tensors, size_t n) {
 
 // Opens libtorch_cuda.so beside the loaded libtorch_cpu.so, so that one binary serves CPU and CUDA;
 // its kernels register themselves. *found tells whether the file was there.
-char *nepa_open_cuda(int *found) {
-  *found = 0;
-#ifdef __linux__
+// The folder of the loaded libtorch with its last slash, to be freed; null where the system does not tell.
+char *nepa_torch_folder() {
   Dl_info info;
   if (!dladdr(reinterpret_cast<void *>(&at::_ops::mm::call), &info) || !info.dli_fname) return nullptr;
   std::string path(info.dli_fname);
   auto slash = path.rfind('/');
-  path = (slash == std::string::npos ? std::string() : path.substr(0, slash + 1)) + "libtorch_cuda.so";
+  return slash == std::string::npos ? nullptr : strdup(path.substr(0, slash + 1).c_str());
+}
+
+char *nepa_open_cuda(int *found) {
+  *found = 0;
+#ifdef __linux__
+  char *folder = nepa_torch_folder();
+  if (!folder) return nullptr;
+  std::string path = std::string(folder) + "libtorch_cuda.so";
+  free(folder);
   if (FILE *file = fopen(path.c_str(), "rb")) {
     fclose(file);
     *found = 1;

@@ -21,7 +21,7 @@ use std::{
 pub const VERSION: &str = "2.11.0";
 const MANIFEST: &str = "manifest.txt";
 /// The manifest's first line; to change when layouts are made differently, so that old ones are made anew.
-const HEADER: &str = "libtorch layout 1";
+const HEADER: &str = "libtorch layout 2";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Variant {
@@ -93,7 +93,7 @@ impl Layout {
         };
         let mut lines = manifest.lines();
         if lines.next() != Some(HEADER) {
-            return State::Damaged("its manifest is of another kind".into());
+            return State::Damaged("another version of this set-up made it".into());
         }
         for line in lines {
             let Some((size, name)) = line.split_once(' ').and_then(|(s, n)| Some((s.parse::<u64>().ok()?, n))) else {

@@ -1,0 +1,197 @@
+//! Image files to pixels: what a file is, is told by its content, never by its name.
+//!
+//! Everything comes out as 8-bit RGB, as Pillow's `convert("RGB")` gives it: alpha is dropped, palettes are looked up,
+//! CMYK is taken as Adobe writes it. 16-bit grey is scaled to 8 bits (where Pillow clips it).
+//!
+//! JPEG, the hot path, is decoded by libjpeg-turbo where it is found (`turbo`), and only where the picture is wanted;
+//! else by zune-jpeg, in pure Rust.
+
+mod other;
+mod turbo;
+mod zune;
+
+pub use turbo::{Backend, backend};
+
+use super::image::Image;
+use super::source::Content;
+use crate::bail_hint;
+use crate::error::{Result, ensure};
+use image::metadata::Orientation;
+
+/// More pixels than this are refused: a damaged header can claim any size.
+const MOST_PIXELS: usize = 1 << 28;
+
+/// A part of a picture, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    /// Columns to its left.
+    pub left: usize,
+    /// Rows above it.
+    pub top: usize,
+    /// Its columns.
+    pub width: usize,
+    /// Its rows.
+    pub height: usize,
+}
+
+/// Pixels of a [`Region`]; they may lie inside somewhat wider rows.
+pub struct Part {
+    /// The rows of the region.
+    pub image: Image,
+    /// The region's first column in `image`.
+    pub left: usize,
+    /// The region's first row in `image`.
+    pub top: usize,
+}
+
+/// A picture whose size is known and whose pixels may be still to be decoded.
+pub enum Picture<'a> {
+    /// A JPEG of which a part can be decoded.
+    Jpeg(turbo::Jpeg<'a>),
+    /// Pixels.
+    Whole(Image),
+}
+
+impl<'a> Picture<'a> {
+    /// Opens an item. With `exif_orientation`, JPEGs are turned as their Exif data says.
+    pub fn open(content: &'a mut Content<'_>, exif_orientation: bool) -> Result<Self> {
+        match content {
+            Content::Pixels(image) => Ok(Picture::Whole(std::mem::take(image))),
+            Content::Encoded(bytes) => Self::open_encoded(bytes, exif_orientation),
+        }
+    }
+
+    fn open_encoded(bytes: &'a [u8], exif_orientation: bool) -> Result<Self> {
+        if !bytes.starts_with(&[0xff, 0xd8, 0xff]) {
+            return Ok(Picture::Whole(other::decode(bytes)?));
+        }
+        let (picture, exif) = match backend() {
+            Backend::LibjpegTurbo(_) => {
+                let jpeg = turbo::Jpeg::open(bytes)?;
+                let exif = jpeg.exif().filter(|_| exif_orientation).map(<[u8]>::to_vec);
+                (Picture::Jpeg(jpeg), exif)
+            }
+            Backend::ZuneJpeg => {
+                let (image, exif) = zune::decode(bytes)?;
+                (Picture::Whole(image), exif)
+            }
+        };
+        let turn = exif.filter(|_| exif_orientation).and_then(|e| Orientation::from_exif_chunk(&e));
+        match turn {
+            None | Some(Orientation::NoTransforms) => Ok(picture),
+            Some(turn) => Ok(Picture::Whole(turned(picture.whole()?, turn))),
+        }
+    }
+
+    /// Width and height.
+    pub fn size(&self) -> (usize, usize) {
+        match self {
+            Picture::Jpeg(jpeg) => jpeg.size(),
+            Picture::Whole(image) => (image.width, image.height),
+        }
+    }
+
+    /// The pixels of `region`, which lies inside the picture.
+    pub fn part(self, region: Region) -> Result<Part> {
+        let (width, height) = self.size();
+        let Region { left, top, .. } = region;
+        assert!(
+            region.width > 0 && region.height > 0 && left + region.width <= width && top + region.height <= height,
+            "{region:?} of a picture of {width} x {height}"
+        );
+        match self {
+            Picture::Jpeg(jpeg) => jpeg.read(region),
+            Picture::Whole(image) => Ok(Part { image, left, top }),
+        }
+    }
+
+    /// All pixels.
+    pub fn whole(self) -> Result<Image> {
+        let (width, height) = self.size();
+        Ok(self.part(Region { left: 0, top: 0, width, height })?.image)
+    }
+}
+
+/// What was wrong with a JPEG that could be decoded all the same, as for `nepa data --scan`: libjpeg fills what a
+/// damaged part of a file leaves open with grey, and Pillow says nothing about it.
+pub fn complaint(content: &mut Content<'_>) -> Result<Option<String>> {
+    match Picture::open(content, false)? {
+        Picture::Jpeg(jpeg) => jpeg.complaint(),
+        Picture::Whole(_) => Ok(None),
+    }
+}
+
+fn check_size(width: usize, height: usize) -> Result<()> {
+    ensure!(width > 0 && height > 0, "the picture has no pixels: {width} x {height}");
+    ensure!(
+        width.saturating_mul(height) <= MOST_PIXELS,
+        "the picture claims {width} x {height} pixels, more than the {MOST_PIXELS} that are accepted"
+    );
+    Ok(())
+}
+
+/// A JPEG that was cut short has no end marker after its header. Trailing bytes are common and harmless.
+fn check_end(bytes: &[u8], header_len: usize) -> Result<()> {
+    let data = &bytes[header_len.min(bytes.len())..];
+    if !data.windows(2).rev().any(|pair| pair == [0xff, 0xd9]) {
+        bail_hint!(
+            "the JPEG is truncated: {} bytes without an end marker", bytes.len();
+            "fetch the file again"
+        );
+    }
+    Ok(())
+}
+
+fn turned(image: Image, turn: Orientation) -> Image {
+    let Image { width, height, channels, data } = image;
+    assert_eq!(channels, 3, "JPEGs come out as RGB");
+    let buffer = image::RgbImage::from_raw(width as u32, height as u32, data).expect("as many values as pixels");
+    let mut picture = image::DynamicImage::ImageRgb8(buffer);
+    picture.apply_orientation(turn);
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    Image::new(width, height, 3, picture.into_rgb8().into_raw())
+}
+
+/// Pillow's conversion from CMYK, of which JPEGs hold the complement.
+fn cmyk_to_rgb(inverted: &[u8]) -> Vec<u8> {
+    let mut rgb = Vec::with_capacity(inverted.len() / 4 * 3);
+    for pixel in inverted.chunks_exact(4) {
+        let white = pixel[3] as u32;
+        for &value in &pixel[..3] {
+            let product = (255 - value as u32) * white + 128;
+            rgb.push((white - (((product >> 8) + product) >> 8).min(white)) as u8);
+        }
+    }
+    rgb
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Key;
+    use rand::Rng;
+    use std::borrow::Cow;
+
+    fn file(name: &str) -> Vec<u8> {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images/");
+        std::fs::read(format!("{dir}{name}")).unwrap()
+    }
+
+    #[test]
+    fn a_part_of_a_jpeg_equals_the_same_part_of_the_whole() {
+        for name in ["source-420.jpg", "source-444.jpg", "source-gray.jpg", "source-progressive.jpg"] {
+            let mut content = Content::Encoded(Cow::Owned(file(name)));
+            let whole = Picture::open(&mut content, false).unwrap().whole().unwrap();
+            let mut rng = Key::new(1).rng();
+            for _ in 0..200 {
+                let (left, top) = (rng.random_range(0..whole.width), rng.random_range(0..whole.height));
+                let width = rng.random_range(1..=whole.width - left);
+                let height = rng.random_range(1..=whole.height - top);
+                let region = Region { left, top, width, height };
+                let part = Picture::open(&mut content, false).unwrap().part(region).unwrap();
+                let found = part.image.crop(Region { left: part.left, top: part.top, width, height });
+                assert_eq!(found, whole.crop(region), "{name} {region:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! JPEG by libjpeg-turbo, through `src/ffi/jpeg.c`.
+//!
+//! The library is opened at run time: the one that `cargo xtask setup` puts beside libtorch (from Pillow's wheel, so
+//! that pixels are the reference's own and no assembler is needed to build it), or that of a Pillow installed beside
+//! PyTorch.
+
+use super::{Part, Region, check_end, check_size, cmyk_to_rgb};
+use crate::data::image::Image;
+use crate::error::{Result, bail};
+use crate::ffi;
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Names the library to open, or `none` for the pure-Rust decoder.
+const CHOICE: &str = "NEPA_LIBJPEG";
+
+/// What decodes JPEGs in this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// libjpeg-turbo, from this file.
+    LibjpegTurbo(PathBuf),
+    /// zune-jpeg.
+    ZuneJpeg,
+}
+
+impl Backend {
+    /// In words, for the log.
+    pub fn describe(&self) -> String {
+        match self {
+            Backend::LibjpegTurbo(path) => format!("libjpeg-turbo ({})", path.display()),
+            Backend::ZuneJpeg => "zune-jpeg (pure Rust: no libjpeg-turbo was found, which is faster)".into(),
+        }
+    }
+}
+
+/// The decoder of JPEGs, looked for once.
+pub fn backend() -> &'static Backend {
+    static BACKEND: OnceLock<Backend> = OnceLock::new();
+    BACKEND.get_or_init(|| {
+        let candidates = match std::env::var_os(CHOICE) {
+            Some(path) if path == "none" => return Backend::ZuneJpeg,
+            Some(path) => vec![PathBuf::from(path)],
+            None => candidates(),
+        };
+        let asked_for = std::env::var_os(CHOICE).is_some();
+        for path in candidates {
+            match open(&path) {
+                Ok(()) => return Backend::LibjpegTurbo(path),
+                Err(reason) if asked_for => {
+                    eprintln!("warning: {} ({CHOICE}) is not used: {reason}", path.display())
+                }
+                Err(_) => {}
+            }
+        }
+        Backend::ZuneJpeg
+    })
+}
+
+/// Files that may be the library: beside libtorch, above it where a layout keeps it, and in an installed Pillow.
+fn candidates() -> Vec<PathBuf> {
+    let Some(lib) = ffi::torch_folder() else { return Vec::new() };
+    let mut found = Vec::new();
+    for folder in [".", "..", "../../pillow.libs", "../../PIL/.dylibs"] {
+        let Ok(entries) = std::fs::read_dir(lib.join(folder)) else { continue };
+        found.extend(entries.flatten().map(|e| e.path()).filter(|path| {
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            name.starts_with("libjpeg") && (name.contains(".so.62") || name.ends_with(".62.4.0.dylib"))
+        }));
+    }
+    found
+}
+
+fn open(path: &Path) -> Result<()> {
+    let text = CString::new(path.as_os_str().as_encoded_bytes())?;
+    // SAFETY: a C string; the answer is null or a static string.
+    let fault = unsafe { nepa_jpeg_open(text.as_ptr()) };
+    if !fault.is_null() {
+        bail!("{}", message(fault));
+    }
+    match Decoder::new() {
+        Some(_) => Ok(()),
+        None => bail!("it is not of libjpeg's version 6.2"),
+    }
+}
+
+fn message(text: *const c_char) -> String {
+    // SAFETY: the shim gives C strings.
+    unsafe { CStr::from_ptr(text).to_string_lossy().into_owned() }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Info {
+    width: u32,
+    height: u32,
+    channels: u32,
+    exif: *const u8,
+    exif_len: usize,
+    header_len: usize,
+}
+
+unsafe extern "C" {
+    fn nepa_jpeg_open(path: *const c_char) -> *const c_char;
+    fn nepa_jpeg_new() -> *mut c_void;
+    fn nepa_jpeg_free(decoder: *mut c_void);
+    fn nepa_jpeg_header(decoder: *mut c_void, bytes: *const u8, len: usize, info: *mut Info) -> *const c_char;
+    fn nepa_jpeg_read(
+        decoder: *mut c_void,
+        left: *mut u32,
+        columns: *mut u32,
+        top: u32,
+        height: u32,
+        out: *mut u8,
+        capacity: usize,
+    ) -> *const c_char;
+    fn nepa_jpeg_abort(decoder: *mut c_void);
+    fn nepa_jpeg_warning(decoder: *const c_void) -> *const c_char;
+}
+
+/// A decoder of the library.
+struct Decoder(*mut c_void);
+
+impl Decoder {
+    fn new() -> Option<Self> {
+        // SAFETY: called after the library was opened.
+        let decoder = unsafe { nepa_jpeg_new() };
+        (!decoder.is_null()).then_some(Self(decoder))
+    }
+}
+
+impl Drop for Decoder {
+    fn drop(&mut self) {
+        // SAFETY: made by nepa_jpeg_new and dropped once.
+        unsafe { nepa_jpeg_free(self.0) }
+    }
+}
+
+thread_local! {
+    /// The thread's idle decoder: making one costs as much as a small picture.
+    static IDLE: RefCell<Option<Decoder>> = const { RefCell::new(None) };
+}
+
+/// A JPEG whose header was read.
+pub struct Jpeg<'a> {
+    decoder: Option<Decoder>,
+    info: Info,
+    /// The decoder reads on in them.
+    bytes: &'a [u8],
+}
+
+impl<'a> Jpeg<'a> {
+    /// Reads the header.
+    pub fn open(bytes: &'a [u8]) -> Result<Self> {
+        let Some(decoder) = IDLE.take().or_else(Decoder::new) else { bail!("not enough memory for a JPEG decoder") };
+        let mut info = Info {
+            width: 0,
+            height: 0,
+            channels: 0,
+            exif: std::ptr::null(),
+            exif_len: 0,
+            header_len: 0,
+        };
+        // SAFETY: the bytes outlive the decoder's use of them: `Jpeg` borrows them and takes the decoder back.
+        let fault = unsafe { nepa_jpeg_header(decoder.0, bytes.as_ptr(), bytes.len(), &mut info) };
+        let jpeg = Self { decoder: Some(decoder), info, bytes };
+        jpeg.check(fault)?;
+        check_size(info.width as usize, info.height as usize)?;
+        check_end(bytes, info.header_len)?;
+        Ok(jpeg)
+    }
+
+    fn raw(&self) -> *mut c_void {
+        self.decoder.as_ref().expect("there until dropped").0
+    }
+
+    fn check(&self, fault: *const c_char) -> Result<()> {
+        match fault.is_null() {
+            true => Ok(()),
+            false => bail!("damaged JPEG: {} ({} bytes)", message(fault), self.bytes.len()),
+        }
+    }
+
+    /// Width and height.
+    pub fn size(&self) -> (usize, usize) {
+        (self.info.width as usize, self.info.height as usize)
+    }
+
+    /// The Exif data, without its "Exif\0\0".
+    pub fn exif(&self) -> Option<&[u8]> {
+        if self.info.exif.is_null() {
+            return None;
+        }
+        // SAFETY: the decoder keeps it until its picture is done with, which takes `self`.
+        Some(unsafe { std::slice::from_raw_parts(self.info.exif, self.info.exif_len) })
+    }
+
+    /// Decodes the part of the picture that is wanted: rows below it are not read, rows above and blocks beside it
+    /// are read but not transformed.
+    pub fn read(self, region: Region) -> Result<Part> {
+        let channels = self.info.channels as usize;
+        // Columns are given out from the start of a block, at most 4 × 8 pixels and a neighbour before the region.
+        let widest = (region.width + 34).min(self.info.width as usize);
+        let mut data = vec![0; widest * region.height * channels];
+        let (mut left, mut columns) = (region.left as u32, region.width as u32);
+        let (top, height) = (region.top as u32, region.height as u32);
+        // SAFETY: `data` has the capacity that is told.
+        let fault = unsafe {
+            nepa_jpeg_read(self.raw(), &mut left, &mut columns, top, height, data.as_mut_ptr(), data.len())
+        };
+        self.check(fault)?;
+        data.truncate(columns as usize * region.height * channels);
+        if channels == 4 {
+            data = cmyk_to_rgb(&data);
+        }
+        let image = Image::new(columns as usize, region.height, 3, data);
+        Ok(Part { image, left: region.left - left as usize, top: 0 })
+    }
+
+    /// Decodes everything and says what was found wrong on the way.
+    pub fn complaint(self) -> Result<Option<String>> {
+        let (width, height) = self.size();
+        let decoder = self.raw();
+        self.read(Region { left: 0, top: 0, width, height })?;
+        // SAFETY: the decoder is idle now, kept by this thread.
+        let text = unsafe { message(nepa_jpeg_warning(decoder)) };
+        Ok((!text.is_empty()).then_some(text))
+    }
+}
+
+impl Drop for Jpeg<'_> {
+    fn drop(&mut self) {
+        let decoder = self.decoder.take();
+        if let Some(decoder) = &decoder {
+            // SAFETY: also right after an error or a whole picture.
+            unsafe { nepa_jpeg_abort(decoder.0) }
+        }
+        // The thread may be ending.
+        let _ = IDLE.try_with(|idle| *idle.borrow_mut() = decoder);
+    }
+}

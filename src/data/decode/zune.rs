@@ -1,0 +1,49 @@
+//! JPEG in pure Rust, where libjpeg-turbo is not at hand.
+
+use super::{check_end, check_size, cmyk_to_rgb};
+use crate::data::image::Image;
+use crate::error::{Result, bail};
+use zune_core::bytestream::ZCursor;
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
+use zune_jpeg::JpegDecoder;
+
+/// The whole picture as RGB, and its Exif data.
+pub fn decode(bytes: &[u8]) -> Result<(Image, Option<Vec<u8>>)> {
+    let damaged = |e: zune_jpeg::errors::DecodeErrors| crate::error::Diagnostic::new(format!("damaged JPEG: {e:?}"));
+    let options = DecoderOptions::default()
+        .jpeg_set_out_colorspace(ColorSpace::RGB)
+        .set_max_width(1 << 16)
+        .set_max_height(1 << 16);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(damaged)?;
+    let Some((width, height)) = decoder.dimensions() else { bail!("damaged JPEG: its header gives no size") };
+    check_size(width, height)?;
+    check_end(bytes, bytes.len().min(decoder_header(bytes)))?;
+    let four = matches!(decoder.input_colorspace(), Some(ColorSpace::CMYK | ColorSpace::YCCK));
+    if four {
+        decoder.set_options(options.jpeg_set_out_colorspace(ColorSpace::CMYK));
+    }
+    let mut data = decoder.decode().map_err(damaged)?;
+    let exif = decoder.exif().cloned();
+    if four {
+        data = cmyk_to_rgb(&data);
+    }
+    if data.len() != width * height * 3 {
+        bail!("damaged JPEG: {width} x {height} pixels announced, {} values found", data.len());
+    }
+    Ok((Image::new(width, height, 3, data), exif))
+}
+
+/// Where the coded picture begins: after the first start-of-scan marker's segment.
+fn decoder_header(bytes: &[u8]) -> usize {
+    let mut at = 2;
+    while at + 4 <= bytes.len() && bytes[at] == 0xff {
+        let length = u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]) as usize;
+        if bytes[at + 1] == 0xda {
+            return at + 2 + length;
+        }
+        at += 2 + length;
+    }
+    at
+}
