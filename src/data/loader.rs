@@ -1,254 +1,453 @@
-//! Batches of augmented images, made ahead of the training step by a thread of their own.
+//! Batches of transformed images, made ahead of the training step by worker threads.
 //!
-//! What a batch holds depends on (seed, epoch, sample) alone. Images stay 8-bit until they are on
-//! the device, where they are normalised.
+//! What a batch holds depends on (seed, epoch, rank, world size) alone, never on the number of workers. The workers
+//! fill the images of a few batches in order, each taking the next image as soon as it is free, into buffers that are
+//! used again and again. Images stay 8-bit until they are on the device.
 
-use super::{Source, SourceRef};
+use super::pipeline::Pipeline;
+use super::source::SourceRef;
+use super::transform::{Erased, RandomErasing};
 use crate::device;
-use crate::error::{Result, bail, ensure};
+use crate::error::{Diagnostic, Result, catch_panic, ensure, one_line};
 use crate::options;
-use crate::random::Key;
+use crate::random::{Key, Permutation};
 use rand::Rng;
-use rayon::prelude::*;
-use std::sync::mpsc::{Receiver, sync_channel};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tch::{Kind, Tensor};
+
+/// What is done about an image that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBad {
+    /// The run ends with an error that names it.
+    Error,
+    /// Another image, drawn by (seed, epoch, place), takes its place; it is counted and listed.
+    Skip,
+}
 
 options! {
     /// How a source becomes batches.
     pub struct LoaderOptions {
-        /// Images in a batch.
+        /// Images in a batch, over all processes together.
         batch: usize = 128,
         /// Whether each epoch has an order of its own.
         shuffle: bool = true,
         /// Whether a short last batch is left out.
         drop_last: bool = false,
-        /// Whether an image is mirrored with probability ½.
-        flip: bool = false,
-        /// Pads with zeros by this many pixels on each side, then crops the original size at random.
-        pad_crop: usize = 0,
-        /// Subtracted from the values in [0, 1].
-        mean: f64 = 0.5,
-        /// What the result is divided by.
-        std: f64 = 0.5,
+        /// What is done about an image that cannot be read: "error" ends the run, "skip" takes another image instead,
+        /// counts it and lists it in bad_items.txt of the run directory.
+        on_bad: OnBad = OnBad::Error,
+        /// Whether JPEGs are turned as their Exif data says; off in torchvision's loader.
+        exif_orientation: bool = false,
+        /// Worker threads; () means one a CPU thread of the run.
+        workers: Option<usize> = None,
+        /// Batches made ahead: what bounds the memory.
+        prefetch: usize = 3,
+        /// Which part of each batch this process takes, of world_size equal ones.
+        rank: usize = 0,
+        /// Processes that share the batches. Where they do not divide the images, the first ones are repeated to fill
+        /// up, as PyTorch's DistributedSampler does.
+        world_size: usize = 1,
         /// Seed of order and augmentation; () means the run's.
         seed: Option<u64> = None,
     }
 }
 
+/// A broken image: its name and what is wrong.
+pub type BadItems = BTreeMap<usize, (String, String)>;
+
 /// Makes the batches of any epoch.
 pub struct Loader {
+    shared: Arc<Shared>,
+    batch: usize,
+    drop_last: bool,
+    workers: usize,
+    prefetch: usize,
+}
+
+/// What the workers need to make any image.
+struct Shared {
     source: SourceRef,
-    options: LoaderOptions,
-    seed: u64,
-}
-
-/// One batch on the run's device.
-pub struct Batch {
-    /// float32 [B, C, H, W], normalised.
-    pub images: Tensor,
-    /// int64 [B].
-    pub labels: Tensor,
-    /// int64 [B]: the places of the images in the source.
-    pub indices: Tensor,
-}
-
-/// What the worker hands over.
-struct RawBatch {
-    pixels: Vec<u8>,
-    labels: Vec<i64>,
-    indices: Vec<i64>,
-}
-
-/// The batches of one epoch, in order.
-pub struct Epoch {
-    batches: Receiver<RawBatch>,
-    left: usize,
+    pipeline: Pipeline,
+    erasing: Option<RandomErasing>,
     shape: [usize; 3],
-    mean: f64,
-    std: f64,
-    waited: Duration,
+    shuffle: bool,
+    on_bad: OnBad,
+    seed: u64,
+    rank: usize,
+    world_size: usize,
+    bad: Mutex<BadItems>,
+}
+
+/// One batch on the run's device, 8-bit.
+pub struct RawBatch {
+    /// uint8 [B, C, H, W].
+    pub images: Tensor,
+    /// int64 [B], on the CPU.
+    pub labels: Vec<i64>,
+    /// The places of the images in the source.
+    pub indices: Vec<i64>,
+    /// What is to be erased of each image, where that is asked for.
+    pub erased: Vec<Option<Erased>>,
+    /// Of what is drawn once a batch.
+    pub key: Key,
 }
 
 impl Loader {
-    /// A loader of `source`; the seed is the options' or the run's.
-    pub fn new(source: SourceRef, options: &LoaderOptions) -> Result<Self> {
+    /// A loader of `source`, whose images go through `pipeline`.
+    pub fn new(
+        source: SourceRef,
+        pipeline: Pipeline,
+        erasing: Option<RandomErasing>,
+        options: &LoaderOptions,
+    ) -> Result<Self> {
         let o = options;
         ensure!(o.batch >= 1, "batch must be at least 1, found {}", o.batch);
-        ensure!(o.std > 0.0, "std must be positive, found {}", o.std);
+        ensure!(o.prefetch >= 1, "prefetch must be at least 1, found {}", o.prefetch);
+        ensure!(o.workers != Some(0), "workers must be at least 1, found 0");
+        ensure!(
+            o.rank < o.world_size,
+            "rank must be less than world_size: found {} of {}",
+            o.rank,
+            o.world_size
+        );
+        if o.batch % o.world_size != 0 {
+            let lower = o.batch / o.world_size * o.world_size;
+            let near = if lower == 0 { String::new() } else { format!("{lower} or ") };
+            return Err(Diagnostic::new(format!("batch {} cannot be shared by {} processes", o.batch, o.world_size))
+                .hint(format!("{near}{} can", lower + o.world_size))
+                .into());
+        }
+        ensure!(!source.is_empty(), "{} holds no images", source.describe());
         ensure!(
             !o.drop_last || o.batch <= source.len(),
             "batch {} with drop_last leaves nothing of {} images",
             o.batch,
             source.len()
         );
-        let [_, height, width] = source.shape();
-        ensure!(
-            o.pad_crop < height.min(width),
-            "pad_crop must be smaller than the images of {height} x {width} pixels, found {}",
-            o.pad_crop
-        );
-        let seed = o.seed.unwrap_or_else(crate::random::seed);
-        Ok(Self { source, options: o.clone(), seed })
+        let shape = pipeline.shape(source.as_ref())?;
+        let shared = Shared {
+            source,
+            pipeline,
+            erasing,
+            shape,
+            shuffle: o.shuffle,
+            on_bad: o.on_bad,
+            seed: o.seed.unwrap_or_else(crate::random::seed),
+            rank: o.rank,
+            world_size: o.world_size,
+            bad: Mutex::default(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            batch: o.batch,
+            drop_last: o.drop_last,
+            workers: o.workers.unwrap_or_else(|| tch::get_num_threads().max(1) as usize),
+            prefetch: o.prefetch,
+        })
     }
 
     /// What the batches are made of.
     pub fn source(&self) -> &SourceRef {
-        &self.source
+        &self.shared.source
     }
 
-    /// Images in a batch.
+    /// Channels, height and width of the images.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shared.shape
+    }
+
+    /// Images in a batch, over all processes.
     pub fn batch(&self) -> usize {
-        self.options.batch
+        self.batch
     }
 
     /// Batches in an epoch.
     pub fn steps_per_epoch(&self) -> usize {
-        match self.options.drop_last {
-            true => self.source.len() / self.options.batch,
-            false => self.source.len().div_ceil(self.options.batch),
+        match self.drop_last {
+            true => self.shared.source.len() / self.batch,
+            false => self.shared.source.len().div_ceil(self.batch),
         }
     }
 
-    /// The batches of epoch `epoch`.
-    pub fn epoch(&self, epoch: u64) -> Epoch {
-        // Two batches ahead: enough to hide a step's jitter, little enough to bound memory.
-        let (sender, batches) = sync_channel(2);
-        let (source, options, key) = (self.source.clone(), self.options.clone(), Key::new(self.seed).fold(epoch));
-        let steps = self.steps_per_epoch();
-        std::thread::Builder::new()
-            .name("nepa-loader".into())
-            .spawn(move || {
-                let order: Vec<u32> = match options.shuffle {
-                    true => key.permutation(source.len()),
-                    false => (0..source.len() as u32).collect(),
-                };
-                for indices in order.chunks(options.batch).take(steps) {
-                    // The receiver is gone when the loop was left early.
-                    if sender.send(fill(source.as_ref(), &options, key, indices)).is_err() {
-                        return;
-                    }
-                }
-            })
-            .expect("the system starts threads");
-        Epoch {
-            batches,
-            left: steps,
-            shape: self.source.shape(),
-            mean: self.options.mean,
-            std: self.options.std,
-            waited: Duration::ZERO,
+    /// Broken images that were replaced so far.
+    pub fn bad_items(&self) -> BadItems {
+        lock(&self.shared.bad).clone()
+    }
+
+    /// The batches of epoch `epoch`, after the first `done` images of it (over all processes).
+    pub fn epoch(&self, epoch: u64, done: usize) -> Result<Epoch> {
+        let shared = &self.shared;
+        let (n, world) = (shared.source.len(), shared.world_size);
+        // Where the processes do not divide the images, the order goes on with its beginning.
+        let total = match self.drop_last {
+            true => n / self.batch * self.batch,
+            false => n.div_ceil(world) * world,
+        };
+        ensure!(done % world == 0 && done <= total, "epoch {epoch} has {total} images; {done} cannot be done of them");
+        let key = Key::new(shared.seed).fold(epoch);
+        let work = Arc::new(Work {
+            shared: shared.clone(),
+            key,
+            order: Permutation::new(key, n),
+            first: done,
+            // Of this process:
+            images: (total - done) / world,
+            batch: self.batch / world,
+            next: AtomicUsize::new(0),
+            state: Mutex::new(State { taken: 0, stopped: false }),
+            changed: Condvar::new(),
+            slots: (0..self.prefetch).map(|_| Slot::new(self.batch / world, shared.shape)).collect::<Result<_>>()?,
+        });
+        let workers = self.workers.min(work.images.max(1));
+        let workers = (0..workers).map(|i| {
+            let work = work.clone();
+            std::thread::Builder::new().name(format!("nepa-data-{i}")).spawn(move || work.run())
+        });
+        Ok(Epoch { workers: workers.collect::<Result<_, _>>()?, work, waited: Duration::ZERO, failed: false })
+    }
+}
+
+/// One epoch's work, shared by its workers and whoever takes the batches.
+struct Work {
+    shared: Arc<Shared>,
+    key: Key,
+    order: Permutation,
+    /// Images of the epoch, over all processes, before the first one here.
+    first: usize,
+    /// Images to make.
+    images: usize,
+    /// Images in a batch.
+    batch: usize,
+    /// The next image to make.
+    next: AtomicUsize,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Batch b is made in slot b mod their number, when batch b minus their number was taken.
+    slots: Vec<Slot>,
+}
+
+struct State {
+    /// Batches taken.
+    taken: usize,
+    stopped: bool,
+}
+
+/// Room for one batch.
+struct Slot {
+    /// uint8 [B, C, H, W] on the CPU, pinned where a GPU is used.
+    pixels: Tensor,
+    /// The pixels' address: every worker writes to images of its own.
+    address: *mut u8,
+    /// Images that are made.
+    made: AtomicUsize,
+    items: Mutex<Vec<Item>>,
+}
+
+// SAFETY: `pixels` is used by whoever takes a whole batch only, and `address` for images that one worker owns.
+unsafe impl Send for Slot {}
+unsafe impl Sync for Slot {}
+
+/// What came of one image besides its pixels.
+struct Item {
+    place: usize,
+    index: usize,
+    label: i64,
+    erased: Option<Erased>,
+    error: Option<crate::error::Error>,
+}
+
+impl Slot {
+    fn new(batch: usize, shape: [usize; 3]) -> Result<Self> {
+        let [c, h, w] = shape.map(|n| n as i64);
+        let mut pixels = Tensor::f_empty([batch as i64, c, h, w], (Kind::Uint8, tch::Device::Cpu))?;
+        if device::current() != tch::Device::Cpu {
+            pixels = pixels.f_pin_memory(device::current())?;
         }
+        let address = pixels.data_ptr().cast();
+        Ok(Self { pixels, address, made: AtomicUsize::new(0), items: Mutex::default() })
     }
 }
 
-fn fill(source: &dyn Source, options: &LoaderOptions, key: Key, indices: &[u32]) -> RawBatch {
-    let n = source.shape().iter().product::<usize>();
-    let mut pixels = vec![0u8; n * indices.len()];
-    pixels.par_chunks_exact_mut(n).zip(indices).for_each(|(out, &index)| {
-        augment(source.pixels(index as usize), source.shape(), options, key.fold(1 + index as u64), out);
-    });
-    RawBatch {
-        pixels,
-        labels: indices.iter().map(|&i| source.label(i as usize)).collect(),
-        indices: indices.iter().map(|&i| i as i64).collect(),
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that panics runs under these locks.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Padded crop and flip of one image, drawn from the sample's own key.
-fn augment(image: &[u8], [channels, height, width]: [usize; 3], options: &LoaderOptions, key: Key, out: &mut [u8]) {
-    let pad = options.pad_crop;
-    if pad == 0 && !options.flip {
-        out.copy_from_slice(image);
-        return;
+impl Work {
+    fn batches(&self) -> usize {
+        self.images.div_ceil(self.batch)
     }
-    let mut rng = key.rng();
-    let (top, left) = (rng.random_range(0..=2 * pad), rng.random_range(0..=2 * pad));
-    let mirror = options.flip && rng.random::<bool>();
-    for c in 0..channels {
-        for y in 0..height {
-            // Row and column in the unpadded image; outside it lie zeros.
-            let Some(row) = (y + top).checked_sub(pad).filter(|r| *r < height) else { continue };
-            let source = &image[(c * height + row) * width..][..width];
-            let target = &mut out[(c * height + y) * width..][..width];
-            for x in 0..width {
-                if let Some(column) = (x + left).checked_sub(pad).filter(|k| *k < width) {
-                    target[if mirror { width - 1 - x } else { x }] = source[column];
-                }
+
+    fn images_in(&self, batch: usize) -> usize {
+        self.batch.min(self.images - batch * self.batch)
+    }
+
+    /// A worker's life.
+    fn run(&self) {
+        loop {
+            let k = self.next.fetch_add(1, Ordering::Relaxed);
+            if k >= self.images {
+                return;
+            }
+            let (batch, place) = (k / self.batch, k % self.batch);
+            let mut state = lock(&self.state);
+            while !state.stopped && batch >= state.taken + self.slots.len() {
+                state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+            }
+            if state.stopped {
+                return;
+            }
+            drop(state);
+            let slot = &self.slots[batch % self.slots.len()];
+            let n = self.shared.shape.iter().product::<usize>();
+            // SAFETY: image `place` of the slot is this worker's until the batch is whole, and the slot is free.
+            let out = unsafe { std::slice::from_raw_parts_mut(slot.address.add(place * n), n) };
+            let item = self.make(k, place, out);
+            lock(&slot.items).push(item);
+            if slot.made.fetch_add(1, Ordering::AcqRel) + 1 == self.images_in(batch) {
+                // Under the lock, so that nobody goes to sleep between looking and waiting.
+                let _state = lock(&self.state);
+                self.changed.notify_all();
             }
         }
     }
+
+    /// Makes image `k` of this process.
+    fn make(&self, k: usize, place: usize, out: &mut [u8]) -> Item {
+        let shared = &self.shared;
+        // All processes go through the epoch's order together; the last may begin again from its start.
+        let position = self.first + k * shared.world_size + shared.rank;
+        let n = shared.source.len();
+        let at = position % n;
+        let mut index = if shared.shuffle { self.order.at(at) } else { at };
+        let mut spare = None;
+        for _ in 0..MOST_REPLACEMENTS {
+            let key = self.key.fold(1 + index as u64);
+            match catch_panic(|| shared.image(index, key, out)) {
+                Ok(erased) => {
+                    return Item { place, index, label: shared.source.label(index), erased, error: None };
+                }
+                Err(e) => {
+                    let name = shared.source.name(index);
+                    if shared.on_bad == OnBad::Error {
+                        let what = format!("cannot read item {index} ({name}) of {}", shared.source.describe());
+                        return Item { place, index, label: -1, erased: None, error: Some(e.context(what)) };
+                    }
+                    lock(&shared.bad).insert(index, (name, one_line(&e)));
+                    let rng = spare.get_or_insert_with(|| self.key.fold(0).fold(1 + position as u64).rng());
+                    index = rng.random_range(0..n);
+                }
+            }
+        }
+        let error = Diagnostic::new(format!(
+            "{MOST_REPLACEMENTS} images in a row of {} cannot be read",
+            shared.source.describe()
+        ));
+        Item { place, index, label: -1, erased: None, error: Some(error.into()) }
+    }
+}
+
+/// Images tried in place of a broken one before the data is taken for lost.
+const MOST_REPLACEMENTS: usize = 100;
+
+impl Shared {
+    /// Image `index`, channel by channel, and what is to be erased of it.
+    fn image(&self, index: usize, key: Key, out: &mut [u8]) -> Result<Option<Erased>> {
+        let image = self.pipeline.run(self.source.read(index)?, &mut key.rng())?;
+        let [c, h, w] = self.shape;
+        ensure!(
+            [image.channels, image.height, image.width] == self.shape,
+            "it comes out as {} x {} x {} (channels, height, width), where {c} x {h} x {w} are expected; end the \
+             transforms with one that gives every image one size, such as transform::center_crop",
+            image.channels,
+            image.height,
+            image.width
+        );
+        image.write_planar(out);
+        // A stream of its own, so that erasing does not move the other draws.
+        Ok(self.erasing.as_ref().and_then(|erasing| erasing.draw(self.shape, &mut key.fold(1).rng())))
+    }
+}
+
+/// The batches of one epoch, in order.
+pub struct Epoch {
+    work: Arc<Work>,
+    workers: Vec<std::thread::JoinHandle<()>>,
+    waited: Duration,
+    failed: bool,
 }
 
 impl Epoch {
-    /// Time spent waiting for the loader so far.
+    /// Time spent waiting for the workers so far.
     pub fn waited(&self) -> Duration {
         self.waited
     }
 
     /// Batches not yet taken.
     pub fn left(&self) -> usize {
-        self.left
+        if self.failed { 0 } else { self.work.batches() - lock(&self.work.state).taken }
     }
 
-    /// The next batch on the run's device, or `None` after the last.
-    pub fn next_batch(&mut self) -> Result<Option<Batch>> {
-        if self.left == 0 {
+    /// Images of the epoch that were taken, over all processes: where to go on with [`Loader::epoch`].
+    pub fn done(&self) -> usize {
+        let taken = lock(&self.work.state).taken * self.work.batch;
+        self.work.first + taken.min(self.work.images) * self.work.shared.world_size
+    }
+
+    /// The next batch on the run's device, or `None` after the last or after an error.
+    pub fn next_batch(&mut self) -> Result<Option<RawBatch>> {
+        if self.left() == 0 {
             return Ok(None);
         }
+        let work = &self.work;
+        let mut state = lock(&work.state);
+        let batch = state.taken;
+        let count = work.images_in(batch);
+        let slot = &work.slots[batch % work.slots.len()];
         let start = Instant::now();
-        let Ok(raw) = self.batches.recv() else {
-            bail!("the loader's thread ended with {} batches to go", self.left);
-        };
+        while slot.made.load(Ordering::Acquire) < count {
+            state = work.changed.wait(state).unwrap_or_else(|e| e.into_inner());
+        }
+        drop(state);
         self.waited += start.elapsed();
-        self.left -= 1;
-        let [c, h, w] = self.shape.map(|n| n as i64);
-        let size = [raw.labels.len() as i64, c, h, w];
-        let device = device::current();
-        let images = Tensor::f_from_data_size(&raw.pixels, &size, Kind::Uint8)?
-            .f_to_device(device)?
-            .f_to_kind(Kind::Float)?
-            .f_div_scalar(255.0)?
-            .f_sub_scalar(self.mean)?
-            .f_div_scalar(self.std)?;
-        Ok(Some(Batch {
+
+        let mut items = std::mem::take(&mut *lock(&slot.items));
+        items.sort_unstable_by_key(|item| item.place);
+        if let Some(item) = items.iter_mut().find(|item| item.error.is_some()) {
+            self.failed = true;
+            return Err(item.error.take().expect("found by it"));
+        }
+        let pixels = slot.pixels.f_narrow(0, 0, count as i64)?;
+        // A copy in any case: the slot is used again.
+        let images = match device::current() {
+            tch::Device::Cpu => pixels.f_copy()?,
+            device => pixels.f_to_device(device)?,
+        };
+        slot.made.store(0, Ordering::Release);
+        lock(&work.state).taken += 1;
+        work.changed.notify_all();
+        Ok(Some(RawBatch {
             images,
-            labels: Tensor::f_from_slice(&raw.labels)?.f_to_device(device)?,
-            indices: Tensor::f_from_slice(&raw.indices)?.f_to_device(device)?,
+            labels: items.iter().map(|item| item.label).collect(),
+            indices: items.iter().map(|item| item.index as i64).collect(),
+            erased: items.into_iter().map(|item| item.erased).collect(),
+            key: work.key.fold(0).fold(u64::MAX - (work.first + batch * work.batch * work.shared.world_size) as u64),
         }))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn image() -> Vec<u8> {
-        (0..20).collect()
-    }
-
-    #[test]
-    fn crops_shift_by_at_most_the_padding_and_flips_mirror() {
-        let options = LoaderOptions { pad_crop: 1, flip: true, ..Default::default() };
-        let (mut seen, shape) = (std::collections::HashSet::new(), [1, 4, 5]);
-        for sample in 0..400 {
-            let mut out = vec![0; 20];
-            augment(&image(), shape, &options, Key::new(1).fold(sample), &mut out);
-            let fits = |dy: i64, dx: i64, mirror: bool| {
-                (0..4i64).all(|y| {
-                    (0..5i64).all(|x| {
-                        let (row, column) = (y + dy, x + dx);
-                        let inside = (0..4).contains(&row) && (0..5).contains(&column);
-                        let expected = if inside { (row * 5 + column) as u8 } else { 0 };
-                        out[(y * 5 + if mirror { 4 - x } else { x }) as usize] == expected
-                    })
-                })
-            };
-            let found = (-1..=1).flat_map(|dy| (-1..=1).flat_map(move |dx| [(dy, dx, false), (dy, dx, true)]));
-            let found: Vec<_> = found.filter(|&(dy, dx, m)| fits(dy, dx, m)).collect();
-            assert_eq!(found.len(), 1, "{out:?}");
-            seen.insert(found[0]);
+impl Drop for Epoch {
+    fn drop(&mut self) {
+        lock(&self.work.state).stopped = true;
+        self.work.changed.notify_all();
+        for worker in self.workers.drain(..) {
+            // Each ends after the image that it is at; panics inside of it are caught.
+            let _ = worker.join();
         }
-        assert_eq!(seen.len(), 18, "every shift and both orientations occur");
     }
 }

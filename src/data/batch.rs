@@ -1,0 +1,273 @@
+//! What happens to a whole batch, on the run's device: normalisation, erasing, mixing.
+
+use super::loader::RawBatch;
+use super::transform::{EraseMode, Mix, Mixing, RandomErasing};
+use crate::device;
+use crate::error::{Diagnostic, Result, bail, ensure};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+use std::rc::Rc;
+use tch::{Kind, Tensor};
+
+/// Images with their labels, on the run's device.
+#[derive(Debug)]
+pub struct Batch {
+    /// float32 [B, C, H, W].
+    pub images: Tensor,
+    /// int64 [B].
+    pub labels: Tensor,
+    /// What to learn: the labels, or after mixing float32 [B, classes].
+    pub targets: Tensor,
+    /// int64 [B]: the places of the images in the source.
+    pub indices: Tensor,
+}
+
+/// A step from batch to batch.
+#[derive(Clone)]
+pub enum BatchStep {
+    /// (x − mean) / std of each channel, x in [0, 1].
+    Normalize(Normalize),
+    /// Random erasing.
+    Erase(RandomErasing),
+    /// Mixup and CutMix.
+    Mix(Rc<Mixing>),
+    /// A function of the user's.
+    Call(Rc<dyn Fn(Batch) -> Result<Batch>>),
+}
+
+/// Mean and standard deviation of each channel, or one for all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Normalize {
+    /// Subtracted from values in [0, 1].
+    pub mean: Vec<f64>,
+    /// What the result is divided by.
+    pub std: Vec<f64>,
+}
+
+impl Normalize {
+    /// Checks the values.
+    pub fn new(mean: Vec<f64>, std: Vec<f64>) -> Result<Self> {
+        for (name, values) in [("mean", &mean), ("std", &std)] {
+            ensure!(
+                [1, 3].contains(&values.len()) && values.iter().all(|v| v.is_finite()),
+                "normalize: expected {name} to be one number or three, found {values:?}"
+            );
+        }
+        if let Some(wrong) = std.iter().find(|s| **s <= 0.0) {
+            bail!("normalize: expected std to be positive, found {wrong}");
+        }
+        Ok(Self { mean, std })
+    }
+
+    fn of_channel(values: &[f64], channel: usize) -> f32 {
+        values[if values.len() == 1 { 0 } else { channel }] as f32
+    }
+
+    fn check(&self, channels: usize) -> Result<()> {
+        for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
+            ensure!(
+                values.len() == 1 || values.len() == channels,
+                "normalize: {name} has {} values, but the images have {channels} channel(s)",
+                values.len()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Turns a raw batch into one on which the model can work.
+pub fn finish(raw: RawBatch, steps: &[BatchStep], classes: usize) -> Result<Batch> {
+    let device = device::current();
+    let labels = Tensor::f_from_slice(&raw.labels)?.f_to_device(device)?;
+    let indices = Tensor::f_from_slice(&raw.indices)?.f_to_device(device)?;
+    let (first, rest) = match steps.split_first() {
+        Some((BatchStep::Normalize(normalize), rest)) => (Some(normalize), rest),
+        _ => (None, steps),
+    };
+    let images = to_float(&raw.images, first)?;
+    let mut batch = Batch { images, targets: labels.shallow_clone(), labels, indices };
+    for step in rest {
+        batch = match step {
+            BatchStep::Normalize(normalize) => {
+                normalize.check(batch.images.size()[1] as usize)?;
+                let column = |values: &[f64]| -> Result<Tensor> {
+                    let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+                    Ok(Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?.f_to_device(device)?)
+                };
+                let images = batch.images.f_sub(&column(&normalize.mean)?)?.f_div(&column(&normalize.std)?)?;
+                Batch { images, ..batch }
+            }
+            BatchStep::Erase(_) => {
+                erase(&batch.images, &raw.erased)?;
+                batch
+            }
+            BatchStep::Mix(mixing) => {
+                let mut rng = raw.key.rng();
+                let size = batch.images.size();
+                let mixes = mixing.draw_batch(size[0] as usize, size[2] as usize, size[3] as usize, &mut rng);
+                mix(batch, &mixes, mixing.label_smoothing(), classes)?
+            }
+            BatchStep::Call(function) => function(batch)?,
+        };
+    }
+    Ok(batch)
+}
+
+/// uint8 to float32 in [0, 1], normalised where that is asked for.
+fn to_float(images: &Tensor, normalize: Option<&Normalize>) -> Result<Tensor> {
+    let size = images.size();
+    let (channels, plane) = (size[1] as usize, (size[2] * size[3]) as usize);
+    if let Some(normalize) = normalize {
+        normalize.check(channels)?;
+    }
+    let value = |value: u8, channel: usize| {
+        let x = value as f32 / 255.0;
+        match normalize {
+            Some(n) => (x - Normalize::of_channel(&n.mean, channel)) / Normalize::of_channel(&n.std, channel),
+            None => x,
+        }
+    };
+    if images.device() == tch::Device::Cpu {
+        // 256 values stand for all: one pass over memory instead of four.
+        let tables: Vec<[f32; 256]> = (0..channels).map(|c| std::array::from_fn(|v| value(v as u8, c))).collect();
+        let out = Tensor::f_empty(&size, (Kind::Float, tch::Device::Cpu))?;
+        let n = images.numel();
+        // SAFETY: both are contiguous tensors of n elements, the second not yet seen by anybody.
+        let (from, to) = unsafe {
+            (
+                std::slice::from_raw_parts(images.data_ptr() as *const u8, n),
+                std::slice::from_raw_parts_mut(out.data_ptr() as *mut f32, n),
+            )
+        };
+        let planes = from.par_chunks_exact(plane).zip(to.par_chunks_exact_mut(plane)).enumerate();
+        planes.for_each(|(i, (from, to))| {
+            let table = &tables[i % channels];
+            for (from, to) in from.iter().zip(to) {
+                *to = table[*from as usize];
+            }
+        });
+        return Ok(out);
+    }
+    let mut out = images.f_to_kind(Kind::Float)?.f_div_scalar_(255.0)?;
+    if let Some(n) = normalize {
+        let column = |values: &[f64]| -> Result<Tensor> {
+            let values: Vec<f32> = (0..channels).map(|c| Normalize::of_channel(values, c)).collect();
+            Ok(Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?.f_to_device(images.device())?)
+        };
+        out = out.f_sub_(&column(&n.mean)?)?.f_div_(&column(&n.std)?)?;
+    }
+    Ok(out)
+}
+
+/// What takes the place of parts of one image, drawn with the image.
+#[derive(Debug, Clone)]
+pub struct Erased {
+    /// For each part: left, top, width, height.
+    regions: Vec<super::image::Region>,
+    /// The values of each part, channel by channel; one a channel, or one a pixel.
+    values: Vec<Vec<f32>>,
+}
+
+impl Erased {
+    /// Draws what `erasing` does to one image; `None` where it leaves it alone.
+    pub fn draw(erasing: &RandomErasing, [channels, height, width]: [usize; 3], rng: &mut ChaCha8Rng) -> Option<Self> {
+        let regions = erasing.draw(height, width, rng);
+        if regions.is_empty() {
+            return None;
+        }
+        let mut normal = |n: usize| (0..n).map(|_| StandardNormal.sample(rng)).collect();
+        let values = regions.iter().map(|region| match erasing.mode() {
+            EraseMode::Const => vec![0.0; channels],
+            EraseMode::Rand => normal(channels),
+            EraseMode::Pixel => normal(channels * region.area()),
+        });
+        let values = values.collect();
+        Some(Self { regions, values })
+    }
+}
+
+fn erase(images: &Tensor, erased: &[Option<Erased>]) -> Result<()> {
+    let channels = images.size()[1];
+    for (i, erased) in erased.iter().enumerate() {
+        let Some(Erased { regions, values }) = erased else { continue };
+        let image = images.f_get(i as i64)?;
+        for (region, values) in regions.iter().zip(values) {
+            let (h, w) = (region.height as i64, region.width as i64);
+            let part = image.f_narrow(1, region.top as i64, h)?.f_narrow(2, region.left as i64, w)?;
+            let values = Tensor::f_from_slice(values)?.f_to_device(images.device())?;
+            let shape = if values.numel() as i64 == channels { [channels, 1, 1] } else { [channels, h, w] };
+            part.shallow_clone().f_copy_(&values.f_view(shape)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// timm's `Mixup`: every image with its partner, the one as far from the end of the batch as it is from the beginning.
+/// Targets become float32 [B, classes], smoothed, in the images' shares.
+fn mix(batch: Batch, mixes: &[Mix], label_smoothing: f64, classes: usize) -> Result<Batch> {
+    if batch.targets.kind() != Kind::Int64 {
+        bail!("mixup: the targets are mixed already; list it once");
+    }
+    if classes == 0 || batch.labels.f_lt(0)?.f_any()?.f_int64_value(&[])? != 0 {
+        return Err(Diagnostic::new("mixup: the images have no labels to mix").into());
+    }
+    let device = batch.images.device();
+    let shares: Vec<f32> = mixes.iter().map(|mix| mix.share as f32).collect();
+    let shares = Tensor::f_from_slice(&shares)?.f_to_device(device)?;
+    let off = label_smoothing / classes as f64;
+    let plain = Tensor::f_full([batch.labels.size()[0], classes as i64], off, (Kind::Float, device))?;
+    let mut plain = plain;
+    let plain = plain.f_scatter_value_(1, &batch.labels.f_unsqueeze(1)?, 1.0 - label_smoothing + off)?;
+    let column = shares.f_unsqueeze(1)?;
+    let rest = column.f_neg()?.f_add_scalar(1.0)?;
+    let targets = plain.f_mul(&column)?.f_add(&plain.f_flip([0])?.f_mul(&rest)?)?;
+
+    let partner = batch.images.f_flip([0])?;
+    let images = if mixes.iter().all(|mix| mix.region.is_none()) {
+        let column = shares.f_view([-1, 1, 1, 1])?;
+        let rest = column.f_neg()?.f_add_scalar(1.0)?;
+        batch.images.f_mul(&column)?.f_add_(&partner.f_mul(&rest)?)?
+    } else {
+        let images = batch.images;
+        for (i, mix) in mixes.iter().enumerate() {
+            let (mut image, partner) = (images.f_get(i as i64)?, partner.f_get(i as i64)?);
+            match mix.region {
+                Some(r) if r.area() == 0 => {}
+                Some(r) => {
+                    let cut = |t: &Tensor| -> Result<Tensor> {
+                        let rows = t.f_narrow(1, r.top as i64, r.height as i64)?;
+                        Ok(rows.f_narrow(2, r.left as i64, r.width as i64)?)
+                    };
+                    cut(&image)?.f_copy_(&cut(&partner)?)?;
+                }
+                None if mix.share < 1.0 => {
+                    let _ = image.f_mul_scalar_(mix.share)?.f_add_(&partner.f_mul_scalar(1.0 - mix.share)?)?;
+                }
+                None => {}
+            }
+        }
+        images
+    };
+    Ok(Batch { images, targets, ..batch })
+}
+
+/// A batch mixed by hand: every image has the given share and, for CutMix, the region that its partner replaces.
+pub fn mix_by(
+    images: &Tensor,
+    labels: &Tensor,
+    mix_of_all: Mix,
+    label_smoothing: f64,
+    classes: usize,
+) -> Result<(Tensor, Tensor)> {
+    let n = images.size()[0] as usize;
+    let batch = Batch {
+        images: images.f_copy()?,
+        labels: labels.shallow_clone(),
+        targets: labels.shallow_clone(),
+        indices: labels.shallow_clone(),
+    };
+    let mixed = mix(batch, &vec![mix_of_all; n], label_smoothing, classes)?;
+    Ok((mixed.images, mixed.targets))
+}
+
