@@ -358,9 +358,7 @@ fn bicubic_exact(source: &Padded, at: usize, dx: f64, dy: f64) -> Pixel<u8> {
     if lines.iter().all(|l| *l == lines[0] && l[..12] == l[4..]) {
         return [lines[0][0], lines[0][1], lines[0][2], 0];
     }
-    std::array::from_fn(|k| {
-        clip(cubic(lines.map(|l| cubic(std::array::from_fn(|i| f64::from(l[4 * i + k])), dx)), dy))
-    })
+    std::array::from_fn(|k| clip(cubic(lines.map(|l| cubic(std::array::from_fn(|i| f64::from(l[4 * i + k])), dx)), dy)))
 }
 
 wide! {
