@@ -96,8 +96,7 @@ fn turned(image: &Image, from: impl Fn(usize, usize, usize, usize) -> (usize, us
 pub fn affine(image: &Image, matrix: [f64; 6], fill: [u8; 3], interpolation: Interpolation) -> Image {
     let (w, h, channels) = (image.width, image.height, image.channels);
     let fill = if channels == 3 { fill } else { [luma(fill[0], fill[1], fill[2]); 3] };
-    let data: Vec<u8> = fill[..channels].iter().copied().cycle().take(image.data.len()).collect();
-    let mut out = Image::new(w, h, channels, data);
+    let mut out = Image::new(w, h, channels, fill[..channels].repeat(w * h));
     if w == 0 || h == 0 {
         return out;
     }
@@ -105,23 +104,24 @@ pub fn affine(image: &Image, matrix: [f64; 6], fill: [u8; 3], interpolation: Int
         nearest(image, matrix, &mut out);
         return out;
     }
-    let [a, _, c, d, e, f] = matrix;
+    let [a, b, c, d, e, f] = matrix;
+    // Where a coordinate keeps to pixel centres, interpolation along it gives the pixels themselves.
+    let level = d == 0.0 && e == 1.0 && f.fract() == 0.0;
+    let upright = a == 1.0 && b == 0.0 && c.fract() == 0.0;
     let source = Padded::new(image);
     let cubic = interpolation == Interpolation::Bicubic;
+    let mut line = Line::new(w);
     for y in 0..h {
         let map = RowMap::new(matrix, y);
         let span = map.span(w, h);
-        let row = &mut out.data[(y * w + span.start) * channels..(y * w + span.end) * channels];
-        // Where a coordinate keeps to pixel centres, interpolation along it gives the pixels themselves.
-        if d == 0.0 && e == 1.0 && f.fract() == 0.0 {
-            along(&source, &map, span, false, cubic, row);
-        } else if a == 1.0 && matrix[1] == 0.0 && c.fract() == 0.0 {
-            along(&source, &map, span, true, cubic, row);
-        } else if cubic {
-            bicubic_row(&source, &map, span, row);
-        } else {
-            bilinear_row(&source, &map, span, row);
+        let pixels = &mut line.pixels[span.clone()];
+        match (level || upright, cubic) {
+            (true, true) => cubic_along(&source, &map, span.start, !level, pixels),
+            (true, false) => linear_along(&source, &map, span.start, !level, pixels),
+            _ => line.interpolate(&source, &map, span.clone(), cubic),
         }
+        let row = (y * w + span.start) * channels..(y * w + span.end) * channels;
+        narrow_row(&line.pixels[span], channels, &mut out.data[row]);
     }
     out
 }
@@ -143,7 +143,8 @@ impl RowMap {
     /// The place that pixel `x` comes from.
     #[inline(always)]
     fn at(&self, x: usize) -> (f64, f64) {
-        let x = x as f64 + 0.5;
+        // Signed: the conversion of signed numbers is one instruction.
+        let x = f64::from(x as i32) + 0.5;
         (self.x[0] * x + self.x[1] + self.x[2], self.y[0] * x + self.y[1] + self.y[2])
     }
 
@@ -248,31 +249,30 @@ wide! {
 /// A number for each channel.
 type Pixel<T> = [T; 4];
 
-#[inline(always)]
-fn zip<T: Copy, U>(a: Pixel<T>, b: Pixel<T>, f: impl Fn(T, T) -> U) -> Pixel<U> {
-    [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
-}
-
 /// The pixel `step` values after `index`, as integers.
 #[inline(always)]
 fn tap(source: &Padded, index: usize) -> Pixel<i32> {
     source.values::<4>(index).map(i32::from)
 }
 
-/// Writes a pixel's first channels.
-#[inline(always)]
-fn write(out: &mut [u8], pixel: Pixel<u8>) {
-    match out {
-        [r, g, b] => (*r, *g, *b) = (pixel[0], pixel[1], pixel[2]),
-        _ => out[0] = pixel[0],
+wide! {
+    /// The channels that the picture has.
+    fn narrow_row(row: &[Pixel<u8>], channels: usize, out: &mut [u8]) {
+        if channels == 3 {
+            out.as_chunks_mut::<3>().0.iter_mut().zip(row).for_each(|(o, p)| *o = [p[0], p[1], p[2]]);
+        } else {
+            out.iter_mut().zip(row).for_each(|(o, p)| *o = p[0]);
+        }
     }
 }
 
 /// Cut off to 0–255 and truncated.
 #[inline(always)]
 fn clip(v: f64) -> u8 {
-    // SAFETY: a number between 0 and 255; `max` turns NaN into 0.
-    unsafe { v.max(0.0).min(255.0).to_int_unchecked::<i32>() as u8 }
+    let v = if v > 0.0 { v } else { 0.0 };
+    let v = if v < 255.0 { v } else { 255.0 };
+    // SAFETY: a number between 0 and 255; NaN became 0.
+    unsafe { v.to_int_unchecked::<i32>() as u8 }
 }
 
 /// Pillow's cubic through four values, at `d` behind the second; exact up to the last three steps.
@@ -285,27 +285,38 @@ fn cubic(v: [f64; 4], d: f64) -> f64 {
 }
 
 wide! {
-    /// A row interpolated along one direction: down the columns, or along the row.
-    fn along(source: &Padded, map: &RowMap, span: Range<usize>, down: bool, cubic: bool, out: &mut [u8]) {
+    /// A row interpolated along one direction: down the columns, or along the row. The polynomial's
+    /// coefficients are integers, so that Pillow's double precision costs little.
+    fn cubic_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mut [Pixel<u8>]) {
         let step = if down { source.pitch } else { 4 };
-        for (x, out) in span.zip(out.chunks_exact_mut(source.channels)) {
-            let (ix, iy, dx, dy) = map.split(x);
+        for (i, out) in out.iter_mut().enumerate() {
+            let (ix, iy, dx, dy) = map.split(start + i);
             let d = if down { dy } else { dx };
             let at = source.index(ix, iy);
-            let [b, c] = [tap(source, at), tap(source, at + step)];
-            let pixel: Pixel<u8> = if cubic {
-                let [a, e] = [tap(source, at - step), tap(source, at + 2 * step)];
-                // The polynomial's coefficients are integers.
-                std::array::from_fn(|k| {
-                    let p2 = c[k] - a[k];
-                    let p3 = 2 * (a[k] - b[k]) + c[k] - e[k];
-                    let p4 = b[k] - a[k] - c[k] + e[k];
-                    clip(f64::from(b[k]) + d * (f64::from(p2) + d * (f64::from(p3) + d * f64::from(p4))))
-                })
-            } else {
-                std::array::from_fn(|k| clip(f64::from(b[k]) + f64::from(c[k] - b[k]) * d))
-            };
-            write(out, pixel);
+            let [a, b] = [tap(source, at - step), tap(source, at)];
+            let [c, e] = [tap(source, at + step), tap(source, at + 2 * step)];
+            for k in 0..4 {
+                let p2 = c[k] - a[k];
+                let p3 = 2 * (a[k] - b[k]) + c[k] - e[k];
+                let p4 = b[k] - a[k] - c[k] + e[k];
+                out[k] = clip(f64::from(b[k]) + d * (f64::from(p2) + d * (f64::from(p3) + d * f64::from(p4))));
+            }
+        }
+    }
+}
+
+wide! {
+    /// The same for linear interpolation.
+    fn linear_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mut [Pixel<u8>]) {
+        let step = if down { source.pitch } else { 4 };
+        for (i, out) in out.iter_mut().enumerate() {
+            let (ix, iy, dx, dy) = map.split(start + i);
+            let d = if down { dy } else { dx };
+            let at = source.index(ix, iy);
+            let (a, b) = (tap(source, at), tap(source, at + step));
+            for k in 0..4 {
+                out[k] = clip(f64::from(a[k]) + f64::from(b[k] - a[k]) * d);
+            }
         }
     }
 }
@@ -313,39 +324,105 @@ wide! {
 /// More than single precision can be wrong by: a few dozen roundings of numbers below 2^11.
 const DOUBT: f32 = 2e-3;
 
-/// Truncated to 8 bits, and whether that is beyond doubt for the first channels.
-#[inline(always)]
-fn truncate(v: Pixel<f32>) -> (Pixel<u8>, bool) {
-    // All up to ½ and all from 255½ are beyond doubt.
-    let v = v.map(|v| v.max(0.5).min(255.5));
-    // SAFETY: numbers between 0 and 256.
-    let whole = v.map(|v| unsafe { v.to_int_unchecked::<i32>() });
-    let sure = zip(v, whole.map(|w| w as f32), |v, w| ((v - w) - 0.5).abs() < 0.5 - DOUBT);
-    (whole.map(|w| w as u8), sure[0] & sure[1] & sure[2])
+/// A row in the making, step by step for all its pixels: each step keeps wide registers busy.
+struct Line {
+    /// Where each pixel's neighbour above and to the left begins, and how far behind it the place is.
+    at: Vec<u32>,
+    dx: Vec<f32>,
+    dy: Vec<f32>,
+    values: Vec<Pixel<f32>>,
+    pixels: Vec<Pixel<u8>>,
+    /// Not 0 where single precision does not settle the result.
+    doubt: Vec<Pixel<u8>>,
 }
 
-#[inline(always)]
-fn cubic_pixels(v: [Pixel<f32>; 4], d: f32) -> Pixel<f32> {
-    std::array::from_fn(|k| {
-        let [a, b, c, e] = [v[0][k], v[1][k], v[2][k], v[3][k]];
-        let p3 = 2.0 * (a - b) + c - e;
-        let p4 = b - a - c + e;
-        b + d * (c - a + d * (p3 + d * p4))
-    })
+impl Line {
+    fn new(n: usize) -> Self {
+        let (values, pixels) = (vec![[0.0; 4]; n], vec![[0; 4]; n]);
+        Self { at: vec![0; n], dx: vec![0.0; n], dy: vec![0.0; n], values, doubt: pixels.clone(), pixels }
+    }
+
+    /// Fills `pixels` in the span.
+    fn interpolate(&mut self, source: &Padded, map: &RowMap, span: Range<usize>, cubic: bool) {
+        let at = &mut self.at[span.clone()];
+        let (dx, dy) = (&mut self.dx[span.clone()], &mut self.dy[span.clone()]);
+        places(map, span.start, source.pitch as u32, at, dx, dy);
+        let values = &mut self.values[span.clone()];
+        if cubic {
+            bicubic(source, at, dx, dy, values)
+        } else {
+            bilinear(source, at, dx, dy, values)
+        }
+        let (pixels, doubt) = (&mut self.pixels[span.clone()], &mut self.doubt[span.clone()]);
+        truncate(values.as_flattened(), pixels.as_flattened_mut(), doubt.as_flattened_mut());
+        for (i, doubt) in doubt.iter().enumerate() {
+            if *doubt != [0; 4] {
+                let (_, _, dx, dy) = map.split(span.start + i);
+                let at = at[i] as usize;
+                pixels[i] = if cubic { bicubic_exact(source, at, dx, dy) } else { bilinear_exact(source, at, dx, dy) };
+            }
+        }
+    }
 }
 
 wide! {
-    fn bicubic_row(source: &Padded, map: &RowMap, span: Range<usize>, out: &mut [u8]) {
-        for (x, out) in span.zip(out.chunks_exact_mut(source.channels)) {
-            let (ix, iy, dx, dy) = map.split(x);
-            let at = source.index(ix - 1, iy - 1);
-            let line = |j: usize| {
-                let v: &[u8; 16] = source.values(at + j * source.pitch);
-                let taps = std::array::from_fn(|i| std::array::from_fn(|k| f32::from(v[4 * i + k])));
-                cubic_pixels(taps, dx as f32)
-            };
-            let (pixel, sure) = truncate(cubic_pixels([line(0), line(1), line(2), line(3)], dy as f32));
-            write(out, if sure { pixel } else { bicubic_exact(source, at, dx, dy) });
+    fn places(map: &RowMap, start: usize, pitch: u32, at: &mut [u32], dx: &mut [f32], dy: &mut [f32]) {
+        for (i, ((at, dx), dy)) in at.iter_mut().zip(dx).zip(dy).enumerate() {
+            let (x, y, u, v) = map.split((start as i32 + i as i32) as usize);
+            *at = (y + BORDER as i32) as u32 * pitch + (x + BORDER as i32) as u32 * 4;
+            *dx = u as f32;
+            *dy = v as f32;
+        }
+    }
+}
+
+wide! {
+    /// Values truncated to 8 bits.
+    fn truncate(values: &[f32], out: &mut [u8], doubt: &mut [u8]) {
+        for ((v, out), doubt) in values.iter().zip(out).zip(doubt) {
+            // All up to ½ and all from 255½ are beyond doubt.
+            let v = if *v > 0.5 { *v } else { 0.5 };
+            let v = if v < 255.5 { v } else { 255.5 };
+            // SAFETY: a number between 0 and 256.
+            let whole: i32 = unsafe { v.to_int_unchecked() };
+            *out = whole as u8;
+            *doubt = u8::from(((v - whole as f32) - 0.5).abs() > 0.5 - DOUBT);
+        }
+    }
+}
+
+/// What Pillow's cubic at `d` gives to each of four values.
+#[inline(always)]
+fn cubic_weights(d: f32) -> [f32; 4] {
+    [((2.0 - d) * d - 1.0) * d, (d - 2.0) * d * d + 1.0, ((1.0 - d) * d + 1.0) * d, (d - 1.0) * d * d]
+}
+
+wide! {
+    fn bicubic(source: &Padded, at: &[u32], dx: &[f32], dy: &[f32], out: &mut [Pixel<f32>]) {
+        for (((out, at), dx), dy) in out.iter_mut().zip(at).zip(dx).zip(dy) {
+            let at = *at as usize - source.pitch - 4;
+            // Down the columns first, with all channels of four pixels side by side.
+            let weights = cubic_weights(*dy);
+            let lines: [&[u8; 16]; 4] = [
+                source.values(at),
+                source.values(at + source.pitch),
+                source.values(at + 2 * source.pitch),
+                source.values(at + 3 * source.pitch),
+            ];
+            let mut down = [0.0f32; 16];
+            for (k, v) in down.iter_mut().enumerate() {
+                *v = weights[0] * f32::from(lines[0][k])
+                    + weights[1] * f32::from(lines[1][k])
+                    + weights[2] * f32::from(lines[2][k])
+                    + weights[3] * f32::from(lines[3][k]);
+            }
+            let weights = cubic_weights(*dx);
+            for (k, v) in out.iter_mut().enumerate() {
+                *v = weights[0] * down[k]
+                    + weights[1] * down[4 + k]
+                    + weights[2] * down[8 + k]
+                    + weights[3] * down[12 + k];
+            }
         }
     }
 }
@@ -353,6 +430,7 @@ wide! {
 /// One pixel in double precision.
 #[cold]
 fn bicubic_exact(source: &Padded, at: usize, dx: f64, dy: f64) -> Pixel<u8> {
+    let at = at - source.pitch - 4;
     let lines: [&[u8; 16]; 4] = std::array::from_fn(|j| source.values(at + j * source.pitch));
     // Between equal pixels there is nothing to compute; flat parts of pictures come here throughout.
     if lines.iter().all(|l| *l == lines[0] && l[..12] == l[4..]) {
@@ -362,16 +440,18 @@ fn bicubic_exact(source: &Padded, at: usize, dx: f64, dy: f64) -> Pixel<u8> {
 }
 
 wide! {
-    fn bilinear_row(source: &Padded, map: &RowMap, span: Range<usize>, out: &mut [u8]) {
-        for (x, out) in span.zip(out.chunks_exact_mut(source.channels)) {
-            let (ix, iy, dx, dy) = map.split(x);
-            let at = source.index(ix, iy);
-            let line = |j: usize| -> Pixel<f32> {
-                let v: &[u8; 8] = source.values(at + j * source.pitch);
-                std::array::from_fn(|k| f32::from(v[k]) + (f32::from(v[4 + k]) - f32::from(v[k])) * dx as f32)
-            };
-            let (pixel, sure) = truncate(zip(line(0), line(1), |a, b| a + (b - a) * dy as f32));
-            write(out, if sure { pixel } else { bilinear_exact(source, at, dx, dy) });
+    fn bilinear(source: &Padded, at: &[u32], dx: &[f32], dy: &[f32], out: &mut [Pixel<f32>]) {
+        for (((out, at), dx), dy) in out.iter_mut().zip(at).zip(dx).zip(dy) {
+            let at = *at as usize;
+            let lines: [&[u8; 8]; 2] = [source.values(at), source.values(at + source.pitch)];
+            let mut down = [0.0f32; 8];
+            for (k, v) in down.iter_mut().enumerate() {
+                let (a, b) = (f32::from(lines[0][k]), f32::from(lines[1][k]));
+                *v = a + (b - a) * dy;
+            }
+            for (k, v) in out.iter_mut().enumerate() {
+                *v = down[k] + (down[4 + k] - down[k]) * dx;
+            }
         }
     }
 }

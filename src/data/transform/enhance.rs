@@ -99,8 +99,10 @@ wide! {
 fn mixed(dull: u8, value: u8, factor: f32) -> u8 {
     let dull = i32::from(dull);
     let mixed = dull as f32 + factor * (i32::from(value) - dull) as f32;
-    // SAFETY: a number between 0 and 255; `max` turns NaN into 0.
-    unsafe { mixed.max(0.0).min(255.0).to_int_unchecked::<i32>() as u8 }
+    let mixed = if mixed > 0.0 { mixed } else { 0.0 };
+    let mixed = if mixed < 255.0 { mixed } else { 255.0 };
+    // SAFETY: a number between 0 and 255; NaN became 0.
+    unsafe { mixed.to_int_unchecked::<i32>() as u8 }
 }
 
 wide! {
