@@ -1,0 +1,137 @@
+//! Blends of a picture with a duller one, as Pillow's `ImageEnhance` makes them: 0 gives the duller
+//! picture, 1 the picture itself, more than 1 moves further away.
+
+use super::tone::map_values;
+use super::wide::wide;
+use crate::data::image::Image;
+
+/// Colourfulness: a blend with the grey picture (Pillow's `ImageEnhance.Color`; torchvision's
+/// saturation). Grey pictures stay.
+pub fn color(image: &mut Image, factor: f64) {
+    if image.channels == 3 {
+        let n = image.width * 3;
+        let mut grey = vec![0; n];
+        for row in image.data.chunks_exact_mut(n.max(1)) {
+            grey_row(row, &mut grey);
+            blend(&grey, row, factor as f32);
+        }
+    }
+}
+
+/// A blend with the picture's mean grey (Pillow's `ImageEnhance.Contrast`).
+pub fn contrast(image: &mut Image, factor: f64) {
+    let pixels = (image.width * image.height).max(1) as f64;
+    let sum = match image.channels {
+        3 => image.data.chunks(3 * SUMMED).map(grey_sum).sum::<u64>(),
+        _ => image.data.iter().map(|v| u64::from(*v)).sum(),
+    };
+    blend_constant(image, (sum as f64 / pixels + 0.5) as u8, factor as f32);
+}
+
+/// A blend with black (Pillow's `ImageEnhance.Brightness`).
+pub fn brightness(image: &mut Image, factor: f64) {
+    blend_constant(image, 0, factor as f32);
+}
+
+/// A blend with the smoothed picture (Pillow's `ImageEnhance.Sharpness`, `ImageFilter.SMOOTH`). The
+/// outermost pixels stay.
+pub fn sharpness(image: &mut Image, factor: f64) {
+    let (n, c) = (image.width * image.channels, image.channels);
+    if image.width < 3 || image.height < 3 {
+        return;
+    }
+    let mut smooth = vec![0; n - 2 * c];
+    // The row above as it was before it was sharpened.
+    let mut above = image.row(0).to_vec();
+    let mut old = vec![0; n];
+    for y in 1..image.height - 1 {
+        let (upper, lower) = image.data.split_at_mut((y + 1) * n);
+        let row = &mut upper[y * n..];
+        old.copy_from_slice(row);
+        smooth_row(&above, &old, &lower[..n], c, &mut smooth);
+        blend(&smooth, &mut row[c..n - c], factor as f32);
+        std::mem::swap(&mut above, &mut old);
+    }
+}
+
+/// The grey picture with as many channels as before (torchvision's `Grayscale`).
+pub fn grayscale(image: &mut Image) {
+    if image.channels == 3 {
+        let n = image.width * 3;
+        let mut grey = vec![0; n];
+        for row in image.data.chunks_exact_mut(n.max(1)) {
+            grey_row(row, &mut grey);
+            row.copy_from_slice(&grey);
+        }
+    }
+}
+
+/// The luminance of a pixel (Pillow's `convert("L")`: ITU-R 601-2 in 16-bit fixed point).
+#[inline(always)]
+pub(super) fn luma(r: u8, g: u8, b: u8) -> u8 {
+    ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
+}
+
+wide! {
+    /// Each pixel's luminance, three times.
+    fn grey_row(row: &[u8], out: &mut [u8]) {
+        for (p, o) in row.chunks_exact(3).zip(out.chunks_exact_mut(3)) {
+            let v = luma(p[0], p[1], p[2]);
+            o[0] = v;
+            o[1] = v;
+            o[2] = v;
+        }
+    }
+}
+
+/// Pixels whose luminances a 32-bit sum holds.
+const SUMMED: usize = 1 << 16;
+
+wide! {
+    /// The sum of the luminances of at most [`SUMMED`] pixels.
+    fn grey_sum(data: &[u8]) -> u64 {
+        u64::from(data.chunks_exact(3).map(|p| u32::from(luma(p[0], p[1], p[2]))).sum::<u32>())
+    }
+}
+
+/// One value of Pillow's `Image.blend`: single precision, cut off to 0–255 and truncated.
+#[inline(always)]
+fn mixed(dull: u8, value: u8, factor: f32) -> u8 {
+    let dull = i32::from(dull);
+    let mixed = dull as f32 + factor * (i32::from(value) - dull) as f32;
+    let mixed = if mixed > 0.0 { mixed } else { 0.0 };
+    let mixed = if mixed < 255.0 { mixed } else { 255.0 };
+    // SAFETY: a number between 0 and 255; NaN became 0.
+    unsafe { mixed.to_int_unchecked::<i32>() as u8 }
+}
+
+wide! {
+    /// `values` blended with `dull`.
+    fn blend(dull: &[u8], values: &mut [u8], factor: f32) {
+        for (v, d) in values.iter_mut().zip(dull) {
+            *v = mixed(*d, *v, factor);
+        }
+    }
+}
+
+/// A blend with a picture of one value.
+fn blend_constant(image: &mut Image, dull: u8, factor: f32) {
+    map_values(&mut image.data, &std::array::from_fn(|v| mixed(dull, v as u8, factor)));
+}
+
+wide! {
+    /// Means of 3 × 3 pixels, the middle one counted five times, for all but the first and last pixel.
+    /// Pillow adds up thirteenths in floating point; no sum of integers comes so near to a half that
+    /// its rounding shows.
+    fn smooth_row(above: &[u8], row: &[u8], below: &[u8], channels: usize, out: &mut [u8]) {
+        let n = out.len();
+        let three = |row: &'_ [u8], i: usize| {
+            u16::from(row[i]) + u16::from(row[i + channels]) + u16::from(row[i + 2 * channels])
+        };
+        let (above, row, below) = (&above[..n + 2 * channels], &row[..n + 2 * channels], &below[..n + 2 * channels]);
+        for (i, o) in out.iter_mut().enumerate() {
+            let sum = three(above, i) + three(row, i) + three(below, i) + 4 * u16::from(row[i + channels]);
+            *o = ((u32::from(sum + 6) * 5042) >> 16) as u8;
+        }
+    }
+}
