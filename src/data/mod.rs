@@ -1,7 +1,9 @@
 //! Labelled images: where they come from ([`Source`]) and how they become batches ([`Loader`]).
 
 mod idx;
+pub mod image;
 mod loader;
+pub mod source;
 
 pub use idx::Idx;
 pub use loader::{Batch, Epoch, Loader, LoaderOptions};
