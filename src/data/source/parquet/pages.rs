@@ -339,8 +339,10 @@ impl Compact<'_> {
         ensure!(depth < 16, "a page header is nested too deeply");
         match kind {
             1 | 2 => (),
-            3 => drop(self.byte()?),
-            4..=6 => drop(self.varint()?),
+            3 => self.at += 1,
+            4..=6 => {
+                self.varint()?;
+            }
             7 => self.at += 8,
             8 => {
                 let n = self.varint()? as usize;
@@ -351,7 +353,7 @@ impl Compact<'_> {
                 let n = if head >> 4 == 15 { self.varint()? } else { (head >> 4) as u64 };
                 for _ in 0..n {
                     // A truth value in a list takes a byte, unlike one in a struct.
-                    if matches!(head & 15, 1 | 2) { drop(self.byte()?) } else { self.skip(head & 15, depth + 1)? }
+                    self.skip(if matches!(head & 15, 1 | 2) { 3 } else { head & 15 }, depth + 1)?
                 }
             }
             12 => self.fields(&mut |input, _, kind| input.skip(kind, depth + 1))?,
