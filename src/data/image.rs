@@ -1,6 +1,49 @@
 //! A picture in memory.
 
-use super::decode::Region;
+use serde::{Deserialize, Serialize};
+
+/// A part of a picture, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Region {
+    /// Rows above it.
+    pub top: usize,
+    /// Columns to its left.
+    pub left: usize,
+    /// Its rows.
+    pub height: usize,
+    /// Its columns.
+    pub width: usize,
+}
+
+impl Region {
+    /// Its pixels.
+    pub fn area(&self) -> usize {
+        self.height * self.width
+    }
+}
+
+/// How values between pixels are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// The value of the pixel around the place.
+    Nearest,
+    /// Linear between 2 × 2 pixels.
+    Bilinear,
+    /// Cubic through 4 × 4 pixels, with Pillow's a: −½ in resizing, −1 where pixels are moved.
+    Bicubic,
+}
+
+impl Interpolation {
+    /// The names, as scripts write them.
+    pub const NAMES: [&str; 3] = ["nearest", "bilinear", "bicubic"];
+
+    /// The interpolation of the given name.
+    pub fn parse(name: &str) -> Option<Self> {
+        let all = [Self::Nearest, Self::Bilinear, Self::Bicubic];
+        Self::NAMES.iter().position(|n| *n == name).map(|i| all[i])
+    }
+}
 
 /// 8-bit pixels, row by row, the channels of a pixel side by side.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,5 +79,18 @@ impl Image {
             data.extend_from_slice(&self.row(y)[at..at + n]);
         }
         Image::new(region.width, region.height, self.channels, data)
+    }
+
+    /// Writes the values channel by channel into `out`, which has as many.
+    pub fn write_planar(&self, out: &mut [u8]) {
+        if self.channels == 1 {
+            return out.copy_from_slice(&self.data);
+        }
+        let (red, rest) = out.split_at_mut(self.width * self.height);
+        let (green, blue) = rest.split_at_mut(self.width * self.height);
+        let pixels = self.data.as_chunks::<3>().0;
+        for (((pixel, r), g), b) in pixels.iter().zip(red).zip(green).zip(blue) {
+            [*r, *g, *b] = *pixel;
+        }
     }
 }

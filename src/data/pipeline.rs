@@ -1,8 +1,8 @@
 //! What happens to one picture in a worker thread: from an item's bytes to 8-bit pixels of a known size.
 
-use super::decode::{Picture, Region};
-use super::image::Image;
-use super::resample::{Interpolation, resize_then_crop, resized_crop};
+use super::decode::Picture;
+use super::image::{Image, Interpolation, Region};
+use super::resample::{resize_then_crop, resized_crop};
 use super::source::{Content, Source};
 use crate::error::{Result, bail, ensure};
 use rand_chacha::ChaCha8Rng;

@@ -3,43 +3,28 @@
 //!
 //! The filters' arithmetic is `fast_image_resize`'s; what is done here is to ask for no more pixels than a result needs.
 
-use super::decode::{Part, Picture, Region};
-use super::image::Image;
+use super::decode::{Part, Picture};
+use super::image::{Image, Interpolation, Region};
 use crate::error::Result;
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
-use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 
-/// How pixels between pixels are made up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Interpolation {
-    /// The nearest pixel.
-    Nearest,
-    /// Linear in both directions: a triangle, 1 pixel to each side.
-    Bilinear,
-    /// Cubic with a = −½ in both directions, 2 pixels to each side.
-    Bicubic,
+/// Pixels that a filter reaches to each side, at scale 1.
+fn support(by: Interpolation) -> f64 {
+    match by {
+        Interpolation::Nearest => 0.5,
+        Interpolation::Bilinear => 1.0,
+        Interpolation::Bicubic => 2.0,
+    }
 }
 
-impl Interpolation {
-    /// Pixels that the filter reaches to each side, at scale 1.
-    fn support(self) -> f64 {
-        match self {
-            Interpolation::Nearest => 0.5,
-            Interpolation::Bilinear => 1.0,
-            Interpolation::Bicubic => 2.0,
-        }
-    }
-
-    fn algorithm(self) -> ResizeAlg {
-        match self {
-            Interpolation::Nearest => ResizeAlg::Nearest,
-            Interpolation::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
-            Interpolation::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
-        }
+fn algorithm(by: Interpolation) -> ResizeAlg {
+    match by {
+        Interpolation::Nearest => ResizeAlg::Nearest,
+        Interpolation::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
+        Interpolation::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
     }
 }
 
@@ -99,7 +84,7 @@ struct Span {
 impl Span {
     fn new(from: usize, to: usize, wanted: usize, count: usize, by: Interpolation) -> Self {
         let scale = from as f64 / to as f64;
-        let reach = by.support() * scale.max(1.0) + 1.0;
+        let reach = support(by) * scale.max(1.0) + 1.0;
         let margin = (reach / scale).ceil() as usize;
         let begin = wanted.saturating_sub(margin);
         let end = (wanted + count + margin).min(to);
@@ -127,7 +112,7 @@ fn resample(
     height: usize,
     by: Interpolation,
 ) -> Image {
-    let mut options = ResizeOptions::new().resize_alg(by.algorithm());
+    let mut options = ResizeOptions::new().resize_alg(algorithm(by));
     if let Some((left, top, w, h)) = view {
         options = options.crop(left, top, w, h);
     }

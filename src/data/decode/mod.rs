@@ -12,7 +12,7 @@ mod zune;
 
 pub use turbo::{Backend, backend};
 
-use super::image::Image;
+use super::image::{Image, Region};
 use super::source::Content;
 use crate::bail_hint;
 use crate::error::{Result, ensure};
@@ -20,19 +20,6 @@ use image::metadata::Orientation;
 
 /// More pixels than this are refused: a damaged header can claim any size.
 const MOST_PIXELS: usize = 1 << 28;
-
-/// A part of a picture, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Region {
-    /// Columns to its left.
-    pub left: usize,
-    /// Rows above it.
-    pub top: usize,
-    /// Its columns.
-    pub width: usize,
-    /// Its rows.
-    pub height: usize,
-}
 
 /// Pixels of a [`Region`]; they may lie inside somewhat wider rows.
 pub struct Part {

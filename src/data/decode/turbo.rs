@@ -4,8 +4,8 @@
 //! that pixels are the reference's own and no assembler is needed to build it), or that of a Pillow installed beside
 //! PyTorch.
 
-use super::{Part, Region, check_end, check_size, cmyk_to_rgb};
-use crate::data::image::Image;
+use super::{Part, check_end, check_size, cmyk_to_rgb};
+use crate::data::image::{Image, Region};
 use crate::error::{Result, bail};
 use crate::ffi;
 use std::cell::RefCell;

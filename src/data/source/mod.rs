@@ -1,8 +1,40 @@
 //! Where labelled images come from: one interface for every layout.
+//!
+//! [`open`] recognises a layout; [`take`], [`subset`], [`split`], [`per_class`], [`filter`] and [`concat`] make
+//! sources of sources.
+
+mod columns;
+mod hf_disk;
+mod idx;
+mod image_folder;
+mod listing;
+mod names;
+mod open;
+mod parquet;
+mod paths;
+mod subset;
+mod synthetic;
+mod tar;
+#[cfg(test)]
+mod tests;
+mod webdataset;
+
+pub use hf_disk::HfDisk;
+pub use idx::Idx;
+pub use image_folder::ImageFolder;
+pub use open::{Layout, layout, open, splits};
+pub use parquet::Parquet;
+pub use subset::{concat, filter, per_class, split, subset, take};
+pub use synthetic::{Synthetic, SyntheticOptions};
+pub use webdataset::WebDataset;
 
 use crate::data::image::Image;
 use crate::error::Result;
 use std::borrow::Cow;
+use std::sync::Arc;
+
+/// A shared handle to any source.
+pub type SourceRef = Arc<dyn Source>;
 
 /// What a source holds for one item.
 pub enum Content<'a> {

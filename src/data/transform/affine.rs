@@ -6,30 +6,8 @@
 
 use super::enhance::luma;
 use super::wide::wide;
-use crate::data::image::Image;
+use crate::data::image::{Image, Interpolation};
 use std::ops::Range;
-
-/// How values between pixels are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Interpolation {
-    /// The value of the pixel around the place.
-    Nearest,
-    /// Linear between 2 × 2 pixels.
-    Bilinear,
-    /// Cubic through 4 × 4 pixels, with Pillow's a = −1.
-    Bicubic,
-}
-
-impl Interpolation {
-    /// The names, as scripts write them.
-    pub const NAMES: [&str; 3] = ["nearest", "bilinear", "bicubic"];
-
-    /// The interpolation of the given name.
-    pub fn parse(name: &str) -> Option<Self> {
-        let all = [Self::Nearest, Self::Bilinear, Self::Bicubic];
-        Self::NAMES.iter().position(|n| *n == name).map(|i| all[i])
-    }
-}
 
 /// Turns counterclockwise around the centre (Pillow's `Image.rotate`); what comes from outside the
 /// picture is `fill`.

@@ -1,31 +1,12 @@
 //! Where random resized crops and random erasing strike: draws only, no pixels.
 
 use super::ops::{happens, range_within, within};
+use crate::data::image::Region;
 use crate::error::{Result, ensure};
 use crate::options;
 use crate::random::uniform;
 use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
-
-/// A part of a picture, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Region {
-    /// Rows above it.
-    pub top: usize,
-    /// Columns to its left.
-    pub left: usize,
-    /// Its rows.
-    pub height: usize,
-    /// Its columns.
-    pub width: usize,
-}
-
-impl Region {
-    /// Its pixels.
-    pub fn area(&self) -> usize {
-        self.height * self.width
-    }
-}
 
 /// The part that torchvision's `RandomResizedCrop` would take of a picture: its share of the area is
 /// uniform in `scale`, the logarithm of its width over its height uniform in that of `ratio`. After
@@ -107,7 +88,7 @@ pub struct RandomErasing {
 impl RandomErasing {
     /// Checks the options.
     pub fn new(options: &RandomErasingOptions) -> Result<Self> {
-        const OF: &str = "random_erasing";
+        const OF: &str = "transform::random_erasing";
         let o = options;
         within(OF, "p", o.p, 0.0, 1.0)?;
         range_within(OF, "max_area", [o.min_area, o.max_area], 0.0, 1.0)?;

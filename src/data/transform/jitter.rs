@@ -36,7 +36,7 @@ pub struct ColorJitter {
 impl ColorJitter {
     /// Checks the options.
     pub fn new(options: &ColorJitterOptions) -> Result<Self> {
-        const OF: &str = "color_jitter";
+        const OF: &str = "transform::color_jitter";
         let o = options;
         for (name, value) in [("brightness", o.brightness), ("contrast", o.contrast), ("saturation", o.saturation)] {
             within(OF, name, value, 0.0, f64::INFINITY)?;
@@ -84,7 +84,7 @@ pub struct RandomGrayscale(f64);
 impl RandomGrayscale {
     /// Checks the options.
     pub fn new(options: &RandomGrayscaleOptions) -> Result<Self> {
-        within("random_grayscale", "p", options.p, 0.0, 1.0)?;
+        within("transform::random_grayscale", "p", options.p, 0.0, 1.0)?;
         Ok(Self(options.p))
     }
 
@@ -114,8 +114,8 @@ pub struct RandomBlur(RandomBlurOptions);
 impl RandomBlur {
     /// Checks the options.
     pub fn new(options: &RandomBlurOptions) -> Result<Self> {
-        within("gaussian_blur", "p", options.p, 0.0, 1.0)?;
-        range_within("gaussian_blur", "radius", options.radius, 0.0, 1000.0)?;
+        within("transform::gaussian_blur", "p", options.p, 0.0, 1.0)?;
+        range_within("transform::gaussian_blur", "radius", options.radius, 0.0, 1000.0)?;
         Ok(Self(options.clone()))
     }
 
@@ -146,8 +146,8 @@ pub struct RandomSolarize(RandomSolarizeOptions);
 impl RandomSolarize {
     /// Checks the options.
     pub fn new(options: &RandomSolarizeOptions) -> Result<Self> {
-        within("solarize", "p", options.p, 0.0, 1.0)?;
-        within("solarize", "threshold", options.threshold, 0.0, 256.0)?;
+        within("transform::solarize", "p", options.p, 0.0, 1.0)?;
+        within("transform::solarize", "threshold", options.threshold, 0.0, 256.0)?;
         Ok(Self(options.clone()))
     }
 
@@ -175,7 +175,7 @@ pub struct HorizontalFlip(f64);
 impl HorizontalFlip {
     /// Checks the options.
     pub fn new(options: &HorizontalFlipOptions) -> Result<Self> {
-        within("horizontal_flip", "p", options.p, 0.0, 1.0)?;
+        within("transform::horizontal_flip", "p", options.p, 0.0, 1.0)?;
         Ok(Self(options.p))
     }
 

@@ -1,7 +1,7 @@
 //! How batches are mixed with themselves: timm's `Mixup`, as draws without pixels.
 
-use super::crop::Region;
 use super::ops::{happens, within};
+use crate::data::image::Region;
 use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::options;
 use rand::{Rng, RngCore};
@@ -12,19 +12,22 @@ options! {
     /// Mixup (Zhang et al., 2017) and CutMix (Yun et al., 2019) of a batch with itself in reverse order.
     pub struct MixingOptions {
         /// Mixup's share is drawn from Beta(this, this); 0 turns mixup off.
-        mixup: f64 = 0.8,
+        mixup_alpha: f64 = 0.8,
         /// The same for CutMix.
-        cutmix: f64 = 1.0,
+        cutmix_alpha: f64 = 1.0,
         /// Least and greatest share of each side that CutMix replaces, instead of a share from Beta.
         cutmix_minmax: Option<[f64; 2]> = None,
         /// Probability of mixing at all.
-        p: f64 = 1.0,
+        prob: f64 = 1.0,
         /// Probability of CutMix where both are on.
-        switch_p: f64 = 0.5,
+        switch_prob: f64 = 0.5,
         /// Draws one share for each batch, elem (image) or pair of images.
         mode: String = "batch".into(),
         /// Whether CutMix's share is that of the pixels that were left.
-        correct: bool = true,
+        correct_lam: bool = true,
+        /// Label smoothing inside the mixed targets: every class gets this, divided by their number, and the label
+        /// the rest.
+        label_smoothing: f64 = 0.1,
     }
 }
 
@@ -66,12 +69,13 @@ pub struct Mixing {
 impl Mixing {
     /// Checks the options.
     pub fn new(options: &MixingOptions) -> Result<Self> {
-        const OF: &str = "mixing";
+        const OF: &str = "transform::mixup";
         let o = options;
-        within(OF, "mixup", o.mixup, 0.0, f64::INFINITY)?;
-        within(OF, "cutmix", o.cutmix, 0.0, f64::INFINITY)?;
-        within(OF, "p", o.p, 0.0, 1.0)?;
-        within(OF, "switch_p", o.switch_p, 0.0, 1.0)?;
+        within(OF, "mixup_alpha", o.mixup_alpha, 0.0, f64::INFINITY)?;
+        within(OF, "cutmix_alpha", o.cutmix_alpha, 0.0, f64::INFINITY)?;
+        within(OF, "prob", o.prob, 0.0, 1.0)?;
+        within(OF, "switch_prob", o.switch_prob, 0.0, 1.0)?;
+        within(OF, "label_smoothing", o.label_smoothing, 0.0, 1.0)?;
         if let Some([low, high]) = o.cutmix_minmax {
             ensure!(
                 0.0 <= low && low < high && high < 1.0,
@@ -89,12 +93,12 @@ impl Mixing {
         };
         let beta = |alpha: f64| (alpha > 0.0).then(|| Beta::new(alpha, alpha).expect("a positive number"));
         // timm: with bounds on the sides, CutMix is on and its share does not come from Beta.
-        let cutmix = beta(if o.cutmix_minmax.is_some() { 1.0 } else { o.cutmix });
+        let cutmix = beta(if o.cutmix_minmax.is_some() { 1.0 } else { o.cutmix_alpha });
         ensure!(
-            o.mixup > 0.0 || cutmix.is_some(),
-            "options of {OF}: expected mixup or cutmix to be positive, found 0 for both"
+            o.mixup_alpha > 0.0 || cutmix.is_some(),
+            "options of {OF}: expected mixup_alpha or cutmix_alpha to be positive, found 0 for both"
         );
-        Ok(Self { options: o.clone(), mode, mixup: beta(o.mixup), cutmix })
+        Ok(Self { options: o.clone(), mode, mixup: beta(o.mixup_alpha), cutmix })
     }
 
     /// What has a share of its own.
@@ -102,13 +106,18 @@ impl Mixing {
         self.mode
     }
 
+    /// Label smoothing inside the mixed targets.
+    pub fn label_smoothing(&self) -> f64 {
+        self.options.label_smoothing
+    }
+
     /// One mix, for a batch or for one of its images.
     pub fn draw(&self, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Mix {
-        if !happens(self.options.p, rng) {
+        if !happens(self.options.prob, rng) {
             return Mix::NONE;
         }
         let (beta, cut) = match (&self.mixup, &self.cutmix) {
-            (Some(_), Some(cutmix)) if happens(self.options.switch_p, rng) => (cutmix, true),
+            (Some(_), Some(cutmix)) if happens(self.options.switch_prob, rng) => (cutmix, true),
             (Some(mixup), _) => (mixup, false),
             (None, Some(cutmix)) => (cutmix, true),
             (None, None) => return Mix::NONE,
@@ -122,7 +131,7 @@ impl Mixing {
             None => region_of(height, width, share, rng),
         };
         let left = 1.0 - region.area() as f64 / (height * width) as f64;
-        let share = if self.options.correct || self.options.cutmix_minmax.is_some() { left } else { share };
+        let share = if self.options.correct_lam || self.options.cutmix_minmax.is_some() { left } else { share };
         Mix { share, region: Some(region) }
     }
 

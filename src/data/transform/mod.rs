@@ -17,9 +17,9 @@ mod rand_augment;
 mod tone;
 mod wide;
 
-pub use affine::{Interpolation, affine, rotate, shear_x, shear_y, translate_x, translate_y};
+pub use affine::{affine, rotate, shear_x, shear_y, translate_x, translate_y};
 pub use blur::gaussian_blur;
-pub use crop::{EraseMode, RandomErasing, RandomErasingOptions, Region, random_resized_crop_box};
+pub use crop::{EraseMode, RandomErasing, RandomErasingOptions, random_resized_crop_box};
 pub use enhance::{brightness, color, contrast, grayscale, sharpness};
 pub use hue::hue;
 pub use jitter::{

@@ -1,8 +1,7 @@
 //! RandAugment and 3-Augment, as timm draws them.
 
-use super::Interpolation;
 use super::ops::{Op, Reach, fill_option, happens, interpolation_option, within};
-use crate::data::image::Image;
+use crate::data::image::{Image, Interpolation};
 use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::options;
 use crate::random::uniform;
@@ -67,7 +66,7 @@ pub struct RandAugment {
 impl RandAugment {
     /// Reads and checks the options.
     pub fn new(options: &RandAugmentOptions) -> Result<Self> {
-        const OF: &str = "rand_augment";
+        const OF: &str = "transform::rand_augment";
         within(OF, "translate", options.translate, 0.0, f64::INFINITY)?;
         Ok(Self {
             policy: parse_policy(&options.policy)?,
@@ -255,8 +254,8 @@ pub struct ThreeAugment {
 impl ThreeAugment {
     /// Checks the options.
     pub fn new(options: &ThreeAugmentOptions) -> Result<Self> {
-        within("three_augment", "threshold", options.threshold, 0.0, 256.0)?;
-        super::ops::range_within("three_augment", "radius", options.radius, 0.0, 1000.0)?;
+        within("transform::three_augment", "threshold", options.threshold, 0.0, 256.0)?;
+        super::ops::range_within("transform::three_augment", "radius", options.radius, 0.0, 1000.0)?;
         Ok(Self { options: options.clone() })
     }
 

@@ -1,0 +1,212 @@
+//! What `datasets` writes with `save_to_disk`: Arrow streams, mapped into memory.
+
+use super::columns::{Columns, Images, class_names, push_labels};
+use super::{Content, Source, paths};
+use crate::bail_hint;
+use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
+use arrow_buffer::Buffer;
+use arrow_ipc::reader::StreamDecoder;
+use rayon::prelude::*;
+use serde_json::Value;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+/// A split of a `datasets` folder.
+pub struct HfDisk {
+    dir: PathBuf,
+    split: Option<String>,
+    class_names: Vec<String>,
+    labels: Vec<i32>,
+    /// Record batches, and for each the number of rows up to its end.
+    batches: Vec<Images>,
+    ends: Vec<usize>,
+}
+
+/// One file: its images' batches, and labels.
+struct Part {
+    batches: Vec<Images>,
+    labels: Vec<i32>,
+}
+
+impl HfDisk {
+    /// Opens `split` of a `DatasetDict` folder, or a `Dataset` folder. Nothing but labels is read.
+    pub fn open(path: &Path, split: Option<&str>) -> Result<Self> {
+        if !path.exists() {
+            return Err(paths::missing(path));
+        }
+        let splits = splits(path)?;
+        let (dir, split) = match splits.is_empty() {
+            false => {
+                let split = paths::choose(&path.display().to_string(), split, &splits)?;
+                (path.join(split), Some(split.to_string()))
+            }
+            true => {
+                let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+                let own: Vec<String> = name.filter(|n| paths::is_split_name(n)).into_iter().collect();
+                if split.is_some_and(|wanted| paths::matching(wanted, &own).is_none()) {
+                    paths::choose(&path.display().to_string(), split, &[])?;
+                }
+                (path.to_path_buf(), own.into_iter().next())
+            }
+        };
+        if !dir.is_dir() {
+            return Err(paths::missing(&dir));
+        }
+        let (state, info) = (json(&dir.join("state.json"))?, json(&dir.join("dataset_info.json"))?);
+        if state["_indices_data_files"].as_array().is_some_and(|f| !f.is_empty()) {
+            bail_hint!(
+                "{} is a selection of rows that was saved without being carried out", dir.display();
+                "load it with `datasets` and save `dataset.flatten_indices()`"
+            );
+        }
+        let files: Option<Vec<PathBuf>> = state["_data_files"]
+            .as_array()
+            .and_then(|files| files.iter().map(|f| Some(dir.join(f["filename"].as_str()?))).collect());
+        let Some(files) = files.filter(|f| !f.is_empty()) else {
+            bail!("{} names no data files", dir.join("state.json").display());
+        };
+        let read: Vec<(Part, Option<Vec<String>>)> =
+            files.par_iter().map(|file| Part::read(file, info.get("features"))).collect::<Result<_>>()?;
+
+        let (mut labels, mut batches, mut names, mut starts) = (Vec::new(), Vec::new(), None, Vec::new());
+        for (part, told) in read {
+            starts.push(labels.len());
+            labels.extend(part.labels);
+            batches.extend(part.batches);
+            names = names.or(told);
+        }
+        labels.shrink_to_fit();
+        let place = |row: usize| {
+            let file = starts.partition_point(|s| *s <= row) - 1;
+            format!("{}: row {} (row {row} of all)", files[file].display(), row - starts[file])
+        };
+        let class_names = class_names(&labels, names, place)?;
+        let ends = batches
+            .iter()
+            .scan(0, |end, batch: &Images| {
+                *end += batch.len();
+                Some(*end)
+            })
+            .collect();
+        ensure!(!labels.is_empty(), "{} has no rows", dir.display());
+        Ok(Self { dir, split, class_names, labels, batches, ends })
+    }
+
+    /// The batch that holds row `index`, and its place there.
+    fn locate(&self, index: usize) -> (&Images, usize) {
+        let batch = self.ends.partition_point(|end| *end <= index);
+        (&self.batches[batch], index - if batch == 0 { 0 } else { self.ends[batch - 1] })
+    }
+}
+
+impl Part {
+    fn read(path: &Path, features: Option<&Value>) -> Result<(Self, Option<Vec<String>>)> {
+        let reading = || format!("cannot read {}", path.display());
+        if !path.exists() {
+            return Err(paths::missing(path));
+        }
+        let file = std::fs::File::open(path).with_context(reading)?;
+        let size = file.metadata().with_context(reading)?.len();
+        ensure!(size > 0, "{} is empty (0 bytes): it was cut short; fetch it again", path.display());
+        // SAFETY: the file must not shrink while it is mapped, which is the usual condition for data sets.
+        let map = unsafe { memmap2::Mmap::map(&file) }.with_context(reading)?;
+        // Pages are wanted one by one, in a random order.
+        let _ = map.advise(memmap2::Advice::Random);
+        let mut buffer = Buffer::from(bytes::Bytes::from_owner(map));
+        // The writer's last word: a stream without it was cut short, if only by whole batches.
+        let whole = buffer.ends_with(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+
+        let mut decoder = StreamDecoder::new();
+        let (mut part, mut columns) = (Part { batches: Vec::new(), labels: Vec::new() }, None);
+        let mut row = 0;
+        let damaged = |row: usize, what: String| {
+            let message = format!("{} is cut short or damaged after row {row} ({size} bytes): {what}", path.display());
+            Diagnostic::new(message)
+                .hint("fetch or write it again; expected an Arrow stream, as `save_to_disk` writes it")
+        };
+        while !buffer.is_empty() {
+            let Some(batch) = decoder.decode(&mut buffer).map_err(|e| damaged(row, e.to_string()))? else { continue };
+            if columns.is_none() {
+                columns = Some(Columns::choose(path, &batch.schema(), features)?);
+            }
+            let columns = columns.as_ref().expect("just set");
+            let column = |name: &str| batch.column_by_name(name).expect("a stream has one schema");
+            part.batches.push(Images::new(column(&columns.image))?);
+            row += batch.num_rows();
+            match &columns.label {
+                Some(label) => push_labels(&mut part.labels, column(label)),
+                None => part.labels.resize(row, -1),
+            }
+        }
+        decoder.finish().map_err(|e| damaged(row, e.to_string()))?;
+        if !whole {
+            return Err(damaged(row, "its end mark is missing".to_string()).into());
+        }
+        if columns.is_none()
+            && let Some(schema) = decoder.schema()
+        {
+            columns = Some(Columns::choose(path, &schema, features)?);
+        }
+        Ok((part, columns.and_then(|c| c.names)))
+    }
+}
+
+impl Source for HfDisk {
+    fn describe(&self) -> String {
+        let split = self.split.as_ref().map(|s| format!(", {s}")).unwrap_or_default();
+        format!("{} (datasets folder{split})", self.dir.display())
+    }
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+    fn split(&self) -> Option<&str> {
+        self.split.as_deref()
+    }
+    fn label(&self, index: usize) -> i64 {
+        self.labels[index] as i64
+    }
+    fn name(&self, index: usize) -> String {
+        let (batch, row) = self.locate(index);
+        paths::row_name(self.split(), index, batch.path(row))
+    }
+    fn read(&self, index: usize) -> Result<Content<'_>> {
+        let (batch, row) = self.locate(index);
+        match (batch.bytes(row), batch.path(row)) {
+            (Some(bytes), _) => Ok(Content::Encoded(Cow::Borrowed(bytes))),
+            (None, Some(path)) => read_path(&self.dir, path),
+            (None, None) => bail!("the row has neither an image nor the path of one"),
+        }
+    }
+}
+
+/// An image that is kept beside the table.
+pub(super) fn read_path(dir: &Path, path: &str) -> Result<Content<'static>> {
+    let path = dir.join(path);
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Content::Encoded(Cow::Owned(bytes)))
+}
+
+/// The splits of a `DatasetDict` folder; none for a `Dataset` folder.
+pub(super) fn splits(path: &Path) -> Result<Vec<String>> {
+    let file = path.join("dataset_dict.json");
+    if !file.exists() {
+        return Ok(Vec::new());
+    }
+    let dict = json(&file)?;
+    let splits: Option<Vec<String>> =
+        dict["splits"].as_array().and_then(|s| s.iter().map(|s| s.as_str().map(str::to_string)).collect());
+    let Some(mut splits) = splits.filter(|s| !s.is_empty()) else { bail!("{} names no splits", file.display()) };
+    paths::sort_splits(&mut splits);
+    Ok(splits)
+}
+
+fn json(path: &Path) -> Result<Value> {
+    if !path.exists() {
+        return Err(paths::missing(path));
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
+}

@@ -1,0 +1,69 @@
+//! Millions of short names in one piece of memory.
+
+use super::listing::{Reader, Writer};
+use crate::error::{Result, ensure};
+
+/// Byte strings, one after the other: 4 bytes each beyond their own length.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Names {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl Names {
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn push(&mut self, name: &[u8]) -> Result<()> {
+        self.push_parts(&[name])
+    }
+
+    /// One name made of several parts.
+    pub fn push_parts(&mut self, parts: &[&[u8]]) -> Result<()> {
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+        ensure!(self.bytes.len() <= u32::MAX as usize, "the names of the images take more than 4 GiB");
+        self.ends.push(self.bytes.len() as u32);
+        Ok(())
+    }
+
+    pub fn append(&mut self, other: &Names) -> Result<()> {
+        let before = self.bytes.len();
+        ensure!(before + other.bytes.len() <= u32::MAX as usize, "the names of the images take more than 4 GiB");
+        self.bytes.extend_from_slice(&other.bytes);
+        self.ends.extend(other.ends.iter().map(|end| before as u32 + end));
+        Ok(())
+    }
+
+    pub fn get(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
+        &self.bytes[start..self.ends[index] as usize]
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.len()).map(|i| self.get(i))
+    }
+
+    pub fn text(&self, index: usize) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(self.get(index))
+    }
+
+    /// Gives back what growing had set aside.
+    pub fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.ends.shrink_to_fit();
+    }
+
+    pub fn write(&self, out: &mut Writer) {
+        out.bytes(&self.bytes);
+        out.u32s(&self.ends);
+    }
+
+    pub fn read(from: &mut Reader) -> Option<Self> {
+        let names = Self { bytes: from.bytes()?.to_vec(), ends: from.u32s()? };
+        let ordered = names.ends.is_sorted() && names.ends.last().map_or(0, |e| *e as usize) == names.bytes.len();
+        ordered.then_some(names)
+    }
+}

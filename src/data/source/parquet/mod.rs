@@ -1,0 +1,303 @@
+//! Parquet shards, as the Hugging Face Hub keeps them.
+
+mod pages;
+mod snappy;
+
+use super::columns::{Columns, Images, class_names, push_labels, text};
+use super::hf_disk::read_path;
+use super::listing::Progress;
+use super::names::Names;
+use super::{Content, Source, paths};
+use crate::bail_hint;
+use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
+use arrow_array::cast::AsArray as _;
+use pages::{Chunk, Values};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+};
+use parquet::basic::Compression;
+use parquet::file::reader::{ChunkReader, Length};
+use rayon::prelude::*;
+use serde_json::Value;
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// The rows of one split's shards, in the shards' order.
+pub struct Parquet {
+    place: String,
+    split: Option<String>,
+    class_names: Vec<String>,
+    shards: Vec<Shard>,
+    /// The place after each shard's last row.
+    ends: Vec<usize>,
+    labels: Vec<i32>,
+    /// The images' own file names, empty where there is none.
+    files: Names,
+}
+
+struct Shard {
+    path: PathBuf,
+    input: Positioned,
+    meta: ArrowReaderMetadata,
+    image: String,
+    /// The column of the images' bytes among all leaves.
+    leaf: usize,
+    groups: Vec<Group>,
+}
+
+struct Group {
+    /// The place after its last row.
+    end: usize,
+    /// Where the images lie; None if they are packed in a way that needs the general reader.
+    values: OnceLock<Option<Values>>,
+}
+
+/// What is read from a shard at once.
+struct Table {
+    labels: Vec<i32>,
+    files: Names,
+    names: Option<Vec<String>>,
+}
+
+impl Parquet {
+    /// Opens the shards that `path` stands for: a folder, a file or a pattern (`data/train-*.parquet`). Labels and
+    /// file names are read, images are not.
+    pub fn open(path: &str, split: Option<&str>) -> Result<Self> {
+        let (files, split) = paths::shards_of_split(path, files(path)?, split)?;
+        let progress = Progress::new(format!("reading the labels of {path}"));
+        let opened: Vec<(Shard, Table)> =
+            files.par_iter().map(|file| Shard::open(file, &progress)).collect::<Result<_>>()?;
+        let (mut shards, mut ends) = (Vec::new(), Vec::new());
+        let (mut labels, mut files, mut names) = (Vec::new(), Names::default(), None);
+        for (shard, table) in opened {
+            labels.extend(table.labels);
+            files.append(&table.files)?;
+            names = names.or(table.names);
+            ends.push(labels.len());
+            shards.push(shard);
+        }
+        labels.shrink_to_fit();
+        files.shrink();
+        ensure!(!labels.is_empty(), "{path} has no rows");
+        let place = |row: usize| {
+            let shard = ends.partition_point(|end| *end <= row);
+            let inside = row - if shard == 0 { 0 } else { ends[shard - 1] };
+            format!("{}: row {inside} (row {row} of all)", shards[shard].path.display())
+        };
+        let class_names = class_names(&labels, names, place)?;
+        Ok(Self { place: path.to_string(), split, class_names, shards, ends, labels, files })
+    }
+
+    /// Whether item `index` is read alone rather than with its page.
+    #[cfg(test)]
+    pub(super) fn is_located(&self, index: usize) -> bool {
+        let shard = self.ends.partition_point(|end| *end <= index);
+        let row = index - if shard == 0 { 0 } else { self.ends[shard - 1] };
+        let group = self.shards[shard].groups.partition_point(|g| g.end <= row);
+        self.shards[shard].values(group).is_some()
+    }
+}
+
+/// The shards that `path` stands for. A clone of a Hub repository keeps them in `data`.
+pub(super) fn files(path: &str) -> Result<Vec<PathBuf>> {
+    let mut files = paths::expand(path, &[".parquet"])?;
+    if files.is_empty() {
+        files = paths::expand(&format!("{path}/data"), &[".parquet"]).unwrap_or_default();
+    }
+    if files.is_empty() {
+        bail_hint!("{path} holds no .parquet files"; "it holds: {}", paths::some(&paths::entries(Path::new(path))));
+    }
+    Ok(files)
+}
+
+impl Shard {
+    fn open(path: &Path, progress: &Progress) -> Result<(Self, Table)> {
+        if !path.exists() {
+            return Err(paths::missing(path));
+        }
+        let reading = || format!("cannot read {}", path.display());
+        let file = File::open(path).with_context(reading)?;
+        let size = file.metadata().with_context(reading)?.len();
+        ensure!(size > 0, "{} is empty (0 bytes): it was cut short; fetch it again", path.display());
+        let input = Positioned { file: Arc::new(file), size };
+        let damaged = |what: String| {
+            let message = format!("{} is cut short or damaged ({size} bytes): {what}", path.display());
+            Diagnostic::new(message).hint("fetch it again; expected a Parquet file, which ends in PAR1")
+        };
+        let meta = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()).map_err(|e| damaged(e.to_string()))?;
+        let features = features(&meta);
+        let Columns { image, label, names } = Columns::choose(path, meta.schema(), features.as_ref())?;
+
+        let leaves = meta.parquet_schema().columns();
+        let leaf = |parts: &[&str]| leaves.iter().position(|c| c.path().parts().iter().eq(parts));
+        let bytes = leaf(&[&image, "bytes"]).or(leaf(&[&image]));
+        let Some(bytes) = bytes else { bail!("{}: the column {image} has no bytes", path.display()) };
+        let wanted = [leaf(&[&image, "path"]), label.as_ref().and_then(|label| leaf(&[label]))];
+        let rows = meta.metadata().file_metadata().num_rows() as usize;
+        let mut table = Table { labels: Vec::with_capacity(rows), files: Names::default(), names };
+        if wanted.iter().any(Option::is_some) {
+            let mask = ProjectionMask::leaves(meta.parquet_schema(), wanted.into_iter().flatten());
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input.clone(), meta.clone());
+            let batches = builder.with_projection(mask).with_batch_size(8192).build();
+            for batch in batches.map_err(|e| damaged(e.to_string()))? {
+                let batch = batch.map_err(|e| damaged(e.to_string()))?;
+                if let Some(column) = label.as_ref().and_then(|label| batch.column_by_name(label)) {
+                    push_labels(&mut table.labels, column);
+                }
+                let of_image = batch.column_by_name(&image).and_then(|c| c.as_struct_opt());
+                let paths = of_image.and_then(|fields| fields.column_by_name("path"));
+                for row in 0..batch.num_rows() {
+                    let file = paths.and_then(|p| text(p, row)).and_then(|p| p.rsplit('/').next());
+                    table.files.push(file.unwrap_or_default().as_bytes())?;
+                }
+                progress.add(batch.num_rows() as u64);
+            }
+        }
+        table.labels.resize(rows, -1);
+        while table.files.len() < rows {
+            table.files.push(b"")?;
+        }
+        let groups = meta.metadata().row_groups().iter().scan(0, |end, group| {
+            *end += group.num_rows() as usize;
+            Some(Group { end: *end, values: OnceLock::new() })
+        });
+        let groups = groups.collect();
+        Ok((Self { path: path.to_path_buf(), input, meta, image, leaf: bytes, groups }, table))
+    }
+
+    fn values(&self, group: usize) -> Option<&Values> {
+        let values = self.groups[group].values.get_or_init(|| {
+            let column = self.meta.metadata().row_group(group).column(self.leaf);
+            let about = column.column_descr();
+            if !matches!(column.compression(), Compression::UNCOMPRESSED | Compression::SNAPPY)
+                || about.max_rep_level() > 0
+            {
+                return None;
+            }
+            let (at, size) = column.byte_range();
+            let rows = self.meta.metadata().row_group(group).num_rows() as usize;
+            let snappy = column.compression() == Compression::SNAPPY;
+            let chunk = Chunk { at, size, rows, snappy, max_def: about.max_def_level() as u32 };
+            // What is wrong with the file, if anything, the general reader says.
+            Values::locate(&self.input.file, &chunk).ok()
+        });
+        values.as_ref()
+    }
+
+    fn read(&self, row: usize) -> Result<Content<'_>> {
+        let group = self.groups.partition_point(|g| g.end <= row);
+        let row = row - if group == 0 { 0 } else { self.groups[group - 1].end };
+        if let Some(values) = self.values(group) {
+            let reading = || format!("cannot read {}", self.path.display());
+            if let Some(bytes) = values.read(&self.input.file, row).with_context(reading)? {
+                return Ok(Content::Encoded(Cow::Owned(bytes)));
+            }
+        }
+        self.read_generally(group, row).with_context(|| format!("cannot read {}", self.path.display()))
+    }
+
+    /// With all that the format allows, at the price of the image's page.
+    fn read_generally(&self, group: usize, row: usize) -> Result<Content<'static>> {
+        let schema = self.meta.parquet_schema();
+        let root = schema.columns()[self.leaf].path().parts()[0].clone();
+        let leaves = (0..schema.num_columns()).filter(|i| schema.column(*i).path().parts()[0] == root);
+        let batch = ParquetRecordBatchReaderBuilder::new_with_metadata(self.input.clone(), self.meta.clone())
+            .with_projection(ProjectionMask::leaves(schema, leaves))
+            .with_row_groups(vec![group])
+            .with_row_selection(RowSelection::from(vec![RowSelector::skip(row), RowSelector::select(1)]))
+            .with_batch_size(1)
+            .build()?
+            .next();
+        let Some(batch) = batch.transpose()? else { bail!("the row is missing") };
+        let images = Images::new(batch.column_by_name(&self.image).context("the image column is missing")?)?;
+        match (images.bytes(0), images.path(0)) {
+            (Some(bytes), _) => Ok(Content::Encoded(Cow::Owned(bytes.to_vec()))),
+            (None, Some(path)) => read_path(self.path.parent().unwrap_or(Path::new(".")), path),
+            (None, None) => bail!("the row has neither an image nor the path of one"),
+        }
+    }
+}
+
+/// The features that `datasets` notes in a file.
+fn features(meta: &ArrowReaderMetadata) -> Option<Value> {
+    let kept = meta.metadata().file_metadata().key_value_metadata();
+    let told = kept.into_iter().flatten().find(|kv| kv.key == "huggingface").and_then(|kv| kv.value.clone());
+    let told = told.or_else(|| meta.schema().metadata().get("huggingface").cloned())?;
+    let mut told: Value = serde_json::from_str(&told).ok()?;
+    Some(told["info"]["features"].take())
+}
+
+impl Source for Parquet {
+    fn describe(&self) -> String {
+        let split = self.split.as_ref().map(|s| format!(", {s}")).unwrap_or_default();
+        format!("{} (Parquet{split})", self.place)
+    }
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+    fn split(&self) -> Option<&str> {
+        self.split.as_deref()
+    }
+    fn label(&self, index: usize) -> i64 {
+        self.labels[index] as i64
+    }
+    fn name(&self, index: usize) -> String {
+        paths::row_name(self.split(), index, Some(&self.files.text(index)))
+    }
+    fn read(&self, index: usize) -> Result<Content<'_>> {
+        let shard = self.ends.partition_point(|end| *end <= index);
+        self.shards[shard].read(index - if shard == 0 { 0 } else { self.ends[shard - 1] })
+    }
+}
+
+/// A file whose readers do not share a position: all threads use it at once.
+#[derive(Clone)]
+struct Positioned {
+    file: Arc<File>,
+    size: u64,
+}
+
+/// A reader of its own from some place on.
+struct From {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for From {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read_at(out, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl Length for Positioned {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+impl ChunkReader for Positioned {
+    type T = BufReader<From>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        // Page headers are small.
+        Ok(BufReader::with_capacity(1024, From { file: self.file.clone(), at: start }))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<bytes::Bytes> {
+        // A damaged footer asks for the impossible.
+        if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
+            return Err(parquet::errors::ParquetError::EOF(format!("the file has no {length} bytes from {start} on")));
+        }
+        Ok(paths::read_at(&self.file, start, length)?.into())
+    }
+}

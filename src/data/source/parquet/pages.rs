@@ -1,0 +1,364 @@
+//! Where each value of a column of byte strings lies in its file.
+//!
+//! Writers put a whole row group's images into one page, often the dictionary's. Readers that go by pages would
+//! unpack 10 MB for each image; so a row group's pages are gone through once, and then every value is a place.
+
+use super::snappy::{self, Start};
+use crate::data::source::paths::read_at;
+use crate::error::{Result, bail, ensure};
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+/// What is needed to know of a column chunk.
+pub(super) struct Chunk {
+    pub at: u64,
+    pub size: u64,
+    pub rows: usize,
+    pub snappy: bool,
+    /// The definition level of a value that is there.
+    pub max_def: u32,
+}
+
+/// The places of a chunk's values.
+pub(super) struct Values {
+    pages: Vec<Page>,
+    rows: Vec<Spot>,
+}
+
+/// The part of a page that may be packed.
+struct Page {
+    at: u64,
+    size: u32,
+    /// Where it can be unpacked from; empty if it is not packed.
+    starts: Vec<Start>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    page: u32,
+    at: u32,
+    /// `NULL`: there is no value.
+    size: u32,
+}
+
+const NULL: u32 = u32::MAX;
+
+impl Values {
+    /// Goes through a chunk's pages. An error means no more than that the chunk is not one of those known here.
+    pub fn locate(file: &File, chunk: &Chunk) -> Result<Self> {
+        let (mut pages, mut rows, mut dictionary) = (Vec::new(), Vec::with_capacity(chunk.rows), Vec::new());
+        let (mut at, end) = (chunk.at, chunk.at + chunk.size);
+        while rows.len() < chunk.rows {
+            ensure!(at < end, "a column chunk ends after {} of {} rows", rows.len(), chunk.rows);
+            let (header, header_size) = Header::read(file, at, end)?;
+            at += header_size;
+            let size = u64::try_from(header.packed)?;
+            ensure!(at + size <= end, "a page is longer than its column chunk");
+            let mut body = read_at(file, at, size as usize)?;
+            let page = pages.len() as u32;
+            // The levels of the second kind of page stand before what may be packed.
+            let mut levels = Vec::new();
+            let mut body_at = at;
+            if header.kind == Kind::Data2 {
+                ensure!(header.rep_size == 0, "lists");
+                let rest = body.split_off_checked(usize::try_from(header.def_size)?)?;
+                levels = std::mem::replace(&mut body, rest);
+                body_at += levels.len() as u64;
+            }
+            let plain_size = usize::try_from(header.plain)?.checked_sub(levels.len());
+            let plain_size = plain_size.ok_or_else(|| anyhow::anyhow!("a page without a size"))?;
+            let packed_size = body.len() as u32;
+            let mut starts = Vec::new();
+            if chunk.snappy && header.is_packed && packed_size > 0 {
+                (body, starts) = snappy::unpack(&body, plain_size)?;
+            }
+            let count = usize::try_from(header.values)?;
+            let mut used = false;
+            match header.kind {
+                Kind::Dictionary => {
+                    ensure!(matches!(header.encoding, PLAIN | PLAIN_DICTIONARY), "an encoding");
+                    dictionary = plain(&body, 0, count, page)?;
+                    used = true;
+                }
+                Kind::Data | Kind::Data2 => {
+                    let mut from = 0;
+                    if header.kind == Kind::Data && chunk.max_def > 0 {
+                        let head = body.get(..4).ok_or_else(|| anyhow::anyhow!("a page without levels"))?;
+                        let n = u32::from_le_bytes(head.try_into().expect("4 bytes")) as usize;
+                        levels = body.get(4..4 + n).ok_or_else(|| anyhow::anyhow!("a page without levels"))?.to_vec();
+                        from = 4 + n;
+                    }
+                    let there: Vec<bool> = match chunk.max_def {
+                        0 => vec![true; count],
+                        max => {
+                            let bits = 32 - max.leading_zeros();
+                            hybrid(&levels, bits, count)?.into_iter().map(|level| level == max).collect()
+                        }
+                    };
+                    let present = there.iter().filter(|t| **t).count();
+                    let spots: Vec<Spot> = match header.encoding {
+                        PLAIN => {
+                            used = true;
+                            plain(&body, from, present, page)?
+                        }
+                        PLAIN_DICTIONARY | RLE_DICTIONARY if present == 0 => Vec::new(),
+                        PLAIN_DICTIONARY | RLE_DICTIONARY => {
+                            let bits = *body.get(from).ok_or_else(|| anyhow::anyhow!("a page without indices"))?;
+                            let spot = |i: u32| dictionary.get(i as usize).copied();
+                            let found = hybrid(&body[from + 1..], bits as u32, present)?.into_iter().map(spot);
+                            found.collect::<Option<_>>().ok_or_else(|| anyhow::anyhow!("no such dictionary entry"))?
+                        }
+                        other => bail!("the encoding {other}"),
+                    };
+                    let mut spots = spots.into_iter();
+                    let null = Spot { page, at: 0, size: NULL };
+                    rows.extend(there.iter().map(|t| if *t { spots.next().unwrap_or(null) } else { null }));
+                }
+                Kind::Other => (),
+            }
+            if used {
+                pages.push(Page { at: body_at, size: packed_size, starts });
+            }
+            at += size;
+        }
+        ensure!(rows.len() == chunk.rows, "a column chunk has more than its {} rows", chunk.rows);
+        Ok(Self { pages, rows })
+    }
+
+    /// The value of a row; None if it is null.
+    pub fn read(&self, file: &File, row: usize) -> Result<Option<Vec<u8>>> {
+        let Spot { page, at, size } = self.rows[row];
+        if size == NULL {
+            return Ok(None);
+        }
+        let page = &self.pages[page as usize];
+        if page.starts.is_empty() {
+            return Ok(Some(read_at(file, page.at + at as u64, size as usize)?));
+        }
+        let first = page.starts.partition_point(|s| s.plain <= at) - 1;
+        let start = page.starts[first];
+        let behind = page.starts[first..].iter().find(|s| s.plain >= at + size).map_or(page.size, |s| s.packed);
+        thread_local! {
+            static PACKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        PACKED.with_borrow_mut(|packed| {
+            let n = (behind - start.packed) as usize;
+            if packed.len() < n {
+                packed.resize(n, 0);
+            }
+            file.read_exact_at(&mut packed[..n], page.at + start.packed as u64)?;
+            let skip = (at - start.plain) as usize;
+            let mut value = snappy::unpack_part(&packed[..n], skip + size as usize)?;
+            value.truncate(skip + size as usize);
+            value.drain(..skip);
+            Ok(Some(value))
+        })
+    }
+}
+
+trait SplitOff: Sized {
+    fn split_off_checked(&mut self, at: usize) -> Result<Self>;
+}
+
+impl SplitOff for Vec<u8> {
+    fn split_off_checked(&mut self, at: usize) -> Result<Self> {
+        ensure!(at <= self.len(), "a page without levels");
+        Ok(self.split_off(at))
+    }
+}
+
+/// Byte strings, each after its length.
+fn plain(body: &[u8], from: usize, count: usize, page: u32) -> Result<Vec<Spot>> {
+    let (mut at, mut spots) = (from, Vec::with_capacity(count.min(body.len() / 4)));
+    for _ in 0..count {
+        let Some(head) = body.get(at..at + 4) else { bail!("a page ends inside its values") };
+        let size = u32::from_le_bytes(head.try_into().expect("4 bytes"));
+        ensure!(at + 4 + size as usize <= body.len() && size != NULL, "a page ends inside a value");
+        spots.push(Spot { page, at: at as u32 + 4, size });
+        at += 4 + size as usize;
+    }
+    Ok(spots)
+}
+
+/// Runs of one number, and numbers of `bits` bits side by side.
+fn hybrid(bytes: &[u8], bits: u32, count: usize) -> Result<Vec<u32>> {
+    ensure!(bits <= 32, "numbers of {bits} bits");
+    let mut input = Compact { bytes, at: 0 };
+    let mut out: Vec<u32> = Vec::with_capacity(count.min(1 << 20));
+    while out.len() < count {
+        let head = input.varint()?;
+        if head & 1 == 0 {
+            let mut value = 0u32;
+            for i in 0..bits.div_ceil(8) {
+                value |= (input.byte()? as u32) << (8 * i);
+            }
+            let run = (head >> 1) as usize;
+            ensure!(run > 0, "an empty run");
+            out.extend(std::iter::repeat_n(value, run.min(count - out.len())));
+        } else {
+            let (mut held, mut have) = (0u64, 0);
+            for _ in 0..(head >> 1).saturating_mul(8) {
+                if out.len() == count {
+                    break;
+                }
+                while have < bits {
+                    held |= (input.byte()? as u64) << have;
+                    have += 8;
+                }
+                out.push((held & ((1 << bits) - 1)) as u32);
+                held >>= bits;
+                have -= bits;
+            }
+        }
+    }
+    Ok(out)
+}
+
+const PLAIN: i64 = 0;
+const PLAIN_DICTIONARY: i64 = 2;
+const RLE_DICTIONARY: i64 = 8;
+
+#[derive(Debug, Default, PartialEq)]
+enum Kind {
+    Data,
+    Data2,
+    Dictionary,
+    #[default]
+    Other,
+}
+
+/// A page's header, as far as it matters here.
+#[derive(Debug, Default)]
+struct Header {
+    kind: Kind,
+    plain: i64,
+    packed: i64,
+    values: i64,
+    encoding: i64,
+    def_size: i64,
+    rep_size: i64,
+    is_packed: bool,
+}
+
+impl Header {
+    fn read(file: &File, at: u64, end: u64) -> Result<(Self, u64)> {
+        // Old writers put whole values into the statistics.
+        for room in [1 << 10, 1 << 16, 1 << 26] {
+            let bytes = read_at(file, at, (end - at).min(room) as usize)?;
+            let mut input = Compact { bytes: &bytes, at: 0 };
+            match Self::parse(&mut input) {
+                Ok(header) => return Ok((header, input.at as u64)),
+                Err(e) if end - at <= room => return Err(e),
+                Err(_) => (),
+            }
+        }
+        bail!("a page header is too long")
+    }
+
+    fn parse(input: &mut Compact) -> Result<Self> {
+        let mut header = Self { is_packed: true, ..Default::default() };
+        let mut page_type = -1;
+        input.fields(&mut |input, id, kind| {
+            match id {
+                1 => page_type = input.int()?,
+                2 => header.plain = input.int()?,
+                3 => header.packed = input.int()?,
+                5 | 7 | 8 => {
+                    let of = id;
+                    input.fields(&mut |input, id, kind| {
+                        match (of, id) {
+                            (_, 1) => header.values = input.int()?,
+                            (5 | 7, 2) | (8, 4) => header.encoding = input.int()?,
+                            (8, 5) => header.def_size = input.int()?,
+                            (8, 6) => header.rep_size = input.int()?,
+                            (8, 7) => header.is_packed = kind == 1,
+                            _ => input.skip(kind, 0)?,
+                        }
+                        Ok(())
+                    })?;
+                }
+                _ => input.skip(kind, 0)?,
+            }
+            Ok(())
+        })?;
+        header.kind = match page_type {
+            0 => Kind::Data,
+            2 => Kind::Dictionary,
+            3 => Kind::Data2,
+            _ => Kind::Other,
+        };
+        Ok(header)
+    }
+}
+
+/// Thrift's compact protocol.
+struct Compact<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Compact<'_> {
+    fn byte(&mut self) -> Result<u8> {
+        let Some(byte) = self.bytes.get(self.at) else { bail!("a page header is cut short") };
+        self.at += 1;
+        Ok(*byte)
+    }
+
+    fn varint(&mut self) -> Result<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= ((byte & 0x7f) as u64) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        bail!("a number is too long")
+    }
+
+    fn int(&mut self) -> Result<i64> {
+        let value = self.varint()?;
+        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+
+    /// Calls `field(self, id, type)` for each field of a struct.
+    fn fields(&mut self, field: &mut dyn FnMut(&mut Self, i64, u8) -> Result<()>) -> Result<()> {
+        let mut id = 0;
+        loop {
+            let head = self.byte()?;
+            if head == 0 {
+                return Ok(());
+            }
+            id = if head >> 4 == 0 { self.int()? } else { id + (head >> 4) as i64 };
+            field(self, id, head & 15)?;
+        }
+    }
+
+    fn skip(&mut self, kind: u8, depth: usize) -> Result<()> {
+        ensure!(depth < 16, "a page header is nested too deeply");
+        match kind {
+            1 | 2 => (),
+            3 => self.at += 1,
+            4..=6 => {
+                self.varint()?;
+            }
+            7 => self.at += 8,
+            8 => {
+                let n = self.varint()? as usize;
+                self.at = self.at.saturating_add(n);
+            }
+            9 | 10 => {
+                let head = self.byte()?;
+                let n = if head >> 4 == 15 { self.varint()? } else { (head >> 4) as u64 };
+                for _ in 0..n {
+                    // A truth value in a list takes a byte, unlike one in a struct.
+                    self.skip(if matches!(head & 15, 1 | 2) { 3 } else { head & 15 }, depth + 1)?
+                }
+            }
+            12 => self.fields(&mut |input, _, kind| input.skip(kind, depth + 1))?,
+            other => bail!("the thrift type {other}"),
+        }
+        Ok(())
+    }
+}

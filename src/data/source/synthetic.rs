@@ -1,0 +1,120 @@
+//! Pictures made on the spot: for trying things out and for measuring speed without a disk.
+
+use super::{Content, Source, paths};
+use crate::data::image::Image;
+use crate::error::{Result, ensure};
+use crate::options;
+use crate::random::{Key, uniform};
+use rand::RngCore as _;
+use std::f64::consts::TAU;
+
+options! {
+    /// Pictures with a colour pattern for each class, and noise.
+    pub struct SyntheticOptions {
+        /// The number of pictures.
+        len: usize = 1000,
+        /// The number of classes, taken in turns.
+        classes: usize = 10,
+        /// Height and width in pixels.
+        size: usize = 224,
+        /// 1 (grey) or 3 (colours).
+        channels: usize = 3,
+        /// What all pictures follow from.
+        seed: u64 = 0,
+    }
+}
+
+/// Pictures that depend on the seed and their index alone.
+pub struct Synthetic {
+    options: SyntheticOptions,
+    class_names: Vec<String>,
+    /// For each class and channel: waves across, waves down, and where each begins.
+    patterns: Vec<Vec<[f64; 4]>>,
+}
+
+/// How far each of the two waves swings; with the noise (0 … 63) they fill a byte.
+const SWING: f64 = 95.0;
+
+impl Synthetic {
+    /// A source of pictures as `options` say.
+    pub fn new(options: &SyntheticOptions) -> Result<Self> {
+        let o = options;
+        ensure!(o.len >= 1 && o.len <= u32::MAX as usize, "synthetic: len must be at least 1, found {}", o.len);
+        ensure!(o.classes >= 1, "synthetic: classes must be at least 1, found {}", o.classes);
+        ensure!((1..=16384).contains(&o.size), "synthetic: size must be 1..=16384, found {}", o.size);
+        ensure!(o.channels == 1 || o.channels == 3, "synthetic: channels must be 1 or 3, found {}", o.channels);
+        let patterns = (0..o.classes as u64).map(|class| {
+            let mut rng = Key::new(o.seed).fold(0).fold(class).rng();
+            let mut wave = || [(0.5, 4.0), (0.5, 4.0), (0.0, TAU), (0.0, TAU)].map(|(a, b)| uniform(&mut rng, a, b));
+            (0..o.channels).map(|_| wave()).collect()
+        });
+        Ok(Self {
+            patterns: patterns.collect(),
+            class_names: (0..o.classes).map(|c| c.to_string()).collect(),
+            options: o.clone(),
+        })
+    }
+}
+
+impl Source for Synthetic {
+    fn describe(&self) -> String {
+        format!("synthetic pictures (seed {})", self.options.seed)
+    }
+    fn len(&self) -> usize {
+        self.options.len
+    }
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+    fn split(&self) -> Option<&str> {
+        None
+    }
+    fn label(&self, index: usize) -> i64 {
+        (index % self.options.classes) as i64
+    }
+    fn name(&self, index: usize) -> String {
+        paths::row_name(Some("synthetic"), index, None)
+    }
+    fn read(&self, index: usize) -> Result<Content<'_>> {
+        let (size, channels) = (self.options.size, self.options.channels);
+        let mut rng = Key::new(self.options.seed).fold(1).fold(index as u64).rng();
+        // The pattern lies a little elsewhere in every picture.
+        let shift = [uniform(&mut rng, -0.5, 0.5), uniform(&mut rng, -0.5, 0.5)];
+        let waves = &self.patterns[index % self.options.classes];
+        let value = |frequency: f64, phase: f64, at: usize| {
+            ((TAU * frequency * at as f64 / size as f64 + phase).sin() * SWING / 2.0 + SWING / 2.0) as u8
+        };
+        let across: Vec<u8> =
+            (0..size).flat_map(|x| waves.iter().map(move |w| value(w[0], w[2] + shift[0], x))).collect();
+        // A cheap generator suffices for noise; its seed comes from the good one.
+        let mut state = rng.next_u64() | 1;
+        let mut data = vec![0u8; size * size * channels];
+        for (y, row) in data.chunks_exact_mut(size * channels).enumerate() {
+            for noise in row.chunks_mut(8) {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let bytes = (state & 0x3f3f_3f3f_3f3f_3f3f).to_le_bytes();
+                noise.copy_from_slice(&bytes[..noise.len()]);
+            }
+            match waves[..] {
+                [ref r, ref g, ref b] => {
+                    let down = [r, g, b].map(|w| value(w[1], w[3] + shift[1], y));
+                    for (pixel, across) in row.chunks_exact_mut(3).zip(across.chunks_exact(3)) {
+                        for c in 0..3 {
+                            pixel[c] += across[c] + down[c];
+                        }
+                    }
+                }
+                _ => {
+                    let down = value(waves[0][1], waves[0][3] + shift[1], y);
+                    row.iter_mut().zip(&across).for_each(|(pixel, across)| *pixel += across + down);
+                }
+            }
+        }
+        Ok(Content::Pixels(Image::new(size, size, channels, data)))
+    }
+    fn shape(&self) -> Option<[usize; 3]> {
+        Some([self.options.channels, self.options.size, self.options.size])
+    }
+}

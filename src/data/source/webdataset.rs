@@ -1,0 +1,424 @@
+//! WebDataset shards: uncompressed tar archives whose files are grouped into samples by name.
+
+use super::listing::{self, Progress, Reader, Writer};
+use super::names::Names;
+use super::tar::{Archive, Entry, refuse_compressed};
+use super::{Content, Source, paths};
+use crate::bail_hint;
+use crate::error::{Context as _, Result, bail, ensure};
+use rayon::prelude::*;
+use serde_json::Value;
+use std::borrow::Cow;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+const KIND: &str = "tar";
+/// What archives are called, and what they are called when they are compressed.
+const COMPRESSED: [(&str, &str); 6] = [
+    (".tar.gz", "gzip"),
+    (".tgz", "gzip"),
+    (".tar.zst", "zstd"),
+    (".tar.bz2", "bzip2"),
+    (".tar.xz", "xz"),
+    (".txz", "xz"),
+];
+/// No class name was told.
+const NONE: u32 = u32::MAX;
+
+/// The samples of one split's archives, in the archives' order.
+pub struct WebDataset {
+    place: String,
+    split: Option<String>,
+    class_names: Vec<String>,
+    shards: Vec<Shard>,
+    /// The place after each shard's last sample.
+    ends: Vec<usize>,
+}
+
+struct Shard {
+    path: PathBuf,
+    file: File,
+    index: Index,
+}
+
+/// Where the images of an archive are.
+#[derive(Debug, Default, PartialEq)]
+struct Index {
+    /// Of the image files, in the archive.
+    names: Names,
+    at: Vec<u64>,
+    sizes: Vec<u32>,
+    /// i32 as u32; -1 without a label.
+    labels: Vec<u32>,
+    /// For each sample the place of its class name in `words`, or `NONE`.
+    word_of: Vec<u32>,
+    words: Names,
+    /// Samples without an image.
+    skipped: u64,
+    /// Whether the archive has its end mark.
+    marked: bool,
+}
+
+impl WebDataset {
+    /// Opens the archives that `path` stands for: a folder, a file or a pattern (`train-{0000..0146}.tar`).
+    pub fn open(path: &str, split: Option<&str>) -> Result<Self> {
+        let files = files(path)?;
+        let (files, split) = paths::shards_of_split(path, files, split)?;
+        let cache = listing::folder();
+        let progress = Progress::new(format!("listing {path}"));
+        let opened: Vec<(Shard, Option<String>)> =
+            files.par_iter().map(|file| Shard::open(file, cache.as_deref(), &progress)).collect::<Result<_>>()?;
+        let (mut shards, notes): (Vec<Shard>, Vec<_>) = opened.into_iter().unzip();
+        notes.into_iter().flatten().for_each(|note| listing::note(&note));
+        for shard in shards.iter().filter(|s| !s.index.marked) {
+            listing::note(&format!("{} has no end mark: it may have been cut short", shard.path.display()));
+        }
+        let skipped: u64 = shards.iter().map(|s| s.index.skipped).sum();
+        if skipped > 0 {
+            listing::note(&format!("{path}: left out {} samples without an image", listing::thousands(skipped)));
+        }
+        let ends: Vec<usize> = shards
+            .iter()
+            .scan(0, |end, shard| {
+                *end += shard.index.len();
+                Some(*end)
+            })
+            .collect();
+        if ends.last().is_none_or(|end| *end == 0) {
+            bail_hint!(
+                "{path} holds no images";
+                "a sample is an image (NAME.jpg, .png, .webp, …) with its class in NAME.cls or NAME.json beside it"
+            );
+        }
+        let class_names = class_names(&mut shards)?;
+        Ok(Self { place: path.to_string(), split, class_names, shards, ends })
+    }
+
+    /// The shard that holds item `index`, and its place there.
+    fn locate(&self, index: usize) -> (&Shard, usize) {
+        let shard = self.ends.partition_point(|end| *end <= index);
+        (&self.shards[shard], index - if shard == 0 { 0 } else { self.ends[shard - 1] })
+    }
+}
+
+/// The archives that `path` stands for.
+pub(super) fn files(path: &str) -> Result<Vec<PathBuf>> {
+    let endings: Vec<&str> = std::iter::once(".tar").chain(COMPRESSED.iter().map(|c| c.0)).collect();
+    let files = paths::expand(path, &endings)?;
+    for file in &files {
+        let name = file.to_string_lossy();
+        if let Some((_, how)) = COMPRESSED.iter().find(|(ending, _)| name.ends_with(ending)) {
+            refuse_compressed(file, how)?;
+        }
+    }
+    if files.is_empty() {
+        bail_hint!("{path} holds no .tar files"; "it holds: {}", paths::some(&paths::entries(Path::new(path))));
+    }
+    Ok(files)
+}
+
+impl Shard {
+    /// With a line to say if the kept listing was of another state of the file.
+    fn open(path: &Path, cache: Option<&Path>, progress: &Progress) -> Result<(Self, Option<String>)> {
+        if !path.exists() {
+            return Err(paths::missing(path));
+        }
+        let reading = || format!("cannot read {}", path.display());
+        let file = File::open(path).with_context(reading)?;
+        let meta = file.metadata().with_context(reading)?;
+        let state = [meta.len(), listing::modified(&meta)];
+        let key = path.canonicalize().with_context(reading)?;
+        let mut note = None;
+        if let Some(body) = listing::load(cache, KIND, &key) {
+            let mut reader = Reader(&body);
+            if reader.u64s().is_some_and(|kept| kept == state) {
+                if let Some(index) = Index::read(&mut reader) {
+                    return Ok((Self { path: path.to_path_buf(), file, index }, None));
+                }
+            } else {
+                let path = path.display();
+                note = Some(format!("the listing of {path} is out of date (the file changed): listing again"));
+            }
+        }
+        let index = Index::make(path, progress)?;
+        let mut body = Writer::default();
+        body.u64s(&state);
+        index.write(&mut body);
+        listing::store(cache, KIND, &key, &body);
+        Ok((Self { path: path.to_path_buf(), file, index }, note))
+    }
+}
+
+/// A sample while its files are being read.
+#[derive(Default)]
+struct Sample {
+    key: Vec<u8>,
+    extensions: Vec<Vec<u8>>,
+    image: Option<Entry>,
+    cls: Option<i32>,
+    json: (Option<i32>, Option<String>),
+}
+
+impl Index {
+    fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    fn make(path: &Path, progress: &Progress) -> Result<Self> {
+        let mut archive = Archive::open(path)?;
+        let (mut index, mut sample) = (Self::default(), Sample::default());
+        let mut words = std::collections::HashMap::new();
+        let mut keys: Vec<(u64, u32)> = Vec::new();
+        let mut told = 0;
+        while let Some(entry) = archive.next()? {
+            let Some((key, extension)) = sample_parts(&entry.name) else { continue };
+            if key != sample.key {
+                index.push(&mut sample, &mut words, &mut keys)?;
+                sample.key = key.to_vec();
+            }
+            let extension = extension.to_ascii_lowercase();
+            let name = || String::from_utf8_lossy(&entry.name).into_owned();
+            ensure!(!sample.extensions.contains(&extension), "{} holds {} twice", path.display(), name());
+            match extension.as_slice() {
+                b"cls" => {
+                    let text = String::from_utf8_lossy(archive.content(&entry)?).trim().to_string();
+                    let Ok(label) = text.parse::<i32>() else {
+                        bail_hint!(
+                            "{}: {} holds \"{}\", which is not a label", path.display(), name(),
+                            text.chars().take(40).collect::<String>();
+                            "expected the number of the class, as text"
+                        );
+                    };
+                    sample.cls = Some(label);
+                }
+                b"json" => {
+                    let value: Value = serde_json::from_slice(archive.content(&entry)?)
+                        .with_context(|| format!("{}: {} is not JSON", path.display(), name()))?;
+                    sample.json = class_of(&value);
+                }
+                other if sample.image.is_none() && paths::is_image_extension(other) => sample.image = Some(entry),
+                _ => (),
+            }
+            sample.extensions.push(extension);
+            if index.len() >= told + 1000 {
+                progress.add((index.len() - told) as u64);
+                told = index.len();
+            }
+        }
+        index.push(&mut sample, &mut words, &mut keys)?;
+        progress.add((index.len() - told) as u64);
+        index.marked = archive.marked;
+        index.check_keys(path, keys)?;
+        index.names.shrink();
+        for list in [&mut index.sizes, &mut index.labels, &mut index.word_of] {
+            list.shrink_to_fit();
+        }
+        index.at.shrink_to_fit();
+        Ok(index)
+    }
+
+    /// Adds what was gathered of a sample, and empties it.
+    fn push(
+        &mut self,
+        sample: &mut Sample,
+        words: &mut std::collections::HashMap<String, u32>,
+        keys: &mut Vec<(u64, u32)>,
+    ) -> Result<()> {
+        let sample = std::mem::take(sample);
+        let Some(image) = sample.image else {
+            // Nothing at all was gathered before the first sample.
+            self.skipped += !sample.extensions.is_empty() as u64;
+            return Ok(());
+        };
+        ensure!(image.size <= u32::MAX as u64, "{} is larger than 4 GiB", String::from_utf8_lossy(&image.name));
+        keys.push((hash(&sample.key), self.len() as u32));
+        self.names.push(&image.name)?;
+        self.at.push(image.at);
+        self.sizes.push(image.size as u32);
+        self.labels.push(sample.cls.or(sample.json.0).unwrap_or(-1) as u32);
+        self.word_of.push(match sample.json.1 {
+            None => NONE,
+            Some(word) => match words.get(&word) {
+                Some(place) => *place,
+                None => {
+                    self.words.push(word.as_bytes())?;
+                    words.insert(word, self.words.len() as u32 - 1);
+                    self.words.len() as u32 - 1
+                }
+            },
+        });
+        Ok(())
+    }
+
+    /// Refuses a key that comes back later: its sample would be torn in two.
+    fn check_keys(&self, path: &Path, mut keys: Vec<(u64, u32)>) -> Result<()> {
+        keys.sort_unstable();
+        let key = |place: u32| sample_parts(self.names.get(place as usize)).map_or(&b""[..], |p| p.0);
+        for pair in keys.windows(2) {
+            if pair[0].0 == pair[1].0 && key(pair[0].1) == key(pair[1].1) {
+                bail_hint!(
+                    "{} holds the sample {} twice", path.display(), String::from_utf8_lossy(key(pair[0].1));
+                    "the files of a sample must follow each other, and no two samples may share a name"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.u64s(&[self.skipped, self.marked as u64]);
+        self.names.write(out);
+        self.words.write(out);
+        out.u64s(&self.at);
+        [&self.sizes, &self.labels, &self.word_of].into_iter().for_each(|list| out.u32s(list));
+    }
+
+    fn read(from: &mut Reader) -> Option<Self> {
+        let [skipped, marked]: [u64; 2] = from.u64s()?.try_into().ok()?;
+        let (names, words, at) = (Names::read(from)?, Names::read(from)?, from.u64s()?);
+        let (sizes, labels, word_of) = (from.u32s()?, from.u32s()?, from.u32s()?);
+        let n = names.len();
+        let fits = at.len() == n && [&sizes, &labels, &word_of].iter().all(|list| list.len() == n);
+        fits.then_some(Self { names, at, sizes, labels, word_of, words, skipped, marked: marked != 0 })
+    }
+}
+
+/// The name up to the first dot of its last part, and what follows the dot. None of what WebDataset passes over.
+fn sample_parts(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let base = name.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
+    let dot = name[base..].iter().position(|b| *b == b'.').filter(|dot| *dot > 0)?;
+    Some((&name[..base + dot], &name[base + dot + 1..]))
+}
+
+/// A label and a class name in a sample's JSON.
+fn class_of(value: &Value) -> (Option<i32>, Option<String>) {
+    let number = |key: &&str| value[*key].as_i64().and_then(|n| i32::try_from(n).ok());
+    let word = |key: &&str| value[*key].as_str().map(str::to_string);
+    (
+        ["label", "cls", "class", "class_id"].iter().find_map(number),
+        ["class_name", "classname", "label_name", "wnid", "synset", "class", "label", "cls"].iter().find_map(word),
+    )
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    use std::hash::{DefaultHasher, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// The names of the classes: those in `classes.txt` beside the archives, else those in the samples' JSON, else
+/// "0" … the highest label. Samples that tell only a name get the name's place in the sorted list as label.
+fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
+    let told = names_beside(shards[0].path.parent().unwrap_or(Path::new(".")))?;
+    let highest = highest_label(shards)?;
+    if let Some((file, names)) = told {
+        place_words(shards, &names);
+        let highest = highest_label(shards)?;
+        ensure!(
+            highest < names.len() as i64,
+            "{} names {} classes, but there are labels up to {highest}",
+            file.display(),
+            names.len()
+        );
+        return Ok(names);
+    }
+    if highest < 0 {
+        let mut names: Vec<String> = shards
+            .iter()
+            .flat_map(|s| s.index.words.iter())
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect();
+        names.sort();
+        names.dedup();
+        place_words(shards, &names);
+        return Ok(names);
+    }
+    let mut names: Vec<String> = (0..=highest).map(|i| i.to_string()).collect();
+    // Of several names for one label, the last one read: they are only shown.
+    for index in shards.iter().map(|s| &s.index) {
+        for (label, word) in index.labels.iter().zip(&index.word_of) {
+            if *word != NONE
+                && *label as i32 >= 0
+                && names[*label as usize].as_bytes() != index.words.get(*word as usize)
+            {
+                names[*label as usize] = index.words.text(*word as usize).into_owned();
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// Gives samples without a label the place of their class name.
+fn place_words(shards: &mut [Shard], names: &[String]) {
+    for index in shards.iter_mut().map(|s| &mut s.index) {
+        let places: Vec<Option<usize>> =
+            index.words.iter().map(|word| names.iter().position(|n| n.as_bytes() == word)).collect();
+        for (label, word) in index.labels.iter_mut().zip(&index.word_of) {
+            if *label as i32 == -1 && *word != NONE {
+                *label = places[*word as usize].map_or(u32::MAX, |p| p as u32);
+            }
+        }
+    }
+}
+
+fn highest_label(shards: &[Shard]) -> Result<i64> {
+    let mut highest = -1;
+    for shard in shards {
+        for (i, label) in shard.index.labels.iter().enumerate() {
+            let label = *label as i32 as i64;
+            if !(-1..10_000_000).contains(&label) {
+                bail!(
+                    "{}: {} has the label {label}, which is no class",
+                    shard.path.display(),
+                    shard.index.names.text(i)
+                );
+            }
+            highest = highest.max(label);
+        }
+    }
+    Ok(highest)
+}
+
+fn names_beside(dir: &Path) -> Result<Option<(PathBuf, Vec<String>)>> {
+    for file in ["classes.txt", "classnames.txt"].map(|name| dir.join(name)) {
+        if file.is_file() {
+            let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let names = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_string).collect();
+            return Ok(Some((file, names)));
+        }
+    }
+    Ok(None)
+}
+
+impl Source for WebDataset {
+    fn describe(&self) -> String {
+        let split = self.split.as_ref().map(|s| format!(", {s}")).unwrap_or_default();
+        format!("{} (WebDataset{split})", self.place)
+    }
+    fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+    fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+    fn split(&self) -> Option<&str> {
+        self.split.as_deref()
+    }
+    fn label(&self, index: usize) -> i64 {
+        let (shard, index) = self.locate(index);
+        shard.index.labels[index] as i32 as i64
+    }
+    fn name(&self, index: usize) -> String {
+        let (shard, index) = self.locate(index);
+        let tar = shard.path.file_name().unwrap_or_default().to_string_lossy();
+        format!("{tar}/{}", shard.index.names.text(index))
+    }
+    fn read(&self, index: usize) -> Result<Content<'_>> {
+        let (shard, index) = self.locate(index);
+        let (at, size) = (shard.index.at[index], shard.index.sizes[index] as usize);
+        let bytes = paths::read_at(&shard.file, at, size)
+            .with_context(|| format!("cannot read {} at byte {at}", shard.path.display()))?;
+        Ok(Content::Encoded(Cow::Owned(bytes)))
+    }
+}
