@@ -109,7 +109,7 @@ fn images_without_pixels_are_told() {
     let folder = Folder::new();
     folder.write(IMAGES, idx(0x803, &[2, 0, 3], &[]));
     folder.write(LABELS, idx(0x801, &[2], &[0, 1]));
-    let script = "let source = data::idx(\"d\", \"train\");\nfor b in data::loader(source, #{ batch: 1 }).epoch(0) { print(b.len); }";
+    let script = "let source = data::idx(\"d\", \"train\");\nfor b in data::loader(source, [], #{ batch: 1 }).epoch(0) { print(b.len); }";
     folder.run(script).fails(1).says(&["recipe.rhai:1:20", IMAGES]);
 }
 
@@ -125,10 +125,14 @@ fn unusable_loader_settings_are_told() {
         ("batch: 0", &["batch", "found 0"][..]),
         ("batch: -1", &["batch", "-1"]),
         ("batch: 20000, drop_last: true", &["20000", "2000 images"]),
-        ("std: 0.0", &["std", "found 0"]),
+        ("workers: 0", &["workers", "found 0"]),
+        ("prefetch: 0", &["prefetch", "found 0"]),
+        ("on_bad: \"skp\"", &["on_bad", "skp", "did you mean `skip`?"]),
+        ("batch: 10, world_size: 3", &["batch 10", "3 processes", "9 or 12 can"]),
+        ("rank: 2, world_size: 2, batch: 10", &["rank", "2 of 2"]),
         ("seed: -1", &["seed", "-1"]),
     ] {
-        let line = format!("let l = data::loader(data::idx(\"{fashion}\", \"test\"), #{{ {options} }});");
+        let line = format!("let l = data::loader(data::idx(\"{fashion}\", \"test\"), [], #{{ {options} }});");
         run(&format!("{line}\nfor b in l.epoch(0) {{ break; }}")).fails(1).at("recipe.rhai:1:15", &line).says(pieces);
     }
     for (call, pieces) in [

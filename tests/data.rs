@@ -58,7 +58,7 @@ fn the_shipped_images_are_whole() {
 fn batches_hold_the_files_pixels_normalised_and_their_labels() {
     let said = with_test(
         r#"
-        let loader = data::loader(data, #{ batch: 7, shuffle: false, mean: 0.25, std: 0.5 });
+        let loader = data::loader(data, [transform::normalize(0.25, 0.5)], #{ batch: 7, shuffle: false });
         let batch = loader.epoch(0).next();
         print(batch.images.shape);
         print(`"${batch.images.dtype} ${batch.labels.dtype} ${batch.indices.dtype}"`);
@@ -81,7 +81,7 @@ fn an_epoch_covers_every_image_once_in_an_order_of_its_own() {
     let said = with_test(
         r#"
         let data = data.take(500);
-        let loader = data::loader(data, #{ batch: 64 });
+        let loader = data::loader(data, [], #{ batch: 64 });
         let order = |e| { let all = []; for b in loader.epoch(e) { all += b.indices.to_array(); } all };
         print(order.call(0));
         print(order.call(1));
@@ -103,7 +103,7 @@ fn an_epoch_covers_every_image_once_in_an_order_of_its_own() {
 
 /// A digest of two augmented epochs.
 const DIGEST: &str = r#"
-    let loader = data::loader(data.take(300), #{ batch: 32, flip: true, pad_crop: 2 });
+    let loader = data::loader(data.take(300), [transform::random_crop(#{ padding: 2 }), transform::random_horizontal_flip()], #{ batch: 32 });
     for e in 0..2 {
         let weights = linspace(0.1, 1.7, 784);
         let sums = [];
@@ -131,7 +131,7 @@ fn batches_depend_on_the_seed() {
 
 #[test]
 fn a_loaders_own_seed_wins_over_the_runs() {
-    let script = "print(data::loader(data, #{ batch: 50, seed: 3 }).epoch(0).next().indices.to_array());";
+    let script = "print(data::loader(data, [], #{ batch: 50, seed: 3 }).epoch(0).next().indices.to_array());";
     assert_eq!(with_test_on(script, &["--seed", "1"]).numbers(), with_test_on(script, &["--seed", "2"]).numbers());
 }
 
@@ -141,7 +141,7 @@ fn an_images_augmentation_does_not_depend_on_its_batch() {
         r#"
         // A digest of every image, by its place in the source.
         let digests = |batch| {
-            let loader = data::loader(data.take(100), #{ batch: batch, flip: true, pad_crop: 3, seed: 1 });
+            let loader = data::loader(data.take(100), [transform::random_crop(#{ padding: 3 }), transform::random_horizontal_flip()], #{ batch: batch, seed: 1 });
             let all = zeros([100]);
             for b in loader.epoch(4) {
                 let sums = b.images.flatten(1, 3).matmul(linspace(0.1, 1.7, 784));
@@ -162,8 +162,8 @@ fn an_images_augmentation_does_not_depend_on_its_batch() {
 fn flips_mirror_about_half_of_the_images() {
     let said = with_test(
         r#"
-        let plain = data::loader(data, #{ batch: 2000, shuffle: false }).epoch(0).next().images;
-        let flipped = data::loader(data, #{ batch: 2000, shuffle: false, flip: true }).epoch(0).next().images;
+        let plain = data::loader(data, [], #{ batch: 2000, shuffle: false }).epoch(0).next().images;
+        let flipped = data::loader(data, [transform::random_horizontal_flip()], #{ batch: 2000, shuffle: false }).epoch(0).next().images;
         let same = (plain - flipped).abs().sum([1, 2, 3]) == 0;
         let mirrored = (plain.flip(3) - flipped).abs().sum([1, 2, 3]) == 0;
         print(same.to("float32").mean().item());
@@ -185,7 +185,7 @@ fn padded_crops_shift_and_fill_with_black() {
     folder.write("train-labels-idx1-ubyte", [words(&[0x801, 1]), vec![0]].concat());
     let said = folder.run(
         r#"
-        let loader = data::loader(data::idx(".", "train"), #{ pad_crop: 2 });
+        let loader = data::loader(data::idx(".", "train"), [transform::random_crop(#{ padding: 2 }), transform::normalize(0.5, 0.5)], #{});
         for e in 0..200 { print(loader.epoch(e).next().images.flatten(0, 3).to_array()); }
         "#,
     );
@@ -206,7 +206,7 @@ fn a_short_last_batch_is_kept_or_dropped() {
     let said = with_test(
         r#"
         let sizes = |drop_last| {
-            let loader = data::loader(data.take(100), #{ batch: 32, drop_last: drop_last });
+            let loader = data::loader(data.take(100), [], #{ batch: 32, drop_last: drop_last });
             let sizes = [];
             for b in loader.epoch(0) { sizes.push(b.len); }
             sizes + [loader.steps_per_epoch]
@@ -222,7 +222,7 @@ fn a_short_last_batch_is_kept_or_dropped() {
 fn an_epoch_can_be_taken_by_hand_and_left_early() {
     let said = with_test(
         r#"
-        let loader = data::loader(data, #{ batch: 16 });
+        let loader = data::loader(data, [], #{ batch: 16 });
         for e in 0..50 {
             let n = 0;
             for b in loader.epoch(e) { n += 1; if n == 2 { break; } }
@@ -244,7 +244,7 @@ fn an_epoch_can_be_taken_by_hand_and_left_early() {
 fn per_class_takes_the_same_number_of_every_class() {
     let said = with_test(
         r#"
-        let all = |source| data::loader(source, #{ batch: 2000, shuffle: false }).epoch(0).next();
+        let all = |source| data::loader(source, [], #{ batch: 2000, shuffle: false }).epoch(0).next();
         let labels = |source| all.call(source).labels;
         let few = labels.call(data.per_class(5, 1));
         print(few.one_hot(10).sum(0).to_array());
@@ -261,7 +261,7 @@ fn split_parts_are_disjoint_and_whole() {
         r#"
         let parts = data.split(0.3, 7);
         print([parts[0].len, parts[1].len]);
-        let sums = |s| data::loader(s, #{ batch: 2000, shuffle: false }).epoch(0).next().images.sum([1, 2, 3]).to_array();
+        let sums = |s| data::loader(s, [], #{ batch: 2000, shuffle: false }).epoch(0).next().images.sum([1, 2, 3]).to_array();
         let joined = sums.call(parts[0]) + sums.call(parts[1]);
         joined.sort();
         let whole = sums.call(data);
@@ -277,7 +277,7 @@ fn split_parts_are_disjoint_and_whole() {
 #[test]
 fn take_gives_the_first_images_in_order() {
     let said = with_test(
-        "print(data::loader(data.take(9), #{ batch: 9, shuffle: false }).epoch(0).next().labels.to_array());",
+        "print(data::loader(data.take(9), [], #{ batch: 9, shuffle: false }).epoch(0).next().labels.to_array());",
     );
     assert_eq!(said.values(), [json!(content("t10k-labels-idx1-ubyte", 8)[..9])]);
 }

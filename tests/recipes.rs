@@ -48,7 +48,9 @@ fn the_same_seed_gives_the_same_weights_and_another_seed_others() {
         let model = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 16,
             num_hidden_layers: 2, num_attention_heads: 2, drop_path_prob: 0.2, pos_embed_rescale: 2.0 });
         let images = data::idx(param("data", ()), "test").take(256);
-        pretrain::fit(model, images, #{ epochs: 2, batch: 64, flip: true, pad_crop: 2 });
+        pretrain::fit(model, images, #{ epochs: 2, batch: 64, transforms: [
+            transform::random_crop(#{ padding: 2 }), transform::random_horizontal_flip(), transform::normalize(0.5, 0.5),
+        ] });
         checkpoint::save(model, run::path("model"));
     "#;
     let data = format!("data={}", common::fashion());

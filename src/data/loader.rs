@@ -4,9 +4,10 @@
 //! fill the images of a few batches in order, each taking the next image as soon as it is free, into buffers that are
 //! used again and again. Images stay 8-bit until they are on the device.
 
+use super::batch::Erased;
 use super::pipeline::Pipeline;
 use super::source::SourceRef;
-use super::transform::{Erased, RandomErasing};
+use super::transform::RandomErasing;
 use crate::device;
 use crate::error::{Diagnostic, Result, catch_panic, ensure, one_line};
 use crate::options;
@@ -258,7 +259,7 @@ struct Item {
     index: usize,
     label: i64,
     erased: Option<Erased>,
-    error: Option<crate::error::Error>,
+    error: Option<anyhow::Error>,
 }
 
 impl Slot {
@@ -370,7 +371,7 @@ impl Shared {
         );
         image.write_planar(out);
         // A stream of its own, so that erasing does not move the other draws.
-        Ok(self.erasing.as_ref().and_then(|erasing| erasing.draw(self.shape, &mut key.fold(1).rng())))
+        Ok(self.erasing.as_ref().and_then(|erasing| Erased::draw(erasing, self.shape, &mut key.fold(1).rng())))
     }
 }
 
@@ -425,7 +426,7 @@ impl Epoch {
         let pixels = slot.pixels.f_narrow(0, 0, count as i64)?;
         // A copy in any case: the slot is used again.
         let images = match device::current() {
-            tch::Device::Cpu => pixels.f_copy()?,
+            tch::Device::Cpu => pixels.f_contiguous()?.f_detach_copy()?,
             device => pixels.f_to_device(device)?,
         };
         slot.made.store(0, Ordering::Release);

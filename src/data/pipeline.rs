@@ -4,7 +4,9 @@ use super::decode::Picture;
 use super::image::{Image, Interpolation, Region};
 use super::resample::{resize_then_crop, resized_crop};
 use super::source::{Content, Source};
+use super::transform::{RandomCrop, random_resized_crop_box};
 use crate::error::{Result, bail, ensure};
+use crate::options;
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
@@ -233,4 +235,147 @@ pub fn check_size(of: &str, height: usize, width: usize) -> Result<()> {
         bail!("{of}: expected a size of 1 to {} pixels, found {height} x {width}", 1 << 14);
     }
     Ok(())
+}
+
+/// torchvision's `RandomResizedCrop`.
+#[derive(Debug, Clone)]
+pub struct RandomResizedCrop {
+    height: usize,
+    width: usize,
+    options: RandomResizedCropOptions,
+}
+
+options! {
+    /// A part of random size and form, resized.
+    pub struct RandomResizedCropOptions {
+        /// Least and greatest share of the picture's area.
+        scale: [f64; 2] = [0.08, 1.0],
+        /// Least and greatest width over height.
+        ratio: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0],
+        /// nearest, bilinear or bicubic, antialiased.
+        interpolation: Interpolation = Interpolation::Bilinear,
+    }
+}
+
+impl RandomResizedCrop {
+    /// Checks the options.
+    pub fn new(height: usize, width: usize, options: &RandomResizedCropOptions) -> Result<Self> {
+        const OF: &str = "transform::random_resized_crop";
+        check_size(OF, height, width)?;
+        let [low, high] = options.scale;
+        ensure!(
+            0.0 < low && low <= high && high <= 1.0,
+            "option `scale` of {OF}: expected [least, greatest] within 0 to 1, found [{low}, {high}]"
+        );
+        let [low, high] = options.ratio;
+        ensure!(
+            0.0 < low && low <= high,
+            "option `ratio` of {OF}: expected [least, greatest], both positive, found [{low}, {high}]"
+        );
+        Ok(Self { height, width, options: options.clone() })
+    }
+}
+
+impl Transform for RandomResizedCrop {
+    fn describe(&self) -> String {
+        let RandomResizedCropOptions { scale, ratio, interpolation } = &self.options;
+        let to = format!("[{}, {}]", self.height, self.width);
+        format!("random_resized_crop({to}, scale {scale:?}, ratio {ratio:.2?}, {interpolation:?})").to_lowercase()
+    }
+    fn apply<'a>(&self, picture: Picture<'a>, rng: &mut ChaCha8Rng) -> Result<Picture<'a>> {
+        let (width, height) = picture.size();
+        let o = &self.options;
+        let (top, left, height, width) = random_resized_crop_box(rng, width, height, o.scale, o.ratio);
+        let region = Region { top, left, height, width };
+        Ok(Picture::Whole(resized_crop(picture, region, self.width, self.height, o.interpolation)?))
+    }
+    fn shape(&self, before: Shape) -> Shape {
+        Shape { size: Some((self.height, self.width)), ..before }
+    }
+}
+
+/// A given part, resized (torchvision's `resized_crop`).
+#[derive(Debug, Clone)]
+pub struct ResizedCrop {
+    /// The part.
+    pub region: Region,
+    /// Rows of the result.
+    pub height: usize,
+    /// Columns of the result.
+    pub width: usize,
+    /// The filter.
+    pub interpolation: Interpolation,
+}
+
+impl Transform for ResizedCrop {
+    fn describe(&self) -> String {
+        let Region { top, left, height, width } = self.region;
+        let to = format!("[{}, {}]", self.height, self.width);
+        format!("resized_crop({top}, {left}, {height}, {width}, {to}, {:?})", self.interpolation).to_lowercase()
+    }
+    fn apply<'a>(&self, picture: Picture<'a>, _rng: &mut ChaCha8Rng) -> Result<Picture<'a>> {
+        let (width, height) = picture.size();
+        let r = self.region;
+        ensure!(
+            r.left + r.width <= width && r.top + r.height <= height,
+            "resized_crop: the part from ({}, {}) of {} x {} pixels reaches beyond the picture of {width} x {height}",
+            r.left,
+            r.top,
+            r.width,
+            r.height
+        );
+        Ok(Picture::Whole(resized_crop(picture, r, self.width, self.height, self.interpolation)?))
+    }
+    fn shape(&self, before: Shape) -> Shape {
+        Shape { size: Some((self.height, self.width)), ..before }
+    }
+}
+
+/// A step made of a function from image to image, which keeps channels and size.
+pub struct OnImage<F> {
+    /// As a script writes it.
+    pub name: String,
+    /// What it does.
+    pub apply: F,
+}
+
+impl<F: Fn(Image, &mut ChaCha8Rng) -> Result<Image> + Send + Sync> Transform for OnImage<F> {
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+    fn apply<'a>(&self, picture: Picture<'a>, rng: &mut ChaCha8Rng) -> Result<Picture<'a>> {
+        Ok(Picture::Whole((self.apply)(picture.whole()?, rng)?))
+    }
+}
+
+impl Transform for RandomCrop {
+    fn describe(&self) -> String {
+        "random_crop".into()
+    }
+    fn apply<'a>(&self, picture: Picture<'a>, rng: &mut ChaCha8Rng) -> Result<Picture<'a>> {
+        Ok(Picture::Whole(RandomCrop::apply(self, picture.whole()?, rng)?))
+    }
+    fn shape(&self, before: Shape) -> Shape {
+        Shape { size: self.size().map(|[h, w]| (h, w)).or(before.size), ..before }
+    }
+}
+
+/// Grey to red, green and blue of the same value.
+pub struct Rgb;
+
+impl Transform for Rgb {
+    fn describe(&self) -> String {
+        "rgb".into()
+    }
+    fn apply<'a>(&self, picture: Picture<'a>, _rng: &mut ChaCha8Rng) -> Result<Picture<'a>> {
+        let image = picture.whole()?;
+        if image.channels == 3 {
+            return Ok(Picture::Whole(image));
+        }
+        let data = image.data.iter().flat_map(|&v| [v, v, v]).collect();
+        Ok(Picture::Whole(Image::new(image.width, image.height, 3, data)))
+    }
+    fn shape(&self, before: Shape) -> Shape {
+        Shape { channels: Some(3), ..before }
+    }
 }

@@ -225,6 +225,11 @@ impl RandomCrop {
         Ok(Self(options.clone()))
     }
 
+    /// Height and width of the result, where they are not the image's.
+    pub fn size(&self) -> Option<[usize; 2]> {
+        self.0.size
+    }
+
     /// Draws and applies; an error where the padded image is smaller than the crop.
     pub fn apply(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         let pad = self.0.padding;

@@ -1,7 +1,7 @@
 //! timm's operations by name, and how its 0–10 magnitudes become their arguments.
 
 use super::*;
-use crate::data::image::Image;
+use crate::data::image::{Image, Interpolation};
 use crate::error::{Result, did_you_mean, ensure};
 use crate::random::uniform;
 use rand::{Rng, RngCore};

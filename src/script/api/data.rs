@@ -1,28 +1,115 @@
-//! Images and batches.
+//! Sources of images, and how they become batches.
 
-use crate::data::{self, LoaderOptions, SourceRef};
-use crate::error::{Result, ensure};
+use super::transform::steps;
+use crate::data::batch::{self, BatchStep};
+use crate::data::decode::Picture;
+use crate::data::image::Image;
+use crate::data::loader::{self, LoaderOptions};
+use crate::data::pipeline::Pipeline;
+use crate::data::source::{self, Content, SourceRef, SyntheticOptions};
+use crate::error::{Context as _, Result, bail, ensure};
 use crate::functions;
+use crate::random::Key;
 use crate::script::docs::Reference;
+use crate::script::error::{from_rhai, to_rhai};
 use crate::script::registry::Group;
-use crate::script::values::{Tensor, number, read_options};
-use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
-use std::cell::RefCell;
+use crate::script::values::{Tensor, call, found, ints, number, ok, read_options};
+use crate::train::progress::print_line;
+use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 #[derive(Clone)]
 struct Source(SourceRef);
+
+/// A loader with what is done to its batches.
 #[derive(Clone)]
-struct Loader(Rc<data::Loader>);
+struct Loader(Rc<LoaderParts>);
+
+struct LoaderParts {
+    loader: loader::Loader,
+    batch_steps: Vec<BatchStep>,
+    classes: usize,
+    /// Broken images that the user was told of.
+    told: Cell<usize>,
+}
+
 #[derive(Clone)]
-struct Epoch(Rc<RefCell<data::Epoch>>);
+struct Epoch(Rc<EpochParts>);
+
+struct EpochParts {
+    epoch: RefCell<loader::Epoch>,
+    loader: Loader,
+}
+
+/// A batch as a script sees it; cloning it shares what a function among the transforms sets.
 #[derive(Clone)]
-struct Batch {
+pub struct Batch(Rc<RefCell<BatchParts>>);
+
+struct BatchParts {
     images: Tensor,
     labels: Tensor,
+    targets: Tensor,
     indices: Tensor,
+}
+
+impl Batch {
+    /// Replaces the images.
+    pub fn set_images(&self, images: Tensor) {
+        self.0.borrow_mut().images = images;
+    }
+}
+
+impl From<batch::Batch> for Batch {
+    fn from(b: batch::Batch) -> Self {
+        let batch::Batch { images, labels, targets, indices } = b;
+        Self(Rc::new(RefCell::new(BatchParts {
+            images: images.into(),
+            labels: labels.into(),
+            targets: targets.into(),
+            indices: indices.into(),
+        })))
+    }
+}
+
+impl From<Batch> for batch::Batch {
+    fn from(b: Batch) -> Self {
+        let b = b.0.borrow();
+        Self {
+            images: b.images.shallow_clone(),
+            labels: b.labels.shallow_clone(),
+            targets: b.targets.shallow_clone(),
+            indices: b.indices.shallow_clone(),
+        }
+    }
+}
+
+/// An image by itself; one read from a file stays encoded until its pixels are asked for.
+#[derive(Clone)]
+enum Picked {
+    File(Rc<Vec<u8>>),
+    Pixels(Rc<Image>),
+}
+
+impl Picked {
+    fn content(&self) -> Content<'_> {
+        match self {
+            Picked::File(bytes) => Content::Encoded(Cow::Borrowed(bytes)),
+            Picked::Pixels(image) => Content::Pixels(image.as_ref().clone()),
+        }
+    }
+
+    fn size(&self) -> Result<(usize, usize)> {
+        Ok(Picture::open(&mut self.content(), false)?.size())
+    }
+
+    fn pixels(&self) -> Result<Image> {
+        Picture::open(&mut self.content(), false)?.whole()
+    }
 }
 
 /// The batches of an epoch for Rhai's `for`; after an error there are no more.
@@ -32,14 +119,47 @@ impl Iterator for Batches {
     type Item = Result<Dynamic, Box<rhai::EvalAltResult>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.0.0.borrow_mut().next_batch() {
-            Ok(None) => None,
-            Ok(Some(b)) => {
-                let batch = Batch { images: b.images.into(), labels: b.labels.into(), indices: b.indices.into() };
-                Some(Ok(Dynamic::from(batch)))
-            }
-            Err(e) => Some(Err(crate::script::error::to_rhai(e, rhai::Position::NONE))),
+        let parts = &self.0.0;
+        let raw = parts.epoch.borrow_mut().next_batch();
+        let loader = &parts.loader.0;
+        match raw.and_then(|raw| raw.map(|raw| batch::finish(raw, &loader.batch_steps, loader.classes)).transpose()) {
+            Ok(None) => match loader.tell_of_bad_items() {
+                Ok(()) => None,
+                Err(e) => Some(Err(to_rhai(e, rhai::Position::NONE))),
+            },
+            Ok(Some(batch)) => Some(Ok(Dynamic::from(Batch::from(batch)))),
+            Err(e) => Some(Err(to_rhai(e, rhai::Position::NONE))),
         }
+    }
+}
+
+thread_local! {
+    /// All broken images of the run, by source and place.
+    static BAD: RefCell<BTreeMap<(String, usize), (String, String)>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+impl LoaderParts {
+    /// Lists broken images that were replaced in bad_items.txt, and says how many there are.
+    fn tell_of_bad_items(&self) -> Result<()> {
+        let bad = self.loader.bad_items();
+        if bad.len() == self.told.get() {
+            return Ok(());
+        }
+        self.told.set(bad.len());
+        let source = self.loader.source().describe();
+        let count = bad.len();
+        let lines = BAD.with_borrow_mut(|all| {
+            all.extend(bad.into_iter().map(|(index, item)| ((source.clone(), index), item)));
+            let line = |((source, index), (name, reason)): (&(String, usize), &(String, String))| {
+                format!("{source}\t{index}\t{name}\t{reason}\n")
+            };
+            all.iter().map(line).collect::<String>()
+        });
+        let path = super::run::inside("bad_items.txt")?;
+        crate::checkpoint::tensors::write_atomic(&path, lines.as_bytes())?;
+        let plural = if count == 1 { " of its images was broken and" } else { " of its images were broken and" };
+        print_line(&format!("warning: {source}: {count}{plural} replaced by others; see {}", path.display()));
+        Ok(())
     }
 }
 
@@ -48,56 +168,229 @@ fn count(n: i64, what: &str) -> Result<usize> {
     Ok(n as usize)
 }
 
+fn item(source: &SourceRef, i: i64) -> Result<usize> {
+    match usize::try_from(i) {
+        Ok(i) if i < source.len() => Ok(i),
+        _ => bail!("there is no item {i}: the {} items are 0..={}", source.len(), source.len().saturating_sub(1)),
+    }
+}
+
+fn start_epoch(loader: Loader, epoch: i64, done: i64) -> Result<Epoch> {
+    let started = loader.0.loader.epoch(count(epoch, "epoch")? as u64, count(done, "epoch")?)?;
+    Ok(Epoch(Rc::new(EpochParts { epoch: RefCell::new(started), loader })))
+}
+
+fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Loader> {
+    let options: LoaderOptions = read_options("data::loader", options)?;
+    let steps = steps("data::loader", transforms)?;
+    let pipeline = Pipeline::new(&steps.image, options.exif_orientation);
+    let classes = source.0.class_names().len();
+    let loader = loader::Loader::new(source.0, pipeline, steps.erasing, &options)?;
+    Ok(Loader(Rc::new(LoaderParts { loader, batch_steps: steps.batch, classes, told: Cell::new(0) })))
+}
+
+/// The class counts of a source; items without a label are not counted.
+pub fn class_counts(source: &SourceRef) -> Vec<usize> {
+    let mut counts = vec![0; source.class_names().len()];
+    for i in 0..source.len() {
+        if let Some(count) = usize::try_from(source.label(i)).ok().and_then(|label| counts.get_mut(label)) {
+            *count += 1;
+        }
+    }
+    counts
+}
+
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     engine
         .register_type_with_name::<Source>("Source")
         .register_type_with_name::<Loader>("Loader")
         .register_type_with_name::<Epoch>("Epoch")
-        .register_type_with_name::<Batch>("Batch");
+        .register_type_with_name::<Batch>("Batch")
+        .register_type_with_name::<Picked>("Image");
 
-    let mut group = Group::namespace(reference, "data", "Labelled images, and how they become batches.");
+    let mut group = Group::namespace(
+        reference,
+        "data",
+        "Labelled images in any layout, and how they become batches. Listings and indices that take long to make are \
+         kept in the cache folder (NEPA_CACHE) and made anew when the data changed.",
+    );
+    group.options::<SyntheticOptions>("data::synthetic");
     group.options::<LoaderOptions>("data::loader");
     functions! { group;
+        /// Labelled images in whatever layout they lie: class folders, a `datasets` folder, parquet files, WebDataset
+        /// tars, IDX. The split is needed where there are several; "validation" also finds val, valid, dev, and
+        /// IDX's test.
+        "open" (path: ImmutableString, split: ImmutableString) -> Source {
+            Ok(Source(source::open(&path, Some(&split))?))
+        }
+        /// The same where there is one split only.
+        "open" (path: ImmutableString) -> Source { Ok(Source(source::open(&path, None)?)) }
+        /// The names of the splits that a path holds, training first.
+        "splits" (path: ImmutableString) -> Array {
+            Ok(source::splits(&path)?.into_iter().map(Into::into).collect())
+        }
+        /// A folder with a sub-folder for each class, as torchvision's ImageFolder reads it: classes and files in
+        /// sorted order.
+        "image_folder" (path: ImmutableString) -> Source {
+            Ok(Source(Arc::new(source::ImageFolder::open(Path::new(path.as_str()), None)?)))
+        }
+        /// What `datasets.save_to_disk` wrote (Arrow), mapped into memory.
+        "hf_disk" (path: ImmutableString, split: ImmutableString) -> Source {
+            Ok(Source(Arc::new(source::HfDisk::open(Path::new(path.as_str()), Some(&split))?)))
+        }
+        /// The same for a folder of one split.
+        "hf_disk" (path: ImmutableString) -> Source {
+            Ok(Source(Arc::new(source::HfDisk::open(Path::new(path.as_str()), None)?)))
+        }
+        /// Parquet files as on the Hugging Face Hub, by a folder or a pattern: "imagenet/train-*.parquet".
+        "parquet" (files: ImmutableString, split: ImmutableString) -> Source {
+            Ok(Source(Arc::new(source::Parquet::open(&files, Some(&split))?)))
+        }
+        /// The same for files of one split.
+        "parquet" (files: ImmutableString) -> Source {
+            Ok(Source(Arc::new(source::Parquet::open(&files, None)?)))
+        }
+        /// Uncompressed WebDataset tars, by a folder or a pattern: "shards/train-{0000..0146}.tar". Each is indexed
+        /// once, so that shuffling is over all images.
+        "webdataset" (files: ImmutableString, split: ImmutableString) -> Source {
+            Ok(Source(Arc::new(source::WebDataset::open(&files, Some(&split))?)))
+        }
+        /// The same for tars of one split.
+        "webdataset" (files: ImmutableString) -> Source {
+            Ok(Source(Arc::new(source::WebDataset::open(&files, None)?)))
+        }
         /// Images in the IDX format (MNIST, Fashion-MNIST), plain or gzipped: the folder and the split,
         /// "train" or "test". Class names are read from classes.txt, one a line, where it is there.
         "idx" (folder: ImmutableString, split: ImmutableString) -> Source {
-            Ok(Source(Arc::new(data::Idx::open(Path::new(folder.as_str()), &split)?)))
+            Ok(Source(Arc::new(source::Idx::open(Path::new(folder.as_str()), &split)?)))
         }
-        /// Batches of a source, made ahead by a thread. What they hold depends on the seed, the epoch
-        /// and the sample alone.
-        "loader" (source: Source, options: Map) -> Loader {
-            let o: LoaderOptions = read_options("data::loader", &options)?;
-            Ok(Loader(Rc::new(data::Loader::new(source.0, &o)?)))
+        /// Made-up images that a model can learn to tell apart, for measuring and trying.
+        "synthetic" (options: Map) -> Source {
+            let o: SyntheticOptions = read_options("data::synthetic", &options)?;
+            Ok(Source(Arc::new(source::Synthetic::new(&o)?)))
+        }
+        /// The images of several sources with the same classes, one source after the other.
+        "concat" (sources: Array) -> Source {
+            let parts = sources.iter().map(|s| match s.read_lock::<Source>() {
+                Some(s) => Ok(s.0.clone()),
+                None => bail!("data::concat: expected an array of sources, found {} in it", found(s)),
+            });
+            Ok(Source(source::concat(&parts.collect::<Result<Vec<_>>>()?)?))
+        }
+        /// An image file, whatever its kind, as 8-bit RGB.
+        "read_image" (path: ImmutableString) -> Picked {
+            let bytes = std::fs::read(path.as_str()).with_context(|| format!("cannot read {path}"))?;
+            let image = Picked::File(Rc::new(bytes));
+            image.size().with_context(|| format!("cannot read {path}"))?;
+            Ok(image)
+        }
+        /// Batches of a source, each image through a list of transforms, made ahead by worker threads. What they hold
+        /// depends on the seed, the epoch, rank and world_size alone, not on the number of workers.
+        "loader" (source: Source, transforms: Array, options: Map) -> Loader {
+            make_loader(source, &transforms, &options)
         }
     }
     group.register(engine);
 
-    let mut group = Group::global(reference, "Source", "A list of labelled images of one size.");
+    let mut group = Group::global(reference, "Source", "A list of labelled images.");
     functions! { group;
         /// The number of images.
         "get$len" (source: Source) -> i64 { Ok(source.0.len() as i64) }
-        /// The size of an image: [channels, height, width].
-        "get$shape" (source: Source) -> Array { Ok(source.0.shape().map(|n| Dynamic::from_int(n as i64)).to_vec()) }
+        /// The size of an image, [channels, height, width], where all are known to have the same; else ().
+        "get$shape" (source: Source) -> Dynamic {
+            Ok(match source.0.shape() {
+                Some(shape) => shape.map(|n| Dynamic::from_int(n as i64)).to_vec().into(),
+                None => Dynamic::UNIT,
+            })
+        }
         /// The names of the classes, by label.
         "get$class_names" (source: Source) -> Array {
             Ok(source.0.class_names().iter().map(|n| n.clone().into()).collect())
         }
+        /// The number of images of each class, by label.
+        "get$class_counts" (source: Source) -> Array {
+            Ok(class_counts(&source.0).into_iter().map(|n| Dynamic::from_int(n as i64)).collect())
+        }
+        /// The split that the images are of, where the layout has splits; else ().
+        "get$split" (source: Source) -> Dynamic {
+            Ok(source.0.split().map_or(Dynamic::UNIT, |split| split.to_string().into()))
+        }
+        /// The class of image i; −1 where it has none.
+        "label" (source: Source, i: i64) -> i64 { Ok(source.0.label(item(&source.0, i)?)) }
+        /// The name of image i, which stays the same: "n01440764/n01440764_10026.JPEG".
+        "name" (source: Source, i: i64) -> String { Ok(source.0.name(item(&source.0, i)?)) }
+        /// Image i.
+        "image" (source: Source, i: i64) -> Picked {
+            let i = item(&source.0, i)?;
+            let content = source.0.read(i).with_context(|| format!("cannot read item {i} ({})", source.0.name(i)))?;
+            Ok(match content {
+                Content::Encoded(bytes) => Picked::File(Rc::new(bytes.into_owned())),
+                Content::Pixels(image) => Picked::Pixels(Rc::new(image)),
+            })
+        }
         /// The first n images.
-        "take" (source: Source, n: i64) -> Source { Ok(Source(data::take(&source.0, count(n, "take")?)?)) }
+        "take" (source: Source, n: i64) -> Source { Ok(Source(source::take(&source.0, count(n, "take")?)?)) }
+        /// The images at the given places, in that order.
+        "subset" (source: Source, indices: Array) -> Source {
+            let indices = ints(&indices, "subset")?;
+            let indices = indices.into_iter().map(|i| item(&source.0, i)).collect::<Result<Vec<_>>>()?;
+            Ok(Source(source::subset(&source.0, &indices)?))
+        }
+        /// The images for which a function holds: |item| -> bool, item being #{ index, label, name }.
+        "filter" (source: Source, keep: FnPtr) -> Source {
+            Ok(Source(source::filter(&source.0, |index, label, name| {
+                let item = Map::from([
+                    ("index".into(), Dynamic::from_int(index as i64)),
+                    ("label".into(), Dynamic::from_int(label)),
+                    ("name".into(), name.to_string().into()),
+                ]);
+                let kept = call(&keep, (item,))?;
+                match kept.as_bool() {
+                    Ok(kept) => Ok(kept),
+                    Err(_) => bail!("filter: expected the function to give true or false, found {}", found(&kept)),
+                }
+            })?))
+        }
         /// n images of every class, chosen by the seed alone.
         "per_class" (source: Source, n: i64, seed: i64) -> Source {
-            Ok(Source(data::per_class(&source.0, count(n, "per_class")?, seed as u64)?))
+            Ok(Source(source::per_class(&source.0, count(n, "per_class")?, seed as u64)?))
         }
         /// Two disjoint parts chosen by the seed alone: a fraction of the images, and the rest.
         "split" (source: Source, fraction: Dynamic, seed: i64) -> Array {
-            let (a, b) = data::split(&source.0, number(&fraction, "split")?, seed as u64)?;
+            let (a, b) = source::split(&source.0, number(&fraction, "split")?, seed as u64)?;
             Ok(vec![Dynamic::from(Source(a)), Dynamic::from(Source(b))])
         }
         /// The source as text.
         "to_string" (source: Source) -> String {
-            let [c, h, w] = source.0.shape();
-            let classes = source.0.class_names().len();
-            Ok(format!("{}: {} images {c} x {h} x {w}, {classes} classes", source.0.describe(), source.0.len()))
+            let s = &source.0;
+            let shape = s.shape().map_or(String::new(), |[c, h, w]| format!(" {c} x {h} x {w}"));
+            Ok(format!("{}: {} images{shape}, {} classes", s.describe(), s.len(), s.class_names().len()))
+        }
+    }
+    group.register(engine);
+
+    let mut group = Group::global(reference, "Image", "One image.");
+    functions! { group;
+        /// Columns.
+        "get$width" (image: Picked) -> i64 { Ok(image.size()?.0 as i64) }
+        /// Rows.
+        "get$height" (image: Picked) -> i64 { Ok(image.size()?.1 as i64) }
+        /// uint8 [channels, height, width] on the CPU.
+        "tensor" (image: Picked) -> Tensor {
+            let image = image.pixels()?;
+            let mut planes = vec![0; image.data.len()];
+            image.write_planar(&mut planes);
+            let size = [image.channels as i64, image.height as i64, image.width as i64];
+            ok(tch::Tensor::f_from_data_size(&planes, &size, tch::Kind::Uint8)?)
+        }
+        /// The image after a list of transforms (of those that work on one image), with what they draw given by a seed.
+        "apply" (image: Picked, transforms: Array, seed: i64) -> Picked {
+            let steps = steps("apply", &transforms)?;
+            if !steps.batch.is_empty() {
+                bail!("apply: transforms of a batch (normalize, random_erasing, mixup, functions) need data::loader");
+            }
+            let pipeline = Pipeline::new(&steps.image, false);
+            Ok(Picked::Pixels(Rc::new(pipeline.run(image.content(), &mut Key::new(seed as u64).rng())?)))
         }
     }
     group.register(engine);
@@ -105,29 +398,48 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     let mut group = Group::global(reference, "Loader", "Makes the batches of any epoch.");
     functions! { group;
         /// The batches of epoch e: `for batch in loader.epoch(0) { … }`.
-        "epoch" (loader: Loader, e: i64) -> Epoch {
-            Ok(Epoch(Rc::new(RefCell::new(loader.0.epoch(count(e, "epoch")? as u64)))))
-        }
+        "epoch" (loader: Loader, e: i64) -> Epoch { start_epoch(loader, e, 0) }
+        /// The batches of epoch e after its first `done` images (over all processes), at once and exactly as if they
+        /// had been gone through.
+        "epoch" (loader: Loader, e: i64, done: i64) -> Epoch { start_epoch(loader, e, done) }
         /// Batches in an epoch.
-        "get$steps_per_epoch" (loader: Loader) -> i64 { Ok(loader.0.steps_per_epoch() as i64) }
-        /// Images in a batch.
-        "get$batch" (loader: Loader) -> i64 { Ok(loader.0.batch() as i64) }
+        "get$steps_per_epoch" (loader: Loader) -> i64 { Ok(loader.0.loader.steps_per_epoch() as i64) }
+        /// Images in a batch, over all processes.
+        "get$batch" (loader: Loader) -> i64 { Ok(loader.0.loader.batch() as i64) }
         /// Images in the source.
-        "get$len" (loader: Loader) -> i64 { Ok(loader.0.source().len() as i64) }
+        "get$len" (loader: Loader) -> i64 { Ok(loader.0.loader.source().len() as i64) }
+        /// The size of the images: [channels, height, width].
+        "get$shape" (loader: Loader) -> Array {
+            Ok(loader.0.loader.shape().map(|n| Dynamic::from_int(n as i64)).to_vec())
+        }
+        /// Broken images that were replaced so far (on_bad: "skip"): maps with index, name, reason.
+        "get$bad_items" (loader: Loader) -> Array {
+            let bad = loader.0.loader.bad_items();
+            let item = |(index, (name, reason)): (usize, (String, String))| {
+                Dynamic::from_map(Map::from([
+                    ("index".into(), Dynamic::from_int(index as i64)),
+                    ("name".into(), name.into()),
+                    ("reason".into(), reason.into()),
+                ]))
+            };
+            Ok(bad.into_iter().map(item).collect())
+        }
     }
     group.register(engine);
 
     let mut group = Group::global(reference, "Epoch", "The batches of one epoch, for a `for` loop.");
     functions! { group;
         /// Seconds that the loop has waited for data so far.
-        "get$waited" (epoch: Epoch) -> f64 { Ok(epoch.0.borrow().waited().as_secs_f64()) }
+        "get$waited" (epoch: Epoch) -> f64 { Ok(epoch.0.epoch.borrow().waited().as_secs_f64()) }
         /// Batches not yet taken.
-        "get$left" (epoch: Epoch) -> i64 { Ok(epoch.0.borrow().left() as i64) }
+        "get$left" (epoch: Epoch) -> i64 { Ok(epoch.0.epoch.borrow().left() as i64) }
+        /// Images of the epoch that were taken, over all processes: what `loader.epoch(e, done)` goes on from.
+        "get$done" (epoch: Epoch) -> i64 { Ok(epoch.0.epoch.borrow().done() as i64) }
         /// The next batch, or () after the last.
         "next" (epoch: Epoch) -> Dynamic {
             match Batches(epoch.clone()).next() {
                 None => Ok(Dynamic::UNIT),
-                Some(batch) => batch.map_err(crate::script::error::from_rhai),
+                Some(batch) => batch.map_err(from_rhai),
             }
         }
     }
@@ -136,14 +448,20 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
 
     let mut group = Group::global(reference, "Batch", "Images with their labels, on the run's device.");
     functions! { group;
-        /// float32 [B, C, H, W], normalised.
-        "get$images" (batch: Batch) -> Tensor { Ok(batch.images.clone()) }
+        /// float32 [B, C, H, W], normalised where the transforms say so.
+        "get$images" (batch: Batch) -> Tensor { Ok(batch.0.borrow().images.clone()) }
+        /// Replaces the images, as a function among the transforms may.
+        "set$images" (batch: Batch, images: Tensor) -> () { batch.set_images(images); Ok(()) }
         /// int64 [B].
-        "get$labels" (batch: Batch) -> Tensor { Ok(batch.labels.clone()) }
+        "get$labels" (batch: Batch) -> Tensor { Ok(batch.0.borrow().labels.clone()) }
+        /// What to learn, for loss::cross_entropy: the labels, or after mixup float32 [B, classes].
+        "get$targets" (batch: Batch) -> Tensor { Ok(batch.0.borrow().targets.clone()) }
+        /// Replaces the targets.
+        "set$targets" (batch: Batch, targets: Tensor) -> () { batch.0.borrow_mut().targets = targets; Ok(()) }
         /// int64 [B]: the places of the images in the source.
-        "get$indices" (batch: Batch) -> Tensor { Ok(batch.indices.clone()) }
+        "get$indices" (batch: Batch) -> Tensor { Ok(batch.0.borrow().indices.clone()) }
         /// The number of images.
-        "get$len" (batch: Batch) -> i64 { Ok(batch.images.size()[0]) }
+        "get$len" (batch: Batch) -> i64 { Ok(batch.0.borrow().labels.size()[0]) }
     }
     group.register(engine);
 }

@@ -9,6 +9,7 @@ mod optim;
 mod plot;
 pub mod run;
 mod tensor;
+mod transform;
 
 use super::docs::Reference;
 use rhai::Engine;
@@ -21,6 +22,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     loss::register(engine, reference);
     optim::register(engine, reference);
     data::register(engine, reference);
+    transform::register(engine, reference);
     checkpoint::register(engine, reference);
     run::register(engine, reference);
     plot::register(engine, reference);

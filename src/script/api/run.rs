@@ -101,6 +101,11 @@ pub fn param(name: &str, default: &Dynamic) -> Result<Dynamic> {
     })
 }
 
+/// A path inside the run directory.
+pub fn inside(name: &str) -> Result<PathBuf> {
+    with_session(|s| s.inside(name))
+}
+
 /// What a checkpoint says about the present run.
 pub fn provenance() -> serde_json::Map<String, Value> {
     SESSION.with_borrow(|session| match session {
