@@ -18,3 +18,4 @@ pub mod pipeline;
 pub mod resample;
 pub mod source;
 pub mod transform;
+mod wide;

@@ -68,7 +68,8 @@ fn gif(bytes: &[u8]) -> Result<Image> {
     let Some(frame) = decoder.read_next_frame()? else { bail!("it has no frame") };
     let Some(palette) = frame.palette.clone().or(global) else { bail!("it has no palette") };
     let colour = |index: usize| palette.get(3 * index..3 * index + 3).map_or([0; 3], |c| [c[0], c[1], c[2]]);
-    let mut data: Vec<u8> = (0..width * height).flat_map(|_| colour(background)).collect();
+    let around = frame.transparent.map_or(background, usize::from);
+    let mut data: Vec<u8> = (0..width * height).flat_map(|_| colour(around)).collect();
     let (left, top) = (frame.left as usize, frame.top as usize);
     for (y, row) in frame.buffer.chunks_exact(frame.width.max(1) as usize).enumerate() {
         for (x, &index) in row.iter().enumerate() {

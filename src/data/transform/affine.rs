@@ -5,7 +5,7 @@
 //! near to an integer that the two could differ.
 
 use super::enhance::luma;
-use super::wide::wide;
+use crate::data::wide::wide;
 use crate::data::image::{Image, Interpolation};
 use std::ops::Range;
 

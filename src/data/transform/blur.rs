@@ -1,7 +1,7 @@
 //! Pillow's Gaussian blur: three box blurs in each direction, with boxes of fractional width
 //! (P. Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering").
 
-use super::wide::wide;
+use crate::data::wide::wide;
 use crate::data::image::Image;
 
 /// Pillow's number of box blurs.

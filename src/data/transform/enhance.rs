@@ -2,7 +2,7 @@
 //! picture, 1 the picture itself, more than 1 moves further away.
 
 use super::tone::map_values;
-use super::wide::wide;
+use crate::data::wide::wide;
 use crate::data::image::Image;
 
 /// Colourfulness: a blend with the grey picture (Pillow's `ImageEnhance.Color`; torchvision's

@@ -15,7 +15,6 @@ mod mixing;
 mod ops;
 mod rand_augment;
 mod tone;
-mod wide;
 
 pub use affine::{affine, rotate, shear_x, shear_y, translate_x, translate_y};
 pub use blur::gaussian_blur;

@@ -1,6 +1,6 @@
 //! Operations that map every value by itself, as Pillow's `ImageOps` and timm's `auto_augment` do.
 
-use super::wide::wide;
+use crate::data::wide::wide;
 use crate::data::image::Image;
 
 /// Stretches each channel so that its least value becomes 0 and its greatest 255 (Pillow's
