@@ -4,6 +4,7 @@
 //! unpack 10 MB for each image; so a row group's pages are gone through once, and then every value is a place.
 
 use super::snappy::{self, Start};
+use crate::data::source::listing::{Reader, Writer};
 use crate::data::source::paths::read_at;
 use crate::error::{Result, bail, ensure};
 use std::cell::RefCell;
@@ -140,20 +141,46 @@ impl Values {
         let start = page.starts[first];
         let behind = page.starts[first..].iter().find(|s| s.plain >= at + size).map_or(page.size, |s| s.packed);
         thread_local! {
-            static PACKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+            /// What was read and what it was unpacked to, so that each image costs one allocation, its own.
+            static ROOM: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
         }
-        PACKED.with_borrow_mut(|packed| {
+        ROOM.with_borrow_mut(|(packed, plain)| {
             let n = (behind - start.packed) as usize;
             if packed.len() < n {
                 packed.resize(n, 0);
             }
             file.read_exact_at(&mut packed[..n], page.at + start.packed as u64)?;
             let skip = (at - start.plain) as usize;
-            let mut value = snappy::unpack_part(&packed[..n], skip + size as usize)?;
-            value.truncate(skip + size as usize);
-            value.drain(..skip);
-            Ok(Some(value))
+            snappy::unpack_part(&packed[..n], skip + size as usize, plain)?;
+            Ok(Some(plain[skip..skip + size as usize].to_vec()))
         })
+    }
+}
+
+impl Values {
+    pub fn write(&self, out: &mut Writer) {
+        out.u64(self.pages.len() as u64);
+        for page in &self.pages {
+            out.u64s(&[page.at, page.size as u64]);
+            out.u32s(&page.starts.iter().flat_map(|s| [s.packed, s.plain]).collect::<Vec<_>>());
+        }
+        out.u32s(&self.rows.iter().flat_map(|s| [s.page, s.at, s.size]).collect::<Vec<_>>());
+    }
+
+    /// Places that were written before, of a chunk with that many rows.
+    pub fn from_listing(from: &mut Reader, rows: usize) -> Option<Self> {
+        let pages: Option<Vec<Page>> = (0..from.u64()?)
+            .map(|_| {
+                let [at, size]: [u64; 2] = from.u64s()?.try_into().ok()?;
+                let starts = from.u32s()?;
+                let starts = starts.chunks_exact(2).map(|s| Start { packed: s[0], plain: s[1] }).collect();
+                Some(Page { at, size: size as u32, starts })
+            })
+            .collect();
+        let (pages, spots) = (pages?, from.u32s()?);
+        let spots: Vec<Spot> = spots.chunks_exact(3).map(|s| Spot { page: s[0], at: s[1], size: s[2] }).collect();
+        let fits = spots.len() == rows && spots.iter().all(|s| s.size == NULL || (s.page as usize) < pages.len());
+        fits.then_some(Self { pages, rows: spots })
     }
 }
 
