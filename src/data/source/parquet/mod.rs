@@ -1,5 +1,6 @@
 //! Parquet shards, as the Hugging Face Hub keeps them.
 
+mod header;
 mod pages;
 mod snappy;
 
