@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 const KIND: &str = "folder";
 
@@ -172,11 +172,9 @@ fn listing_of(root: &Path) -> Result<Listing> {
             }
         }
     }
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+    let started = SystemTime::now();
     let new = Listing::make(root, folders)?;
-    // Clocks of file systems are coarse: what changed a moment ago may change again without a trace.
-    let settled = started.saturating_sub(2_000_000_000);
-    if new.classes.iter().flat_map(|c| &c.dirs).all(|(_, modified)| *modified < settled) {
+    if new.classes.iter().flat_map(|c| &c.dirs).all(|(_, modified)| listing::is_settled(*modified, started)) {
         let mut body = Writer::default();
         new.write(&mut body);
         listing::store(cache.as_deref(), KIND, &key, &body);

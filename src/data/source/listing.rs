@@ -6,7 +6,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const MAGIC: &[u8; 8] = b"nepalst1";
 /// Magic, length of the body, checksum of the body.
@@ -143,6 +143,13 @@ impl<'a> Reader<'a> {
 pub(super) fn modified(meta: &std::fs::Metadata) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     (meta.mtime() as u64).wrapping_mul(1_000_000_000).wrapping_add(meta.mtime_nsec() as u64)
+}
+
+/// Whether that was so long before `now` that another change could not bear the same time: the clocks of file systems
+/// are coarse, and what changed a moment ago may change again without a trace.
+pub(super) fn is_settled(modified: u64, now: SystemTime) -> bool {
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+    modified < now.saturating_sub(2_000_000_000)
 }
 
 /// Says one line on stderr.

@@ -87,28 +87,24 @@ impl Source for Synthetic {
         let across: Vec<u8> =
             (0..size).flat_map(|x| waves.iter().map(move |w| value(w[0], w[2] + shift[0], x))).collect();
         // A cheap generator suffices for noise; its seed comes from the good one.
-        let mut state = rng.next_u64() | 1;
+        let mut state = rng.next_u64();
         let mut data = vec![0u8; size * size * channels];
         for (y, row) in data.chunks_exact_mut(size * channels).enumerate() {
-            for noise in row.chunks_mut(8) {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                let bytes = (state & 0x3f3f_3f3f_3f3f_3f3f).to_le_bytes();
-                noise.copy_from_slice(&bytes[..noise.len()]);
+            // Whole pixels that fill whole registers.
+            let mut down = [0u8; 48];
+            for (c, wave) in waves.iter().enumerate() {
+                let value = value(wave[1], wave[3] + shift[1], y);
+                down.iter_mut().skip(c).step_by(channels).for_each(|d| *d = value);
             }
-            match waves[..] {
-                [ref r, ref g, ref b] => {
-                    let down = [r, g, b].map(|w| value(w[1], w[3] + shift[1], y));
-                    for (pixel, across) in row.chunks_exact_mut(3).zip(across.chunks_exact(3)) {
-                        for c in 0..3 {
-                            pixel[c] += across[c] + down[c];
-                        }
-                    }
+            for (out, across) in row.chunks_mut(48).zip(across.chunks(48)) {
+                let mut noise = [0u8; 48];
+                for bytes in noise.chunks_exact_mut(8) {
+                    state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                    let mixed = (state ^ (state >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                    bytes.copy_from_slice(&((mixed ^ (mixed >> 32)) & 0x3f3f_3f3f_3f3f_3f3f).to_le_bytes());
                 }
-                _ => {
-                    let down = value(waves[0][1], waves[0][3] + shift[1], y);
-                    row.iter_mut().zip(&across).for_each(|(pixel, across)| *pixel += across + down);
+                for (((out, across), down), noise) in out.iter_mut().zip(across).zip(&down).zip(&noise) {
+                    *out = across + down + noise;
                 }
             }
         }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 const KIND: &str = "tar";
 /// What archives are called, and what they are called when they are compressed.
@@ -140,11 +141,14 @@ impl Shard {
                 note = Some(format!("the listing of {path} is out of date (the file changed): listing again"));
             }
         }
+        let started = SystemTime::now();
         let index = Index::make(path, progress)?;
-        let mut body = Writer::default();
-        body.u64s(&state);
-        index.write(&mut body);
-        listing::store(cache, KIND, &key, &body);
+        if listing::is_settled(state[1], started) {
+            let mut body = Writer::default();
+            body.u64s(&state);
+            index.write(&mut body);
+            listing::store(cache, KIND, &key, &body);
+        }
         Ok((Self { path: path.to_path_buf(), file, index }, note))
     }
 }

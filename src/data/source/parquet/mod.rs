@@ -1,11 +1,12 @@
 //! Parquet shards, as the Hugging Face Hub keeps them.
 
+mod header;
 mod pages;
 mod snappy;
 
 use super::columns::{Columns, Images, class_names, push_labels, text};
 use super::hf_disk::read_path;
-use super::listing::Progress;
+use super::listing::{self, Progress, Reader, Writer};
 use super::names::Names;
 use super::{Content, Source, paths};
 use crate::bail_hint;
@@ -25,7 +26,11 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+const KIND: &str = "parquet";
 
 /// The rows of one split's shards, in the shards' order.
 pub struct Parquet {
@@ -48,6 +53,17 @@ struct Shard {
     /// The column of the images' bytes among all leaves.
     leaf: usize,
     groups: Vec<Group>,
+    /// How many groups have not been gone through.
+    left: AtomicUsize,
+    kept: Kept,
+}
+
+/// Where the places of a shard's images are kept between runs.
+struct Kept {
+    folder: Option<PathBuf>,
+    key: PathBuf,
+    /// Size and last change of the file that they are of.
+    state: [u64; 2],
 }
 
 struct Group {
@@ -70,8 +86,9 @@ impl Parquet {
     pub fn open(path: &str, split: Option<&str>) -> Result<Self> {
         let (files, split) = paths::shards_of_split(path, files(path)?, split)?;
         let progress = Progress::new(format!("reading the labels of {path}"));
+        let folder = listing::folder();
         let opened: Vec<(Shard, Table)> =
-            files.par_iter().map(|file| Shard::open(file, &progress)).collect::<Result<_>>()?;
+            files.par_iter().map(|file| Shard::open(file, folder.as_deref(), &progress)).collect::<Result<_>>()?;
         let (mut shards, mut ends) = (Vec::new(), Vec::new());
         let (mut labels, mut files, mut names) = (Vec::new(), Names::default(), None);
         for (shard, table) in opened {
@@ -96,10 +113,17 @@ impl Parquet {
     /// Whether item `index` is read alone rather than with its page.
     #[cfg(test)]
     pub(super) fn is_located(&self, index: usize) -> bool {
+        let _ = self.read(index);
+        self.is_kept(index)
+    }
+
+    /// Whether its place is known without going through the file.
+    #[cfg(test)]
+    pub(super) fn is_kept(&self, index: usize) -> bool {
         let shard = self.ends.partition_point(|end| *end <= index);
         let row = index - if shard == 0 { 0 } else { self.ends[shard - 1] };
-        let group = self.shards[shard].groups.partition_point(|g| g.end <= row);
-        self.shards[shard].values(group).is_some()
+        let groups = &self.shards[shard].groups;
+        matches!(groups[groups.partition_point(|g| g.end <= row)].values.get(), Some(Some(_)))
     }
 }
 
@@ -116,13 +140,14 @@ pub(super) fn files(path: &str) -> Result<Vec<PathBuf>> {
 }
 
 impl Shard {
-    fn open(path: &Path, progress: &Progress) -> Result<(Self, Table)> {
+    fn open(path: &Path, folder: Option<&Path>, progress: &Progress) -> Result<(Self, Table)> {
         if !path.exists() {
             return Err(paths::missing(path));
         }
         let reading = || format!("cannot read {}", path.display());
         let file = File::open(path).with_context(reading)?;
-        let size = file.metadata().with_context(reading)?.len();
+        let about = file.metadata().with_context(reading)?;
+        let size = about.len();
         ensure!(size > 0, "{} is empty (0 bytes): it was cut short; fetch it again", path.display());
         let input = Positioned { file: Arc::new(file), size };
         let damaged = |what: String| {
@@ -166,12 +191,24 @@ impl Shard {
             *end += group.num_rows() as usize;
             Some(Group { end: *end, values: OnceLock::new() })
         });
-        let groups = groups.collect();
-        Ok((Self { path: path.to_path_buf(), input, meta, image, leaf: bytes, groups }, table))
+        let mut groups: Vec<Group> = groups.collect();
+        let kept = Kept {
+            folder: folder.map(Path::to_path_buf),
+            key: path.canonicalize().with_context(reading)?,
+            state: [size, listing::modified(&about)],
+        };
+        // What is of another state of the file is silently made anew: no time is lost at once.
+        if let Some(values) = kept.load(&groups) {
+            groups.iter_mut().zip(values).for_each(|(group, values)| group.values = OnceLock::from(values));
+        }
+        let left = AtomicUsize::new(groups.iter().filter(|g| g.values.get().is_none()).count());
+        Ok((Self { path: path.to_path_buf(), input, meta, image, leaf: bytes, groups, left, kept }, table))
     }
 
     fn values(&self, group: usize) -> Option<&Values> {
+        let mut new = false;
         let values = self.groups[group].values.get_or_init(|| {
+            new = true;
             let column = self.meta.metadata().row_group(group).column(self.leaf);
             let about = column.column_descr();
             if !matches!(column.compression(), Compression::UNCOMPRESSED | Compression::SNAPPY)
@@ -186,6 +223,10 @@ impl Shard {
             // What is wrong with the file, if anything, the general reader says.
             Values::locate(&self.input.file, &chunk).ok()
         });
+        // After the last group, the next run need not go through them again.
+        if new && self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.kept.store(&self.groups);
+        }
         values.as_ref()
     }
 
@@ -220,6 +261,40 @@ impl Shard {
             (None, Some(path)) => read_path(self.path.parent().unwrap_or(Path::new(".")), path),
             (None, None) => bail!("the row has neither an image nor the path of one"),
         }
+    }
+}
+
+impl Kept {
+    fn load(&self, groups: &[Group]) -> Option<Vec<Option<Values>>> {
+        let body = listing::load(self.folder.as_deref(), KIND, &self.key)?;
+        let mut reader = Reader(&body);
+        if reader.u64s()? != self.state || reader.u64()? != groups.len() as u64 {
+            return None;
+        }
+        let starts = std::iter::once(0).chain(groups.iter().map(|g| g.end));
+        let rows = groups.iter().zip(starts).map(|(group, start)| group.end - start);
+        rows.map(|rows| match reader.u64()? {
+            0 => Some(None),
+            _ => Some(Some(Values::from_listing(&mut reader, rows)?)),
+        })
+        .collect()
+    }
+
+    fn store(&self, groups: &[Group]) {
+        if !listing::is_settled(self.state[1], SystemTime::now()) {
+            return;
+        }
+        let mut body = Writer::default();
+        body.u64s(&self.state);
+        body.u64(groups.len() as u64);
+        for group in groups {
+            let values = group.values.get().and_then(Option::as_ref);
+            body.u64(values.is_some() as u64);
+            if let Some(values) = values {
+                values.write(&mut body);
+            }
+        }
+        listing::store(self.folder.as_deref(), KIND, &self.key, &body);
     }
 }
 

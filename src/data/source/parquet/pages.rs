@@ -3,9 +3,11 @@
 //! Writers put a whole row group's images into one page, often the dictionary's. Readers that go by pages would
 //! unpack 10 MB for each image; so a row group's pages are gone through once, and then every value is a place.
 
+use super::header::{Compact, Header, Kind};
 use super::snappy::{self, Start};
+use crate::data::source::listing::{Reader, Writer};
 use crate::data::source::paths::read_at;
-use crate::error::{Result, bail, ensure};
+use crate::error::{Context as _, Result, bail, ensure};
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -62,12 +64,14 @@ impl Values {
             let mut body_at = at;
             if header.kind == Kind::Data2 {
                 ensure!(header.rep_size == 0, "lists");
-                let rest = body.split_off_checked(usize::try_from(header.def_size)?)?;
+                let split = usize::try_from(header.def_size)?;
+                ensure!(split <= body.len(), "a page without levels");
+                let rest = body.split_off(split);
                 levels = std::mem::replace(&mut body, rest);
                 body_at += levels.len() as u64;
             }
             let plain_size = usize::try_from(header.plain)?.checked_sub(levels.len());
-            let plain_size = plain_size.ok_or_else(|| anyhow::anyhow!("a page without a size"))?;
+            let plain_size = plain_size.context("a page without a size")?;
             let packed_size = body.len() as u32;
             let mut starts = Vec::new();
             if chunk.snappy && header.is_packed && packed_size > 0 {
@@ -82,11 +86,13 @@ impl Values {
                     used = true;
                 }
                 Kind::Data | Kind::Data2 => {
+                    // Also keeps a damaged number from asking for gigabytes.
+                    ensure!(count <= chunk.rows - rows.len(), "a page has more rows than its row group");
                     let mut from = 0;
                     if header.kind == Kind::Data && chunk.max_def > 0 {
-                        let head = body.get(..4).ok_or_else(|| anyhow::anyhow!("a page without levels"))?;
+                        let head = body.get(..4).context("a page without levels")?;
                         let n = u32::from_le_bytes(head.try_into().expect("4 bytes")) as usize;
-                        levels = body.get(4..4 + n).ok_or_else(|| anyhow::anyhow!("a page without levels"))?.to_vec();
+                        levels = body.get(4..4 + n).context("a page without levels")?.to_vec();
                         from = 4 + n;
                     }
                     let there: Vec<bool> = match chunk.max_def {
@@ -104,10 +110,10 @@ impl Values {
                         }
                         PLAIN_DICTIONARY | RLE_DICTIONARY if present == 0 => Vec::new(),
                         PLAIN_DICTIONARY | RLE_DICTIONARY => {
-                            let bits = *body.get(from).ok_or_else(|| anyhow::anyhow!("a page without indices"))?;
+                            let bits = *body.get(from).context("a page without indices")?;
                             let spot = |i: u32| dictionary.get(i as usize).copied();
                             let found = hybrid(&body[from + 1..], bits as u32, present)?.into_iter().map(spot);
-                            found.collect::<Option<_>>().ok_or_else(|| anyhow::anyhow!("no such dictionary entry"))?
+                            found.collect::<Option<_>>().context("no such dictionary entry")?
                         }
                         other => bail!("the encoding {other}"),
                     };
@@ -140,31 +146,46 @@ impl Values {
         let start = page.starts[first];
         let behind = page.starts[first..].iter().find(|s| s.plain >= at + size).map_or(page.size, |s| s.packed);
         thread_local! {
-            static PACKED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+            /// What was read and what it was unpacked to, so that each image costs one allocation, its own.
+            static ROOM: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
         }
-        PACKED.with_borrow_mut(|packed| {
+        ROOM.with_borrow_mut(|(packed, plain)| {
             let n = (behind - start.packed) as usize;
             if packed.len() < n {
                 packed.resize(n, 0);
             }
             file.read_exact_at(&mut packed[..n], page.at + start.packed as u64)?;
             let skip = (at - start.plain) as usize;
-            let mut value = snappy::unpack_part(&packed[..n], skip + size as usize)?;
-            value.truncate(skip + size as usize);
-            value.drain(..skip);
-            Ok(Some(value))
+            snappy::unpack_part(&packed[..n], skip + size as usize, plain)?;
+            Ok(Some(plain[skip..skip + size as usize].to_vec()))
         })
     }
 }
 
-trait SplitOff: Sized {
-    fn split_off_checked(&mut self, at: usize) -> Result<Self>;
-}
+impl Values {
+    pub fn write(&self, out: &mut Writer) {
+        out.u64(self.pages.len() as u64);
+        for page in &self.pages {
+            out.u64s(&[page.at, page.size as u64]);
+            out.u32s(&page.starts.iter().flat_map(|s| [s.packed, s.plain]).collect::<Vec<_>>());
+        }
+        out.u32s(&self.rows.iter().flat_map(|s| [s.page, s.at, s.size]).collect::<Vec<_>>());
+    }
 
-impl SplitOff for Vec<u8> {
-    fn split_off_checked(&mut self, at: usize) -> Result<Self> {
-        ensure!(at <= self.len(), "a page without levels");
-        Ok(self.split_off(at))
+    /// Places that were written before, of a chunk with that many rows.
+    pub fn from_listing(from: &mut Reader, rows: usize) -> Option<Self> {
+        let pages: Option<Vec<Page>> = (0..from.u64()?)
+            .map(|_| {
+                let [at, size]: [u64; 2] = from.u64s()?.try_into().ok()?;
+                let starts = from.u32s()?;
+                let starts = starts.chunks_exact(2).map(|s| Start { packed: s[0], plain: s[1] }).collect();
+                Some(Page { at, size: size as u32, starts })
+            })
+            .collect();
+        let (pages, spots) = (pages?, from.u32s()?);
+        let spots: Vec<Spot> = spots.chunks_exact(3).map(|s| Spot { page: s[0], at: s[1], size: s[2] }).collect();
+        let fits = spots.len() == rows && spots.iter().all(|s| s.size == NULL || (s.page as usize) < pages.len());
+        fits.then_some(Self { pages, rows: spots })
     }
 }
 
@@ -218,147 +239,3 @@ fn hybrid(bytes: &[u8], bits: u32, count: usize) -> Result<Vec<u32>> {
 const PLAIN: i64 = 0;
 const PLAIN_DICTIONARY: i64 = 2;
 const RLE_DICTIONARY: i64 = 8;
-
-#[derive(Debug, Default, PartialEq)]
-enum Kind {
-    Data,
-    Data2,
-    Dictionary,
-    #[default]
-    Other,
-}
-
-/// A page's header, as far as it matters here.
-#[derive(Debug, Default)]
-struct Header {
-    kind: Kind,
-    plain: i64,
-    packed: i64,
-    values: i64,
-    encoding: i64,
-    def_size: i64,
-    rep_size: i64,
-    is_packed: bool,
-}
-
-impl Header {
-    fn read(file: &File, at: u64, end: u64) -> Result<(Self, u64)> {
-        // Old writers put whole values into the statistics.
-        for room in [1 << 10, 1 << 16, 1 << 26] {
-            let bytes = read_at(file, at, (end - at).min(room) as usize)?;
-            let mut input = Compact { bytes: &bytes, at: 0 };
-            match Self::parse(&mut input) {
-                Ok(header) => return Ok((header, input.at as u64)),
-                Err(e) if end - at <= room => return Err(e),
-                Err(_) => (),
-            }
-        }
-        bail!("a page header is too long")
-    }
-
-    fn parse(input: &mut Compact) -> Result<Self> {
-        let mut header = Self { is_packed: true, ..Default::default() };
-        let mut page_type = -1;
-        input.fields(&mut |input, id, kind| {
-            match id {
-                1 => page_type = input.int()?,
-                2 => header.plain = input.int()?,
-                3 => header.packed = input.int()?,
-                5 | 7 | 8 => {
-                    let of = id;
-                    input.fields(&mut |input, id, kind| {
-                        match (of, id) {
-                            (_, 1) => header.values = input.int()?,
-                            (5 | 7, 2) | (8, 4) => header.encoding = input.int()?,
-                            (8, 5) => header.def_size = input.int()?,
-                            (8, 6) => header.rep_size = input.int()?,
-                            (8, 7) => header.is_packed = kind == 1,
-                            _ => input.skip(kind, 0)?,
-                        }
-                        Ok(())
-                    })?;
-                }
-                _ => input.skip(kind, 0)?,
-            }
-            Ok(())
-        })?;
-        header.kind = match page_type {
-            0 => Kind::Data,
-            2 => Kind::Dictionary,
-            3 => Kind::Data2,
-            _ => Kind::Other,
-        };
-        Ok(header)
-    }
-}
-
-/// Thrift's compact protocol.
-struct Compact<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Compact<'_> {
-    fn byte(&mut self) -> Result<u8> {
-        let Some(byte) = self.bytes.get(self.at) else { bail!("a page header is cut short") };
-        self.at += 1;
-        Ok(*byte)
-    }
-
-    fn varint(&mut self) -> Result<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= ((byte & 0x7f) as u64) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        bail!("a number is too long")
-    }
-
-    fn int(&mut self) -> Result<i64> {
-        let value = self.varint()?;
-        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
-    }
-
-    /// Calls `field(self, id, type)` for each field of a struct.
-    fn fields(&mut self, field: &mut dyn FnMut(&mut Self, i64, u8) -> Result<()>) -> Result<()> {
-        let mut id = 0;
-        loop {
-            let head = self.byte()?;
-            if head == 0 {
-                return Ok(());
-            }
-            id = if head >> 4 == 0 { self.int()? } else { id + (head >> 4) as i64 };
-            field(self, id, head & 15)?;
-        }
-    }
-
-    fn skip(&mut self, kind: u8, depth: usize) -> Result<()> {
-        ensure!(depth < 16, "a page header is nested too deeply");
-        match kind {
-            1 | 2 => (),
-            3 => self.at += 1,
-            4..=6 => {
-                self.varint()?;
-            }
-            7 => self.at += 8,
-            8 => {
-                let n = self.varint()? as usize;
-                self.at = self.at.saturating_add(n);
-            }
-            9 | 10 => {
-                let head = self.byte()?;
-                let n = if head >> 4 == 15 { self.varint()? } else { (head >> 4) as u64 };
-                for _ in 0..n {
-                    // A truth value in a list takes a byte, unlike one in a struct.
-                    self.skip(if matches!(head & 15, 1 | 2) { 3 } else { head & 15 }, depth + 1)?
-                }
-            }
-            12 => self.fields(&mut |input, _, kind| input.skip(kind, depth + 1))?,
-            other => bail!("the thrift type {other}"),
-        }
-        Ok(())
-    }
-}

@@ -45,15 +45,16 @@ pub(super) fn unpack(input: &[u8], size: usize) -> Result<(Vec<u8>, Vec<Start>)>
     Ok((out, starts))
 }
 
-/// Unpacks from a start on until `size` bytes are there.
-pub(super) fn unpack_part(input: &[u8], size: usize) -> Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(size + STEP);
+/// Unpacks from a start on until at least `size` bytes are in `out`, in place of what it holds.
+pub(super) fn unpack_part(input: &[u8], size: usize, out: &mut Vec<u8>) -> Result<()> {
+    out.clear();
+    out.reserve(size + STEP);
     let mut at = 0;
     while out.len() < size {
         ensure!(at < input.len(), "a page is cut short");
-        element(input, &mut at, &mut out)?;
+        element(input, &mut at, out)?;
     }
-    Ok(out)
+    Ok(())
 }
 
 /// One literal or copy; gives the oldest place that it looked at.
@@ -127,7 +128,8 @@ mod tests {
         assert!(out == plain && starts.len() > 3, "{} starts", starts.len());
         for (i, start) in starts.iter().enumerate() {
             let end = starts.get(i + 1).map_or(plain.len(), |s| s.plain as usize);
-            let part = unpack_part(&packed[start.packed as usize..], end - start.plain as usize).unwrap();
+            let mut part = Vec::new();
+            unpack_part(&packed[start.packed as usize..], end - start.plain as usize, &mut part).unwrap();
             assert!(part[..] == plain[start.plain as usize..end]);
         }
     }

@@ -140,6 +140,34 @@ fn parquet_class_names_splits_and_rows_of_several_shards() {
 }
 
 #[test]
+fn places_of_images_are_kept_until_the_shard_changes() {
+    let dir = Dir::new();
+    let write = |rows: std::ops::Range<usize>| {
+        lay_beside(&dir, "d", 50);
+        let props = WriterProperties::builder().set_compression(Compression::SNAPPY);
+        let props = props.set_max_row_group_row_count(Some(20)).build();
+        dir.write("d/train-0.parquet", parquet(&batch(rows), props));
+        dir.settle("d");
+    };
+    write(0..50);
+    let open = || Parquet::open(&dir.text("d"), None).unwrap();
+    open().read(0).unwrap();
+    assert!(dir.kept().is_empty(), "two of three row groups were not read");
+    is_as_made(&open(), 50);
+    let [kept] = &dir.kept()[..] else { panic!("one listing") };
+    let whole = std::fs::read(kept).unwrap();
+    is_as_made(&open(), 50);
+    assert!(open().is_kept(0) && open().is_kept(49));
+    std::fs::write(kept, &whole[..whole.len() / 2]).unwrap();
+    assert!(!open().is_kept(0));
+    is_as_made(&open(), 50);
+    assert!(std::fs::read(kept).unwrap() == whole);
+    write(0..45);
+    assert!(!open().is_kept(0));
+    is_as_made(&open(), 45);
+}
+
+#[test]
 fn parquet_that_is_cut_empty_or_of_another_schema_is_told() {
     let dir = Dir::new();
     let whole = plain(&batch(0..30));
