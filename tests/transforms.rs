@@ -96,7 +96,7 @@ fn picture(width: usize, height: usize, channels: usize) -> Image {
 #[test]
 fn operations_equal_the_reference_pictures() {
     let cases = cases("images");
-    assert_eq!(cases.len(), 46);
+    assert_eq!(cases.len(), 48);
     for case in cases {
         assert_eq!(difference("images", &case), (0, 0.0), "{}", case["file"]);
     }
