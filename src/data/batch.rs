@@ -264,6 +264,34 @@ mod tests {
             serde_json::from_str(&std::fs::read_to_string(format!("{dir}.json")).unwrap()).unwrap();
         let tensors: std::collections::HashMap<String, Tensor> =
             Tensor::read_safetensors(format!("{dir}.safetensors")).unwrap().into_iter().collect();
-        panic!("{:?} {facts}", tensors.iter().map(|(n, t)| (n, t.size(), t.kind())).collect::<Vec<_>>());
+        let number = |v: &serde_json::Value| v.as_f64().unwrap();
+        let cut = &facts["cutmix_box"];
+        let side = |from: &str, to: &str| {
+            let (from, to) = (number(&cut[from]) as usize, number(&cut[to]) as usize);
+            (from, to - from)
+        };
+        let ((top, height), (left, width)) = (side("y0", "y1"), side("x0", "x1"));
+        let mixup = Mix { share: number(&facts["lam"]), region: None };
+        let region = Some(Region { top, left, height, width });
+        let cutmix = Mix { share: number(&facts["cutmix_lam"]), region };
+        let most = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+        for (name, drawn) in [("mixup", mixup), ("cutmix", cutmix)] {
+            let batch = Batch {
+                images: tensors["images"].copy(),
+                labels: tensors["labels"].copy(),
+                targets: tensors["labels"].copy(),
+                indices: tensors["labels"].copy(),
+            };
+            let n = batch.labels.size()[0] as usize;
+            let classes = tensors["logits"].size()[1] as usize;
+            let mixed = mix(batch, &vec![drawn; n], number(&facts["label_smoothing"]), classes).unwrap();
+            let off = (
+                most(&mixed.images, &tensors[&format!("{name}.images")]),
+                most(&mixed.targets, &tensors[&format!("{name}.targets")]),
+            );
+            assert!(off.0 < 1e-6 && off.1 < 1e-6, "{name}: {off:?}");
+        }
+        let loss = crate::loss::cross_entropy(&tensors["logits"], &tensors["mixup.targets"], 0.0).unwrap();
+        assert!(most(&loss, &tensors["soft_target_cross_entropy"]) < 1e-6);
     }
 }

@@ -1,9 +1,8 @@
 //! Blends of a picture with a duller one, as Pillow's `ImageEnhance` makes them: 0 gives the duller
 //! picture, 1 the picture itself, more than 1 moves further away.
 
-use super::tone::map_values;
-use crate::data::wide::wide;
 use crate::data::image::Image;
+use crate::data::wide::wide;
 
 /// Colourfulness: a blend with the grey picture (Pillow's `ImageEnhance.Color`; torchvision's
 /// saturation). Grey pictures stay.
@@ -25,12 +24,12 @@ pub fn contrast(image: &mut Image, factor: f64) {
         3 => image.data.chunks(3 * SUMMED).map(grey_sum).sum::<u64>(),
         _ => image.data.iter().map(|v| u64::from(*v)).sum(),
     };
-    blend_constant(image, (sum as f64 / pixels + 0.5) as u8, factor as f32);
+    blend_constant((sum as f64 / pixels + 0.5) as u8, &mut image.data, factor as f32);
 }
 
 /// A blend with black (Pillow's `ImageEnhance.Brightness`).
 pub fn brightness(image: &mut Image, factor: f64) {
-    blend_constant(image, 0, factor as f32);
+    blend_constant(0, &mut image.data, factor as f32);
 }
 
 /// A blend with the smoothed picture (Pillow's `ImageEnhance.Sharpness`, `ImageFilter.SMOOTH`). The
@@ -40,7 +39,7 @@ pub fn sharpness(image: &mut Image, factor: f64) {
     if image.width < 3 || image.height < 3 {
         return;
     }
-    let mut smooth = vec![0; n - 2 * c];
+    let (mut smooth, mut columns) = (vec![0; n - 2 * c], vec![0; n]);
     // The row above as it was before it was sharpened.
     let mut above = image.row(0).to_vec();
     let mut old = vec![0; n];
@@ -48,7 +47,7 @@ pub fn sharpness(image: &mut Image, factor: f64) {
         let (upper, lower) = image.data.split_at_mut((y + 1) * n);
         let row = &mut upper[y * n..];
         old.copy_from_slice(row);
-        smooth_row(&above, &old, &lower[..n], c, &mut smooth);
+        smooth_row([&above, &old, &lower[..n]], c, &mut columns, &mut smooth);
         blend(&smooth, &mut row[c..n - c], factor as f32);
         std::mem::swap(&mut above, &mut old);
     }
@@ -114,23 +113,26 @@ wide! {
     }
 }
 
-/// A blend with a picture of one value.
-fn blend_constant(image: &mut Image, dull: u8, factor: f32) {
-    map_values(&mut image.data, &std::array::from_fn(|v| mixed(dull, v as u8, factor)));
+wide! {
+    /// `values` blended with a picture of one value.
+    fn blend_constant(dull: u8, values: &mut [u8], factor: f32) {
+        values.iter_mut().for_each(|v| *v = mixed(dull, *v, factor));
+    }
 }
 
 wide! {
     /// Means of 3 × 3 pixels, the middle one counted five times, for all but the first and last pixel.
     /// Pillow adds up thirteenths in floating point; no sum of integers comes so near to a half that
     /// its rounding shows.
-    fn smooth_row(above: &[u8], row: &[u8], below: &[u8], channels: usize, out: &mut [u8]) {
-        let n = out.len();
-        let three = |row: &'_ [u8], i: usize| {
-            u16::from(row[i]) + u16::from(row[i + channels]) + u16::from(row[i + 2 * channels])
-        };
-        let (above, row, below) = (&above[..n + 2 * channels], &row[..n + 2 * channels], &below[..n + 2 * channels]);
-        for (i, o) in out.iter_mut().enumerate() {
-            let sum = three(above, i) + three(row, i) + three(below, i) + 4 * u16::from(row[i + channels]);
+    fn smooth_row(rows: [&[u8]; 3], channels: usize, columns: &mut [u16], out: &mut [u8]) {
+        let [above, row, below] = rows;
+        for (((sum, a), r), b) in columns.iter_mut().zip(above).zip(row).zip(below) {
+            *sum = u16::from(*a) + u16::from(*r) + u16::from(*b);
+        }
+        let (left, middle, right) = (&columns[..], &columns[channels..], &columns[2 * channels..]);
+        for ((((o, l), m), r), v) in out.iter_mut().zip(left).zip(middle).zip(right).zip(&row[channels..]) {
+            let sum = l + m + r + 4 * u16::from(*v);
+            // A thirteenth, rounded: exact for all sums.
             *o = ((u32::from(sum + 6) * 5042) >> 16) as u8;
         }
     }

@@ -117,7 +117,7 @@ fn map_channels(image: &mut Image, tables: &[[u8; 256]]) {
 }
 
 /// Replaces each value by its entry in `table`.
-pub(super) fn map_values(data: &mut [u8], table: &[u8; 256]) {
+fn map_values(data: &mut [u8], table: &[u8; 256]) {
     data.iter_mut().for_each(|v| *v = table[*v as usize]);
 }
 
