@@ -82,7 +82,8 @@ pub struct Permutation {
 impl Permutation {
     /// The order of `0..n` that `key` gives.
     pub fn new(key: Key, n: usize) -> Self {
-        let bits = u64::BITS - (n.max(2) as u64 - 1).leading_zeros();
+        // Over few bits a Feistel network is not uniform.
+        let bits = u64::BITS - (n.max(129) as u64 - 1).leading_zeros();
         Self { key, n: n as u64, half: bits.div_ceil(2) }
     }
 

@@ -233,7 +233,10 @@ fn a_function_among_the_transforms_gets_the_batch() {
 fn lists_of_transforms_that_make_no_sense_are_told() {
     for (list, pieces) in [
         ("[3]", &["expected a list of transforms, found the integer 3 at place 0"][..]),
-        ("[transform::normalize(0.5, 0.5), transform::center_crop(8)]", &["center_crop([8, 8])", "before", "normalize"]),
+        (
+            "[transform::normalize(0.5, 0.5), transform::center_crop(8)]",
+            &["center_crop([8, 8])", "before", "normalize"],
+        ),
         (
             "[transform::resize([8, 8]), transform::random_erasing(#{}), transform::random_erasing(#{})]",
             &["random_erasing is listed twice"],

@@ -1,7 +1,7 @@
 //! Operations on pictures against Pillow's results, and random transforms against the distributions
 //! that they draw from.
 
-use nepa::data::image::Image;
+use nepa::data::image::{Image, Interpolation, Region};
 use nepa::data::transform::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -408,7 +408,7 @@ fn erased_parts_have_their_areas_and_ratios() {
 fn mixes_have_their_shares_and_regions() {
     let mut rng = rng(10);
     let n = 20000;
-    let mixing = Mixing::new(&MixingOptions { cutmix: 0.0, p: 0.7, ..Default::default() }).unwrap();
+    let mixing = Mixing::new(&MixingOptions { cutmix_alpha: 0.0, prob: 0.7, ..Default::default() }).unwrap();
     let mixes: Vec<Mix> = (0..n).map(|_| mixing.draw(32, 32, &mut rng)).collect();
     let shares: Vec<f64> = mixes.iter().filter(|m| **m != Mix::NONE).map(|m| m.share).collect();
     assert_share("mixed", shares.len(), n, 0.7);
@@ -424,7 +424,7 @@ fn mixes_have_their_shares_and_regions() {
     assert_share("cutmix", cuts, n, 0.5);
 
     // Without the correction the share is Beta(1, 1), and the region what the edges leave of the rest.
-    let options = MixingOptions { mixup: 0.0, correct: false, ..Default::default() };
+    let options = MixingOptions { mixup_alpha: 0.0, correct_lam: false, ..Default::default() };
     let mixing = Mixing::new(&options).unwrap();
     let mixes: Vec<Mix> = (0..n).map(|_| mixing.draw(200, 300, &mut rng)).collect();
     assert_uniform("cutmix share", mixes.iter().map(|m| m.share).collect(), 0.0, 1.0, 0.0);
@@ -441,7 +441,7 @@ fn mixes_have_their_shares_and_regions() {
     // shares 1/6; the tolerance of 0.02 adds small regions.
     assert!((0.16..0.26).contains(&(whole as f64 / n as f64)), "{whole}");
 
-    let mixing = Mixing::new(&MixingOptions { correct: true, ..options.clone() }).unwrap();
+    let mixing = Mixing::new(&MixingOptions { correct_lam: true, ..options.clone() }).unwrap();
     for _ in 0..1000 {
         let mix = mixing.draw(20, 30, &mut rng);
         assert!((mix.share - (1.0 - mix.region.unwrap().area() as f64 / 600.0)).abs() < 1e-12);
@@ -456,7 +456,7 @@ fn mixes_have_their_shares_and_regions() {
     assert!((0..8).all(|i| mixes[i] == mixes[7 - i]) && mixes[0] != mixes[1]);
     let elem = Mixing::new(&MixingOptions { mode: "elem".into(), ..Default::default() }).unwrap();
     assert!(elem.draw_batch(2, 32, 32, &mut rng)[0] != elem.draw_batch(2, 32, 32, &mut rng)[1]);
-    assert!(Mixing::new(&MixingOptions { mixup: 0.0, cutmix: 0.0, ..Default::default() }).is_err());
+    assert!(Mixing::new(&MixingOptions { mixup_alpha: 0.0, cutmix_alpha: 0.0, ..Default::default() }).is_err());
 }
 
 #[test]

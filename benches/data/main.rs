@@ -82,8 +82,10 @@ fn parse(args: &[String]) -> Result<Options> {
 /// Ours and the peer's rates, in turns.
 fn compare(set: &str, folder: &str, options: &Options) -> Result<()> {
     println!("\n{set}: images/s, batches of {BATCH}; per core: by the processor time of one bound process");
-    println!("{:<14}{:>12}{:>12}{:>8}{:>14}{:>14}{:>8}{:>12}", "", "ours/core", "peer/core", "ratio", "ours 2 cores",
-             "peer 2 cores", "ratio", "ours 2 : 1");
+    println!(
+        "{:<14}{:>12}{:>12}{:>8}{:>14}{:>14}{:>8}{:>12}",
+        "", "ours/core", "peer/core", "ratio", "ours 2 cores", "peer 2 cores", "ratio", "ours 2 : 1"
+    );
     for (task, name) in TASKS {
         let mut rates: [Vec<f64>; 5] = Default::default();
         for _ in 0..options.rounds {
@@ -97,7 +99,10 @@ fn compare(set: &str, folder: &str, options: &Options) -> Result<()> {
         let [one, peer_one, two, peer_two, one_wall] = rates.map(median);
         println!(
             "{:<14}{one:>12.0}{peer_one:>12.0}{:>8.2}{two:>14.0}{peer_two:>14.0}{:>8.2}{:>12.2}",
-            format!("({task}) {name}"), one / peer_one, two / peer_two, two / one_wall
+            format!("({task}) {name}"),
+            one / peer_one,
+            two / peer_two,
+            two / one_wall
         );
     }
     Ok(())
@@ -246,16 +251,20 @@ fn stages(folder: &str) -> Result<()> {
     let rows: Vec<(&str, f64)> = vec![
         ("decode the whole picture (the limit of full decoding)", time(&files, |f| with(f, &Picture::whole))?),
         ("decode 54 % of it, as a random crop needs", time(&files, |f| with(f, &|p| Ok(p.part(part)?.image)))?),
-        ("decode and resize for evaluation", time(&files, |f| {
-            with(f, &|p| resize_then_crop(p, 341, 256, centre, Interpolation::Bicubic))
-        })?),
+        (
+            "decode and resize for evaluation",
+            time(&files, |f| with(f, &|p| resize_then_crop(p, 341, 256, centre, Interpolation::Bicubic)))?,
+        ),
         ("resize 367 x 275 to 224, bilinear", time(&files, |_| resize(Interpolation::Bilinear))?),
         ("resize 367 x 275 to 224, bicubic", time(&files, |_| resize(Interpolation::Bicubic))?),
         ("RandAugment, 224", time(&files, |_| Ok(augment.apply(small.clone(), &mut rng)))?),
-        ("to channel by channel", time(&files, |_| {
-            small.write_planar(black_box(&mut planes));
-            Ok(())
-        })?),
+        (
+            "to channel by channel",
+            time(&files, |_| {
+                small.write_planar(black_box(&mut planes));
+                Ok(())
+            })?,
+        ),
     ];
     println!("one core, alone:");
     for (name, seconds) in rows {

@@ -110,12 +110,7 @@ impl Loader {
         ensure!(o.batch >= 1, "batch must be at least 1, found {}", o.batch);
         ensure!(o.prefetch >= 1, "prefetch must be at least 1, found {}", o.prefetch);
         ensure!(o.workers != Some(0), "workers must be at least 1, found 0");
-        ensure!(
-            o.rank < o.world_size,
-            "rank must be less than world_size: found {} of {}",
-            o.rank,
-            o.world_size
-        );
+        ensure!(o.rank < o.world_size, "rank must be less than world_size: found {} of {}", o.rank, o.world_size);
         if o.batch % o.world_size != 0 {
             let lower = o.batch / o.world_size * o.world_size;
             let near = if lower == 0 { String::new() } else { format!("{lower} or ") };

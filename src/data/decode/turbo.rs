@@ -154,14 +154,7 @@ impl<'a> Jpeg<'a> {
     /// Reads the header.
     pub fn open(bytes: &'a [u8]) -> Result<Self> {
         let Some(decoder) = IDLE.take().or_else(Decoder::new) else { bail!("not enough memory for a JPEG decoder") };
-        let mut info = Info {
-            width: 0,
-            height: 0,
-            channels: 0,
-            exif: std::ptr::null(),
-            exif_len: 0,
-            header_len: 0,
-        };
+        let mut info = Info { width: 0, height: 0, channels: 0, exif: std::ptr::null(), exif_len: 0, header_len: 0 };
         // SAFETY: the bytes outlive the decoder's use of them: `Jpeg` borrows them and takes the decoder back.
         let fault = unsafe { nepa_jpeg_header(decoder.0, bytes.as_ptr(), bytes.len(), &mut info) };
         let jpeg = Self { decoder: Some(decoder), info, bytes };
@@ -206,9 +199,8 @@ impl<'a> Jpeg<'a> {
         let (mut left, mut columns) = (region.left as u32, region.width as u32);
         let (top, height) = (region.top as u32, region.height as u32);
         // SAFETY: `data` has the capacity that is told.
-        let fault = unsafe {
-            nepa_jpeg_read(self.raw(), &mut left, &mut columns, top, height, data.as_mut_ptr(), data.len())
-        };
+        let fault =
+            unsafe { nepa_jpeg_read(self.raw(), &mut left, &mut columns, top, height, data.as_mut_ptr(), data.len()) };
         self.check(fault)?;
         data.truncate(columns as usize * region.height * channels);
         if channels == 4 {

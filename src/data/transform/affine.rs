@@ -5,8 +5,8 @@
 //! near to an integer that the two could differ.
 
 use super::enhance::luma;
-use crate::data::wide::wide;
 use crate::data::image::{Image, Interpolation};
+use crate::data::wide::wide;
 use std::ops::Range;
 
 /// Turns counterclockwise around the centre (Pillow's `Image.rotate`); what comes from outside the
@@ -175,7 +175,6 @@ fn floor(v: f64) -> (i32, f64) {
 struct Padded {
     /// Values in a row.
     pitch: usize,
-    channels: usize,
     data: Vec<u8>,
 }
 
@@ -197,7 +196,7 @@ impl Padded {
             data.copy_within(BORDER * pitch..(BORDER + 1) * pitch, y * pitch);
             data.copy_within((BORDER + h - 1) * pitch..(BORDER + h) * pitch, (BORDER + h + y) * pitch);
         }
-        Self { pitch, channels: c, data }
+        Self { pitch, data }
     }
 
     /// Where the pixel at column `x`, row `y` begins; both may be outside by [`BORDER`].

@@ -1,8 +1,8 @@
 //! Pillow's Gaussian blur: three box blurs in each direction, with boxes of fractional width
 //! (P. Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering").
 
-use crate::data::wide::wide;
 use crate::data::image::Image;
+use crate::data::wide::wide;
 
 /// Pillow's number of box blurs.
 const PASSES: usize = 3;

@@ -1,7 +1,7 @@
 //! Operations that map every value by itself, as Pillow's `ImageOps` and timm's `auto_augment` do.
 
-use crate::data::wide::wide;
 use crate::data::image::Image;
+use crate::data::wide::wide;
 
 /// Stretches each channel so that its least value becomes 0 and its greatest 255 (Pillow's
 /// `ImageOps.autocontrast` without cutoff). A channel of one value stays.
