@@ -197,7 +197,6 @@ fn floor(v: f64) -> (i32, f64) {
 struct Padded {
     /// Values in a row.
     pitch: usize,
-    channels: usize,
     data: Vec<u8>,
 }
 
@@ -219,7 +218,7 @@ impl Padded {
             data.copy_within(BORDER * pitch..(BORDER + 1) * pitch, y * pitch);
             data.copy_within((BORDER + h - 1) * pitch..(BORDER + h) * pitch, (BORDER + h + y) * pitch);
         }
-        Self { pitch, channels: c, data }
+        Self { pitch, data }
     }
 
     /// Where the pixel at column `x`, row `y` begins; both may be outside by [`BORDER`].
