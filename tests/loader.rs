@@ -156,7 +156,7 @@ fn a_broken_image_ends_the_run_and_is_named() {
     ] {
         for options in ["workers: 1", "workers: 3"] {
             let said = broken(bad).run(&EPOCHS.replace("OPTIONS", options));
-            said.fails(1).at("recipe.rhai:2:", "loader.epoch(e)").says(&["item 4", "dog/1.jpg"]).says(pieces);
+            said.fails(1).says(&["recipe.rhai:2:46", "item 4", "dog/1.jpg"]).says(pieces);
         }
     }
 }
@@ -196,7 +196,7 @@ fn a_file_that_vanishes_is_an_error_and_no_hang() {
         "let loader = data::loader(data::open(\"d\"), [transform::resize([8, 8])], #{ batch: 3 });\n\
          print(\"listed\");\n\
          let e = 0;\n\
-         loop { for b in loader.epoch(e) { } e += 1; }",
+         loop { for b in loader.epoch(e) { print(b.len); } e += 1; }",
     );
     let running = folder.start(&["run", "recipe.rhai"], &[]);
     running.wait_for("listed");
@@ -206,7 +206,8 @@ fn a_file_that_vanishes_is_an_error_and_no_hang() {
 
 #[test]
 fn images_of_different_sizes_need_a_transform_that_gives_one() {
-    let said = with_images("for b in data::loader(images, [], #{ batch: 4, shuffle: false }).epoch(0) { }");
+    let said =
+        with_images("for b in data::loader(images, [], #{ batch: 4, shuffle: false }).epoch(0) { print(b.len); }");
     said.fails(1).says(&["cannot read item", "are expected", "transform::center_crop"]);
 }
 
@@ -224,7 +225,7 @@ fn a_function_among_the_transforms_gets_the_batch() {
         "#,
     );
     assert_eq!(said.values(), vec![json!(true); 4]);
-    with_images("for b in data::loader(images, [transform::resize([8, 8]), |b| 3], #{}).epoch(0) { }")
+    with_images("for b in data::loader(images, [transform::resize([8, 8]), |b| 3], #{}).epoch(0) { print(b.len); }")
         .fails(1)
         .says(&["a function among the transforms", "found the integer 3"]);
 }
@@ -250,6 +251,8 @@ fn lists_of_transforms_that_make_no_sense_are_told() {
         ("[transform::resize(8, #{ interpolation: \"bilinaer\" })]", &["bilinaer", "did you mean `bilinear`?"]),
         ("[transform::mixup(#{ mixup_alpha: 0.0, cutmix_alpha: 0.0 })]", &["mixup_alpha or cutmix_alpha"]),
     ] {
-        with_images(&format!("for b in data::loader(images, {list}, #{{}}).epoch(0) {{ }}")).fails(1).says(pieces);
+        with_images(&format!("for b in data::loader(images, {list}, #{{}}).epoch(0) {{ print(b.len); }}"))
+            .fails(1)
+            .says(pieces);
     }
 }

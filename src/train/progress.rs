@@ -27,6 +27,17 @@ pub fn print_line(text: &str) {
     });
 }
 
+/// Prints a line to stderr without tearing the bar.
+pub fn warn_line(text: &str) {
+    let print = || {
+        let _ = writeln!(std::io::stderr(), "warning: {text}");
+    };
+    ACTIVE.with_borrow(|bar| match bar {
+        Some(bar) => bar.suspend(print),
+        None => print(),
+    });
+}
+
 /// A bar on a terminal, plain lines elsewhere.
 pub struct Progress {
     label: String,

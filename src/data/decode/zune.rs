@@ -19,13 +19,16 @@ pub fn decode(bytes: &[u8]) -> Result<(Image, Option<Vec<u8>>)> {
     decoder.decode_headers().map_err(damaged)?;
     let Some((width, height)) = decoder.dimensions() else { bail!("damaged JPEG: its header gives no size") };
     check_size(width, height)?;
-    check_end(bytes, bytes.len().min(decoder_header(bytes)))?;
+    check_end(bytes, header_length(bytes))?;
     let four = matches!(decoder.input_colorspace(), Some(ColorSpace::CMYK | ColorSpace::YCCK));
-    if four {
-        decoder.set_options(options.jpeg_set_out_colorspace(ColorSpace::CMYK));
+    if let Some(own) = decoder.input_colorspace().filter(|_| four) {
+        decoder.set_options(options.jpeg_set_out_colorspace(own));
     }
     let mut data = decoder.decode().map_err(damaged)?;
     let exif = decoder.exif().cloned();
+    if decoder.input_colorspace() == Some(ColorSpace::YCCK) {
+        data.as_chunks_mut::<4>().0.iter_mut().for_each(ycck_to_cmyk);
+    }
     if four {
         data = cmyk_to_rgb(&data);
     }
@@ -35,8 +38,17 @@ pub fn decode(bytes: &[u8]) -> Result<(Image, Option<Vec<u8>>)> {
     Ok((Image::new(width, height, 3, data), exif))
 }
 
+/// As libjpeg does it: the complement of the colour that Y, Cb and Cr mean.
+fn ycck_to_cmyk(pixel: &mut [u8; 4]) {
+    let [y, cb, cr] = [pixel[0] as f32, pixel[1] as f32 - 128.0, pixel[2] as f32 - 128.0];
+    let rgb = [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb];
+    for (value, colour) in pixel.iter_mut().zip(rgb) {
+        *value = 255 - colour.round() as u8;
+    }
+}
+
 /// Where the coded picture begins: after the first start-of-scan marker's segment.
-fn decoder_header(bytes: &[u8]) -> usize {
+fn header_length(bytes: &[u8]) -> usize {
     let mut at = 2;
     while at + 4 <= bytes.len() && bytes[at] == 0xff {
         let length = u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]) as usize;

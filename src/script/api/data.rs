@@ -14,7 +14,7 @@ use crate::script::docs::Reference;
 use crate::script::error::{from_rhai, to_rhai};
 use crate::script::registry::Group;
 use crate::script::values::{Tensor, call, found, ints, number, ok, read_options};
-use crate::train::progress::print_line;
+use crate::train::progress::warn_line;
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -158,7 +158,7 @@ impl LoaderParts {
         let path = super::run::inside("bad_items.txt")?;
         crate::checkpoint::tensors::write_atomic(&path, lines.as_bytes())?;
         let plural = if count == 1 { " of its images was broken and" } else { " of its images were broken and" };
-        print_line(&format!("warning: {source}: {count}{plural} replaced by others; see {}", path.display()));
+        warn_line(&format!("{source}: {count}{plural} replaced by others; see {}", path.display()));
         Ok(())
     }
 }
