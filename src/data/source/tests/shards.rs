@@ -96,7 +96,7 @@ fn long_names_of_both_kinds_are_read() {
         let n = (text.len() + 2..).find(|n| n.to_string().len() + 1 + text.len() == *n).unwrap();
         format!("{n} {text}")
     };
-    let pax = format!("{}{}", record("mtime=1.5\n".into()), record(format!("path={long}2.jpg\n")));
+    let pax = [record("mtime=1.5\n".into()), record(format!("path={long}2.jpg\n"))].concat();
     let mut prefixed = header(b"p.jpg", 1, b'0');
     prefixed[345..348].copy_from_slice(b"dir");
     prefixed[148..156].fill(b' ');
