@@ -76,12 +76,15 @@ pub fn type_words(rust_type: &str) -> String {
     if let Some(inner) = t.strip_prefix("Vec<").and_then(|t| t.strip_suffix('>')) {
         return format!("array of {}", type_words(inner));
     }
+    if let Some((inner, n)) = t.strip_prefix('[').and_then(|t| t.strip_suffix(']')?.split_once(';')) {
+        return format!("array of {n} {}s", type_words(inner));
+    }
     match t.as_str() {
-        "i64" | "usize" | "u64" => "int",
+        "i64" | "usize" | "u64" | "u8" => "int",
         "f64" => "float",
         "bool" => "bool",
-        "String" | "PathBuf" => "string",
-        "[f64;2]" => "array of 2 floats",
+        // Choices are written as strings.
+        "String" | "PathBuf" | "OnBad" | "Interpolation" => "string",
         "Map<String,Value>" | "PatternGroup" => "map",
         other => return other.to_lowercase(),
     }

@@ -240,7 +240,7 @@ fn stages(folder: &str) -> Result<()> {
         f(Picture::open(&mut Content::Encoded(Cow::Borrowed(file)), false)?)
     };
     let small = with(&files[0], &|p| resized_crop(p, part, 224, 224, Interpolation::Bilinear))?;
-    let whole = with(&files[0], &Picture::whole)?;
+    let whole = with(&files[0], &|p| p.whole())?;
     let resize = |by| {
         let part = part;
         resized_crop(Picture::Whole(whole.clone()), part, 224, 224, by)
@@ -249,7 +249,7 @@ fn stages(folder: &str) -> Result<()> {
     let mut rng = nepa::random::Key::new(1).rng();
     let mut planes = vec![0; small.data.len()];
     let rows: Vec<(&str, f64)> = vec![
-        ("decode the whole picture (the limit of full decoding)", time(&files, |f| with(f, &Picture::whole))?),
+        ("decode the whole picture (the limit of full decoding)", time(&files, |f| with(f, &|p| p.whole()))?),
         ("decode 54 % of it, as a random crop needs", time(&files, |f| with(f, &|p| Ok(p.part(part)?.image)))?),
         (
             "decode and resize for evaluation",

@@ -303,7 +303,14 @@ impl Work {
             let n = self.shared.shape.iter().product::<usize>();
             // SAFETY: image `place` of the slot is this worker's until the batch is whole, and the slot is free.
             let out = unsafe { std::slice::from_raw_parts_mut(slot.address.add(place * n), n) };
-            let item = self.make(k, place, out);
+            // Whatever goes wrong, the image counts as made: whoever waits for it is told, and never waits in vain.
+            let item = catch_panic(|| Ok(self.make(k, place, out))).unwrap_or_else(|e| Item {
+                place,
+                index: 0,
+                label: -1,
+                erased: None,
+                error: Some(e),
+            });
             lock(&slot.items).push(item);
             if slot.made.fetch_add(1, Ordering::AcqRel) + 1 == self.images_in(batch) {
                 // Under the lock, so that nobody goes to sleep between looking and waiting.
@@ -445,5 +452,101 @@ impl Drop for Epoch {
             // Each ends after the image that it is at; panics inside of it are caught.
             let _ = worker.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::image::Image;
+    use crate::data::source::{Content, Source};
+
+    /// Two classes of tiny pictures; something is wrong with some of them.
+    struct Faulty {
+        reads: AtomicUsize,
+        bad: fn(usize) -> bool,
+        in_label: bool,
+    }
+
+    impl Source for Faulty {
+        fn describe(&self) -> String {
+            "faulty".into()
+        }
+        fn len(&self) -> usize {
+            100
+        }
+        fn class_names(&self) -> &[String] {
+            &[]
+        }
+        fn split(&self) -> Option<&str> {
+            None
+        }
+        fn label(&self, index: usize) -> i64 {
+            assert!(!(self.in_label && (self.bad)(index)), "no label");
+            0
+        }
+        fn name(&self, index: usize) -> String {
+            format!("item-{index}")
+        }
+        fn read(&self, index: usize) -> Result<Content<'_>> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            assert!(self.in_label || !(self.bad)(index), "a fault in reading");
+            Ok(Content::Pixels(Image::new(2, 2, 1, vec![index as u8; 4])))
+        }
+        fn shape(&self) -> Option<[usize; 3]> {
+            Some([1, 2, 2])
+        }
+    }
+
+    fn loader(bad: fn(usize) -> bool, in_label: bool, options: &LoaderOptions) -> (Arc<Faulty>, Loader) {
+        let source = Arc::new(Faulty { reads: AtomicUsize::new(0), bad, in_label });
+        let loader = Loader::new(source.clone(), Pipeline::new(&[], false), None, options).unwrap();
+        (source, loader)
+    }
+
+    #[test]
+    fn a_panic_in_a_worker_is_an_error_and_no_hang() {
+        for in_label in [false, true] {
+            for workers in [1, 4] {
+                let options = LoaderOptions { batch: 8, workers: Some(workers), ..Default::default() };
+                let (_, loader) = loader(|i| i == 77, in_label, &options);
+                let mut epoch = loader.epoch(0, 0).unwrap();
+                let error = loop {
+                    match epoch.next_batch() {
+                        Ok(Some(_)) => {}
+                        Ok(None) => panic!("the fault was not told"),
+                        Err(e) => break one_line(&e),
+                    }
+                };
+                assert!(error.contains("fault"), "{error}");
+                assert!(epoch.next_batch().unwrap().is_none(), "nothing after an error");
+            }
+        }
+    }
+
+    #[test]
+    fn data_of_which_nothing_can_be_read_ends_also_when_skipping() {
+        let options = LoaderOptions { batch: 8, on_bad: OnBad::Skip, ..Default::default() };
+        let (_, loader) = loader(|_| true, false, &options);
+        let error = loader.epoch(0, 0).unwrap().next_batch().err().unwrap();
+        assert!(one_line(&error).contains("100 images in a row"), "{error}");
+    }
+
+    #[test]
+    fn resuming_reads_nothing_of_what_was_done_and_workers_read_no_further_than_allowed() {
+        let options = LoaderOptions { batch: 10, workers: Some(3), prefetch: 2, ..Default::default() };
+        let (source, loader) = loader(|_| false, false, &options);
+        let mut epoch = loader.epoch(3, 60).unwrap();
+        let first = epoch.next_batch().unwrap().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        // One batch taken, two ahead.
+        assert_eq!(source.reads.load(Ordering::Relaxed), 30);
+        let mut all = Vec::new();
+        let mut whole = loader.epoch(3, 0).unwrap();
+        while let Some(batch) = whole.next_batch().unwrap() {
+            all.push(batch.indices);
+        }
+        assert_eq!(first.indices, all[6]);
+        assert_eq!(all.concat().iter().collect::<std::collections::BTreeSet<_>>().len(), 100);
     }
 }

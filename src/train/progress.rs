@@ -28,9 +28,9 @@ pub fn print_line(text: &str) {
 }
 
 /// Prints a line to stderr without tearing the bar.
-pub fn warn_line(text: &str) {
+pub fn note_line(text: &str) {
     let print = || {
-        let _ = writeln!(std::io::stderr(), "warning: {text}");
+        let _ = writeln!(std::io::stderr(), "{text}");
     };
     ACTIVE.with_borrow(|bar| match bar {
         Some(bar) => bar.suspend(print),

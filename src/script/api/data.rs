@@ -2,7 +2,7 @@
 
 use super::transform::steps;
 use crate::data::batch::{self, BatchStep};
-use crate::data::decode::Picture;
+use crate::data::decode::{self, Picture};
 use crate::data::image::Image;
 use crate::data::loader::{self, LoaderOptions};
 use crate::data::pipeline::Pipeline;
@@ -14,7 +14,7 @@ use crate::script::docs::Reference;
 use crate::script::error::{from_rhai, to_rhai};
 use crate::script::registry::Group;
 use crate::script::values::{Tensor, call, found, ints, number, ok, read_options};
-use crate::train::progress::warn_line;
+use crate::train::progress::note_line;
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -158,7 +158,7 @@ impl LoaderParts {
         let path = super::run::inside("bad_items.txt")?;
         crate::checkpoint::tensors::write_atomic(&path, lines.as_bytes())?;
         let plural = if count == 1 { " of its images was broken and" } else { " of its images were broken and" };
-        warn_line(&format!("{source}: {count}{plural} replaced by others; see {}", path.display()));
+        note_line(&format!("warning: {source}: {count}{plural} replaced by others; see {}", path.display()));
         Ok(())
     }
 }
@@ -185,6 +185,11 @@ fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Load
     let steps = steps("data::loader", transforms)?;
     let pipeline = Pipeline::new(&steps.image, options.exif_orientation);
     let classes = source.0.class_names().len();
+    if source.0.shape().is_none() {
+        // Files are decoded: by what, is told once.
+        static TOLD: std::sync::Once = std::sync::Once::new();
+        TOLD.call_once(|| note_line(&format!("JPEGs are decoded by {}", decode::backend().describe())));
+    }
     let loader = loader::Loader::new(source.0, pipeline, steps.erasing, &options)?;
     Ok(Loader(Rc::new(LoaderParts { loader, batch_steps: steps.batch, classes, told: Cell::new(0) })))
 }
