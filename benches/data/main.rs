@@ -187,9 +187,10 @@ fn measure(folder: &str, task: &str, cores: &str, seconds: f64) -> Result<Value>
     let many: SourceRef = source::concat(&vec![images; 1000])?;
     let loader = Loader::new(many, pipeline, erasing, &options)?;
     let mut epoch = loader.epoch(0, 0)?;
+    let mut spare = batch::Spare::default();
     let mut next = || -> Result<usize> {
-        let raw = epoch.next_batch()?.context("the epoch ended")?;
-        Ok(black_box(batch::finish(raw, &on_batch, 1000)?).images.size()[0] as usize)
+        let batch = batch::next(&mut epoch, &mut spare, &on_batch, 1000)?.context("the epoch ended")?;
+        Ok(black_box(batch).images.size()[0] as usize)
     };
     for _ in 0..2 + 4 * cores.len() {
         next()?;

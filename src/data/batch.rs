@@ -1,9 +1,10 @@
 //! What happens to a whole batch, on the run's device: normalisation, erasing, mixing.
 
-use super::loader::RawBatch;
+use super::loader::Epoch;
 use super::transform::{EraseMode, Mix, Mixing, RandomErasing};
 use crate::device;
 use crate::error::{Diagnostic, Result, bail, ensure};
+use crate::ffi;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
@@ -76,17 +77,17 @@ impl Normalize {
     }
 }
 
-/// Turns a raw batch into one on which the model can work.
-pub fn finish(raw: RawBatch, steps: &[BatchStep], classes: usize) -> Result<Batch> {
-    let device = device::current();
-    let labels = Tensor::f_from_slice(&raw.labels)?.f_to_device(device)?;
-    let indices = Tensor::f_from_slice(&raw.indices)?.f_to_device(device)?;
+/// The next batch of an epoch with `steps` done to it, or `None` after the last.
+pub fn next(epoch: &mut Epoch, spare: &mut Spare, steps: &[BatchStep], classes: usize) -> Result<Option<Batch>> {
     let (first, rest) = match steps.split_first() {
         Some((BatchStep::Normalize(normalize), rest)) => (Some(normalize), rest),
         _ => (None, steps),
     };
-    let images = to_float(&raw.images, first)?;
-    let mut batch = Batch { images, targets: labels.shallow_clone(), labels, indices };
+    let Some(raw) = epoch.next_batch(|pixels| to_float(pixels, first, spare))? else { return Ok(None) };
+    let device = device::current();
+    let labels = Tensor::f_from_slice(&raw.labels)?.f_to_device(device)?;
+    let indices = Tensor::f_from_slice(&raw.indices)?.f_to_device(device)?;
+    let mut batch = Batch { images: raw.images, targets: labels.shallow_clone(), labels, indices };
     for step in rest {
         batch = match step {
             BatchStep::Normalize(normalize) => {
@@ -111,16 +112,56 @@ pub fn finish(raw: RawBatch, steps: &[BatchStep], classes: usize) -> Result<Batc
             BatchStep::Call(function) => function(batch)?,
         };
     }
-    Ok(batch)
+    Ok(Some(batch))
 }
 
-/// uint8 to float32 in [0, 1], normalised where that is asked for.
-fn to_float(images: &Tensor, normalize: Option<&Normalize>) -> Result<Tensor> {
-    let size = images.size();
-    let (channels, plane) = (size[1] as usize, (size[2] * size[3]) as usize);
+/// Memory of batches on the CPU that nobody holds any more, used again: getting so much anew from the system for
+/// every batch costs as much as filling it.
+#[derive(Default)]
+pub struct Spare(Vec<Tensor>);
+
+impl Spare {
+    /// As many as a script holds at a time: the last batch and this one.
+    const MOST: usize = 3;
+
+    fn take(&mut self, size: &[i64]) -> Result<Tensor> {
+        for tensor in &self.0 {
+            if tensor.size() == size && ffi::is_unshared(tensor) {
+                return Ok(tensor.shallow_clone());
+            }
+        }
+        let new = Tensor::f_empty(size, (Kind::Float, tch::Device::Cpu))?;
+        if self.0.len() == Self::MOST {
+            drop(self.0.remove(0));
+        }
+        self.0.push(new.shallow_clone());
+        Ok(new)
+    }
+}
+
+/// uint8 [B, H, W, C] on the CPU to float32 [B, C, H, W] in [0, 1] on the run's device, normalised where that is asked
+/// for.
+fn to_float(pixels: &Tensor, normalize: Option<&Normalize>, spare: &mut Spare) -> Result<Tensor> {
+    let size = pixels.size();
+    let [n, h, w, c] = size[..] else { unreachable!("pixels of images") };
+    let channels = c as usize;
     if let Some(normalize) = normalize {
         normalize.check(channels)?;
     }
+    if device::current() != tch::Device::Cpu {
+        let images = pixels.f_to_device(device::current())?.f_permute([0, 3, 1, 2])?;
+        let mut out = images.f_to_kind(Kind::Float)?.f_contiguous()?.f_div_scalar_(255.0)?;
+        if let Some(n) = normalize {
+            let column = |values: &[f64]| -> Result<Tensor> {
+                let values: Vec<f32> = (0..channels).map(|c| Normalize::of_channel(values, c)).collect();
+                Ok(Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?.f_to_device(out.device())?)
+            };
+            let (mean, std) = (column(&n.mean)?, column(&n.std)?);
+            out = out.f_sub_(&mean)?.f_div_(&std)?;
+        }
+        return Ok(out);
+    }
+    // 256 values stand for all: one pass over memory.
     let value = |value: u8, channel: usize| {
         let x = value as f32 / 255.0;
         match normalize {
@@ -128,35 +169,35 @@ fn to_float(images: &Tensor, normalize: Option<&Normalize>) -> Result<Tensor> {
             None => x,
         }
     };
-    if images.device() == tch::Device::Cpu {
-        // 256 values stand for all: one pass over memory instead of four.
-        let tables: Vec<[f32; 256]> = (0..channels).map(|c| std::array::from_fn(|v| value(v as u8, c))).collect();
-        let out = Tensor::f_empty(&size, (Kind::Float, tch::Device::Cpu))?;
-        let n = images.numel();
-        // SAFETY: both are contiguous tensors of n elements, the second not yet seen by anybody.
-        let (from, to) = unsafe {
-            (
-                std::slice::from_raw_parts(images.data_ptr() as *const u8, n),
-                std::slice::from_raw_parts_mut(out.data_ptr() as *mut f32, n),
-            )
-        };
-        let planes = from.par_chunks_exact(plane).zip(to.par_chunks_exact_mut(plane)).enumerate();
-        planes.for_each(|(i, (from, to))| {
-            let table = &tables[i % channels];
-            for (from, to) in from.iter().zip(to) {
-                *to = table[*from as usize];
+    let tables: Vec<[f32; 256]> = (0..channels).map(|c| std::array::from_fn(|v| value(v as u8, c))).collect();
+    let out = spare.take(&[n, c, h, w])?;
+    let (plane, count) = ((h * w) as usize, pixels.numel());
+    // SAFETY: both are contiguous tensors of as many elements, the second held by nobody else.
+    let (from, to) = unsafe {
+        (
+            std::slice::from_raw_parts(pixels.data_ptr() as *const u8, count),
+            std::slice::from_raw_parts_mut(out.data_ptr() as *mut f32, count),
+        )
+    };
+    let images = from.par_chunks_exact(plane * channels).zip(to.par_chunks_exact_mut(plane * channels));
+    images.for_each(|(from, to)| match &tables[..] {
+        [red, green, blue] => {
+            let (r, rest) = to.split_at_mut(plane);
+            let (g, b) = rest.split_at_mut(plane);
+            for (((pixel, r), g), b) in from.as_chunks::<3>().0.iter().zip(r).zip(g).zip(b) {
+                *r = red[pixel[0] as usize];
+                *g = green[pixel[1] as usize];
+                *b = blue[pixel[2] as usize];
             }
-        });
-        return Ok(out);
-    }
-    let mut out = images.f_to_kind(Kind::Float)?.f_div_scalar_(255.0)?;
-    if let Some(n) = normalize {
-        let column = |values: &[f64]| -> Result<Tensor> {
-            let values: Vec<f32> = (0..channels).map(|c| Normalize::of_channel(values, c)).collect();
-            Ok(Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?.f_to_device(images.device())?)
-        };
-        out = out.f_sub_(&column(&n.mean)?)?.f_div_(&column(&n.std)?)?;
-    }
+        }
+        _ => {
+            for (c, table) in tables.iter().enumerate() {
+                for (value, to) in from[c..].iter().step_by(channels).zip(&mut to[c * plane..(c + 1) * plane]) {
+                    *to = table[*value as usize];
+                }
+            }
+        }
+    });
     Ok(out)
 }
 

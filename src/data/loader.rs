@@ -84,9 +84,9 @@ struct Shared {
     bad: Mutex<BadItems>,
 }
 
-/// One batch on the run's device, 8-bit.
+/// One batch, its images on the run's device.
 pub struct RawBatch {
-    /// uint8 [B, C, H, W].
+    /// What was made of the pixels.
     pub images: Tensor,
     /// int64 [B], on the CPU.
     pub labels: Vec<i64>,
@@ -235,7 +235,7 @@ struct State {
 
 /// Room for one batch.
 struct Slot {
-    /// uint8 [B, C, H, W] on the CPU, pinned where a GPU is used.
+    /// uint8 [B, H, W, C] on the CPU, pinned where a GPU is used.
     pixels: Tensor,
     /// The pixels' address: every worker writes to images of its own.
     address: *mut u8,
@@ -260,7 +260,7 @@ struct Item {
 impl Slot {
     fn new(batch: usize, shape: [usize; 3]) -> Result<Self> {
         let [c, h, w] = shape.map(|n| n as i64);
-        let mut pixels = Tensor::f_empty([batch as i64, c, h, w], (Kind::Uint8, tch::Device::Cpu))?;
+        let mut pixels = Tensor::f_empty([batch as i64, h, w, c], (Kind::Uint8, tch::Device::Cpu))?;
         if device::current() != tch::Device::Cpu {
             pixels = pixels.f_pin_memory(device::current())?;
         }
@@ -359,7 +359,7 @@ impl Work {
 const MOST_REPLACEMENTS: usize = 100;
 
 impl Shared {
-    /// Image `index`, channel by channel, and what is to be erased of it.
+    /// Image `index`, and what is to be erased of it.
     fn image(&self, index: usize, key: Key, out: &mut [u8]) -> Result<Option<Erased>> {
         let image = self.pipeline.run(self.source.read(index)?, &mut key.rng())?;
         let [c, h, w] = self.shape;
@@ -371,7 +371,7 @@ impl Shared {
             image.height,
             image.width
         );
-        image.write_planar(out);
+        out.copy_from_slice(&image.data);
         // A stream of its own, so that erasing does not move the other draws.
         Ok(self.erasing.as_ref().and_then(|erasing| Erased::draw(erasing, self.shape, &mut key.fold(1).rng())))
     }
@@ -402,8 +402,9 @@ impl Epoch {
         self.work.first + taken.min(self.work.images) * self.work.shared.world_size
     }
 
-    /// The next batch on the run's device, or `None` after the last or after an error.
-    pub fn next_batch(&mut self) -> Result<Option<RawBatch>> {
+    /// The next batch, or `None` after the last or after an error. `take` makes something of the pixels, uint8
+    /// [B, H, W, C] on the CPU, which are gone after it.
+    pub fn next_batch(&mut self, take: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Option<RawBatch>> {
         if self.left() == 0 {
             return Ok(None);
         }
@@ -425,12 +426,7 @@ impl Epoch {
             self.failed = true;
             return Err(item.error.take().expect("found by it"));
         }
-        let pixels = slot.pixels.f_narrow(0, 0, count as i64)?;
-        // A copy in any case: the slot is used again.
-        let images = match device::current() {
-            tch::Device::Cpu => pixels.f_contiguous()?.f_detach_copy()?,
-            device => pixels.f_to_device(device)?,
-        };
+        let images = take(&slot.pixels.f_narrow(0, 0, count as i64)?)?;
         slot.made.store(0, Ordering::Release);
         lock(&work.state).taken += 1;
         work.changed.notify_all();
@@ -498,6 +494,10 @@ mod tests {
         }
     }
 
+    fn copy(pixels: &Tensor) -> Result<Tensor> {
+        Ok(pixels.copy())
+    }
+
     fn loader(bad: fn(usize) -> bool, in_label: bool, options: &LoaderOptions) -> (Arc<Faulty>, Loader) {
         let source = Arc::new(Faulty { reads: AtomicUsize::new(0), bad, in_label });
         let loader = Loader::new(source.clone(), Pipeline::new(&[], false), None, options).unwrap();
@@ -512,14 +512,14 @@ mod tests {
                 let (_, loader) = loader(|i| i == 77, in_label, &options);
                 let mut epoch = loader.epoch(0, 0).unwrap();
                 let error = loop {
-                    match epoch.next_batch() {
+                    match epoch.next_batch(copy) {
                         Ok(Some(_)) => {}
                         Ok(None) => panic!("the fault was not told"),
                         Err(e) => break one_line(&e),
                     }
                 };
                 assert!(error.contains("fault"), "{error}");
-                assert!(epoch.next_batch().unwrap().is_none(), "nothing after an error");
+                assert!(epoch.next_batch(copy).unwrap().is_none(), "nothing after an error");
             }
         }
     }
@@ -528,7 +528,7 @@ mod tests {
     fn data_of_which_nothing_can_be_read_ends_also_when_skipping() {
         let options = LoaderOptions { batch: 8, on_bad: OnBad::Skip, ..Default::default() };
         let (_, loader) = loader(|_| true, false, &options);
-        let error = loader.epoch(0, 0).unwrap().next_batch().err().unwrap();
+        let error = loader.epoch(0, 0).unwrap().next_batch(copy).err().unwrap();
         assert!(one_line(&error).contains("100 images in a row"), "{error}");
     }
 
@@ -537,13 +537,13 @@ mod tests {
         let options = LoaderOptions { batch: 10, workers: Some(3), prefetch: 2, ..Default::default() };
         let (source, loader) = loader(|_| false, false, &options);
         let mut epoch = loader.epoch(3, 60).unwrap();
-        let first = epoch.next_batch().unwrap().unwrap();
+        let first = epoch.next_batch(copy).unwrap().unwrap();
         std::thread::sleep(Duration::from_millis(200));
         // One batch taken, two ahead.
         assert_eq!(source.reads.load(Ordering::Relaxed), 30);
         let mut all = Vec::new();
         let mut whole = loader.epoch(3, 0).unwrap();
-        while let Some(batch) = whole.next_batch().unwrap() {
+        while let Some(batch) = whole.next_batch(copy).unwrap() {
             all.push(batch.indices);
         }
         assert_eq!(first.indices, all[6]);

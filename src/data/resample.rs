@@ -77,29 +77,37 @@ impl Kernel {
         };
         let widened = scale.max(1.0);
         let support = support * widened;
-        let lines: Vec<(usize, Vec<f64>)> = wanted
-            .map(|x| {
-                let center = (x as f64 + 0.5) * scale;
-                // As C does it: cut towards zero.
-                let first = (center - support + 0.5).max(0.0) as usize;
-                let end = ((center + support + 0.5) as usize).min(from);
-                let weight = |i: usize| filter((i as f64 - center + 0.5) / widened);
-                (first, (first..end).map(weight).collect())
-            })
-            .collect();
-        let taps = lines.iter().map(|l| l.1.len()).max().unwrap_or(1).next_multiple_of(2);
-        let mut weights = vec![0; lines.len() * taps];
-        for ((_, line), out) in lines.iter().zip(weights.chunks_exact_mut(taps)) {
-            let sum: f64 = line.iter().sum();
-            for (w, out) in line.iter().zip(&mut *out) {
-                *out = (w / sum * (1 << BITS) as f64).round() as i16;
+        let span = |x: usize| {
+            let center = (x as f64 + 0.5) * scale;
+            // As C does it: cut towards zero.
+            let first = (center - support + 0.5).max(0.0) as usize;
+            (center, first, ((center + support + 0.5) as usize).min(from))
+        };
+        let taps = wanted.clone().map(|x| span(x)).map(|(_, first, end)| end - first).max().unwrap_or(1);
+        let taps = taps.next_multiple_of(2);
+        let mut weights = vec![0; wanted.len() * taps];
+        let mut firsts = Vec::with_capacity(wanted.len());
+        let mut line = vec![0.0; taps];
+        for (x, out) in wanted.zip(weights.chunks_exact_mut(taps)) {
+            let (center, first, end) = span(x);
+            let mut sum = 0.0;
+            for (i, weight) in (first..end).zip(&mut line) {
+                *weight = filter((i as f64 - center + 0.5) / widened);
+                sum += *weight;
             }
             // A plain area stays what it is: rounding must not change the sum.
-            let off = (1 << BITS) - out.iter().map(|w| *w as i32).sum::<i32>();
-            let largest = (0..out.len()).max_by_key(|i| out[*i]).unwrap_or(0);
-            out[largest] += off as i16;
+            let (mut left, mut largest) = (1 << BITS, 0);
+            for (k, weight) in line[..end - first].iter().enumerate() {
+                out[k] = (weight / sum * (1 << BITS) as f64).round() as i16;
+                left -= out[k] as i32;
+                if out[k] > out[largest] {
+                    largest = k;
+                }
+            }
+            out[largest] += left as i16;
+            firsts.push(first);
         }
-        Self { first: lines.iter().map(|l| l.0).collect(), taps, weights, length: from }
+        Self { first: firsts, taps, weights, length: from }
     }
 
     fn nearest(from: usize, scale: f64, wanted: std::ops::Range<usize>) -> Self {
@@ -175,8 +183,10 @@ fn resize_rows(source: &[u8], pitch: usize, count: usize, columns: &Kernel, chan
     let mut out = vec![0u8; line * count + 1];
     // How far a row is read, some bytes behind its end: behind every row but the last lies another one.
     let reach = (columns.length + columns.taps) * channels + 8;
+    let whole = (0..count).take_while(|y| source.len() - y * pitch >= reach).count();
+    let wide = wide_rows(source, pitch, whole, columns, channels, &mut out);
     let mut last = Vec::new();
-    for y in 0..count {
+    for y in wide..count {
         let mut row = &source[y * pitch..];
         if row.len() < reach {
             last.clear();
@@ -184,19 +194,29 @@ fn resize_rows(source: &[u8], pitch: usize, count: usize, columns: &Kernel, chan
             last.resize(reach, 0);
             row = &last;
         }
-        resize_row(row, columns, channels, &mut out[y * line..(y + 1) * line + 1]);
+        resize_row(row, columns, channels, &mut out[y * line..(y + 1) * line]);
     }
     out
 }
 
-/// One row: `out` has a byte more than the row, which may be written to. `source` reaches at least 8 bytes beyond what
-/// the widest kernel at the row's end touches.
-fn resize_row(source: &[u8], columns: &Kernel, channels: usize, out: &mut [u8]) {
+/// Resizes as many of the first `count` rows as there is a faster way for, and says how many.
+fn wide_rows(source: &[u8], pitch: usize, count: usize, columns: &Kernel, channels: usize, out: &mut [u8]) -> usize {
     #[cfg(target_arch = "x86_64")]
     if channels == 3 && std::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2.
-        return unsafe { resize_row_avx2(source, columns, out) };
+        for pair in 0..count / 2 {
+            let rows = &source[2 * pair * pitch..];
+            let line = columns.first.len() * 3;
+            // SAFETY: the processor has AVX2.
+            unsafe { resize_two_rows_avx2(rows, pitch, columns, &mut out[2 * pair * line..]) };
+        }
+        return count / 2 * 2;
     }
+    let _ = (source, pitch, columns, channels, out);
+    0
+}
+
+/// One row.
+fn resize_row(source: &[u8], columns: &Kernel, channels: usize, out: &mut [u8]) {
     let kernels = columns.first.iter().zip(columns.weights.chunks_exact(columns.taps));
     for ((first, weights), out) in kernels.zip(out.chunks_exact_mut(channels)) {
         for (c, out) in out.iter_mut().enumerate() {
@@ -207,32 +227,43 @@ fn resize_row(source: &[u8], columns: &Kernel, channels: usize, out: &mut [u8]) 
     }
 }
 
-/// The same for three channels, two source pixels at a time.
+/// Two rows of three channels, `pitch` bytes apart, two source pixels of each at a time. `source` reaches at least
+/// 8 bytes beyond what the kernels touch in the second row; `out` has the two rows and a byte more, which may be
+/// written to.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn resize_row_avx2(source: &[u8], columns: &Kernel, out: &mut [u8]) {
+fn resize_two_rows_avx2(source: &[u8], pitch: usize, columns: &Kernel, out: &mut [u8]) {
     use std::arch::x86_64::*;
     // Six bytes r g b r g b become the 16-bit pairs r r, g g, b b.
-    let pairs = _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1);
-    let taps = columns.taps;
-    let reach = columns.first.iter().max().map_or(0, |first| (first + taps) * 3 + 2);
-    assert!(source.len() >= reach && out.len() > columns.first.len() * 3 && taps.is_multiple_of(2));
+    let pairs = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
+    let (taps, line) = (columns.taps, columns.first.len() * 3);
+    let reach = pitch + columns.first.iter().max().map_or(0, |first| (first + taps) * 3 + 2);
+    assert!(source.len() >= reach && out.len() > 2 * line && taps.is_multiple_of(2));
+    let half = _mm256_set1_epi32(HALF);
     for (x, first) in columns.first.iter().enumerate() {
         // SAFETY: reads of 8 bytes at first + 2 i end at most 2 bytes behind the taps, and writes of 4 bytes one byte
         // behind the pixel: both were checked above.
         unsafe {
             let from = source.as_ptr().add(first * 3);
             let weights = columns.weights.as_ptr().add(x * taps).cast::<i32>();
-            let mut sum = _mm_set1_epi32(HALF);
+            let mut sum = half;
             for i in 0..taps / 2 {
-                let pixels = _mm_shuffle_epi8(_mm_loadl_epi64(from.add(6 * i).cast()), pairs);
-                let weights = _mm_set1_epi32(weights.add(i).read_unaligned());
-                sum = _mm_add_epi32(sum, _mm_madd_epi16(pixels, weights));
+                let upper = _mm_loadl_epi64(from.add(6 * i).cast());
+                let lower = _mm_loadl_epi64(from.add(pitch + 6 * i).cast());
+                let pixels = _mm256_inserti128_si256(_mm256_castsi128_si256(upper), lower, 1);
+                let weights = _mm256_set1_epi32(weights.add(i).read_unaligned());
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_shuffle_epi8(pixels, pairs), weights));
             }
-            let sum = _mm_srai_epi32(sum, BITS as i32);
-            let words = _mm_packs_epi32(sum, sum);
-            let bytes = _mm_packus_epi16(words, words);
-            out.as_mut_ptr().add(x * 3).cast::<i32>().write_unaligned(_mm_cvtsi128_si32(bytes));
+            let sum = _mm256_srai_epi32(sum, BITS as i32);
+            let words = _mm256_packs_epi32(sum, sum);
+            let bytes = _mm256_packus_epi16(words, words);
+            let out = out.as_mut_ptr().add(x * 3);
+            let upper = _mm256_castsi256_si128(bytes);
+            let lower = _mm256_extracti128_si256(bytes, 1);
+            // The first row's last pixel must not write into the second row, whose first pixel is written already.
+            let upper = _mm_cvtsi128_si32(upper).to_le_bytes();
+            out.cast::<[u8; 3]>().write_unaligned([upper[0], upper[1], upper[2]]);
+            out.add(line).cast::<i32>().write_unaligned(_mm_cvtsi128_si32(lower));
         }
     }
 }

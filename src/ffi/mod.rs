@@ -23,6 +23,7 @@ unsafe extern "C" {
     fn nepa_global_norm(tensors: *const *mut C_tensor, n: usize, norm: *mut *mut C_tensor) -> *mut c_char;
     fn nepa_scale(tensors: *const *mut C_tensor, n: usize, factor: *mut C_tensor) -> *mut c_char;
     fn nepa_clear_grads(tensors: *const *mut C_tensor, n: usize) -> *mut c_char;
+    fn nepa_is_unshared(tensor: *mut C_tensor) -> bool;
     fn nepa_torch_folder() -> *mut c_char;
     fn nepa_open_cuda(found: *mut c_int) -> *mut c_char;
 }
@@ -126,6 +127,12 @@ pub fn open_cuda() -> Result<bool> {
     // SAFETY: plain call with an out-parameter.
     check(unsafe { nepa_open_cuda(&mut found) })?;
     Ok(found != 0)
+}
+
+/// Whether nobody but this handle holds the tensor, and no view its memory.
+pub fn is_unshared(tensor: &Tensor) -> bool {
+    // SAFETY: a live handle, only looked at.
+    unsafe { nepa_is_unshared(tensor.as_ptr() as *mut C_tensor) }
 }
 
 /// The folder that libtorch was loaded from.

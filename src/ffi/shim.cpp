@@ -77,6 +77,9 @@ char *nepa_clear_grads(Handle *tensors, size_t n) {
 
 // Opens libtorch_cuda.so beside the loaded libtorch_cpu.so, so that one binary serves CPU and CUDA;
 // its kernels register themselves. *found tells whether the file was there.
+// Whether nobody but this handle holds the tensor, and no view its memory.
+bool nepa_is_unshared(Handle tensor) { return tensor->use_count() == 1 && tensor->storage().use_count() == 1; }
+
 // The folder of the loaded libtorch with its last slash, to be freed; null where the system does not tell.
 char *nepa_torch_folder() {
   Dl_info info;

@@ -195,14 +195,16 @@ impl<'a> Jpeg<'a> {
         let channels = self.info.channels as usize;
         // Columns are given out from the start of a block, at most 4 × 8 pixels and a neighbour before the region.
         let widest = (region.width + 34).min(self.info.width as usize);
-        let mut data = vec![0; widest * region.height * channels];
+        let mut data: Vec<u8> = Vec::with_capacity(widest * region.height * channels);
         let (mut left, mut columns) = (region.left as u32, region.width as u32);
         let (top, height) = (region.top as u32, region.height as u32);
         // SAFETY: `data` has the capacity that is told.
-        let fault =
-            unsafe { nepa_jpeg_read(self.raw(), &mut left, &mut columns, top, height, data.as_mut_ptr(), data.len()) };
+        let fault = unsafe {
+            nepa_jpeg_read(self.raw(), &mut left, &mut columns, top, height, data.as_mut_ptr(), data.capacity())
+        };
         self.check(fault)?;
-        data.truncate(columns as usize * region.height * channels);
+        // SAFETY: the decoder has written that many values and checked that there is room for them.
+        unsafe { data.set_len(columns as usize * region.height * channels) };
         if channels == 4 {
             data = cmyk_to_rgb(&data);
         }

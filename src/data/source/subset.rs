@@ -153,7 +153,12 @@ impl Concat {
 
 impl Source for Concat {
     fn describe(&self) -> String {
-        self.parts.iter().map(|p| p.describe()).collect::<Vec<_>>().join(" + ")
+        const SHOWN: usize = 3;
+        let mut names: Vec<_> = self.parts.iter().take(SHOWN).map(|p| p.describe()).collect();
+        if self.parts.len() > SHOWN {
+            names.push(format!("{} more", self.parts.len() - SHOWN));
+        }
+        names.join(" + ")
     }
     fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)

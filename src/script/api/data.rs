@@ -34,6 +34,7 @@ struct LoaderParts {
     loader: loader::Loader,
     batch_steps: Vec<BatchStep>,
     classes: usize,
+    spare: RefCell<batch::Spare>,
     /// Broken images that the user was told of.
     told: Cell<usize>,
 }
@@ -120,9 +121,9 @@ impl Iterator for Batches {
 
     fn next(&mut self) -> Option<Self::Item> {
         let parts = &self.0.0;
-        let raw = parts.epoch.borrow_mut().next_batch();
         let loader = &parts.loader.0;
-        match raw.and_then(|raw| raw.map(|raw| batch::finish(raw, &loader.batch_steps, loader.classes)).transpose()) {
+        let (mut epoch, mut spare) = (parts.epoch.borrow_mut(), loader.spare.borrow_mut());
+        match batch::next(&mut epoch, &mut spare, &loader.batch_steps, loader.classes) {
             Ok(None) => match loader.tell_of_bad_items() {
                 Ok(()) => None,
                 Err(e) => Some(Err(to_rhai(e, rhai::Position::NONE))),
@@ -191,7 +192,13 @@ fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Load
         TOLD.call_once(|| note_line(&format!("JPEGs are decoded by {}", decode::backend().describe())));
     }
     let loader = loader::Loader::new(source.0, pipeline, steps.erasing, &options)?;
-    Ok(Loader(Rc::new(LoaderParts { loader, batch_steps: steps.batch, classes, told: Cell::new(0) })))
+    Ok(Loader(Rc::new(LoaderParts {
+        loader,
+        batch_steps: steps.batch,
+        classes,
+        spare: RefCell::default(),
+        told: Cell::new(0),
+    })))
 }
 
 /// The class counts of a source; items without a label are not counted.
