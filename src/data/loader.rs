@@ -111,7 +111,7 @@ impl Loader {
         ensure!(o.prefetch >= 1, "prefetch must be at least 1, found {}", o.prefetch);
         ensure!(o.workers != Some(0), "workers must be at least 1, found 0");
         ensure!(o.rank < o.world_size, "rank must be less than world_size: found {} of {}", o.rank, o.world_size);
-        if o.batch % o.world_size != 0 {
+        if !o.batch.is_multiple_of(o.world_size) {
             let lower = o.batch / o.world_size * o.world_size;
             let near = if lower == 0 { String::new() } else { format!("{lower} or ") };
             return Err(Diagnostic::new(format!("batch {} cannot be shared by {} processes", o.batch, o.world_size))
@@ -184,7 +184,10 @@ impl Loader {
             true => n / self.batch * self.batch,
             false => n.div_ceil(world) * world,
         };
-        ensure!(done % world == 0 && done <= total, "epoch {epoch} has {total} images; {done} cannot be done of them");
+        ensure!(
+            done.is_multiple_of(world) && done <= total,
+            "epoch {epoch} has {total} images; {done} cannot be done of them"
+        );
         let key = Key::new(shared.seed).fold(epoch);
         let work = Arc::new(Work {
             shared: shared.clone(),

@@ -83,7 +83,7 @@ impl Kernel {
             let first = (center - support + 0.5).max(0.0) as usize;
             (center, first, ((center + support + 0.5) as usize).min(from))
         };
-        let taps = wanted.clone().map(|x| span(x)).map(|(_, first, end)| end - first).max().unwrap_or(1);
+        let taps = wanted.clone().map(&span).map(|(_, first, end)| end - first).max().unwrap_or(1);
         let taps = taps.next_multiple_of(2);
         let mut weights = vec![0; wanted.len() * taps];
         let mut firsts = Vec::with_capacity(wanted.len());

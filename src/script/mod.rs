@@ -10,13 +10,14 @@ mod sources;
 mod values;
 
 pub use api::run::Session;
+pub use api::transform::Steps;
 pub use check::{Checked, Problem};
 pub use params::{Declared, Params, type_of};
 pub use sources::Sources;
 
 use crate::train::signals::Interrupt;
 use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
-use error::Report;
+pub use error::Report;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Scope};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -141,6 +142,21 @@ impl Host {
                 None => Err(Failure::Error(self.report(&error, &path.display().to_string()))),
             },
         }
+    }
+
+    /// Evaluates a text that stands in no file, and makes something of its value.
+    pub fn evaluate<T>(
+        &self,
+        name: &str,
+        text: &str,
+        make: impl FnOnce(&Dynamic) -> crate::error::Result<T>,
+    ) -> Result<T, Report> {
+        self.sources.remember(name, text);
+        let report = |e: &EvalAltResult| self.report(e, name);
+        let mut ast = self.engine.compile(text).map_err(|e| report(&EvalAltResult::ErrorParsing(*e.0, e.1)))?;
+        ast.set_source(name);
+        let value: Dynamic = self.engine.eval_ast(&ast).map_err(|e| report(&e))?;
+        make(&value).map_err(|e| Report::of_rust(&e))
     }
 
     fn report(&self, error: &EvalAltResult, main: &str) -> Report {

@@ -9,7 +9,7 @@ mod optim;
 mod plot;
 pub mod run;
 mod tensor;
-mod transform;
+pub mod transform;
 
 use super::docs::Reference;
 use rhai::Engine;

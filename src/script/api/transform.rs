@@ -60,9 +60,22 @@ impl Step {
 
 /// A list of transforms, taken apart: what the workers do, and what is done to the batch.
 pub struct Steps {
+    /// On each image, in the workers.
     pub image: Vec<Arc<dyn Transform>>,
+    /// On the batch.
     pub batch: Vec<BatchStep>,
+    /// What is drawn in the workers for the batch's random_erasing.
     pub erasing: Option<RandomErasing>,
+}
+
+impl Steps {
+    /// Reads a script's list.
+    pub fn of(name: &str, value: &Dynamic) -> Result<Self> {
+        match value.read_lock::<Array>() {
+            Some(list) => steps(name, &list),
+            None => bail!("{name}: expected a list of transforms, found {}", found(value)),
+        }
+    }
 }
 
 /// Reads a script's list of transforms; its functions of a batch are entries too.
