@@ -274,7 +274,7 @@ fn rand_augment_reads_policies() {
     assert!(error("rand-w0").contains("unknown setting `w0`"));
     assert!(error("rand-n15-t3aw").contains("at most 14"));
     let options = RandAugmentOptions { fill: vec![1, 2, 300], ..Default::default() };
-    assert!(RandAugment::new(&options).unwrap_err().to_string().contains("option `fill` of rand_augment"));
+    assert!(RandAugment::new(&options).unwrap_err().to_string().contains("option `fill` of transform::rand_augment"));
     let options = RandAugmentOptions { interpolation: "bicubik".into(), ..Default::default() };
     assert!(RandAugment::new(&options).unwrap_err().to_string().contains("did you mean `bicubic`?"));
 }
@@ -319,7 +319,7 @@ fn jitter_draws_within_its_ranges() {
     let same = (0..n).filter(|_| jitter.apply(grey.clone(), &mut rng) == grey).count();
     assert!((0.19..0.24).contains(&(same as f64 / n as f64)), "{same}");
     let error = ColorJitter::new(&ColorJitterOptions { hue: 0.6, ..Default::default() }).unwrap_err().to_string();
-    assert_eq!(error, "option `hue` of color_jitter: expected a number from 0 to 0.5, found 0.6");
+    assert_eq!(error, "option `hue` of transform::color_jitter: expected a number from 0 to 0.5, found 0.6");
 }
 
 #[test]

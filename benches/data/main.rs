@@ -147,8 +147,10 @@ fn on_image(
     Arc::new(OnImage { name: String::new(), apply: move |image, rng: &mut _| Ok(apply(image, rng)) })
 }
 
-/// The transforms of a task: on images, on batches, and what is erased.
-fn transforms(task: &str) -> Result<(Vec<Arc<dyn Transform>>, Vec<BatchStep>, Option<RandomErasing>)> {
+/// What a task does to images and to batches.
+type Steps = (Vec<Arc<dyn Transform>>, Vec<BatchStep>, Option<RandomErasing>);
+
+fn transforms(task: &str) -> Result<Steps> {
     let crop = |interpolation| {
         let options = RandomResizedCropOptions { interpolation, ..Default::default() };
         Ok::<Arc<dyn Transform>, anyhow::Error>(Arc::new(RandomResizedCrop::new(224, 224, &options)?))

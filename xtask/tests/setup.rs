@@ -209,7 +209,7 @@ fn a_damaged_cache_is_told_and_made_anew() {
         ("lib/libtorch_cpu.so has 3 bytes instead of", &(|| fs::write(&lib, "abc").unwrap()) as &dyn Fn()),
         ("lib/libtorch_cpu.so: No such file", &|| fs::remove_file(&lib).unwrap()),
         ("it has no manifest", &|| fs::remove_file(&manifest).unwrap()),
-        ("its manifest is of another kind", &|| fs::write(&manifest, "old\n").unwrap()),
+        ("another version of this set-up made it", &|| fs::write(&manifest, "old\n").unwrap()),
     ] {
         damage();
         // Any command finds out.

@@ -146,8 +146,8 @@ pub struct RandomSolarize(RandomSolarizeOptions);
 impl RandomSolarize {
     /// Checks the options.
     pub fn new(options: &RandomSolarizeOptions) -> Result<Self> {
-        within("transform::solarize", "p", options.p, 0.0, 1.0)?;
-        within("transform::solarize", "threshold", options.threshold, 0.0, 256.0)?;
+        within("transform::random_solarize", "p", options.p, 0.0, 1.0)?;
+        within("transform::random_solarize", "threshold", options.threshold, 0.0, 256.0)?;
         Ok(Self(options.clone()))
     }
 
@@ -175,7 +175,7 @@ pub struct HorizontalFlip(f64);
 impl HorizontalFlip {
     /// Checks the options.
     pub fn new(options: &HorizontalFlipOptions) -> Result<Self> {
-        within("transform::horizontal_flip", "p", options.p, 0.0, 1.0)?;
+        within("transform::random_horizontal_flip", "p", options.p, 0.0, 1.0)?;
         Ok(Self(options.p))
     }
 
@@ -219,7 +219,7 @@ impl RandomCrop {
         if let Some([height, width]) = options.size {
             ensure!(
                 height >= 1 && width >= 1,
-                "option `size` of random_crop: expected a height and a width of at least 1, found [{height}, {width}]"
+                "option `size` of transform::random_crop: expected a height and a width of at least 1, found [{height}, {width}]"
             );
         }
         Ok(Self(options.clone()))
@@ -237,7 +237,7 @@ impl RandomCrop {
         let (down, across) = (image.height + 2 * pad, image.width + 2 * pad);
         ensure!(
             height <= down && width <= across,
-            "random_crop: expected an image of at least {height} x {width} pixels with its padding, found {down} x {across}"
+            "transform::random_crop: expected an image of at least {height} x {width} pixels with its padding, found {down} x {across}"
         );
         let (top, left) = (rng.random_range(0..=down - height), rng.random_range(0..=across - width));
         Ok(padded_crop(&image, pad, top, left, height, width))

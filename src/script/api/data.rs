@@ -381,11 +381,11 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     }
     group.register(engine);
 
-    let mut group = Group::global(reference, "Image", "One image.");
+    let mut group = Group::global(reference, "Image", "One image, of a source or from a file.");
     functions! { group;
-        /// Columns.
+        /// Columns of pixels.
         "get$width" (image: Picked) -> i64 { Ok(image.size()?.0 as i64) }
-        /// Rows.
+        /// Rows of pixels.
         "get$height" (image: Picked) -> i64 { Ok(image.size()?.1 as i64) }
         /// uint8 [channels, height, width] on the CPU.
         "tensor" (image: Picked) -> Tensor {
