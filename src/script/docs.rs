@@ -305,6 +305,9 @@ pub fn rust_type_words(name: &str) -> String {
         "Map" => "map",
         "FnPtr" => "function",
         "Dynamic" => "any",
+        // As scripts know them.
+        "Step" => "Transform",
+        "Picked" => "Image",
         "Range<i64>" | "RangeInclusive<i64>" => "range",
         other => return other.rsplit("::").next().unwrap_or(other).to_string(),
     }
