@@ -281,3 +281,83 @@ fn take_gives_the_first_images_in_order() {
     );
     assert_eq!(said.values(), [json!(content("t10k-labels-idx1-ubyte", 8)[..9])]);
 }
+
+fn golden_data(layout: &str) -> String {
+    format!("{}/tests/fixtures/data/{layout}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn four_layouts_give_the_same_images_labels_and_names() {
+    let (folder, disk) = (golden_data("folder"), golden_data("hf-disk"));
+    let (parquet, tars) = (golden_data("parquet"), golden_data("webdataset"));
+    let said = run(&format!(
+        r#"
+        let sources = [
+            data::image_folder("{folder}/train"), data::hf_disk("{disk}", "train"),
+            data::parquet("{parquet}/train-*.parquet"), data::webdataset("{tars}/train-{{0000..0001}}.tar"),
+        ];
+        print(data::splits("{folder}"));
+        for s in sources {{ print([s.len, s.class_names.len(), s.class_counts]); }}
+        // Base name -> label and a digest of the pixels.
+        let content = |s| {{
+            let all = #{{}};
+            for i in 0..s.len {{
+                let name = s.name(i).split("/")[-1].split(".")[0];
+                let pixels = s.image(i).tensor().to("float32");
+                all[name] = [s.label(i), pixels.shape, pixels.flatten(0, 2).std(0).item()];
+            }}
+            all
+        }};
+        let first = content.call(sources[0]);
+        print(first.len());
+        for s in sources {{ print(content.call(s) == first); }}
+        print(sources[1].split);
+        "#
+    ));
+    let values = said.stdout.lines().map(str::to_string).collect::<Vec<_>>();
+    assert_eq!(values[0], "[\"train\", \"validation\"]", "{said}");
+    for line in &values[1..5] {
+        assert_eq!(line, "[28, 4, [7, 7, 7, 7]]", "{said}");
+    }
+    assert_eq!(values[5..], ["28", "true", "true", "true", "true", "train"], "{said}");
+}
+
+#[test]
+fn parts_of_sources_are_chosen_by_place_or_by_a_function() {
+    let folder = golden_data("folder");
+    let said = run(&format!(
+        r#"
+        let s = data::open("{folder}", "train");
+        let names = |s| {{ let all = []; for i in 0..s.len {{ all.push(s.name(i)); }} all }};
+        print(names.call(s.subset([3, 3, 0])) == [s.name(3), s.name(3), s.name(0)]);
+        let fish = s.filter(|item| item.label == 1 && item.name.contains("000") && item.index != 8);
+        print(fish.len == 6 && fish.class_counts == [0, 6, 0, 0]);
+        let both = data::concat([fish, s.take(2)]);
+        print([both.len, both.label(0), both.label(6), both.class_names == s.class_names]);
+        print(both.image(6).tensor().equal(s.image(0).tensor()));
+        "#
+    ));
+    assert_eq!(said.values(), [json!(true), json!(true), json!([8, 1, 0, true]), json!(true)]);
+    for (call, pieces) in [
+        ("s.subset([28])", &["no item 28", "0..=27"][..]),
+        ("s.filter(|item| 3)", &["filter", "true or false", "integer 3"]),
+        ("s.filter(|item| false)", &["filter: none of the 28 items is left"]),
+        ("s.label(-1)", &["no item -1"]),
+        ("data::concat([])", &["concat", "at least one"]),
+        ("data::concat([s, 3])", &["concat", "integer 3"]),
+    ] {
+        run(&format!("let s = data::open(\"{folder}\", \"train\");\n{call};")).fails(1).says(pieces);
+    }
+    run(&format!("data::open(\"{folder}\");")).fails(1).says(&["train", "validation"]);
+}
+
+#[test]
+fn synthetic_images_depend_on_the_seed_alone() {
+    let said = run(r#"
+        let of = |seed| data::synthetic(#{ len: 10, classes: 3, size: 16, seed: seed });
+        print([of.call(1).len, of.call(1).shape, of.call(1).class_names.len()]);
+        print(of.call(1).image(4).tensor().equal(of.call(1).image(4).tensor()));
+        print(of.call(1).image(4).tensor().equal(of.call(2).image(4).tensor()));
+        "#);
+    assert_eq!(said.values(), [json!([10, [3, 16, 16], 3]), json!(true), json!(false)]);
+}
