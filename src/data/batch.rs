@@ -109,7 +109,15 @@ pub fn next(epoch: &mut Epoch, spare: &mut Spare, steps: &[BatchStep], classes: 
                 let mixes = mixing.draw_batch(size[0] as usize, size[2] as usize, size[3] as usize, &mut rng);
                 mix(batch, &mixes, mixing.label_smoothing(), classes)?
             }
-            BatchStep::Call(function) => function(batch)?,
+            BatchStep::Call(function) => {
+                let batch = function(batch)?;
+                let (size, labels) = (batch.images.size(), batch.labels.size()[0]);
+                ensure!(
+                    size.len() == 4 && size[0] == labels,
+                    "a function among the transforms: expected images [{labels}, C, H, W], found {size:?}"
+                );
+                batch
+            }
         };
     }
     Ok(Some(batch))
@@ -127,15 +135,16 @@ impl Spare {
     fn take(&mut self, size: &[i64]) -> Result<Tensor> {
         for tensor in &self.0 {
             if tensor.size() == size && ffi::is_unshared(tensor) {
-                return Ok(tensor.shallow_clone());
+                return Ok(tensor.f_detach()?);
             }
         }
         let new = Tensor::f_empty(size, (Kind::Float, tch::Device::Cpu))?;
         if self.0.len() == Self::MOST {
             drop(self.0.remove(0));
         }
-        self.0.push(new.shallow_clone());
-        Ok(new)
+        self.0.push(new);
+        // A tensor of its own over the same memory: what a script does to it (requires_grad) ends with it.
+        Ok(self.0[self.0.len() - 1].f_detach()?)
     }
 }
 
