@@ -16,7 +16,7 @@ mod run;
 
 use crate::script::{Host, Sources, error::Report};
 use crate::train::signals::Interrupt;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -89,29 +89,36 @@ struct ApiArgs {
 }
 
 #[derive(Args)]
+#[command(
+    group(ArgGroup::new("transformed").args(["sheet", "speed"]).multiple(true)),
+    after_help = "Exit code: 0; 1 where --scan finds broken images or something else is wrong; 130 after Ctrl-C."
+)]
 struct DataArgs {
-    /// Class folders, a `datasets` folder, parquet or tar files (a folder or a pattern), or IDX files.
+    /// Class folders (perhaps below train/, val/), a folder saved by `datasets`, parquet or tar files or a pattern of
+    /// them ("shards/train-{0000..0146}.tar"), or MNIST's IDX files.
     path: String,
-    /// One split only, such as train or validation.
+    /// One split only, such as train or validation [default: counts of all, and the first in detail].
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
-    /// Reads and decodes every image, and lists those that cannot be; exit code 1 if there are any.
+    /// Reads and decodes every image, and tells those that are broken.
     #[arg(long)]
     scan: bool,
-    /// Writes the broken images that --scan finds to a file: source, place, name, reason.
-    #[arg(long, value_name = "FILE", requires = "scan")]
-    list: Option<PathBuf>,
-    /// Draws a contact sheet (PNG) of samples before and after the transforms.
-    #[arg(long, value_name = "FILE")]
+    /// Where --scan lists what it finds; nothing is written where there is nothing to list, nor over a file of another
+    /// kind.
+    #[arg(long, value_name = "FILE", requires = "scan", default_value = "broken.txt")]
+    list: PathBuf,
+    /// Draws a contact sheet of samples, each as it is and as the model sees it in six epochs.
+    #[arg(long, value_name = "FILE.png")]
     sheet: Option<PathBuf>,
     /// Images on the contact sheet.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "sheet",
+        value_parser = clap::value_parser!(u16).range(1..=24))]
     samples: u16,
-    /// Measures the loader's images/s at 1, 2, 4 … threads.
+    /// Measures the loader's images/s at 1, 2, 4, … threads.
     #[arg(long)]
     speed: bool,
-    /// The transforms, as a recipe lists them [default: the pretraining augmentation].
-    #[arg(long, value_name = "LIST")]
+    /// The transforms of --sheet and --speed, as a recipe lists them [default: the pretraining augmentation].
+    #[arg(long, value_name = "LIST", requires = "transformed")]
     transforms: Option<String>,
     /// CPU threads [default: one a core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -171,13 +178,7 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Run(args) => return run::run(args, host),
         Command::Check(args) => return check::check(&args, &host(Interrupt::default())),
         Command::Api(args) => api::api(&args, &host(Interrupt::default())),
-        Command::Data(args) => match Interrupt::listen() {
-            Ok(interrupt) => match data::data(&args, &host(interrupt.clone()), &interrupt) {
-                Ok(code) => return code,
-                Err(e) => Err(e),
-            },
-            Err(e) => Err(e),
-        },
+        Command::Data(args) => return data::data(&args, &host(Interrupt::default())),
         Command::Inspect(args) => inspect::inspect(&args.path),
     };
     match result {

@@ -23,6 +23,11 @@ pub fn from_rhai(error: Box<EvalAltResult>) -> anyhow::Error {
     anyhow::Error::new(ScriptFault(SendWrapper::new(std::cell::RefCell::new(Some(error)))))
 }
 
+/// Whether it is a script's error on its way through Rust code.
+pub fn is_scripts(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<ScriptFault>())
+}
+
 /// A Rust error as one that a script can catch and that knows its hint; `position` is that of the
 /// call that failed, since Rhai does not add it to calls of functions in namespaces.
 pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
@@ -131,6 +136,12 @@ impl Report {
             out += &format!("hint: {hint}\n");
         }
         out
+    }
+}
+
+impl From<anyhow::Error> for Report {
+    fn from(error: anyhow::Error) -> Self {
+        Self::of_rust(&error)
     }
 }
 

@@ -18,7 +18,7 @@ pub use sources::Sources;
 use crate::train::signals::Interrupt;
 use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
 pub use error::Report;
-use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Scope};
+use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
@@ -144,7 +144,8 @@ impl Host {
         }
     }
 
-    /// Evaluates a text that stands in no file, and makes something of its value.
+    /// Evaluates a text that stands in no file, and makes something of its value. Errors show the text as a file called
+    /// `name`.
     pub fn evaluate<T>(
         &self,
         name: &str,
@@ -156,7 +157,18 @@ impl Host {
         let mut ast = self.engine.compile(text).map_err(|e| report(&EvalAltResult::ErrorParsing(*e.0, e.1)))?;
         ast.set_source(name);
         let value: Dynamic = self.engine.eval_ast(&ast).map_err(|e| report(&e))?;
-        make(&value).map_err(|e| Report::of_rust(&e))
+        make(&value).map_err(|e| {
+            let Report { message, hint, .. } = Report::of_rust(&e);
+            Report::at(message, hint, name.to_string(), Position::new(1, 1))
+        })
+    }
+
+    /// An error that came out of Rust code, perhaps from a function of the text called `name`.
+    pub fn report_of(&self, error: anyhow::Error, name: &str) -> Report {
+        match error::is_scripts(&error) {
+            true => self.report(&error::to_rhai(error, Position::NONE), name),
+            false => Report::of_rust(&error),
+        }
     }
 
     fn report(&self, error: &EvalAltResult, main: &str) -> Report {

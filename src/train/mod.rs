@@ -1,5 +1,6 @@
 //! What surrounds a training loop: the run directory, progress, pictures, signals.
 
+pub mod contact_sheet;
 pub mod plot;
 pub mod progress;
 pub mod run_dir;

@@ -1,7 +1,6 @@
 //! Pictures of a run as PNG files: curves, bars with error bars, and grids of images. The font is
 //! in the binary, so that they look the same everywhere.
 
-use crate::data::image::Image;
 use crate::error::{Context as _, Result, ensure};
 use crate::nn::shape_words;
 use crate::options;
@@ -67,7 +66,11 @@ fn padded((low, high): (f64, f64)) -> (f64, f64) {
 }
 
 /// Creates the folder of a picture; the drawing itself goes to a hidden file that is then renamed.
-fn draw_to(path: &Path, options: &PlotOptions, draw: impl FnOnce(&Path, (u32, u32)) -> Result<()>) -> Result<()> {
+pub(super) fn draw_to(
+    path: &Path,
+    options: &PlotOptions,
+    draw: impl FnOnce(&Path, (u32, u32)) -> Result<()>,
+) -> Result<()> {
     ensure!(
         (100..=8000).contains(&options.width) && (100..=8000).contains(&options.height),
         "a picture is 100 to 8000 pixels wide and high, found {} x {}",
@@ -291,51 +294,4 @@ pub fn images(path: &Path, batch: &Tensor, columns: u64, zoom: u64, (low, high):
     }
     let size = PlotOptions { width: 100, height: 100, ..Default::default() };
     draw_to(path, &size, |file, _| Ok(grid.save(file)?))
-}
-
-/// Longer side of a picture on a contact sheet, in pixels.
-pub const SHEET_CELL: usize = 160;
-
-/// One row of a contact sheet.
-pub struct SheetRow {
-    /// What is written above it.
-    pub label: String,
-    /// Three channels each, at most [`SHEET_CELL`] pixels a side.
-    pub images: Vec<Image>,
-}
-
-/// Saves pictures in labelled rows.
-pub fn sheet(path: &Path, rows: &[SheetRow]) -> Result<()> {
-    const GAP: usize = 8;
-    const LABEL: usize = 20;
-    let cell = SHEET_CELL;
-    let columns = rows.iter().map(|row| row.images.len()).max().unwrap_or(0);
-    let options = PlotOptions {
-        width: (GAP + columns * (cell + GAP)) as u64,
-        height: (GAP + rows.len() * (cell + LABEL + GAP)) as u64,
-        ..Default::default()
-    };
-    draw_to(path, &options, |file, (width, height)| {
-        let mut canvas = vec![255u8; (width * height * 3) as usize];
-        for (r, row) in rows.iter().enumerate() {
-            for (c, image) in row.images.iter().enumerate() {
-                let top = GAP + r * (cell + LABEL + GAP) + LABEL + (cell - image.height) / 2;
-                let left = GAP + c * (cell + GAP) + (cell - image.width) / 2;
-                for y in 0..image.height {
-                    let at = ((top + y) * width as usize + left) * 3;
-                    canvas[at..at + image.width * 3].copy_from_slice(image.row(y));
-                }
-            }
-        }
-        {
-            let area = BitMapBackend::with_buffer(&mut canvas, (width, height)).into_drawing_area();
-            for (r, row) in rows.iter().enumerate() {
-                let at = (GAP as i32, (GAP + r * (cell + LABEL + GAP)) as i32);
-                area.draw(&Text::new(row.label.clone(), at, ("sans-serif", 14)))?;
-            }
-            area.present()?;
-        }
-        let picture = RgbImage::from_raw(width, height, canvas).expect("as many values as pixels");
-        Ok(picture.save(file)?)
-    })
 }

@@ -41,6 +41,8 @@ pub fn note_line(text: &str) {
 /// A bar on a terminal, plain lines elsewhere.
 pub struct Progress {
     label: String,
+    /// What is counted: "step".
+    unit: &'static str,
     total: u64,
     done: u64,
     images: u64,
@@ -53,6 +55,15 @@ pub struct Progress {
 impl Progress {
     /// Progress of `total` steps.
     pub fn new(label: &str, total: u64) -> Self {
+        Self::of("step", label, total)
+    }
+
+    /// Progress of `total` images, where each is a step.
+    pub fn of_images(label: &str, total: u64) -> Self {
+        Self::of("image", label, total)
+    }
+
+    fn of(unit: &'static str, label: &str, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
             let template = "{prefix:>12} [{bar:24}] {pos}/{len} {msg}";
@@ -64,6 +75,7 @@ impl Progress {
         let now = Instant::now();
         Self {
             label: label.into(),
+            unit,
             total,
             done: 0,
             images: 0,
@@ -91,7 +103,8 @@ impl Progress {
             }
             None => {
                 self.last_line = Instant::now();
-                let _ = writeln!(std::io::stderr(), "{}: step {}/{}, {status}", self.label, self.done, self.total);
+                let _ =
+                    writeln!(std::io::stderr(), "{}: {} {}/{}, {status}", self.label, self.unit, self.done, self.total);
             }
         }
     }
@@ -124,10 +137,11 @@ impl Progress {
         let values = if self.values.is_empty() { String::new() } else { format!(", {}", self.values) };
         let _ = writeln!(
             std::io::stderr(),
-            "{}: {}/{} steps in {}{speed}{values}",
+            "{}: {}/{} {}s in {}{speed}{values}",
             self.label,
             self.done,
             self.total,
+            self.unit,
             clock(elapsed)
         );
     }

@@ -1,20 +1,22 @@
-//! `nepa data`: what a folder of images holds, whether all of it can be read, what the transforms make of it, and how
-//! fast.
+//! `nepa data`: what a folder of images holds, what of it is broken, what the transforms make of it, and how fast.
 
+mod facts;
 mod report;
 mod scan;
 mod sheet;
 mod speed;
 
-use super::DataArgs;
-use crate::data::batch::BatchStep;
-use crate::data::loader::{Loader, LoaderOptions};
-use crate::data::pipeline::Pipeline;
+use super::{DataArgs, FAILED};
+use crate::bail_hint;
 use crate::data::source::{self, SourceRef};
-use crate::error::{Result, did_you_mean};
+use crate::device;
+use crate::error::Result;
 use crate::script::{Host, Report, Steps};
 use crate::train::signals::Interrupt;
-use std::sync::Arc;
+use std::path::Path;
+
+/// What errors call the text of the transforms.
+const TRANSFORMS: &str = "--transforms";
 
 /// What a model sees in pretraining.
 const PRETRAINING: &str =
@@ -22,91 +24,94 @@ const PRETRAINING: &str =
 /// For images that are all of one size, small as a rule.
 const ONE_SIZE: &str = "[transform::random_horizontal_flip(), transform::normalize(0.5, 0.5)]";
 
-/// Runs the command; the exit code.
-pub fn data(args: &DataArgs, host: &Host, interrupt: &Interrupt) -> Result<u8> {
+/// One split, or what has none.
+struct Part {
+    split: Option<String>,
+    source: SourceRef,
+}
+
+impl Part {
+    /// What it is called where there are several.
+    fn name(&self) -> &str {
+        self.split.as_deref().unwrap_or("images")
+    }
+}
+
+/// "1 image", "2 images"
+fn counted(n: usize, one: &str, several: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { several })
+}
+
+pub fn data(args: &DataArgs, host: &Host) -> u8 {
+    match run(args, host) {
+        Ok(code) => code,
+        Err(report) => {
+            eprint!("{}", report.render(&host.sources));
+            FAILED
+        }
+    }
+}
+
+fn run(args: &DataArgs, host: &Host) -> Result<u8, Report> {
+    // What can be wrong with the arguments is told before hours of reading.
+    let evaluate = |text: &str| host.evaluate(TRANSFORMS, text, |value| Steps::of(TRANSFORMS, value));
+    let given = args.transforms.as_deref().map(evaluate).transpose()?;
+    if let Some(sheet) = &args.sheet {
+        check_sheet(sheet)?;
+    }
+    if args.scan {
+        scan::check_list(&args.list)?;
+    }
     let threads =
         args.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()), |n| n as usize);
-    crate::device::set(tch::Device::Cpu, threads)?;
+    device::set(tch::Device::Cpu, threads)?;
     crate::random::set_seed(args.seed);
-    let splits = source::splits(&args.path)?;
-    if let Some(split) = &args.split {
-        // Opening knows the synonyms too; this only helps with a typo.
-        source::open(&args.path, Some(split)).map_err(|e| {
-            let near = did_you_mean(split, splits.iter().map(String::as_str));
-            if near.is_empty() { e } else { e.context(format!("no split `{split}`{near}")) }
-        })?;
-    }
-    let chosen: Vec<Option<&str>> = match (&args.split, &splits[..]) {
-        (Some(split), _) => vec![Some(split)],
-        (None, []) => vec![None],
-        (None, splits) => splits.iter().map(|s| Some(s.as_str())).collect(),
-    };
-    out!("{}: {}", args.path, source::layout(&args.path)?);
-    let mut sources = Vec::new();
-    for split in chosen {
-        let source = source::open(&args.path, split)?;
-        report::print(&source, args.seed)?;
-        sources.push(source);
-    }
-    let first = &sources[0];
+
+    let parts = open(&args.path, args.split.as_deref())?;
+    report::print(&args.path, &parts, args.seed)?;
     let mut code = 0;
+    let mut interrupt = Interrupt::default();
     if args.scan {
-        code = scan::scan(&sources, threads, args.list.as_deref(), interrupt)?;
+        // From here on Ctrl-C ends the work, not the process, so that what was found is told.
+        interrupt = Interrupt::listen()?;
+        code = scan::scan(&args.path, &parts, &args.list, threads, &interrupt)?;
     }
-    if args.sheet.is_some() || args.speed {
-        let text = match (&args.transforms, first.shape()) {
-            (Some(text), _) => text.as_str(),
-            (None, Some(_)) => ONE_SIZE,
-            (None, None) => PRETRAINING,
-        };
-        let steps = match host.transforms("--transforms", text) {
-            Ok(steps) => steps,
-            Err(report) => {
-                eprint!("{}", report.render(&host.sources));
-                return Ok(super::FAILED);
-            }
-        };
-        if let Some(path) = &args.sheet {
-            sheet::draw(path, first, &steps, args.samples as usize, args.seed)?;
-        }
-        if args.speed {
-            speed::measure(first, &steps, threads, interrupt)?;
-        }
+    let shown = &parts[0];
+    let text = match (&args.transforms, shown.source.shape()) {
+        (Some(text), _) => text.as_str(),
+        (None, Some(_)) => ONE_SIZE,
+        (None, None) => PRETRAINING,
+    };
+    let steps = given.map_or_else(|| evaluate(text), Ok)?;
+    if let (Some(file), None) = (&args.sheet, interrupt.exit_code()) {
+        let title = [format!("{}: after {text}", shown.source.describe())];
+        let samples = sheet::Samples { count: args.samples.into(), seed: args.seed, threads };
+        sheet::draw(file, &title, shown, &steps, &samples).map_err(|e| host.report_of(e, TRANSFORMS))?;
+        out!("\ncontact sheet: {}", file.display());
     }
-    Ok(code)
-}
-
-/// A loader of the given transforms.
-fn loader(source: SourceRef, steps: &Steps, options: &LoaderOptions) -> Result<Loader> {
-    Loader::new(source, Pipeline::new(&steps.image, false), steps.erasing.clone(), options)
-}
-
-/// The first normalisation among the steps, to undo it for the eye.
-fn normalization(steps: &Steps) -> Option<&crate::data::batch::Normalize> {
-    steps.batch.iter().find_map(|step| match step {
-        BatchStep::Normalize(n) => Some(n),
-        _ => None,
-    })
-}
-
-impl Host {
-    /// The list of transforms that a text means, as in a recipe.
-    fn transforms(&self, name: &str, text: &str) -> std::result::Result<Steps, Report> {
-        self.evaluate(name, text, |value| Steps::of(name, value))
+    if args.speed && interrupt.exit_code().is_none() {
+        speed::measure(shown, &steps, text, threads, &interrupt).map_err(|e| host.report_of(e, TRANSFORMS))?;
     }
+    Ok(interrupt.exit_code().map_or(code, |code| code as u8))
 }
 
-/// Several names of many: "a, b, c and 7 more".
-fn some(names: &[String], most: usize) -> String {
-    let shown = names.iter().take(most).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(most) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
+fn check_sheet(sheet: &Path) -> Result<()> {
+    if !sheet.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) {
+        bail_hint!("--sheet: expected a PNG file, found {}", sheet.display(); "for example {}", sheet.with_extension("png").display());
     }
+    Ok(())
 }
 
-/// A source repeated without end, as far as anyone will look.
-fn endless(source: &SourceRef) -> Result<SourceRef> {
-    let times = (1 << 22) / source.len().max(1) + 1;
-    source::concat(&vec![Arc::clone(source); times.min(1 << 16)])
+/// The split that is asked for, or all of them.
+fn open(path: &str, split: Option<&str>) -> Result<Vec<Part>> {
+    let splits = if split.is_some() { Vec::new() } else { source::splits(path)? };
+    let names: Vec<Option<&str>> = match splits.is_empty() {
+        true => vec![split],
+        false => splits.iter().map(|s| Some(s.as_str())).collect(),
+    };
+    let part = |name: Option<&str>| {
+        let source = source::open(path, name)?;
+        Ok(Part { split: source.split().or(name).map(str::to_string), source })
+    };
+    names.into_iter().map(part).collect()
 }

@@ -1,26 +1,50 @@
-//! What a source holds.
+//! Layout, counts, balance of the classes, sizes of the images.
 
-use super::some;
-use crate::data::decode::{Picture, backend};
-use crate::data::source::{Content, SourceRef};
+use super::facts::Facts;
+use super::{Part, counted};
+use crate::data::decode;
+use crate::data::source::{self, SourceRef};
 use crate::error::{Result, one_line};
-use crate::random::Key;
+use crate::random::{Key, Permutation};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 
-/// Images whose sizes are looked at.
-const SAMPLE: usize = 1000;
+/// Images whose headers are read.
+const SAMPLED: usize = 1000;
+/// Up to so many classes are all shown.
+const FEW_CLASSES: usize = 20;
+/// Of more, the largest and the smallest.
+const SHOWN: usize = 5;
 
-pub fn print(source: &SourceRef, seed: u64) -> Result<()> {
-    let name = source.split().unwrap_or("images");
-    out!("\n{name}: {} images, {} classes", source.len(), source.class_names().len());
-    balance(source);
-    sizes(source, seed);
+pub fn print(path: &str, parts: &[Part], seed: u64) -> Result<()> {
+    out!("{path}: {}", source::layout(path)?);
+    let width = parts.iter().map(|p| p.name().chars().count()).max().unwrap_or(0);
+    let first = parts[0].source.class_names();
+    for part in parts {
+        let classes = part.source.class_names();
+        let note = if classes == first { "" } else { "; the classes differ from those above" };
+        let classes = counted(classes.len(), "class", "classes");
+        out!("  {:<width$}  {}, {classes}{note}", part.name(), images(part.source.len()));
+    }
+    // Of pixels nothing is decoded.
+    if parts.iter().any(|p| p.source.shape().is_none()) {
+        out!("JPEGs are decoded by {}", decode::backend().describe());
+    }
+    let part = &parts[0];
+    let more = if parts.len() > 1 { " in detail (--split NAME for another)" } else { "" };
+    out!("\n{}{more}", part.name());
+    balance(&part.source);
+    sizes(&part.source, seed);
     Ok(())
 }
 
+fn images(n: usize) -> String {
+    counted(n, "image", "images")
+}
+
 fn balance(source: &SourceRef) {
-    let mut counts = vec![0usize; source.class_names().len()];
-    let mut unlabelled = 0;
+    let names = source.class_names();
+    let (mut counts, mut unlabelled) = (vec![0usize; names.len()], 0usize);
     for i in 0..source.len() {
         match usize::try_from(source.label(i)).ok().and_then(|label| counts.get_mut(label)) {
             Some(count) => *count += 1,
@@ -28,79 +52,107 @@ fn balance(source: &SourceRef) {
         }
     }
     if unlabelled > 0 {
-        out!("  without a label  {unlabelled}");
+        out!("  no label   {}", images(unlabelled));
     }
-    if counts.is_empty() {
+    let mut order: Vec<usize> = (0..names.len()).collect();
+    order.sort_by_key(|&c| std::cmp::Reverse(counts[c]));
+    let (Some(&largest), Some(&smallest)) = (order.first(), order.last()) else {
+        out!("  classes    none");
+        return;
+    };
+    let (least, most, median) = (counts[smallest], counts[largest], counts[order[order.len() / 2]]);
+    match least == most {
+        true => {
+            let first: Vec<&str> = names.iter().take(FEW_CLASSES).map(String::as_str).collect();
+            let more = if names.len() > first.len() { ", …" } else { "" };
+            out!("  classes    {}, each of {}: {}{more}", names.len(), images(most), first.join(", "));
+        }
+        false => out!(
+            "  classes    {}, of {least} (`{}`) to {most} images (`{}`), median {median}",
+            names.len(),
+            names[smallest],
+            names[largest]
+        ),
+    }
+    let empty = counts.iter().filter(|n| **n == 0).count();
+    if empty > 0 {
+        out!("             {empty} without any image");
+    }
+    if least == most {
         return;
     }
-    let mut order: Vec<usize> = (0..counts.len()).collect();
-    order.sort_by_key(|i| counts[*i]);
-    let name = |i: usize| format!("{} ({})", counts[order[i]], source.class_names()[order[i]]);
-    let last = order.len() - 1;
-    out!("  images a class   least {}, median {}, most {}", name(0), counts[order[last / 2]], name(last));
-    let empty: Vec<String> =
-        order.iter().filter(|i| counts[**i] == 0).map(|i| source.class_names()[*i].clone()).collect();
-    if !empty.is_empty() {
-        out!("  classes without images: {}", some(&empty, 5));
-    }
-    if counts.len() <= 20 && counts[order[0]] != counts[order[last]] {
-        let most = counts[order[last]].max(1);
-        for (count, name) in counts.iter().zip(source.class_names()) {
-            out!("    {:<24} {count:>8}  {}", name, "#".repeat((count * 40).div_ceil(most)));
+    let few = names.len() <= FEW_CLASSES;
+    // All by label, or of many the largest and the smallest.
+    let shown: Vec<usize> = match few {
+        true => (0..names.len()).collect(),
+        false => order[..SHOWN].iter().chain(&order[order.len() - SHOWN..]).copied().collect(),
+    };
+    let width = shown.iter().map(|&c| names[c].chars().count()).max().unwrap_or(0).min(40);
+    let digits = most.to_string().len();
+    for (i, &class) in shown.iter().enumerate() {
+        if !few && i == SHOWN {
+            out!("    …");
         }
+        let name: String = names[class].chars().take(40).collect();
+        let bar = "#".repeat((counts[class] * 30).div_ceil(most.max(1)));
+        out!("    {name:<width$}  {:>digits$}  {bar}", counts[class]);
     }
 }
 
 fn sizes(source: &SourceRef, seed: u64) {
-    if let Some([c, h, w]) = source.shape() {
-        out!("  size             {w} x {h}, {c} channel(s), every image");
-        return;
-    }
-    let mut indices = Key::new(seed).permutation(source.len());
-    indices.truncate(SAMPLE);
-    let (mut sizes, mut bytes, mut kinds, mut bad) = (Vec::new(), Vec::new(), BTreeMap::new(), Vec::new());
-    for index in indices.iter().map(|i| *i as usize) {
-        let found = source.read(index).and_then(|mut content| {
-            if let Content::Encoded(data) = &content {
-                bytes.push(data.len());
-                *kinds.entry(kind(data)).or_insert(0usize) += 1;
-            }
-            Ok(Picture::open(&mut content, false)?.size())
-        });
-        match found {
-            Ok(size) => sizes.push(size),
-            Err(e) => bad.push(format!("{}: {}", source.name(index), one_line(&e))),
-        }
-    }
-    let of = if indices.len() == source.len() { "all".to_string() } else { format!("a sample of {}", indices.len()) };
-    if !sizes.is_empty() {
-        let line = |mut values: Vec<usize>| {
-            values.sort_unstable();
-            (values[0], values[values.len() / 2], values[values.len() - 1])
+    let n = source.len().min(SAMPLED);
+    let order = Permutation::new(Key::new(seed), source.len().max(1));
+    let mut places: Vec<usize> = (0..n).map(|i| order.at(i)).collect();
+    places.sort_unstable();
+    let of = |&i: &usize| (i, source.read(i).and_then(Facts::of));
+    let read: Vec<(usize, Result<Facts>)> = places.par_iter().map(of).collect();
+    let (facts, broken): (Vec<_>, Vec<_>) = read.into_iter().partition(|(_, facts)| facts.is_ok());
+    let facts: Vec<Facts> = facts.into_iter().filter_map(|(_, facts)| facts.ok()).collect();
+
+    let whole = if n < source.len() { format!("of {n} sampled images") } else { format!("of {}", images(n)) };
+    if !facts.is_empty() {
+        let range = |of: &dyn Fn(&Facts) -> usize| {
+            let mut all: Vec<usize> = facts.iter().map(of).collect();
+            all.sort_unstable();
+            format!("{} / {} / {}", all[0], all[all.len() / 2], all[all.len() - 1])
         };
-        let (w, h) = (line(sizes.iter().map(|s| s.0).collect()), line(sizes.iter().map(|s| s.1).collect()));
-        out!("  width            least {}, median {}, most {} (of {of})", w.0, w.1, w.2);
-        out!("  height           least {}, median {}, most {}", h.0, h.1, h.2);
-        let mean = bytes.iter().sum::<usize>() as f64 / bytes.len().max(1) as f64;
-        let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        out!("  files            {:.1} KB on average; {}", mean / 1000.0, kinds.join(", "));
-        out!("  JPEGs            decoded by {}", backend().describe());
+        let (width, height) = (range(&|f| f.width), range(&|f| f.height));
+        out!("  sizes      width {width}, height {height} (least / median / most, {whole})");
+        let mean = facts.iter().map(|f| f.bytes as f64).sum::<f64>() / facts.len() as f64;
+        out!("  bytes      {} an image on average, about {} in all", bytes(mean), bytes(mean * source.len() as f64));
+        out!("  formats    {}", formats(&facts));
     }
-    if !bad.is_empty() {
-        out!("  broken           {} of {of}: {}; --scan looks at every one", bad.len(), some(&bad, 3));
+    if let Some((index, Err(e))) = broken.first() {
+        out!("  broken     {} {whole}: item {index} ({}): {}", broken.len(), source.name(*index), one_line(e));
+        out!("             --scan lists all");
     }
 }
 
-/// What a file is, by its first bytes.
-fn kind(data: &[u8]) -> &'static str {
-    match image::guess_format(data) {
-        Ok(image::ImageFormat::Jpeg) => "JPEG",
-        Ok(image::ImageFormat::Png) => "PNG",
-        Ok(image::ImageFormat::WebP) => "WebP",
-        Ok(image::ImageFormat::Gif) => "GIF",
-        Ok(image::ImageFormat::Bmp) => "BMP",
-        Ok(image::ImageFormat::Tiff) => "TIFF",
-        Ok(image::ImageFormat::Pnm) => "PNM",
-        _ => "unknown",
+/// "998 JPEG (3 grey, 1 CMYK), 2 PNG"
+fn formats(facts: &[Facts]) -> String {
+    let mut by_format: BTreeMap<&str, (usize, BTreeMap<&str, usize>)> = BTreeMap::new();
+    for f in facts {
+        let (count, kinds) = by_format.entry(&f.format).or_default();
+        *count += 1;
+        for kind in &f.kinds {
+            *kinds.entry(kind).or_default() += 1;
+        }
     }
+    let mut formats: Vec<_> = by_format.into_iter().collect();
+    formats.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
+    let one = |(format, (count, kinds)): (&str, (usize, BTreeMap<&str, usize>))| {
+        let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
+        format!("{count} {format}{kinds}")
+    };
+    formats.into_iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// "3.4 kB", "147 GB"
+fn bytes(n: f64) -> String {
+    let units = ["bytes", "kB", "MB", "GB", "TB"];
+    let step = (0..units.len() - 1).find(|step| n < 999.5 * 1000f64.powi(*step as i32)).unwrap_or(units.len() - 1);
+    let value = n / 1000f64.powi(step as i32);
+    let digits = if step == 0 || value >= 99.5 { 0 } else { 1 };
+    format!("{value:.digits$} {}", units[step])
 }

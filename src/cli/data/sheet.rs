@@ -1,92 +1,185 @@
-//! A contact sheet: images before and after the transforms.
+//! Samples as they are, and as the model sees them.
 
-use super::{loader, normalization};
-use crate::data::batch::{self, Spare};
+use super::Part;
+use crate::data::batch::{self, Batch, BatchStep, Spare};
 use crate::data::decode::Picture;
 use crate::data::image::{Image, Interpolation, Region};
-use crate::data::loader::LoaderOptions;
+use crate::data::loader::{Loader, LoaderOptions};
+use crate::data::pipeline::Pipeline;
 use crate::data::resample::resized_crop;
 use crate::data::source::{self, SourceRef};
-use crate::error::{Context as _, Result};
-use crate::random::Key;
+use crate::error::{Context as _, Result, catch_panic, ensure};
+use crate::nn::shape_words;
+use crate::random::{Key, Permutation};
 use crate::script::Steps;
-use crate::train::plot::{self, SheetRow};
+use crate::train::contact_sheet::{self, Cell, Row};
+use image::{RgbImage, imageops};
+use std::collections::HashMap;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
-/// Versions of each image.
-const VERSIONS: u64 = 6;
+/// Versions of each sample: those of so many epochs.
+const EPOCHS: u64 = 6;
+/// Pictures are enlarged, each pixel alike, up to so many pixels …
+const SMALL: u32 = 160;
+/// … and reduced to so many.
+const LARGE: u32 = 256;
 
-pub fn draw(path: &Path, source: &SourceRef, steps: &Steps, samples: usize, seed: u64) -> Result<()> {
-    let mut indices: Vec<usize> = spread(source, samples, seed);
-    indices.sort_unstable();
-    let chosen = source::subset(source, &indices)?;
-    let options = LoaderOptions { batch: indices.len(), shuffle: false, seed: Some(seed), ..Default::default() };
-    let loader = loader(chosen, steps, &options)?;
-    let classes = source.class_names().len();
-    let mut versions: Vec<Vec<Image>> = vec![Vec::new(); indices.len()];
-    for epoch in 0..VERSIONS {
-        let batch = batch::next(&mut loader.epoch(epoch, 0)?, &mut Spare::default(), &steps.batch, classes)?;
-        let batch = batch.context("the loader gave no batch")?;
-        for (i, images) in versions.iter_mut().enumerate() {
-            images.push(visible(&batch.images.f_get(i as i64)?, steps)?);
+pub struct Samples {
+    pub count: usize,
+    pub seed: u64,
+    pub threads: usize,
+}
+
+/// Draws the sheet. The versions come from the loader itself, each column a batch.
+pub fn draw(file: &Path, title: &[String], part: &Part, steps: &Steps, samples: &Samples) -> Result<()> {
+    let chosen = choose(&part.source, samples)?;
+    let some = source::subset(&part.source, &chosen)?;
+    let pipeline = Pipeline::new(&steps.image, false);
+    let options = LoaderOptions {
+        batch: chosen.len(),
+        shuffle: false,
+        workers: Some(samples.threads),
+        prefetch: 1,
+        seed: Some(samples.seed),
+        ..Default::default()
+    };
+    let loader = Loader::new(some.clone(), pipeline, steps.erasing.clone(), &options)?;
+    let mut columns = Vec::new();
+    for epoch in 0..EPOCHS {
+        let mut epoch = loader.epoch(epoch, 0)?;
+        let batch = batch::next(&mut epoch, &mut Spare::default(), &steps.batch, some.class_names().len())?;
+        let batch = batch.context("the loader made no batch")?;
+        columns.push((pictures(&batch.images, &steps.batch)?, captions(&batch, &some)?));
+    }
+    let side = columns.iter().flat_map(|(pictures, _)| pictures).map(|p| p.width().max(p.height())).max().unwrap_or(1);
+    let zoom = (SMALL / side).max(1);
+    let tile = (side * zoom).clamp(SMALL, LARGE);
+    let mut rows = Vec::new();
+    for (i, &index) in chosen.iter().enumerate() {
+        let original = whole(&part.source, index)?;
+        let (width, height) = original.dimensions();
+        let class = usize::try_from(some.label(i)).ok().and_then(|label| some.class_names().get(label));
+        let class = class.map_or("no label".to_string(), |name| format!("class {} ({name})", some.label(i)));
+        let title = format!("{class}, item {index}: {}, {width} × {height}", some.name(i));
+        let own_zoom = (tile / width.max(height)).max(1);
+        let mut cells = vec![Cell { picture: fitted(original, own_zoom, tile)?, caption: String::new() }];
+        for (pictures, captions) in &columns {
+            let picture = fitted(pictures[i].clone(), zoom, tile)?;
+            cells.push(Cell { picture, caption: captions[i].clone() });
+        }
+        rows.push(Row { title, cells });
+    }
+    let mut headings = vec!["as it is".to_string()];
+    headings.extend((0..EPOCHS).map(|e| format!("epoch {e}")));
+    contact_sheet::draw(file, title, &headings, &rows, tile)
+}
+
+/// Places of samples that decode: by the seed alone, of as many classes as can be, ordered by class.
+fn choose(source: &SourceRef, samples: &Samples) -> Result<Vec<usize>> {
+    let count = samples.count.min(source.len());
+    let order = Permutation::new(Key::new(samples.seed), source.len().max(1));
+    let a_class = count.div_ceil(source.class_names().len().max(1));
+    let (mut chosen, mut of_class): (Vec<usize>, HashMap<i64, usize>) = Default::default();
+    // A second round takes what it finds where a class has less than its share.
+    for most in [a_class, usize::MAX] {
+        for index in (0..source.len()).map(|i| order.at(i)) {
+            if chosen.len() == count {
+                break;
+            }
+            let taken = of_class.entry(source.label(index)).or_default();
+            if *taken < most && !chosen.contains(&index) && whole(source, index).is_ok() {
+                *taken += 1;
+                chosen.push(index);
+            }
         }
     }
-    let rows = indices.iter().zip(versions).map(|(index, versions)| {
-        let image = Picture::open(&mut source.read(*index)?, false)?.whole()?;
-        let class = usize::try_from(source.label(*index)).ok().and_then(|l| source.class_names().get(l));
-        let class = class.map_or("no label", String::as_str);
-        let label = format!("{class}   {}   {} x {}", source.name(*index), image.width, image.height);
-        let mut images = vec![image];
-        images.extend(versions);
-        Ok(SheetRow { label, images: images.into_iter().map(fitted).collect::<Result<_>>()? })
-    });
-    plot::sheet(path, &rows.collect::<Result<Vec<_>>>()?)?;
-    out!("\ncontact sheet: {} (each row: the image, then {VERSIONS} of what the model sees)", path.display());
-    Ok(())
+    ensure!(!chosen.is_empty(), "none of the images of {} can be read", source.describe());
+    chosen.sort_by_key(|&index| (source.label(index), index));
+    Ok(chosen)
 }
 
-/// Images of as many classes as there can be, chosen by the seed.
-fn spread(source: &SourceRef, samples: usize, seed: u64) -> Vec<usize> {
-    let order = Key::new(seed).permutation(source.len());
-    let mut seen = std::collections::HashMap::new();
-    let mut ranked: Vec<(usize, usize)> = Vec::new();
-    // Far enough into a large source to meet many classes.
-    for index in order.into_iter().take(100_000).map(|i| i as usize) {
-        let count = seen.entry(source.label(index)).or_insert(0usize);
-        ranked.push((*count, index));
-        *count += 1;
-    }
-    ranked.sort_by_key(|(count, _)| *count);
-    ranked.into_iter().take(samples).map(|(_, index)| index).collect()
+/// An image as it is stored.
+fn whole(source: &SourceRef, index: usize) -> Result<RgbImage> {
+    let image = catch_panic(|| Picture::open(&mut source.read(index)?, false)?.whole())?;
+    Ok(rgb(image))
 }
 
-/// A float image [C, H, W] as the eye sees it: normalisation undone.
-fn visible(image: &Tensor, steps: &Steps) -> Result<Image> {
-    let [c, h, w] = image.size()[..] else { unreachable!("an image of a batch") };
-    let mut image = image.f_to_kind(Kind::Float)?;
-    if let Some(n) = normalization(steps) {
-        let column = |values: &[f64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(values)?.f_view([-1, 1, 1])?) };
-        image = image.f_mul(&column(&n.std)?)?.f_add(&column(&n.mean)?)?.f_to_kind(Kind::Float)?;
-    }
-    let bytes = image.f_mul_scalar(255.0)?.f_round()?.f_clamp(0.0, 255.0)?.f_to_kind(Kind::Uint8)?;
-    let bytes = bytes.f_permute([1, 2, 0])?.f_contiguous()?;
-    let mut data = vec![0u8; bytes.numel()];
-    bytes.f_copy_data_u8(&mut data, bytes.numel())?;
-    Ok(Image::new(w as usize, h as usize, c as usize, data))
+fn rgb(image: Image) -> RgbImage {
+    let Image { width, height, channels, data } = image;
+    let data = if channels == 1 { data.into_iter().flat_map(|v| [v; 3]).collect() } else { data };
+    RgbImage::from_raw(width as u32, height as u32, data).expect("three values a pixel")
 }
 
-/// The image in three channels, as large as a cell of the sheet takes it.
-fn fitted(image: Image) -> Result<Image> {
-    let scale = plot::SHEET_CELL as f64 / image.width.max(image.height) as f64;
-    let side = |n: usize| ((n as f64 * scale).round() as usize).max(1);
-    let (width, height) = (side(image.width), side(image.height));
-    let region = Region { top: 0, left: 0, height: image.height, width: image.width };
-    // Small pictures are enlarged as they are.
-    let by = if scale > 1.5 { Interpolation::Nearest } else { Interpolation::Bilinear };
-    let mut image = resized_crop(Picture::Whole(image), region, width, height, by)?;
-    if image.channels == 1 {
-        image = Image::new(width, height, 3, image.data.iter().flat_map(|&v| [v, v, v]).collect());
+/// A picture that fits a tile: each pixel enlarged `zoom` times, or the whole reduced where it is larger.
+fn fitted(picture: RgbImage, zoom: u32, tile: u32) -> Result<RgbImage> {
+    let (width, height) = picture.dimensions();
+    if zoom > 1 {
+        return Ok(imageops::resize(&picture, width * zoom, height * zoom, imageops::FilterType::Nearest));
     }
-    Ok(image)
+    let side = width.max(height);
+    if side <= tile {
+        return Ok(picture);
+    }
+    let scaled = |n: u32| (n as f64 * tile as f64 / side as f64).round().max(1.0) as usize;
+    let all = Region { left: 0, top: 0, width: width as usize, height: height as usize };
+    let image = Image::new(all.width, all.height, 3, picture.into_raw());
+    let picture = Picture::Whole(image);
+    Ok(rgb(resized_crop(picture, all, scaled(width), scaled(height), Interpolation::Bicubic)?))
+}
+
+/// What the model gets, as pictures: normalisation is undone, everything else is left as it is.
+fn pictures(images: &Tensor, steps: &[BatchStep]) -> Result<Vec<RgbImage>> {
+    let size = images.size();
+    ensure!(
+        size.len() == 4 && [1, 3].contains(&size[1]),
+        "the transforms give {}, expected images [B, 1 or 3, H, W]",
+        shape_words(images)
+    );
+    let mut images = images.f_to_kind(Kind::Double)?;
+    for step in steps.iter().rev() {
+        if let BatchStep::Normalize(n) = step {
+            let column = |values: &[f64]| Tensor::f_from_slice(values)?.f_view([1, -1, 1, 1]);
+            images = images.f_mul(&column(&n.std)?)?.f_add(&column(&n.mean)?)?;
+        }
+    }
+    let [n, h, w] = [size[0], size[2], size[3]];
+    let bytes = images
+        .f_nan_to_num(0.0, 1.0, 0.0)?
+        .f_mul_scalar(255.0)?
+        .f_round()?
+        .f_clamp(0.0, 255.0)?
+        .f_to_kind(Kind::Uint8)?
+        .f_expand([n, 3, h, w], false)?
+        .f_permute([0, 2, 3, 1])?
+        .f_contiguous()?;
+    (0..n)
+        .map(|i| {
+            let mut pixels = vec![0; (3 * h * w) as usize];
+            bytes.f_get(i)?.f_copy_data_u8(&mut pixels, (3 * h * w) as usize)?;
+            Ok(RgbImage::from_raw(w as u32, h as u32, pixels).expect("three values a pixel"))
+        })
+        .collect()
+}
+
+/// What is to be learnt of each image, where that is a mixture: "0.70 cat + 0.30 dog".
+fn captions(batch: &Batch, source: &SourceRef) -> Result<Vec<String>> {
+    let n = batch.labels.size()[0] as usize;
+    let size = batch.targets.size();
+    if batch.targets.kind() == Kind::Int64 || size.len() != 2 || size[1] as usize != source.class_names().len() {
+        return Ok(vec![String::new(); n]);
+    }
+    let (shares, classes) = batch.targets.f_topk(size[1].min(2), 1, true, true)?;
+    let one = |i: usize| -> Result<String> {
+        let mut parts = Vec::new();
+        for k in 0..classes.size()[1] {
+            let at = [i as i64, k];
+            let share = shares.f_double_value(&at)?;
+            if share >= 0.05 || k == 0 {
+                parts.push(format!("{share:.2} {}", source.class_names()[classes.f_int64_value(&at)? as usize]));
+            }
+        }
+        Ok(parts.join(" + "))
+    };
+    (0..n).map(one).collect()
 }

@@ -1,49 +1,84 @@
-//! How many images a second the loader gives.
+//! Images per second of the loader.
 
-use super::{endless, loader};
+use super::Part;
 use crate::data::batch::{self, Spare};
-use crate::data::loader::LoaderOptions;
-use crate::data::source::SourceRef;
+use crate::data::decode::Picture;
+use crate::data::loader::{Loader, LoaderOptions};
+use crate::data::pipeline::Pipeline;
+use crate::data::source::{self, SourceRef};
 use crate::error::{Context as _, Result};
+use crate::random::{Key, Permutation};
 use crate::script::Steps;
 use crate::train::signals::Interrupt;
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+const BATCH: usize = 64;
 /// How long each number of threads is measured.
 const MEASURED: Duration = Duration::from_secs(3);
-const BATCH: usize = 64;
+/// Batches before that, for each thread.
+const WARM_UP: usize = 2;
+/// Small sources are repeated to so many images, so that epochs are long.
+const LONG: usize = 1 << 20;
 
-pub fn measure(source: &SourceRef, steps: &Steps, threads: usize, interrupt: &Interrupt) -> Result<()> {
-    let (many, classes) = (endless(source)?, source.class_names().len());
-    let mut numbers: Vec<usize> = (0..).map(|i| 1 << i).take_while(|n| *n < threads).collect();
-    numbers.push(threads);
-    out!("\nimages/s of the loader, batches of {BATCH}, {} s each", MEASURED.as_secs());
-    out!("  threads  images/s   to one thread");
+/// 1, 2, 4, … and the greatest number.
+fn steps_to(threads: usize) -> Vec<usize> {
+    let mut counts: Vec<usize> = (0..).map(|i| 1 << i).take_while(|n| *n < threads).collect();
+    counts.push(threads);
+    counts
+}
+
+pub fn measure(part: &Part, steps: &Steps, text: &str, threads: usize, interrupt: &Interrupt) -> Result<()> {
+    let source = &part.source;
+    out!("\nloader: batches of {BATCH} after {text}");
+    let alone = decoding(source)?;
+    out!("  reading and decoding whole pictures alone: {alone:.0} images/s on 1 thread");
+    out!("  {:>7}  {:>9}  {:>11}", "threads", "images/s", "of 1 thread");
+    let many = source::concat(&vec![source.clone(); LONG.div_ceil(source.len().max(1))])?;
     let mut one = None;
-    for workers in numbers {
-        let options = LoaderOptions { batch: BATCH, workers: Some(workers), drop_last: true, ..Default::default() };
-        let loader = loader(many.clone(), steps, &options)?;
-        let mut epoch = loader.epoch(0, 0)?;
-        let mut spare = Spare::default();
-        let mut next = || -> Result<()> {
-            batch::next(&mut epoch, &mut spare, &steps.batch, classes)?.context("the epoch ended")?;
-            Ok(())
-        };
-        for _ in 0..=2 * workers {
-            next()?;
-        }
-        let (start, mut batches) = (Instant::now(), 0);
-        while start.elapsed() < MEASURED && interrupt.exit_code().is_none() {
-            next()?;
-            batches += 1;
-        }
-        let rate = (batches * BATCH) as f64 / start.elapsed().as_secs_f64();
-        let first = *one.get_or_insert(rate);
-        out!("  {workers:>7}  {rate:>8.0}   {:.2}", rate / first);
+    for n in steps_to(threads) {
+        let rate = rate(&many, steps, n, interrupt)?;
         if interrupt.exit_code().is_some() {
             out!("interrupted");
             break;
         }
+        let ratio = rate / *one.get_or_insert(rate);
+        out!("  {n:>7}  {rate:>9.0}  {ratio:>10.2}×");
     }
     Ok(())
+}
+
+/// Images per second of batches as training gets them, with so many loader threads.
+fn rate(source: &SourceRef, steps: &Steps, threads: usize, interrupt: &Interrupt) -> Result<f64> {
+    tch::set_num_threads(threads as i32);
+    let pipeline = Pipeline::new(&steps.image, false);
+    let options = LoaderOptions { batch: BATCH, workers: Some(threads), drop_last: true, ..Default::default() };
+    let loader = Loader::new(source.clone(), pipeline, steps.erasing.clone(), &options)?;
+    let classes = source.class_names().len();
+    let (mut epoch, mut spare) = (loader.epoch(0, 0)?, Spare::default());
+    let mut next = || -> Result<()> {
+        black_box(batch::next(&mut epoch, &mut spare, &steps.batch, classes)?.context("the epoch ended")?);
+        Ok(())
+    };
+    for _ in 0..WARM_UP * threads {
+        next()?;
+    }
+    let (mut count, start) = (0, Instant::now());
+    while start.elapsed() < MEASURED && interrupt.exit_code().is_none() {
+        next()?;
+        count += BATCH;
+    }
+    Ok(count as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Images per second of reading and decoding alone, on this thread. Broken images count as read.
+fn decoding(source: &SourceRef) -> Result<f64> {
+    let order = Permutation::new(Key::new(crate::random::seed()), source.len().max(1));
+    let (mut count, start) = (0, Instant::now());
+    while start.elapsed() < MEASURED / 3 {
+        let mut content = source.read(order.at(count % source.len()))?;
+        let _ = black_box(Picture::open(&mut content, false).and_then(Picture::whole));
+        count += 1;
+    }
+    Ok(count as f64 / start.elapsed().as_secs_f64())
 }

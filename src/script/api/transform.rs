@@ -1,6 +1,7 @@
 //! What is done to images on their way into a batch.
 
 use super::data::Batch;
+use crate::bail_hint;
 use crate::data::batch::{BatchStep, Normalize};
 use crate::data::image::{Image, Interpolation, Region};
 use crate::data::pipeline::{
@@ -73,7 +74,10 @@ impl Steps {
     pub fn of(name: &str, value: &Dynamic) -> Result<Self> {
         match value.read_lock::<Array>() {
             Some(list) => steps(name, &list),
-            None => bail!("{name}: expected a list of transforms, found {}", found(value)),
+            None => bail_hint!(
+                "{name}: expected a list of transforms, found {}", found(value);
+                "write it as in a recipe: [transform::random_resized_crop(224)]"
+            ),
         }
     }
 }

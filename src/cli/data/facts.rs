@@ -1,0 +1,125 @@
+//! What the header of an image file tells.
+
+use crate::data::decode::Picture;
+use crate::data::source::Content;
+use crate::error::Result;
+use image::metadata::Orientation;
+use image::{ImageFormat, ImageReader};
+use std::io::Cursor;
+
+/// Size and kind of one image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// "JPEG", "PNG", or "pixels" where nothing is encoded.
+    pub format: String,
+    /// What is special about it: "grey", "CMYK", "progressive".
+    pub kinds: Vec<&'static str>,
+    pub width: usize,
+    pub height: usize,
+    /// Bytes as stored.
+    pub bytes: usize,
+}
+
+impl Facts {
+    /// Reads the header only, where the format has one that tells the size.
+    pub fn of(mut content: Content<'_>) -> Result<Self> {
+        let bytes = match &content {
+            Content::Pixels(image) => {
+                let kinds = if image.channels == 1 { vec!["grey"] } else { Vec::new() };
+                let (width, height) = (image.width, image.height);
+                return Ok(Self { format: "pixels".into(), kinds, width, height, bytes: image.data.len() });
+            }
+            Content::Encoded(bytes) => bytes,
+        };
+        let (len, format) = (bytes.len(), image::guess_format(bytes).ok());
+        let mut kinds = Vec::new();
+        let size = match format {
+            Some(ImageFormat::Jpeg) => {
+                kinds = jpeg_kinds(bytes);
+                None
+            }
+            Some(format) => ImageReader::with_format(Cursor::new(bytes), format).into_dimensions().ok(),
+            None => None,
+        };
+        let format = format.map_or("unknown".to_string(), |f| format!("{f:?}").to_uppercase());
+        let (width, height) = match size {
+            Some((width, height)) => (width as usize, height as usize),
+            // A JPEG's header is read by its decoder; of others, this tells what is wrong.
+            None => {
+                let picture = Picture::open(&mut content, false)?;
+                if let Picture::Jpeg(jpeg) = &picture
+                    && let Some(turn) = jpeg.exif().and_then(Orientation::from_exif_chunk)
+                    && turn != Orientation::NoTransforms
+                {
+                    kinds.push("turned by Exif");
+                }
+                picture.size()
+            }
+        };
+        Ok(Self { format, kinds, width, height, bytes: len })
+    }
+}
+
+/// What the frame header of a JPEG says of its colours and its coding.
+fn jpeg_kinds(bytes: &[u8]) -> Vec<&'static str> {
+    let mut kinds = Vec::new();
+    let mut at = 2;
+    while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
+        match marker {
+            0xff => at += 1,
+            // Frame headers, but not the tables that share their numbers.
+            0xc0..=0xcf if ![0xc4, 0xc8, 0xcc].contains(&marker) => {
+                match bytes.get(at + 9) {
+                    Some(1) => kinds.push("grey"),
+                    Some(4) => kinds.push("CMYK"),
+                    _ => (),
+                }
+                if [0xc2, 0xc6, 0xca, 0xce].contains(&marker) {
+                    kinds.push("progressive");
+                }
+                break;
+            }
+            0xda => break,
+            _ => at += 2 + u16::from_be_bytes([high, low]) as usize,
+        }
+    }
+    kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::borrow::Cow;
+
+    fn of(name: &str) -> Result<Facts> {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images-odd/");
+        Facts::of(Content::Encoded(Cow::Owned(std::fs::read(format!("{dir}{name}")).unwrap())))
+    }
+
+    #[test]
+    fn headers_tell_size_and_kind() {
+        for (name, format, size, kinds) in [
+            ("baseline-444.jpg", "JPEG", (53, 37), &[][..]),
+            ("grey.jpg", "JPEG", (53, 37), &["grey"]),
+            ("cmyk.jpg", "JPEG", (53, 37), &["CMYK"]),
+            ("progressive-420-75x51.jpg", "JPEG", (75, 51), &["progressive"]),
+            ("orientation-1.jpg", "JPEG", (29, 19), &[]),
+            ("orientation-6.jpg", "JPEG", (29, 19), &["turned by Exif"]),
+            ("png-named.jpg", "PNG", (29, 19), &[]),
+            ("gif-plain.gif", "GIF", (29, 19), &[]),
+            ("webp-lossy.webp", "WEBP", (53, 37), &[]),
+            ("tiff-rgb.tif", "TIFF", (29, 19), &[]),
+        ] {
+            let facts = of(name).unwrap();
+            let expected = (format, size, kinds);
+            assert_eq!((facts.format.as_str(), (facts.width, facts.height), &facts.kinds[..]), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_header_is_told() {
+        assert!(of("zero-bytes.jpg").unwrap_err().to_string().contains("empty"));
+        assert!(of("text.jpg").unwrap_err().to_string().contains("no image"));
+        assert!(of("cut-in-header.jpg").is_err());
+    }
+}
