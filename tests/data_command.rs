@@ -430,6 +430,6 @@ fn transforms_that_fail_on_the_images_are_told() {
     of(list).fails(1).at("--transforms:1:35", list).says(&["Batch has no property `imges`"]);
     of("[transform::center_crop(8), |b| b.images.sum([1])]")
         .fails(1)
-        .says(&["expected images [B, 1 or 3, H, W]", "[3, 8, 8]"]);
+        .says(&["C, H, W], found [3, 8, 8]", "[3, 8, 8]"]);
     assert_eq!(folder.names(""), ["d"]);
 }

@@ -256,3 +256,70 @@ fn lists_of_transforms_that_make_no_sense_are_told() {
             .says(pieces);
     }
 }
+
+#[test]
+fn skipping_does_not_hide_a_list_of_transforms_that_fits_no_image() {
+    let said =
+        with_images("for b in data::loader(images, [], #{ batch: 4, on_bad: \"skip\" }).epoch(0) { print(b.len); }");
+    said.fails(1).says(&["are expected", "transform::center_crop"]);
+}
+
+#[test]
+fn skipping_gets_over_a_broken_first_image_and_reports_an_epoch_that_was_left() {
+    let folder = broken(b"");
+    let whole = folder.read("d/dog/2.jpg");
+    for name in ["d/cat/1.jpg", "d/cat/2.jpg", "d/dog/0.jpg", "d/dog/1.jpg"] {
+        folder.write(name, &whole);
+    }
+    folder.write("d/cat/0.jpg", "no image");
+    let script = "let l = data::loader(data::open(\"d\"), [], #{ batch: 1, shuffle: false, on_bad: \"skip\" });\n\
+                  for b in l.epoch(0) { print(b.len); break; }";
+    folder.run_with(script, &["--out", "out"]).succeeds().says(&["1 of its images was broken"]);
+    assert!(folder.text("out/bad_items.txt").contains("cat/0.jpg"));
+}
+
+#[test]
+fn what_a_script_does_to_one_batch_does_not_reach_the_next() {
+    let said = with_images(
+        r#"
+        let loader = data::loader(images, [transform::resize([8, 8])], #{ batch: 4, shuffle: false });
+        for b in loader.epoch(0) {
+            let x = b.images.requires_grad(true);
+            (x * 2.0).sum().backward();
+            print(x.grad.max().item());
+        }
+        let kept = [];
+        for b in loader.epoch(0) { kept.push(b.images.slice(0, 0, 1)); }
+        let same = true;
+        let i = 0;
+        for b in loader.epoch(0) { same = same && kept[i].equal(b.images.slice(0, 0, 1)); i += 1; }
+        print(same);
+        "#,
+    );
+    assert_eq!(said.values(), [vec![json!(2.0); 7], vec![json!(true)]].concat());
+}
+
+#[test]
+fn a_function_that_gives_no_images_is_told() {
+    for (function, pieces) in [
+        ("|b| b.images.mean()", &["expected images [4, C, H, W]", "found []"][..]),
+        ("|b| b.images.slice(0, 0, 2)", &["expected images [4, C, H, W]"]),
+    ] {
+        let list = format!("[transform::resize([8, 8]), {function}, transform::mixup(#{{}})]");
+        let script = format!("for b in data::loader(images, {list}, #{{ batch: 4 }}).epoch(0) {{ print(b.len); }}");
+        with_images(&script).fails(1).says(pieces);
+    }
+}
+
+#[test]
+fn an_epoch_that_goes_on_between_batches_keeps_them_whole() {
+    let said = with_images(
+        r#"
+        let loader = data::loader(images, [transform::resize([8, 8])], #{ batch: 8, drop_last: true });
+        let sizes = [];
+        for b in loader.epoch(0, 5) { sizes.push(b.len); }
+        print(sizes);
+        "#,
+    );
+    assert_eq!(said.values(), [json!([8, 8])]);
+}

@@ -5,6 +5,7 @@
 //! used again and again. Images stay 8-bit until they are on the device.
 
 use super::batch::Erased;
+use super::image::Image;
 use super::pipeline::Pipeline;
 use super::source::SourceRef;
 use super::transform::RandomErasing;
@@ -125,7 +126,7 @@ impl Loader {
             o.batch,
             source.len()
         );
-        let shape = pipeline.shape(source.as_ref())?;
+        let shape = pipeline.shape(source.as_ref(), o.on_bad == OnBad::Skip)?;
         let shared = Shared {
             source,
             pipeline,
@@ -184,30 +185,39 @@ impl Loader {
             true => n / self.batch * self.batch,
             false => n.div_ceil(world) * world,
         };
+        // Processes of another number may have filled up the last images.
+        let done = if done >= total && done < total + n { total } else { done };
         ensure!(
             done.is_multiple_of(world) && done <= total,
             "epoch {epoch} has {total} images; {done} cannot be done of them"
         );
         let key = Key::new(shared.seed).fold(epoch);
+        let (mine, left) = (self.batch / world, (total - done) / world);
+        let slots = self.prefetch.min(left.div_ceil(mine)).max(1);
         let work = Arc::new(Work {
             shared: shared.clone(),
             key,
             order: Permutation::new(key, n),
             first: done,
             // Of this process:
-            images: (total - done) / world,
+            images: match self.drop_last {
+                true => (total - done) / self.batch * self.batch / world,
+                false => (total - done) / world,
+            },
             batch: self.batch / world,
             next: AtomicUsize::new(0),
             state: Mutex::new(State { taken: 0, stopped: false }),
             changed: Condvar::new(),
-            slots: (0..self.prefetch).map(|_| Slot::new(self.batch / world, shared.shape)).collect::<Result<_>>()?,
+            slots: (0..slots).map(|_| Slot::new(mine.min(left), shared.shape)).collect::<Result<_>>()?,
         });
-        let workers = self.workers.min(work.images.max(1));
-        let workers = (0..workers).map(|i| {
-            let work = work.clone();
-            std::thread::Builder::new().name(format!("nepa-data-{i}")).spawn(move || work.run())
-        });
-        Ok(Epoch { workers: workers.collect::<Result<_, _>>()?, work, waited: Duration::ZERO, failed: false })
+        // Made before its workers: should one not start, those before it end with it.
+        let mut epoch = Epoch { work, workers: Vec::new(), waited: Duration::ZERO, failed: false };
+        for i in 0..self.workers.min(epoch.work.images) {
+            let work = epoch.work.clone();
+            let thread = std::thread::Builder::new().name(format!("nepa-data-{i}"));
+            epoch.workers.push(thread.spawn(move || work.run())?);
+        }
+        Ok(epoch)
     }
 }
 
@@ -340,7 +350,9 @@ impl Work {
                 }
                 Err(e) => {
                     let name = shared.source.name(index);
-                    if shared.on_bad == OnBad::Error {
+                    // A wrong list of transforms is no broken image.
+                    let misfit = e.chain().any(|cause| cause.is::<Misfit>());
+                    if shared.on_bad == OnBad::Error || misfit {
                         let what = format!("cannot read item {index} ({name}) of {}", shared.source.describe());
                         return Item { place, index, label: -1, erased: None, error: Some(e.context(what)) };
                     }
@@ -358,6 +370,18 @@ impl Work {
     }
 }
 
+/// An image that is whole, but that the transforms do not fit.
+#[derive(Debug)]
+pub struct Misfit(pub String);
+
+impl std::fmt::Display for Misfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misfit {}
+
 /// Images tried in place of a broken one before the data is taken for lost.
 const MOST_REPLACEMENTS: usize = 100;
 
@@ -366,14 +390,14 @@ impl Shared {
     fn image(&self, index: usize, key: Key, out: &mut [u8]) -> Result<Option<Erased>> {
         let image = self.pipeline.run(self.source.read(index)?, &mut key.rng())?;
         let [c, h, w] = self.shape;
-        ensure!(
-            [image.channels, image.height, image.width] == self.shape,
-            "it comes out as {} x {} x {} (channels, height, width), where {c} x {h} x {w} are expected; end the \
-             transforms with one that gives every image one size, such as transform::center_crop",
-            image.channels,
-            image.height,
-            image.width
-        );
+        if [image.channels, image.height, image.width] != self.shape {
+            let Image { channels, height, width, .. } = image;
+            return Err(Misfit(format!(
+                "it comes out as {channels} x {height} x {width} (channels, height, width), where {c} x {h} x {w} are \
+                 expected; end the transforms with one that gives every image one size, such as transform::center_crop"
+            ))
+            .into());
+        }
         out.copy_from_slice(&image.data);
         // A stream of its own, so that erasing does not move the other draws.
         Ok(self.erasing.as_ref().and_then(|erasing| Erased::draw(erasing, self.shape, &mut key.fold(1).rng())))
@@ -429,7 +453,10 @@ impl Epoch {
             self.failed = true;
             return Err(item.error.take().expect("found by it"));
         }
+        // Without it the batch is lost, and with it the epoch.
+        self.failed = true;
         let images = take(&slot.pixels.f_narrow(0, 0, count as i64)?)?;
+        self.failed = false;
         slot.made.store(0, Ordering::Release);
         lock(&work.state).taken += 1;
         work.changed.notify_all();
@@ -457,7 +484,6 @@ impl Drop for Epoch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::image::Image;
     use crate::data::source::{Content, Source};
 
     /// Two classes of tiny pictures; something is wrong with some of them.

@@ -1,11 +1,11 @@
 //! What happens to one picture in a worker thread: from an item's bytes to 8-bit pixels of a known size.
 
-use super::decode::Picture;
+use super::decode::{self, Picture};
 use super::image::{Image, Interpolation, Region};
 use super::resample::{resize_then_crop, resized_crop};
 use super::source::{Content, Source};
 use super::transform::{RandomCrop, random_resized_crop_box};
-use crate::error::{Result, bail, ensure};
+use crate::error::{Result, bail, catch_panic, ensure};
 use crate::options;
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
@@ -70,8 +70,8 @@ impl Pipeline {
     }
 
     /// Channels, height and width of every result: known from the steps, or from the source, or else those of the
-    /// source's first image.
-    pub fn shape(&self, source: &dyn Source) -> Result<[usize; 3]> {
+    /// source's first image (with `skip_bad`, of the first that can be read).
+    pub fn shape(&self, source: &dyn Source, skip_bad: bool) -> Result<[usize; 3]> {
         let mut shape = match source.shape() {
             Some([c, h, w]) => Shape { channels: Some(c), size: Some((h, w)) },
             None => Shape { channels: Some(3), size: None },
@@ -83,11 +83,20 @@ impl Pipeline {
             return Ok([c, h, w]);
         }
         ensure!(!source.is_empty(), "{} holds no images", source.describe());
-        let first = source.read(0).and_then(|content| self.run(content, &mut crate::random::Key::new(0).rng()));
-        let first = first.map_err(|e| e.context(format!("cannot read item 0 ({})", source.name(0))))?;
-        Ok([first.channels, first.height, first.width])
+        let mut index = 0;
+        loop {
+            let run = || self.run(source.read(index)?, &mut crate::random::Key::new(0).rng());
+            match catch_panic(run) {
+                Ok(first) => return Ok([first.channels, first.height, first.width]),
+                Err(_) if skip_bad && index + 1 < source.len().min(MOST_BAD) => index += 1,
+                Err(e) => return Err(e.context(format!("cannot read item {index} ({})", source.name(index)))),
+            }
+        }
     }
 }
+
+/// Broken images at a source's beginning before it is taken for lost.
+const MOST_BAD: usize = 100;
 
 /// torchvision's `Resize`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +138,8 @@ impl Transform for Resize {
     fn apply<'a>(&self, picture: Picture<'a>, _rng: &mut ChaCha8Rng) -> Result<Picture<'a>> {
         let (width, height) = picture.size();
         let (to_width, to_height) = self.target((width, height));
+        decode::check_size(to_width, to_height)
+            .map_err(|e| e.context(format!("resizing a picture of {width} x {height} pixels")))?;
         let all = Region { left: 0, top: 0, width, height };
         Ok(Picture::Whole(resized_crop(picture, all, to_width, to_height, self.interpolation)?))
     }
@@ -317,7 +328,7 @@ impl Transform for ResizedCrop {
         let (width, height) = picture.size();
         let r = self.region;
         ensure!(
-            r.left + r.width <= width && r.top + r.height <= height,
+            r.left.saturating_add(r.width) <= width && r.top.saturating_add(r.height) <= height,
             "resized_crop: the part from ({}, {}) of {} x {} pixels reaches beyond the picture of {width} x {height}",
             r.left,
             r.top,

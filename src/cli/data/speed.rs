@@ -3,7 +3,7 @@
 use super::Part;
 use crate::data::batch::{self, Spare};
 use crate::data::decode::Picture;
-use crate::data::loader::{Loader, LoaderOptions};
+use crate::data::loader::{Loader, LoaderOptions, OnBad};
 use crate::data::pipeline::Pipeline;
 use crate::data::source::{self, SourceRef};
 use crate::error::{Context as _, Result};
@@ -52,7 +52,13 @@ pub fn measure(part: &Part, steps: &Steps, text: &str, threads: usize, interrupt
 fn rate(source: &SourceRef, steps: &Steps, threads: usize, interrupt: &Interrupt) -> Result<f64> {
     tch::set_num_threads(threads as i32);
     let pipeline = Pipeline::new(&steps.image, false);
-    let options = LoaderOptions { batch: BATCH, workers: Some(threads), drop_last: true, ..Default::default() };
+    let options = LoaderOptions {
+        batch: BATCH,
+        workers: Some(threads),
+        drop_last: true,
+        on_bad: OnBad::Skip,
+        ..Default::default()
+    };
     let loader = Loader::new(source.clone(), pipeline, steps.erasing.clone(), &options)?;
     let classes = source.class_names().len();
     let (mut epoch, mut spare) = (loader.epoch(0, 0)?, Spare::default());

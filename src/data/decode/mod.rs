@@ -108,7 +108,8 @@ pub fn complaint(content: &mut Content<'_>) -> Result<Option<String>> {
     }
 }
 
-fn check_size(width: usize, height: usize) -> Result<()> {
+/// Refuses a size that no picture has.
+pub fn check_size(width: usize, height: usize) -> Result<()> {
     ensure!(width > 0 && height > 0, "the picture has no pixels: {width} x {height}");
     ensure!(
         width.saturating_mul(height) <= MOST_PIXELS,

@@ -4,7 +4,7 @@ use super::check_size;
 use crate::bail_hint;
 use crate::data::image::Image;
 use crate::error::{Diagnostic, Result, bail};
-use image::{DynamicImage, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
 /// The whole picture as RGB.
@@ -24,15 +24,23 @@ pub fn decode(bytes: &[u8]) -> Result<Image> {
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
-    limits.max_alloc = Some(4 << 30);
+    limits.max_alloc = Some(2 << 30);
     reader.limits(limits);
-    let picture = match reader.decode() {
+    let decoded = match reader.into_decoder() {
+        Ok(decoder) => {
+            // Before anything of that size is made.
+            let (width, height) = decoder.dimensions();
+            check_size(width as usize, height as usize)?;
+            DynamicImage::from_decoder(decoder)
+        }
+        Err(e) => Err(e),
+    };
+    let picture = match decoded {
         Ok(picture) => picture,
         Err(image::ImageError::Unsupported(e)) => bail!("a {format:?} file of a kind that is not read: {e}"),
         Err(e) => return Err(damaged(&e).into()),
     };
     let (width, height) = (picture.width() as usize, picture.height() as usize);
-    check_size(width, height)?;
     Ok(Image::new(width, height, 3, rgb(picture)))
 }
 

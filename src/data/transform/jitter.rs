@@ -218,10 +218,11 @@ impl RandomCrop {
     pub fn new(options: &RandomCropOptions) -> Result<Self> {
         if let Some([height, width]) = options.size {
             ensure!(
-                height >= 1 && width >= 1,
-                "option `size` of transform::random_crop: expected a height and a width of at least 1, found [{height}, {width}]"
+                (1..=1 << 14).contains(&height) && (1..=1 << 14).contains(&width),
+                "option `size` of transform::random_crop: expected a height and a width of 1 to 16384, found [{height}, {width}]"
             );
         }
+        within("transform::random_crop", "padding", options.padding as f64, 0.0, 16384.0)?;
         Ok(Self(options.clone()))
     }
 

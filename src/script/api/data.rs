@@ -47,6 +47,13 @@ struct EpochParts {
     loader: Loader,
 }
 
+impl Drop for EpochParts {
+    /// Also an epoch that was left early tells what was broken.
+    fn drop(&mut self) {
+        let _ = self.loader.0.tell_of_bad_items();
+    }
+}
+
 /// A batch as a script sees it; cloning it shares what a function among the transforms sets.
 #[derive(Clone)]
 pub struct Batch(Rc<RefCell<BatchParts>>);
@@ -135,8 +142,8 @@ impl Iterator for Batches {
 }
 
 thread_local! {
-    /// All broken images of the run, by source and place.
-    static BAD: RefCell<BTreeMap<(String, usize), (String, String)>> = const { RefCell::new(BTreeMap::new()) };
+    /// All broken images of the run, by source and name, with place and reason.
+    static BAD: RefCell<BTreeMap<(String, String), (usize, String)>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 impl LoaderParts {
@@ -150,8 +157,8 @@ impl LoaderParts {
         let source = self.loader.source().describe();
         let count = bad.len();
         let lines = BAD.with_borrow_mut(|all| {
-            all.extend(bad.into_iter().map(|(index, item)| ((source.clone(), index), item)));
-            let line = |((source, index), (name, reason)): (&(String, usize), &(String, String))| {
+            all.extend(bad.into_iter().map(|(index, (name, reason))| ((source.clone(), name), (index, reason))));
+            let line = |((source, name), (index, reason)): (&(String, String), &(usize, String))| {
                 format!("{source}\t{index}\t{name}\t{reason}\n")
             };
             all.iter().map(line).collect::<String>()
