@@ -428,8 +428,6 @@ fn transforms_that_fail_on_the_images_are_told() {
     of("[]").fails(1).says(&["cannot read item", "transform::center_crop"]);
     let list = "[transform::center_crop(8), |b| b.imges]";
     of(list).fails(1).at("--transforms:1:35", list).says(&["Batch has no property `imges`"]);
-    of("[transform::center_crop(8), |b| b.images.sum([1])]")
-        .fails(1)
-        .says(&["C, H, W], found [3, 8, 8]", "[3, 8, 8]"]);
+    of("[transform::center_crop(8), |b| b.images.sum([1])]").fails(1).says(&["C, H, W], found [3, 8, 8]", "[3, 8, 8]"]);
     assert_eq!(folder.names(""), ["d"]);
 }
