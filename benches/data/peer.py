@@ -1,6 +1,6 @@
 """The peer of the data benchmark: torchvision's ImageFolder and PyTorch's DataLoader, as they are used.
 
-    python peer.py --data /tmp/bench-images/110kb --task a --workers 0 --cores 0 --seconds 10
+    python peer.py --data images/110kb --task a --workers 0 --cores 0 --seconds 10
 
 Tasks: `a` augments for pretraining, `b` prepares for evaluation, `c` augments for fine-tuning (timm),
 `decode` opens files and converts them to RGB, no more. One line of JSON on standard output.
