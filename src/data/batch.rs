@@ -65,6 +65,16 @@ impl Normalize {
         values[if values.len() == 1 { 0 } else { channel }] as f32
     }
 
+    /// Of images [B, C, H, W] in [0, 1].
+    fn apply(&self, images: &Tensor) -> Result<Tensor> {
+        self.check(images.size()[1] as usize)?;
+        let column = |values: &[f64]| -> Result<Tensor> {
+            let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+            Ok(Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?.f_to_device(images.device())?)
+        };
+        Ok(images.f_sub(&column(&self.mean)?)?.f_div(&column(&self.std)?)?)
+    }
+
     fn check(&self, channels: usize) -> Result<()> {
         for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
             ensure!(
@@ -91,12 +101,7 @@ pub fn next(epoch: &mut Epoch, spare: &mut Spare, steps: &[BatchStep], classes: 
     for step in rest {
         batch = match step {
             BatchStep::Normalize(normalize) => {
-                normalize.check(batch.images.size()[1] as usize)?;
-                let column = |values: &[f64]| -> Result<Tensor> {
-                    let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
-                    Ok(Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?.f_to_device(device)?)
-                };
-                let images = batch.images.f_sub(&column(&normalize.mean)?)?.f_div(&column(&normalize.std)?)?;
+                let images = normalize.apply(&batch.images)?;
                 Batch { images, ..batch }
             }
             BatchStep::Erase(_) => {
@@ -154,21 +159,13 @@ fn to_float(pixels: &Tensor, normalize: Option<&Normalize>, spare: &mut Spare) -
     let size = pixels.size();
     let [n, h, w, c] = size[..] else { unreachable!("pixels of images") };
     let channels = c as usize;
-    if let Some(normalize) = normalize {
-        normalize.check(channels)?;
-    }
     if device::current() != tch::Device::Cpu {
         let images = pixels.f_to_device(device::current())?.f_permute([0, 3, 1, 2])?;
-        let mut out = images.f_to_kind(Kind::Float)?.f_contiguous()?.f_div_scalar_(255.0)?;
-        if let Some(n) = normalize {
-            let column = |values: &[f64]| -> Result<Tensor> {
-                let values: Vec<f32> = (0..channels).map(|c| Normalize::of_channel(values, c)).collect();
-                Ok(Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?.f_to_device(out.device())?)
-            };
-            let (mean, std) = (column(&n.mean)?, column(&n.std)?);
-            out = out.f_sub_(&mean)?.f_div_(&std)?;
-        }
-        return Ok(out);
+        let images = images.f_to_kind(Kind::Float)?.f_contiguous()?.f_div_scalar_(255.0)?;
+        return normalize.map_or(Ok(images.shallow_clone()), |n| n.apply(&images));
+    }
+    if let Some(normalize) = normalize {
+        normalize.check(channels)?;
     }
     // 256 values stand for all: one pass over memory.
     let value = |value: u8, channel: usize| {

@@ -1,6 +1,6 @@
 //! Rows of labelled pictures as one PNG file.
 
-use super::plot::{PlotOptions, draw_to};
+use super::plot::{PlotOptions, draw_to, wrap};
 use crate::error::{Result, ensure};
 use image::{Rgb, RgbImage, imageops};
 use plotters::prelude::*;
@@ -37,7 +37,8 @@ pub fn draw(path: &Path, title: &[String], headings: &[String], rows: &[Row], ti
     let captions = rows.iter().flat_map(|r| &r.cells).any(|c| !c.caption.is_empty());
     let caption = if captions { LINE } else { 0 };
     let width = GAP + headings.len() as u32 * (tile + GAP);
-    let titles = wrap(title, width - 2 * GAP);
+    let letters = ((width - 2 * GAP) as f64 / (TITLE_SIZE * 0.56)) as usize;
+    let titles: Vec<String> = title.iter().flat_map(|line| wrap(line, letters)).collect();
     let top = GAP + LINE * titles.len() as u32 + LINE;
     let row_height = LINE + tile + caption + GAP;
     let height = top + rows.len() as u32 * row_height + GAP;
@@ -94,24 +95,4 @@ fn shorten(text: &str, fits: impl Fn(&str) -> Result<bool>) -> Result<String> {
         }
     }
     Ok(String::new())
-}
-
-/// Lines of at most about `room` pixels, broken between words.
-fn wrap(lines: &[String], room: u32) -> Vec<String> {
-    let letters = (room as f64 / (TITLE_SIZE * 0.56)) as usize;
-    let mut wrapped: Vec<String> = Vec::new();
-    for line in lines {
-        let mut current = String::new();
-        for word in line.split_whitespace() {
-            if !current.is_empty() && current.chars().count() + 1 + word.chars().count() > letters {
-                wrapped.push(std::mem::take(&mut current));
-            }
-            if !current.is_empty() {
-                current.push(' ');
-            }
-            current.push_str(word);
-        }
-        wrapped.push(current);
-    }
-    wrapped
 }

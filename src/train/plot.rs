@@ -161,7 +161,7 @@ fn tick(value: f64) -> String {
 }
 
 /// Text in lines of about `letters` letters, broken between words.
-fn wrap(text: &str, letters: usize) -> Vec<String> {
+pub(super) fn wrap(text: &str, letters: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {

@@ -44,13 +44,7 @@ fn images(n: usize) -> String {
 
 fn balance(source: &SourceRef) {
     let names = source.class_names();
-    let (mut counts, mut unlabelled) = (vec![0usize; names.len()], 0usize);
-    for i in 0..source.len() {
-        match usize::try_from(source.label(i)).ok().and_then(|label| counts.get_mut(label)) {
-            Some(count) => *count += 1,
-            None => unlabelled += 1,
-        }
-    }
+    let (counts, unlabelled) = source::class_counts(source.as_ref());
     if unlabelled > 0 {
         out!("  no label   {}", images(unlabelled));
     }

@@ -2,6 +2,7 @@
 
 use super::{FAILED, Part, counted};
 use crate::bail_hint;
+use crate::checkpoint::tensors::write_atomic;
 use crate::data::decode;
 use crate::data::source::SourceRef;
 use crate::error::{Context as _, Result, catch_panic, one_line};
@@ -85,7 +86,7 @@ pub fn scan(path: &str, parts: &[Part], list: &Path, threads: usize, interrupt: 
             let state = if f.state == State::Broken { "broken" } else { "damaged" };
             text += &format!("{state}\t{}\t{}\t{}\t{}\n", plain(&f.part), f.index, plain(&f.name), plain(&f.reason));
         }
-        std::fs::write(list, text).with_context(|| format!("cannot write {}", list.display()))?;
+        write_atomic(list, text.as_bytes()).with_context(|| format!("cannot write {}", list.display()))?;
         out!("  listed in {}", list.display());
     }
     Ok(if broken > 0 { FAILED } else { 0 })

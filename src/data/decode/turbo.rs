@@ -39,12 +39,11 @@ impl Backend {
 pub fn backend() -> &'static Backend {
     static BACKEND: OnceLock<Backend> = OnceLock::new();
     BACKEND.get_or_init(|| {
-        let candidates = match std::env::var_os(CHOICE) {
+        let (candidates, asked_for) = match std::env::var_os(CHOICE) {
             Some(path) if path == "none" => return Backend::ZuneJpeg,
-            Some(path) => vec![PathBuf::from(path)],
-            None => candidates(),
+            Some(path) => (vec![PathBuf::from(path)], true),
+            None => (candidates(), false),
         };
-        let asked_for = std::env::var_os(CHOICE).is_some();
         for path in candidates {
             match open(&path) {
                 Ok(()) => return Backend::LibjpegTurbo(path),

@@ -94,8 +94,8 @@ impl HfDisk {
 
     /// The batch that holds row `index`, and its place there.
     fn locate(&self, index: usize) -> (&Images, usize) {
-        let batch = self.ends.partition_point(|end| *end <= index);
-        (&self.batches[batch], index - if batch == 0 { 0 } else { self.ends[batch - 1] })
+        let (batch, row) = super::locate(&self.ends, index);
+        (&self.batches[batch], row)
     }
 }
 

@@ -33,6 +33,25 @@ use crate::error::Result;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+/// Which of several parts, one after the other, holds item `index`, and its place there. `ends` are the places after
+/// each part's last item.
+fn locate(ends: &[usize], index: usize) -> (usize, usize) {
+    let part = ends.partition_point(|end| *end <= index);
+    (part, index - if part == 0 { 0 } else { ends[part - 1] })
+}
+
+/// How many images each class has, by label, and how many have none.
+pub fn class_counts(source: &dyn Source) -> (Vec<usize>, usize) {
+    let (mut counts, mut unlabelled) = (vec![0; source.class_names().len()], 0);
+    for i in 0..source.len() {
+        match usize::try_from(source.label(i)).ok().and_then(|label| counts.get_mut(label)) {
+            Some(count) => *count += 1,
+            None => unlabelled += 1,
+        }
+    }
+    (counts, unlabelled)
+}
+
 /// A shared handle to any source.
 pub type SourceRef = Arc<dyn Source>;
 

@@ -1,6 +1,6 @@
 //! Sources made of sources: some of the items, or those of several.
 
-use super::{Content, Source, SourceRef};
+use super::{Content, Source, SourceRef, locate};
 use crate::bail_hint;
 use crate::error::{Result, bail, ensure};
 use crate::random::Key;
@@ -143,14 +143,6 @@ pub fn concat(parts: &[SourceRef]) -> Result<SourceRef> {
     Ok(Arc::new(Concat { parts: parts.to_vec(), ends }))
 }
 
-impl Concat {
-    /// The part that holds item `index`, and its place there.
-    fn locate(&self, index: usize) -> (usize, usize) {
-        let part = self.ends.partition_point(|end| *end <= index);
-        (part, index - if part == 0 { 0 } else { self.ends[part - 1] })
-    }
-}
-
 impl Source for Concat {
     fn describe(&self) -> String {
         const SHOWN: usize = 3;
@@ -171,16 +163,16 @@ impl Source for Concat {
         first.filter(|_| self.parts.iter().all(|p| p.split() == first))
     }
     fn label(&self, index: usize) -> i64 {
-        let (part, index) = self.locate(index);
+        let (part, index) = locate(&self.ends, index);
         self.parts[part].label(index)
     }
     /// With the part's number in front, as two parts may use the same name.
     fn name(&self, index: usize) -> String {
-        let (part, index) = self.locate(index);
+        let (part, index) = locate(&self.ends, index);
         format!("{part}/{}", self.parts[part].name(index))
     }
     fn read(&self, index: usize) -> Result<Content<'_>> {
-        let (part, index) = self.locate(index);
+        let (part, index) = locate(&self.ends, index);
         self.parts[part].read(index)
     }
     fn shape(&self) -> Option<[usize; 3]> {

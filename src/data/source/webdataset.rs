@@ -97,8 +97,8 @@ impl WebDataset {
 
     /// The shard that holds item `index`, and its place there.
     fn locate(&self, index: usize) -> (&Shard, usize) {
-        let shard = self.ends.partition_point(|end| *end <= index);
-        (&self.shards[shard], index - if shard == 0 { 0 } else { self.ends[shard - 1] })
+        let (shard, index) = super::locate(&self.ends, index);
+        (&self.shards[shard], index)
     }
 }
 

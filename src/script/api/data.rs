@@ -208,17 +208,6 @@ fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Load
     })))
 }
 
-/// The class counts of a source; items without a label are not counted.
-pub fn class_counts(source: &SourceRef) -> Vec<usize> {
-    let mut counts = vec![0; source.class_names().len()];
-    for i in 0..source.len() {
-        if let Some(count) = usize::try_from(source.label(i)).ok().and_then(|label| counts.get_mut(label)) {
-            *count += 1;
-        }
-    }
-    counts
-}
-
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     engine
         .register_type_with_name::<Source>("Source")
@@ -328,7 +317,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         }
         /// The number of images of each class, by label.
         "get$class_counts" (source: Source) -> Array {
-            Ok(class_counts(&source.0).into_iter().map(|n| Dynamic::from_int(n as i64)).collect())
+            Ok(source::class_counts(source.0.as_ref()).0.into_iter().map(|n| Dynamic::from_int(n as i64)).collect())
         }
         /// The split that the images are of, where the layout has splits; else ().
         "get$split" (source: Source) -> Dynamic {

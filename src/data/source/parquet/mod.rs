@@ -102,8 +102,7 @@ impl Parquet {
         files.shrink();
         ensure!(!labels.is_empty(), "{path} has no rows");
         let place = |row: usize| {
-            let shard = ends.partition_point(|end| *end <= row);
-            let inside = row - if shard == 0 { 0 } else { ends[shard - 1] };
+            let (shard, inside) = super::locate(&ends, row);
             format!("{}: row {inside} (row {row} of all)", shards[shard].path.display())
         };
         let class_names = class_names(&labels, names, place)?;
@@ -120,8 +119,7 @@ impl Parquet {
     /// Whether its place is known without going through the file.
     #[cfg(test)]
     pub(super) fn is_kept(&self, index: usize) -> bool {
-        let shard = self.ends.partition_point(|end| *end <= index);
-        let row = index - if shard == 0 { 0 } else { self.ends[shard - 1] };
+        let (shard, row) = super::locate(&self.ends, index);
         let groups = &self.shards[shard].groups;
         matches!(groups[groups.partition_point(|g| g.end <= row)].values.get(), Some(Some(_)))
     }
@@ -328,8 +326,8 @@ impl Source for Parquet {
         paths::row_name(self.split(), index, Some(&self.files.text(index)))
     }
     fn read(&self, index: usize) -> Result<Content<'_>> {
-        let shard = self.ends.partition_point(|end| *end <= index);
-        self.shards[shard].read(index - if shard == 0 { 0 } else { self.ends[shard - 1] })
+        let (shard, row) = super::locate(&self.ends, index);
+        self.shards[shard].read(row)
     }
 }
 
