@@ -112,20 +112,42 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-#[derive(Clone, Copy)]
-struct Generator {
-    seed: u64,
+/// The whole state of the run's generator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// The seed it started from.
+    pub seed: u64,
     /// Keys given out so far.
-    drawn: u64,
+    pub drawn: u64,
+    /// Samples of the step's batch that come before those of this forward pass: what is drawn for each sample (drop
+    /// path) then is what the whole batch would have drawn for it.
+    pub first_sample: u64,
 }
 
 thread_local! {
-    static GENERATOR: Cell<Generator> = const { Cell::new(Generator { seed: 0, drawn: 0 }) };
+    static GENERATOR: Cell<State> = const { Cell::new(State { seed: 0, drawn: 0, first_sample: 0 }) };
 }
 
 /// Starts the run's generator anew.
 pub fn set_seed(seed: u64) {
-    GENERATOR.set(Generator { seed, drawn: 0 });
+    GENERATOR.set(State { seed, drawn: 0, first_sample: 0 });
+}
+
+/// The state of the run's generator.
+pub fn state() -> State {
+    GENERATOR.get()
+}
+
+/// Puts the run's generator back to a state.
+pub fn set_state(state: State) {
+    GENERATOR.set(state);
+}
+
+/// Uniform float32 values in [0, 1), one for each of `samples` samples of the batch under way: a micro-batch gets those
+/// that its samples would get in the whole batch.
+pub fn next_per_sample(samples: i64) -> Result<Tensor> {
+    let first = GENERATOR.get().first_sample as i64;
+    Ok(next_key().uniform(&[first + samples])?.f_narrow(0, first, samples)?)
 }
 
 /// The run's seed.

@@ -2,11 +2,24 @@
 
 use crate::error::{Diagnostic, Result, bail, did_you_mean};
 use crate::functions;
+use crate::options;
 use crate::random;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
-use crate::script::values::{call, found, from_json, number};
+use crate::script::values::{call, found, from_json, number, read_options};
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
+
+options! {
+    /// A state of the run's generator.
+    pub struct RngState {
+        /// The seed it started from.
+        seed: i64 = 0,
+        /// Keys given out since.
+        drawn: u64 = 0,
+        /// Samples of the batch that come before those of the next forward pass.
+        first_sample: u64 = 0,
+    }
+}
 
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     engine.register_type_with_name::<Diagnostic>("Error");
@@ -44,6 +57,21 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "seed" () -> i64 { Ok(random::seed() as i64) }
         /// Starts the run's generator anew from `seed`.
         "seed" (seed: i64) -> () { random::set_seed(seed as u64); Ok(()) }
+        /// The state of the run's generator, a map of `seed`, `drawn` (keys given out so far) and `first_sample` (samples
+        /// of the batch before those of the next forward pass).
+        "rng_state" () -> Map {
+            let state = random::state();
+            let entry = |name: &str, value: u64| (name.into(), Dynamic::from_int(value as i64));
+            Ok([entry("seed", state.seed), entry("drawn", state.drawn), entry("first_sample", state.first_sample)].into())
+        }
+        /// Puts the run's generator back to a state, so that the same is drawn again.
+        ///
+        /// Example: `let before = rng_state(); evaluate(model); rng_state(before);`
+        "rng_state" (state: Map) -> () {
+            let o: RngState = read_options("rng_state", &state)?;
+            random::set_state(random::State { seed: o.seed as u64, drawn: o.drawn, first_sample: o.first_sample });
+            Ok(())
+        }
         /// Mean and sample deviation (n − 1) of numbers: a map with `mean` and `std` (0 for one number).
         "mean_std" (values: Array) -> Map { mean_std(&values) }
         /// Prints rows of cells as a table with aligned columns; the first row is the heading.
