@@ -2,6 +2,8 @@
 //! `model.safetensors`), with `provenance.json` beside them.
 
 pub mod config_json;
+pub mod sealed;
+pub mod snapshot;
 pub mod tensors;
 
 pub use config_json::ConfigFile;
@@ -12,6 +14,7 @@ use crate::nn::{Module, VitNepa, VitNepaParts, named_parameters};
 use crate::options;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use tch::Tensor;
 
@@ -193,25 +196,37 @@ options! {
     }
 }
 
-/// Saves a module: its parameters, its configuration where it has one, and where it came from. The
-/// folder appears whole or not at all; a model folder of the same name is replaced.
-pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Map<String, Value>) -> Result<()> {
-    if !["raw", "ema"].contains(&options.weights.as_str()) {
-        bail_hint!("unknown weights \"{}\"", options.weights; "expected \"raw\" or \"ema\"");
-    }
-    let mut provenance = json!({
-        "format": "nepa model folder",
-        "weights": options.weights,
-        "nepa_version": env!("CARGO_PKG_VERSION"),
-        "saved_at": crate::train::timestamp(),
-        "parameters": crate::nn::num_parameters(module),
-    });
-    let object = provenance.as_object_mut().expect("made as an object");
-    object.extend(run);
-    object.extend(options.provenance.clone());
+/// The files of a model folder, ready to be written.
+pub struct ModelFolder {
+    config: Option<String>,
+    tensors: Vec<(String, Tensor)>,
+    weights: String,
+    provenance: String,
+}
 
-    replace_dir(dir, |staging| {
-        if let Some(model) = module.vit_nepa() {
+impl ModelFolder {
+    /// A folder of `tensors`, the parameters of `module` or an average of them; `run` says what wrote it.
+    pub fn new(
+        module: &dyn Module,
+        tensors: Vec<(String, Tensor)>,
+        options: &SaveOptions,
+        run: Map<String, Value>,
+    ) -> Result<Self> {
+        if !["raw", "ema"].contains(&options.weights.as_str()) {
+            bail_hint!("unknown weights \"{}\"", options.weights; "expected \"raw\" or \"ema\"");
+        }
+        let mut provenance = json!({
+            "format": "nepa model folder",
+            "weights": options.weights,
+            "nepa_version": env!("CARGO_PKG_VERSION"),
+            "saved_at": crate::train::timestamp(),
+            "parameters": crate::nn::num_parameters(module),
+        });
+        let object = provenance.as_object_mut().expect("made as an object");
+        object.extend(run);
+        object.extend(options.provenance.clone());
+
+        let config = module.vit_nepa().map(|model| -> Result<String> {
             let mut config = ConfigFile { config: model.config().clone(), generic: model.generic().clone() };
             if let Some(names) = &options.class_names {
                 crate::error::ensure!(
@@ -222,13 +237,33 @@ pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Map<Str
                 );
                 config_json::set_class_names(&mut config.generic, names);
             }
-            tensors::write_atomic(&staging.join(CONFIG_FILE), pretty(&config.to_json()).as_bytes())?;
+            Ok(pretty(&config.to_json()))
+        });
+        Ok(Self {
+            config: config.transpose()?,
+            tensors,
+            weights: options.weights.clone(),
+            provenance: pretty(&provenance),
+        })
+    }
+
+    /// Gives each file's name and what writes its content to `put`.
+    pub fn write(&self, mut put: impl FnMut(&str, &dyn Fn(&mut dyn Write) -> Result<()>) -> Result<()>) -> Result<()> {
+        if let Some(config) = &self.config {
+            put(CONFIG_FILE, &|out| Ok(out.write_all(config.as_bytes())?))?;
         }
-        let metadata = BTreeMap::from([("format", "pt".to_string()), ("nepa_weights", options.weights.clone())]);
-        tensors::write(&staging.join(MODEL_FILE), &named_parameters(module), &metadata)?;
-        tensors::write_atomic(&staging.join(PROVENANCE_FILE), pretty(&provenance).as_bytes())
-    })
-    .with_context(|| format!("cannot save the model to {}", dir.display()))
+        let metadata = BTreeMap::from([("format", "pt".to_string()), ("nepa_weights", self.weights.clone())]);
+        put(MODEL_FILE, &|out| tensors::write_to(out, &self.tensors, &metadata))?;
+        put(PROVENANCE_FILE, &|out| Ok(out.write_all(self.provenance.as_bytes())?))
+    }
+}
+
+/// Saves a module: its parameters, its configuration where it has one, and where it came from. The
+/// folder appears whole or not at all; a model folder of the same name is replaced.
+pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Map<String, Value>) -> Result<()> {
+    let folder = ModelFolder::new(module, named_parameters(module), options, run)?;
+    replace_dir(dir, |staging| folder.write(|name, content| tensors::write_whole(&staging.join(name), content)))
+        .with_context(|| format!("cannot save the model to {}", dir.display()))
 }
 
 fn pretty(value: &Value) -> String {
@@ -250,7 +285,7 @@ fn replace_dir(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()>
             "choose another path"
         );
     }
-    let staging = tempfile::Builder::new().prefix(".partial-").tempdir_in(parent)?;
+    let staging = tempfile::Builder::new().prefix(tensors::PARTIAL).tempdir_in(parent)?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

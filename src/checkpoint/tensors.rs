@@ -3,12 +3,16 @@
 use crate::bail_hint;
 use crate::error::{Context as _, Result};
 use crate::nn::kind_name;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::Dtype;
 use safetensors::{SafeTensorError, SafeTensors};
+use serde_json::{Map, json};
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
+
+/// How the names of unfinished files and folders begin; what a killed process leaves of them may be removed.
+pub const PARTIAL: &str = ".partial-";
 
 /// What a safetensors file holds, in the file's order of names.
 pub struct TensorFile {
@@ -61,47 +65,62 @@ fn fault_words(e: &SafeTensorError) -> String {
 
 /// Writes tensors to a safetensors file: beside it first, synced, then renamed into place.
 pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<&str, String>) -> Result<()> {
-    let mut data: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
+    write_whole(path, |out| write_to(out, tensors, metadata))
+}
+
+/// Writes the bytes of a safetensors file: a header, and the tensors one after the other. The same tensors and metadata
+/// give the same bytes (the crate writes its metadata in a hash map's order), and no copy of them is made on the way.
+pub fn write_to(out: &mut dyn Write, tensors: &[(String, Tensor)], metadata: &BTreeMap<&str, String>) -> Result<()> {
+    let mut order: Vec<&(String, Tensor)> = tensors.iter().collect();
+    // Wide elements first, so that each tensor starts at a multiple of its element's size.
+    order.sort_by(|(a, t), (b, u)| (u.kind().elt_size_in_bytes(), a).cmp(&(t.kind().elt_size_in_bytes(), b)));
+    let mut header = Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), json!(metadata));
+    }
+    let mut end = 0;
+    for (name, tensor) in &order {
         let Some(dtype) = dtype_of(tensor.kind()) else {
             crate::error::bail!("tensor `{name}` of dtype {} cannot be saved", kind_name(tensor.kind()));
         };
-        let t = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
-        let mut bytes = vec![0u8; t.numel() * t.kind().elt_size_in_bytes()];
-        t.f_copy_data_u8(&mut bytes, t.numel())?;
-        data.push((name.clone(), dtype, t.size().iter().map(|&n| n as usize).collect(), bytes));
+        let start = end;
+        end += tensor.numel() * tensor.kind().elt_size_in_bytes();
+        let entry = json!({ "dtype": dtype, "shape": tensor.size(), "data_offsets": [start, end] });
+        header.insert(name.clone(), entry);
     }
-    let views = data
-        .iter()
-        .map(|(name, dtype, shape, bytes)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?)))
-        .collect::<Result<Vec<_>, SafeTensorError>>()?;
-    write_atomic(path, &with_metadata(&safetensors::serialize(views, None)?, metadata))
-}
-
-/// Puts `__metadata__` into a file's header, in the order of its keys: the crate would write a hash
-/// map's, and the same model would make another file each time.
-fn with_metadata(file: &[u8], metadata: &BTreeMap<&str, String>) -> Vec<u8> {
-    let length = u64::from_le_bytes(file[..8].try_into().expect("8 bytes")) as usize;
-    let (old, data) = file[8..].split_at(length);
-    let values = serde_json::to_string(metadata).expect("strings are JSON");
-    let rest = std::str::from_utf8(old).expect("a header is JSON").trim_end().trim_start_matches('{');
-    let comma = if rest == "}" { "" } else { "," };
-    let mut header = format!("{{\"__metadata__\":{values}{comma}{rest}");
-    // The data start at a multiple of 8.
+    let mut header = serde_json::to_string(&header).expect("names and numbers are JSON");
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header.as_bytes())?;
+    for (_, tensor) in order {
+        let t = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+        // SAFETY: a contiguous tensor on the CPU, alive and unchanged for as long as the slice is.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(t.data_ptr() as *const u8, t.numel() * t.kind().elt_size_in_bytes()) };
+        if !bytes.is_empty() {
+            out.write_all(bytes)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a file whole or not at all.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_whole(path, |out| Ok(out.write_all(bytes)?))
+}
+
+/// The same with the content written piece by piece.
+pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let saving = || format!("cannot write {}", path.display());
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     std::fs::create_dir_all(parent).with_context(saving)?;
-    let mut file = tempfile::Builder::new().prefix(".partial-").tempfile_in(parent).with_context(saving)?;
-    file.write_all(bytes).with_context(saving)?;
+    let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(parent).with_context(saving)?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    write(&mut out).with_context(saving)?;
+    let file = out.into_inner().map_err(|e| e.into_error()).with_context(saving)?;
     file.as_file().sync_all().with_context(saving)?;
     // A temporary file is private; a result is as readable as any other file.
     #[cfg(unix)]
@@ -129,18 +148,19 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
     })
 }
 
-fn dtype_of(kind: Kind) -> Option<Dtype> {
+/// The format's name of a dtype.
+fn dtype_of(kind: Kind) -> Option<&'static str> {
     Some(match kind {
-        Kind::Float => Dtype::F32,
-        Kind::Double => Dtype::F64,
-        Kind::Half => Dtype::F16,
-        Kind::BFloat16 => Dtype::BF16,
-        Kind::Int64 => Dtype::I64,
-        Kind::Int => Dtype::I32,
-        Kind::Int16 => Dtype::I16,
-        Kind::Int8 => Dtype::I8,
-        Kind::Uint8 => Dtype::U8,
-        Kind::Bool => Dtype::BOOL,
+        Kind::Float => "F32",
+        Kind::Double => "F64",
+        Kind::Half => "F16",
+        Kind::BFloat16 => "BF16",
+        Kind::Int64 => "I64",
+        Kind::Int => "I32",
+        Kind::Int16 => "I16",
+        Kind::Int8 => "I8",
+        Kind::Uint8 => "U8",
+        Kind::Bool => "BOOL",
         _ => return None,
     })
 }

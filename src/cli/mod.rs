@@ -59,15 +59,20 @@ struct RunArgs {
     /// Where to compute: cpu, cuda or cuda:N [default: cuda where there is one, else cpu].
     #[arg(long)]
     device: Option<String>,
-    /// The run directory, new or empty [default: runs/RECIPE-DATE-TIME, made when first needed].
+    /// The run directory: new, empty, or one that this recipe began, which goes on from its last checkpoint
+    /// [default: runs/RECIPE-DATE-TIME, made when first needed].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Goes on with a run that was lost or stopped, with the parameters and the seed that it was given; without DIR with
+    /// --out's, else with the newest run of the recipe in runs/. The recipe may be left out where DIR is given.
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    resume: Option<Option<PathBuf>>,
     /// CPU threads [default: one a core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Seed of everything random.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// Seed of everything random [default: 0].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Lists the options, and the recipe's own parameters.
     #[arg(short, long)]
     help: bool,
@@ -165,7 +170,7 @@ fn dispatch(cli: Cli) -> u8 {
     }
     let host = |interrupt| Host::new(cli.stdlib.clone(), interrupt);
     let result = match cli.command {
-        Command::Run(args) if args.recipe.is_none() => {
+        Command::Run(args) if args.recipe.is_none() && !matches!(args.resume, Some(Some(_))) => {
             let mut command = Cli::command();
             let run = command.find_subcommand_mut("run").expect("declared above");
             if args.help {

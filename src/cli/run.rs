@@ -1,22 +1,26 @@
 //! `nepa run`
 
 use super::{Cli, FAILED, RunArgs};
+use crate::bail_hint;
 use crate::device;
 use crate::error::Result;
 use crate::script::error::Report;
 use crate::script::{Checked, Declared, Failure, Host, Params, Session, type_of};
 use crate::train::signals::Interrupt;
-use crate::train::{RunInfo, RunState};
+use crate::train::{RunInfo, RunState, run_dir};
 use clap::CommandFactory;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
+pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     shorten_openmp_spin();
+    if let Err(e) = take_over(&mut args) {
+        return fail(&Report::of_rust(&e), None);
+    }
     let interrupt = match Interrupt::listen() {
         Ok(interrupt) => interrupt,
         Err(e) => return fail(&Report::of_rust(&e), None),
     };
-    let host = host(interrupt);
+    let host = host(interrupt.clone());
     let recipe = args.recipe.clone().expect("checked by the caller");
 
     let ast = match host.compile(&recipe) {
@@ -38,7 +42,7 @@ pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
         }
         return FAILED;
     }
-    if let Err(e) = start(&args, &recipe, &host, &checked) {
+    if let Err(e) = start(&args, &recipe, &host, &checked, interrupt) {
         return fail(&Report::of_rust(&e), Some(&host));
     }
 
@@ -53,6 +57,7 @@ pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
         Err(_) => (70, RunState::Failed, Some("internal fault".to_string())),
     };
     let ended = Session::end(state, error.as_deref());
+    let dir = ended.as_ref().ok().cloned().flatten();
     match (state, ended) {
         (_, Err(e)) => return fail(&Report::of_rust(&e), Some(&host)).max(code),
         (RunState::Interrupted, Ok(Some(dir))) => eprintln!("interrupted; what was saved is in {}", dir.display()),
@@ -60,7 +65,74 @@ pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
         (_, Ok(Some(dir))) => eprintln!("run directory: {}", dir.display()),
         (_, Ok(None)) => {}
     }
+    if let Some(dir) = dir.filter(|dir| state != RunState::Finished && !run_dir::all_checkpoints(dir).is_empty()) {
+        eprintln!("to go on from its last checkpoint: {}", resuming_command(&args, &recipe, &dir));
+    }
     code
+}
+
+/// Where a run is resumed: finds its directory, and takes over the parameters and the seed that it was given.
+fn take_over(args: &mut RunArgs) -> Result<()> {
+    let Some(resume) = args.resume.take() else { return Ok(()) };
+    let dir = match (resume, &args.out, &args.recipe) {
+        (Some(dir), Some(out), _) if dir != *out => bail_hint!(
+            "--resume {} and --out {} are two directories", dir.display(), out.display();
+            "a run goes on in its own directory: give --resume alone"
+        ),
+        (Some(dir), ..) => dir,
+        (None, Some(out), _) => out.clone(),
+        (None, None, Some(recipe)) => newest_run(recipe)?,
+        (None, None, None) => unreachable!("checked by the caller"),
+    };
+    run_dir::known_run(&dir)?;
+    let info = run_dir::read_info(&dir)?;
+    if args.recipe.is_none() {
+        args.recipe = info["recipe"].as_str().map(PathBuf::from);
+    }
+    let given = |key: &str, args: &RunArgs| args.set.iter().any(|(k, _)| k == key);
+    for (key, value) in info["set"].as_object().into_iter().flatten() {
+        if let (Some(value), false) = (value.as_str(), given(key, args)) {
+            args.set.push((key.clone(), value.to_string()));
+        }
+    }
+    args.seed = args.seed.or(info["seed"].as_u64());
+    args.out = Some(dir);
+    args.resume = Some(None);
+    Ok(())
+}
+
+/// The run of a recipe in runs/ that was started last.
+fn newest_run(recipe: &Path) -> Result<PathBuf> {
+    let entries = std::fs::read_dir("runs").into_iter().flatten().flatten();
+    let runs = entries.map(|e| e.path()).filter_map(|path| Some((run_dir::read_info(&path).ok()?, path)));
+    let own = runs
+        .filter(|(info, _)| Path::new(info["recipe"].as_str().unwrap_or_default()).file_name() == recipe.file_name());
+    let newest =
+        own.max_by_key(|(info, path)| (info["started"].as_str().unwrap_or_default().to_string(), path.clone()));
+    match newest {
+        Some((_, path)) => Ok(path),
+        None => bail_hint!(
+            "there is no run of {} in runs/ to resume", recipe.display();
+            "give its directory: --resume DIR"
+        ),
+    }
+}
+
+/// The command that goes on with a run.
+fn resuming_command(args: &RunArgs, recipe: &Path, dir: &Path) -> String {
+    let quoted = |word: String| match word.chars().all(|c| c.is_alphanumeric() || "-_./:=+,@%".contains(c)) {
+        true => word,
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    };
+    let mut words = vec!["nepa".to_string(), "run".into(), quoted(recipe.display().to_string())];
+    words.extend(["--resume".into(), quoted(dir.display().to_string())]);
+    if let Some(device) = &args.device {
+        words.extend(["--device".into(), quoted(device.clone())]);
+    }
+    if let Some(threads) = args.threads {
+        words.extend(["--threads".into(), threads.to_string()]);
+    }
+    words.join(" ")
 }
 
 /// libtorch's OpenMP threads wait for each other by spinning, long enough that two busy processes on
@@ -90,7 +162,8 @@ fn fail(report: &Report, host: Option<&Host>) -> u8 {
 }
 
 /// Chooses device, threads, seed and parameters.
-fn start(args: &RunArgs, recipe: &Path, host: &Host, checked: &Checked) -> Result<()> {
+fn start(args: &RunArgs, recipe: &Path, host: &Host, checked: &Checked, interrupt: Interrupt) -> Result<()> {
+    let seed = args.seed.unwrap_or(0);
     let params = Params::new(&args.set, &checked.params)?;
     let device = match &args.device {
         Some(name) => device::parse(name)?,
@@ -101,25 +174,26 @@ fn start(args: &RunArgs, recipe: &Path, host: &Host, checked: &Checked) -> Resul
         None => std::thread::available_parallelism().map_or(1, |n| n.get()),
     };
     device::set(device, threads)?;
-    crate::random::set_seed(args.seed);
+    crate::random::set_seed(seed);
     let info = RunInfo {
         recipe: recipe.to_path_buf(),
         source: host.sources.text(&recipe.display().to_string()).unwrap_or_default(),
+        set: args.set.clone(),
         params: serde_json::Map::new(),
-        seed: args.seed,
+        seed,
         device: device::name(device),
         threads,
         command: std::env::args().collect(),
     };
-    Session::start(info, args.out.clone(), params)?;
+    Session::start(info, args.out.clone(), args.resume.is_some(), params, interrupt)?;
     let plural = if threads == 1 { "" } else { "s" };
-    eprintln!(
+    crate::train::progress::note_line(&format!(
         "nepa {}: {} on {}, {threads} thread{plural}, seed {}",
         env!("CARGO_PKG_VERSION"),
         recipe.display(),
         device::name(device),
-        args.seed
-    );
+        seed
+    ));
     Ok(())
 }
 

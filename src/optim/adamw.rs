@@ -1,10 +1,11 @@
 //! AdamW (decoupled weight decay, arXiv 1711.05101) over groups of parameters.
 
 use crate::bail_hint;
-use crate::error::{Result, did_you_mean, ensure};
+use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::ffi::{self, AdamwLists};
 use crate::nn::{Module, named_parameters};
 use crate::options;
+use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 use wildmatch::WildMatch;
 
@@ -182,4 +183,56 @@ impl Adamw {
         ensure!(!used.is_empty(), "no parameter has a gradient: call loss.backward() before step");
         ffi::clear_grads(&used)
     }
+
+    /// Moments and step counts by name: `exp_avg.NAME`, `exp_avg_sq.NAME` (of the parameter's shape) and `step.NAME`
+    /// (a scalar), of the parameters that had a gradient so far.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let mut all = Vec::new();
+        for (name, slot) in self.groups.iter().flat_map(|g| g.names.iter().zip(&g.slots)) {
+            for (kind, tensor) in STATE.iter().zip(slot.state.iter().flatten()) {
+                all.push((format!("{kind}.{name}"), tensor.shallow_clone()));
+            }
+        }
+        all
+    }
+
+    /// Puts back what [`Adamw::state`] gave. Nothing is changed where something does not fit.
+    pub fn load_state(&mut self, tensors: &[(String, Tensor)]) -> Result<()> {
+        let mut by_name: BTreeMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let mut states = Vec::new();
+        for (name, slot) in self.groups.iter().flat_map(|g| g.names.iter().zip(&g.slots)) {
+            let found = STATE.map(|kind| by_name.remove(format!("{kind}.{name}").as_str()));
+            states.push(match found {
+                [Some(exp_avg), Some(exp_avg_sq), Some(step)] => {
+                    for moment in [exp_avg, exp_avg_sq] {
+                        ensure!(
+                            moment.size() == slot.param.size(),
+                            "the optimizer's state of `{name}` has the shape {:?}, the parameter {:?}",
+                            moment.size(),
+                            slot.param.size()
+                        );
+                    }
+                    Some([exp_avg, exp_avg_sq, step].map(Tensor::shallow_clone))
+                }
+                [None, None, None] => None,
+                _ => bail!("the optimizer's state of `{name}` is not complete"),
+            });
+        }
+        if let Some(name) = by_name.keys().next() {
+            bail!("the optimizer's state holds `{name}`, but the model has no such parameter");
+        }
+        let slots = self.groups.iter_mut().flat_map(|g| &mut g.slots);
+        for (slot, state) in slots.zip(states) {
+            let device = slot.param.device();
+            let own = |t: Tensor| -> Result<Tensor> { crate::nn::copy_of(&t.f_to_device(device)?) };
+            slot.state = match state {
+                Some([a, b, c]) => Some([own(a)?, own(b)?, own(c)?]),
+                None => None,
+            };
+        }
+        Ok(())
+    }
 }
+
+/// A parameter's state, in the order of [`Slot::state`].
+const STATE: [&str; 3] = ["exp_avg", "exp_avg_sq", "step"];

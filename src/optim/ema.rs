@@ -1,8 +1,9 @@
 //! An exponential moving average of a module's parameters, kept in float32.
 
-use crate::error::{Result, ensure};
+use crate::error::{Result, bail, ensure};
 use crate::ffi;
 use crate::nn::{Module, copy_of, named_parameters};
+use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
 /// The first update copies the parameters; every update then moves the average by 1 − decay
@@ -45,6 +46,27 @@ impl Ema {
         Ok(self.names.iter().cloned().zip(averages.iter().map(Tensor::shallow_clone)).collect())
     }
 
+    /// Whether there are averages yet.
+    pub fn has_started(&self) -> bool {
+        self.averages.is_some()
+    }
+
+    /// Puts averages back, as [`Ema::named_averages`] gave them.
+    pub fn restore(&mut self, tensors: &[(String, Tensor)]) -> Result<()> {
+        let by_name: BTreeMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let own = |(name, param): (&String, &Tensor)| -> Result<Tensor> {
+            match by_name.get(name.as_str()) {
+                Some(t) if t.size() == param.size() => copy_of(&t.f_to_kind(Kind::Float)?.f_to_device(param.device())?),
+                Some(t) => {
+                    bail!("the average of `{name}` has the shape {:?}, the parameter {:?}", t.size(), param.size())
+                }
+                None => bail!("there is no average of `{name}`"),
+            }
+        };
+        self.averages = Some(self.names.iter().zip(&self.params).map(own).collect::<Result<_>>()?);
+        Ok(())
+    }
+
     /// Exchanges the parameters' values with the averages, in place; twice restores both.
     pub fn swap(&self) -> Result<()> {
         tch::no_grad(|| {
@@ -60,7 +82,7 @@ impl Ema {
     fn started(&self) -> Result<&[Tensor]> {
         match &self.averages {
             Some(averages) => Ok(averages),
-            None => crate::error::bail!("this EMA has no averages yet: call update() after the first step"),
+            None => bail!("this EMA has no averages yet: call update() after the first step"),
         }
     }
 }

@@ -60,7 +60,7 @@ impl Host {
         engine.set_max_expr_depths(0, 0);
         engine.set_max_call_levels(200);
         engine.set_fail_on_invalid_map_property(true);
-        engine.on_progress(move |_| interrupt.exit_code().map(|code| Dynamic::from_int(code as i64)));
+        engine.on_progress(move |_| interrupt.ends_script().map(|code| Dynamic::from_int(code as i64)));
         engine.on_print(crate::train::progress::print_line);
         engine.on_debug(|text, source, position| {
             crate::train::progress::print_line(&format!("{}:{position:?}: {text}", source.unwrap_or("script")));

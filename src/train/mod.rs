@@ -1,9 +1,12 @@
 //! What surrounds a training loop: the run directory, progress, pictures, signals.
 
 pub mod contact_sheet;
+pub mod journal;
+pub mod metrics;
 pub mod plot;
 pub mod progress;
 pub mod run_dir;
+pub mod saver;
 pub mod signals;
 
 pub use run_dir::{RunDir, RunInfo, RunState};

@@ -17,6 +17,7 @@ thread_local! {
 
 /// Prints a line to stdout without tearing the bar.
 pub fn print_line(text: &str) {
+    super::journal::write(text);
     let print = || {
         // A closed pipe is no reason to lose a run.
         let _ = writeln!(std::io::stdout(), "{text}");
@@ -29,6 +30,7 @@ pub fn print_line(text: &str) {
 
 /// Prints a line to stderr without tearing the bar.
 pub fn note_line(text: &str) {
+    super::journal::write(text);
     let print = || {
         let _ = writeln!(std::io::stderr(), "{text}");
     };
@@ -45,6 +47,8 @@ pub struct Progress {
     unit: &'static str,
     total: u64,
     done: u64,
+    /// Steps that an earlier process did.
+    before: u64,
     images: u64,
     started: Instant,
     last_line: Instant,
@@ -78,12 +82,19 @@ impl Progress {
             unit,
             total,
             done: 0,
+            before: 0,
             images: 0,
             started: now,
             last_line: now,
             bar,
             values: String::new(),
         }
+    }
+
+    /// The same where `done` steps were done by an earlier process.
+    pub fn going_on(mut self, done: u64) -> Self {
+        (self.done, self.before) = (done, done);
+        self
     }
 
     /// One step done, on `images` images, with the values to show.
@@ -111,9 +122,10 @@ impl Progress {
 
     fn status(&self) -> String {
         let elapsed = self.started.elapsed();
-        let left = elapsed.mul_f64((self.total.saturating_sub(self.done)) as f64 / self.done.max(1) as f64);
+        let done = self.done - self.before;
+        let left = elapsed.mul_f64((self.total.saturating_sub(self.done)) as f64 / done.max(1) as f64);
         let speed = match self.images {
-            0 => format!("{:.1} steps/s", self.done as f64 / elapsed.as_secs_f64().max(1e-9)),
+            0 => format!("{:.1} steps/s", done as f64 / elapsed.as_secs_f64().max(1e-9)),
             n => format!("{:.0} images/s", n as f64 / elapsed.as_secs_f64().max(1e-9)),
         };
         let values = if self.values.is_empty() { String::new() } else { format!("{}, ", self.values) };
@@ -148,7 +160,7 @@ impl Progress {
 }
 
 /// "loss -0.8123, lr 1.0e-3"
-fn words(values: &Map<String, Value>) -> String {
+pub fn words(values: &Map<String, Value>) -> String {
     let word = |v: &Value| match v {
         Value::Number(n) if n.is_f64() => {
             let x = n.as_f64().unwrap_or(f64::NAN);

@@ -4,21 +4,25 @@
 //! run.json        recipe, parameters, seed, device, versions, state
 //! recipe.rhai     the recipe as it was run
 //! metrics.jsonl   one JSON object a line, as the script logs them
-//! …               checkpoints and pictures, where the script puts them
+//! run.log         the same for people, with all that was said
+//! checkpoints/    LABEL/step-N: where each training loop can go on from
+//! …               models and pictures, where the script puts them
 //! ```
 
 use crate::bail_hint;
 use crate::checkpoint::tensors::write_atomic;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Result, nearest};
+use crate::train::metrics::Metrics;
+use crate::train::{journal, progress, saver};
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// State and parameters of a run.
 pub const RUN_FILE: &str = "run.json";
-/// What a run logged, one JSON object a line.
-pub const METRICS_FILE: &str = "metrics.jsonl";
+/// The folder of its checkpoints.
+pub const CHECKPOINTS_DIR: &str = "checkpoints";
+const RECIPE_FILE: &str = "recipe.rhai";
 const LOCK_FILE: &str = ".lock";
 
 /// What is known about a run when it starts.
@@ -28,6 +32,8 @@ pub struct RunInfo {
     pub recipe: PathBuf,
     /// The recipe's text.
     pub source: String,
+    /// Parameters given with --set, as written.
+    pub set: Vec<(String, String)>,
     /// Values of the recipe's parameters.
     pub params: Map<String, Value>,
     /// Seed of everything random.
@@ -69,14 +75,22 @@ pub struct RunDir {
     path: PathBuf,
     info: RunInfo,
     started: String,
-    metrics: File,
+    /// When it went on after an end.
+    resumed: Vec<String>,
+    /// The parameters that the run had before it went on.
+    earlier: Map<String, Value>,
+    metrics: Metrics,
     _lock: File,
 }
 
 impl RunDir {
-    /// Creates the directory, or takes an empty one.
-    pub fn create(path: &Path, info: RunInfo) -> Result<Self> {
+    /// Opens a run directory: makes a new one, takes an empty one, or goes on with the run that is in it. `must_resume`
+    /// wants a run to be there.
+    pub fn open(path: &Path, info: RunInfo, must_resume: bool) -> Result<Self> {
         let creating = || format!("cannot create the run directory {}", path.display());
+        if must_resume {
+            known_run(path)?;
+        }
         std::fs::create_dir_all(path).with_context(creating)?;
         let lock = OpenOptions::new()
             .create(true)
@@ -92,29 +106,58 @@ impl RunDir {
             ),
             Err(TryLockError::Error(e)) => return Err(e).with_context(creating),
         }
-        if path.join(RUN_FILE).exists() {
-            let state = match read_info(path) {
-                Ok(info) => state_words(&info, false),
-                Err(_) => "unreadable".into(),
-            };
-            bail_hint!(
-                "{} already holds a run ({state})", path.display();
-                "choose another directory with --out, or remove this one; `nepa inspect {}` shows it", path.display()
-            );
+        let earlier = match path.join(RUN_FILE).exists() {
+            true => Some(read_info(path)?),
+            false => None,
+        };
+        let has_checkpoints = !all_checkpoints(path).is_empty();
+        match &earlier {
+            Some(earlier) => may_go_on(path, earlier, &info, has_checkpoints)?,
+            None => {
+                let others = std::fs::read_dir(path)?.flatten().any(|e| e.file_name() != LOCK_FILE);
+                if others {
+                    let _ = std::fs::remove_file(path.join(LOCK_FILE));
+                    bail_hint!(
+                        "{} is not empty and not a run directory", path.display();
+                        "choose a new directory with --out"
+                    );
+                }
+            }
         }
-        let others = std::fs::read_dir(path)?.flatten().any(|e| e.file_name() != LOCK_FILE);
-        if others {
-            let _ = std::fs::remove_file(path.join(LOCK_FILE));
-            bail_hint!(
-                "{} is not empty and not a run directory", path.display();
-                "choose a new directory with --out"
-            );
+        saver::remove_leftovers(path);
+        write_atomic(&path.join(RECIPE_FILE), info.source.as_bytes())?;
+        let metrics = Metrics::open(path, earlier.is_some())?;
+        let mut run = Self {
+            path: path.to_path_buf(),
+            info,
+            started: super::timestamp(),
+            resumed: Vec::new(),
+            earlier: Map::new(),
+            metrics,
+            _lock: lock,
+        };
+        if let Some(earlier) = &earlier {
+            let text = |v: &Value| v.as_str().map(String::from);
+            run.started = text(&earlier["started"]).unwrap_or_default();
+            run.resumed = earlier["resumed"].as_array().into_iter().flatten().filter_map(text).collect();
+            run.resumed.push(super::timestamp());
+            run.earlier = earlier["params"].as_object().cloned().unwrap_or_default();
+            if !has_checkpoints {
+                // Nothing to go on from: it begins anew.
+                run.metrics.begin(None)?;
+            }
         }
-        write_atomic(&path.join("recipe.rhai"), info.source.as_bytes())?;
-        let metrics =
-            OpenOptions::new().create(true).append(true).open(path.join(METRICS_FILE)).with_context(creating)?;
-        let run = Self { path: path.to_path_buf(), info, started: super::timestamp(), metrics, _lock: lock };
         run.write_state(RunState::Running, None)?;
+        journal::open(path).with_context(creating)?;
+        let how = match (&earlier, has_checkpoints) {
+            (None, _) => "begins",
+            (Some(_), true) => "goes on",
+            (Some(_), false) => "begins anew: it has no checkpoint yet",
+        };
+        journal::write(&format!("---- the run {how}: {}", run.info.command.join(" ")));
+        if earlier.is_some() {
+            progress::note_line(&format!("{}: the run in it {how}", path.display()));
+        }
         Ok(run)
     }
 
@@ -124,15 +167,26 @@ impl RunDir {
     }
 
     /// Appends one line to `metrics.jsonl`.
-    pub fn log(&mut self, values: &Map<String, Value>) -> Result<()> {
-        let line = format!("{}\n", Value::Object(values.clone()));
-        self.metrics
-            .write_all(line.as_bytes())
-            .with_context(|| format!("cannot write {}", self.path.join(METRICS_FILE).display()))
+    pub fn log(&mut self, values: &Map<String, Value>) {
+        tell(self.metrics.log(values));
     }
 
-    /// Records the values of the parameters, which a recipe declares one by one.
+    /// What was logged, and is still to be written.
+    pub fn metrics(&mut self) -> &mut Metrics {
+        &mut self.metrics
+    }
+
+    /// Records the values of the parameters, which a recipe declares one by one; says where one has changed since the
+    /// run's last start.
     pub fn set_params(&mut self, params: Map<String, Value>) -> Result<()> {
+        for (name, value) in &params {
+            if self.info.params.contains_key(name) {
+                continue;
+            }
+            if let Some(before) = self.earlier.get(name).filter(|before| *before != value) {
+                progress::note_line(&format!("the parameter {name} was {before} so far, and is {value} from here on"));
+            }
+        }
         self.info.params = params;
         self.write_state(RunState::Running, None)
     }
@@ -148,7 +202,16 @@ impl RunDir {
     }
 
     /// Records how the run ended.
-    pub fn finish(&self, state: RunState, error: Option<&str>) -> Result<()> {
+    pub fn finish(&mut self, state: RunState, error: Option<&str>) -> Result<()> {
+        // A run that never came to a checkpoint of its own has logged to memory so far.
+        if state == RunState::Finished {
+            self.metrics.begin(None)?;
+        }
+        tell(self.metrics.flush());
+        journal::write(&match error {
+            Some(error) => format!("---- {}: {error}", state.name()),
+            None => format!("---- {}", state.name()),
+        });
         self.write_state(state, error)
     }
 
@@ -157,10 +220,12 @@ impl RunDir {
         let run = json!({
             "state": state.name(),
             "started": self.started,
+            "resumed": self.resumed,
             "ended": ended,
             "error": error,
             "recipe": self.info.recipe.display().to_string(),
             "command": self.info.command,
+            "set": self.info.set.iter().map(|(k, v)| (k.clone(), json!(v))).collect::<Map<_, _>>(),
             "params": self.info.params,
             "seed": self.info.seed,
             "device": self.info.device,
@@ -169,6 +234,63 @@ impl RunDir {
         });
         write_atomic(&self.path.join(RUN_FILE), format!("{run:#}\n").as_bytes())
     }
+}
+
+fn tell(problem: Option<String>) {
+    if let Some(problem) = problem {
+        progress::note_line(&format!("warning: {problem}"));
+    }
+}
+
+/// Checks that `path` holds a run.
+pub fn known_run(path: &Path) -> Result<()> {
+    if path.join(RUN_FILE).is_file() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let runs: Vec<String> = std::fs::read_dir(parent)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|e| e.path().join(RUN_FILE).is_file())
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect();
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+    let near = match nearest(name, runs.iter().map(String::as_str)) {
+        Some(near) => format!("; did you mean {}?", parent.join(near).display()),
+        None => String::new(),
+    };
+    bail_hint!(
+        "{} holds no run to resume (no {RUN_FILE}){near}", path.display();
+        "give a run directory, or leave --resume out to begin a new run"
+    );
+}
+
+/// Refuses to go on with a run that is another one, or that has ended without a checkpoint.
+fn may_go_on(path: &Path, earlier: &Value, info: &RunInfo, has_checkpoints: bool) -> Result<()> {
+    let recipe = Path::new(earlier["recipe"].as_str().unwrap_or_default());
+    if recipe.file_name() != info.recipe.file_name() {
+        bail_hint!(
+            "{} already holds a run of {} ({}), not of {}",
+            path.display(), recipe.display(), state_words(earlier, false), info.recipe.display();
+            "choose another directory with --out"
+        );
+    }
+    if earlier["state"] == "finished" && !has_checkpoints {
+        bail_hint!(
+            "{} already holds a run (finished), and no checkpoint to go on from", path.display();
+            "choose another directory with --out, or remove this one; `nepa inspect {}` shows it", path.display()
+        );
+    }
+    Ok(())
+}
+
+/// All checkpoints of a run, loop by loop.
+pub fn all_checkpoints(path: &Path) -> Vec<PathBuf> {
+    let loops = std::fs::read_dir(path.join(CHECKPOINTS_DIR)).into_iter().flatten().flatten();
+    let mut loops: Vec<PathBuf> = loops.map(|e| e.path()).collect();
+    loops.sort();
+    loops.iter().flat_map(|dir| saver::checkpoints(dir)).map(|(_, path)| path).collect()
 }
 
 /// The content of a run's `run.json`.

@@ -1,34 +1,77 @@
-//! Ctrl-C and SIGTERM: the first asks the script to stop, the second ends the process at once.
+//! Ctrl-C and SIGTERM ask the run to stop, a second one ends the process at once; SIGUSR1 asks for a checkpoint.
 
 use crate::error::Result;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// The signal that was received, as the script host sees it.
+/// The signals that were received, as the script host and the training loop see them.
 #[derive(Clone, Default)]
-pub struct Interrupt(Arc<AtomicUsize>);
+pub struct Interrupt(Arc<Flags>);
+
+#[derive(Default)]
+struct Flags {
+    stop: Arc<AtomicUsize>,
+    save: Arc<AtomicBool>,
+    /// A training loop is under way that stops by itself, after a checkpoint.
+    held: AtomicBool,
+    told: AtomicBool,
+}
 
 impl Interrupt {
-    /// Listens for both signals.
+    /// Listens for the signals.
     pub fn listen() -> Result<Self> {
         let interrupt = Self::default();
+        let again = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            let again = Arc::new(AtomicBool::new(false));
-            // Order matters: the second signal finds `again` set and ends the process.
+            // Order matters: the second signal, whichever it is, finds `again` set and ends the process.
             flag::register_conditional_shutdown(signal, 128 + signal, again.clone())?;
-            flag::register(signal, again)?;
-            flag::register_usize(signal, interrupt.0.clone(), signal as usize)?;
+            flag::register(signal, again.clone())?;
+            flag::register_usize(signal, interrupt.0.stop.clone(), signal as usize)?;
+        }
+        flag::register(SIGUSR1, interrupt.0.save.clone())?;
+        // A limit on the size of files is an error of a write, not the end of the process.
+        // SAFETY: sets a signal's disposition, before any other thread runs.
+        #[cfg(unix)]
+        unsafe {
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         }
         Ok(interrupt)
     }
 
     /// The exit code of the signal that asked to stop, if one did: 130 or 143.
     pub fn exit_code(&self) -> Option<i32> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.0.stop.load(Ordering::Relaxed) {
             0 => None,
             signal => Some(128 + signal as i32),
         }
+    }
+
+    /// The exit code at which a script has to end now; while a training loop holds on, it is left to finish its step.
+    pub fn ends_script(&self) -> Option<i32> {
+        let code = self.exit_code()?;
+        if !self.0.held.load(Ordering::Relaxed) {
+            return Some(code);
+        }
+        if !self.0.told.swap(true, Ordering::Relaxed) {
+            super::progress::note_line("stopping: finishing the step and saving; a second signal stops at once");
+        }
+        None
+    }
+
+    /// Holds the script's end back until the training loop has saved, or lets it come.
+    pub fn hold(&self, held: bool) {
+        self.0.held.store(held, Ordering::Relaxed);
+    }
+
+    /// Whether SIGUSR1 came since this was last asked.
+    pub fn take_save(&self) -> bool {
+        self.0.save.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether SIGUSR1 came and was not answered.
+    pub fn wants_save(&self) -> bool {
+        self.0.save.load(Ordering::Relaxed)
     }
 }

@@ -52,6 +52,30 @@ pub fn class_counts(source: &dyn Source) -> (Vec<usize>, usize) {
     (counts, unlabelled)
 }
 
+/// "1281167 images, 1000 classes, 9c2f07ab": a text that differs where the images do, wherever they lie. The checksum is
+/// over the classes, the names and labels of up to 1000 images, and the content of up to 5 of them.
+pub fn fingerprint(source: &dyn Source) -> Result<String> {
+    let mut hasher = crc32fast::Hasher::new();
+    let spread = |most: usize| (0..most.min(source.len())).map(move |k| k * source.len() / most.min(source.len()));
+    for name in source.class_names() {
+        hasher.update(name.as_bytes());
+        hasher.update(&[0]);
+    }
+    for i in spread(1000) {
+        hasher.update(source.name(i).as_bytes());
+        hasher.update(&source.label(i).to_le_bytes());
+    }
+    for i in spread(5) {
+        match source.read(i) {
+            Ok(Content::Encoded(bytes)) => hasher.update(&bytes),
+            Ok(Content::Pixels(image)) => hasher.update(&image.data),
+            // A broken image is the loader's to tell of.
+            Err(_) => hasher.update(b"unreadable"),
+        }
+    }
+    Ok(format!("{} images, {} classes, {:08x}", source.len(), source.class_names().len(), hasher.finalize()))
+}
+
 /// A shared handle to any source.
 pub type SourceRef = Arc<dyn Source>;
 

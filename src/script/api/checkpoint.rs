@@ -22,7 +22,9 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     functions! { group;
         /// The model that a folder describes, with its weights, in training mode. Every tensor must fit.
         "load" (folder: ImmutableString) -> Module {
-            Ok(Module(Rc::new(checkpoint::load(Path::new(folder.as_str()))?)))
+            let model = checkpoint::load(Path::new(folder.as_str()))?;
+            super::run::note_loaded(Path::new(folder.as_str()));
+            Ok(Module(Rc::new(model)))
         }
         /// Puts the tensors of a folder or safetensors file into a module's parameters; all must fit.
         "load_into" (m: Module, path: ImmutableString) -> Map { load_into(&m, &path, &FillOptions::default()) }
@@ -60,7 +62,9 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
 fn load_into(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {
     let file = checkpoint::tensor_file(Path::new(path))?;
     let source = checkpoint::tensors::read(&file)?;
-    Ok(report_map(checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict)?))
+    let report = checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict)?;
+    super::run::note_loaded(Path::new(path));
+    Ok(report_map(report))
 }
 
 fn save(m: &Module, folder: &str, o: &SaveOptions) -> Result<()> {

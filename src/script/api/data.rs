@@ -63,9 +63,33 @@ struct BatchParts {
     labels: Tensor,
     targets: Tensor,
     indices: Tensor,
+    /// Images of the whole batch before these, where this is a part of one.
+    first: i64,
 }
 
 impl Batch {
+    /// k parts of as many images each; the first ones have one more where k does not divide the batch.
+    fn split(&self, k: i64) -> Result<Vec<Batch>> {
+        let b = self.0.borrow();
+        let n = b.labels.size()[0];
+        ensure!((1..=n).contains(&k), "split: a batch of {n} images cannot be split in {k} parts");
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for i in 0..k {
+            let length = n / k + i64::from(i < n % k);
+            let part = |t: &Tensor| -> Result<Tensor> { Ok(t.f_narrow(0, start, length)?.into()) };
+            parts.push(Batch(Rc::new(RefCell::new(BatchParts {
+                images: part(&b.images)?,
+                labels: part(&b.labels)?,
+                targets: part(&b.targets)?,
+                indices: part(&b.indices)?,
+                first: b.first + start,
+            }))));
+            start += length;
+        }
+        Ok(parts)
+    }
+
     /// Replaces the images.
     pub fn set_images(&self, images: Tensor) {
         self.0.borrow_mut().images = images;
@@ -80,6 +104,7 @@ impl From<batch::Batch> for Batch {
             labels: labels.into(),
             targets: targets.into(),
             indices: indices.into(),
+            first: 0,
         })))
     }
 }
@@ -336,6 +361,9 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
                 Content::Pixels(image) => Picked::Pixels(Rc::new(image)),
             })
         }
+        /// A short text that differs where the images do (their number, classes, names, and the content of some), wherever
+        /// they lie: to tell whether a run goes on with the data that it began with.
+        "get$fingerprint" (source: Source) -> String { source::fingerprint(source.0.as_ref()) }
         /// The first n images.
         "take" (source: Source, n: i64) -> Source { Ok(Source(source::take(&source.0, count(n, "take")?)?)) }
         /// The images at the given places, in that order.
@@ -468,6 +496,11 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "set$targets" (batch: Batch, targets: Tensor) -> () { batch.0.borrow_mut().targets = targets; Ok(()) }
         /// int64 [B]: the places of the images in the source.
         "get$indices" (batch: Batch) -> Tensor { Ok(batch.0.borrow().indices.clone()) }
+        /// The batch in k parts of as many images each (some have one more where k does not divide it), for accumulating
+        /// gradients.
+        "split" (batch: Batch, k: i64) -> Array { Ok(batch.split(k)?.into_iter().map(Dynamic::from).collect()) }
+        /// Images of the whole batch that come before a part made by `split`.
+        "get$first" (batch: Batch) -> i64 { Ok(batch.0.borrow().first) }
         /// The number of images.
         "get$len" (batch: Batch) -> i64 { Ok(batch.0.borrow().labels.size()[0]) }
     }

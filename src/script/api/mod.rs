@@ -8,6 +8,7 @@ mod nn;
 mod optim;
 mod plot;
 pub mod run;
+mod saver;
 mod tensor;
 pub mod transform;
 
@@ -25,5 +26,6 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     transform::register(engine, reference);
     checkpoint::register(engine, reference);
     run::register(engine, reference);
+    saver::register(engine, reference);
     plot::register(engine, reference);
 }

@@ -11,12 +11,14 @@ use serde_json::json;
 use std::cell::RefCell;
 use std::rc::Rc;
 
+/// An optimizer in a script.
 #[derive(Clone)]
-struct Adamw(Rc<RefCell<optim::Adamw>>);
+pub struct Adamw(pub Rc<RefCell<optim::Adamw>>);
 #[derive(Clone)]
 struct Schedule(Rc<optim::Schedule>);
+/// An average of weights in a script.
 #[derive(Clone)]
-struct Ema(Rc<RefCell<optim::Ema>>);
+pub struct Ema(pub Rc<RefCell<optim::Ema>>);
 
 fn group_map(group: &optim::Group) -> Dynamic {
     from_json(&json!({

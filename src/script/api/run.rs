@@ -1,16 +1,22 @@
 //! The run that a script belongs to: its parameters, its directory, metrics and progress.
 
+use super::saver::Saver;
+use crate::checkpoint::PROVENANCE_FILE;
 use crate::error::{Context as _, Result, ensure};
 use crate::functions;
 use crate::script::docs::Reference;
 use crate::script::params::Params;
 use crate::script::registry::Group;
-use crate::script::values::object;
-use crate::train::progress;
+use crate::script::values::{object, read_options};
+use crate::train::run_dir::CHECKPOINTS_DIR;
+use crate::train::saver::SaverOptions;
+use crate::train::signals::Interrupt;
 use crate::train::{RunDir, RunInfo, RunState};
+use crate::train::{journal, progress};
 use rhai::{Dynamic, Engine, ImmutableString, Map};
 use serde_json::Value;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -20,9 +26,17 @@ pub struct Session {
     pub info: RunInfo,
     /// The directory asked for with --out; without it one is made when the script first needs it.
     pub out: Option<PathBuf>,
+    /// Whether a run has to be in `out`, to go on with.
+    pub must_resume: bool,
     /// The recipe's parameters.
     pub params: Params,
+    /// The signals that the run gets.
+    pub interrupt: Interrupt,
     dir: Option<RunDir>,
+    /// Names of training loops met so far, and how often.
+    loops: BTreeMap<String, usize>,
+    /// Models that the recipe has loaded: what its own are started from.
+    loaded: Vec<Value>,
 }
 
 thread_local! {
@@ -32,8 +46,15 @@ thread_local! {
 impl Session {
     /// Starts the session of this thread. A directory asked for is taken at once, so that a script
     /// does not find out at its end that it cannot be written.
-    pub fn start(info: RunInfo, out: Option<PathBuf>, params: Params) -> Result<()> {
-        let mut session = Session { info, out, params, dir: None };
+    pub fn start(
+        info: RunInfo,
+        out: Option<PathBuf>,
+        must_resume: bool,
+        params: Params,
+        interrupt: Interrupt,
+    ) -> Result<()> {
+        let (loops, loaded) = (BTreeMap::new(), Vec::new());
+        let mut session = Session { info, out, must_resume, params, interrupt, dir: None, loops, loaded };
         if session.out.is_some() {
             session.dir()?;
         }
@@ -57,7 +78,7 @@ impl Session {
             };
             let mut info = self.info.clone();
             info.params = self.params.effective.clone();
-            let dir = RunDir::create(&path, info)?;
+            let dir = RunDir::open(&path, info, self.must_resume)?;
             self.dir = Some(dir);
         }
         Ok(self.dir.as_mut().expect("just made"))
@@ -73,6 +94,23 @@ impl Session {
         Ok(self.dir()?.path().join(path))
     }
 
+    /// The folder of a training loop's checkpoints: its label in letters that any file system takes, with a number where
+    /// the recipe used it before.
+    pub fn checkpoints_dir(&mut self, label: &str) -> Result<PathBuf> {
+        let plain: String = label.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
+        let words: Vec<&str> = plain.split('-').filter(|w| !w.is_empty()).collect();
+        let name = if words.is_empty() { "loop".to_string() } else { words.join("-") };
+        let uses = self.loops.entry(name.clone()).or_insert(0);
+        *uses += 1;
+        let name = if *uses == 1 { name } else { format!("{name}-{uses}") };
+        Ok(self.dir()?.path().join(CHECKPOINTS_DIR).join(name))
+    }
+
+    /// The run directory, made where it is not there yet.
+    pub fn run_dir(&mut self) -> Result<&mut RunDir> {
+        self.dir()
+    }
+
     /// `runs/RECIPE-DATE-TIME`, with a number where that is taken.
     fn default_dir(&self) -> PathBuf {
         let stem = self.info.recipe.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
@@ -83,7 +121,8 @@ impl Session {
     }
 }
 
-fn with_session<R>(f: impl FnOnce(&mut Session) -> Result<R>) -> Result<R> {
+/// Calls `f` with the session of this thread.
+pub fn with_session<R>(f: impl FnOnce(&mut Session) -> Result<R>) -> Result<R> {
     SESSION.with_borrow_mut(|session| match session {
         Some(session) => f(session),
         None => crate::error::bail!("this function needs a run: start the script with `nepa run`"),
@@ -112,10 +151,27 @@ pub fn provenance() -> serde_json::Map<String, Value> {
         Some(s) => {
             let mut info = s.info.clone();
             info.params = s.params.effective.clone();
-            RunDir::provenance(&info)
+            let mut about = RunDir::provenance(&info);
+            if !s.loaded.is_empty() {
+                about.insert("started_from".into(), Value::from(s.loaded.clone()));
+            }
+            about
         }
         None => serde_json::Map::new(),
     })
+}
+
+/// Records that the recipe has loaded a model: where from, and what its provenance says of it.
+pub fn note_loaded(path: &Path) {
+    let provenance = path.is_dir().then(|| path.join(PROVENANCE_FILE));
+    let text = provenance.and_then(|file| std::fs::read_to_string(file).ok());
+    let about: Value = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let entry = serde_json::json!({ "path": path.display().to_string(), "weights": about["weights"], "saved_at": about["saved_at"] });
+    SESSION.with_borrow_mut(|session| {
+        if let Some(s) = session.as_mut().filter(|s| !s.loaded.contains(&entry)) {
+            s.loaded.push(entry);
+        }
+    });
 }
 
 /// A progress display.
@@ -127,8 +183,9 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     let mut group = Group::namespace(
         reference,
         "run",
-        "The run directory (--out DIR, else runs/RECIPE-DATE, made when first needed), metrics and progress.",
+        "The run directory (--out DIR, else runs/RECIPE-DATE, made when first needed): metrics, progress, checkpoints.",
     );
+    group.options::<SaverOptions>("run::checkpoints");
     functions! { group;
         /// The run directory's path.
         "dir" () -> String { with_session(|s| Ok(s.dir()?.path().display().to_string())) }
@@ -139,11 +196,34 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// Appends a map of plain values (scalar tensors too) as one line to metrics.jsonl.
         "log" (values: Map) -> () {
             let values = object(&values)?;
-            with_session(|s| s.dir()?.log(&values))
+            with_session(|s| {
+                s.dir()?.log(&values);
+                let phase = values.get("phase").and_then(Value::as_str).map(|p| format!("{p}: ")).unwrap_or_default();
+                let shown = values.iter().filter(|(name, _)| *name != "phase").map(|(k, v)| (k.clone(), v.clone()));
+                journal::write(&format!("{phase}{}", progress::words(&shown.collect())));
+                Ok(())
+            })
         }
+        /// Says something beside the results: a line on stderr, and in run.log.
+        "note" (text: ImmutableString) -> () { progress::note_line(&text); Ok(()) }
         /// Shows progress of `total` steps under a label.
         "progress" (label: ImmutableString, total: i64) -> Progress {
             Ok(Progress(Rc::new(RefCell::new(progress::Progress::new(&label, total.max(0) as u64)))))
+        }
+        /// The same of a loop that goes on after `done` steps.
+        "progress" (label: ImmutableString, total: i64, done: i64) -> Progress {
+            let progress = progress::Progress::new(&label, total.max(0) as u64).going_on(done.max(0) as u64);
+            Ok(Progress(Rc::new(RefCell::new(progress))))
+        }
+        /// Keeps the checkpoints of a training loop, in checkpoints/LABEL/step-N of the run directory: from the newest
+        /// one the run goes on after `nepa run … --resume DIR`, or after the same command again. `parts` is a map of what
+        /// changes from step to step: `model`, and where there are such `ema` and `optimizer`. Each checkpoint also holds
+        /// the generator's state, the metrics so far, the recipe and its parameters. They are written beside the
+        /// training, which waits for the copy only.
+        ///
+        /// Example: `let saver = run::checkpoints("pretrain", #{ model: model, ema: ema, optimizer: opt }, #{ every: 500 });`
+        "checkpoints" (label: ImmutableString, parts: Map, options: Map) -> Saver {
+            Saver::new(&label, &parts, &read_options("run::checkpoints", &options)?)
         }
         /// A path relative to the recipe's own folder, so that it holds wherever nepa is started.
         "beside" (path: ImmutableString) -> String {

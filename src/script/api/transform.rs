@@ -47,6 +47,11 @@ pub enum Step {
     Batch(BatchStep),
 }
 
+/// A transform in words, where `value` is one.
+pub fn describe(value: &Dynamic) -> Option<String> {
+    Some(value.read_lock::<Step>()?.describe())
+}
+
 impl Step {
     fn describe(&self) -> String {
         match self {

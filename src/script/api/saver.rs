@@ -1,0 +1,284 @@
+//! Checkpoints of a training loop, from which a lost run goes on.
+
+use super::optim::{Adamw, Ema};
+use super::run::{provenance, with_session};
+use crate::checkpoint::snapshot::{self, Parts, Snapshot};
+use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
+use crate::functions;
+use crate::random;
+use crate::script::docs::Reference;
+use crate::script::registry::Group;
+use crate::script::values::{Module, found, from_json, object, to_json};
+use crate::train::progress::note_line;
+use crate::train::run_dir::versions;
+use crate::train::saver::{self, SaverOptions};
+use crate::train::signals::Interrupt;
+use rhai::{Array, Dynamic, Engine, Map};
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The checkpoints of one training loop.
+#[derive(Clone)]
+pub struct Saver(Rc<RefCell<SaverParts>>);
+
+impl Saver {
+    /// Keeps the checkpoints of a loop called `label`: of the parts `model`, `ema` and `optimizer`.
+    pub fn new(label: &str, parts: &Map, options: &SaverOptions) -> Result<Self> {
+        Ok(Saver(Rc::new(RefCell::new(SaverParts::new(label, parts, options)?))))
+    }
+}
+
+struct SaverParts {
+    label: String,
+    saver: saver::Saver,
+    interrupt: Interrupt,
+    model: Module,
+    ema: Option<Ema>,
+    optimizer: Option<Adamw>,
+    /// What may not change when the run goes on, and what may.
+    fixed: serde_json::Map<String, Value>,
+    changeable: serde_json::Map<String, Value>,
+}
+
+impl Drop for SaverParts {
+    fn drop(&mut self) {
+        self.interrupt.hold(false);
+        // A loop that ends by an error leaves the checkpoint whole that was on its way.
+        self.saver.poll(true);
+    }
+}
+
+impl SaverParts {
+    fn new(label: &str, parts: &Map, options: &SaverOptions) -> Result<Self> {
+        let known = ["model", "ema", "optimizer"];
+        if let Some(other) = parts.keys().find(|k| !known.contains(&k.as_str())) {
+            let near = did_you_mean(other, known);
+            bail!("run::checkpoints: unknown part `{other}`{near} (the parts are: {})", known.join(", "));
+        }
+        fn part<T: Clone + 'static>(parts: &Map, name: &str, what: &str) -> Result<Option<T>> {
+            match parts.get(name).filter(|v| !v.is_unit()) {
+                None => Ok(None),
+                Some(value) => match value.read_lock::<T>() {
+                    Some(part) => Ok(Some(part.clone())),
+                    None => bail!("run::checkpoints: `{name}`: expected {what}, found {}", found(value)),
+                },
+            }
+        }
+        let Some(model) = part(parts, "model", "a module")? else {
+            bail!("run::checkpoints: the part `model` is missing");
+        };
+        let (dir, interrupt) = with_session(|s| Ok((s.checkpoints_dir(label)?, s.interrupt.clone())))?;
+        Ok(Self {
+            label: label.to_string(),
+            saver: saver::Saver::new(dir, options)?,
+            interrupt,
+            model,
+            ema: part(parts, "ema", "an average made by optim::ema")?,
+            optimizer: part(parts, "optimizer", "an optimizer made by optim::adamw")?,
+            fixed: Default::default(),
+            changeable: Default::default(),
+        })
+    }
+
+    fn with_parts<R>(&self, f: impl FnOnce(&mut Parts<'_>) -> R) -> R {
+        let mut ema = self.ema.as_ref().map(|e| e.0.borrow_mut());
+        let mut optimizer = self.optimizer.as_ref().map(|o| o.0.borrow_mut());
+        f(&mut Parts { model: self.model.0.as_ref(), ema: ema.as_deref_mut(), optimizer: optimizer.as_deref_mut() })
+    }
+
+    /// What the loop depends on: the given settings, and the model itself.
+    fn set_settings(&mut self, settings: &Map, changeable: &Array) -> Result<()> {
+        let names: Vec<String> = changeable.iter().map(|name| name.to_string()).collect();
+        if let Some(unknown) = names.iter().find(|name| !settings.contains_key(name.as_str())) {
+            let near = did_you_mean(unknown, settings.keys().map(|k| k.as_str()));
+            bail!("resume: there is no setting `{unknown}`{near}");
+        }
+        for (name, value) in settings {
+            let value = plain(value);
+            let map = if names.iter().any(|n| n == name) { &mut self.changeable } else { &mut self.fixed };
+            map.insert(name.to_string(), value);
+        }
+        let model = match self.model.0.vit_nepa() {
+            Some(model) => serde_json::to_value(model.config())?,
+            None => self.model.0.describe().into(),
+        };
+        self.fixed.insert("model".into(), model);
+        Ok(())
+    }
+
+    fn resume(&mut self, settings: &Map, changeable: &Array) -> Result<Dynamic> {
+        self.set_settings(settings, changeable)?;
+        let Some((step, dir)) = self.saver.newest()? else {
+            with_session(|s| s.run_dir()?.metrics().begin(None))?;
+            return Ok(Dynamic::UNIT);
+        };
+        let state = snapshot::read_state(&dir)?;
+        let own = |map: &serde_json::Map<String, Value>| Value::Object(map.clone());
+        let changed = differences(&state["fixed"], &own(&self.fixed));
+        if !changed.is_empty() {
+            let may: Vec<&str> = self.changeable.keys().map(String::as_str).collect();
+            return Err(Diagnostic::new(format!(
+                "{}: the run cannot go on from {} with other settings than it began with:\n  {}",
+                self.label,
+                dir.display(),
+                changed.join("\n  ")
+            ))
+            .hint(format!(
+                "give the old values back, or begin a new run with another --out; these may change: {}",
+                may.join(", ")
+            ))
+            .blame_caller()
+            .into());
+        }
+        self.with_parts(|parts| snapshot::restore(&dir, parts))?;
+        let rng = |name: &str| state["rng"][name].as_u64().unwrap_or(0);
+        random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), first_sample: 0 });
+        let metrics = snapshot::read_metrics(&dir)?;
+        with_session(|s| s.run_dir()?.metrics().begin(Some(&metrics)))?;
+        note_line(&format!("{}: goes on from step {step} ({})", self.label, dir.display()));
+        for change in differences(&state["changeable"], &own(&self.changeable)) {
+            note_line(&format!("  {change}"));
+        }
+        Ok(from_json(&state["loop"]))
+    }
+
+    fn save(&mut self, step: i64, state: &Map) -> Result<()> {
+        let rng = random::state();
+        let (mut state, metrics, recipe) = with_session(|s| {
+            let state = json!({
+                "format": 1,
+                "label": self.label,
+                "step": step,
+                "loop": object(state)?,
+                "rng": { "seed": rng.seed, "drawn": rng.drawn },
+                "fixed": self.fixed,
+                "changeable": self.changeable,
+                "device": s.info.device,
+                "threads": s.info.threads,
+                "saved_at": crate::train::timestamp(),
+                "versions": versions(),
+            });
+            let metrics = s.run_dir()?.metrics();
+            Ok((state, metrics.content()?, s.info.source.clone()))
+        })?;
+        let mut about = provenance();
+        state["run"] = Value::Object(about.clone());
+        about.insert("step".into(), step.into());
+        let snapshot = self.with_parts(|parts| Snapshot::take(parts, about, state, metrics, recipe))?;
+        self.saver.save(step, snapshot)
+    }
+
+    /// Saves, and answers the signals that asked for it.
+    fn save_and_answer(&mut self, step: i64, state: &Map) -> Result<()> {
+        self.save(step, state)?;
+        let stops = self.interrupt.exit_code().is_some();
+        if self.interrupt.take_save() || stops {
+            self.saver.poll(true);
+            if let Some((step, path)) = self.saver.last() {
+                note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
+            }
+        }
+        if stops {
+            // The script ends at its next operation.
+            self.interrupt.hold(false);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, step: i64, state: &Map) -> Result<()> {
+        // Steps that an interval has saved already are there as they are.
+        for pause in [0, 3] {
+            std::thread::sleep(Duration::from_secs(pause));
+            if self.saver.poll(true) && self.saver.last().is_some_and(|(last, _)| last == step) {
+                break;
+            }
+            self.save(step, state)?;
+            if self.saver.poll(true) {
+                break;
+            }
+        }
+        self.interrupt.hold(false);
+        Ok(())
+    }
+}
+
+/// A setting as JSON; what is no plain data, as the text that it shows itself with.
+fn plain(value: &Dynamic) -> Value {
+    if let Some(list) = value.read_lock::<Array>() {
+        return list.iter().map(plain).collect();
+    }
+    if value.is_fnptr() {
+        // A function's own name says where it stands, and changes with every edit above it.
+        return "a function".into();
+    }
+    if let Some(text) = super::transform::describe(value) {
+        return text.into();
+    }
+    to_json(value).unwrap_or_else(|_| value.type_name().into())
+}
+
+/// "lr: 0.001 so far, 0.002 now" for everything that differs, maps gone into.
+fn differences(before: &Value, now: &Value) -> Vec<String> {
+    fn walk(name: &str, before: &Value, now: &Value, out: &mut Vec<String>) {
+        match (before, now) {
+            (Value::Object(a), Value::Object(b)) => {
+                let keys = a.keys().chain(b.keys().filter(|k| !a.contains_key(*k)));
+                for key in keys {
+                    let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                    walk(&name, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), out);
+                }
+            }
+            _ if before == now => {}
+            _ => {
+                let word = |v: &Value| if v.is_null() { "()".to_string() } else { v.to_string() };
+                out.push(format!("{name}: {} so far, {} now", word(before), word(now)));
+            }
+        }
+    }
+    let mut out = Vec::new();
+    walk("", before, now, &mut out);
+    out
+}
+
+pub fn register(engine: &mut Engine, reference: &mut Reference) {
+    engine.register_type_with_name::<Saver>("Saver");
+    let mut group = Group::global(
+        reference,
+        "Saver",
+        "Keeps the checkpoints of a training loop, made by run::checkpoints. See std/pretrain for a loop with it.",
+    );
+    functions! { group;
+        /// To be called once before the loop: puts the newest whole checkpoint of this run into the parts and gives what
+        /// the loop had saved with it, or () where there is none. `settings` is everything that the loop depends on, a
+        /// map; those named in `changeable` may differ from what the run began with, which is told, others are an error.
+        "resume" (saver: Saver, settings: Map, changeable: Array) -> Dynamic {
+            saver.0.borrow_mut().resume(&settings, &changeable)
+        }
+        /// To be called after every step: whether a checkpoint is due, by its number or because a signal (Ctrl-C,
+        /// SIGTERM, SIGUSR1) asks for it.
+        "due" (saver: Saver, step: i64) -> bool {
+            let mut saver = saver.0.borrow_mut();
+            saver.saver.poll(false);
+            saver.interrupt.hold(true);
+            let asked = saver.interrupt.exit_code().is_some() || saver.interrupt.wants_save();
+            Ok(asked || saver.saver.is_due(step))
+        }
+        /// Saves after `step` steps; `state` is a map of plain values, what `resume` gives back. Where a signal asked to
+        /// stop, the run ends after it.
+        "save" (saver: Saver, step: i64, state: Map) -> () {
+            ensure!(step >= 0, "save: expected a number of steps, found {step}");
+            saver.0.borrow_mut().save_and_answer(step, &state)
+        }
+        /// To be called after the loop: saves where that was not done yet, and waits until everything is on the disk.
+        "finish" (saver: Saver, step: i64, state: Map) -> () { saver.0.borrow_mut().finish(step, &state) }
+        /// The newest checkpoint that is whole: its folder, or "" where there is none yet.
+        "get$last" (saver: Saver) -> String {
+            let saver = saver.0.borrow();
+            Ok(saver.saver.last().map_or(String::new(), |(_, path): (i64, &Path)| path.display().to_string()))
+        }
+    }
+    group.register(engine);
+}

@@ -1,0 +1,59 @@
+//! `run.log`: what a person wants to read about a run afterwards. Everything that was shown on the terminal and more,
+//! each line with its moment (UTC).
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+
+/// The log's name in a run directory.
+pub const LOG_FILE: &str = "run.log";
+/// Lines kept for a log that is not there yet, or cannot be written at the moment.
+const MOST_WAITING: usize = 10_000;
+
+struct Journal {
+    file: Option<File>,
+    waiting: VecDeque<String>,
+}
+
+static JOURNAL: Mutex<Journal> = Mutex::new(Journal { file: None, waiting: VecDeque::new() });
+
+fn journal() -> MutexGuard<'static, Journal> {
+    JOURNAL.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Journal {
+    fn flush(&mut self) {
+        let Some(file) = &mut self.file else { return };
+        while let Some(line) = self.waiting.front() {
+            // One write a line: a killed run leaves whole lines. What fails (a full disk) waits for the next one.
+            if file.write_all(line.as_bytes()).is_err() {
+                return;
+            }
+            self.waiting.pop_front();
+        }
+    }
+}
+
+/// Starts or continues the log of a run directory; lines written before belong to it.
+pub fn open(dir: &Path) -> std::io::Result<()> {
+    let file = OpenOptions::new().create(true).append(true).open(dir.join(LOG_FILE))?;
+    let mut journal = journal();
+    journal.file = Some(file);
+    journal.flush();
+    Ok(())
+}
+
+/// Adds a line, or several.
+pub fn write(text: &str) {
+    let moment = super::timestamp().replace('T', " ").replace('Z', "");
+    let mut journal = journal();
+    for line in text.lines() {
+        if journal.waiting.len() == MOST_WAITING {
+            journal.waiting.pop_front();
+        }
+        journal.waiting.push_back(format!("{moment}  {line}\n"));
+    }
+    journal.flush();
+}

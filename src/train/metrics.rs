@@ -1,0 +1,94 @@
+//! `metrics.jsonl`: what a run logs, one JSON object a line, without gap or repeat also where the run was killed and
+//! went on.
+//!
+//! A resumed recipe begins at its first line, and logs again what it logged before its checkpoint. Until it has found
+//! that checkpoint its lines are only kept in memory; then the file becomes what the checkpoint says it was.
+
+use crate::checkpoint::tensors::write_atomic;
+use crate::error::{Context as _, Result};
+use serde_json::{Map, Value};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The file's name in a run directory.
+pub const METRICS_FILE: &str = "metrics.jsonl";
+
+/// The open file, and what has still to be written to it.
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+    /// Lines that are not in the file: it waits for a checkpoint, or could not be written.
+    pending: Vec<u8>,
+    waits: bool,
+    failing: bool,
+}
+
+impl Metrics {
+    /// The metrics of a run directory. With `waits` nothing is written before [`Metrics::begin`].
+    pub fn open(dir: &Path, waits: bool) -> Result<Self> {
+        let path = dir.join(METRICS_FILE);
+        let file = append_to(&path)?;
+        Ok(Self { path, file, pending: Vec::new(), waits, failing: false })
+    }
+
+    /// Appends one line. A disk that cannot take it at the moment loses nothing: it is tried again with the next line.
+    /// Gives what to tell the user, once.
+    pub fn log(&mut self, values: &Map<String, Value>) -> Option<String> {
+        let line = serde_json::to_string(values).expect("plain data are JSON");
+        self.pending.extend(line.as_bytes());
+        self.pending.push(b'\n');
+        self.flush()
+    }
+
+    /// Writes what is pending, unless it waits.
+    pub fn flush(&mut self) -> Option<String> {
+        if self.waits {
+            return None;
+        }
+        let failing = std::mem::replace(&mut self.failing, false);
+        while !self.pending.is_empty() {
+            match self.file.write(&self.pending) {
+                Ok(0) => break,
+                Ok(n) => drop(self.pending.drain(..n)),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    self.failing = true;
+                    let told = format!("cannot write {}: {e}; its lines are kept and tried again", self.path.display());
+                    return (!failing).then_some(told);
+                }
+            }
+        }
+        None
+    }
+
+    /// Everything that was logged.
+    pub fn content(&self) -> Result<Vec<u8>> {
+        let mut all = match self.waits {
+            true => Vec::new(),
+            false => std::fs::read(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?,
+        };
+        all.extend(&self.pending);
+        Ok(all)
+    }
+
+    /// Makes `content` what was logged so far; `None` means the lines of this process alone.
+    pub fn begin(&mut self, content: Option<&[u8]>) -> Result<()> {
+        if let Some(content) = content {
+            write_atomic(&self.path, content)?;
+            self.pending.clear();
+            self.file = append_to(&self.path)?;
+        } else if self.waits {
+            let own = std::mem::take(&mut self.pending);
+            write_atomic(&self.path, &own)?;
+            self.file = append_to(&self.path)?;
+        }
+        self.waits = false;
+        Ok(())
+    }
+}
+
+fn append_to(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened.with_context(|| format!("cannot write {}", path.display()))
+}
