@@ -5,6 +5,7 @@ use std::{env, fs, path::PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-changed=src/ffi/shim.cpp");
+    println!("cargo:rerun-if-changed=src/ffi/autograd.cpp");
     println!("cargo:rerun-if-changed=src/ffi/jpeg.c");
     println!("cargo:rerun-if-changed=stdlib");
     let lib =
@@ -25,6 +26,7 @@ fn main() {
         .include(include.join("torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .file("src/ffi/shim.cpp")
+        .file("src/ffi/autograd.cpp")
         .compile("nepa_shim");
 
     cc::Build::new().std("c11").pic(true).opt_level(2).file("src/ffi/jpeg.c").compile("nepa_jpeg");

@@ -52,6 +52,8 @@ pub fn set(device: Device, threads: usize) -> Result<()> {
     keep_memory();
     DEVICE.set(device);
     tch::set_num_threads(threads as i32);
+    ffi::single_threaded_backward();
+    ffi::allow_tf32(false)?;
     // Fails only when the pool exists already, as in tests that share a process.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     Ok(())

@@ -1,4 +1,10 @@
-//! The C++ shim (`shim.cpp`): what tch does not bind.
+//! What tch does not bind: the C++ shim (`shim.cpp`), and blocks that are computed again (`autograd.cpp`).
+
+mod autocast;
+mod autograd;
+
+pub use autocast::{Autocast, allow_tf32};
+pub use autograd::{backward, computed_again, grad_enabled, single_threaded_backward};
 
 use crate::error::{Result, bail, torch_message};
 use std::ffi::{CStr, c_char, c_int};

@@ -1,8 +1,10 @@
-// What tch does not bind, reached through the C++ API: the fused multi-tensor updates, and opening
-// libtorch_cuda at start. Every function returns nullptr when it went well, else a message to free.
+// What tch does not bind, reached through the C++ API: the fused multi-tensor updates, autocast, and
+// opening libtorch_cuda at start. Every function returns nullptr when it went well, else a message to free.
 
 #include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/AutogradState.h>
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -75,8 +77,38 @@ char *nepa_clear_grads(Handle *tensors, size_t n) {
   });
 }
 
-// Opens libtorch_cuda.so beside the loaded libtorch_cpu.so, so that one binary serves CPU and CUDA;
-// its kernels register themselves. *found tells whether the file was there.
+// Autocast as the thread has it: whether operators on tensors of the device cast their inputs to
+// `dtype`, and whether the casts of weights are kept.
+struct NepaAutocast {
+  bool enabled;
+  bool cache;
+  int dtype;
+};
+
+void nepa_autocast_get(bool cuda, NepaAutocast *state) {
+  auto device = cuda ? at::kCUDA : at::kCPU;
+  *state = {at::autocast::is_autocast_enabled(device), at::autocast::is_autocast_cache_enabled(),
+            static_cast<int>(at::autocast::get_autocast_dtype(device))};
+}
+
+void nepa_autocast_set(bool cuda, NepaAutocast state) {
+  auto device = cuda ? at::kCUDA : at::kCPU;
+  at::autocast::set_autocast_enabled(device, state.enabled);
+  at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(state.dtype));
+  at::autocast::set_autocast_cache_enabled(state.cache);
+}
+
+// Whether float32 matrix products and convolutions on CUDA may round their inputs to TF32.
+char *nepa_allow_tf32(bool allow) {
+  return guarded([&] {
+    at::globalContext().setAllowTF32CuBLAS(allow);
+    at::globalContext().setAllowTF32CuDNN(allow);
+  });
+}
+
+// Lets backward of this thread's graphs run on this thread alone, also for CUDA tensors.
+void nepa_single_threaded_backward() { c10::AutogradState::get_tls_state().set_multithreading_enabled(false); }
+
 // Whether nobody but this handle holds the tensor, and no view its memory.
 bool nepa_is_unshared(Handle tensor) { return tensor->use_count() == 1 && tensor->storage().use_count() == 1; }
 
@@ -89,6 +121,8 @@ char *nepa_torch_folder() {
   return slash == std::string::npos ? nullptr : strdup(path.substr(0, slash + 1).c_str());
 }
 
+// Opens libtorch_cuda.so beside the loaded libtorch_cpu.so, so that one binary serves CPU and CUDA;
+// its kernels register themselves. *found tells whether the file was there.
 char *nepa_open_cuda(int *found) {
   *found = 0;
 #ifdef __linux__

@@ -1,9 +1,11 @@
 //! The stack of blocks, with the rotary embedding that they share.
 
 use super::{
-    Block, BlockParts, Context, LayerNorm, Module, ModuleRef, Parts, RotaryEmbedding, VitNepaConfig, shape_words,
+    Block, BlockParts, Context, LayerNorm, Module, ModuleRef, Parts, RotaryEmbedding, VitNepaConfig, recompute,
+    shape_words,
 };
 use crate::error::{Context as _, Result, bail};
+use std::cell::Cell;
 use std::rc::Rc;
 use tch::Tensor;
 
@@ -12,6 +14,8 @@ pub struct Blocks {
     layer: Vec<ModuleRef>,
     rotary: Option<RotaryEmbedding>,
     layernorm: Option<LayerNorm>,
+    training: Cell<bool>,
+    recompute: Cell<bool>,
 }
 
 impl Blocks {
@@ -30,6 +34,8 @@ impl Blocks {
             layernorm: final_norm
                 .then(|| LayerNorm::with_eps(config.hidden_size, config.layer_norm_eps))
                 .transpose()?,
+            training: Cell::new(true),
+            recompute: Cell::new(false),
         })
     }
 }
@@ -40,6 +46,8 @@ impl Module for Blocks {
     }
 
     fn visit(&self, parts: &mut Parts<'_>) {
+        parts.training(&self.training);
+        parts.recompute(&self.recompute);
         if let Some(rotary) = &self.rotary {
             parts.training(&rotary.training);
         }
@@ -67,9 +75,14 @@ impl Module for Blocks {
             }
         };
         keep(x);
+        let again = self.recompute.get() && self.training.get() && !cx.taps.as_ref().is_some_and(|t| t.want_attentions);
         let mut x = x.shallow_clone();
         for (i, block) in self.layer.iter().enumerate() {
-            x = block.forward(&x, &inner).with_context(|| format!("in layer {i}"))?;
+            let place = move || format!("in layer {i}");
+            x = match again {
+                true => recompute::forward(block, &x, &inner, place).with_context(place)?,
+                false => block.forward(&x, &inner).with_context(place)?,
+            };
             keep(&x);
         }
         match &self.layernorm {

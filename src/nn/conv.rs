@@ -86,7 +86,7 @@ impl Module for Conv2d {
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         ensure!(
             x.dim() == 4 && x.size()[1] == self.inputs && x.is_floating_point(),
-            "{} expects float32 images [B, {}, H, W], found {}",
+            "{} expects images [B, {}, H, W] of floats, found {}",
             self.describe(),
             self.inputs,
             shape_words(x)

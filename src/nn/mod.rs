@@ -15,6 +15,7 @@ mod linear;
 mod mlp;
 mod norm;
 mod patch_embed;
+mod recompute;
 mod rotary;
 mod sequential;
 mod vit_nepa;
@@ -102,6 +103,7 @@ pub struct Taps {
 enum Part<'a> {
     Parameter(&'a Tensor),
     Training(&'a Cell<bool>),
+    Recompute(&'a Cell<bool>),
 }
 
 /// Walks a module tree and names what it finds.
@@ -128,6 +130,11 @@ impl Parts<'_> {
     /// The flag that tells training from evaluation, where the block behaves differently.
     pub fn training(&mut self, flag: &Cell<bool>) {
         (self.found)(&self.prefix, Part::Training(flag));
+    }
+
+    /// The flag of a stack of blocks that says whether they are computed again in backward.
+    pub fn recompute(&mut self, flag: &Cell<bool>) {
+        (self.found)(&self.prefix, Part::Recompute(flag));
     }
 
     /// A child; an empty name puts its parameters beside this module's own.
@@ -178,6 +185,36 @@ pub fn is_training(module: &dyn Module) -> bool {
         }
     });
     training
+}
+
+/// Whether each block of the stacks of blocks in the module keeps only its input in training and is computed again in
+/// backward.
+pub fn set_recompute(module: &dyn Module, recompute: bool) -> Result<()> {
+    let mut stacks = 0;
+    visit(module, |_, part| {
+        if let Part::Recompute(flag) = part {
+            flag.set(recompute);
+            stacks += 1;
+        }
+    });
+    if stacks == 0 {
+        bail_hint!(
+            "recompute: expected a model made by nn::vit_nepa, or nn::blocks, found {}", module.describe();
+            "what is computed again is each block of nn::blocks, and there are none in this module"
+        );
+    }
+    Ok(())
+}
+
+/// Whether the module has stacks of blocks that are to be computed again in backward.
+pub fn is_recomputed(module: &dyn Module) -> bool {
+    let mut recompute = false;
+    visit(module, |_, part| {
+        if let Part::Recompute(flag) = part {
+            recompute |= flag.get();
+        }
+    });
+    recompute
 }
 
 /// Freezes or thaws the parameters whose full name matches `pattern` (`*` stands for any
@@ -248,7 +285,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
 fn expect_features(x: &Tensor, width: i64, what: &dyn Module) -> Result<()> {
     ensure!(
         x.size().last() == Some(&width) && x.is_floating_point(),
-        "{} expects float32 values with a last dimension of {width}, found {}",
+        "{} expects floats with a last dimension of {width}, found {}",
         what.describe(),
         shape_words(x)
     );
@@ -259,7 +296,7 @@ fn expect_features(x: &Tensor, width: i64, what: &dyn Module) -> Result<()> {
 fn expect_tokens(x: &Tensor, width: i64, what: &dyn Module) -> Result<()> {
     ensure!(
         x.dim() == 3 && x.size()[2] == width && x.is_floating_point(),
-        "{} expects float32 tokens [B, N, {width}], found {}",
+        "{} expects tokens [B, N, {width}] of floats, found {}",
         what.describe(),
         shape_words(x)
     );

@@ -42,7 +42,7 @@ impl Module for PatchEmbed {
         let o = &self.config;
         ensure!(
             x.dim() == 4 && x.size()[1..] == [o.num_channels, o.image_size, o.image_size],
-            "{} expects float32 images [B, {}, {}, {}], found {}",
+            "{} expects images [B, {}, {}, {}] of floats, found {}",
             self.describe(),
             o.num_channels,
             o.image_size,

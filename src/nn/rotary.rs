@@ -6,7 +6,7 @@ use crate::error::{Result, ensure};
 use crate::options;
 use crate::random;
 use std::cell::{Cell, RefCell};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 options! {
     /// How patch coordinates become rotations.
@@ -140,15 +140,12 @@ pub fn rotate(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
     );
     let patches = size[1];
     let (cos, sin) = (angles.f_get(0)?, angles.f_get(1)?);
-    let (cos, sin) = match x.kind() {
-        Kind::Float => (cos, sin),
-        kind => (cos.f_to_kind(kind)?, sin.f_to_kind(kind)?),
-    };
     let prefix = tokens - patches;
     let rotating = x.f_narrow(2, prefix, patches)?;
     let halves = rotating.f_chunk(2, -1)?;
     let turned = Tensor::f_cat(&[halves[1].f_neg()?, halves[0].shallow_clone()], -1)?;
-    let rotated = rotating.f_mul(&cos)?.f_add(&turned.f_mul(&sin)?)?;
+    // Of narrower values too, in float32; what is rotated goes into a matrix product in their own type.
+    let rotated = rotating.f_mul(&cos)?.f_add(&turned.f_mul(&sin)?)?.f_to_kind(x.kind())?;
     if prefix == 0 {
         return Ok(rotated);
     }

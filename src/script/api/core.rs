@@ -1,6 +1,8 @@
 //! Globals: parameters, options, the device, random state, errors.
 
+use crate::bail_hint;
 use crate::error::{Diagnostic, Result, bail, did_you_mean};
+use crate::ffi::{self, Autocast};
 use crate::functions;
 use crate::options;
 use crate::random;
@@ -8,6 +10,7 @@ use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{call, found, from_json, number, read_options};
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
+use tch::Kind;
 
 options! {
     /// A state of the run's generator.
@@ -50,6 +53,19 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         ///
         /// Example: `let accuracy = no_grad(|| evaluate(model));`
         "no_grad" (body: FnPtr) -> Dynamic { tch::no_grad(|| call(&body, ())) }
+        /// Runs `body` with autocast to `dtype` ("bfloat16") and gives its value: matrix products, convolutions and
+        /// attention cast their inputs to that type, all else computes in the type that it finds, and losses in
+        /// float32. Parameters and gradients stay float32. Inside, "float32" switches it off again. For the forward
+        /// pass and the loss; backward() keeps each operation's type wherever it is called.
+        ///
+        /// Example: `let loss = autocast("bfloat16", || my_loss(model, batch)); loss.backward();`
+        "autocast" (dtype: ImmutableString, body: FnPtr) -> Dynamic {
+            let _autocast = Autocast::enter(precision("autocast", &dtype)?)?;
+            call(&body, ())
+        }
+        /// Whether float32 matrix products and convolutions on CUDA may round their inputs to TF32 (10 bits of
+        /// mantissa, several times faster); off at the start of a run. Without effect on a CPU.
+        "allow_tf32" (allow: bool) -> () { ffi::allow_tf32(allow) }
         /// The device of the run: "cpu", "cuda:0", … Parameters and batches live there.
         "device" () -> String { Ok(crate::device::name(crate::device::current())) }
         /// The seed of the run's generator, from which initial weights, drop path, position
@@ -100,6 +116,18 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "to_string" (error: Diagnostic) -> String { Ok(error.message.clone()) }
     }
     group.register(engine);
+}
+
+/// A dtype to compute in.
+pub fn precision(of: &str, dtype: &str) -> Result<Kind> {
+    match dtype {
+        "float32" => Ok(Kind::Float),
+        "bfloat16" => Ok(Kind::BFloat16),
+        other => bail_hint!(
+            "{of}: unknown dtype \"{other}\"{}", did_you_mean(other, ["bfloat16", "float32"]);
+            "the dtypes to compute in are bfloat16 and float32"
+        ),
+    }
 }
 
 fn options(of: &str, given: Map, mut defaults: Map) -> Result<Map> {

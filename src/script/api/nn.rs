@@ -352,6 +352,12 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         /// Training mode (true: drop path and position augmentation are on) or evaluation mode (false:
         /// nothing is random), as PyTorch's `train(mode)`.
         "train" (m: Module, mode: bool) -> () { nn::set_training(m.0.as_ref(), mode); Ok(()) }
+        /// Whether each block of a ViT-NEPA or of nn::blocks keeps only its input in training, and is computed again
+        /// when backward comes to it (arXiv 1604.06174): the same result for a third more computation and the memory
+        /// of one block's inner values in place of all. Off in a new model.
+        ///
+        /// Example: `model.recompute(true);`
+        "recompute" (m: Module, on: bool) -> () { nn::set_recompute(m.0.as_ref(), on) }
         /// Stops training the parameters whose full name matches the pattern, `*` standing for any
         /// characters; gives their number. No match is an error.
         "freeze" (m: Module, pattern: ImmutableString) -> i64 {

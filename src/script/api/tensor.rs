@@ -618,8 +618,7 @@ fn autograd(group: &mut Group<'_>) {
                     "was it computed inside no_grad, detached, or from frozen parameters only?"
                 );
             }
-            t.f_backward()?;
-            Ok(())
+            crate::ffi::backward(&t)
         }
         /// The gradient that backward left, or () where there is none.
         "get$grad" (t: Tensor) -> Dynamic {

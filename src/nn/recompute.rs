@@ -1,0 +1,44 @@
+//! A block that keeps only its input in training, and is computed again when backward comes to it: a third more
+//! computation for the memory of one block's activations in place of all (Chen et al., arXiv 1604.06174).
+
+use super::{Context, ModuleRef, is_recomputed, named_parameters};
+use crate::error::{Context as _, Result};
+use crate::ffi::{self, Autocast};
+use crate::random;
+use tch::Tensor;
+
+/// `block.forward(x, cx)`; `place` says where the block is, for an error in backward.
+pub(super) fn forward(
+    block: &ModuleRef,
+    x: &Tensor,
+    cx: &Context,
+    place: impl Fn() -> String + 'static,
+) -> Result<Tensor> {
+    let graph = || x.requires_grad() || named_parameters(block.as_ref()).iter().any(|(_, p)| p.requires_grad());
+    // A stack of blocks inside of this one computes its own again, and taps what they give.
+    if !ffi::grad_enabled() || !graph() || is_recomputed(block.as_ref()) {
+        return block.forward(x, cx);
+    }
+    let rng = random::state();
+    let kind = Autocast::current();
+    let output = {
+        let _no_graph = tch::no_grad_guard();
+        block.forward(x, cx)?
+    };
+    let (block, cx) = (block.clone(), Context { taps: None, ..cx.clone() });
+    ffi::computed_again(x, &output, move |x| {
+        let _rng = Restored(random::state());
+        random::set_state(rng);
+        let _autocast = Autocast::enter(kind)?;
+        block.forward(x, &cx).with_context(&place).context("in backward")
+    })
+}
+
+/// Puts the run's generator back at the end of a scope.
+struct Restored(random::State);
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        random::set_state(self.0);
+    }
+}
