@@ -1,4 +1,4 @@
-//! Losses: NEPA's next-embedding prediction, and cross-entropy.
+//! Losses: NEPA's next-embedding prediction and cross-entropy; and how far embeddings have collapsed.
 
 use crate::error::{Result, ensure};
 use crate::nn::shape_words;
@@ -103,4 +103,77 @@ pub fn cross_entropy(logits: &Tensor, target: &Tensor, options: &CrossEntropyOpt
         loss = loss.f_mul_scalar(1.0 - smoothing)?.f_add(&uniform.f_mul_scalar(smoothing)?)?;
     }
     Ok(loss)
+}
+
+/// How far embeddings have collapsed to one vector.
+pub struct EmbeddingStats {
+    /// √D times the mean, over the D channels, of the standard deviation of the unit-length embeddings over images and
+    /// positions: 1 where they point everywhere alike, 0 where they are all the same.
+    pub target_std: f64,
+    /// exp of the entropy of the normalised singular values of the centred embeddings: how many directions they fill
+    /// (Roy & Vetterli 2007), from 1 to D.
+    pub effective_rank: f64,
+    /// Mean cosine of the embeddings of two different positions of one image, over all pairs: 1 where an image's
+    /// embeddings are all alike.
+    pub target_cosine: f64,
+}
+
+/// Rows of which the effective rank is computed.
+const RANK_ROWS: i64 = 1024;
+
+/// Measures the embeddings `z` [B, N, D] without their first token, which is the class token: one learned vector, the
+/// same in every image. Without gradients.
+pub fn embedding_stats(z: &Tensor) -> Result<EmbeddingStats> {
+    ensure!(
+        z.dim() == 3 && z.size()[0] > 0 && z.size()[1] > 2,
+        "embedding_stats expects embeddings [B, N, D] of a class token and at least 2 patches, found {}",
+        shape_words(z)
+    );
+    tch::no_grad(|| {
+        let (images, patches, width) = (z.size()[0], z.size()[1] - 1, z.size()[2]);
+        let rounding = match z.kind() {
+            Kind::BFloat16 => 2f64.powi(-8),
+            Kind::Half => 2f64.powi(-11),
+            _ => 2f64.powi(-23),
+        };
+        let z = z.f_narrow(1, 1, patches)?.f_to_kind(Kind::Float)?;
+
+        let unit = normalize(&z, 1e-12)?;
+        let spread = unit.f_std_dim([0i64, 1].as_slice(), false, false)?.f_mean(Kind::Double)?;
+        let spread = spread.f_mul_scalar((width as f64).sqrt())?;
+
+        // Over the pairs i ≠ j, Σ uᵢ·uⱼ = ‖Σ uᵢ‖² − Σ ‖uᵢ‖².
+        let of_sum = unit.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?.f_square()?.f_sum(Kind::Double)?;
+        let pairs = of_sum.f_sub(&unit.f_square()?.f_sum(Kind::Double)?)?;
+        let cosine = pairs.f_div_scalar((images * patches * (patches - 1)) as f64)?;
+
+        let rows = z.f_reshape([-1, width])?;
+        let kept = rows.size()[0].min(RANK_ROWS);
+        // Places i · rows / kept: evenly spaced, none twice.
+        let places = Tensor::f_arange(kept, (Kind::Int64, z.device()))?.f_mul_scalar(rows.size()[0])?;
+        let rows = rows.f_index_select(0, &places.f_div_scalar_mode(kept, "floor")?)?;
+        let rank = effective_rank(&rows, rounding)?;
+
+        let all = Vec::<f64>::try_from(&Tensor::f_stack(&[spread, rank, cosine], 0)?)?;
+        Ok(EmbeddingStats { target_std: all[0], effective_rank: all[1], target_cosine: all[2] })
+    })
+}
+
+/// The effective rank of rows [R, D] around their mean, float64 []; `rounding` is the relative error of their values.
+fn effective_rank(rows: &Tensor, rounding: f64) -> Result<Tensor> {
+    // The Gram matrix squares the singular values: float32 would drown those below 1/3000 of the largest in noise.
+    let rows = rows.f_to_kind(Kind::Double)?;
+    let centred = rows.f_sub(&rows.f_mean_dim([0i64].as_slice(), true, Kind::Double)?)?;
+    let turned = centred.f_transpose(0, 1)?;
+    let gram = match centred.size()[0] < centred.size()[1] {
+        true => centred.f_matmul(&turned)?,
+        false => turned.f_matmul(&centred)?,
+    };
+    let values = gram.f_linalg_eigvalsh("L")?.f_clamp_min(0.0)?.f_sqrt()?;
+    // What rounding alone makes of equal vectors is no direction.
+    let floor = rows.f_square()?.f_sum(Kind::Double)?.f_sqrt()?.f_mul_scalar(rounding)?;
+    let values = values.f_mul(&values.f_gt_tensor(&floor)?)?;
+    let share = values.f_div(&values.f_sum(Kind::Double)?.f_clamp_min(f64::MIN_POSITIVE)?)?;
+    let entropy = share.f_special_entr()?.f_sum(Kind::Double)?;
+    Ok(entropy.f_exp()?)
 }

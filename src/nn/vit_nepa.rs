@@ -7,10 +7,10 @@ use super::{
     shape_words,
 };
 use crate::bail_hint;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Result, ensure};
 use serde_json::{Map, Value};
 use std::rc::Rc;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// A caller's own modules in place of the built-in ones.
 #[derive(Default)]
@@ -27,7 +27,7 @@ pub struct Output {
     pub input_embedding: Tensor,
     /// h: the final norm's output, [B, N, D].
     pub last_hidden_state: Tensor,
-    /// The first block's input and each block's raw output, where asked for.
+    /// What the first block sees and each block's raw output, where asked for.
     pub hidden_states: Vec<Tensor>,
     /// Attention probabilities of each block [B, H, N, N], where asked for.
     pub attentions: Vec<Tensor>,
@@ -84,8 +84,15 @@ impl VitNepa {
         &self.generic
     }
 
-    /// The forward pass of `images` [B, C, S, S] with everything it gives.
-    pub fn encode(&self, images: &Tensor, want_hidden_states: bool, want_attentions: bool) -> Result<Output> {
+    /// The forward pass of `images` [B, C, S, S] with everything it gives. The blocks see zeros in place of the
+    /// patches that `input_mask`, bool [B, T], marks; z stays whole.
+    pub fn encode(
+        &self,
+        images: &Tensor,
+        input_mask: Option<&Tensor>,
+        want_hidden_states: bool,
+        want_attentions: bool,
+    ) -> Result<Output> {
         let taps = Rc::new(Taps { want_attentions, ..Default::default() });
         let mut cx = Context {
             grid: self.patch_embeddings.grid(images),
@@ -105,7 +112,11 @@ impl VitNepa {
             }
         }
         let input_embedding = self.class_token.forward(&patches, &cx).context("in embeddings")?;
-        let encoded = self.encoder.forward(&input_embedding, &cx).context("in encoder")?;
+        let seen = match input_mask {
+            Some(mask) => self.class_token.forward(&masked(&patches, mask)?, &cx).context("in embeddings")?,
+            None => input_embedding.shallow_clone(),
+        };
+        let encoded = self.encoder.forward(&seen, &cx).context("in encoder")?;
         let last_hidden_state = self.layernorm.forward(&encoded, &cx)?;
         let logits = self.head.as_ref().map(|head| head.forward(&last_hidden_state, &cx)).transpose()?;
         Ok(Output {
@@ -116,6 +127,19 @@ impl VitNepa {
             logits,
         })
     }
+}
+
+/// Patches [B, T, D] with zeros where the mask [B, T] holds.
+fn masked(patches: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let size = patches.size();
+    ensure!(
+        mask.kind() == Kind::Bool && mask.size() == size[..2],
+        "input_mask: expected [{}, {}] bool, a value for each patch, found {}",
+        size[0],
+        size[1],
+        shape_words(mask)
+    );
+    Ok(patches.f_masked_fill(&mask.f_to_device(patches.device())?.f_unsqueeze(-1)?, 0.0)?)
 }
 
 impl Module for VitNepa {
@@ -144,7 +168,7 @@ impl Module for VitNepa {
 
     /// The logits of a model with a head, else the final norm's output.
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
-        let output = self.encode(x, false, false)?;
+        let output = self.encode(x, None, false, false)?;
         Ok(output.logits.unwrap_or(output.last_hidden_state))
     }
 }

@@ -1,4 +1,4 @@
-//! Losses.
+//! Losses, and measures of collapse.
 
 use crate::functions;
 use crate::loss::{self, CrossEntropyOptions, NextEmbeddingOptions};
@@ -39,6 +39,24 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// The same with options.
         "cross_entropy" (logits: Tensor, target: Tensor, options: Map) -> Tensor {
             ok(loss::cross_entropy(&logits, &target, &read_options("loss::cross_entropy", &options)?)?)
+        }
+        /// How far the embeddings z [B, N, D] have collapsed, in three floats:
+        /// `target_std`, √D × the mean over channels of the standard deviation, over images and positions, of the
+        /// embeddings at unit length: 1 where they point everywhere alike, 0 where all are the same;
+        /// `effective_rank`, exp of the entropy of the normalised singular values of the centred embeddings (Roy &
+        /// Vetterli 2007): how many of the D directions they fill, of at most 1024 evenly spaced rows;
+        /// `target_cosine`, the mean cosine of two different positions of one image: 1 where they are all the same.
+        /// The first token, the class token, counts in none of them. No gradients. Takes about 0.2 s for [8, 257, 768] on
+        /// one core of an AMD EPYC (Zen 3), nearly all for the rank, and 3 ms for [128, 17, 64].
+        ///
+        /// Example: `let collapse = loss::embedding_stats(model.encode(images).input_embedding);`
+        "embedding_stats" (z: Tensor) -> Map {
+            let stats = loss::embedding_stats(&z)?;
+            Ok(Map::from([
+                ("target_std".into(), stats.target_std.into()),
+                ("effective_rank".into(), stats.effective_rank.into()),
+                ("target_cosine".into(), stats.target_cosine.into()),
+            ]))
         }
     }
     group.register(engine);

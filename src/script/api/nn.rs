@@ -17,12 +17,19 @@ use std::rc::Rc;
 options! {
     /// What else a forward pass should give.
     pub struct EncodeOptions {
-        /// The first block's input and each block's raw output.
+        /// What the first block sees and each block's raw output.
         hidden_states: bool = false,
         /// Attention probabilities [B, H, N, N] of each block.
         attentions: bool = false,
+        /// A bool tensor [B, T]: true where the blocks see zeros in place of a patch's embedding. The class token is
+        /// always seen.
+        input_mask: Option<Mask> = None,
     }
 }
+
+/// Holds the place of a tensor among plain options.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Mask;
 
 thread_local! {
     /// The contexts of the script modules whose forward functions are under way.
@@ -326,10 +333,20 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         }
         /// A ViT-NEPA's forward pass of images [B, C, S, S] with what it gives: `input_embedding` z and
         /// `last_hidden_state` h, both [B, N, D], and `logits` [B, num_labels] of a model with a head.
-        "encode" (m: Module, images: Tensor) -> Map { encode(&m, &images, &EncodeOptions::default()) }
-        /// The same, with `hidden_states` or `attentions` (arrays of tensors) where asked for.
+        "encode" (m: Module, images: Tensor) -> Map { encode(&m, &images, None, &EncodeOptions::default()) }
+        /// The same, with `hidden_states` or `attentions` (arrays of tensors) where asked for. With `input_mask` some
+        /// patches are hidden from the blocks, as in the paper's ablation of masking, while `input_embedding`, the
+        /// targets, stays whole. The reference puts a learned mask token in the place of hidden patches, which starts
+        /// at zero, but its pretraining never makes one; here it is zeros throughout.
         "encode" (m: Module, images: Tensor, options: Map) -> Map {
-            encode(&m, &images, &read_options("encode", &options)?)
+            let mut options = options;
+            let mask = options.remove("input_mask").unwrap_or(Dynamic::UNIT);
+            let mask = match mask.read_lock::<Tensor>() {
+                Some(mask) => Some(mask.clone()),
+                None if mask.is_unit() => None,
+                None => bail!("encode: expected a bool tensor [B, T] as input_mask, found {}", found(&mask)),
+            };
+            encode(&m, &images, mask.as_deref(), &read_options("encode", &options)?)
         }
         /// A ViT-NEPA's configuration, with the keys of config.json.
         "get$config" (m: Module) -> Map {
@@ -395,9 +412,9 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
     group.register(engine);
 }
 
-fn encode(m: &Module, images: &Tensor, o: &EncodeOptions) -> Result<Map> {
+fn encode(m: &Module, images: &Tensor, input_mask: Option<&tch::Tensor>, o: &EncodeOptions) -> Result<Map> {
     let model = vit(m, "encode")?;
-    let output = model.vit_nepa().expect("checked").encode(images, o.hidden_states, o.attentions)?;
+    let output = model.vit_nepa().expect("checked").encode(images, input_mask, o.hidden_states, o.attentions)?;
     let array = |list: Vec<tch::Tensor>| -> Dynamic {
         list.into_iter().map(|t| Dynamic::from(Tensor::from(t))).collect::<Array>().into()
     };
