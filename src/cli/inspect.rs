@@ -84,6 +84,9 @@ fn run(path: &Path) -> Result<String> {
             let _ = writeln!(out, "  last: {last}");
         }
     }
+    for checkpoint in run_dir::all_checkpoints(path) {
+        let _ = writeln!(out, "checkpoint: {}", checkpoint.display());
+    }
     for model in models(path) {
         let _ = writeln!(out, "model: {}", model.display());
     }
