@@ -1,10 +1,11 @@
-//! What surrounds a training loop: the run directory, progress, pictures, signals.
+//! What surrounds a training loop: the run directory, progress, pictures, event files, signals.
 
 pub mod contact_sheet;
 pub mod plot;
 pub mod progress;
 pub mod run_dir;
 pub mod signals;
+pub mod tensorboard;
 
 pub use run_dir::{RunDir, RunInfo, RunState};
 
