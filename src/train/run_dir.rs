@@ -4,6 +4,7 @@
 //! run.json        recipe, parameters, seed, device, versions, state
 //! recipe.rhai     the recipe as it was run
 //! metrics.jsonl   one JSON object a line, as the script logs them
+//! events.out.tfevents.nepa    the same numbers for TensorBoard
 //! run.log         the same for people, with all that was said
 //! checkpoints/    LABEL/step-N: where each training loop can go on from
 //! …               models and pictures, where the script puts them
@@ -215,7 +216,7 @@ impl RunDir {
         if state == RunState::Finished {
             self.begin(None)?;
         }
-        tell(self.metrics.flush());
+        tell(self.metrics.end());
         journal::write(&match error {
             Some(error) => format!("---- {}: {error}", state.name()),
             None => format!("---- {}", state.name()),
