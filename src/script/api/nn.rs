@@ -409,6 +409,8 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         "load_state_dict" (m: Module, tensors: Map, options: Map) -> Map {
             load_state_dict(&m, &tensors, &read_options("load_state_dict", &options)?)
         }
+        /// The module in a few words, such as "vit_nepa(224² / 14, 12 x 768, 12 heads)".
+        "describe" (m: Module) -> String { Ok(m.0.describe()) }
         /// The module and its parameters, as text.
         "to_string" (m: Module) -> String { Ok(tree(&m)) }
         /// The same.
