@@ -1,12 +1,18 @@
 //! Models on disk: folders in the reference's Hugging Face layout (`config.json` and
-//! `model.safetensors`), with `provenance.json` beside them.
+//! `model.safetensors`), with `provenance.json` beside them. Weights that `torch.save` wrote are read too.
 
 pub mod config_json;
+<<<<<<< HEAD
 pub mod sealed;
 pub mod snapshot;
+=======
+pub mod pickle;
+>>>>>>> h2
 pub mod tensors;
+pub mod torch_file;
 
 pub use config_json::ConfigFile;
+pub use tensors::TensorFile;
 
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, nearest};
@@ -20,6 +26,8 @@ use tch::Tensor;
 
 /// The weights of a model folder.
 pub const MODEL_FILE: &str = "model.safetensors";
+/// The weights of a model folder that an older Hugging Face wrote; only read.
+pub const TORCH_MODEL_FILE: &str = "pytorch_model.bin";
 /// The configuration of a model folder.
 pub const CONFIG_FILE: &str = "config.json";
 /// Where a model folder's weights came from.
@@ -113,29 +121,44 @@ pub fn fill(module: &dyn Module, source: &[(String, Tensor)], of: &str, strict: 
     Ok(report)
 }
 
-/// The safetensors file meant by `path`: the file itself, or the model of a folder.
+/// The weights of a model folder, where `path` is one.
+pub fn model_file(path: &Path) -> Option<PathBuf> {
+    [MODEL_FILE, TORCH_MODEL_FILE].map(|name| path.join(name)).into_iter().find(|file| file.is_file())
+}
+
+/// The file of tensors meant by `path`: the file itself, or the weights of a folder.
 pub fn tensor_file(path: &Path) -> Result<PathBuf> {
     if path.is_dir() {
-        let file = path.join(MODEL_FILE);
-        if !file.is_file() {
+        let Some(file) = model_file(path) else {
             bail_hint!(
-                "{} has no {MODEL_FILE}", path.display();
+                "{} has no {MODEL_FILE}, and no {TORCH_MODEL_FILE}", path.display();
                 "expected a model folder with {CONFIG_FILE} and {MODEL_FILE}{}", beside(path)
             );
-        }
+        };
         return Ok(file);
     }
     if !path.exists() {
         bail_hint!(
             "{} does not exist", path.display();
-            "expected a model folder or a .safetensors file{}", beside(path)
+            "expected a model folder or a .safetensors, .bin, .pt or .pth file{}", beside(path)
         );
     }
     Ok(path.to_path_buf())
 }
 
+/// The tensors meant by `path`, under the names that a model has for them. Where a file keeps a
+/// `state_dict` among other things, these are its tensors, as the reference's loader has it.
+pub fn weights(path: &Path) -> Result<TensorFile> {
+    let mut file = tensors::read(path)?;
+    let inner = |name: &str| name.strip_prefix("state_dict.").map(str::to_string);
+    if file.tensors.iter().any(|(name, _)| inner(name).is_some()) {
+        file.tensors = file.tensors.into_iter().filter_map(|(name, t)| Some((inner(&name)?, t))).collect();
+    }
+    Ok(file)
+}
+
 /// "; did you mean …?" from the names that lie where `path` was looked for.
-fn beside(path: &Path) -> String {
+pub(crate) fn beside(path: &Path) -> String {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
         return String::new();
     };
@@ -163,7 +186,7 @@ pub fn load(dir: &Path) -> Result<VitNepa> {
     let file = tensor_file(dir)?;
     let config_path = file.with_file_name(CONFIG_FILE);
     let mut config = ConfigFile::read(&config_path)?;
-    let source = tensors::read(&file)?;
+    let source = weights(&file)?;
     let head = source.tensors.iter().find(|(name, _)| name == "classifier.weight");
     let names = config.class_names().map(|n| n.len() as i64);
     config.config.num_labels = match (head, names) {

@@ -1,5 +1,6 @@
-//! Named tensors in safetensors files.
+//! Named tensors in files: safetensors, which is also written, and PyTorch's own, which is only read.
 
+use super::torch_file;
 use crate::bail_hint;
 use crate::error::{Context as _, Result};
 use crate::nn::kind_name;
@@ -7,6 +8,7 @@ use safetensors::tensor::Dtype;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, json};
 use std::collections::{BTreeMap, HashMap};
+<<<<<<< HEAD
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -15,16 +17,48 @@ use tch::{Device, Kind, Tensor};
 pub const PARTIAL: &str = ".partial-";
 
 /// What a safetensors file holds, in the file's order of names.
+=======
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// What a file of tensors holds.
+>>>>>>> h2
 pub struct TensorFile {
     /// The tensors by name, on the CPU, in order of their names.
     pub tensors: Vec<(String, Tensor)>,
-    /// The header's `__metadata__`.
+    /// The `__metadata__` of a safetensors file.
     pub metadata: HashMap<String, String>,
+    /// Names of what else a file of `torch.save` holds, such as step counts; the first few.
+    pub others: Vec<String>,
+    /// How many such values there are.
+    pub others_total: usize,
 }
 
-/// Reads every tensor of a safetensors file, on the CPU.
+impl TensorFile {
+    /// What is left out because it is no tensor, in words; `None` where that is nothing.
+    pub fn left_out(&self) -> Option<String> {
+        let more = if self.others_total > self.others.len() { ", …" } else { "" };
+        let plural = if self.others_total == 1 { "value that is no tensor" } else { "values that are no tensors" };
+        (self.others_total > 0).then(|| format!("{} {plural}: {}{more}", self.others_total, self.others.join(", ")))
+    }
+}
+
+/// Reads every tensor of a safetensors file or a file of `torch.save`, on the CPU.
 pub fn read(path: &Path) -> Result<TensorFile> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let reading = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(reading)?;
+    // SAFETY: only read. Who cuts the file short meanwhile ends the process; checkpoints are replaced
+    // by renaming. Mapped, a file need not be in memory beside its tensors.
+    let bytes = unsafe { memmap2::Mmap::map(&file) }.with_context(reading)?;
+    match torch_file::is_torch(path, &bytes) {
+        true => torch_file::read(path, &bytes),
+        false => read_safetensors(path, &bytes),
+    }
+}
+
+fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<TensorFile> {
     let damaged = |e: SafeTensorError| -> anyhow::Error {
         crate::error::Diagnostic::new(format!(
             "{} is not a whole safetensors file ({} bytes): {}",
@@ -35,8 +69,8 @@ pub fn read(path: &Path) -> Result<TensorFile> {
         .hint("it was cut short or damaged; copy or save it again")
         .into()
     };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
+    let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let mut tensors = Vec::new();
     for (name, view) in file.tensors() {
         let size: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
@@ -49,7 +83,8 @@ pub fn read(path: &Path) -> Result<TensorFile> {
         tensors.push((name.to_string(), Tensor::f_from_data_size(view.data(), &size, kind)?));
     }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(TensorFile { tensors, metadata: header.metadata().clone().unwrap_or_default() })
+    let metadata = header.metadata().clone().unwrap_or_default();
+    Ok(TensorFile { tensors, metadata, others: Vec::new(), others_total: 0 })
 }
 
 fn fault_words(e: &SafeTensorError) -> String {

@@ -14,9 +14,7 @@ use std::path::{Path, PathBuf};
 pub fn inspect(path: &Path) -> Result<()> {
     let text = if path.join(RUN_FILE).is_file() {
         run(path)?
-    } else if path.join(MODEL_FILE).is_file() || path.is_file() {
-        model(path)?
-    } else if path.is_dir() {
+    } else if path.is_dir() && checkpoint::model_file(path).is_none() {
         let found = models(path);
         let inside = match found.is_empty() {
             true => String::new(),
@@ -24,12 +22,10 @@ pub fn inspect(path: &Path) -> Result<()> {
         };
         bail_hint!(
             "{} is neither a model folder ({MODEL_FILE}) nor a run directory ({RUN_FILE})", path.display();
-            "expected one of them or a .safetensors file{inside}"
+            "expected one of them or a .safetensors, .bin, .pt or .pth file{inside}"
         );
     } else {
-        // Says that it does not exist, and what was perhaps meant.
-        checkpoint::tensor_file(path)?;
-        unreachable!("a path that is neither file nor folder does not exist")
+        model(path)?
     };
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
@@ -50,7 +46,7 @@ fn models(path: &Path) -> Vec<PathBuf> {
     children(path)
         .into_iter()
         .flat_map(|d| std::iter::once(d.clone()).chain(children(&d)))
-        .filter(|d| d.join(MODEL_FILE).is_file())
+        .filter(|d| checkpoint::model_file(d).is_some())
         .collect()
 }
 
@@ -84,6 +80,9 @@ fn run(path: &Path) -> Result<String> {
             let _ = writeln!(out, "  last: {last}");
         }
     }
+    for checkpoint in run_dir::all_checkpoints(path) {
+        let _ = writeln!(out, "checkpoint: {}", checkpoint.display());
+    }
     for model in models(path) {
         let _ = writeln!(out, "model: {}", model.display());
     }
@@ -105,6 +104,9 @@ fn model(path: &Path) -> Result<String> {
     metadata.sort();
     for (key, value) in metadata {
         let _ = writeln!(out, "  {key}: {value}");
+    }
+    if let Some(others) = content.left_out() {
+        let _ = writeln!(out, "left out: {others}");
     }
     let config = file.with_file_name(CONFIG_FILE);
     if config.is_file() {

@@ -86,8 +86,9 @@ fn take_over(args: &mut RunArgs) -> Result<()> {
     };
     run_dir::known_run(&dir)?;
     let info = run_dir::read_info(&dir)?;
-    if args.recipe.is_none() {
-        args.recipe = info["recipe"].as_str().map(PathBuf::from);
+    match &args.recipe {
+        Some(recipe) => run_dir::same_recipe(&dir, &info, recipe)?,
+        None => args.recipe = info["recipe"].as_str().map(PathBuf::from),
     }
     let given = |key: &str, args: &RunArgs| args.set.iter().any(|(k, _)| k == key);
     for (key, value) in info["set"].as_object().into_iter().flatten() {

@@ -3,9 +3,12 @@
 //!
 //! A resumed recipe begins at its first line, and logs again what it logged before its checkpoint. Until it has found
 //! that checkpoint its lines are only kept in memory; then the file becomes what the checkpoint says it was.
+//!
+//! The TensorBoard event file beside it holds the same numbers.
 
 use crate::checkpoint::tensors::write_atomic;
 use crate::error::{Context as _, Result};
+use crate::train::tensorboard::{self, EVENTS_FILE, EventFile};
 use serde_json::{Map, Value};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -22,6 +25,8 @@ pub struct Metrics {
     pending: Vec<u8>,
     waits: bool,
     failing: bool,
+    /// `None` where it could not be written: it is made anew when the run goes on or ends.
+    events: Option<EventFile>,
 }
 
 impl Metrics {
@@ -29,7 +34,11 @@ impl Metrics {
     pub fn open(dir: &Path, waits: bool) -> Result<Self> {
         let path = dir.join(METRICS_FILE);
         let file = append_to(&path)?;
-        Ok(Self { path, file, pending: Vec::new(), waits, failing: false })
+        let mut metrics = Self { path, file, pending: Vec::new(), waits, failing: false, events: None };
+        if !waits {
+            metrics.rewrite_events();
+        }
+        Ok(metrics)
     }
 
     /// Appends one line. A disk that cannot take it at the moment loses nothing: it is tried again with the next line.
@@ -38,6 +47,27 @@ impl Metrics {
         let line = serde_json::to_string(values).expect("plain data are JSON");
         self.pending.extend(line.as_bytes());
         self.pending.push(b'\n');
+        if let Some(events) = &mut self.events
+            && events.line(values).is_err()
+        {
+            self.events = None;
+        }
+        self.flush()
+    }
+
+    /// Makes the event file of what was logged. It is a view of the metrics: that it fails loses nothing.
+    fn rewrite_events(&mut self) {
+        let path = self.path.with_file_name(EVENTS_FILE);
+        let lines = self.content().unwrap_or_default();
+        let lines = lines.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        self.events = tensorboard::rewrite(&path, lines).and_then(|()| EventFile::append(&path)).ok();
+    }
+
+    /// Nothing more will be logged.
+    pub fn end(&mut self) -> Option<String> {
+        if self.events.is_none() && !self.waits {
+            self.rewrite_events();
+        }
         self.flush()
     }
 
@@ -84,6 +114,7 @@ impl Metrics {
             self.file = append_to(&self.path)?;
         }
         self.waits = false;
+        self.rewrite_events();
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What surrounds a training loop: the run directory, progress, pictures, signals.
+//! What surrounds a training loop: the run directory, progress, pictures, event files, signals.
 
 pub mod contact_sheet;
 pub mod journal;
@@ -8,6 +8,7 @@ pub mod progress;
 pub mod run_dir;
 pub mod saver;
 pub mod signals;
+pub mod tensorboard;
 
 pub use run_dir::{RunDir, RunInfo, RunState};
 

@@ -4,6 +4,7 @@
 //! run.json        recipe, parameters, seed, device, versions, state
 //! recipe.rhai     the recipe as it was run
 //! metrics.jsonl   one JSON object a line, as the script logs them
+//! events.out.tfevents.nepa    the same numbers for TensorBoard
 //! run.log         the same for people, with all that was said
 //! checkpoints/    LABEL/step-N: where each training loop can go on from
 //! …               models and pictures, where the script puts them
@@ -77,8 +78,8 @@ pub struct RunDir {
     started: String,
     /// When it went on after an end.
     resumed: Vec<String>,
-    /// The parameters that the run had before it went on.
-    earlier: Map<String, Value>,
+    /// `run.json` as it was before the run went on. Its parameters hold until a loop has accepted the new ones.
+    earlier: Option<Value>,
     metrics: Metrics,
     _lock: File,
 }
@@ -132,7 +133,7 @@ impl RunDir {
             info,
             started: super::timestamp(),
             resumed: Vec::new(),
-            earlier: Map::new(),
+            earlier: None,
             metrics,
             _lock: lock,
         };
@@ -141,21 +142,21 @@ impl RunDir {
             run.started = text(&earlier["started"]).unwrap_or_default();
             run.resumed = earlier["resumed"].as_array().into_iter().flatten().filter_map(text).collect();
             run.resumed.push(super::timestamp());
-            run.earlier = earlier["params"].as_object().cloned().unwrap_or_default();
-            if !has_checkpoints {
-                // Nothing to go on from: it begins anew.
-                run.metrics.begin(None)?;
-            }
         }
-        run.write_state(RunState::Running, None)?;
         journal::open(path).with_context(creating)?;
         let how = match (&earlier, has_checkpoints) {
             (None, _) => "begins",
             (Some(_), true) => "goes on",
+            // Nothing to go on from.
             (Some(_), false) => "begins anew: it has no checkpoint yet",
         };
+        run.earlier = earlier.filter(|_| has_checkpoints);
+        if !has_checkpoints {
+            run.metrics.begin(None)?;
+        }
+        run.write_state(RunState::Running, None)?;
         journal::write(&format!("---- the run {how}: {}", run.info.command.join(" ")));
-        if earlier.is_some() {
+        if how != "begins" {
             progress::note_line(&format!("{}: the run in it {how}", path.display()));
         }
         Ok(run)
@@ -171,9 +172,16 @@ impl RunDir {
         tell(self.metrics.log(values));
     }
 
-    /// What was logged, and is still to be written.
-    pub fn metrics(&mut self) -> &mut Metrics {
-        &mut self.metrics
+    /// Everything that was logged.
+    pub fn logged(&self) -> Result<Vec<u8>> {
+        self.metrics.content()
+    }
+
+    /// A loop goes on from a checkpoint that had logged `metrics`, or begins (`None`): with the parameters given now.
+    pub fn begin(&mut self, metrics: Option<&[u8]>) -> Result<()> {
+        self.metrics.begin(metrics)?;
+        self.earlier = None;
+        self.write_state(RunState::Running, None)
     }
 
     /// Records the values of the parameters, which a recipe declares one by one; says where one has changed since the
@@ -183,8 +191,9 @@ impl RunDir {
             if self.info.params.contains_key(name) {
                 continue;
             }
-            if let Some(before) = self.earlier.get(name).filter(|before| *before != value) {
-                progress::note_line(&format!("the parameter {name} was {before} so far, and is {value} from here on"));
+            let before = self.earlier.as_ref().and_then(|earlier| earlier["params"].get(name));
+            if let Some(before) = before.filter(|before| *before != value) {
+                progress::note_line(&format!("parameter {name}: {before} so far, {value} now"));
             }
         }
         self.info.params = params;
@@ -205,9 +214,9 @@ impl RunDir {
     pub fn finish(&mut self, state: RunState, error: Option<&str>) -> Result<()> {
         // A run that never came to a checkpoint of its own has logged to memory so far.
         if state == RunState::Finished {
-            self.metrics.begin(None)?;
+            self.begin(None)?;
         }
-        tell(self.metrics.flush());
+        tell(self.metrics.end());
         journal::write(&match error {
             Some(error) => format!("---- {}: {error}", state.name()),
             None => format!("---- {}", state.name()),
@@ -217,7 +226,7 @@ impl RunDir {
 
     fn write_state(&self, state: RunState, error: Option<&str>) -> Result<()> {
         let ended = (state != RunState::Running).then(super::timestamp);
-        let run = json!({
+        let mut run = json!({
             "state": state.name(),
             "started": self.started,
             "resumed": self.resumed,
@@ -232,6 +241,11 @@ impl RunDir {
             "threads": self.info.threads,
             "versions": versions(),
         });
+        if let Some(earlier) = &self.earlier {
+            for key in ["set", "params", "seed"] {
+                run[key] = earlier[key].clone();
+            }
+        }
         write_atomic(&self.path.join(RUN_FILE), format!("{run:#}\n").as_bytes())
     }
 }
@@ -268,18 +282,24 @@ pub fn known_run(path: &Path) -> Result<()> {
 
 /// Refuses to go on with a run that is another one, or that has ended without a checkpoint.
 fn may_go_on(path: &Path, earlier: &Value, info: &RunInfo, has_checkpoints: bool) -> Result<()> {
-    let recipe = Path::new(earlier["recipe"].as_str().unwrap_or_default());
-    if recipe.file_name() != info.recipe.file_name() {
-        bail_hint!(
-            "{} already holds a run of {} ({}), not of {}",
-            path.display(), recipe.display(), state_words(earlier, false), info.recipe.display();
-            "choose another directory with --out"
-        );
-    }
+    same_recipe(path, earlier, &info.recipe)?;
     if earlier["state"] == "finished" && !has_checkpoints {
         bail_hint!(
             "{} already holds a run (finished), and no checkpoint to go on from", path.display();
             "choose another directory with --out, or remove this one; `nepa inspect {}` shows it", path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Checks that the run in `path`, whose `run.json` is `earlier`, is one of `recipe`.
+pub fn same_recipe(path: &Path, earlier: &Value, recipe: &Path) -> Result<()> {
+    let before = Path::new(earlier["recipe"].as_str().unwrap_or_default());
+    if before.file_name() != recipe.file_name() {
+        bail_hint!(
+            "{} already holds a run of {} ({}), not of {}",
+            path.display(), before.display(), state_words(earlier, false), recipe.display();
+            "choose another directory with --out"
         );
     }
     Ok(())

@@ -196,6 +196,26 @@ impl Running {
         self
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether the command ends by itself before a moment.
+    pub fn ended_before(&mut self, moment: Instant) -> bool {
+        while Instant::now() < moment {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
+    }
+
+    /// Waits for the end of a command that was sent a signal; its exit code, where it came to one.
+    pub fn killed(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
     /// Waits for the end.
     pub fn finish(mut self) -> Said {
         let mut late = false;

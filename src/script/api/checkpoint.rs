@@ -15,7 +15,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     let mut group = Group::namespace(
         reference,
         "checkpoint",
-        "Model folders in the reference's Hugging Face layout (config.json, model.safetensors), and safetensors files.",
+        "Model folders in the reference's Hugging Face layout (config.json, model.safetensors), and files of tensors.",
     );
     group.options::<FillOptions>("checkpoint::load_into");
     group.options::<SaveOptions>("checkpoint::save");
@@ -26,7 +26,8 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             super::run::note_loaded(Path::new(folder.as_str()));
             Ok(Module(Rc::new(model)))
         }
-        /// Puts the tensors of a folder or safetensors file into a module's parameters; all must fit.
+        /// Puts the tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) into a module's
+        /// parameters; all must fit. Of a file with a `state_dict` among other things its tensors are meant.
         "load_into" (m: Module, path: ImmutableString) -> Map { load_into(&m, &path, &FillOptions::default()) }
         /// The same; with `strict: false` what fits is taken. Gives the account: arrays `loaded`,
         /// `missing`, `unexpected` and `mismatched` of names.
@@ -40,7 +41,9 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "save" (m: Module, folder: ImmutableString, options: Map) -> () {
             save(&m, &folder, &read_options("checkpoint::save", &options)?)
         }
-        /// The tensors of a folder or safetensors file by name, on the CPU.
+        /// The tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) by name, on the CPU.
+        /// Nothing in a file of torch.save is run; nested dictionaries give names joined with dots
+        /// (`state_dict.head.weight`), and what is no tensor is left out.
         "tensors" (path: ImmutableString) -> Map {
             let file = checkpoint::tensors::read(&checkpoint::tensor_file(Path::new(path.as_str()))?)?;
             Ok(file.tensors.into_iter().map(|(n, t)| (n.into(), Dynamic::from(Tensor::from(t)))).collect())
@@ -61,7 +64,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
 
 fn load_into(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {
     let file = checkpoint::tensor_file(Path::new(path))?;
-    let source = checkpoint::tensors::read(&file)?;
+    let source = checkpoint::weights(&file)?;
     let report = checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict)?;
     super::run::note_loaded(Path::new(path));
     Ok(report_map(report))

@@ -198,9 +198,15 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             let values = object(&values)?;
             with_session(|s| {
                 s.dir()?.log(&values);
+                // For people: where it stands first, and in the units of the progress line.
                 let phase = values.get("phase").and_then(Value::as_str).map(|p| format!("{p}: ")).unwrap_or_default();
-                let shown = values.iter().filter(|(name, _)| *name != "phase").map(|(k, v)| (k.clone(), v.clone()));
-                journal::write(&format!("{phase}{}", progress::words(&shown.collect())));
+                let (first, rest): (Vec<_>, Vec<_>) = values
+                    .iter()
+                    .filter(|(name, _)| *name != "phase")
+                    .map(|(name, value)| (name.clone(), value.clone()))
+                    .partition(|(name, _)| ["step", "epoch"].contains(&name.as_str()));
+                let shown = first.into_iter().rev().chain(rest).collect();
+                journal::write(&format!("{phase}{}", progress::words(&shown)));
                 Ok(())
             })
         }

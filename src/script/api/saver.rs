@@ -112,7 +112,7 @@ impl SaverParts {
     fn resume(&mut self, settings: &Map, changeable: &Array) -> Result<Dynamic> {
         self.set_settings(settings, changeable)?;
         let Some((step, dir)) = self.saver.newest()? else {
-            with_session(|s| s.run_dir()?.metrics().begin(None))?;
+            with_session(|s| s.run_dir()?.begin(None))?;
             return Ok(Dynamic::UNIT);
         };
         let state = snapshot::read_state(&dir)?;
@@ -137,7 +137,7 @@ impl SaverParts {
         let rng = |name: &str| state["rng"][name].as_u64().unwrap_or(0);
         random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), first_sample: 0 });
         let metrics = snapshot::read_metrics(&dir)?;
-        with_session(|s| s.run_dir()?.metrics().begin(Some(&metrics)))?;
+        with_session(|s| s.run_dir()?.begin(Some(&metrics)))?;
         note_line(&format!("{}: goes on from step {step} ({})", self.label, dir.display()));
         for change in differences(&state["changeable"], &own(&self.changeable)) {
             note_line(&format!("  {change}"));
@@ -161,8 +161,8 @@ impl SaverParts {
                 "saved_at": crate::train::timestamp(),
                 "versions": versions(),
             });
-            let metrics = s.run_dir()?.metrics();
-            Ok((state, metrics.content()?, s.info.source.clone()))
+            let metrics = s.run_dir()?.logged()?;
+            Ok((state, metrics, s.info.source.clone()))
         })?;
         let mut about = provenance();
         state["run"] = Value::Object(about.clone());
@@ -274,9 +274,11 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         }
         /// To be called after the loop: saves where that was not done yet, and waits until everything is on the disk.
         "finish" (saver: Saver, step: i64, state: Map) -> () { saver.0.borrow_mut().finish(step, &state) }
-        /// The newest checkpoint that is whole: its folder, or "" where there is none yet.
+        /// The newest checkpoint that is whole: its folder, or "" where there is none yet. One that is being written is
+        /// waited for.
         "get$last" (saver: Saver) -> String {
-            let saver = saver.0.borrow();
+            let mut saver = saver.0.borrow_mut();
+            saver.saver.poll(true);
             Ok(saver.saver.last().map_or(String::new(), |(_, path): (i64, &Path)| path.display().to_string()))
         }
     }
