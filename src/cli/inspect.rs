@@ -1,7 +1,7 @@
 //! `nepa inspect`
 
 use crate::bail_hint;
-use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, PROVENANCE_FILE};
+use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, PROVENANCE_FILE, sealed, snapshot};
 use crate::error::{Context as _, Result};
 use crate::nn::kind_name;
 use crate::train::metrics::METRICS_FILE;
@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 pub fn inspect(path: &Path) -> Result<()> {
     let text = if path.join(RUN_FILE).is_file() {
         run(path)?
+    } else if path.join(snapshot::STATE_FILE).is_file() {
+        training_checkpoint(path)?
     } else if path.is_dir() && checkpoint::model_file(path).is_none() {
         let found = models(path);
         let inside = match found.is_empty() {
@@ -82,6 +84,30 @@ fn run(path: &Path) -> Result<String> {
     }
     for checkpoint in run_dir::all_checkpoints(path) {
         let _ = writeln!(out, "checkpoint: {}", checkpoint.display());
+    }
+    for model in models(path) {
+        let _ = writeln!(out, "model: {}", model.display());
+    }
+    Ok(out)
+}
+
+/// A checkpoint of a training loop: whether it is whole, where the loop stands, what it depends on.
+fn training_checkpoint(path: &Path) -> Result<String> {
+    sealed::verify(path)?;
+    let state = snapshot::read_state(path)?;
+    let mut out = format!("checkpoint {}, whole (every checksum is right)\n", path.display());
+    let mut head = Value::Object(Default::default());
+    for key in ["label", "step", "saved_at", "device", "threads", "versions"] {
+        head[key] = state[key].clone();
+    }
+    // Counters; the history of losses is long.
+    for (key, value) in state["loop"].as_object().into_iter().flatten().filter(|(_, v)| !v.is_array()) {
+        head[key] = value.clone();
+    }
+    lines(&head, &mut out);
+    for (title, key) in [("settings that may not change", "fixed"), ("settings that may", "changeable"), ("run", "run")] {
+        let _ = writeln!(out, "{title}:");
+        lines(&state[key], &mut out);
     }
     for model in models(path) {
         let _ = writeln!(out, "model: {}", model.display());

@@ -46,7 +46,7 @@ enum Command {
     Api(ApiArgs),
     /// Shows what a folder of images holds: layout, classes, sizes, broken files, transformed samples, images/s.
     Data(DataArgs),
-    /// Shows a checkpoint (tensors, configuration, provenance) or a run directory.
+    /// Shows a model (tensors, configuration, provenance), a checkpoint of a run, or a run directory.
     Inspect(InspectArgs),
     /// Draws the curves of one or several runs: loss, learning rate, gradients, collapse, throughput, accuracy.
     Plot(plot::PlotArgs),
@@ -138,7 +138,8 @@ struct DataArgs {
 
 #[derive(Args)]
 struct InspectArgs {
-    /// A model folder, a file of tensors (.safetensors; .bin, .pt, .pth of torch.save) or a run directory.
+    /// A model folder, a file of tensors (.safetensors; .bin, .pt, .pth of torch.save), a run directory, or one of its
+    /// checkpoints.
     path: PathBuf,
 }
 

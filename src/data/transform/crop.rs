@@ -86,6 +86,11 @@ pub struct RandomErasing {
 }
 
 impl RandomErasing {
+    /// The transform with its options, in words.
+    pub fn describe(&self) -> String {
+        format!("random_erasing({})", serde_json::to_string(&self.options).expect("options are plain data"))
+    }
+
     /// Checks the options.
     pub fn new(options: &RandomErasingOptions) -> Result<Self> {
         const OF: &str = "transform::random_erasing";

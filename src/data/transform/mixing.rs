@@ -67,6 +67,11 @@ pub struct Mixing {
 }
 
 impl Mixing {
+    /// The transform with its options, in words.
+    pub fn describe(&self) -> String {
+        format!("mixup({})", serde_json::to_string(&self.options).expect("options are plain data"))
+    }
+
     /// Checks the options.
     pub fn new(options: &MixingOptions) -> Result<Self> {
         const OF: &str = "transform::mixup";

@@ -57,8 +57,8 @@ impl Step {
         match self {
             Step::Image(transform) => transform.describe(),
             Step::Batch(BatchStep::Normalize(n)) => format!("normalize({:?}, {:?})", n.mean, n.std),
-            Step::Batch(BatchStep::Erase(_)) => "random_erasing".into(),
-            Step::Batch(BatchStep::Mix(_)) => "mixup".into(),
+            Step::Batch(BatchStep::Erase(erasing)) => erasing.describe(),
+            Step::Batch(BatchStep::Mix(mixing)) => mixing.describe(),
             Step::Batch(BatchStep::Call(_)) => "a function".into(),
         }
     }
