@@ -117,7 +117,7 @@ impl<'a> Machine<'a> {
     }
 
     fn set_items(&mut self, items: &[Value]) -> Result<()> {
-        ensure!(items.len() % 2 == 0, "a dictionary with a key that has no value");
+        ensure!(items.len().is_multiple_of(2), "a dictionary with a key that has no value");
         match self.container()? {
             Node::Dict(pairs) => pairs.extend(items.chunks_exact(2).map(|p| (p[0], p[1]))),
             Node::Sequence(_) => bail!("it sets a key of a list"),

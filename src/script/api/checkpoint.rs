@@ -43,9 +43,12 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         }
         /// The tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) by name, on the CPU.
         /// Nothing in a file of torch.save is run; nested dictionaries give names joined with dots
-        /// (`state_dict.head.weight`), and what is no tensor is left out.
+        /// (`state_dict.head.weight`), and what is no tensor is left out, with a note.
         "tensors" (path: ImmutableString) -> Map {
             let file = checkpoint::tensors::read(&checkpoint::tensor_file(Path::new(path.as_str()))?)?;
+            if let Some(others) = file.left_out() {
+                eprintln!("note: {path}: left out are {others}");
+            }
             Ok(file.tensors.into_iter().map(|(n, t)| (n.into(), Dynamic::from(Tensor::from(t)))).collect())
         }
         /// Writes tensors by name to a safetensors file.
