@@ -41,14 +41,7 @@ fn products_are_bfloat16_and_what_the_reference_keeps_in_float32_is_float32() {
         }}
         "#
     )));
-    let one = [
-        "bfloat16 float32",
-        "float32 float32 float32",
-        "bfloat16",
-        "float32",
-        "float32",
-        "true",
-    ];
+    let one = ["bfloat16 float32", "float32 float32 float32", "bfloat16", "float32", "float32", "true"];
     assert_eq!(said.succeeds().stdout.lines().collect::<Vec<_>>(), [one, one].concat());
 }
 
@@ -78,8 +71,9 @@ fn parameters_gradients_and_averages_stay_float32() {
 
 #[test]
 fn forward_and_gradients_are_near_those_of_float32() {
-    // A bfloat16 has 8 bits: each rounding is off by up to 0.4 %, and some twenty follow each other on the way
-    // through these models of two to four blocks and back.
+    // A bfloat16 has 8 bits: each rounding is off by up to 0.4 % and 0.2 % on average, with either sign. Some ten follow
+    // each other on the way through a model of three blocks, and twice as many on the way back. The loss is a mean of
+    // many cosines, in which they cancel.
     for name in ["gelu-affine", "gelu-plain-qknorm", "swiglu", "no-layerscale-no-qknorm"] {
         let said = run(&script(&format!(
             r#"
@@ -104,22 +98,20 @@ fn forward_and_gradients_are_near_those_of_float32() {
                 let of = (norm.call(full[name] - narrow[name]) / (norm.call(full[name]) + 1e-30)).item();
                 if of > worst {{ worst = of; }}
             }} }}
-            print([difference.call(full.h, narrow.h), difference.call(full.loss, narrow.loss), worst]);
+            print([difference.call(full.h, narrow.h), (full.loss - narrow.loss).abs().item(), worst]);
             "#,
             golden(name),
             golden(name)
         )));
         let found = &said.numbers()[0];
-        eprintln!("{name}: {found:?}");
         assert!(found[0] > 1e-5, "{name} was computed in bfloat16: {found:?}");
-        assert!(found[0] < 0.02 && found[1] < 0.02 && found[2] < 0.05, "{name}: {found:?}");
+        assert!(found[0] < 0.01 && found[1] < 0.002 && found[2] < 0.05, "{name}: {found:?}");
     }
 }
 
 #[test]
 fn autocast_ends_with_its_scope_also_by_an_error() {
-    let said = run(
-        r#"
+    let said = run(r#"
         let x = ones([2, 2]);
         let now = || x.matmul(x).dtype;
         print(now.call());
@@ -129,8 +121,7 @@ fn autocast_ends_with_its_scope_also_by_an_error() {
         print(now.call());
         try { autocast("bfloat16", || x.matmul(ones([3]))); } catch (e) { print("caught"); }
         print(now.call());
-        "#,
-    );
+        "#);
     let lines: Vec<&str> = said.succeeds().stdout.lines().collect();
     assert_eq!(lines, ["float32", "float32 bfloat16", "float32", "no", "float32", "caught", "float32"]);
 }
@@ -144,8 +135,7 @@ fn an_unknown_dtype_is_told() {
 
 #[test]
 fn weights_are_cast_anew_after_a_step_and_after_no_grad() {
-    let said = run(
-        r#"
+    let said = run(r#"
         let m = nn::linear(4, 4);
         let opt = optim::adamw(m, #{});
         let x = ones([1, 4]);
@@ -157,8 +147,7 @@ fn weights_are_cast_anew_after_a_step_and_after_no_grad() {
             opt.step(1.0);
             print((m.forward(x) - before).abs().max().item() > 1.0);
         });
-        "#,
-    );
+        "#);
     assert_eq!(said.values(), [true, true]);
 }
 
@@ -183,14 +172,12 @@ fn backward_gives_the_same_inside_autocast_and_outside() {
 
 #[test]
 fn tf32_can_be_allowed_and_does_nothing_on_a_cpu() {
-    let said = run(
-        r#"
+    let said = run(r#"
         let a = randn([64, 64]);
         let before = a.matmul(a);
         allow_tf32(true); print(a.matmul(a).equal(before));
         allow_tf32(false); print(a.matmul(a).equal(before));
-        "#,
-    );
+        "#);
     assert_eq!(said.values(), [true, true]);
 }
 
@@ -201,10 +188,10 @@ fn the_loss_falls_as_in_float32() {
         let images = data::open("{}", "train");
         let curve = |dtype| {{
             seed(1);
-            let model = nn::vit_nepa(#{{ image_size: 28, patch_size: 4, num_channels: 1, hidden_size: 64,
-                num_hidden_layers: 3, num_attention_heads: 4, pos_embed_rescale: 2.0 }});
+            let model = nn::vit_nepa(#{{ image_size: 28, patch_size: 7, num_channels: 1, hidden_size: 64,
+                num_hidden_layers: 2, num_attention_heads: 4, pos_embed_rescale: 2.0 }});
             let opt = optim::adamw(model, #{{}});
-            let loader = data::loader(images, [transform::normalize(0.5, 0.5)], #{{ batch: 32, shuffle: true, seed: 1, drop_last: true }});
+            let loader = data::loader(images, [transform::normalize(0.5, 0.5)], #{{ batch: 16, shuffle: true, seed: 1, drop_last: true }});
             let losses = [];
             for batch in loader.epoch(0) {{
                 let l = autocast(dtype, || {{
@@ -213,7 +200,7 @@ fn the_loss_falls_as_in_float32() {
                 }});
                 l.backward();
                 optim::clip_grad_norm(model, 1.0);
-                opt.step(1e-3);
+                opt.step(5e-4);
                 losses.push(l.item());
                 if losses.len() == 200 {{ break; }}
             }}
@@ -231,7 +218,6 @@ fn the_loss_falls_as_in_float32() {
     // One step's loss is a mean over a batch; the mean of ten says where the curve is.
     for (i, (a, b)) in full.chunks(10).zip(narrow.chunks(10)).enumerate() {
         let [a, b] = [a, b].map(|c| c.iter().sum::<f64>() / 10.0);
-        eprintln!("steps {}..: {a:.4} {b:.4}", i * 10);
         assert!((a - b).abs() < 0.01 * a.abs(), "steps {}..: {a} and {b}", i * 10);
     }
 }

@@ -2,12 +2,9 @@
 //! `model.safetensors`), with `provenance.json` beside them. Weights that `torch.save` wrote are read too.
 
 pub mod config_json;
-<<<<<<< HEAD
+pub mod pickle;
 pub mod sealed;
 pub mod snapshot;
-=======
-pub mod pickle;
->>>>>>> h2
 pub mod tensors;
 pub mod torch_file;
 

@@ -8,7 +8,7 @@ use safetensors::tensor::Dtype;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, json};
 use std::collections::{BTreeMap, HashMap};
-<<<<<<< HEAD
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -16,15 +16,7 @@ use tch::{Device, Kind, Tensor};
 /// How the names of unfinished files and folders begin; what a killed process leaves of them may be removed.
 pub const PARTIAL: &str = ".partial-";
 
-/// What a safetensors file holds, in the file's order of names.
-=======
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
-use tch::{Device, Kind, Tensor};
-
 /// What a file of tensors holds.
->>>>>>> h2
 pub struct TensorFile {
     /// The tensors by name, on the CPU, in order of their names.
     pub tensors: Vec<(String, Tensor)>,

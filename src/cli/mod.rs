@@ -12,6 +12,7 @@ mod api;
 mod check;
 mod data;
 mod inspect;
+mod plot;
 mod run;
 
 use crate::script::{Host, Sources, error::Report};
@@ -47,6 +48,8 @@ enum Command {
     Data(DataArgs),
     /// Shows a checkpoint (tensors, configuration, provenance) or a run directory.
     Inspect(InspectArgs),
+    /// Draws the curves of one or several runs: loss, learning rate, gradients, collapse, throughput, accuracy.
+    Plot(plot::PlotArgs),
 }
 
 #[derive(Args)]
@@ -135,7 +138,7 @@ struct DataArgs {
 
 #[derive(Args)]
 struct InspectArgs {
-    /// A model folder, a .safetensors file or a run directory.
+    /// A model folder, a file of tensors (.safetensors; .bin, .pt, .pth of torch.save) or a run directory.
     path: PathBuf,
 }
 
@@ -185,6 +188,7 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Api(args) => api::api(&args, &host(Interrupt::default())),
         Command::Data(args) => return data::data(&args, &host(Interrupt::default())),
         Command::Inspect(args) => inspect::inspect(&args.path),
+        Command::Plot(args) => plot::plot(&args),
     };
     match result {
         Ok(()) => 0,

@@ -1,6 +1,6 @@
 //! Rows of labelled pictures as one PNG file.
 
-use super::plot::{PlotOptions, draw_to, wrap};
+use super::plot::{PlotOptions, draw_to, shorten, wrap};
 use crate::error::{Result, ensure};
 use image::{Rgb, RgbImage, imageops};
 use plotters::prelude::*;
@@ -80,19 +80,4 @@ pub fn draw(path: &Path, title: &[String], headings: &[String], rows: &[Row], ti
 
 fn style(size: f64) -> TextStyle<'static> {
     TextStyle::from(("sans-serif", size).into_font()).pos(Pos::new(HPos::Left, VPos::Center))
-}
-
-/// The text, or as much of its beginning as fits, with an ellipsis.
-fn shorten(text: &str, fits: impl Fn(&str) -> Result<bool>) -> Result<String> {
-    if fits(text)? {
-        return Ok(text.to_string());
-    }
-    let mut letters: Vec<char> = text.chars().collect();
-    while letters.pop().is_some() {
-        let short = format!("{}…", letters.iter().collect::<String>().trim_end());
-        if fits(&short)? {
-            return Ok(short);
-        }
-    }
-    Ok(String::new())
 }

@@ -66,6 +66,11 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// Whether float32 matrix products and convolutions on CUDA may round their inputs to TF32 (10 bits of
         /// mantissa, several times faster); off at the start of a run. Without effect on a CPU.
         "allow_tf32" (allow: bool) -> () { ffi::allow_tf32(allow) }
+        /// Floating-point operations a second that plain matrix products of `dtype` ("float32", "bfloat16") reach on the
+        /// run's device, measured for about a second: the yardstick for a model's own rate.
+        ///
+        /// Example: `let share = flops_per_second / matmul_rate("bfloat16");`
+        "matmul_rate" (dtype: ImmutableString) -> f64 { crate::device::matmul_rate(precision("matmul_rate", &dtype)?) }
         /// The device of the run: "cpu", "cuda:0", … Parameters and batches live there.
         "device" () -> String { Ok(crate::device::name(crate::device::current())) }
         /// The seed of the run's generator, from which initial weights, drop path, position

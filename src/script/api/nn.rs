@@ -2,10 +2,11 @@
 
 use crate::bail_hint;
 use crate::checkpoint::{self, FillOptions};
-use crate::error::{Result, bail, did_you_mean};
+use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::functions;
-use crate::nn::{self, Context, Parts, shape_words};
+use crate::nn::{self, Context, CostOptions, Parts, shape_words};
 use crate::options;
+use crate::script::api::core::precision;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Module, Tensor, call, found, from_json, module, modules, number, ok, read_options};
@@ -322,6 +323,7 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         "Anything with parameters and a forward function. New modules are in training mode.",
     );
     group.options::<EncodeOptions>("Module.encode");
+    group.options::<CostOptions>("Module.cost");
     group.options::<FillOptions>("Module.load_state_dict");
     functions! { group;
         /// Applies the module.
@@ -364,6 +366,15 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         }
         /// The number of scalars in all parameters.
         "num_parameters" (m: Module) -> i64 { Ok(nn::num_parameters(m.0.as_ref())) }
+        /// What it costs to train a ViT-NEPA on the run's device, counted from its configuration. A map: `parameters`;
+        /// `tokens` of an image; `flops_per_image`, the floating-point operations of one image's forward pass
+        /// (its matrix products, attention counted as if it were not causal); `flops_per_step` of a training step (three
+        /// times as many for each image, and the blocks' once more where they are computed again);
+        /// `memory`, in bytes: `weights`, `gradients`, `optimizer` (AdamW), `ema`, `activations` (what forward keeps for
+        /// backward) and `total`, without what an operation needs while it runs.
+        ///
+        /// Example: `let flops = model.cost(#{ batch: 256, dtype: "bfloat16" }).flops_per_step;`
+        "cost" (m: Module, options: Map) -> Map { cost(&m, &read_options("cost", &options)?) }
         /// Whether the module is in training mode: whether any part of it is that behaves differently.
         "get$training" (m: Module) -> bool { Ok(nn::is_training(m.0.as_ref())) }
         /// Training mode (true: drop path and position augmentation are on) or evaluation mode (false:
@@ -398,6 +409,8 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         "load_state_dict" (m: Module, tensors: Map, options: Map) -> Map {
             load_state_dict(&m, &tensors, &read_options("load_state_dict", &options)?)
         }
+        /// The module in a few words, such as "vit_nepa(224² / 14, 12 x 768, 12 heads)".
+        "describe" (m: Module) -> String { Ok(m.0.describe()) }
         /// The module and its parameters, as text.
         "to_string" (m: Module) -> String { Ok(tree(&m)) }
         /// The same.
@@ -410,6 +423,25 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         "to_string" (rotary: Rotary) -> String { Ok(rotary.0.describe()) }
     }
     group.register(engine);
+}
+
+fn cost(m: &Module, o: &CostOptions) -> Result<Map> {
+    let model = vit(m, "cost")?;
+    let config = model.vit_nepa().expect("checked").config();
+    ensure!(o.batch > 0, "cost: batch must be positive, found {}", o.batch);
+    let narrow = precision("cost", &o.dtype)? == tch::Kind::BFloat16;
+    let (counted, there) = (config.parameters(), nn::num_parameters(model.as_ref()));
+    if counted != there {
+        bail_hint!(
+            "cost: this model has {there} parameters, but its configuration makes {counted}";
+            "only models of the built-in parts can be counted"
+        );
+    }
+    let on_cuda = matches!(crate::device::current(), tch::Device::Cuda(_));
+    match from_json(&serde_json::to_value(config.cost(narrow, o, on_cuda))?).try_cast::<Map>() {
+        Some(map) => Ok(map),
+        None => unreachable!("a cost is a map"),
+    }
 }
 
 fn encode(m: &Module, images: &Tensor, input_mask: Option<&tch::Tensor>, o: &EncodeOptions) -> Result<Map> {

@@ -25,24 +25,25 @@ options! {
 }
 
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    let mut group = Group::namespace(reference, "plot", "Pictures as PNG files.");
+    let mut group =
+        Group::namespace(reference, "plot", "Pictures as PNG files; curves and bars as SVG too, by the file's name.");
     group.options::<PlotOptions>("plot::lines");
     group.options::<PlotOptions>("plot::bars");
     group.options::<ImagesOptions>("plot::images");
     functions! { group;
-        /// Curves over a common axis: a map from names to arrays of [x, y].
+        /// Curves over a common axis: a map from names to arrays of [x, y]. A .png or .svg file.
         ///
         /// Example: `plot::lines(run::path("loss.png"), #{ loss: [[0, 2.3], [1, 1.9]] }, #{ x: "step" });`
         "lines" (path: ImmutableString, series: Map, options: Map) -> () {
             let series: Vec<Series> = series.iter().map(|(name, points)| curve(name, points)).collect::<Result<_>>()?;
             plot::lines(Path::new(path.as_str()), &series, &read_options("plot::lines", &options)?)
         }
-        /// Bars with error bars: an array of [name, value, deviation].
+        /// Bars with error bars: an array of [name, value, deviation]. A .png or .svg file.
         "bars" (path: ImmutableString, bars: Array, options: Map) -> () {
             let bars: Vec<Bar> = bars.iter().map(bar).collect::<Result<_>>()?;
             plot::bars(Path::new(path.as_str()), &bars, &read_options("plot::bars", &options)?)
         }
-        /// A grid of images [B, 1 or 3, H, W], uint8 or float.
+        /// A grid of images [B, 1 or 3, H, W], uint8 or float. A .png file.
         "images" (path: ImmutableString, batch: Tensor, options: Map) -> () {
             let o: ImagesOptions = read_options("plot::images", &options)?;
             plot::images(Path::new(path.as_str()), &batch, o.columns, o.zoom, (o.low, o.high))

@@ -1,0 +1,89 @@
+//! What the calls of a pickle stand for: storages, and tensors that are views of them.
+
+use super::globals::Global;
+use super::machine::Machine;
+use super::{MAX_NAME, Node, Storage, StoredTensor, Value};
+use crate::error::{Result, bail, ensure};
+
+impl Machine<'_> {
+    /// REDUCE: what a call of a known name with a tuple of arguments would give.
+    pub(super) fn call(&mut self) -> Result<()> {
+        let args = self.pop()?;
+        let Value::Global(function) = self.pop()? else { bail!("it calls something that is no function") };
+        match (function, self.sequence(args)?) {
+            (Global::OrderedDict, []) => self.node(Node::Dict(Vec::new())),
+            (Global::Tensor, args) => {
+                let tensor = self.tensor(args)?;
+                self.tensors.push(tensor);
+                self.stack.push(Value::Tensor(self.tensors.len() - 1));
+            }
+            (Global::Parameter, [tensor @ Value::Tensor(_), ..]) => self.stack.push(*tensor),
+            (Global::Size, [size @ Value::Node(_)]) => self.stack.push(*size),
+            (Global::Opaque, _) => self.stack.push(Value::Opaque),
+            (_, args) => bail!("a call with {} arguments of a name that does not take them", args.len()),
+        }
+        Ok(())
+    }
+
+    /// A persistent id: ("storage", torch.FloatStorage, key, device, how many values).
+    pub(super) fn storage(&mut self) -> Result<()> {
+        let args = self.pop()?;
+        let &[word, Value::Global(Global::Storage(kind)), key, _, Value::Int(len)] = self.sequence(args)? else {
+            bail!("a reference to something else than a storage of values");
+        };
+        ensure!(self.str_of(word) == Some("storage"), "a reference to something else than a storage of values");
+        let Some(key) = self.str_of(key).filter(|key| key.len() <= MAX_NAME) else { bail!("a storage without a name") };
+        ensure!(len >= 0, "a storage of {len} values");
+        self.storages.push(Storage { key: key.to_string(), kind, len });
+        self.stack.push(Value::Storage(self.storages.len() - 1));
+        Ok(())
+    }
+
+    /// The arguments of `_rebuild_tensor_v2`: storage, offset, size, stride, and what training needs.
+    fn tensor(&self, args: &[Value]) -> Result<StoredTensor> {
+        let [Value::Storage(storage), Value::Int(offset), size, stride, rest @ ..] = args else {
+            bail!("a tensor that is not described by storage, offset, size and strides");
+        };
+        if let Some(Value::Node(flags)) = rest.get(2)
+            && !matches!(&self.nodes[*flags], Node::Dict(pairs) if pairs.is_empty())
+        {
+            bail!("a tensor that is a conjugated or negated view, which is not read");
+        }
+        let storage = &self.storages[*storage];
+        let ints = |value: &Value| -> Result<Vec<i64>> {
+            let int = |v: &Value| match v {
+                Value::Int(i) if *i >= 0 => Ok(*i),
+                _ => bail!("a tensor with a size or stride that is no number from 0"),
+            };
+            let values = self.sequence(*value)?;
+            ensure!(values.len() <= 64, "a tensor of {} dimensions", values.len());
+            values.iter().map(int).collect()
+        };
+        let (size, stride) = (ints(size)?, ints(stride)?);
+        check_view(storage.len, *offset, &size, &stride)?;
+        let Storage { key, kind, len } = storage;
+        Ok(StoredTensor { storage: key.clone(), kind: *kind, storage_len: *len, offset: *offset, size, stride })
+    }
+}
+
+/// Whether a view lies inside its storage.
+fn check_view(len: i64, offset: i64, size: &[i64], stride: &[i64]) -> Result<()> {
+    /// Values that a tensor may repeat beyond those that its storage has, as `expand` does.
+    const REPEATED: i64 = 1 << 28;
+    ensure!(size.len() == stride.len(), "a tensor of {} dimensions with {} strides", size.len(), stride.len());
+    let count = match size.contains(&0) {
+        true => Some(0),
+        false => size.iter().try_fold(1i64, |n, s| n.checked_mul(*s)),
+    };
+    let reach = size.iter().zip(stride).try_fold(offset, |at, (n, s)| at.checked_add((n - 1).max(0).checked_mul(*s)?));
+    let fits = match (count, reach) {
+        (Some(0), Some(_)) => (0..=len).contains(&offset),
+        (Some(count), Some(reach)) => offset >= 0 && reach < len && (count <= len || count <= REPEATED),
+        _ => false,
+    };
+    ensure!(
+        fits,
+        "a tensor {size:?} with strides {stride:?} from {offset}, which its storage of {len} values does not hold"
+    );
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! The names of Python that a pickle may mention.
+
+use crate::bail_hint;
+use crate::error::Result;
+use tch::Kind;
+
+/// What is known by name.
+#[derive(Clone, Copy)]
+pub(super) enum Global {
+    OrderedDict,
+    Tensor,
+    Parameter,
+    Size,
+    Storage(Kind),
+    /// A call gives an object that no tensor needs.
+    Opaque,
+}
+
+/// What a name stands for; an error for one that is not read.
+pub(super) fn global(module: &str, name: &str) -> Result<Global> {
+    let refused = "only tensors, numbers, text, dictionaries and lists are read, and no code is run; in Python, save \
+                   the weights alone: torch.save(model.state_dict(), path)";
+    Ok(match (module, name) {
+        ("collections", "OrderedDict") => Global::OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => Global::Tensor,
+        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Global::Parameter,
+        ("torch", "Size") => Global::Size,
+        ("torch", "device") | ("_codecs", "encode") | ("builtins" | "__builtin__", "set" | "frozenset") => {
+            Global::Opaque
+        }
+        ("torch", storage) if storage.ends_with("Storage") => match storage_kind(storage) {
+            Some(kind) => Global::Storage(kind),
+            None => bail_hint!(
+                "it holds a torch.{storage}, of a dtype that is not supported";
+                "save its tensors as float32, bfloat16, float16 or an integer type"
+            ),
+        },
+        ("torch._utils", "_rebuild_tensor_v3") => bail_hint!(
+            "it holds a tensor of a dtype that is not supported, such as float8 or uint16";
+            "save its tensors as float32, bfloat16, float16 or an integer type"
+        ),
+        ("torch", dtype) if is_dtype(dtype) => Global::Opaque,
+        _ => {
+            // Of damaged files it may be anything.
+            let name: String = format!("{module}.{name}").escape_debug().take(100).collect();
+            bail_hint!("it holds {name}, which is not read"; "{refused}")
+        }
+    })
+}
+
+fn storage_kind(name: &str) -> Option<Kind> {
+    Some(match name.strip_suffix("Storage")? {
+        "Double" => Kind::Double,
+        "Float" => Kind::Float,
+        "Half" => Kind::Half,
+        "BFloat16" => Kind::BFloat16,
+        "Long" => Kind::Int64,
+        "Int" => Kind::Int,
+        "Short" => Kind::Int16,
+        "Char" => Kind::Int8,
+        "Byte" => Kind::Uint8,
+        "Bool" => Kind::Bool,
+        _ => return None,
+    })
+}
+
+/// `torch.float32` and the like, which configurations beside the weights name.
+fn is_dtype(name: &str) -> bool {
+    let bits = ["bfloat", "float", "uint", "int", "complex"].iter().find_map(|kind| name.strip_prefix(kind));
+    name == "bool" || bits.is_some_and(|bits| bits.starts_with(|c: char| c.is_ascii_digit()))
+}

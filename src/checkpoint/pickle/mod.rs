@@ -1,0 +1,77 @@
+//! The pickle inside a file of `torch.save`, read without running anything.
+//!
+//! A pickle is a program for a stack machine that may call any function of Python by its name. This
+//! machine knows what tensors need (dictionaries, lists, numbers, text, and a handful of PyTorch's
+//! names, none of which it calls), and refuses everything else by name. Containers live in one list
+//! and are referred to by their place in it: no depth of nesting and no cycle can exhaust the stack.
+
+mod call;
+mod globals;
+mod machine;
+mod walk;
+
+use crate::error::Result;
+use globals::Global;
+use machine::Machine;
+use tch::Kind;
+
+/// A tensor as the pickle describes it: a view of a storage that lies beside the pickle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredTensor {
+    /// Name of the storage's record.
+    pub storage: String,
+    /// Type of its values.
+    pub kind: Kind,
+    /// How many values the storage holds.
+    pub storage_len: i64,
+    /// Where the view begins, in values.
+    pub offset: i64,
+    /// The view's shape.
+    pub size: Vec<i64>,
+    /// Values between neighbours along each dimension.
+    pub stride: Vec<i64>,
+}
+
+/// What a pickle holds.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// Tensors by name; those of nested dictionaries and lists have names joined with dots.
+    pub tensors: Vec<(String, StoredTensor)>,
+    /// Names of values that are no tensors, the first few of them.
+    pub others: Vec<String>,
+    /// How many such values there are.
+    pub others_total: usize,
+}
+
+/// Letters of a name.
+const MAX_NAME: usize = 1024;
+
+#[derive(Clone, Copy)]
+enum Value {
+    /// A number, text or object that no tensor needs.
+    Opaque,
+    Int(i64),
+    /// Place and length in the pickle.
+    Text(usize, usize),
+    Global(Global),
+    Node(usize),
+    Storage(usize),
+    Tensor(usize),
+}
+
+enum Node {
+    Sequence(Vec<Value>),
+    Dict(Vec<(Value, Value)>),
+}
+
+struct Storage {
+    key: String,
+    kind: Kind,
+    len: i64,
+}
+
+/// Reads a pickle.
+pub fn read(bytes: &[u8]) -> Result<Content> {
+    let (machine, root) = Machine::run(bytes)?;
+    walk::content(&machine, root)
+}

@@ -1,0 +1,102 @@
+//! Runs as `nepa plot` finds them: name, state, lines of metrics.
+
+use crate::bail_hint;
+use crate::checkpoint::beside;
+use crate::error::{Context as _, Result};
+use crate::train::run_dir::{self, METRICS_FILE, RUN_FILE};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// A run and what it logged.
+pub struct Run {
+    /// How it was named on the command line.
+    pub given: String,
+    /// The folder of its metrics.
+    pub dir: PathBuf,
+    /// The folder's name, which tells runs apart where they have different ones.
+    pub name: String,
+    /// How it stands, where that is known.
+    pub state: Option<String>,
+    /// Its lines, parsed.
+    pub lines: Vec<Map<String, Value>>,
+    /// Whether the last line was torn, as a killed run leaves it.
+    pub torn: bool,
+}
+
+/// Reads a run directory or a file of metrics.
+pub fn run(path: &Path) -> Result<Run> {
+    let file = metrics_file(path)?;
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let (lines, torn) = lines(&file, &text)?;
+    if lines.is_empty() {
+        bail_hint!(
+            "{} holds no metrics{}", file.display(), if torn { " but a line that was cut short" } else { "" };
+            "a recipe writes them with run::log; the standard library does so every `log_every` steps"
+        );
+    }
+    let dir = file.parent().map_or(PathBuf::from("."), Path::to_path_buf);
+    let state = match dir.join(RUN_FILE).is_file() {
+        true => Some(run_dir::state_words(&run_dir::read_info(&dir)?, run_dir::is_in_use(&dir))),
+        false => None,
+    };
+    // "." and "runs/x/.." are named as what they are.
+    let named = dir.canonicalize().ok().filter(|_| file.ends_with(METRICS_FILE));
+    let name = named.as_deref().unwrap_or(&file).file_name().map(|n| n.to_string_lossy().into_owned());
+    let given = path.display().to_string();
+    Ok(Run { name: name.unwrap_or_else(|| given.clone()), given, dir, state, lines, torn })
+}
+
+fn metrics_file(path: &Path) -> Result<PathBuf> {
+    if path.is_file() {
+        return Ok(path.to_path_buf());
+    }
+    if !path.exists() {
+        bail_hint!("{} does not exist", path.display(); "expected run directories or metrics.jsonl files{}", beside(path));
+    }
+    let file = path.join(METRICS_FILE);
+    if file.is_file() {
+        return Ok(file);
+    }
+    if path.join(RUN_FILE).is_file() {
+        bail_hint!("{} has no {METRICS_FILE}", path.display(); "it was removed: every run begins with an empty one");
+    }
+    let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut inside: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.join(METRICS_FILE).is_file()).collect();
+    inside.sort();
+    let list = match inside.is_empty() {
+        true => String::new(),
+        false => {
+            let shown: Vec<String> = inside.iter().take(5).map(|p| p.display().to_string()).collect();
+            format!("; inside it are: {}{}", shown.join(", "), if inside.len() > 5 { ", …" } else { "" })
+        }
+    };
+    bail_hint!("{} is no run directory: it has no {METRICS_FILE}", path.display(); "expected what `nepa run` made{list}")
+}
+
+/// The lines as JSON objects, and whether the last was torn.
+fn lines(file: &Path, text: &str) -> Result<(Vec<Map<String, Value>>, bool)> {
+    let mut all = Vec::new();
+    for (i, line) in text.split_inclusive('\n').enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        match serde_json::from_str::<Value>(line) {
+            Ok(Value::Object(map)) => all.push(map),
+            // Lines are written whole with their end; one without was being written.
+            _ if !line.ends_with('\n') => return Ok((all, true)),
+            found => {
+                let fault = match found {
+                    Ok(_) => "it is JSON, but no object".to_string(),
+                    Err(e) => e.to_string(),
+                };
+                let begin: String = line.trim().chars().take(60).collect();
+                bail_hint!(
+                    "{}, line {}: expected a JSON object, found `{}`: {fault}", file.display(), i + 1, begin.escape_debug();
+                    "only `nepa run` writes to this file; remove the line if you know where it came from"
+                );
+            }
+        }
+    }
+    Ok((all, false))
+}

@@ -1,0 +1,140 @@
+//! What a model costs to train, counted from its configuration.
+
+use super::VitNepaConfig;
+use crate::options;
+use serde::Serialize;
+
+options! {
+    /// How a model is trained.
+    pub struct CostOptions {
+        /// Images in a forward pass.
+        batch: i64 = 256,
+        /// What matrix products are computed in: "float32", or "bfloat16" for autocast.
+        dtype: String = "float32".into(),
+        /// Whether blocks are computed again in backward.
+        recompute: bool = false,
+    }
+}
+
+/// The cost of training a ViT-NEPA.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cost {
+    /// Scalars in all parameters.
+    pub parameters: i64,
+    /// Tokens of an image, with the class token.
+    pub tokens: i64,
+    /// Floating-point operations of one image's forward pass.
+    pub flops_per_image: i64,
+    /// Floating-point operations of a training step.
+    pub flops_per_step: i64,
+    /// Bytes while training.
+    pub memory: Memory,
+}
+
+/// Bytes that a training step holds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Memory {
+    /// Parameters, float32.
+    pub weights: i64,
+    /// Their gradients, float32.
+    pub gradients: i64,
+    /// AdamW's two moments, float32.
+    pub optimizer: i64,
+    /// The average of the weights, float32.
+    pub ema: i64,
+    /// What forward keeps for backward.
+    pub activations: i64,
+    /// All of it.
+    pub total: i64,
+}
+
+impl VitNepaConfig {
+    /// The number of scalars in all parameters.
+    pub fn parameters(&self) -> i64 {
+        let (d, m) = (self.hidden_size, self.mlp_size());
+        let linear = |inputs: i64, outputs: i64, bias: bool| inputs * outputs + if bias { outputs } else { 0 };
+        let qk_norm = match (self.qk_norm && self.qk_norm_affine, self.qk_norm_bias) {
+            (false, _) => 0,
+            (true, bias) => 2 * self.head_size() * (1 + bias as i64),
+        };
+        let layer_scale = if self.layerscale_value.is_some() { 2 * d } else { 0 };
+        let mlp = linear(d, m, true) * (1 + self.use_gated_mlp as i64) + linear(m, d, true);
+        let block = 4 * d + 3 * linear(d, d, self.qkv_bias) + qk_norm + linear(d, d, true) + layer_scale + mlp;
+        let patch = self.num_channels * self.patch_size * self.patch_size;
+        let head = match self.num_labels {
+            0 => 0,
+            labels => linear(d, labels, true) + if self.add_pooling_layer { 2 * d } else { 0 },
+        };
+        linear(patch, d, true) + d + self.num_hidden_layers * block + 2 * d + head
+    }
+
+    /// Tokens of an image, with the class token.
+    pub fn tokens(&self) -> i64 {
+        let side = self.image_size / self.patch_size;
+        side * side + 1
+    }
+
+    /// What training costs. Counted are the matrix products alone, two operations to a multiplication with its addition,
+    /// attention as if it were not causal; backward as twice forward. Not counted in memory are the images themselves
+    /// and what an operation needs while it runs.
+    pub fn cost(&self, narrow: bool, options: &CostOptions, on_cuda: bool) -> Cost {
+        let (d, m, n, layers) = (self.hidden_size, self.mlp_size(), self.tokens(), self.num_hidden_layers);
+        let patch = 2 * (n - 1) * d * self.num_channels * self.patch_size * self.patch_size;
+        let (projections, attention) = (4 * 2 * n * d * d, 2 * 2 * n * n * d);
+        let mlp = (2 + self.use_gated_mlp as i64) * 2 * n * d * m;
+        let blocks = layers * (projections + attention + mlp);
+        let forward = patch + blocks + 2 * d * self.num_labels;
+
+        let state = 4 * self.parameters();
+        let activations = self.activations(narrow, options, on_cuda);
+        Cost {
+            parameters: self.parameters(),
+            tokens: n,
+            flops_per_image: forward,
+            flops_per_step: options.batch * (3 * forward + if options.recompute { blocks } else { 0 }),
+            memory: Memory {
+                weights: state,
+                gradients: state,
+                optimizer: 2 * state,
+                ema: state,
+                activations,
+                total: 5 * state + activations,
+            },
+        }
+    }
+
+    /// Bytes that forward keeps for backward.
+    fn activations(&self, narrow: bool, options: &CostOptions, on_cuda: bool) -> i64 {
+        let (d, m) = (self.hidden_size, self.mlp_size());
+        let width = if narrow { 2 } else { 4 };
+        // Under autocast CUDA computes these norms in float32, and keeps their inputs so.
+        let qk_width = if on_cuda { 4 } else { width };
+        let of = |condition: bool, bytes: i64| if condition { bytes } else { 0 };
+        let residual = 4 * d;
+        // The normed input: each of the products that take it casts it for itself.
+        let (qkv_inputs, mlp_inputs) = match narrow {
+            true => (3, 1 + self.use_gated_mlp as i64),
+            false => (1, 1),
+        };
+        let attention = residual
+            + qkv_inputs * width * d
+            + of(self.qk_norm, 2 * qk_width * d)
+            + 4 * width * d // q, k, v as they go into the attention, and what it gives
+            + of(self.layerscale_value.is_some(), width * d);
+        let mlp = residual
+            + mlp_inputs * width * d
+            + (if self.use_gated_mlp { 4 } else { 2 }) * width * m
+            + of(self.layerscale_value.is_some(), width * d);
+        let block = attention + mlp;
+        let tokens = options.batch * self.tokens();
+        let blocks = match options.recompute {
+            true => self.num_hidden_layers * residual + block,
+            false => self.num_hidden_layers * block,
+        };
+        // Class token and embeddings, the final norm's input, its output, and the loss's unit vectors of the targets.
+        let ends = 4 * residual;
+        // The casts of the weights are kept as long as the graph.
+        let weights = of(narrow, 2 * self.parameters());
+        tokens * (blocks + ends) + weights
+    }
+}

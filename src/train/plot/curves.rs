@@ -1,0 +1,178 @@
+//! Curves over a common axis.
+
+use super::{COLOURS, Drawing, Format, PlotOptions, draw, padded, range, scientific, tick};
+use crate::error::{Result, ensure};
+use plotters::chart::ChartContext;
+use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+use std::ops::Range;
+use std::path::Path;
+
+/// A named curve.
+pub struct Series {
+    /// The curve's name, shown in the legend.
+    pub name: String,
+    /// Its points (x, y); those that are not finite are left out.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Draws curves over a common axis.
+pub fn lines(path: &Path, series: &[Series], options: &PlotOptions) -> Result<()> {
+    ensure!(series.iter().any(|s| !s.points.is_empty()), "there is nothing to draw: every series is empty");
+    draw(path, options, &Lines { series, options })
+}
+
+struct Lines<'a> {
+    series: &'a [Series],
+    options: &'a PlotOptions,
+}
+
+impl Drawing for Lines<'_> {
+    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, format: Format) -> Result<()>
+    where
+        DB::ErrorType: 'static,
+    {
+        let PlotOptions { title, x, y, .. } = self.options;
+        let points = || self.series.iter().flat_map(|s| &s.points);
+        let (x0, x1) = range(points().map(|p| p.0));
+        let (y0, y1) = padded(range(points().map(|p| p.1)));
+        let axes = Axes { title, x, y, size: 22, ticks: (10, 10), y_high: y0.abs().max(y1.abs()) };
+        let mut chart = axes.draw(area, x0..x1, y0..y1)?;
+        for (i, s) in self.series.iter().enumerate() {
+            let style = COLOURS[i % COLOURS.len()].stroke_width(2);
+            let finite = s.points.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
+            chart
+                .draw_series(strokes(thin(finite, area.dim_in_pixel().0), style, format))?
+                .label(&s.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
+        }
+        if self.series.len() > 1 {
+            chart
+                .configure_series_labels()
+                .label_font(("sans-serif", 15))
+                .background_style(WHITE.mix(0.85))
+                .border_style(BLACK.mix(0.3))
+                .position(SeriesLabelPosition::UpperRight)
+                .margin(10)
+                .draw()?;
+        }
+        Ok(())
+    }
+}
+
+/// Title and axes of a chart.
+pub(super) struct Axes<'a> {
+    pub title: &'a str,
+    pub x: &'a str,
+    /// Empty where the title says it.
+    pub y: &'a str,
+    /// Size of the title's letters.
+    pub size: u32,
+    /// About how many numbers stand on either.
+    pub ticks: (usize, usize),
+    /// The greatest |y|.
+    pub y_high: f64,
+}
+
+type Chart<'a, DB, Y> = ChartContext<'a, DB, Cartesian2d<RangedCoordf64, <Y as AsRangedCoord>::CoordDescType>>;
+
+impl Axes<'_> {
+    /// Draws them, and gives the chart to draw curves in.
+    pub(super) fn draw<'a, DB, Y>(&self, area: &DrawingArea<DB, Shift>, x: Range<f64>, y: Y) -> Result<Chart<'a, DB, Y>>
+    where
+        DB: DrawingBackend + 'a,
+        DB::ErrorType: 'static,
+        Y: AsRangedCoord<Value = f64>,
+        Y::CoordDescType: ValueFormatter<f64>,
+    {
+        let mut chart = ChartBuilder::on(area)
+            .caption(self.title, ("sans-serif", self.size))
+            .margin(14)
+            // The last number of the x axis stands half beyond it.
+            .margin_right(34)
+            .x_label_area_size(46)
+            .y_label_area_size(if self.y.is_empty() { 58 } else { 74 })
+            .build_cartesian_2d(x, y)?;
+        chart
+            .configure_mesh()
+            .x_desc(self.x)
+            .y_desc(self.y)
+            .x_labels(self.ticks.0)
+            .y_labels(self.ticks.1)
+            .label_style(("sans-serif", 15))
+            .axis_desc_style(("sans-serif", 17))
+            .light_line_style(WHITE.mix(0.0))
+            .bold_line_style(BLACK.mix(0.12))
+            // All numbers of an axis are written the same way.
+            .y_label_formatter(&|y| if self.y_high < 1e-2 { scientific(*y) } else { tick(*y) })
+            .x_label_formatter(&|x| count(*x))
+            .draw()?;
+        Ok(chart)
+    }
+}
+
+/// A curve as what is drawn of it. On pixels plotters joins thick lines by prolonging their edges until
+/// they meet, far beyond the point where a curve turns sharply; there each line is drawn alone.
+pub(super) fn strokes(points: Vec<(f64, f64)>, style: ShapeStyle, format: Format) -> Vec<PathElement<(f64, f64)>> {
+    match format {
+        Format::Png if style.stroke_width > 1 => {
+            points.windows(2).map(|ends| PathElement::new(ends.to_vec(), style)).collect()
+        }
+        _ => vec![PathElement::new(points, style)],
+    }
+}
+
+/// A number of the x axis, which mostly counts steps.
+fn count(value: f64) -> String {
+    match value.abs() {
+        v if v >= 1e6 && v % 1e5 == 0.0 => format!("{}M", value / 1e6),
+        v if v >= 1e4 && v % 1e2 == 0.0 => format!("{}k", value / 1e3),
+        _ => tick(value),
+    }
+}
+
+/// The same curve with at most four points for each of `pixels` columns: the first, the least, the
+/// greatest and the last, which cover the same pixels.
+pub(super) fn thin(points: Vec<(f64, f64)>, pixels: u32) -> Vec<(f64, f64)> {
+    if points.len() <= 4 * pixels as usize {
+        return points;
+    }
+    let (x0, x1) = range(points.iter().map(|p| p.0));
+    let column = |p: &(f64, f64)| ((p.0 - x0) / (x1 - x0) * f64::from(pixels)) as i64;
+    let mut kept = Vec::with_capacity(4 * pixels as usize);
+    for bucket in points.chunk_by(|a, b| column(a) == column(b)) {
+        let order = |a: &usize, b: &usize| bucket[*a].1.total_cmp(&bucket[*b].1);
+        let all = || 0..bucket.len();
+        let mut places = vec![0, all().min_by(order).unwrap_or(0), all().max_by(order).unwrap_or(0), bucket.len() - 1];
+        places.sort_unstable();
+        places.dedup();
+        kept.extend(places.into_iter().map(|i| bucket[i]));
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{count, thin};
+
+    #[test]
+    fn steps_are_counted_in_thousands_and_millions() {
+        let written = [0.0, 0.25, 8000.0, 10_000.0, 12_500.0, 500_000.0, 2_500_000.0].map(count);
+        assert_eq!(written, ["0", "0.25", "8000", "10k", "12.5k", "500k", "2.5M"]);
+    }
+
+    #[test]
+    fn a_thinned_curve_keeps_its_ends_and_its_extremes_in_order() {
+        let spike = |i: usize| if i == 31_415 { 100.0 } else { (i as f64 / 50.0).sin() };
+        let points: Vec<(f64, f64)> = (0..50_000).map(|i| (i as f64, spike(i))).collect();
+        let thinned = thin(points.clone(), 500);
+        assert!(thinned.len() <= 2004, "{}", thinned.len());
+        assert_eq!((thinned.first(), thinned.last()), (points.first(), points.last()));
+        assert!(thinned.contains(&(31_415.0, 100.0)));
+        assert!(thinned.is_sorted_by(|a, b| a.0 < b.0));
+        assert_eq!(thin(points[..2000].to_vec(), 500), points[..2000]);
+    }
+}
