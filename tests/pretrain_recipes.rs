@@ -61,12 +61,13 @@ fn the_pretraining_recipes_train_on_a_small_folder_of_images() {
 fn images_without_a_held_out_part_can_be_trained_on() {
     let folder = Folder::new();
     let data = format!("data={}", repository("tests/fixtures/data/folder/train").display());
-    let recipe = recipe("pretrain_vits");
+    let recipe = recipe("pretrain_vitb");
     let mut args = vec!["run", &recipe, "--device", "cpu", "--threads", "1", "--out", "out", "--set", &data];
     for small in [
         "image_size=28",
         "hidden_size=16",
-        "layers=1",
+        "layers=2",
+        "intermediate_loss=true",
         "heads=2",
         "batch=8",
         "steps=2",
@@ -76,6 +77,7 @@ fn images_without_a_held_out_part_can_be_trained_on() {
         args.extend(["--set", small]);
     }
     folder.nepa(&args).succeeds();
+    assert_eq!(folder.json("out/model/config.json")["use_intermediate_loss"], true);
 }
 
 #[test]
