@@ -3,7 +3,8 @@
 use crate::bail_hint;
 use crate::checkpoint::beside;
 use crate::error::{Context as _, Result};
-use crate::train::run_dir::{self, METRICS_FILE, RUN_FILE};
+use crate::train::metrics::METRICS_FILE;
+use crate::train::run_dir::{self, RUN_FILE};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
