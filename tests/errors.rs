@@ -703,3 +703,13 @@ fn a_captured_variable_used_within_its_own_call_is_explained() {
         "let m = nn::linear(2, 2);\nlet names = m.named_parameters().keys().filter(|n| m.num_parameters() > 0);";
     run(script).fails(1).says(&["recipe.rhai:2", "hint:"]);
 }
+
+#[test]
+fn names_and_parameters_inside_the_arguments_of_methods_are_found_too() {
+    let folder = Folder::new();
+    let script = "let x = [1, 2, 3];\nprint(x.index_of(param(\"n\", 2)));\nprint(x.contains(sede()));";
+    let said = folder.run_with(script, &["--set", "n=3"]);
+    said.blames("recipe.rhai:3:18", "print(x.contains(sede()));", &["sede", "`seed`"]);
+    let script = script.replace("sede()", "seed()");
+    folder.run_with(&script, &["--set", "n=3"]).succeeds().prints(&["2", "false"]);
+}

@@ -347,6 +347,9 @@ fn a_disk_that_takes_no_checkpoint_is_told_and_training_goes_on() {
     folder.write("recipe.rhai", script.replace("loss: state.loss }),", "loss: state.loss }); if state.epoch < 3 { let s = seconds(); while seconds() < s + 1.0 { } } },"));
     let running = start(&folder, &data, "o", &["--set", "save_every=5"]);
     running.wait_for("epoch 0");
+    while !folder.path("o/checkpoints/pretrain/step-00000005").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     limit_files(running.id(), 20_000);
     running.wait_for("epoch 1").wait_for("epoch 2");
     limit_files(running.id(), libc::RLIM_INFINITY);

@@ -55,7 +55,7 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
     // Imports first: their aliases are needed to resolve calls.
     let mut imports: Vec<(String, String, Position)> = Vec::new();
     let mut computed: Vec<String> = Vec::new();
-    ast.walk(&mut |path: &[ASTNode]| {
+    walk(ast, &mut |path: &[ASTNode]| {
         match path.last() {
             Some(ASTNode::Stmt(Stmt::Import(import, position))) => match &import.0 {
                 Expr::StringConstant(target, _) => {
@@ -101,7 +101,7 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
         }
     }
 
-    ast.walk(&mut |path: &[ASTNode]| {
+    walk(ast, &mut |path: &[ASTNode]| {
         let (call, position, is_method) = match path.last() {
             Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position, false),
             Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => (call, *position, false),
@@ -201,4 +201,17 @@ fn explain_script_call(namespace: &str, name: &str, given: usize, functions: &Fu
             (format!("unknown function `{namespace}{name}`{near}"), Some(has))
         }
     }
+}
+
+/// Shows every node of a script to `on_node`, until that gives false. Rhai's own walk leaves out the arguments of method
+/// calls: `images.take(param("n", 100))`.
+pub fn walk(ast: &AST, on_node: &mut dyn FnMut(&[ASTNode]) -> bool) {
+    fn visit(path: &[ASTNode], on_node: &mut dyn FnMut(&[ASTNode]) -> bool) -> bool {
+        if !on_node(path) {
+            return false;
+        }
+        let Some(ASTNode::Expr(Expr::MethodCall(call, _))) = path.last() else { return true };
+        call.args.iter().all(|arg| arg.walk(&mut Vec::new(), &mut |path| visit(path, on_node)))
+    }
+    ast.walk(&mut |path| visit(path, on_node));
 }

@@ -37,7 +37,7 @@ pub struct Params {
 pub fn scan(ast: &rhai::AST, file: &str, text: &str) -> Result<Vec<Declared>, (String, Position)> {
     let mut found = Vec::new();
     let mut fault = None;
-    ast.walk(&mut |path: &[ASTNode]| {
+    super::check::walk(ast, &mut |path: &[ASTNode]| {
         let (call, position) = match path.last() {
             Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position),
             Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => (call, *position),
