@@ -127,14 +127,12 @@ impl VitNepaConfig {
             + of(self.layerscale_value.is_some(), width * d);
         let block = attention + mlp;
         let tokens = options.batch * self.tokens();
-        let blocks = match options.recompute {
-            true => self.num_hidden_layers * residual + block,
-            false => self.num_hidden_layers * block,
-        };
+        let layers = self.num_hidden_layers;
+        let blocks = if options.recompute { layers * residual + block } else { layers * block };
         // Class token and embeddings, the final norm's input, its output, and the loss's unit vectors of the targets.
         let ends = 4 * residual;
-        // The casts of the weights are kept as long as the graph.
-        let weights = of(narrow, 2 * self.parameters());
+        // The casts of weights are kept as long as the graph that they are in.
+        let weights = of(narrow, 2 * self.parameters() / if options.recompute { layers.max(1) } else { 1 });
         tokens * (blocks + ends) + weights
     }
 }
