@@ -551,7 +551,7 @@ fn libtorch_complaints_come_with_shapes_and_dtypes_of_what_was_given() {
     run("nn::linear(2, 3).forward(tensor([[1, 2]]));").blames(
         "recipe.rhai:1:18",
         "nn::linear(2, 3).forward(tensor([[1, 2]]));",
-        &["linear(2 -> 3)", "float32", "[1, 2] int64"],
+        &["linear(2 -> 3)", "floats", "[1, 2] int64"],
     );
 }
 

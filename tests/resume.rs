@@ -358,8 +358,9 @@ fn a_disk_that_takes_no_checkpoint_is_told_and_training_goes_on() {
         "the checkpoint at step 10 could not be written",
         "the last good one is o/checkpoints/pretrain/step-00000005",
     ]);
-    // Each kept what it had until the disk took files again.
-    assert_eq!(names_in(&folder.path("o/checkpoints/pretrain")), ["step-00000005", "step-00000020"]);
+    let kept = names_in(&folder.path("o/checkpoints/pretrain"));
+    let has = |name: &str| kept.iter().any(|k| k == name);
+    assert!(has("step-00000005") && !has("step-00000010") && has("step-00000020"), "{kept:?}");
     assert_checkpoints_whole(&folder.path("o"));
     let last = |out: &str| folder.read(&format!("{out}/pretrained/model.safetensors"));
     assert_eq!(last("whole"), last("o"));
