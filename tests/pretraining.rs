@@ -43,14 +43,29 @@ fn the_run_says_at_its_start_what_will_happen_and_then_how_fast() {
     let steps: Vec<i64> = rows.iter().map(|r| r["step"].as_i64().unwrap()).collect();
     assert_eq!(steps, [5, 10, 15, 20, 25, 30]);
     for row in &rows {
-        for name in ["loss", "lr", "grad_norm", "target_std", "effective_rank", "target_cosine", "images_per_second", "flops_share"] {
+        for name in [
+            "loss",
+            "lr",
+            "grad_norm",
+            "target_std",
+            "effective_rank",
+            "target_cosine",
+            "images_per_second",
+            "flops_share",
+        ] {
             assert!(row[name].is_f64(), "{name}: {row}");
         }
         assert!((0.0..1.0).contains(&row["flops_share"].as_f64().unwrap()), "{row}");
     }
     // The log for people holds it all, with the command and the end.
     let log = folder.text("o/run.log");
-    for text in ["the run begins: ", "17 tokens an image", "pretrain: step 30, epoch 2, ", "checkpoint at step 30", "---- finished"] {
+    for text in [
+        "the run begins: ",
+        "17 tokens an image",
+        "pretrain: step 30, epoch 2, ",
+        "checkpoint at step 30",
+        "---- finished",
+    ] {
         assert!(log.contains(text), "`{text}` is missing in {log}");
     }
 }
@@ -60,8 +75,11 @@ fn judging_the_features_is_logged_and_changes_nothing_in_training() {
     let folder = Folder::new();
     fit(&folder, "plain", "#{ epochs: 3 }").succeeds();
     let eval = "transforms: [transform::normalize(0.286, 0.353)], images: 200";
-    fit(&folder, "epochs", &format!("#{{ epochs: 3, evaluate: #{{ every_epochs: 2, weights: \"ema\", {eval} }} }}")).succeeds();
-    let steps = format!("#{{ epochs: 3, evaluate: #{{ every_steps: 7, weights: \"raw\", held_out: held_out, probe: false, {eval} }} }}");
+    fit(&folder, "epochs", &format!("#{{ epochs: 3, evaluate: #{{ every_epochs: 2, weights: \"ema\", {eval} }} }}"))
+        .succeeds();
+    let steps = format!(
+        "#{{ epochs: 3, evaluate: #{{ every_steps: 7, weights: \"raw\", held_out: held_out, probe: false, {eval} }} }}"
+    );
     fit(&folder, "steps", &steps).succeeds().says(&["pretrain: step 14: knn_top1", "of raw weights"]);
     let weights = |out: &str| folder.read(&format!("{out}/model/model.safetensors"));
     assert_eq!(weights("plain"), weights("epochs"));
@@ -105,10 +123,16 @@ fn collapse_is_logged_and_warned_of_once() {
     "#;
     let data = format!("data={}", fashion());
     let said = folder.run_with(script, &["--set", &data, "--out", "flat"]);
-    said.succeeds().says(&["warning: pretrain: the embeddings have collapsed at step 2", "target_cosine 1.000", "not counted"]);
+    said.succeeds().says(&[
+        "warning: pretrain: the embeddings have collapsed at step 2",
+        "target_cosine 1.000",
+        "not counted",
+    ]);
     assert_eq!(said.stderr.matches("have collapsed").count(), 1, "{said}");
     let rows = metrics(&folder, "flat");
-    assert!(rows.iter().all(|r| r["target_cosine"].as_f64().unwrap() > 0.99 && r["target_std"].as_f64().unwrap() < 0.01));
+    assert!(
+        rows.iter().all(|r| r["target_cosine"].as_f64().unwrap() > 0.99 && r["target_std"].as_f64().unwrap() < 0.01)
+    );
 }
 
 #[test]
@@ -144,7 +168,11 @@ fn steps_may_stand_in_place_of_epochs_and_embeddings_have_a_rate_of_their_own() 
 fn hidden_patches_and_the_intermediate_loss_change_what_is_learned_and_parts_of_a_batch_do_not() {
     let folder = Folder::new();
     let mut losses = Vec::new();
-    for (i, options) in ["#{ steps: 8 }", "#{ steps: 8, input_mask: 0.4 }", "#{ steps: 8, input_mask: 0.4, accumulate: 4 }"].iter().enumerate() {
+    for (i, options) in
+        ["#{ steps: 8 }", "#{ steps: 8, input_mask: 0.4 }", "#{ steps: 8, input_mask: 0.4, accumulate: 4 }"]
+            .iter()
+            .enumerate()
+    {
         let out = format!("o{i}");
         fit(&folder, &out, options).succeeds();
         losses.push(metrics(&folder, &out).last().unwrap()["loss"].as_f64().unwrap());

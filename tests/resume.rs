@@ -13,7 +13,7 @@ const RECIPE: &str = r#"
 import "std/pretrain" as pretrain;
 import "std/finetune" as finetune;
 let images = data::idx(param("data", ()), "test").take(param("images", 320));
-let augment = [transform::random_crop(#{ padding: 2 }), transform::random_horizontal_flip(), transform::normalize(0.5, 0.5)];
+let augment = [transform::random_crop(#{ padding: param("padding", 2) }), transform::random_horizontal_flip(), transform::normalize(0.5, 0.5)];
 let model = nn::vit_nepa(#{
     image_size: 28, patch_size: 14, num_channels: 1, hidden_size: param("width", 16), num_hidden_layers: 2,
     num_attention_heads: 2, drop_path_prob: 0.2, pos_embed_rescale: 2.0,
@@ -108,7 +108,11 @@ fn assert_checkpoints_whole(run: &Path) {
         assert!(list.as_object().unwrap().len() >= 9, "{list}");
         for (name, seal) in list.as_object().unwrap() {
             let bytes = std::fs::read(dir.join(name)).unwrap();
-            assert_eq!((&seal["bytes"], &seal["crc32"]), (&bytes.len().into(), &crc32fast::hash(&bytes).into()), "{name}");
+            assert_eq!(
+                (&seal["bytes"], &seal["crc32"]),
+                (&bytes.len().into(), &crc32fast::hash(&bytes).into()),
+                "{name}"
+            );
         }
     }
 }
@@ -180,7 +184,11 @@ fn ctrl_c_saves_and_prints_the_command_that_goes_on() {
     wait_for_metrics(&folder, "a b", 4);
     running.signal(libc::SIGINT);
     let said = running.finish();
-    said.fails(130).says(&["stopping: finishing the step", "pretrain: saved at step", "to go on from its last checkpoint"]);
+    said.fails(130).says(&[
+        "stopping: finishing the step",
+        "pretrain: saved at step",
+        "to go on from its last checkpoint",
+    ]);
     let saved = names_in(&folder.path("a b/checkpoints/pretrain"));
     assert_eq!(saved.len(), 1, "{saved:?}");
     assert_eq!(folder.json("a b/run.json")["state"], "interrupted");
@@ -208,7 +216,10 @@ fn wait_for_metrics(folder: &Folder, out: &str, lines: usize) {
 #[test]
 fn a_second_signal_stops_at_once() {
     let (folder, data) = folder();
-    let script = RECIPE.replace("on_epoch: |model, ema, state| run::log(", "on_epoch: |model, ema, state| { print(\"hook\"); loop { } run::log(");
+    let script = RECIPE.replace(
+        "on_epoch: |model, ema, state| run::log(",
+        "on_epoch: |model, ema, state| { print(\"hook\"); loop { } run::log(",
+    );
     folder.write("recipe.rhai", script.replace("loss: state.loss }),", "loss: state.loss }); },"));
     let running = start(&folder, &data, "o", &[]);
     running.wait_for("hook").signal(libc::SIGINT);
@@ -241,11 +252,18 @@ fn what_would_change_the_past_is_refused_with_the_difference_and_the_rest_is_not
     for (change, told) in [
         ("lr=0.002", "lr: 0.001 so far, 0.002 now"),
         ("batch=32", "batch: 64 so far, 32 now"),
+        ("padding=3", "transforms: [\"random_crop({"),
         ("width=32", "model.hidden_size: 16 so far, 32 now"),
         ("images=300", "data: \"320 images, 10 classes"),
     ] {
         let said = run(&folder, &data, "o", &["--set", "epochs=2", "--set", change]);
-        said.fails(1).says(&[told, "--out", "pretrain::fit(model, images, #{", "recipe.rhai:11", "to go on from its last"]);
+        said.fails(1).says(&[
+            told,
+            "--out",
+            "pretrain::fit(model, images, #{",
+            "recipe.rhai:11",
+            "to go on from its last",
+        ]);
         assert_eq!(outcome_of_pretraining(&folder), before, "nothing is changed");
     }
     let said = run(&folder, &data, "o", &["--set", "epochs=2", "--seed", "1"]);
@@ -263,7 +281,8 @@ fn what_would_change_the_past_is_refused_with_the_difference_and_the_rest_is_not
     ]);
     assert_eq!(folder.json("o/run.json")["params"]["epochs"], 3);
     let last = folder.text("o/checkpoints/pretrain/step-00000015/metrics.jsonl");
-    let steps: Vec<i64> = last.lines().filter_map(|l| serde_json::from_str::<Value>(l).unwrap()["step"].as_i64()).collect();
+    let steps: Vec<i64> =
+        last.lines().filter_map(|l| serde_json::from_str::<Value>(l).unwrap()["step"].as_i64()).collect();
     assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15]);
 }
 
@@ -343,8 +362,17 @@ fn limit_files(pid: u32, bytes: u64) {
 fn a_disk_that_takes_no_checkpoint_is_told_and_training_goes_on() {
     let (folder, data) = folder();
     run(&folder, &data, "whole", &[]).succeeds();
-    let script = RECIPE.replace("on_epoch: |model, ema, state| run::log(", "on_epoch: |model, ema, state| { print(`epoch ${state.epoch}`); run::log(");
-    folder.write("recipe.rhai", script.replace("loss: state.loss }),", "loss: state.loss }); if state.epoch < 3 { let s = seconds(); while seconds() < s + 1.0 { } } },"));
+    let script = RECIPE.replace(
+        "on_epoch: |model, ema, state| run::log(",
+        "on_epoch: |model, ema, state| { print(`epoch ${state.epoch}`); run::log(",
+    );
+    folder.write(
+        "recipe.rhai",
+        script.replace(
+            "loss: state.loss }),",
+            "loss: state.loss }); if state.epoch < 3 { let s = seconds(); while seconds() < s + 1.0 { } } },",
+        ),
+    );
     let running = start(&folder, &data, "o", &["--set", "save_every=5"]);
     running.wait_for("epoch 0");
     while !folder.path("o/checkpoints/pretrain/step-00000005").exists() {
@@ -380,7 +408,8 @@ fn metrics_that_cannot_be_written_for_a_while_are_not_lost() {
     limit_files(running.id(), libc::RLIM_INFINITY);
     running.finish().succeeds().says(&["cannot write", "metrics.jsonl", "tried again"]);
     let metrics = folder.text("o/metrics.jsonl");
-    let steps: Vec<i64> = metrics.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["step"].as_i64().unwrap()).collect();
+    let steps: Vec<i64> =
+        metrics.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["step"].as_i64().unwrap()).collect();
     assert_eq!(steps, (0..400).collect::<Vec<i64>>());
 }
 
@@ -389,7 +418,11 @@ fn a_run_directory_where_no_checkpoint_can_be_made_is_told_and_training_goes_on(
     let (folder, data) = folder();
     folder.write("recipe.rhai", format!("run::write(\"checkpoints\", \"in the way\");\n{RECIPE}"));
     let said = run(&folder, &data, "o", &["--set", "finetune_epochs=1"]);
-    said.succeeds().says(&["the checkpoint at step 3 could not be written", "there is none yet", "at step 20 could not"]);
+    said.succeeds().says(&[
+        "the checkpoint at step 3 could not be written",
+        "there is none yet",
+        "at step 20 could not",
+    ]);
     assert!(folder.path("o/finetuned/model.safetensors").is_file());
 }
 
@@ -407,9 +440,16 @@ fn resume_finds_the_run_or_says_what_is_there() {
 
     folder.write("other.rhai", "print(1);");
     folder.nepa(&["run", "other.rhai", "--resume"]).fails(1).says(&["no run of other.rhai in runs/", "--resume DIR"]);
-    folder.nepa(&["run", "other.rhai", "--resume", &run]).fails(1).says(&["already holds a run of recipe.rhai", "--out"]);
+    folder
+        .nepa(&["run", "other.rhai", "--resume", &run])
+        .fails(1)
+        .says(&["already holds a run of recipe.rhai", "--out"]);
     let typo = run.replace("recipe-", "recipf-");
-    folder.nepa(&["run", "recipe.rhai", "--resume", &typo]).fails(1).says(&["holds no run to resume", "did you mean", &run]);
+    folder.nepa(&["run", "recipe.rhai", "--resume", &typo]).fails(1).says(&[
+        "holds no run to resume",
+        "did you mean",
+        &run,
+    ]);
     folder.nepa(&["run", "recipe.rhai", "--resume", &run, "--out", "o"]).fails(1).says(&["two directories"]);
     assert_eq!(folder.names(""), ["other.rhai", "recipe.rhai", "runs"]);
 }
@@ -454,7 +494,11 @@ fn a_loss_that_is_not_finite_names_step_images_and_checkpoint_or_is_left_out() {
     "#;
     folder.write("recipe.rhai", script);
     let said = run(&folder, &data, "o", &[]);
-    said.fails(1).says(&["diverged at step 5", "the last checkpoint is o/checkpoints/pretrain/step-00000004", "the batch holds"]);
+    said.fails(1).says(&[
+        "diverged at step 5",
+        "the last checkpoint is o/checkpoints/pretrain/step-00000004",
+        "the batch holds",
+    ]);
     let listed = folder.text("o/nonfinite-pretrain-step-5.txt");
     assert_eq!(listed.lines().count(), 16, "{listed}");
     let said = run(&folder, &data, "one", &["--set", "skip=1"]);
@@ -465,7 +509,10 @@ fn a_loss_that_is_not_finite_names_step_images_and_checkpoint_or_is_left_out() {
 #[test]
 fn a_checkpoint_is_two_model_folders_and_says_what_the_run_was_started_from() {
     let (folder, data) = folder();
-    folder.write("recipe.rhai", RECIPE.replace("run::log(#{ note: \"begins\" });", "checkpoint::load_into(model, param(\"from\", \"\"));"));
+    folder.write(
+        "recipe.rhai",
+        RECIPE.replace("run::log(#{ note: \"begins\" });", "checkpoint::load_into(model, param(\"from\", \"\"));"),
+    );
     folder.write("first.rhai", RECIPE);
     let first = ["run", "first.rhai", "--threads", "1", "--set", &data, "--out", "first", "--set", "epochs=1"];
     folder.nepa(&first).succeeds();

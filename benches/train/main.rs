@@ -120,7 +120,7 @@ fn side(o: &Options) -> Result<()> {
         };
         let loss = {
             let _autocast = Autocast::enter(kind)?;
-            let out = model.encode(&images, false, false)?;
+            let out = model.encode(&images, None, false, false)?;
             next_embedding(&out.last_hidden_state, &out.input_embedding, &Default::default())?
         };
         lap();

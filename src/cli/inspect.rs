@@ -105,7 +105,8 @@ fn training_checkpoint(path: &Path) -> Result<String> {
         head[key] = value.clone();
     }
     lines(&head, &mut out);
-    for (title, key) in [("settings that may not change", "fixed"), ("settings that may", "changeable"), ("run", "run")] {
+    for (title, key) in [("settings that may not change", "fixed"), ("settings that may", "changeable"), ("run", "run")]
+    {
         let _ = writeln!(out, "{title}:");
         lines(&state[key], &mut out);
     }

@@ -361,7 +361,7 @@ impl<F: Fn(Image, &mut ChaCha8Rng) -> Result<Image> + Send + Sync> Transform for
 
 impl Transform for RandomCrop {
     fn describe(&self) -> String {
-        "random_crop".into()
+        RandomCrop::describe(self)
     }
     fn apply<'a>(&self, picture: Picture<'a>, rng: &mut ChaCha8Rng) -> Result<Picture<'a>> {
         Ok(Picture::Whole(RandomCrop::apply(self, picture.whole()?, rng)?))

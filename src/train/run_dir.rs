@@ -12,7 +12,7 @@
 
 use crate::bail_hint;
 use crate::checkpoint::tensors::write_atomic;
-use crate::error::{Context as _, Result, nearest};
+use crate::error::{Context as _, Result, nearest, one_line};
 use crate::train::metrics::Metrics;
 use crate::train::{journal, progress, saver};
 use serde_json::{Map, Value, json};
@@ -181,12 +181,18 @@ impl RunDir {
     pub fn begin(&mut self, metrics: Option<&[u8]>) -> Result<()> {
         self.metrics.begin(metrics)?;
         self.earlier = None;
-        self.write_state(RunState::Running, None)
+        self.note_state();
+        Ok(())
+    }
+
+    /// Writes the state of a run under way; a disk that cannot take it at the moment does not end the run.
+    fn note_state(&self) {
+        tell(self.write_state(RunState::Running, None).err().map(|e| one_line(&e)));
     }
 
     /// Records the values of the parameters, which a recipe declares one by one; says where one has changed since the
     /// run's last start.
-    pub fn set_params(&mut self, params: Map<String, Value>) -> Result<()> {
+    pub fn set_params(&mut self, params: Map<String, Value>) {
         for (name, value) in &params {
             if self.info.params.contains_key(name) {
                 continue;
@@ -197,7 +203,7 @@ impl RunDir {
             }
         }
         self.info.params = params;
-        self.write_state(RunState::Running, None)
+        self.note_state();
     }
 
     /// What a checkpoint says about the run that wrote it.

@@ -214,6 +214,11 @@ options! {
 pub struct RandomCrop(RandomCropOptions);
 
 impl RandomCrop {
+    /// The transform with its options, in words.
+    pub fn describe(&self) -> String {
+        format!("random_crop({})", serde_json::to_string(&self.0).expect("options are plain data"))
+    }
+
     /// Checks the options.
     pub fn new(options: &RandomCropOptions) -> Result<Self> {
         if let Some([height, width]) = options.size {

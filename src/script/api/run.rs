@@ -134,7 +134,7 @@ pub fn param(name: &str, default: &Dynamic) -> Result<Dynamic> {
     with_session(|s| {
         let value = s.params.declare(name, default)?;
         if let Some(dir) = &mut s.dir {
-            dir.set_params(s.params.effective.clone())?;
+            dir.set_params(s.params.effective.clone());
         }
         Ok(value)
     })

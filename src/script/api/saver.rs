@@ -210,6 +210,9 @@ fn plain(value: &Dynamic) -> Value {
     if let Some(list) = value.read_lock::<Array>() {
         return list.iter().map(plain).collect();
     }
+    if let Some(map) = value.read_lock::<Map>() {
+        return Value::Object(map.iter().map(|(name, value)| (name.to_string(), plain(value))).collect());
+    }
     if value.is_fnptr() {
         // A function's own name says where it stands, and changes with every edit above it.
         return "a function".into();
