@@ -34,7 +34,7 @@ fn the_pretraining_recipes_train_on_a_small_folder_of_images() {
             "layers=2",
             "heads=2",
             "batch=8",
-            "accumulate=2",
+            "micro_batch=4",
             "steps=4",
             "evaluate_every=1",
         ] {

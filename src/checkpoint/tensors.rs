@@ -121,11 +121,11 @@ pub fn write_to(out: &mut dyn Write, tensors: &[(String, Tensor)], metadata: &BT
     out.write_all(header.as_bytes())?;
     for (_, tensor) in order {
         let t = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
-        // SAFETY: a contiguous tensor on the CPU, alive and unchanged for as long as the slice is.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(t.data_ptr() as *const u8, t.numel() * t.kind().elt_size_in_bytes()) };
-        if !bytes.is_empty() {
-            out.write_all(bytes)?;
+        let length = t.numel() * t.kind().elt_size_in_bytes();
+        // An empty tensor has no address.
+        if length > 0 {
+            // SAFETY: a contiguous tensor of that length on the CPU, alive and unchanged for as long as the slice is.
+            out.write_all(unsafe { std::slice::from_raw_parts(t.data_ptr() as *const u8, length) })?;
         }
     }
     Ok(())
