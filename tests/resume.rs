@@ -214,6 +214,16 @@ fn wait_for_metrics(folder: &Folder, out: &str, lines: usize) {
 }
 
 #[test]
+fn a_run_stopped_between_its_last_step_and_the_end_of_its_last_epoch_still_ends_the_epoch() {
+    let (folder, data) = folder();
+    run(&folder, &data, "whole", &[]).succeeds();
+    // A checkpoint of the last step is what such a stop leaves, and all that it leaves.
+    run(&folder, &data, "stopped", &["--set", "save_every=20"]).succeeds();
+    run(&folder, &data, "stopped", &["--set", "save_every=20"]).succeeds().says(&["pretrain: goes on from step 20"]);
+    assert_same(&folder, "whole", "stopped");
+}
+
+#[test]
 fn a_second_signal_stops_at_once() {
     let (folder, data) = folder();
     let script = RECIPE.replace(
@@ -527,4 +537,22 @@ fn a_checkpoint_is_two_model_folders_and_says_what_the_run_was_started_from() {
     folder.nepa(&["inspect", "o"]).succeeds().prints(&["checkpoint: o/checkpoints/pretrain/step-00000005"]);
     let load = format!("print(checkpoint::load(\"{from}\").config.hidden_size);");
     folder.run(&load).succeeds().prints(&["16"]);
+}
+
+#[test]
+fn a_loop_by_hand_goes_on_from_the_middle_of_an_epoch_as_if_it_had_not_stopped() {
+    let folder = Folder::new();
+    let example = common::repository("examples/resumable_loop.rhai").display().to_string();
+    let run = |out: &str, steps: &str| folder.nepa(&["run", &example, "--threads", "1", "--out", out, "--set", steps]);
+    let whole = run("whole", "steps=230");
+    whole.succeeds().prints(&["after 230 steps"]);
+    // 187 steps an epoch: stopped within the first one, at its end, and within the second.
+    for steps in ["steps=61", "steps=187", "steps=200", "steps=230"] {
+        run("parts", steps).succeeds();
+    }
+    let last = |out: &str| folder.read(&format!("{out}/checkpoints/loop/step-00000230/model_raw/model.safetensors"));
+    assert_eq!(last("whole"), last("parts"));
+    assert_eq!(folder.text("whole/metrics.jsonl"), folder.text("parts/metrics.jsonl"));
+    let said = folder.nepa(&["run", &example, "--out", "parts", "--set", "steps=230", "--set", "lr=0.1"]);
+    said.fails(1).says(&["lr: 0.001 so far, 0.1 now", "these may change: steps"]);
 }
