@@ -75,26 +75,35 @@ fn keep_memory() {
 fn keep_memory() {}
 
 /// Floating-point operations a second of plain matrix products on the run's device: the median of about a second of
-/// products of square matrices, of side 2048 on a CPU and 8192 on CUDA. Takes longer where one product does.
+/// products of square matrices, of side 8192 on CUDA, and on a CPU 2048 or as much less as a slow type asks for (a CPU
+/// without bfloat16 of its own takes minutes for one of 2048).
 pub fn matmul_rate(kind: Kind) -> Result<f64> {
     let device = current();
-    let (side, wait): (i64, Box<dyn Fn()>) = match device {
-        Device::Cuda(index) => (8192, Box::new(move || Cuda::synchronize(index as i64))),
-        _ => (2048, Box::new(|| ())),
+    let wait = || {
+        if let Device::Cuda(index) = device {
+            Cuda::synchronize(index as i64);
+        }
     };
     let _no_graph = tch::no_grad_guard();
-    let a = Tensor::f_randn([side, side], (kind, device))?;
-    let product = || -> Result<f64> {
+    let product = |a: &Tensor| -> Result<f64> {
         wait();
         let start = Instant::now();
-        let _ = a.f_matmul(&a)?;
+        let _ = a.f_matmul(a)?;
         wait();
         Ok(start.elapsed().as_secs_f64())
     };
-    product()?; // the first one sets things up
+    let most = if device == Device::Cpu { 2048 } else { 8192 };
+    let mut side = 256;
+    let mut a = Tensor::f_randn([side, side], (kind, device))?;
+    product(&a)?; // the first one sets things up
+    // Twice the side takes eight times as long.
+    while side < most && 8.0 * product(&a)? < 0.5 {
+        side *= 2;
+        a = Tensor::f_randn([side, side], (kind, device))?;
+    }
     let (start, mut seconds) = (Instant::now(), Vec::new());
     while seconds.is_empty() || start.elapsed().as_secs_f64() < 1.0 {
-        seconds.push(product()?);
+        seconds.push(product(&a)?);
     }
     seconds.sort_by(f64::total_cmp);
     Ok(2.0 * (side as f64).powi(3) / seconds[seconds.len() / 2])
