@@ -224,6 +224,30 @@ fn a_run_stopped_between_its_last_step_and_the_end_of_its_last_epoch_still_ends_
 }
 
 #[test]
+fn what_a_run_leaves_that_is_killed_as_it_begins_is_no_obstacle() {
+    let folder = Folder::new();
+    for left in [
+        &["recipe.rhai"][..],
+        &["recipe.rhai", "metrics.jsonl"],
+        &[".partial-abc"],
+        &["recipe.rhai", "metrics.jsonl", "events.out.tfevents.nepa"],
+    ] {
+        folder.write("o/.lock", "");
+        for file in left {
+            folder.write(&format!("o/{file}"), "");
+        }
+        folder.run_with("run::log(#{ a: 1 });", &["--out", "o"]).succeeds();
+        assert_eq!(folder.text("o/metrics.jsonl"), "{\"a\":1}\n");
+        assert!(!folder.path("o/.partial-abc").exists());
+        std::fs::remove_dir_all(folder.path("o")).unwrap();
+    }
+    // Somebody else's file is.
+    folder.write("o/.lock", "");
+    folder.write("o/notes.txt", "mine");
+    folder.run_with("print(1);", &["--out", "o"]).fails(1).says(&["o is not empty and not a run directory"]);
+}
+
+#[test]
 fn a_second_signal_stops_at_once() {
     let (folder, data) = folder();
     let script = RECIPE.replace(
@@ -232,7 +256,11 @@ fn a_second_signal_stops_at_once() {
     );
     folder.write("recipe.rhai", script.replace("loss: state.loss }),", "loss: state.loss }); },"));
     let running = start(&folder, &data, "o", &[]);
-    running.wait_for("hook").signal(libc::SIGINT);
+    running.wait_for("hook");
+    while !folder.path("o/checkpoints/pretrain/step-00000003").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.signal(libc::SIGINT);
     std::thread::sleep(Duration::from_millis(300));
     running.signal(libc::SIGTERM);
     let asked = Instant::now();

@@ -11,9 +11,10 @@
 //! ```
 
 use crate::bail_hint;
-use crate::checkpoint::tensors::write_atomic;
+use crate::checkpoint::tensors::{PARTIAL, write_atomic};
 use crate::error::{Context as _, Result, nearest, one_line};
-use crate::train::metrics::Metrics;
+use crate::train::metrics::{METRICS_FILE, Metrics};
+use crate::train::tensorboard::EVENTS_FILE;
 use crate::train::{journal, progress, saver};
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -93,6 +94,7 @@ impl RunDir {
             known_run(path)?;
         }
         std::fs::create_dir_all(path).with_context(creating)?;
+        let was_begun = path.join(LOCK_FILE).exists();
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -115,9 +117,16 @@ impl RunDir {
         match &earlier {
             Some(earlier) => may_go_on(path, earlier, &info, has_checkpoints)?,
             None => {
-                let others = std::fs::read_dir(path)?.flatten().any(|e| e.file_name() != LOCK_FILE);
+                // A run that was killed as it began has left some of its first files.
+                let own = |name: &str| {
+                    let first = [RECIPE_FILE, METRICS_FILE, EVENTS_FILE, journal::LOG_FILE];
+                    name == LOCK_FILE || was_begun && (first.contains(&name) || name.starts_with(PARTIAL))
+                };
+                let others = std::fs::read_dir(path)?.flatten().any(|e| !own(&e.file_name().to_string_lossy()));
                 if others {
-                    let _ = std::fs::remove_file(path.join(LOCK_FILE));
+                    if !was_begun {
+                        let _ = std::fs::remove_file(path.join(LOCK_FILE));
+                    }
                     bail_hint!(
                         "{} is not empty and not a run directory", path.display();
                         "choose a new directory with --out"
