@@ -13,6 +13,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod ffi;
+pub mod files;
 pub mod loss;
 pub mod nn;
 pub mod optim;

@@ -92,8 +92,8 @@ fn the_expected_memory_of_a_step_is_what_it_takes() {
     };
     for (what, config) in [("plain", &small), ("gated", &gated)] {
         for kind in [Kind::Float, Kind::BFloat16] {
-            let narrow = kind == Kind::BFloat16;
-            let expected = config.cost(narrow, &CostOptions { batch: 2, ..Default::default() }, false);
+            let dtype = if kind == Kind::BFloat16 { "bfloat16" } else { "float32" }.to_string();
+            let expected = config.cost(&CostOptions { batch: 2, dtype, ..Default::default() }, false);
             let found = kept(config, kind, 2);
             near(&format!("{what}, activations of {kind:?}"), expected.memory.activations, found, 0.1);
         }
@@ -101,7 +101,7 @@ fn the_expected_memory_of_a_step_is_what_it_takes() {
 
     let config = VitNepaConfig { hidden_size: 256, num_attention_heads: 4, num_hidden_layers: 4, ..Default::default() };
     for recompute in [false, true] {
-        let expected = config.cost(false, &CostOptions { batch: 8, recompute, ..Default::default() }, false);
+        let expected = config.cost(&CostOptions { batch: 8, recompute, ..Default::default() }, false);
         near(&format!("peak, recompute {recompute}"), expected.memory.total, peak(&config, 8, recompute), 0.25);
     }
 }

@@ -11,6 +11,17 @@ fn recipe(name: &str) -> String {
     repository(&format!("recipes/{name}.rhai")).display().to_string()
 }
 
+/// Runs a recipe with a model and batches that are small, and what `sets` says, into `out`.
+fn train(folder: &Folder, name: &str, data: &str, sets: &[&str]) {
+    let recipe = recipe(name);
+    let mut args = vec!["run", &recipe, "--device", "cpu", "--threads", "1", "--out", "out"];
+    let small = [data, "hidden_size=16", "layers=2", "heads=2", "batch=8"];
+    for set in small.iter().chain(sets) {
+        args.extend(["--set", set]);
+    }
+    folder.nepa(&args).succeeds();
+}
+
 #[test]
 fn every_name_in_the_recipes_is_known_and_every_parameter_described() {
     for name in RECIPES {
@@ -26,21 +37,7 @@ fn the_pretraining_recipes_train_on_a_small_folder_of_images() {
     let data = format!("data={}", repository("tests/fixtures/data/folder").display());
     for name in ["pretrain_vits", "pretrain_vitb", "pretrain_vitl"] {
         let folder = Folder::new();
-        let recipe = recipe(name);
-        let mut args = vec!["run", &recipe, "--device", "cpu", "--threads", "1", "--out", "out", "--set", &data];
-        for small in [
-            "image_size=56",
-            "hidden_size=16",
-            "layers=2",
-            "heads=2",
-            "batch=8",
-            "micro_batch=4",
-            "steps=4",
-            "evaluate_every=1",
-        ] {
-            args.extend(["--set", small]);
-        }
-        folder.nepa(&args).succeeds();
+        train(&folder, name, &data, &["image_size=56", "micro_batch=4", "steps=4", "evaluate_every=1"]);
 
         for (model, weights) in [("model", "raw"), ("model-ema", "ema")] {
             assert_eq!(folder.json(&format!("out/{model}/provenance.json"))["weights"], weights, "{name}");
@@ -61,22 +58,8 @@ fn the_pretraining_recipes_train_on_a_small_folder_of_images() {
 fn images_without_a_held_out_part_can_be_trained_on() {
     let folder = Folder::new();
     let data = format!("data={}", repository("tests/fixtures/data/folder/train").display());
-    let recipe = recipe("pretrain_vitb");
-    let mut args = vec!["run", &recipe, "--device", "cpu", "--threads", "1", "--out", "out", "--set", &data];
-    for small in [
-        "image_size=28",
-        "hidden_size=16",
-        "layers=2",
-        "intermediate_loss=true",
-        "heads=2",
-        "batch=8",
-        "steps=2",
-        "evaluate_every=0",
-        "dtype=float32",
-    ] {
-        args.extend(["--set", small]);
-    }
-    folder.nepa(&args).succeeds();
+    let sets = ["image_size=28", "intermediate_loss=true", "steps=2", "evaluate_every=0", "dtype=float32"];
+    train(&folder, "pretrain_vitb", &data, &sets);
     assert_eq!(folder.json("out/model/config.json")["use_intermediate_loss"], true);
 }
 

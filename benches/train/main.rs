@@ -228,8 +228,7 @@ fn compare(dtype: &str, o: &Options) -> Result<()> {
         }
     }
 
-    let cost =
-        config(o).cost(kind(dtype) == Kind::BFloat16, &CostOptions { batch: o.batch, ..Default::default() }, false);
+    let cost = config(o).cost(&CostOptions { batch: o.batch, dtype: dtype.into(), ..Default::default() }, false);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!(
         "\n{dtype}: batch {}, {} blocks, {} on {} threads, median of {} steps each in turns, load {}",

@@ -13,6 +13,7 @@ pub use tensors::TensorFile;
 
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, nearest};
+use crate::files::{beside, folder_of, staging, write_whole};
 use crate::nn::{Module, VitNepa, VitNepaParts, named_parameters};
 use crate::options;
 use serde_json::{Map, Value, json};
@@ -154,21 +155,6 @@ pub fn weights(path: &Path) -> Result<TensorFile> {
     Ok(file)
 }
 
-/// "; did you mean …?" from the names that lie where `path` was looked for.
-pub(crate) fn beside(path: &Path) -> String {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
-        return String::new();
-    };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let names: Vec<String> = std::fs::read_dir(parent)
-        .map(|entries| entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
-        .unwrap_or_default();
-    match nearest(name, names.iter().map(String::as_str).filter(|n| *n != name)) {
-        Some(near) => format!("; did you mean {}?", parent.join(near).display()),
-        None => String::new(),
-    }
-}
-
 options! {
     /// How tensors are put into a module.
     pub struct FillOptions {
@@ -282,7 +268,7 @@ impl ModelFolder {
 /// folder appears whole or not at all; a model folder of the same name is replaced.
 pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Map<String, Value>) -> Result<()> {
     let folder = ModelFolder::new(module, named_parameters(module), options, run)?;
-    replace_dir(dir, |staging| folder.write(|name, content| tensors::write_whole(&staging.join(name), content)))
+    replace_dir(dir, |staging| folder.write(|name, content| write_whole(&staging.join(name), content)))
         .with_context(|| format!("cannot save the model to {}", dir.display()))
 }
 
@@ -292,11 +278,6 @@ fn pretty(value: &Value) -> String {
 
 /// Fills a folder beside `dir` and renames it into place.
 fn replace_dir(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let parent = match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(parent)?;
     crate::error::ensure!(dir.file_name().is_some(), "expected a folder's path, found \"{}\"", dir.display());
     let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if dir.is_file() || (occupied && !dir.join(MODEL_FILE).is_file()) {
@@ -305,14 +286,9 @@ fn replace_dir(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()>
             "choose another path"
         );
     }
-    let staging = tempfile::Builder::new().prefix(tensors::PARTIAL).tempdir_in(parent)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(staging.path(), std::fs::Permissions::from_mode(0o755))?;
-    }
+    let staging = staging(dir)?;
     fill(staging.path())?;
-    let old = parent.join(format!(".replaced-{}", std::process::id()));
+    let old = folder_of(dir).join(format!(".replaced-{}", std::process::id()));
     let replaces = dir.exists();
     if replaces {
         std::fs::rename(dir, &old)?;
@@ -328,7 +304,7 @@ fn replace_dir(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()>
     if replaces {
         std::fs::remove_dir_all(&old)?;
     }
-    if let Ok(parent) = std::fs::File::open(parent) {
+    if let Ok(parent) = std::fs::File::open(folder_of(dir)) {
         parent.sync_all()?;
     }
     Ok(())

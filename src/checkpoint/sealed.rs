@@ -1,9 +1,9 @@
 //! Folders that are whole or not there: filled beside their place, every file with its size and CRC-32 in a manifest,
 //! synced to the disk, then renamed into place.
 
-use super::tensors::PARTIAL;
 use crate::bail_hint;
 use crate::error::{Context as _, Result, ensure};
+use crate::files::{folder_of, staging};
 use crc32fast::Hasher;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -66,17 +66,9 @@ impl Write for Sealing {
 /// Makes the folder `dir`, which must not exist, of what `fill` writes. Gives its size in bytes. Nothing is left behind
 /// where it fails.
 pub fn write(dir: &Path, fill: impl FnOnce(&mut Folder<'_>) -> Result<()>) -> Result<u64> {
-    let (Some(parent), Some(_)) = (dir.parent(), dir.file_name()) else {
-        crate::error::bail!("expected a folder's path, found \"{}\"", dir.display());
-    };
-    std::fs::create_dir_all(parent)?;
+    ensure!(dir.file_name().is_some(), "expected a folder's path, found \"{}\"", dir.display());
     ensure!(!dir.exists(), "{} exists already", dir.display());
-    let staging = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(parent)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(staging.path(), std::fs::Permissions::from_mode(0o755))?;
-    }
+    let staging = staging(dir)?;
     let mut folder = Folder { root: staging.path(), seals: BTreeMap::new() };
     fill(&mut folder)?;
     let list = serde_json::to_string(&folder.seals).expect("names and numbers are JSON");
@@ -90,7 +82,7 @@ pub fn write(dir: &Path, fill: impl FnOnce(&mut Folder<'_>) -> Result<()>) -> Re
     File::open(staging.path())?.sync_all()?;
     std::fs::rename(staging.path(), dir)?;
     let _ = staging.keep();
-    File::open(parent)?.sync_all()?;
+    File::open(folder_of(dir))?.sync_all()?;
     Ok(size)
 }
 

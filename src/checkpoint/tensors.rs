@@ -3,18 +3,16 @@
 use super::torch_file;
 use crate::bail_hint;
 use crate::error::{Context as _, Result};
+use crate::files::write_whole;
 use crate::nn::kind_name;
 use safetensors::tensor::Dtype;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
-
-/// How the names of unfinished files and folders begin; what a killed process leaves of them may be removed.
-pub const PARTIAL: &str = ".partial-";
 
 /// What a file of tensors holds.
 pub struct TensorFile {
@@ -128,34 +126,6 @@ pub fn write_to(out: &mut dyn Write, tensors: &[(String, Tensor)], metadata: &BT
             out.write_all(unsafe { std::slice::from_raw_parts(t.data_ptr() as *const u8, length) })?;
         }
     }
-    Ok(())
-}
-
-/// Writes a file whole or not at all.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_whole(path, |out| Ok(out.write_all(bytes)?))
-}
-
-/// The same with the content written piece by piece.
-pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let saving = || format!("cannot write {}", path.display());
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(parent).with_context(saving)?;
-    let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(parent).with_context(saving)?;
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    write(&mut out).with_context(saving)?;
-    let file = out.into_inner().map_err(|e| e.into_error()).with_context(saving)?;
-    file.as_file().sync_all().with_context(saving)?;
-    // A temporary file is private; a result is as readable as any other file.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let _ = file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644));
-    }
-    file.persist(path).with_context(saving)?;
     Ok(())
 }
 

@@ -81,7 +81,7 @@ fn take_over(args: &mut RunArgs) -> Result<()> {
         ),
         (Some(dir), ..) => dir,
         (None, Some(out), _) => out.clone(),
-        (None, None, Some(recipe)) => newest_run(recipe)?,
+        (None, None, Some(recipe)) => run_dir::newest_of(recipe)?,
         (None, None, None) => unreachable!("checked by the caller"),
     };
     run_dir::known_run(&dir)?;
@@ -100,23 +100,6 @@ fn take_over(args: &mut RunArgs) -> Result<()> {
     args.out = Some(dir);
     args.resume = Some(None);
     Ok(())
-}
-
-/// The run of a recipe in runs/ that was started last.
-fn newest_run(recipe: &Path) -> Result<PathBuf> {
-    let entries = std::fs::read_dir("runs").into_iter().flatten().flatten();
-    let runs = entries.map(|e| e.path()).filter_map(|path| Some((run_dir::read_info(&path).ok()?, path)));
-    let own = runs
-        .filter(|(info, _)| Path::new(info["recipe"].as_str().unwrap_or_default()).file_name() == recipe.file_name());
-    let newest =
-        own.max_by_key(|(info, path)| (info["started"].as_str().unwrap_or_default().to_string(), path.clone()));
-    match newest {
-        Some((_, path)) => Ok(path),
-        None => bail_hint!(
-            "there is no run of {} in runs/ to resume", recipe.display();
-            "give its directory: --resume DIR"
-        ),
-    }
 }
 
 /// The command that goes on with a run.

@@ -77,7 +77,7 @@ impl VitNepaConfig {
     /// What training costs. Counted are the matrix products alone, two operations to a multiplication with its addition,
     /// attention as if it were not causal; backward as twice forward. Not counted in memory are the images themselves
     /// and what an operation needs while it runs.
-    pub fn cost(&self, narrow: bool, options: &CostOptions, on_cuda: bool) -> Cost {
+    pub fn cost(&self, options: &CostOptions, on_cuda: bool) -> Cost {
         let (d, m, n, layers) = (self.hidden_size, self.mlp_size(), self.tokens(), self.num_hidden_layers);
         let patch = 2 * (n - 1) * d * self.num_channels * self.patch_size * self.patch_size;
         let (projections, attention) = (4 * 2 * n * d * d, 2 * 2 * n * n * d);
@@ -86,7 +86,7 @@ impl VitNepaConfig {
         let forward = patch + blocks + 2 * d * self.num_labels;
 
         let state = 4 * self.parameters();
-        let activations = self.activations(narrow, options, on_cuda);
+        let activations = self.activations(options, on_cuda);
         Cost {
             parameters: self.parameters(),
             tokens: n,
@@ -104,7 +104,8 @@ impl VitNepaConfig {
     }
 
     /// Bytes that forward keeps for backward.
-    fn activations(&self, narrow: bool, options: &CostOptions, on_cuda: bool) -> i64 {
+    fn activations(&self, options: &CostOptions, on_cuda: bool) -> i64 {
+        let narrow = options.dtype == "bfloat16";
         let (d, m) = (self.hidden_size, self.mlp_size());
         let width = if narrow { 2 } else { 4 };
         // Under autocast CUDA computes these norms in float32, and keeps their inputs so.

@@ -6,8 +6,8 @@
 //!
 //! The TensorBoard event file beside it holds the same numbers.
 
-use crate::checkpoint::tensors::write_atomic;
 use crate::error::{Context as _, Result};
+use crate::files::write_atomic;
 use crate::train::tensorboard::{self, EVENTS_FILE, EventFile};
 use serde_json::{Map, Value};
 use std::fs::{File, OpenOptions};
@@ -104,15 +104,13 @@ impl Metrics {
 
     /// Makes `content` what was logged so far; `None` means the lines of this process alone.
     pub fn begin(&mut self, content: Option<&[u8]>) -> Result<()> {
-        if let Some(content) = content {
-            write_atomic(&self.path, content)?;
-            self.pending.clear();
-            self.file = append_to(&self.path)?;
-        } else if self.waits {
-            let own = std::mem::take(&mut self.pending);
-            write_atomic(&self.path, &own)?;
-            self.file = append_to(&self.path)?;
+        match content {
+            Some(content) => write_atomic(&self.path, content)?,
+            None if self.waits => write_atomic(&self.path, &self.pending)?,
+            None => return Ok(()),
         }
+        self.pending.clear();
+        self.file = append_to(&self.path)?;
         self.waits = false;
         self.rewrite_events();
         Ok(())

@@ -159,8 +159,20 @@ impl Progress {
     }
 }
 
+/// A line of metrics for people: "pretrain: step 30, epoch 2, loss -0.8123, lr 1.00e-3".
+pub fn log_line(values: &Map<String, Value>) -> String {
+    let mut rest = values.clone();
+    let phase = match rest.shift_remove("phase") {
+        Some(Value::String(phase)) => format!("{phase}: "),
+        _ => String::new(),
+    };
+    // Where it stands comes first.
+    let place = ["step", "epoch"].into_iter().filter_map(|name| rest.shift_remove_entry(name)).collect::<Vec<_>>();
+    format!("{phase}{}", words(&place.into_iter().chain(rest).collect()))
+}
+
 /// "loss -0.8123, lr 1.0e-3"
-pub fn words(values: &Map<String, Value>) -> String {
+fn words(values: &Map<String, Value>) -> String {
     let word = |v: &Value| match v {
         Value::Number(n) if n.is_f64() => {
             let x = n.as_f64().unwrap_or(f64::NAN);

@@ -11,8 +11,8 @@
 //! ```
 
 use crate::bail_hint;
-use crate::checkpoint::tensors::{PARTIAL, write_atomic};
-use crate::error::{Context as _, Result, nearest, one_line};
+use crate::error::{Context as _, Result, one_line};
+use crate::files::{PARTIAL, beside, write_atomic};
 use crate::train::metrics::{METRICS_FILE, Metrics};
 use crate::train::tensorboard::EVENTS_FILE;
 use crate::train::{journal, progress, saver};
@@ -20,6 +20,8 @@ use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
+/// Where runs lie that were given no directory.
+pub const RUNS_DIR: &str = "runs";
 /// State and parameters of a run.
 pub const RUN_FILE: &str = "run.json";
 /// The folder of its checkpoints.
@@ -176,9 +178,10 @@ impl RunDir {
         &self.path
     }
 
-    /// Appends one line to `metrics.jsonl`.
+    /// Appends one line to `metrics.jsonl`, and the same for people to `run.log`.
     pub fn log(&mut self, values: &Map<String, Value>) {
         tell(self.metrics.log(values));
+        journal::write(&progress::log_line(values));
     }
 
     /// Everything that was logged.
@@ -276,23 +279,24 @@ pub fn known_run(path: &Path) -> Result<()> {
     if path.join(RUN_FILE).is_file() {
         return Ok(());
     }
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let runs: Vec<String> = std::fs::read_dir(parent)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|e| e.path().join(RUN_FILE).is_file())
-        .filter_map(|e| e.file_name().into_string().ok())
-        .collect();
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-    let near = match nearest(name, runs.iter().map(String::as_str)) {
-        Some(near) => format!("; did you mean {}?", parent.join(near).display()),
-        None => String::new(),
-    };
     bail_hint!(
-        "{} holds no run to resume (no {RUN_FILE}){near}", path.display();
+        "{} holds no run to resume (no {RUN_FILE}){}", path.display(), beside(path);
         "give a run directory, or leave --resume out to begin a new run"
     );
+}
+
+/// The run of a recipe in [`RUNS_DIR`] that was started last.
+pub fn newest_of(recipe: &Path) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(RUNS_DIR).into_iter().flatten().flatten();
+    let runs = entries.map(|e| e.path()).filter_map(|path| Some((read_info(&path).ok()?, path)));
+    let own = runs.filter(|(info, path)| same_recipe(path, info, recipe).is_ok());
+    match own.max_by_key(|(info, path)| (info["started"].as_str().unwrap_or_default().to_string(), path.clone())) {
+        Some((_, path)) => Ok(path),
+        None => bail_hint!(
+            "there is no run of {} in {RUNS_DIR}/ to resume", recipe.display();
+            "give its directory: --resume DIR"
+        ),
+    }
 }
 
 /// Refuses to go on with a run that is another one, or that has ended without a checkpoint.

@@ -32,7 +32,7 @@ impl Interrupt {
         }
         flag::register(SIGUSR1, interrupt.0.save.clone())?;
         // A limit on the size of files is an error of a write, not the end of the process.
-        // SAFETY: sets a signal's disposition, before any other thread runs.
+        // SAFETY: sets a signal's disposition.
         #[cfg(unix)]
         unsafe {
             libc::signal(libc::SIGXFSZ, libc::SIG_IGN);

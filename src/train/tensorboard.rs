@@ -4,8 +4,8 @@
 //! an `Event` message of protobuf. Six fields of three messages are ever written, so they are
 //! encoded here rather than by generated code.
 
-use crate::checkpoint::tensors::write_atomic;
 use crate::error::{Context as _, Result};
+use crate::files::write_atomic;
 use serde_json::{Map, Value};
 use std::fs::{File, OpenOptions};
 use std::io::Write;

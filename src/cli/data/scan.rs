@@ -2,10 +2,10 @@
 
 use super::{FAILED, Part, counted};
 use crate::bail_hint;
-use crate::checkpoint::tensors::write_atomic;
 use crate::data::decode;
 use crate::data::source::SourceRef;
 use crate::error::{Context as _, Result, catch_panic, one_line};
+use crate::files::write_atomic;
 use crate::train::progress::Progress;
 use crate::train::signals::Interrupt;
 use serde_json::{Map, Value};

@@ -1,8 +1,8 @@
 //! Runs as `nepa plot` finds them: name, state, lines of metrics.
 
 use crate::bail_hint;
-use crate::checkpoint::beside;
 use crate::error::{Context as _, Result};
+use crate::files::beside;
 use crate::train::metrics::METRICS_FILE;
 use crate::train::run_dir::{self, RUN_FILE};
 use serde_json::{Map, Value};

@@ -189,7 +189,7 @@ impl LoaderParts {
             all.iter().map(line).collect::<String>()
         });
         let path = super::run::inside("bad_items.txt")?;
-        crate::checkpoint::tensors::write_atomic(&path, lines.as_bytes())?;
+        crate::files::write_atomic(&path, lines.as_bytes())?;
         let plural = if count == 1 { " of its images was broken and" } else { " of its images were broken and" };
         note_line(&format!("warning: {source}: {count}{plural} replaced by others; see {}", path.display()));
         Ok(())

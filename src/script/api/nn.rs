@@ -429,7 +429,7 @@ fn cost(m: &Module, o: &CostOptions) -> Result<Map> {
     let model = vit(m, "cost")?;
     let config = model.vit_nepa().expect("checked").config();
     ensure!(o.batch > 0, "cost: batch must be positive, found {}", o.batch);
-    let narrow = precision("cost", &o.dtype)? == tch::Kind::BFloat16;
+    precision("cost", &o.dtype)?;
     let (counted, there) = (config.parameters(), nn::num_parameters(model.as_ref()));
     if counted != there {
         bail_hint!(
@@ -438,7 +438,7 @@ fn cost(m: &Module, o: &CostOptions) -> Result<Map> {
         );
     }
     let on_cuda = matches!(crate::device::current(), tch::Device::Cuda(_));
-    match from_json(&serde_json::to_value(config.cost(narrow, o, on_cuda))?).try_cast::<Map>() {
+    match from_json(&serde_json::to_value(config.cost(o, on_cuda))?).try_cast::<Map>() {
         Some(map) => Ok(map),
         None => unreachable!("a cost is a map"),
     }

@@ -8,11 +8,11 @@ use crate::script::docs::Reference;
 use crate::script::params::Params;
 use crate::script::registry::Group;
 use crate::script::values::{object, read_options};
-use crate::train::run_dir::CHECKPOINTS_DIR;
+use crate::train::progress;
+use crate::train::run_dir::{CHECKPOINTS_DIR, RUNS_DIR};
 use crate::train::saver::SaverOptions;
 use crate::train::signals::Interrupt;
 use crate::train::{RunDir, RunInfo, RunState};
-use crate::train::{journal, progress};
 use rhai::{Dynamic, Engine, ImmutableString, Map};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -70,7 +70,8 @@ impl Session {
         Ok(Some(dir.path().to_path_buf()))
     }
 
-    fn dir(&mut self) -> Result<&mut RunDir> {
+    /// The run directory, made where it is not there yet.
+    pub fn dir(&mut self) -> Result<&mut RunDir> {
         if self.dir.is_none() {
             let path = match &self.out {
                 Some(out) => out.clone(),
@@ -106,16 +107,11 @@ impl Session {
         Ok(self.dir()?.path().join(CHECKPOINTS_DIR).join(name))
     }
 
-    /// The run directory, made where it is not there yet.
-    pub fn run_dir(&mut self) -> Result<&mut RunDir> {
-        self.dir()
-    }
-
     /// `runs/RECIPE-DATE-TIME`, with a number where that is taken.
     fn default_dir(&self) -> PathBuf {
         let stem = self.info.recipe.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
         let moment = crate::train::timestamp().replace([':', '-'], "").replace('T', "-").replace('Z', "");
-        let base = Path::new("runs").join(format!("{stem}-{moment}"));
+        let base = Path::new(RUNS_DIR).join(format!("{stem}-{moment}"));
         let numbered = (2..).map(|n| PathBuf::from(format!("{}-{n}", base.display())));
         std::iter::once(base.clone()).chain(numbered).find(|p| !p.exists()).expect("an endless list")
     }
@@ -198,15 +194,6 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             let values = object(&values)?;
             with_session(|s| {
                 s.dir()?.log(&values);
-                // For people: where it stands first, and in the units of the progress line.
-                let phase = values.get("phase").and_then(Value::as_str).map(|p| format!("{p}: ")).unwrap_or_default();
-                let (first, rest): (Vec<_>, Vec<_>) = values
-                    .iter()
-                    .filter(|(name, _)| *name != "phase")
-                    .map(|(name, value)| (name.clone(), value.clone()))
-                    .partition(|(name, _)| ["step", "epoch"].contains(&name.as_str()));
-                let shown = first.into_iter().rev().chain(rest).collect();
-                journal::write(&format!("{phase}{}", progress::words(&shown)));
                 Ok(())
             })
         }
@@ -255,7 +242,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "write" (name: ImmutableString, text: ImmutableString) -> () {
             with_session(|s| {
                 let path = s.inside(&name)?;
-                crate::checkpoint::tensors::write_atomic(&path, text.as_bytes())
+                crate::files::write_atomic(&path, text.as_bytes())
                     .with_context(|| format!("run::write {name}"))
             })
         }

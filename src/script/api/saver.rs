@@ -112,7 +112,7 @@ impl SaverParts {
     fn resume(&mut self, settings: &Map, changeable: &Array) -> Result<Dynamic> {
         self.set_settings(settings, changeable)?;
         let Some((step, dir)) = self.saver.newest()? else {
-            with_session(|s| s.run_dir()?.begin(None))?;
+            with_session(|s| s.dir()?.begin(None))?;
             return Ok(Dynamic::UNIT);
         };
         let state = snapshot::read_state(&dir)?;
@@ -137,7 +137,7 @@ impl SaverParts {
         let rng = |name: &str| state["rng"][name].as_u64().unwrap_or(0);
         random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), first_sample: 0 });
         let metrics = snapshot::read_metrics(&dir)?;
-        with_session(|s| s.run_dir()?.begin(Some(&metrics)))?;
+        with_session(|s| s.dir()?.begin(Some(&metrics)))?;
         note_line(&format!("{}: goes on from step {step} ({})", self.label, dir.display()));
         for change in differences(&state["changeable"], &own(&self.changeable)) {
             note_line(&format!("  {change}"));
@@ -161,7 +161,7 @@ impl SaverParts {
                 "saved_at": crate::train::timestamp(),
                 "versions": versions(),
             });
-            let metrics = s.run_dir()?.logged()?;
+            let metrics = s.dir()?.logged()?;
             Ok((state, metrics, s.info.source.clone()))
         })?;
         let mut about = provenance();

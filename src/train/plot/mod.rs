@@ -12,6 +12,7 @@ pub use images::images;
 pub use panels::{Curve, Key, Panel, Panels, panels};
 
 use crate::error::{Context as _, Result, bail, ensure};
+use crate::files::staging;
 use crate::options;
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -154,9 +155,7 @@ fn draw_file(
         options.height
     );
     fonts();
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    let staging = tempfile::Builder::new().prefix(".partial-").tempdir_in(parent)?;
+    let staging = staging(path)?;
     let file = staging.path().join(format!("picture.{}", format.extension()));
     draw(&file, (options.width as u32, options.height as u32))
         .with_context(|| format!("cannot draw {}", path.display()))?;
