@@ -565,6 +565,13 @@ fn a_checkpoint_is_two_model_folders_and_says_what_the_run_was_started_from() {
     folder.nepa(&["inspect", "o"]).succeeds().prints(&["checkpoint: o/checkpoints/pretrain/step-00000005"]);
     let load = format!("print(checkpoint::load(\"{from}\").config.hidden_size);");
     folder.run(&load).succeeds().prints(&["16"]);
+
+    // One value of the weights that is another.
+    let weights = format!("{from}/model.safetensors");
+    let mut bytes = folder.read(&weights);
+    *bytes.last_mut().unwrap() ^= 1;
+    folder.write(&weights, bytes);
+    folder.run(&load).fails(1).says(&[&weights, "is damaged", "CRC-32"]);
 }
 
 #[test]

@@ -145,8 +145,15 @@ pub fn tensor_file(path: &Path) -> Result<PathBuf> {
 }
 
 /// The tensors meant by `path`, under the names that a model has for them. Where a file keeps a
-/// `state_dict` among other things, these are its tensors, as the reference's loader has it.
+/// `state_dict` among other things, these are its tensors, as the reference's loader has it. A model
+/// folder of a checkpoint is verified by its checksums.
 pub fn weights(path: &Path) -> Result<TensorFile> {
+    if let Some(folder) = path.parent()
+        && let (Some(checkpoint), Some(name)) = (folder.parent(), folder.file_name())
+        && checkpoint.join(snapshot::STATE_FILE).is_file()
+    {
+        sealed::verify_below(checkpoint, &format!("{}/", name.to_string_lossy()))?;
+    }
     let mut file = tensors::read(path)?;
     let inner = |name: &str| name.strip_prefix("state_dict.").map(str::to_string);
     if file.tensors.iter().any(|(name, _)| inner(name).is_some()) {

@@ -88,6 +88,11 @@ pub fn write(dir: &Path, fill: impl FnOnce(&mut Folder<'_>) -> Result<()>) -> Re
 
 /// Reads every file of a folder against its manifest; the first one that is not as it was written is named.
 pub fn verify(dir: &Path) -> Result<()> {
+    verify_below(dir, "")
+}
+
+/// The same for the files whose names begin with `prefix`.
+pub fn verify_below(dir: &Path, prefix: &str) -> Result<()> {
     let path = dir.join(MANIFEST_FILE);
     let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let damaged = || format!("{} is damaged", path.display());
@@ -97,7 +102,7 @@ pub fn verify(dir: &Path) -> Result<()> {
     };
     ensure!(sum == format!("{:08x}", crc32fast::hash(list.as_bytes())), "{}: its checksum is another", damaged());
     let seals: BTreeMap<String, Seal> = serde_json::from_str(list).with_context(damaged)?;
-    for (name, seal) in &seals {
+    for (name, seal) in seals.iter().filter(|(name, _)| name.starts_with(prefix)) {
         let path = dir.join(name);
         let found = seal_of(&path).with_context(|| format!("cannot read {}", path.display()))?;
         ensure!(
