@@ -3,6 +3,7 @@
 
 pub mod config_json;
 pub mod pickle;
+pub mod pretrained;
 pub mod sealed;
 pub mod snapshot;
 pub mod tensors;

@@ -7,6 +7,7 @@ use crate::functions;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Module, Tensor, from_json, read_options};
+use serde_json::Value;
 use rhai::{Dynamic, Engine, ImmutableString, Map};
 use std::path::Path;
 use std::rc::Rc;
@@ -26,6 +27,14 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             super::run::note_loaded(Path::new(folder.as_str()));
             Ok(Module(Rc::new(model)))
         }
+        /// The weights that a path means, to start another model from: `weights` is "raw" or "ema" (their average). The
+        /// path is that of a training checkpoint (checkpoints/LABEL/step-N), a run directory (its newest checkpoint), a
+        /// model folder, ours or Hugging Face's (with pytorch_model_ema.bin for "ema"), or a file of weights beside a
+        /// config.json. A folder that says that it holds the others is refused. Gives a map: `path` of the file, `weights`,
+        /// `config` (with the keys of config.json), `class_names` (an array, or () without a head), `tensors` by name, on the CPU.
+        ///
+        /// Example: `let pretrained = checkpoint::open("runs/vitb/checkpoints/pretrain/step-00499200", "ema");`
+        "open" (path: ImmutableString, weights: ImmutableString) -> Map { open(Path::new(path.as_str()), &weights) }
         /// Puts the tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) into a module's
         /// parameters; all must fit. Of a file with a `state_dict` among other things its tensors are meant.
         "load_into" (m: Module, path: ImmutableString) -> Map { load_into(&m, &path, &FillOptions::default()) }
@@ -63,6 +72,21 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         }
     }
     group.register(engine);
+}
+
+fn open(path: &Path, weights: &str) -> Result<Map> {
+    let file = checkpoint::pretrained::find(path, weights)?;
+    let config = checkpoint::ConfigFile::read(&checkpoint::pretrained::config_beside(&file))?;
+    let tensors = checkpoint::weights(&file)?.tensors;
+    super::run::note_loaded(&file);
+    let names = config.class_names().map(|names| from_json(&Value::from(names))).unwrap_or(Dynamic::UNIT);
+    Ok(Map::from([
+        ("path".into(), file.display().to_string().into()),
+        ("weights".into(), weights.into()),
+        ("config".into(), from_json(&serde_json::to_value(&config.config)?)),
+        ("class_names".into(), names),
+        ("tensors".into(), tensors.into_iter().map(|(n, t)| (n.into(), Dynamic::from(Tensor::from(t)))).collect::<Map>().into()),
+    ]))
 }
 
 fn load_into(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {

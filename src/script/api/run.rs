@@ -159,13 +159,26 @@ pub fn provenance() -> serde_json::Map<String, Value> {
 
 /// Records that the recipe has loaded a model: where from, and what its provenance says of it.
 pub fn note_loaded(path: &Path) {
-    let provenance = path.is_dir().then(|| path.join(PROVENANCE_FILE));
-    let text = provenance.and_then(|file| std::fs::read_to_string(file).ok());
+    let provenance = if path.is_dir() { path.join(PROVENANCE_FILE) } else { path.with_file_name(PROVENANCE_FILE) };
+    let text = std::fs::read_to_string(provenance).ok();
     let about: Value = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-    let entry = serde_json::json!({ "path": path.display().to_string(), "weights": about["weights"], "saved_at": about["saved_at"] });
+    let entry = serde_json::json!({ "weights": about["weights"], "saved_at": about["saved_at"] });
+    started_from(&path.display().to_string(), entry.as_object().cloned().unwrap_or_default());
+}
+
+/// Records what there is to say about a model that the run was started from, in place of what was said before.
+fn started_from(path: &str, about: serde_json::Map<String, Value>) {
     SESSION.with_borrow_mut(|session| {
-        if let Some(s) = session.as_mut().filter(|s| !s.loaded.contains(&entry)) {
-            s.loaded.push(entry);
+        let Some(s) = session else { return };
+        let known = s.loaded.iter().position(|entry| entry["path"] == path);
+        let mut entry = serde_json::json!({ "path": path });
+        if let Some(saved_at) = known.map(|at| &s.loaded[at]["saved_at"]) {
+            entry["saved_at"] = saved_at.clone();
+        }
+        entry.as_object_mut().expect("made as an object").extend(about);
+        match known {
+            Some(at) => s.loaded[at] = entry,
+            None => s.loaded.push(entry),
         }
     });
 }
@@ -197,6 +210,9 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
                 Ok(())
             })
         }
+        /// Records what the run was started from, beside the models that it loads: the path, and a map of anything worth
+        /// knowing. The models and checkpoints that it saves say so in their provenance, under `started_from`.
+        "started_from" (path: ImmutableString, about: Map) -> () { started_from(&path, object(&about)?); Ok(()) }
         /// Says something beside the results: a line on stderr, and in run.log.
         "note" (text: ImmutableString) -> () { progress::note_line(&text); Ok(()) }
         /// Shows progress of `total` steps under a label.

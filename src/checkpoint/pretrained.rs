@@ -1,0 +1,80 @@
+//! The weights that a path means: of a training checkpoint, a run, a model folder of ours or of Hugging Face, raw or
+//! averaged.
+
+use super::snapshot::{EMA_DIR, RAW_DIR, STATE_FILE};
+use super::{CONFIG_FILE, PROVENANCE_FILE, model_file, tensor_file};
+use crate::bail_hint;
+use crate::error::{Result, did_you_mean};
+use crate::train::run_dir::{RUN_FILE, all_checkpoints};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// The averaged weights beside the raw ones in the reference's folders.
+pub const TORCH_EMA_FILE: &str = "pytorch_model_ema.bin";
+
+/// The file of the `weights` ("raw" or "ema") that `path` means: a training checkpoint's folder, a run directory with
+/// checkpoints of one loop (the newest), a model folder, or a file. What a folder says about its weights must agree.
+pub fn find(path: &Path, weights: &str) -> Result<PathBuf> {
+    if !["raw", "ema"].contains(&weights) {
+        bail_hint!(
+            "unknown weights \"{weights}\"{}", did_you_mean(weights, ["raw", "ema"]);
+            "expected \"raw\" (as trained) or \"ema\" (their average)"
+        );
+    }
+    if path.join(RUN_FILE).is_file() {
+        return find(&newest_of_run(path)?, weights);
+    }
+    if path.join(STATE_FILE).is_file() {
+        let folder = path.join(if weights == "ema" { EMA_DIR } else { RAW_DIR });
+        if model_file(&folder).is_none() {
+            bail_hint!("{} holds no {weights} weights", path.display(); "it was written by a loop without an average: pass \"raw\"");
+        }
+        return tensor_file(&folder);
+    }
+    let file = tensor_file(path)?;
+    let said = said_of(&file);
+    let ema = file.with_file_name(TORCH_EMA_FILE);
+    match (weights, said.as_deref()) {
+        (asked, Some(said)) if asked != said => bail_hint!(
+            "{} holds {said} weights, but \"{asked}\" were asked for", path.display();
+            "its {PROVENANCE_FILE} says so: pass \"{said}\", or the folder of the others"
+        ),
+        // A folder of the reference: the average lies beside the weights. A file is what it is called.
+        ("ema", None) if path.is_dir() => {
+            if !ema.is_file() {
+                bail_hint!(
+                    "{} has no averaged weights ({TORCH_EMA_FILE})", path.display();
+                    "pass \"raw\" for those of {}", file.file_name().unwrap_or_default().to_string_lossy()
+                );
+            }
+            Ok(ema)
+        }
+        _ => Ok(file),
+    }
+}
+
+/// What the folder of a weights file says that they are.
+fn said_of(file: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(file.with_file_name(PROVENANCE_FILE)).ok()?;
+    let about: Value = serde_json::from_str(&text).ok()?;
+    about["weights"].as_str().map(str::to_string)
+}
+
+/// The newest checkpoint of a run with one training loop.
+fn newest_of_run(run: &Path) -> Result<PathBuf> {
+    let newest = all_checkpoints(run);
+    let loops: std::collections::BTreeSet<_> = newest.iter().filter_map(|c| c.parent()).collect();
+    match (newest.last(), loops.len()) {
+        (Some(checkpoint), 1) => Ok(checkpoint.clone()),
+        (None, _) => bail_hint!("the run {} has no checkpoint", run.display(); "expected one, or the path of a model folder"),
+        (Some(_), _) => bail_hint!(
+            "the run {} has checkpoints of {} training loops", run.display(), loops.len();
+            "name one: {}", newest.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ")
+        ),
+    }
+}
+
+/// The configuration beside a file of weights.
+pub fn config_beside(file: &Path) -> PathBuf {
+    file.with_file_name(CONFIG_FILE)
+}
