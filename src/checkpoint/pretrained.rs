@@ -66,7 +66,9 @@ fn newest_of_run(run: &Path) -> Result<PathBuf> {
     let loops: std::collections::BTreeSet<_> = newest.iter().filter_map(|c| c.parent()).collect();
     match (newest.last(), loops.len()) {
         (Some(checkpoint), 1) => Ok(checkpoint.clone()),
-        (None, _) => bail_hint!("the run {} has no checkpoint", run.display(); "expected one, or the path of a model folder"),
+        (None, _) => {
+            bail_hint!("the run {} has no checkpoint", run.display(); "expected one, or the path of a model folder")
+        }
         (Some(_), _) => bail_hint!(
             "the run {} has checkpoints of {} training loops", run.display(), loops.len();
             "name one: {}", newest.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ")

@@ -7,8 +7,8 @@ use crate::functions;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Module, Tensor, from_json, read_options};
-use serde_json::Value;
 use rhai::{Dynamic, Engine, ImmutableString, Map};
+use serde_json::Value;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -85,7 +85,10 @@ fn open(path: &Path, weights: &str) -> Result<Map> {
         ("weights".into(), weights.into()),
         ("config".into(), from_json(&serde_json::to_value(&config.config)?)),
         ("class_names".into(), names),
-        ("tensors".into(), tensors.into_iter().map(|(n, t)| (n.into(), Dynamic::from(Tensor::from(t)))).collect::<Map>().into()),
+        (
+            "tensors".into(),
+            tensors.into_iter().map(|(n, t)| (n.into(), Dynamic::from(Tensor::from(t)))).collect::<Map>().into(),
+        ),
     ]))
 }
 
