@@ -6,13 +6,14 @@ use common::{Folder, fashion, golden, repository};
 use serde_json::Value;
 
 const HEAD: &str = "import \"std/finetune\" as finetune;\n";
-/// A pretrained model with LayerScale of its own in every channel, saved as `pre`.
+/// A pretrained model with LayerScale and biases of its own in every channel, saved as `pre`.
 const PRETRAINED: &str = r#"
 let config = #{ image_size: 28, patch_size: 7, num_channels: 1, hidden_size: 16, num_hidden_layers: 2,
                 num_attention_heads: 2, layerscale_value: 0.5, qk_norm_affine: false };
 let pretrained = nn::vit_nepa(config);
 for name in pretrained.named_parameters().keys() {
-    if name.contains("layer_scale") { pretrained.named_parameters()[name].copy_(randn([16])); }
+    let tensor = pretrained.named_parameters()[name];
+    if name.contains("layer_scale") || name.ends_with(".dense.bias") { tensor.copy_(randn([16])); }
 }
 checkpoint::save(pretrained, "pre");
 pretrained.train(false);
@@ -176,7 +177,7 @@ fn a_run_means_its_newest_checkpoint_and_one_of_several_loops_has_to_be_named() 
 /// A classifier of 10 classes on Fashion-MNIST.
 fn classifier(body: &str) -> String {
     let model = "#{ image_size: 28, patch_size: 7, num_channels: 1, hidden_size: 32, num_hidden_layers: 3, \
-                  num_attention_heads: 2, layerscale_value: 1.0, num_labels: 10, is_causal: false }";
+                  num_attention_heads: 2, layerscale_value: 1.0, num_labels: 10, is_causal: false, drop_path_prob: 0.2 }";
     format!("{HEAD}let model = nn::vit_nepa({model});\nlet images = data::idx({:?}, \"train\");\n{body}", fashion())
 }
 
@@ -186,15 +187,20 @@ fn thirty_two_images_are_learnt_by_heart_and_the_best_average_is_kept() {
     let body = r#"
         let few = images.per_class(4, 0).take(32);
         let result = finetune::fit(model, few, #{
-            epochs: 60, batch: 32, lr: 3e-3, label_smoothing: 0.0, ema: 0.5,
+            epochs: 80, batch: 32, lr: 3e-3, label_smoothing: 0.0, ema: 0.5,
             evaluate: #{ images: few, every_epochs: 10, best: "best" },
         });
         print(result.best.ema_top1);
         print(result.evaluations.len());
         print(result.best.path);
+        // The first of the best.
+        let best = result.best;
+        let all = result.evaluations;
+        print(all.filter(|e| e[2] == best.ema_top1)[0][0] == best.epoch);
+        print(best.epoch < 79);
     "#;
     let said = folder.run_with(&classifier(body), &["--out", "o"]);
-    said.succeeds().prints(&["100.0", "6", "o/best"]);
+    said.succeeds().prints(&["100.0", "8", "o/best", "true", "true"]);
     let about = folder.json("o/best/provenance.json");
     assert_eq!((&about["weights"], about["top1"].as_f64()), (&"ema".into(), Some(100.0)));
     let judge = format!(
