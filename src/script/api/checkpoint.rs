@@ -1,7 +1,7 @@
 //! Models and tensors on disk.
 
 use super::nn::{report_map, tensor_map};
-use crate::checkpoint::{self, FillOptions, SaveOptions};
+use crate::checkpoint::{self, FillOptions, SaveOptions, snapshot};
 use crate::error::Result;
 use crate::functions;
 use crate::script::docs::Reference;
@@ -25,6 +25,20 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             let model = checkpoint::load(Path::new(folder.as_str()))?;
             super::run::note_loaded(Path::new(folder.as_str()));
             Ok(Module(Rc::new(model)))
+        }
+        /// The models in a folder, a map of paths by name: the two of a checkpoint, `raw` and `ema`, or the folder
+        /// itself, as `model`.
+        "folders" (folder: ImmutableString) -> Map {
+            let dir = Path::new(folder.as_str());
+            let parts = [("raw", snapshot::RAW_DIR), ("ema", snapshot::EMA_DIR)];
+            let both = parts.map(|(name, part)| (name, dir.join(part))).into_iter();
+            let mut found: Map =
+                both.filter(|(_, p)| p.is_dir()).map(|(n, p)| (n.into(), p.display().to_string().into())).collect();
+            if found.is_empty() {
+                checkpoint::tensor_file(dir)?;
+                found.insert("model".into(), folder.into());
+            }
+            Ok(found)
         }
         /// Puts the tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) into a module's
         /// parameters; all must fit. Of a file with a `state_dict` among other things its tensors are meant.
