@@ -27,8 +27,8 @@ fn fixed_logits(then: &str) -> String {
             rows.push(row);
         }}
         let logits = tensor(rows);
-        let place = |batch| {{ batch.images = batch.indices.to("float32"); }};
-        let model = |images| logits[images.to("int64")];
+        let place = |batch| {{ batch.images = batch.indices.reshape([-1, 1, 1, 1]).to("float32"); batch }};
+        let model = |images| logits[images.reshape([-1]).to("int64")];
         let options = #{{ transforms: [transform::resize(8), transform::center_crop(8), place], batch: 5 }};
         {then}
         "#,
@@ -182,7 +182,7 @@ fn several_right_labels_and_a_subset_of_the_outputs() {
         // Labels are the model's, also among some of its outputs.
         options.subset = [3, 2];
         let two = images.filter(|i| i.label == 2);
-        options.transforms[2] = |batch| { batch.images = batch.indices.to("float32") + 6.0; };
+        options.transforms[2] = |batch| { batch.images = batch.indices.reshape([-1, 1, 1, 1]).to("float32") + 6.0; batch };
         let r = evaluate::classify(model, two, options);
         print([r.images, r.top1, r.per_class[0].label]);"#;
     let found = Folder::new().run(&fixed_logits(then)).numbers();

@@ -16,9 +16,9 @@ fn saying(said: &[i64], then: &str) -> String {
         import "std/imagenet" as imagenet;
         import "std/evaluate" as evaluate;
         let said = tensor({said:?});
-        let place = |batch| {{ batch.images = batch.indices.to("float32"); }};
+        let place = |batch| {{ batch.images = batch.indices.reshape([-1, 1, 1, 1]).to("float32"); batch }};
         let model = |images| {{
-            let labels = said[images.to("int64")];
+            let labels = said[images.reshape([-1]).to("int64")];
             labels.one_hot(1000).to("float32") * 4.0 + (labels * 0).one_hot(1000).to("float32") * 2.0
         }};
         let models = #{{ model: model }};
@@ -35,10 +35,10 @@ fn the_classes_are_those_of_the_labels() {
         import "std/imagenet" as imagenet;
         let ids = imagenet::synsets();
         let names = imagenet::class_names();
-        print([ids.len(), names.len(), imagenet::subset("a").len(), imagenet::subset("r").len()]);
+        print([ids.len(), names.len(), imagenet::labels("a").len(), imagenet::labels("r").len()]);
         for i in [0, 207, 281, 517, 639, 999] { print(`${ids[i]} ${names[i]}`); }
-        print(ids[imagenet::subset("a")[0]] + " " + ids[imagenet::subset("r")[199]]);
-        imagenet::subset("b");"#,
+        print(ids[imagenet::labels("a")[0]] + " " + ids[imagenet::labels("r")[199]]);
+        imagenet::labels("b");"#,
     );
     said.fails(1).says(&["expected \"a\" or \"r\", found \"b\""]).prints(&[
         "[1000, 1000, 200, 200]",

@@ -12,11 +12,11 @@ pub struct Classes {
     pub synsets: Vec<&'static str>,
     /// Names in words, by label.
     pub names: Vec<&'static str>,
-    /// Labels of the classes of ImageNet-A and of ImageNet-R.
+    /// Labels of the classes of ImageNet-A.
     pub a: Vec<i64>,
-    /// The same of ImageNet-R.
+    /// Labels of the classes of ImageNet-R.
     pub r: Vec<i64>,
-    /// Label by WordNet id, by the whole name and by its first word or words.
+    /// Label by WordNet id, by the whole name and by what comes before its first comma.
     labels: HashMap<&'static str, i64>,
 }
 

@@ -333,10 +333,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// numbers are labels. Without names, as many classes are the same ones, and a model of 1000 classes is one of
         /// ImageNet where the images' classes are WordNet ids or numbers. Classes that the model lacks are an error.
         "match_classes" (source: Source, names: Dynamic, count: i64) -> Map {
-            let names = match names.read_lock::<Array>() {
-                Some(list) => Some(list.iter().map(|n| n.to_string()).collect()),
-                None => None,
-            };
+            let names = names.read_lock::<Array>().map(|list| list.iter().map(|n| n.to_string()).collect());
             let matched = imagenet::match_classes(source.0.as_ref(), names, self::count(count, "match_classes")?)?;
             Ok(Map::from([
                 ("labels".into(), matched.labels.into_iter().map(Dynamic::from_int).collect::<Array>().into()),
