@@ -20,4 +20,5 @@ pub mod optim;
 pub mod options;
 pub mod random;
 pub mod script;
+pub mod table_file;
 pub mod train;

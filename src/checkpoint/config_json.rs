@@ -100,8 +100,7 @@ impl ConfigFile {
 
     /// Class names by index, where the file has `id2label`.
     pub fn class_names(&self) -> Option<Vec<String>> {
-        let map = self.generic.get("id2label")?.as_object()?;
-        (0..map.len()).map(|i| Some(map.get(&i.to_string())?.as_str()?.to_string())).collect()
+        names_in(&self.generic)
     }
 
     /// The file's content, as Hugging Face would read it.
@@ -133,6 +132,18 @@ impl ConfigFile {
         keys.sort_by(|a, b| a.0.cmp(&b.0));
         Value::Object(keys.into_iter().collect())
     }
+}
+
+/// Class names by index among generic keys; those that were made up for want of any (LABEL_0, …) are none.
+pub fn class_names_in(generic: &Map<String, Value>) -> Option<Vec<String>> {
+    let names = names_in(generic)?;
+    let made_up = names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"));
+    (!made_up).then_some(names)
+}
+
+fn names_in(generic: &Map<String, Value>) -> Option<Vec<String>> {
+    let map = generic.get("id2label")?.as_object()?;
+    (0..map.len()).map(|i| Some(map.get(&i.to_string())?.as_str()?.to_string())).collect()
 }
 
 /// Writes class names as Hugging Face's `id2label` and `label2id`.

@@ -7,12 +7,14 @@
 //! transform   Pillow's operations and the random transforms made of them
 //! pipeline    a list of transforms, as a worker thread applies it to one item
 //! loader      worker threads that make batches ahead
+//! imagenet    the classes of ImageNet-1K, and those of images among those of a model
 //! batch       what happens to a whole batch on the device: normalisation, erasing, mixing
 //! ```
 
 pub mod batch;
 pub mod decode;
 pub mod image;
+pub mod imagenet;
 pub mod loader;
 pub mod pipeline;
 pub mod resample;

@@ -54,6 +54,9 @@ pub struct Progress {
     last_line: Instant,
     bar: Option<ProgressBar>,
     values: String,
+    /// Of the last step, shown or not.
+    latest: Map<String, Value>,
+    finished: bool,
 }
 
 impl Progress {
@@ -88,6 +91,8 @@ impl Progress {
             last_line: now,
             bar,
             values: String::new(),
+            latest: Map::new(),
+            finished: false,
         }
     }
 
@@ -101,6 +106,7 @@ impl Progress {
     pub fn step(&mut self, images: u64, values: &Map<String, Value>) {
         self.done += 1;
         self.images += images;
+        self.latest.clone_from(values);
         let due = self.last_line.elapsed() >= PLAIN_INTERVAL;
         if self.bar.is_none() && !due {
             return;
@@ -132,8 +138,24 @@ impl Progress {
         format!("{values}{speed}, ETA {}", clock(left))
     }
 
+    /// Says how far it came where that was not to the end, and the last values.
+    pub fn interrupted(&mut self) {
+        if self.finished || self.done == self.before {
+            return;
+        }
+        if let Some(bar) = self.bar.take() {
+            ACTIVE.set(None);
+            bar.finish_and_clear();
+        }
+        let images = if self.images > 0 { format!(" ({} images)", self.images) } else { String::new() };
+        let values = if self.latest.is_empty() { String::new() } else { format!(": {}", words(&self.latest)) };
+        let (done, total, unit) = (self.done, self.total, self.unit);
+        note_line(&format!("{}: interrupted after {done}/{total} {unit}s{images}{values}", self.label));
+    }
+
     /// Leaves a last line behind: how long it took and the final values.
     pub fn finish(&mut self, values: &Map<String, Value>) {
+        self.finished = true;
         if !values.is_empty() {
             self.values = words(values);
         }

@@ -1,7 +1,7 @@
 //! Models and tensors on disk.
 
 use super::nn::{report_map, tensor_map};
-use crate::checkpoint::{self, FillOptions, SaveOptions};
+use crate::checkpoint::{self, FillOptions, SaveOptions, snapshot};
 use crate::error::Result;
 use crate::functions;
 use crate::script::docs::Reference;
@@ -35,6 +35,20 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         ///
         /// Example: `let pretrained = checkpoint::open("runs/vitb/checkpoints/pretrain/step-00499200", "ema");`
         "open" (path: ImmutableString, weights: ImmutableString) -> Map { open(Path::new(path.as_str()), &weights) }
+        /// The models in a folder, a map of paths by name: the two of a checkpoint, `raw` and `ema`, or the folder
+        /// itself, as `model`.
+        "folders" (folder: ImmutableString) -> Map {
+            let dir = Path::new(folder.as_str());
+            let parts = [("raw", snapshot::RAW_DIR), ("ema", snapshot::EMA_DIR)];
+            let both = parts.map(|(name, part)| (name, dir.join(part))).into_iter();
+            let mut found: Map =
+                both.filter(|(_, p)| p.is_dir()).map(|(n, p)| (n.into(), p.display().to_string().into())).collect();
+            if found.is_empty() {
+                checkpoint::tensor_file(dir)?;
+                found.insert("model".into(), folder.into());
+            }
+            Ok(found)
+        }
         /// Puts the tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) into a module's
         /// parameters; all must fit. Of a file with a `state_dict` among other things its tensors are meant.
         "load_into" (m: Module, path: ImmutableString) -> Map { load_into(&m, &path, &FillOptions::default()) }

@@ -4,6 +4,7 @@ use super::transform::steps;
 use crate::data::batch::{self, BatchStep};
 use crate::data::decode::{self, Picture};
 use crate::data::image::Image;
+use crate::data::imagenet;
 use crate::data::loader::{self, LoaderOptions};
 use crate::data::pipeline::Pipeline;
 use crate::data::source::{self, Content, SourceRef, SyntheticOptions};
@@ -15,6 +16,9 @@ use crate::script::error::{from_rhai, to_rhai};
 use crate::script::registry::Group;
 use crate::script::values::{Tensor, call, found, ints, number, ok, read_options};
 use crate::train::progress::note_line;
+use image::ExtendedColorType;
+use image::ImageEncoder as _;
+use image::codecs::png::PngEncoder;
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -310,6 +314,32 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             });
             Ok(Source(source::concat(&parts.collect::<Result<Vec<_>>>()?)?))
         }
+        /// The classes of ImageNet-1K, a map: `synsets` (WordNet ids) and `names` (words) by label, and the labels of the
+        /// classes of ImageNet-A and ImageNet-R, `a` and `r`.
+        "imagenet_classes" () -> Map {
+            let known = imagenet::classes();
+            let words = |list: &[&str]| list.iter().map(|s| Dynamic::from(s.to_string())).collect::<Array>();
+            let labels = |list: &[i64]| list.iter().map(|i| Dynamic::from_int(*i)).collect::<Array>();
+            Ok(Map::from([
+                ("synsets".into(), words(&known.synsets).into()),
+                ("names".into(), words(&known.names).into()),
+                ("a".into(), labels(&known.a).into()),
+                ("r".into(), labels(&known.r).into()),
+            ]))
+        }
+        /// Finds the classes of images among the `count` classes of a model, whose names are `names` (or ()). Gives a
+        /// map: `labels`, the model's label for each of the source's, and `names`, the model's classes in words. A class is
+        /// the one of the same name, where WordNet ids and names of ImageNet's classes count as the same; names that are
+        /// numbers are labels. Without names, as many classes are the same ones, and a model of 1000 classes is one of
+        /// ImageNet where the images' classes are WordNet ids or numbers. Classes that the model lacks are an error.
+        "match_classes" (source: Source, names: Dynamic, count: i64) -> Map {
+            let names = names.read_lock::<Array>().map(|list| list.iter().map(|n| n.to_string()).collect());
+            let matched = imagenet::match_classes(source.0.as_ref(), names, self::count(count, "match_classes")?)?;
+            Ok(Map::from([
+                ("labels".into(), matched.labels.into_iter().map(Dynamic::from_int).collect::<Array>().into()),
+                ("names".into(), matched.names.into_iter().map(Dynamic::from).collect::<Array>().into()),
+            ]))
+        }
         /// An image file, whatever its kind, as 8-bit RGB.
         "read_image" (path: ImmutableString) -> Picked {
             let bytes = std::fs::read(path.as_str()).with_context(|| format!("cannot read {path}"))?;
@@ -418,6 +448,18 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             image.write_planar(&mut planes);
             let size = [image.channels as i64, image.height as i64, image.width as i64];
             ok(tch::Tensor::f_from_data_size(&planes, &size, tch::Kind::Uint8)?)
+        }
+        /// Writes the image as a PNG file.
+        "save" (image: Picked, path: ImmutableString) -> () {
+            let image = image.pixels()?;
+            let colour = match image.channels {
+                1 => ExtendedColorType::L8,
+                _ => ExtendedColorType::Rgb8,
+            };
+            let mut bytes = Vec::new();
+            let png = PngEncoder::new(&mut bytes);
+            png.write_image(&image.data, image.width as u32, image.height as u32, colour)?;
+            crate::files::write_atomic(Path::new(path.as_str()), &bytes)
         }
         /// The image after a list of transforms (of those that work on one image), with what they draw given by a seed.
         "apply" (image: Picked, transforms: Array, seed: i64) -> Picked {

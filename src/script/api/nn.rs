@@ -1,6 +1,7 @@
 //! Modules: the built-in blocks, and those that a script defines.
 
 use crate::bail_hint;
+use crate::checkpoint::config_json::class_names_in;
 use crate::checkpoint::{self, FillOptions};
 use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::functions;
@@ -358,6 +359,11 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
                 Some(map) => Ok(map),
                 None => unreachable!("a configuration is a map"),
             }
+        }
+        /// The names of a ViT-NEPA's classes, by label, where the folder that it was loaded from has some; else ().
+        "get$class_names" (m: Module) -> Dynamic {
+            let names = m.0.vit_nepa().and_then(|model| class_names_in(model.generic()));
+            Ok(names.map_or(Dynamic::UNIT, |n| n.into_iter().map(Dynamic::from).collect::<Array>().into()))
         }
         /// All parameters by full name.
         "named_parameters" (m: Module) -> Map {

@@ -2,23 +2,26 @@
 
 use super::saver::Saver;
 use crate::checkpoint::PROVENANCE_FILE;
-use crate::error::{Context as _, Result, ensure};
+use crate::error::{Context as _, Result, bail, ensure};
 use crate::functions;
+use crate::nn::shape_words;
 use crate::script::docs::Reference;
 use crate::script::params::Params;
 use crate::script::registry::Group;
-use crate::script::values::{object, read_options};
+use crate::script::values::{Tensor, found, ints, number, object, read_options};
+use crate::table_file::{self, Column};
 use crate::train::progress;
 use crate::train::run_dir::{CHECKPOINTS_DIR, RUNS_DIR};
 use crate::train::saver::SaverOptions;
 use crate::train::signals::Interrupt;
 use crate::train::{RunDir, RunInfo, RunState};
-use rhai::{Dynamic, Engine, ImmutableString, Map};
+use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use tch::Kind;
 
 /// What the command line decided about a run.
 pub struct Session {
@@ -183,9 +186,60 @@ fn started_from(path: &str, about: serde_json::Map<String, Value>) {
     });
 }
 
+/// A column of a table: [name, values].
+fn column(pair: &Dynamic) -> Result<(String, Column)> {
+    let parts = pair.clone().try_cast::<Array>().filter(|parts| parts.len() == 2);
+    let Some([name, values]) = parts.and_then(|parts| <[Dynamic; 2]>::try_from(parts).ok()) else {
+        bail!("run::write_table: expected a column [name, values], found {}", found(pair));
+    };
+    let name = name.to_string();
+    if let Some(t) = values.read_lock::<Tensor>() {
+        ensure!(t.dim() == 1, "run::write_table: column `{name}`: expected a tensor [n], found {}", shape_words(&t));
+        return Ok(match t.is_floating_point() {
+            true => (name, Column::Floats(Vec::<f64>::try_from(&t.f_to_kind(Kind::Double)?)?)),
+            false => (name, Column::Ints(Vec::<i64>::try_from(&t.f_to_kind(Kind::Int64)?)?)),
+        });
+    }
+    let Some(list) = values.read_lock::<Array>() else {
+        bail!("run::write_table: column `{name}`: expected an array or a tensor [n], found {}", found(&values));
+    };
+    let what = format!("run::write_table: column `{name}`");
+    let column = match list.first() {
+        Some(v) if v.is_string() => {
+            let text = |v: &Dynamic| match v.clone().into_string() {
+                Ok(text) => Ok(text),
+                Err(_) => bail!("{what}: expected strings only, found {} too", found(v)),
+            };
+            Column::Texts(list.iter().map(text).collect::<Result<_>>()?)
+        }
+        Some(_) if list.iter().all(|v| v.is_int()) => Column::Ints(ints(&list, &what)?),
+        _ => Column::Floats(list.iter().map(|v| number(v, &what)).collect::<Result<_>>()?),
+    };
+    Ok((name, column))
+}
+
 /// A progress display.
 #[derive(Clone)]
-struct Progress(Rc<RefCell<progress::Progress>>);
+struct Progress(Rc<RefCell<Shown>>);
+
+struct Shown(progress::Progress);
+
+impl Drop for Shown {
+    /// A loop that a signal ended says how far it came.
+    fn drop(&mut self) {
+        let stopped = SESSION
+            .try_with(|s| s.try_borrow().is_ok_and(|s| s.as_ref().is_some_and(|s| s.interrupt.exit_code().is_some())));
+        if stopped.unwrap_or(false) {
+            self.0.interrupted();
+        }
+    }
+}
+
+impl Progress {
+    fn of(progress: progress::Progress) -> Self {
+        Progress(Rc::new(RefCell::new(Shown(progress))))
+    }
+}
 
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     engine.register_type_with_name::<Progress>("Progress");
@@ -217,12 +271,11 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "note" (text: ImmutableString) -> () { progress::note_line(&text); Ok(()) }
         /// Shows progress of `total` steps under a label.
         "progress" (label: ImmutableString, total: i64) -> Progress {
-            Ok(Progress(Rc::new(RefCell::new(progress::Progress::new(&label, total.max(0) as u64)))))
+            Ok(Progress::of(progress::Progress::new(&label, total.max(0) as u64)))
         }
         /// The same of a loop that goes on after `done` steps.
         "progress" (label: ImmutableString, total: i64, done: i64) -> Progress {
-            let progress = progress::Progress::new(&label, total.max(0) as u64).going_on(done.max(0) as u64);
-            Ok(Progress(Rc::new(RefCell::new(progress))))
+            Ok(Progress::of(progress::Progress::new(&label, total.max(0) as u64).going_on(done.max(0) as u64)))
         }
         /// Keeps the checkpoints of a training loop, in checkpoints/LABEL/step-N of the run directory: from the newest
         /// one the run goes on after `nepa run … --resume DIR`, or after the same command again. `parts` is a map of what
@@ -254,6 +307,19 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
                 Ok(clean.display().to_string())
             })
         }
+        /// Writes a map of plain values to a JSON file of the run directory.
+        "write_json" (name: ImmutableString, values: Map) -> () {
+            let text = format!("{:#}\n", Value::Object(object(&values)?));
+            with_session(|s| crate::files::write_atomic(&s.inside(&name)?, text.as_bytes()))
+        }
+        /// Writes a table to a file of the run directory whose name ends in .parquet or .csv: an array of columns
+        /// [name, values], the values being integers, numbers or strings in an array, or a tensor [n].
+        ///
+        /// Example: `run::write_table("predictions.csv", [["item", ["a.png", "b.png"]], ["label", [3, 7]]]);`
+        "write_table" (name: ImmutableString, columns: Array) -> () {
+            let columns = columns.iter().map(column).collect::<Result<_>>()?;
+            with_session(|s| table_file::write(&s.inside(&name)?, columns))
+        }
         /// Writes text to a file of the run directory.
         "write" (name: ImmutableString, text: ImmutableString) -> () {
             with_session(|s| {
@@ -265,20 +331,24 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     }
     group.register(engine);
 
-    let mut group = Group::global(reference, "Progress", "A progress display: a bar on a terminal, else plain lines.");
+    let mut group = Group::global(
+        reference,
+        "Progress",
+        "A progress display: a bar on a terminal, else plain lines. Where a signal ends the run, it says how far it came.",
+    );
     functions! { group;
         /// One step done, with the values to show.
-        "step" (progress: Progress, values: Map) -> () { progress.0.borrow_mut().step(0, &object(&values)?); Ok(()) }
+        "step" (progress: Progress, values: Map) -> () { progress.0.borrow_mut().0.step(0, &object(&values)?); Ok(()) }
         /// One step done on a number of images, with the values to show.
         "step" (progress: Progress, images: i64, values: Map) -> () {
-            progress.0.borrow_mut().step(images.max(0) as u64, &object(&values)?);
+            progress.0.borrow_mut().0.step(images.max(0) as u64, &object(&values)?);
             Ok(())
         }
         /// Ends the display with a line that stays.
-        "finish" (progress: Progress) -> () { progress.0.borrow_mut().finish(&Default::default()); Ok(()) }
+        "finish" (progress: Progress) -> () { progress.0.borrow_mut().0.finish(&Default::default()); Ok(()) }
         /// The same with final values.
         "finish" (progress: Progress, values: Map) -> () {
-            progress.0.borrow_mut().finish(&object(&values)?);
+            progress.0.borrow_mut().0.finish(&object(&values)?);
             Ok(())
         }
     }
