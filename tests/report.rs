@@ -31,7 +31,7 @@ fn evaluation() -> String {
             "calibration": [{ "confidence": 0.25, "accuracy": 0.2, "count": 40 }, { "confidence": 0.9, "accuracy": 0.8, "count": 260 }],
             "per_class": classes, "confusions": [{ "label": 3, "predicted": 5, "count": 9 }], "unheard_of": { "x": 1 }
         },
-        "raw": { "top1": 60.125 },
+        "raw": { "top1": 60.25 },
         "samples": [
             { "item": 17, "label": "class-1", "predicted": "<b>bold</b>", "probability": 0.875, "image": "samples/000.png" },
             { "label": "class-2", "predicted": "class-2", "image": "../../secret.png" }
@@ -72,7 +72,10 @@ fn a_run_becomes_a_page_that_stands_alone() {
     run_once(&folder);
     let page = page(&folder, &[]);
     stands_alone(&page);
-    holds(&page, &["<strong>finished</strong>", "recipe.rhai", "0.001", "given with --set", ">seed<", ">7<", "libtorch"]);
+    holds(
+        &page,
+        &["<strong>finished</strong>", "recipe.rhai", "0.001", "given with --set", ">seed<", ">7<", "libtorch"],
+    );
     // Curves of what was logged with steps, and the last values by phase.
     assert_eq!(page.matches("<svg").count(), 2, "loss and learning rate");
     holds(&page, &["learning rate", "<h3>train</h3>", "0.06667", "<h3>evaluate</h3>", "81.25"]);
@@ -91,12 +94,23 @@ fn an_evaluation_is_shown_with_the_worst_classes_first() {
     folder.write("secret.png", "secret");
     let page = page(&folder, &["--out", "pages/a.html"]);
     stands_alone(&page);
-    holds(&page, &["64.50", "[59.00, 69.75]", "0.04200", "60.13", "Calibration: ema", "The 12 worst of 30", "All 30 classes"]);
+    holds(
+        &page,
+        &["64.50", "[59.00, 69.75]", "0.04200", "60.25", "Calibration: ema", "The 12 worst of 30", "All 30 classes"],
+    );
     let place = |text: &str| page.find(text).unwrap_or_else(|| panic!("no {text}"));
     assert!(place(">class-0<") < place(">class-1<") && place(">class-1<") < place(">class-11<"));
     assert!(place(">class-29<") > place("<details>"), "the best only among all");
     // Confused classes by name, samples with their picture and verdict, all escaped.
-    holds(&page, &["<td>&lt;b&gt;bold&lt;/b&gt;</td><td>class-5</td>", "✗ &lt;b&gt;bold&lt;/b&gt; (0.88)", "item 17", "✓ class-2"]);
+    holds(
+        &page,
+        &[
+            "<td>&lt;b&gt;bold&lt;/b&gt;</td><td>class-5</td>",
+            "✗ &lt;b&gt;bold&lt;/b&gt; (0.88)",
+            "item 17",
+            "✓ class-2",
+        ],
+    );
     assert!(!page.contains("<b>"));
     // A picture outside of the run is not carried along.
     holds(&page, &["it lies outside of the run directory"]);
@@ -121,7 +135,7 @@ fn checkpoints_are_told_with_their_size_and_whether_they_are_whole() {
     let folder = Folder::new();
     let script = format!(
         r#"import "std/pretrain" as pretrain;
-        let images = data::synthetic(#{{ count: 8, size: 8, classes: 2 }});
+        let images = data::synthetic(#{{ len: 8, size: 8, classes: 2 }});
         pretrain::fit(nn::vit_nepa({TINY}), images, #{{ steps: 4, batch: 4, save_every: 2, transforms: [transform::normalize(0.5, 0.5)] }});"#
     );
     folder.run_with(&script, &["--out", "runs/a"]).succeeds();

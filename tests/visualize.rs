@@ -12,7 +12,8 @@ const TOKENS: usize = 17;
 
 fn floats(bytes: &[u8], name: &str) -> Vec<f64> {
     let file = SafeTensors::deserialize(bytes).unwrap();
-    let data = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}; there are {:?}", file.names())).data().to_vec();
+    let data =
+        file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}; there are {:?}", file.names())).data().to_vec();
     data.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
 }
 
@@ -131,7 +132,10 @@ fn places_that_are_not_there_are_refused() {
     fails(r#"visualize::patches("", [4, 4], 0);"#, &["found nothing"]);
     fails(r#"visualize::maps(model, image, 0, 0, #{ layers: "3" });"#, &["no layer 3", "layers 0 to 2"]);
     fails(r#"visualize::maps(model, image, 0, 0, #{ layers: "first" });"#, &[r#""all", "last" or numbers"#, "first"]);
-    fails(r#"visualize::maps(model, image, 0, 0, #{ heads: "median" });"#, &["unknown reduction", "mean, max and none"]);
+    fails(
+        r#"visualize::maps(model, image, 0, 0, #{ heads: "median" });"#,
+        &["unknown reduction", "mean, max and none"],
+    );
     fails("visualize::maps(model, image, 0, 0, #{ top_p: 0.0 });", &["top_p: expected above 0 and at most 1"]);
     fails("visualize::image_numbers(0, 6);", &["expected a count from 1 on"]);
     fails(r#"visualize::image_numbers("", 6);"#, &["images: none are chosen, of 6"]);
@@ -179,10 +183,10 @@ fn the_recipe_draws_a_picture_an_image_and_keeps_the_numbers() {
     assert_eq!(file.tensor("image-3.attention.1-2.layer-2.mean").unwrap().shape(), [4, 4]);
     assert!((floats(&numbers, "image-0.prediction.3-3").iter().sum::<f64>() - 1.0).abs() < 1e-5);
 
-    // For each of two patches the image and four maps, four panels in a row.
+    // For each of two patches a row with the image and four maps.
     let picture = image::open(folder.path("out/image-0.png")).unwrap().to_rgb8();
     let panel = (128 + 6 + 11 + 62, 128 + 20 + 2 + 16);
-    assert_eq!(picture.dimensions(), (2 * 16 + 4 * panel.0, 16 + 3 * 24 + 3 * panel.1 + 8));
+    assert_eq!(picture.dimensions(), (2 * 16 + 5 * panel.0, 16 + 3 * 24 + 2 * panel.1 + 8));
     // The frame of the queried patch, in the first panel: its row 1 and column 2 of four.
     let (left, top) = (16, 16 + 3 * 24 + 22);
     assert_eq!(picture.get_pixel(left + 2 * 32, top + 32 + 16).0, [230, 30, 40]);
@@ -237,5 +241,8 @@ fn a_panel_that_cannot_be_drawn_is_refused_and_nothing_written() {
     draw("#{ frames: [[0, 0, \"a\"]] }", &["frames need a map, or `grid`"]);
     draw("", &["no panels"]);
     folder.run(r#"plot::overlays("x.svg", rand([3, 8, 8]), [#{}], #{});"#).fails(1).says(&["PNG files"]);
-    folder.run(r#"plot::overlays("x.png", rand([8, 8]), [#{}], #{});"#).fails(1).says(&["expected an image [1 or 3, H, W]"]);
+    folder
+        .run(r#"plot::overlays("x.png", rand([8, 8]), [#{}], #{});"#)
+        .fails(1)
+        .says(&["expected an image [1 or 3, H, W]"]);
 }

@@ -114,9 +114,9 @@ fn parameters(info: &Value) -> Markup {
 
 /// When and with what the run was made.
 fn how(info: &Value) -> Markup {
-    let text = |key: &str| Some((key, html! { (words(info.get(key).filter(|v| !v.is_null())?)) }));
+    let known = ["recipe", "started", "ended", "seed", "device", "threads"].into_iter();
     let mut rows: Vec<(&str, Markup)> =
-        ["recipe", "started", "ended", "seed", "device", "threads"].into_iter().filter_map(text).collect();
+        known.filter(|key| !info[*key].is_null()).map(|key| (key, html! { (words(&info[key])) })).collect();
     if let Some(resumed) = info["resumed"].as_array().filter(|list| !list.is_empty()) {
         rows.push(("went on", html! { (resumed.iter().map(words).collect::<Vec<_>>().join(", ")) }));
     }

@@ -54,13 +54,12 @@ pub fn report(dir: &Path) -> Result<Report> {
         Some(text) => read::lines(&dir.join(METRICS_FILE), &text)?,
         None => (Vec::new(), false),
     };
-    let logged =
-        Run { name: named.unwrap_or_else(|| given.clone()), given, dir: dir.into(), state: None, lines, torn };
+    let logged = Run { name: named.unwrap_or_else(|| given.clone()), given, dir: dir.into(), state: None, lines, torn };
     let evaluation = match optional(&dir.join(EVALUATION_FILE))? {
         Some(text) => Some(parse(&dir.join(EVALUATION_FILE), &text)?),
         None => None,
     };
-    let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {given}"))?;
+    let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let mut pictures: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
     // The curves are in the page themselves.
     pictures.retain(|name| name.ends_with(".png") && name != "curves.png");
@@ -128,8 +127,7 @@ fn optional(path: &Path) -> Result<Option<String>> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Value> {
-    let value: Value =
-        serde_json::from_str(text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+    let value: Value = serde_json::from_str(text).with_context(|| format!("{} is not valid JSON", path.display()))?;
     if !value.is_object() {
         bail_hint!(
             "{}: expected a JSON object of results by name, found {}", path.display(), value;

@@ -105,12 +105,12 @@ fn overlay(value: &Dynamic) -> Result<Overlay> {
         Some(list) if list.len() == n => Ok(list.clone()),
         _ => bail!("plot::overlays: expected {expected}, found {}", found(value)),
     };
-    let frame = |value: &Dynamic| {
+    let frame = |value: &Dynamic| -> Result<Frame> {
         let list = parts(value, 3, "[row, column, name] as frame")?;
         let (row, column) = (count(&list[0], "row of a frame")?, count(&list[1], "column of a frame")?);
         Ok(Frame { row, column, name: list[2].to_string() })
     };
-    let grid = |value: &Dynamic| {
+    let grid = |value: &Dynamic| -> Result<(usize, usize)> {
         let list = parts(value, 2, "[rows, columns] as grid")?;
         Ok((count(&list[0], "rows of a grid")?, count(&list[1], "columns of a grid")?))
     };

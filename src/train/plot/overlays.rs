@@ -107,7 +107,11 @@ fn read_map(panel: &Overlay) -> Result<Option<Grid>> {
     let grid = match &panel.map {
         None => None,
         Some(map) => {
-            ensure!(map.dim() == 2 && map.numel() > 0, "{of}: expected a map [rows, columns], found {}", shape_words(map));
+            ensure!(
+                map.dim() == 2 && map.numel() > 0,
+                "{of}: expected a map [rows, columns], found {}",
+                shape_words(map)
+            );
             let (rows, columns) = (map.size()[0] as usize, map.size()[1] as usize);
             let flat = map.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?.f_contiguous()?;
             let mut values = vec![0f32; flat.numel()];
@@ -241,7 +245,8 @@ impl<'a> Picture<'a> {
                 (None, grid) => grid.unwrap_or((1, 1)),
             };
             for f in &panel.frames {
-                let place = |n: usize, of: usize, length: i32| (n as f64 / of as f64 * f64::from(length)).round() as i32;
+                let place =
+                    |n: usize, of: usize, length: i32| (n as f64 / of as f64 * f64::from(length)).round() as i32;
                 let from = (left + place(f.column, columns, w), top + place(f.row, rows, h));
                 let to = (left + place(f.column + 1, columns, w) - 1, top + place(f.row + 1, rows, h) - 1);
                 let which = self.legend.iter().position(|n| *n == f.name).expect("collected from the frames");
@@ -298,9 +303,11 @@ fn frame(area: &DrawingArea<BitMapBackend, Shift>, from: (i32, i32), to: (i32, i
 
 /// A number in three significant digits.
 fn short(value: f32) -> String {
-    match value.abs() {
-        0.0 => "0".into(),
-        v if !(1e-3..1e4).contains(&v) => format!("{value:.1e}"),
-        v => format!("{value:.*}", (2 - v.log10().floor() as i32).clamp(0, 5) as usize),
+    // Its power of ten after rounding: 0.09999 has three digits as 0.100.
+    let power: i32 = format!("{value:.2e}").split('e').nth(1).and_then(|power| power.parse().ok()).unwrap_or(0);
+    match power {
+        _ if value == 0.0 => "0".into(),
+        -3..=3 => format!("{value:.*}", (2 - power).max(0) as usize),
+        _ => format!("{value:.1e}"),
     }
 }
