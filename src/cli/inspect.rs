@@ -38,7 +38,7 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 /// Model folders below `path`, two levels deep.
-fn models(path: &Path) -> Vec<PathBuf> {
+pub(super) fn models(path: &Path) -> Vec<PathBuf> {
     let children = |dir: &Path| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let mut dirs: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir()).collect();

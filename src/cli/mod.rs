@@ -13,6 +13,7 @@ mod check;
 mod data;
 mod inspect;
 mod plot;
+mod report;
 mod run;
 
 use crate::script::{Host, Sources, error::Report};
@@ -50,6 +51,8 @@ enum Command {
     Inspect(InspectArgs),
     /// Draws the curves of one or several runs: loss, learning rate, gradients, collapse, throughput, accuracy.
     Plot(plot::PlotArgs),
+    /// Writes a run directory as one HTML page: parameters, curves, evaluation, samples, pictures, checkpoints, recipe.
+    Report(report::ReportArgs),
 }
 
 #[derive(Args)]
@@ -190,6 +193,7 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Data(args) => return data::data(&args, &host(Interrupt::default())),
         Command::Inspect(args) => inspect::inspect(&args.path),
         Command::Plot(args) => plot::plot(&args),
+        Command::Report(args) => report::report(&args),
     };
     match result {
         Ok(()) => 0,

@@ -26,7 +26,8 @@ pub const RUNS_DIR: &str = "runs";
 pub const RUN_FILE: &str = "run.json";
 /// The folder of its checkpoints.
 pub const CHECKPOINTS_DIR: &str = "checkpoints";
-const RECIPE_FILE: &str = "recipe.rhai";
+/// The recipe as it was run.
+pub const RECIPE_FILE: &str = "recipe.rhai";
 const LOCK_FILE: &str = ".lock";
 
 /// What is known about a run when it starts.

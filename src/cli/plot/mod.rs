@@ -1,7 +1,7 @@
 //! `nepa plot`
 
 mod axis;
-mod read;
+pub(super) mod read;
 
 use crate::bail_hint;
 use crate::error::{Result, did_you_mean};
@@ -74,6 +74,17 @@ pub fn plot(args: &PlotArgs) -> Result<()> {
     let drawn: Vec<&str> = picture.panels.iter().map(|p| p.title.split(" (").next().unwrap_or(&p.title)).collect();
     out!("{}: {}", out.display(), drawn.join(", "));
     Ok(())
+}
+
+/// The panels of one run over its steps; none where nothing that is drawn was logged.
+pub(super) fn panels_of(run: &Run) -> Option<Panels> {
+    let args = PlotArgs { runs: Vec::new(), out: None, x: Axis::Step, phase: None, smooth: 1 };
+    let runs = std::slice::from_ref(run);
+    let drawn = |line: &Map<String, Value>| line.contains_key("step") && METRICS.iter().any(|m| line.contains_key(m.0));
+    match run.lines.iter().any(drawn) {
+        true => tracks(runs, &args).and_then(|tracks| picture(runs, tracks, &args)).ok(),
+        false => None,
+    }
 }
 
 /// The lines of one phase of one run.

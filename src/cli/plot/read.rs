@@ -76,7 +76,7 @@ fn metrics_file(path: &Path) -> Result<PathBuf> {
 }
 
 /// The lines as JSON objects, and whether the last was torn.
-fn lines(file: &Path, text: &str) -> Result<(Vec<Map<String, Value>>, bool)> {
+pub fn lines(file: &Path, text: &str) -> Result<(Vec<Map<String, Value>>, bool)> {
     let mut all = Vec::new();
     for (i, line) in text.split_inclusive('\n').enumerate() {
         if line.trim().is_empty() {

@@ -1,12 +1,12 @@
 //! Pictures.
 
-use crate::error::{Result, bail, ensure};
+use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::functions;
 use crate::options;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Tensor, found, number, read_options};
-use crate::train::plot::{self, Bar, PlotOptions, Series};
+use crate::train::plot::{self, Bar, Frame, Overlay, OverlaysOptions, PlotOptions, Series};
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 use std::path::Path;
 
@@ -30,6 +30,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     group.options::<PlotOptions>("plot::lines");
     group.options::<PlotOptions>("plot::bars");
     group.options::<ImagesOptions>("plot::images");
+    group.options::<OverlaysOptions>("plot::overlays");
     functions! { group;
         /// Curves over a common axis: a map from names to arrays of [x, y]. A .png or .svg file.
         ///
@@ -47,6 +48,15 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "images" (path: ImmutableString, batch: Tensor, options: Map) -> () {
             let o: ImagesOptions = read_options("plot::images", &options)?;
             plot::images(Path::new(path.as_str()), &batch, o.columns, o.zoom, (o.low, o.high))
+        }
+        /// Maps over the patches of one image [1 or 3, H, W] (uint8 or float), each drawn on it in a panel of its own:
+        /// an array of #{ title, map (a tensor [rows, columns]; without it the image alone), gamma, frames (an array of
+        /// [row, column, name]), grid ([rows, columns], for frames without a map) }. Colours are viridis, from the map's
+        /// least value to its greatest, as ((value - least) / (greatest - least))^gamma; the colour bar is drawn with the
+        /// same gamma. Patches whose value is exactly 0 are faded and count for neither end. A .png file.
+        "overlays" (path: ImmutableString, image: Tensor, panels: Array, options: Map) -> () {
+            let panels: Vec<Overlay> = panels.iter().map(overlay).collect::<Result<_>>()?;
+            plot::overlays(Path::new(path.as_str()), &image, &panels, &read_options("plot::overlays", &options)?)
         }
     }
     group.register(engine);
@@ -72,5 +82,54 @@ fn bar(value: &Dynamic) -> Result<Bar> {
         name: parts[0].to_string(),
         value: number(&parts[1], "plot::bars: value")?,
         deviation: number(&parts[2], "plot::bars: deviation")?,
+    })
+}
+
+fn overlay(value: &Dynamic) -> Result<Overlay> {
+    const KEYS: [&str; 5] = ["title", "map", "gamma", "frames", "grid"];
+    let Some(map) = value.read_lock::<Map>() else {
+        bail!("plot::overlays: expected a map as panel, found {}", found(value));
+    };
+    if let Some(key) = map.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        bail!(
+            "plot::overlays: unknown key `{key}` of a panel{}; the keys are {}",
+            did_you_mean(key, KEYS),
+            KEYS.join(", ")
+        );
+    }
+    let count = |value: &Dynamic, what: &str| match value.as_int() {
+        Ok(n) if n >= 0 => Ok(n as usize),
+        _ => bail!("plot::overlays: {what}: expected a number from 0, found {}", found(value)),
+    };
+    let parts = |value: &Dynamic, n: usize, expected: &str| match value.read_lock::<Array>() {
+        Some(list) if list.len() == n => Ok(list.clone()),
+        _ => bail!("plot::overlays: expected {expected}, found {}", found(value)),
+    };
+    let frame = |value: &Dynamic| -> Result<Frame> {
+        let list = parts(value, 3, "[row, column, name] as frame")?;
+        let (row, column) = (count(&list[0], "row of a frame")?, count(&list[1], "column of a frame")?);
+        Ok(Frame { row, column, name: list[2].to_string() })
+    };
+    let grid = |value: &Dynamic| -> Result<(usize, usize)> {
+        let list = parts(value, 2, "[rows, columns] as grid")?;
+        Ok((count(&list[0], "rows of a grid")?, count(&list[1], "columns of a grid")?))
+    };
+    let tensor = |value: &Dynamic| match value.read_lock::<Tensor>() {
+        Some(tensor) => Ok(tensor.shallow_clone()),
+        None => bail!("plot::overlays: expected a tensor [rows, columns] as map, found {}", found(value)),
+    };
+    let frames = match map.get("frames") {
+        None => Vec::new(),
+        Some(value) => match value.read_lock::<Array>() {
+            Some(list) => list.iter().map(frame).collect::<Result<_>>()?,
+            None => bail!("plot::overlays: expected an array of frames, found {}", found(value)),
+        },
+    };
+    Ok(Overlay {
+        title: map.get("title").map(Dynamic::to_string).unwrap_or_default(),
+        map: map.get("map").map(tensor).transpose()?,
+        gamma: map.get("gamma").map_or(Ok(1.0), |gamma| number(gamma, "plot::overlays: gamma"))?,
+        frames,
+        grid: map.get("grid").map(grid).transpose()?,
     })
 }

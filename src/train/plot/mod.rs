@@ -4,12 +4,14 @@
 mod bars;
 mod curves;
 mod images;
+mod overlays;
 mod panels;
 
 pub use bars::{Bar, bars};
 pub use curves::{Series, lines};
 pub use images::images;
-pub use panels::{Curve, Key, Panel, Panels, panels};
+pub use overlays::{Frame, Overlay, OverlaysOptions, overlays};
+pub use panels::{Curve, Key, Panel, Panels, key_colour, panel_svgs, panels};
 
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::files::staging;

@@ -1,7 +1,7 @@
 //! Several charts over the same axis as one picture, with one legend for all.
 
 use super::curves::{Axes, strokes, thin};
-use super::{COLOURS, Drawing, Format, PlotOptions, draw, padded, range, shorten};
+use super::{COLOURS, Drawing, Format, PlotOptions, draw, fonts, padded, range, shorten};
 use crate::error::{Result, ensure};
 use plotters::chart::ChartContext;
 use plotters::coord::Shift;
@@ -72,6 +72,29 @@ pub fn panels(path: &Path, picture: &Panels) -> Result<()> {
     let layout = Layout::of(picture);
     let size = PlotOptions { width: layout.width.into(), height: layout.height.into(), ..Default::default() };
     draw(path, &size, &Picture { picture, layout })
+}
+
+/// Each panel as an SVG document of its own, without header and legend.
+pub fn panel_svgs(picture: &Panels) -> Result<Vec<String>> {
+    fonts();
+    let drawing = Picture { picture, layout: Layout::of(picture) };
+    let svg = |panel: &Panel| {
+        let mut text = String::new();
+        {
+            let area = SVGBackend::with_string(&mut text, PANEL).into_drawing_area();
+            area.fill(&WHITE)?;
+            drawing.panel(panel, &area, Format::Svg)?;
+            area.present()?;
+        }
+        Ok(text)
+    };
+    picture.panels.iter().map(svg).collect()
+}
+
+/// The colour of an entry of the legend, as CSS writes it.
+pub fn key_colour(key: &Key) -> String {
+    let RGBColor(r, g, b) = colour(key);
+    format!("#{r:02x}{g:02x}{b:02x}")
 }
 
 struct Picture<'a> {

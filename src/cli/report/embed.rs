@@ -1,0 +1,66 @@
+//! Pictures inside of the page.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use maud::{Markup, html};
+use std::path::{Component, Path};
+
+/// Bytes of one picture, and of all together, that a page takes; it is to open on a phone.
+const MOST: (u64, u64) = (4 << 20, 24 << 20);
+
+/// What the pictures embedded so far take.
+#[derive(Default)]
+pub struct Budget {
+    spent: u64,
+}
+
+impl Budget {
+    /// A picture of the run, embedded; or in words why it is not.
+    pub fn picture(&mut self, dir: &Path, name: &str, alt: &str) -> Markup {
+        match self.data_uri(dir, name) {
+            Ok(uri) => html! { img src=(uri) alt=(alt); },
+            Err(why) => html! { p.note { (name) ": " (why) } },
+        }
+    }
+
+    fn data_uri(&mut self, dir: &Path, name: &str) -> Result<String, String> {
+        let path = Path::new(name);
+        // A page must not carry files from elsewhere, whatever evaluation.json says.
+        if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err("not shown: it lies outside of the run directory".into());
+        }
+        let kind = match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
+            Some("png") => "image/png",
+            Some("jpg" | "jpeg") => "image/jpeg",
+            Some("webp") => "image/webp",
+            _ => return Err("not shown: it is no PNG, JPEG or WebP file".into()),
+        };
+        let file = dir.join(path);
+        let bytes = std::fs::metadata(&file).map_err(|e| format!("not shown: {e}"))?.len();
+        if bytes > MOST.0 {
+            return Err(format!("not shown: it has {}, more than {}", bytes_words(bytes), bytes_words(MOST.0)));
+        }
+        if self.spent + bytes > MOST.1 {
+            return Err(format!("not shown: the pictures before it have {} already", bytes_words(self.spent)));
+        }
+        let content = std::fs::read(&file).map_err(|e| format!("not shown: {e}"))?;
+        self.spent += bytes;
+        Ok(format!("data:{kind};base64,{}", STANDARD.encode(content)))
+    }
+}
+
+/// A size as people write it.
+pub fn bytes_words(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut size = bytes as f64;
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} B"),
+        _ if size < 10.0 => format!("{size:.1} {}", UNITS[unit]),
+        _ => format!("{size:.0} {}", UNITS[unit]),
+    }
+}

@@ -1,0 +1,197 @@
+//! `nepa report`: a run directory as one HTML page that needs no other file, no script and no network.
+
+mod embed;
+mod evaluation;
+mod read;
+
+use crate::error::Result;
+use crate::files::write_atomic;
+use crate::train::plot::{Panels, key_colour, panel_svgs};
+use crate::{bail_hint, cli::plot};
+use clap::Args;
+use embed::{Budget, bytes_words};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use read::{Folder, Report};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+
+const STYLE: &str = include_str!("style.css");
+
+#[derive(Args)]
+pub struct ReportArgs {
+    /// A run directory.
+    run: PathBuf,
+    /// The page [default: report.html in the run directory].
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+pub fn report(args: &ReportArgs) -> Result<()> {
+    let out = args.out.clone().unwrap_or_else(|| args.run.join("report.html"));
+    if !out.extension().is_some_and(|e| e.eq_ignore_ascii_case("html") || e.eq_ignore_ascii_case("htm")) {
+        bail_hint!("a report is an .html file, found {}", out.display(); "give --out FILE.html");
+    }
+    let report = read::report(&args.run)?;
+    let page = page(&report)?.into_string();
+    write_atomic(&out, page.as_bytes())?;
+    out!("{}: {}", out.display(), bytes_words(page.len() as u64));
+    Ok(())
+}
+
+fn page(report: &Report) -> Result<Markup> {
+    let curves = plot::panels_of(&report.logged).map(|panels| curves(&panels)).transpose()?;
+    let mut budget = Budget::default();
+    let evaluation = report.evaluation.as_ref().map(|found| evaluation::sections(found, &report.dir, &mut budget));
+    let pictures = pictures(report, &mut budget);
+    let info = &report.info;
+    Ok(html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "nepa: " (report.logged.name) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                header {
+                    h1 { (report.logged.name) }
+                    p { (info["recipe"].as_str().unwrap_or("unknown recipe")) ", " strong { (report.state) } }
+                    @if let Some(error) = info["error"].as_str() { pre.error { (error) } }
+                }
+                (parameters(info))
+                @if let Some(curves) = curves { section { h2 { "Curves" } (curves) } }
+                (last_metrics(report))
+                @if let Some(evaluation) = evaluation { (evaluation) }
+                @if let Some(pictures) = pictures { (pictures) }
+                (folders("Models", &report.models))
+                (folders("Checkpoints", &report.checkpoints))
+                (how(info))
+                @if let Some(recipe) = &report.recipe {
+                    section {
+                        h2 { "Recipe" }
+                        details { summary { (report.recipe_file) } pre { code { (recipe) } } }
+                    }
+                }
+                footer { "Written by nepa " (env!("CARGO_PKG_VERSION")) " from " (report.logged.given) }
+            }
+        }
+    })
+}
+
+/// A value as a person writes it: text without quotes, lists and maps as JSON.
+fn words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "none".into(),
+        other => other.to_string(),
+    }
+}
+
+/// Names and values beside each other.
+fn pairs<'a>(rows: impl IntoIterator<Item = (&'a str, Markup)>) -> Markup {
+    html! {
+        div.scroll { table { @for (name, value) in rows { tr { th scope="row" { (name) } td { (value) } } } } }
+    }
+}
+
+fn parameters(info: &Value) -> Markup {
+    let none = Map::new();
+    let params = info["params"].as_object().unwrap_or(&none);
+    let set = info["set"].as_object().unwrap_or(&none);
+    html! {
+        section {
+            h2 { "Parameters" }
+            @if params.is_empty() { p { "The recipe has none." } } @else {
+                (pairs(params.iter().map(|(name, value)| {
+                    let given = set.contains_key(name);
+                    (name.as_str(), html! { (words(value)) @if given { " " span.note { "given with --set" } } })
+                })))
+            }
+        }
+    }
+}
+
+/// When and with what the run was made.
+fn how(info: &Value) -> Markup {
+    let known = ["recipe", "started", "ended", "seed", "device", "threads"].into_iter();
+    let mut rows: Vec<(&str, Markup)> =
+        known.filter(|key| !info[*key].is_null()).map(|key| (key, html! { (words(&info[key])) })).collect();
+    if let Some(resumed) = info["resumed"].as_array().filter(|list| !list.is_empty()) {
+        rows.push(("went on", html! { (resumed.iter().map(words).collect::<Vec<_>>().join(", ")) }));
+    }
+    if let Some(command) = info["command"].as_array() {
+        rows.push(("command", html! { code { (command.iter().map(words).collect::<Vec<_>>().join(" ")) } }));
+    }
+    for (name, version) in info["versions"].as_object().into_iter().flatten() {
+        rows.push((name, html! { (words(version)) }));
+    }
+    html! { section { h2 { "How it was made" } (pairs(rows)) } }
+}
+
+fn curves(panels: &Panels) -> Result<Markup> {
+    let svgs = panel_svgs(panels)?;
+    Ok(html! {
+        @if panels.keys.len() > 1 {
+            ul.legend { @for key in &panels.keys { li { span.key style={ "background:" (key_colour(key)) } {} (key.name) } } }
+        }
+        div.grid { @for svg in svgs { figure.paper { (PreEscaped(svg)) } } }
+    })
+}
+
+/// The last value of everything that was logged, by phase.
+fn last_metrics(report: &Report) -> Markup {
+    let mut phases: Vec<(&str, Map<String, Value>)> = Vec::new();
+    for line in &report.logged.lines {
+        let phase = line.get("phase").and_then(Value::as_str).unwrap_or("no phase");
+        let at = phases.iter().position(|p| p.0 == phase).unwrap_or_else(|| {
+            phases.push((phase, Map::new()));
+            phases.len() - 1
+        });
+        for (key, value) in line.iter().filter(|(key, value)| *key != "phase" && !value.is_object()) {
+            phases[at].1.insert(key.clone(), value.clone());
+        }
+    }
+    html! {
+        section {
+            h2 { "Last values" }
+            @if report.logged.torn { p.note { "The last line of the metrics was cut short, as a killed run leaves it." } }
+            @if phases.is_empty() { p { "Nothing was logged." } }
+            div.grid {
+                @for (phase, values) in &phases {
+                    div {
+                        h3 { (phase) }
+                        (pairs(values.iter().map(|(name, value)| (name.as_str(), html! { (evaluation::short(value)) }))))
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn pictures(report: &Report, budget: &mut Budget) -> Option<Markup> {
+    (!report.pictures.is_empty()).then(|| {
+        html! {
+            section {
+                h2 { "Pictures" }
+                div.pictures { @for name in &report.pictures { figure { (budget.picture(&report.dir, name, name)) figcaption { (name) } } } }
+            }
+        }
+    })
+}
+
+fn folders(title: &str, folders: &[Folder]) -> Markup {
+    html! {
+        @if !folders.is_empty() {
+            section {
+                h2 { (title) }
+                div.scroll { table {
+                    thead { tr { th { "folder" } th { "size" } th { "about" } } }
+                    @for folder in folders {
+                        tr { td { (folder.name) } td.number { (bytes_words(folder.bytes)) } td { (folder.about) } }
+                    }
+                } }
+            }
+        }
+    }
+}
