@@ -6,7 +6,7 @@ use common::*;
 
 /// A model, and 300 synthetic images of 4 classes that stand out in any features.
 const EASY: &str = r#"
-    import "std/evaluate" as evaluate;
+    import "std/features" as features;
     let m = nn::vit_nepa(#{ image_size: 16, patch_size: 4, num_channels: 3, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2 });
     let images = data::synthetic(#{ len: 300, classes: 4, size: 16 });
 "#;
@@ -20,11 +20,11 @@ fn neighbours_and_a_probe_tell_classes_apart_that_stand_out() {
     let said = easy(
         r#"
         for block in [0, 1, 2, "last"] {
-            let found = evaluate::online(m, images, #{ block: block });
+            let found = features::online(m, images, #{ block: block });
             print([found.knn_top1, found.probe_top1]);
         }
         let parts = images.split(0.7, 3);
-        print([evaluate::knn(m, parts[0], parts[1], #{}), evaluate::linear_probe(m, parts[0], parts[1], #{})]);
+        print([features::knn(m, parts[0], parts[1], #{}).top1, features::linear_probe(m, parts[0], parts[1], #{}).top1]);
         "#,
     );
     for top1 in said.numbers() {
@@ -37,7 +37,7 @@ fn neighbours_vote_with_the_weight_of_their_cosine() {
     // The patch embedding copies pixels and each image is of one colour, so the colours are the features: against
     // (1, 0, 0), cosines 0.8, 1 and 0.8 of classes 0, 1 and 0. The two of class 0 win where cosines weigh little.
     let said = run(r#"
-        import "std/evaluate" as evaluate;
+        import "std/features" as features;
         let m = nn::vit_nepa(#{ image_size: 2, patch_size: 1, num_channels: 3, hidden_size: 4, num_hidden_layers: 0, num_attention_heads: 1 },
             #{ patch_embeddings: nn::define(#{}, |m, x| cat([x, zeros([x.size(0), 1, 2, 2])], 1).flatten(2, 3).transpose(1, 2)) });
         let set = |batch, rows| { batch.images = tensor(rows).unsqueeze(2).unsqueeze(3).expand([rows.len(), 3, 2, 2]); };
@@ -49,7 +49,7 @@ fn neighbours_vote_with_the_weight_of_their_cosine() {
             batch
         };
         for wanted in [[1, 1.0], [3, 1.0], [3, 0.07]] {
-            print(evaluate::knn(m, three, one, #{ block: 0, k: wanted[0], temperature: wanted[1], transforms: [place] }));
+            print(features::knn(m, three, one, #{ block: 0, k: wanted[0], temperature: wanted[1], transforms: [place] }).top1);
         }
         "#);
     assert_eq!(said.numbers().concat(), [0.0, 100.0, 0.0]);
@@ -64,12 +64,12 @@ fn an_evaluation_takes_at_most_so_many_images() {
         for images_wanted in [60, 100] {
             for held_out in [(), data::synthetic(#{ len: 200, classes: 4, size: 16, seed: 1 })] {
                 seen[0] = 0;
-                evaluate::online(m, images, #{ images: images_wanted, held_out: held_out, transforms: counted, batch: 32 });
+                features::online(m, images, #{ images: images_wanted, held_out: held_out, transforms: counted, batch: 32 });
                 print(seen[0]);
             }
         }
         seen[0] = 0;
-        let found = evaluate::online(m, images.take(90), #{ transforms: counted, knn: false });
+        let found = features::online(m, images.take(90), #{ transforms: counted, knn: false });
         print(seen[0]);
         print(found.keys());
         "#,
@@ -83,9 +83,9 @@ fn an_evaluation_leaves_no_trace() {
         r#"
         let moving = nn::vit_nepa(m.config + #{ drop_path_prob: 0.5, pos_embed_rescale: 2.0 });
         let evaluations = [
-            || evaluate::online(moving, images, #{ transforms: [transform::random_horizontal_flip(), transform::normalize(0.5, 0.5)] }),
-            || evaluate::knn(moving, images, images, #{}),
-            || evaluate::linear_probe(moving, images, images, #{}),
+            || features::online(moving, images, #{ transforms: [transform::random_horizontal_flip(), transform::normalize(0.5, 0.5)] }),
+            || features::knn(moving, images, images, #{}),
+            || features::linear_probe(moving, images, images, #{}),
         ];
         for training in [true, false] {
             moving.train(training);
@@ -104,9 +104,9 @@ fn an_evaluation_leaves_no_trace() {
             }
         }
         // The same weights are the same evaluation, whatever was drawn before.
-        let first = evaluate::online(moving, images, #{ images: 90 });
+        let first = features::online(moving, images, #{ images: 90 });
         randn([5]);
-        let second = evaluate::online(moving, images, #{ images: 90 });
+        let second = features::online(moving, images, #{ images: 90 });
         print(first.knn_top1 == second.knn_top1);
         "#,
     );
@@ -120,8 +120,8 @@ fn the_average_of_the_weights_can_be_evaluated() {
         let ema = optim::ema(m, 0.5);
         ema.update();
         for p in m.named_parameters().values() { p.copy_(zeros(p.shape)); }
-        print(evaluate::online(m, images, #{ block: 0 }).knn_top1);
-        print(ema.apply(|| evaluate::online(m, images, #{ block: 0 }).knn_top1));
+        print(features::online(m, images, #{ block: 0 }).knn_top1);
+        print(ema.apply(|| features::online(m, images, #{ block: 0 }).knn_top1));
         "#,
     );
     let top1 = said.numbers().concat();
@@ -137,11 +137,11 @@ fn what_cannot_be_evaluated_is_told() {
     folder.write("one/b/0.png", &png);
     folder.write("x.tar", tar(&["0.png", "1.png", "2.png"], &png));
     for (call, pieces) in [
-        ("evaluate::online(m, images.filter(|i| i.label == 2), #{});", &["at least 2 classes, found 1"][..]),
-        ("evaluate::knn(m, images, data::image_folder(\"one\"), #{});", &["different classes"]),
-        ("evaluate::online(m, images, #{ block: 3 });", &["0 to 2", "\"last\"", "found 3"]),
-        ("evaluate::online(m, images, #{ blok: 1 });", &["`blok`", "`block`"]),
-        ("evaluate::online(m, data::webdataset(\"x.tar\"), #{});", &["needs labelled images", "0 of the 2"]),
+        ("features::online(m, images.filter(|i| i.label == 2), #{});", &["at least 2 classes, found 1"][..]),
+        ("features::knn(m, images, data::image_folder(\"one\"), #{});", &["different classes"]),
+        ("features::online(m, images, #{ block: 3 });", &["0 to 2", "\"last\"", "found 3"]),
+        ("features::online(m, images, #{ blok: 1 });", &["`blok`", "`block`"]),
+        ("features::online(m, data::webdataset(\"x.tar\"), #{});", &["needs labelled images", "0 of the 2"]),
     ] {
         folder.run(&format!("{EASY}{call}")).fails(1).says(pieces);
     }

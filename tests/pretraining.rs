@@ -100,7 +100,7 @@ fn judging_the_features_is_logged_and_changes_nothing_in_training() {
 fn a_mistake_in_the_evaluation_is_told_before_the_first_step() {
     let folder = Folder::new();
     let said = fit(&folder, "a", "#{ epochs: 3, evaluate: #{ every_epochs: 1, blok: 2 } }");
-    said.fails(1).says(&["unknown option `blok` of evaluate::online; did you mean `block`?"]);
+    said.fails(1).says(&["unknown option `blok` of features::online; did you mean `block`?"]);
     let said = fit(&folder, "b", "#{ epochs: 3, evaluate: #{ every_epochs: 1, weights: \"emma\" } }");
     said.fails(1).says(&["evaluate.weights", "\"ema\" or \"raw\"", "emma"]);
     let said = fit(&folder, "c", "#{ epochs: 3, evaluate: #{ weights: \"ema\" } }");

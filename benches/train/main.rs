@@ -120,7 +120,7 @@ fn side(o: &Options) -> Result<()> {
         };
         let loss = {
             let _autocast = Autocast::enter(kind)?;
-            let out = model.encode(&images, None, false, false)?;
+            let out = model.encode(&images, None, &Default::default())?;
             next_embedding(&out.last_hidden_state, &out.input_embedding, &Default::default())?
         };
         lap();

@@ -68,7 +68,7 @@ impl Module for Blocks {
             })?),
             (None, None) => None,
         };
-        let inner = Context { rotary, grid: cx.grid, taps: cx.taps.clone() };
+        let inner = Context { rotary, grid: cx.grid, taps: cx.taps.clone(), blocks: None };
         let keep = |x: &Tensor| {
             if let Some(taps) = &cx.taps {
                 taps.hidden_states.borrow_mut().push(x.shallow_clone());
@@ -77,7 +77,7 @@ impl Module for Blocks {
         keep(x);
         let again = self.recompute.get() && self.training.get() && !cx.taps.as_ref().is_some_and(|t| t.want_attentions);
         let mut x = x.shallow_clone();
-        for (i, block) in self.layer.iter().enumerate() {
+        for (i, block) in self.layer.iter().enumerate().take(cx.blocks.unwrap_or(usize::MAX)) {
             let place = move || format!("in layer {i}");
             x = match again {
                 true => recompute::forward(block, &x, &inner, place).with_context(place)?,

@@ -38,7 +38,7 @@ pub use norm::{LayerNorm, LayerNormOptions};
 pub use patch_embed::PatchEmbed;
 pub use rotary::{RotaryEmbedding, RotaryOptions};
 pub use sequential::Sequential;
-pub use vit_nepa::{Output, VitNepa, VitNepaParts};
+pub use vit_nepa::{Output, VitNepa, VitNepaParts, Wanted};
 
 use crate::bail_hint;
 use crate::error::{Result, did_you_mean, ensure};
@@ -83,11 +83,18 @@ pub struct Context {
     pub grid: Option<(i64, i64)>,
     /// Where inner values are collected, when they were asked for.
     pub taps: Option<Rc<Taps>>,
+    /// How many of a stack's blocks are computed; `None` means all.
+    pub blocks: Option<usize>,
 }
 
 impl Clone for Context {
     fn clone(&self) -> Self {
-        Self { rotary: self.rotary.as_ref().map(Tensor::shallow_clone), grid: self.grid, taps: self.taps.clone() }
+        Self {
+            rotary: self.rotary.as_ref().map(Tensor::shallow_clone),
+            grid: self.grid,
+            taps: self.taps.clone(),
+            blocks: self.blocks,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     shape_words,
 };
 use crate::bail_hint;
-use crate::error::{Context as _, Result, ensure};
+use crate::error::{Context as _, Result, bail, ensure};
 use serde_json::{Map, Value};
 use std::rc::Rc;
 use tch::{Kind, Tensor};
@@ -21,11 +21,22 @@ pub struct VitNepaParts {
     pub encoder: Option<ModuleRef>,
 }
 
+/// What of a forward pass is wanted beside its end.
+#[derive(Default)]
+pub struct Wanted {
+    /// What the first block sees and each block's raw output.
+    pub hidden_states: bool,
+    /// Attention probabilities of each block.
+    pub attentions: bool,
+    /// How many blocks are computed; `None` means all.
+    pub blocks: Option<usize>,
+}
+
 /// Everything that a forward pass gives.
 pub struct Output {
     /// z: class token and patch embeddings before the blocks, [B, N, D].
     pub input_embedding: Tensor,
-    /// h: the final norm's output, [B, N, D].
+    /// h: the final norm's output, [B, N, D], of the last block that was computed.
     pub last_hidden_state: Tensor,
     /// What the first block sees and each block's raw output, where asked for.
     pub hidden_states: Vec<Tensor>,
@@ -85,18 +96,19 @@ impl VitNepa {
     }
 
     /// The forward pass of `images` [B, C, S, S] with everything it gives. The blocks see zeros in place of the
-    /// patches that `input_mask`, bool [B, T], marks; z stays whole.
-    pub fn encode(
-        &self,
-        images: &Tensor,
-        input_mask: Option<&Tensor>,
-        want_hidden_states: bool,
-        want_attentions: bool,
-    ) -> Result<Output> {
-        let taps = Rc::new(Taps { want_attentions, ..Default::default() });
+    /// patches that `input_mask`, bool [B, T], marks; z stays whole. Of fewer blocks there are no logits.
+    pub fn encode(&self, images: &Tensor, input_mask: Option<&Tensor>, wanted: &Wanted) -> Result<Output> {
+        let layers = self.config.num_hidden_layers;
+        if let Some(blocks) = wanted.blocks
+            && blocks as i64 > layers
+        {
+            bail!("blocks: expected 0 to {layers}, the blocks of this model, found {blocks}");
+        }
+        let taps = Rc::new(Taps { want_attentions: wanted.attentions, ..Default::default() });
         let mut cx = Context {
             grid: self.patch_embeddings.grid(images),
-            taps: (want_hidden_states || want_attentions).then(|| taps.clone()),
+            taps: (wanted.hidden_states || wanted.attentions || wanted.blocks.is_some()).then(|| taps.clone()),
+            blocks: wanted.blocks,
             ..Default::default()
         };
         let patches = self.patch_embeddings.forward(images, &cx).context("in embeddings")?;
@@ -117,12 +129,23 @@ impl VitNepa {
             None => input_embedding.shallow_clone(),
         };
         let encoded = self.encoder.forward(&seen, &cx).context("in encoder")?;
+        let computed = taps.hidden_states.borrow().len();
+        if let Some(blocks) = wanted.blocks
+            && computed != blocks + 1
+        {
+            bail!(
+                "blocks: {} cannot be cut off after block {blocks}: it shows {computed} hidden states, expected {}",
+                self.encoder.describe(),
+                blocks + 1
+            );
+        }
         let last_hidden_state = self.layernorm.forward(&encoded, &cx)?;
-        let logits = self.head.as_ref().map(|head| head.forward(&last_hidden_state, &cx)).transpose()?;
+        let head = self.head.as_ref().filter(|_| wanted.blocks.is_none_or(|blocks| blocks as i64 == layers));
+        let logits = head.map(|head| head.forward(&last_hidden_state, &cx)).transpose()?;
         Ok(Output {
             input_embedding,
             last_hidden_state,
-            hidden_states: if want_hidden_states { taps.hidden_states.take() } else { Vec::new() },
+            hidden_states: if wanted.hidden_states { taps.hidden_states.take() } else { Vec::new() },
             attentions: taps.attentions.take(),
             logits,
         })
@@ -168,7 +191,7 @@ impl Module for VitNepa {
 
     /// The logits of a model with a head, else the final norm's output.
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
-        let output = self.encode(x, None, false, false)?;
+        let output = self.encode(x, None, &Wanted::default())?;
         Ok(output.logits.unwrap_or(output.last_hidden_state))
     }
 }

@@ -23,6 +23,9 @@ options! {
         hidden_states: bool = false,
         /// Attention probabilities [B, H, N, N] of each block.
         attentions: bool = false,
+        /// How many blocks are computed: the final norm is then that of block `blocks`, and there are no logits unless
+        /// it is the last. () means all.
+        blocks: Option<usize> = None,
         /// A bool tensor [B, T]: true where the blocks see zeros in place of a patch's embedding. The class token is
         /// always seen.
         input_mask: Option<Mask> = None,
@@ -337,7 +340,8 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         /// A ViT-NEPA's forward pass of images [B, C, S, S] with what it gives: `input_embedding` z and
         /// `last_hidden_state` h, both [B, N, D], and `logits` [B, num_labels] of a model with a head.
         "encode" (m: Module, images: Tensor) -> Map { encode(&m, &images, None, &EncodeOptions::default()) }
-        /// The same, with `hidden_states` or `attentions` (arrays of tensors) where asked for. With `input_mask` some
+        /// The same, with `hidden_states` or `attentions` (arrays of tensors) where asked for, and with `blocks` no
+        /// further than a block whose output is all that is needed. With `input_mask` some
         /// patches are hidden from the blocks, as in the paper's ablation of masking, while `input_embedding`, the
         /// targets, stays whole. The reference puts a learned mask token in the place of hidden patches, which starts
         /// at zero, but its pretraining never makes one; here it is zeros throughout.
@@ -452,7 +456,8 @@ fn cost(m: &Module, o: &CostOptions) -> Result<Map> {
 
 fn encode(m: &Module, images: &Tensor, input_mask: Option<&tch::Tensor>, o: &EncodeOptions) -> Result<Map> {
     let model = vit(m, "encode")?;
-    let output = model.vit_nepa().expect("checked").encode(images, input_mask, o.hidden_states, o.attentions)?;
+    let wanted = nn::Wanted { hidden_states: o.hidden_states, attentions: o.attentions, blocks: o.blocks };
+    let output = model.vit_nepa().expect("checked").encode(images, input_mask, &wanted)?;
     let array = |list: Vec<tch::Tensor>| -> Dynamic {
         list.into_iter().map(|t| Dynamic::from(Tensor::from(t))).collect::<Array>().into()
     };
