@@ -214,9 +214,15 @@ fn what_does_not_fit_is_told() {
     );
     fails("options.batsh = 3; evaluate::classify(raw, images, options);", &["unknown option `batsh`", "`batch`"]);
     fails("options.predictions = \"p.txt\"; evaluate::classify(raw, images, options);", &["p.txt", ".parquet or .csv"]);
-    fails("options.real = [[0]]; evaluate::classify(raw, images, options);", &["has labels for 1 images", "there are 12"]);
+    fails(
+        "options.real = [[0]]; evaluate::classify(raw, images, options);",
+        &["has labels for 1 images", "there are 12"],
+    );
     fails("options.subset = [0, 1]; evaluate::classify(raw, images, options);", &["n02099601", "not in option subset"]);
-    fails("evaluate::classify(|x| raw.forward(x) / 0.0, images, options);", &["\"model\" gives logits that are not finite"]);
+    fails(
+        "evaluate::classify(|x| raw.forward(x) / 0.0, images, options);",
+        &["\"model\" gives logits that are not finite"],
+    );
     fails("evaluate::classify_each(#{}, images, options);", &["at least one model"]);
     let save =
         "checkpoint::save(raw, run::path(\"m\"), #{ class_names: [\"cat\", \"dog\", \"goldfish\", \"Model T\"] });
