@@ -214,8 +214,15 @@ fn what_does_not_fit_is_told() {
     );
     fails("options.batsh = 3; evaluate::classify(raw, images, options);", &["unknown option `batsh`", "`batch`"]);
     fails("options.predictions = \"p.txt\"; evaluate::classify(raw, images, options);", &["p.txt", ".parquet or .csv"]);
-    fails("options.real = [[0]]; evaluate::classify(raw, images, options);", &["has labels for 1 images", "has 12"]);
+    fails(
+        "options.real = [[0]]; evaluate::classify(raw, images, options);",
+        &["has labels for 1 images", "there are 12"],
+    );
     fails("options.subset = [0, 1]; evaluate::classify(raw, images, options);", &["n02099601", "not in option subset"]);
+    fails(
+        "evaluate::classify(|x| raw.forward(x) / 0.0, images, options);",
+        &["\"model\" gives logits that are not finite"],
+    );
     fails("evaluate::classify_each(#{}, images, options);", &["at least one model"]);
     let save =
         "checkpoint::save(raw, run::path(\"m\"), #{ class_names: [\"cat\", \"dog\", \"goldfish\", \"Model T\"] });
@@ -236,7 +243,7 @@ fn what_does_not_fit_is_told() {
 fn an_interrupted_evaluation_says_what_it_has() {
     let folder = Folder::new();
     let then = r#"
-        let slow = |x| { let m = raw.forward(x); for i in 0..20_000 { } print("step"); m };
+        let slow = |x| { let m = raw.forward(x); for i in 0..200_000 { } print("step"); m };
         let many = data::concat([images, images, images, images, images, images, images, images, images, images]);
         options.batch = 1;
         evaluate::classify(slow, data::concat([many, many, many, many, many, many, many, many]), options);"#;

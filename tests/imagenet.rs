@@ -9,7 +9,7 @@ fn picture() -> Vec<u8> {
     std::fs::read(repository("tests/fixtures/data/folder/validation/n01440764/n01440764_0007.JPEG")).unwrap()
 }
 
-/// A model of 1000 classes that says the n-th of SAID of the n-th image, and label 0 second.
+/// A model of 1000 classes that says the n-th of SAID of the n-th image, label 0 second, and label 6 third.
 fn saying(said: &[i64], then: &str) -> String {
     format!(
         r#"
@@ -19,7 +19,8 @@ fn saying(said: &[i64], then: &str) -> String {
         let place = |batch| {{ batch.images = batch.indices.reshape([-1, 1, 1, 1]).to("float32"); batch }};
         let model = |images| {{
             let labels = said[images.reshape([-1]).to("int64")];
-            labels.one_hot(1000).to("float32") * 4.0 + (labels * 0).one_hot(1000).to("float32") * 2.0
+            labels.one_hot(1000).to("float32") * 4.0
+                + (labels * 0).one_hot(1000).to("float32") * 2.0 + (labels * 0 + 6).one_hot(1000).to("float32")
         }};
         let models = #{{ model: model }};
         let options = #{{ transforms: [transform::resize(8), transform::center_crop(8), place], batch: 3 }};
