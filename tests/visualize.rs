@@ -137,7 +137,7 @@ fn places_that_are_not_there_are_refused() {
         &["unknown reduction", "mean, max and none"],
     );
     fails("visualize::maps(model, image, 0, 0, #{ top_p: 0.0 });", &["top_p: expected above 0 and at most 1"]);
-    fails("visualize::image_numbers(0, 6);", &["expected a count from 1 on"]);
+    fails(r#"visualize::image_numbers("first 0", 6);"#, &[r#"expected "first" and a number from 1 on"#]);
     fails(r#"visualize::image_numbers("", 6);"#, &["images: none are chosen, of 6"]);
     fails(r#"visualize::image_numbers("2,6", 6);"#, &["no image 6", "images 0 to 5"]);
 }
@@ -207,7 +207,7 @@ fn the_recipe_takes_classifiers_that_are_not_causal_and_grey_images() {
     // One channel, patches of another size.
     let folder = Folder::new();
     let grey = golden("reference-qknormbias");
-    let sets = ["split=test", "images=2", "patches=random 2", "average=true", "size=64", "top_p=0.3"];
+    let sets = ["split=test", "images=first 2", "patches=random 2", "average=true", "size=64", "top_p=0.3"];
     recipe(&folder, &grey, &fashion(), &sets).succeeds();
     assert_eq!(folder.names("out").iter().filter(|n| n.ends_with(".png")).count(), 2);
 }
@@ -220,7 +220,7 @@ fn the_recipe_says_what_is_wrong_with_what_it_is_given() {
     wrong(&["patches=9,0"], &["row 9, column 0 is outside of the 4 x 4 patches"]);
     wrong(&["layers=7"], &["no layer 7"]);
     wrong(&["heads=sum"], &["unknown reduction"]);
-    wrong(&["images=0"], &["expected a count from 1 on"]);
+    wrong(&["images=x"], &[r#"expected numbers such as "0,7,12""#]);
     wrong(&["alpha=2.0"], &["alpha: expected 0 to 1, found 2"]);
 }
 

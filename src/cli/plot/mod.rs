@@ -79,12 +79,19 @@ pub fn plot(args: &PlotArgs) -> Result<()> {
 /// The panels of one run over its steps; none where nothing that is drawn was logged.
 pub(super) fn panels_of(run: &Run) -> Option<Panels> {
     let args = PlotArgs { runs: Vec::new(), out: None, x: Axis::Step, phase: None, smooth: 1 };
-    let runs = std::slice::from_ref(run);
-    let drawn = |line: &Map<String, Value>| line.contains_key("step") && METRICS.iter().any(|m| line.contains_key(m.0));
-    match run.lines.iter().any(drawn) {
-        true => tracks(runs, &args).and_then(|tracks| picture(runs, tracks, &args)).ok(),
-        false => None,
-    }
+    let drawn =
+        |line: &&Map<String, Value>| line.contains_key("step") && METRICS.iter().any(|m| line.contains_key(m.0));
+    let lines: Vec<_> = run.lines.iter().filter(drawn).cloned().collect();
+    let runs = [Run {
+        lines,
+        name: run.name.clone(),
+        given: run.given.clone(),
+        dir: run.dir.clone(),
+        state: None,
+        torn: false,
+    }];
+    // It fails only where there is nothing to draw.
+    tracks(&runs, &args).and_then(|tracks| picture(&runs, tracks, &args)).ok()
 }
 
 /// The lines of one phase of one run.

@@ -135,7 +135,7 @@ fn curves(panels: &Panels) -> Result<Markup> {
         @if panels.keys.len() > 1 {
             ul.legend { @for key in &panels.keys { li { span.key style={ "background:" (key_colour(key)) } {} (key.name) } } }
         }
-        div.grid { @for svg in svgs { figure.paper { (PreEscaped(svg)) } } }
+        div.grid.curves { @for svg in svgs { figure.paper { (PreEscaped(svg)) } } }
     })
 }
 
@@ -188,7 +188,7 @@ fn folders(title: &str, folders: &[Folder]) -> Markup {
                 div.scroll { table {
                     thead { tr { th { "folder" } th { "size" } th { "about" } } }
                     @for folder in folders {
-                        tr { td { (folder.name) } td.number { (bytes_words(folder.bytes)) } td { (folder.about) } }
+                        tr { th scope="row" { (folder.name) } td.number { (bytes_words(folder.bytes)) } td { (folder.about) } }
                     }
                 } }
             }

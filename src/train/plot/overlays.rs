@@ -281,8 +281,8 @@ impl<'a> Picture<'a> {
         let (low, high) = map.range;
         let place = if high > low { f64::from((value - low) / (high - low)) } else { 1.0 };
         let RGBColor(r, g, b) = ViridisRGB::get_color(place.clamp(0.0, 1.0).powf(panel.gamma));
-        // The image in grey below the colours, or its own would be taken for the map's.
-        let grey = 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2];
+        // The image in grey below the colours, neither black nor white, or they would be taken for other values.
+        let grey = 70.0 + 0.6 * (0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2]);
         mix([grey; 3], [r, g, b].map(f64::from), self.options.alpha)
     }
 }
