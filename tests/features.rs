@@ -220,7 +220,6 @@ fn what_cannot_be_judged_is_told() {
         ("knn(m, train, test, #{ temperature: 0.0 })", &["temperature: expected a positive number"]),
         ("knn(m, train, test, #{ token: \"cls\" })", &["expected \"mean\", \"class\" or \"last\", found \"cls\""]),
         ("knn(m, train, test, #{ is_causal: 1 })", &["is_causal: expected true, false or (), found 1"]),
-        ("knn(m, train, test.filter(|i| i.label < 0), #{})", &["features::knn"]),
         ("linear_probe(m, train, test, #{ lr: [1e-3, -1] })", &["lr: expected a positive number", "-1"]),
         ("linear_probe(m, train, test, #{ lr: [] })", &["lr: expected a positive number", "found []"]),
         ("linear_probe(m, train, test, #{ lrs: 1 })", &["unknown option `lrs` of features::linear_probe", "`lr`"]),
