@@ -23,7 +23,7 @@ fn images(config: &VitNepaConfig, batch: i64) -> Tensor {
 
 fn loss(model: &VitNepa, images: &Tensor, kind: Kind) -> Tensor {
     let _autocast = Autocast::enter(kind).unwrap();
-    let out = model.encode(images, None, false, false).unwrap();
+    let out = model.encode(images, None, &Default::default()).unwrap();
     next_embedding(&out.last_hidden_state, &out.input_embedding, &Default::default()).unwrap()
 }
 
