@@ -223,6 +223,10 @@ fn what_does_not_fit_is_told() {
         "evaluate::classify(|x| raw.forward(x) / 0.0, images, options);",
         &["\"model\" gives logits that are not finite"],
     );
+    fails(
+        "config.num_labels = 0; evaluate::classify(nn::vit_nepa(config), images, options);",
+        &["\"model\" gives [5, ", "expected logits [5, classes]: has it a classification head?"],
+    );
     fails("evaluate::classify_each(#{}, images, options);", &["at least one model"]);
     let save =
         "checkpoint::save(raw, run::path(\"m\"), #{ class_names: [\"cat\", \"dog\", \"goldfish\", \"Model T\"] });
