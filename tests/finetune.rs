@@ -341,3 +341,32 @@ fn the_recipes_fine_tune_on_every_layout_and_say_so_in_their_models() {
         assert_eq!(config["id2label"].as_object().unwrap().len(), 4);
     }
 }
+
+#[test]
+fn fashion_mnist_is_pretrained_fine_tuned_and_evaluated_by_one_recipe() {
+    let folder = Folder::new();
+    let file = repository("recipes/fashion_mnist.rhai").display().to_string();
+    let mut args = vec!["run", &file, "--device", "cpu", "--threads", "2", "--out", "out"];
+    for set in ["hidden_size=16", "layers=1", "heads=2", "pretrain_epochs=1", "finetune_epochs=2"] {
+        args.extend(["--set", set]);
+    }
+    folder.nepa(&args).succeeds().prints(&["averaged weights", "raw weights"]);
+    let found = folder.json("out/evaluation.json");
+    assert_eq!(found["ema"]["images"], 2000);
+    // Even so small a model and so few steps are better than chance.
+    assert!(found["ema"]["top1"].as_f64().unwrap() > 20.0, "{found}");
+    let about = folder.json("out/model-ema/provenance.json");
+    assert_eq!(about["started_from"][0]["weights"], "ema");
+    folder.nepa(&["report", "out"]).succeeds();
+    assert!(folder.text("out/report.html").contains("Ankle boot"), "class names of the per-class table");
+}
+
+#[test]
+fn every_parameter_of_the_recipes_is_described() {
+    for name in ["finetune_vitb", "finetune_vitl", "fashion_mnist", "eval_imagenet1k"] {
+        let folder = Folder::new();
+        let file = repository(&format!("recipes/{name}.rhai")).display().to_string();
+        folder.nepa(&["check", &file]).succeeds().prints(&["ok"]);
+        folder.nepa(&["run", &file, "--help"]).succeeds().prints(&[&format!("nepa run recipes/{name}.rhai"), "data"]);
+    }
+}
