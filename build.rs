@@ -4,9 +4,7 @@
 use std::{env, fs, path::PathBuf};
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/ffi/shim.cpp");
-    println!("cargo:rerun-if-changed=src/ffi/autograd.cpp");
-    println!("cargo:rerun-if-changed=src/ffi/jpeg.c");
+    println!("cargo:rerun-if-changed=src/ffi");
     println!("cargo:rerun-if-changed=stdlib");
     let lib =
         env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies; run `cargo xtask setup` first");
@@ -24,9 +22,13 @@ fn main() {
         .warnings(false)
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
+        // Stand-ins for Gloo's headers.
+        .include("src/ffi/gloo")
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .file("src/ffi/shim.cpp")
         .file("src/ffi/autograd.cpp")
+        .file("src/ffi/c10d.cpp")
+        .file("src/ffi/nccl.cpp")
         .compile("nepa_shim");
 
     cc::Build::new().std("c11").pic(true).opt_level(2).file("src/ffi/jpeg.c").compile("nepa_jpeg");

@@ -47,6 +47,34 @@ pub fn parse(text: &str) -> Result<Device> {
     Ok(device)
 }
 
+/// The device of process `local_rank` of `processes` on this machine: what `asked` says, else CUDA where there is such.
+/// Several processes get a GPU each.
+pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Result<Device> {
+    let device = match asked {
+        Some(name) => parse(name)?,
+        None => parse("cuda").unwrap_or(Device::Cpu),
+    };
+    if device == Device::Cpu || processes == 1 {
+        return Ok(device);
+    }
+    if let Some(name) = asked.filter(|name| *name != "cuda") {
+        bail_hint!(
+            "--device {name} names one GPU, but {processes} processes of this machine need one each";
+            "give --device cuda: process N gets cuda:N"
+        );
+    }
+    // A batch system may show each process its own GPU only.
+    let count = Cuda::device_count() as usize;
+    match count {
+        1 => Ok(Device::Cuda(0)),
+        _ if local_rank < count => Ok(Device::Cuda(local_rank)),
+        _ => bail_hint!(
+            "{processes} processes were started on this machine, but libtorch sees {count} GPUs";
+            "start as many as there are GPUs, or use --device cpu"
+        ),
+    }
+}
+
 /// Sets the run's device and thread count. libtorch keeps its own threads; rayon's fill batches
 /// while libtorch computes, and get the same number.
 pub fn set(device: Device, threads: usize) -> Result<()> {

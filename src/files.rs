@@ -18,8 +18,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_whole(path, |out| Ok(out.write_all(bytes)?))
 }
 
-/// The same with the content written piece by piece.
+/// The same with the content written piece by piece. Of processes that train together only the first one writes.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    if !crate::dist::is_main() {
+        return Ok(());
+    }
     let saving = || format!("cannot write {}", path.display());
     let parent = folder_of(path);
     std::fs::create_dir_all(parent).with_context(saving)?;

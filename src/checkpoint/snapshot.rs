@@ -13,12 +13,13 @@
 
 use super::{MODEL_FILE, ModelFolder, SaveOptions, fill, sealed, tensors};
 use crate::bail_hint;
+use crate::dist;
 use crate::error::{Context as _, Result};
 use crate::nn::{Module, copy_of, named_parameters};
 use crate::optim::{Adamw, Ema};
 use serde_json::{Map, Value};
 use std::path::Path;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Counters, generator, settings and the rest that is no tensor.
 pub const STATE_FILE: &str = "state.json";
@@ -117,8 +118,70 @@ pub fn read_metrics(dir: &Path) -> Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Puts a checkpoint's tensors into the parts. Everything is read before anything is changed.
+/// The tensors of a checkpoint by name.
+#[derive(Default)]
+pub struct Tensors {
+    raw: Named,
+    ema: Option<Named>,
+    optimizer: Option<Named>,
+}
+
+/// Types that a checkpoint's tensors have.
+const KINDS: [Kind; 6] = [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half, Kind::Int64, Kind::Uint8];
+
+type Named = Vec<(String, Tensor)>;
+
+impl Tensors {
+    /// What process 0 has read, in all processes.
+    fn share(self) -> Result<Self> {
+        let empty = |named: &Named| -> Value {
+            let one = |(name, t): &(String, Tensor)| serde_json::json!([name, t.size(), KINDS.iter().position(|k| *k == t.kind())]);
+            named.iter().map(one).collect()
+        };
+        let lists = dist::from_main("the tensors of the checkpoint", || {
+            Ok(serde_json::json!([empty(&self.raw), self.ema.as_ref().map(empty), self.optimizer.as_ref().map(empty)]))
+        })?;
+        if dist::is_main() {
+            self.broadcast()?;
+            return Ok(self);
+        }
+        let made = |list: &Value| -> Result<Option<Named>> {
+            let one = |entry: &Value| -> Result<(String, Tensor)> {
+                let (name, size, kind): (String, Vec<i64>, usize) = serde_json::from_value(entry.clone())?;
+                Ok((name, Tensor::f_zeros(size, (KINDS[kind], Device::Cpu))?))
+            };
+            list.as_array().map(|list| list.iter().map(one).collect()).transpose()
+        };
+        let made = Self {
+            raw: made(&lists[0])?.unwrap_or_default(),
+            ema: made(&lists[1])?,
+            optimizer: made(&lists[2])?,
+        };
+        made.broadcast()?;
+        Ok(made)
+    }
+
+    fn broadcast(&self) -> Result<()> {
+        let all = [Some(&self.raw), self.ema.as_ref(), self.optimizer.as_ref()];
+        let all = all.into_iter().flatten().flatten().map(|(_, t)| t.shallow_clone());
+        dist::broadcast_all(&all.collect::<Vec<_>>(), "the tensors of the checkpoint")
+    }
+}
+
+/// Puts a checkpoint's tensors into the parts. Everything is read, by process 0, before anything is changed.
 pub fn restore(dir: &Path, parts: &mut Parts<'_>) -> Result<()> {
+    let tensors = if dist::is_main() { read(dir, parts)? } else { Tensors::default() }.share()?;
+    fill(parts.model, &tensors.raw, &dir.join(RAW_DIR).display().to_string(), true)?;
+    if let (Some(own), Some(state)) = (&mut parts.optimizer, tensors.optimizer) {
+        own.load_state(&state).with_context(|| dir.join(OPTIMIZER_FILE).display().to_string())?;
+    }
+    if let (Some(own), Some(averages)) = (&mut parts.ema, tensors.ema) {
+        own.restore(&averages).with_context(|| dir.join(EMA_DIR).display().to_string())?;
+    }
+    Ok(())
+}
+
+fn read(dir: &Path, parts: &Parts<'_>) -> Result<Tensors> {
     let read = |name: &str| -> Result<Vec<(String, Tensor)>> { Ok(tensors::read(&dir.join(name))?.tensors) };
     let raw = read(&format!("{RAW_DIR}/{MODEL_FILE}"))?;
     let has = |name: &str| dir.join(name).exists();
@@ -138,12 +201,5 @@ pub fn restore(dir: &Path, parts: &mut Parts<'_>) -> Result<()> {
     if optimizer.is_some() != parts.optimizer.is_some() {
         misfit(optimizer.is_some(), "an optimizer's state")?;
     }
-    fill(parts.model, &raw, &dir.join(RAW_DIR).display().to_string(), true)?;
-    if let (Some(own), Some(state)) = (&mut parts.optimizer, optimizer) {
-        own.load_state(&state).with_context(|| dir.join(OPTIMIZER_FILE).display().to_string())?;
-    }
-    if let (Some(own), Some(averages)) = (&mut parts.ema, ema) {
-        own.restore(&averages).with_context(|| dir.join(EMA_DIR).display().to_string())?;
-    }
-    Ok(())
+    Ok(Tensors { raw, ema, optimizer })
 }

@@ -12,6 +12,7 @@ mod api;
 mod check;
 mod data;
 mod inspect;
+mod launcher;
 mod plot;
 mod report;
 mod run;
@@ -55,7 +56,7 @@ enum Command {
     Report(report::ReportArgs),
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct RunArgs {
     /// The recipe, a .rhai file.
     recipe: Option<PathBuf>,
@@ -73,9 +74,17 @@ struct RunArgs {
     /// --out's, else with the newest run of the recipe in runs/. The recipe may be left out where DIR is given.
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     resume: Option<Option<PathBuf>>,
-    /// CPU threads [default: one a core].
+    /// CPU threads of each process [default: one a core, shared by the processes of a machine].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Starts N processes on this machine that train together, one a GPU where there are GPUs. Processes that torchrun or
+    /// srun have started find each other without it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    nproc: Option<u16>,
+    /// How long processes wait for each other before they give up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, env = "NEPA_DIST_TIMEOUT",
+        value_parser = clap::value_parser!(u64).range(1..=604800))]
+    dist_timeout: u64,
     /// Seed of everything random [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -167,6 +176,12 @@ pub fn main() -> ExitCode {
             70
         }
     };
+    if crate::dist::world_size() > 1 {
+        // c10d's threads outlive the run, and must not meet what static destructors leave.
+        let _ = std::io::Write::flush(&mut std::io::stdout());
+        // SAFETY: ends the process; nothing is buffered elsewhere.
+        unsafe { libc::_exit(code.into()) }
+    }
     ExitCode::from(code)
 }
 

@@ -1,62 +1,88 @@
 //! `nepa run`
 
-use super::{Cli, FAILED, RunArgs};
+use super::{Cli, FAILED, RunArgs, launcher};
 use crate::bail_hint;
 use crate::device;
+use crate::dist::{self, About, Launch, Meeting};
 use crate::error::Result;
 use crate::script::error::Report;
 use crate::script::{Checked, Declared, Failure, Host, Params, Session, type_of};
 use crate::train::signals::Interrupt;
 use crate::train::{RunInfo, RunState, run_dir};
 use clap::CommandFactory;
+use rhai::AST;
+use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
-    shorten_openmp_spin();
-    if let Err(e) = take_over(&mut args) {
-        return fail(&Report::of_rust(&e), None);
+    if let Some(nproc) = args.nproc
+        && !args.help
+    {
+        return match launcher::launch(nproc.into()) {
+            Ok(code) => code,
+            Err(e) => fail(&Report::of_rust(&e), None),
+        };
     }
+    shorten_openmp_spin();
     let interrupt = match Interrupt::listen() {
         Ok(interrupt) => interrupt,
         Err(e) => return fail(&Report::of_rust(&e), None),
     };
     let host = host(interrupt.clone());
-    let recipe = args.recipe.clone().expect("checked by the caller");
-
-    let ast = match host.compile(&recipe) {
-        Ok(ast) => ast,
-        Err(report) => return fail(&report, Some(&host)),
-    };
-    let checked = match host.check(&ast, &recipe) {
-        Ok(checked) => checked,
-        Err(report) => return fail(&report, Some(&host)),
-    };
     if args.help {
-        print_help(&recipe, &host, &checked.params);
-        return 0;
+        return help(&args, &host);
     }
-    // A typo on the last line is told before the first step, not after the last.
-    if !checked.problems.is_empty() {
-        for problem in &checked.problems {
-            eprint!("{}", host.render_problem(problem));
+    let meeting = match meet(&mut args) {
+        Ok(meeting) => meeting,
+        Err(e) => return fail(&Report::of_rust(&e), None),
+    };
+    let prepared = prepare(&mut args, &host);
+    // Whatever is wrong in one process, the others are told.
+    let agreed = meeting.as_ref().map_or(Ok(true), |meeting| meeting.agree(about(&args, &host, &prepared)));
+    let prepared = match (prepared, agreed) {
+        (Err(text), agreed) => {
+            if agreed.unwrap_or(true) {
+                eprint!("{}{text}", dist::prefix());
+            }
+            return FAILED;
         }
-        return FAILED;
-    }
-    if let Err(e) = start(&args, &recipe, &host, &checked, interrupt) {
-        return fail(&Report::of_rust(&e), Some(&host));
+        (Ok(_), Err(e)) => return fail(&Report::of_rust(&e), None),
+        (Ok(prepared), Ok(_)) => prepared,
+    };
+    if let Err(e) = start(args.clone(), meeting, &host, &prepared, interrupt.clone()) {
+        let report = Report::of_rust(&e);
+        let speaks = dist::fail(&report.message);
+        return if speaks { fail(&report, Some(&host)) } else { FAILED };
     }
 
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| host.run(&ast, &recipe)));
+    let Prepared { recipe, ast, .. } = &prepared;
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| host.run(ast, recipe)));
     let (code, state, error) = match result {
         Ok(Ok(())) => (0, RunState::Finished, None),
+        // What the others say of a process that a signal ended is not the cause.
+        Ok(Err(Failure::Error(_))) if dist::has_failed() && interrupt.exit_code().is_some() => {
+            (interrupt.exit_code().unwrap_or_default() as u8, RunState::Interrupted, None)
+        }
         Ok(Err(Failure::Error(report))) => {
-            eprint!("{}", report.render(&host.sources));
+            if dist::fail(&report.message) {
+                eprint!("{}{}", dist::prefix(), report.render(&host.sources));
+            }
             (FAILED, RunState::Failed, Some(report.message))
         }
         Ok(Err(Failure::Interrupted(code))) => (code as u8, RunState::Interrupted, None),
-        Err(_) => (70, RunState::Failed, Some("internal fault".to_string())),
+        Err(_) => {
+            dist::fail("internal fault");
+            (70, RunState::Failed, Some("internal fault".to_string()))
+        }
     };
     let ended = Session::end(state, error.as_deref());
+    if state != RunState::Failed {
+        dist::end();
+    }
+    if !dist::is_main() {
+        return code;
+    }
     let dir = ended.as_ref().ok().cloned().flatten();
     match (state, ended) {
         (_, Err(e)) => return fail(&Report::of_rust(&e), Some(&host)).max(code),
@@ -66,9 +92,99 @@ pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
         (_, Ok(None)) => {}
     }
     if let Some(dir) = dir.filter(|dir| state != RunState::Finished && !run_dir::all_checkpoints(dir).is_empty()) {
-        eprintln!("to go on from its last checkpoint: {}", resuming_command(&args, &recipe, &dir));
+        eprintln!("to go on from its last checkpoint: {}", resuming_command(&args, recipe, &dir));
     }
     code
+}
+
+/// A recipe that is ready to be run.
+struct Prepared {
+    recipe: PathBuf,
+    ast: AST,
+    checked: Checked,
+}
+
+/// Finds the other processes, where there are some.
+fn meet(args: &mut RunArgs) -> Result<Option<Meeting>> {
+    let Some(launch) = Launch::from_env()? else { return Ok(None) };
+    let meeting = Meeting::find(launch, Duration::from_secs(args.dist_timeout))?;
+    // torchrun has started the processes again: the run goes on.
+    if let (None, None, Some(dir)) = (&args.resume, &args.out, meeting.earlier_run()?) {
+        args.out = Some(dir.into());
+    }
+    Ok(Some(meeting))
+}
+
+/// Compiles and checks the recipe; the error is ready to be printed.
+fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, String> {
+    let render = |report: Report| report.render(&host.sources);
+    if args.recipe.is_none() {
+        args.recipe = Some(recipe_of(args).map_err(|e| render(Report::of_rust(&e)))?);
+    }
+    let recipe = args.recipe.clone().expect("just found");
+    let ast = host.compile(&recipe).map_err(render)?;
+    let checked = host.check(&ast, &recipe).map_err(render)?;
+    // A typo on the last line is told before the first step, not after the last.
+    match checked.problems.is_empty() {
+        true => Ok(Prepared { recipe, ast, checked }),
+        false => Err(checked.problems.iter().map(|problem| host.render_problem(problem)).collect()),
+    }
+}
+
+/// The recipe of the run that --resume names.
+fn recipe_of(args: &RunArgs) -> Result<PathBuf> {
+    let Some(Some(dir)) = &args.resume else { unreachable!("checked by the caller") };
+    run_dir::known_run(dir)?;
+    Ok(PathBuf::from(run_dir::read_info(dir)?["recipe"].as_str().unwrap_or_default()))
+}
+
+/// What has to be the same in all processes, by name.
+fn about(args: &RunArgs, host: &Host, prepared: &std::result::Result<Prepared, String>) -> About {
+    let prepared = prepared.as_ref().map_err(|text| {
+        let first = text.lines().next().unwrap_or_default();
+        first.strip_prefix("error: ").unwrap_or(first).to_string()
+    })?;
+    let mut about = dist::about_program();
+    about.insert("recipe".into(), prepared.recipe.display().to_string().into());
+    for (file, checksum) in host.sources.checksums() {
+        about.insert(format!("text of {file}"), format!("{checksum:08x}").into());
+    }
+    for (name, value) in &args.set {
+        about.insert(format!("parameter {name}"), value.clone().into());
+    }
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    about.insert("seed".into(), args.seed.into());
+    about.insert("--out".into(), path(&args.out).into());
+    about.insert("--resume".into(), args.resume.as_ref().map(|dir| path(dir).unwrap_or_default()).into());
+    about.insert("--device".into(), args.device.clone().into());
+    Ok(about)
+}
+
+fn help(args: &RunArgs, host: &Host) -> u8 {
+    let recipe = args.recipe.clone().expect("checked by the caller");
+    let checked = host.compile(&recipe).and_then(|ast| host.check(&ast, &recipe));
+    match checked {
+        Ok(checked) => {
+            print_help(&recipe, host, &checked.params);
+            0
+        }
+        Err(report) => fail(&report, Some(host)),
+    }
+}
+
+/// What process 0 has found out about the run to go on with, in all of them.
+fn take_over_together(args: &mut RunArgs) -> Result<()> {
+    let found = dist::from_main("the run to go on with", || {
+        take_over(args)?;
+        Ok(json!({ "set": args.set, "seed": args.seed, "out": args.out, "resume": args.resume.is_some() }))
+    })?;
+    if !dist::is_main() {
+        args.set = serde_json::from_value(found["set"].clone())?;
+        args.seed = found["seed"].as_u64();
+        args.out = found["out"].as_str().map(PathBuf::from);
+        args.resume = found["resume"].as_bool().filter(|resume| *resume).map(|_| None);
+    }
+    Ok(())
 }
 
 /// Where a run is resumed: finds its directory, and takes over the parameters and the seed that it was given.
@@ -86,9 +202,8 @@ fn take_over(args: &mut RunArgs) -> Result<()> {
     };
     run_dir::known_run(&dir)?;
     let info = run_dir::read_info(&dir)?;
-    match &args.recipe {
-        Some(recipe) => run_dir::same_recipe(&dir, &info, recipe)?,
-        None => args.recipe = info["recipe"].as_str().map(PathBuf::from),
+    if let Some(recipe) = &args.recipe {
+        run_dir::same_recipe(&dir, &info, recipe)?;
     }
     let given = |key: &str, args: &RunArgs| args.set.iter().any(|(k, _)| k == key);
     for (key, value) in info["set"].as_object().into_iter().flatten() {
@@ -141,23 +256,32 @@ fn shorten_openmp_spin() {}
 
 fn fail(report: &Report, host: Option<&Host>) -> u8 {
     let none = crate::script::Sources::new(None);
-    eprint!("{}", report.render(host.map_or(&none, |h| &h.sources)));
+    eprint!("{}{}", dist::prefix(), report.render(host.map_or(&none, |h| &h.sources)));
     FAILED
 }
 
-/// Chooses device, threads, seed and parameters.
-fn start(args: &RunArgs, recipe: &Path, host: &Host, checked: &Checked, interrupt: Interrupt) -> Result<()> {
-    let seed = args.seed.unwrap_or(0);
-    let params = Params::new(&args.set, &checked.params)?;
-    let device = match &args.device {
-        Some(name) => device::parse(name)?,
-        None => device::parse("cuda").unwrap_or(tch::Device::Cpu),
-    };
+/// Chooses device, threads, seed and parameters, and connects to the other processes.
+fn start(
+    mut args: RunArgs,
+    meeting: Option<Meeting>,
+    host: &Host,
+    prepared: &Prepared,
+    interrupt: Interrupt,
+) -> Result<()> {
+    let (recipe, checked) = (&prepared.recipe, &prepared.checked);
+    let device = device::choose(args.device.as_deref(), dist::local_rank(), dist::local_world_size())?;
     let threads = match args.threads {
         Some(n) => n as usize,
-        None => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        // The processes of a machine share its cores.
+        None => (std::thread::available_parallelism().map_or(1, |n| n.get()) / dist::local_world_size()).max(1),
     };
     device::set(device, threads)?;
+    if let Some(meeting) = meeting {
+        meeting.connect(device)?;
+    }
+    take_over_together(&mut args)?;
+    let seed = args.seed.unwrap_or(0);
+    let params = Params::new(&args.set, &checked.params)?;
     crate::random::set_seed(seed);
     let info = RunInfo {
         recipe: recipe.to_path_buf(),
@@ -170,13 +294,15 @@ fn start(args: &RunArgs, recipe: &Path, host: &Host, checked: &Checked, interrup
         command: std::env::args().collect(),
     };
     Session::start(info, args.out.clone(), args.resume.is_some(), params, interrupt)?;
+    let processes = dist::world_size();
     let plural = if threads == 1 { "" } else { "s" };
     crate::train::progress::note_line(&format!(
-        "nepa {}: {} on {}, {threads} thread{plural}, seed {}",
+        "nepa {}: {} on {}{}, {threads} thread{plural}{}, seed {seed}",
         env!("CARGO_PKG_VERSION"),
         recipe.display(),
+        if processes == 1 { String::new() } else { format!("{processes} processes, the first of them on ") },
         device::name(device),
-        seed
+        if processes == 1 { "" } else { " each" },
     ));
     Ok(())
 }

@@ -1,11 +1,316 @@
-//! Processes that train one model together.
+//! Processes that train one model together, on c10d: how they are started ([`launch`]), meet ([`meeting`]), exchange
+//! tensors (this file), average gradients ([`Gradients`]), and learn of each other's failures ([`monitor`]).
+//!
+//! Every process runs the same script. Process 0 alone writes files and talks. A run that was started alone has none of
+//! this: every function here then is a matter of returning its argument.
+
+mod gradients;
+mod launch;
+mod meeting;
+mod monitor;
+
+pub use crate::ffi::ReduceOp;
+pub use gradients::Gradients;
+pub use launch::{Launch, STORE_FD};
+pub use meeting::{About, Meeting, about_program, remember_run};
+pub use monitor::Failure;
+
+use crate::error::{Diagnostic, Result, bail, ensure, one_line};
+use crate::ffi::{Group, Store};
+use monitor::{Circle, Monitor};
+use serde_json::Value;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use tch::{Device, Kind, Tensor};
+
+/// Rank and number of processes, and the same on this machine; any thread may ask.
+static PLACE: OnceLock<[usize; 4]> = OnceLock::new();
+
+thread_local! {
+    /// The connection to the others, of the thread that runs the script.
+    static WORLD: Cell<Option<&'static World>> = const { Cell::new(None) };
+}
+
+struct World {
+    store: Store,
+    group: Group,
+    monitor: Monitor,
+    circle: Circle,
+    /// How often process 0 was waited for, by what for.
+    announced: RefCell<HashMap<String, usize>>,
+}
+
+fn place() -> [usize; 4] {
+    PLACE.get().copied().unwrap_or([0, 1, 0, 1])
+}
+
+fn world() -> Option<&'static World> {
+    WORLD.get()
+}
 
 /// This process's number among all, from 0.
 pub fn rank() -> usize {
-    0
+    place()[0]
 }
 
 /// How many processes train together; 1 where the run was started alone.
 pub fn world_size() -> usize {
-    1
+    place()[1]
+}
+
+/// This process's number among those of its machine.
+pub fn local_rank() -> usize {
+    place()[2]
+}
+
+/// How many of the processes run on this machine.
+pub fn local_world_size() -> usize {
+    place()[3]
+}
+
+/// Whether this process writes files and talks: process 0 does.
+pub fn is_main() -> bool {
+    rank() == 0
+}
+
+/// What lines of this process on stderr begin with: "[rank 2] ", or nothing for process 0.
+pub fn prefix() -> String {
+    if is_main() { String::new() } else { format!("[rank {}] ", rank()) }
+}
+
+/// A failure of another process, as an error of this one.
+fn failed(failure: &Failure) -> anyhow::Error {
+    Diagnostic::new(failure.to_string()).into()
+}
+
+impl World {
+    /// An exchange in which all take part.
+    fn exchange<R>(&self, what: &str, run: impl FnOnce(&Group) -> Result<R>) -> Result<R> {
+        if let Some(failure) = self.monitor.failure() {
+            return Err(failed(&failure));
+        }
+        self.monitor.enter(what);
+        let result = run(&self.group);
+        self.monitor.leave();
+        result.map_err(|e| failed(&self.monitor.explain(what, &one_line(&e))))
+    }
+
+    /// The value of a key, once some process has set it.
+    fn wait_for(&self, key: &str, what: &str) -> Result<Vec<u8>> {
+        self.monitor.enter(what);
+        let started = Instant::now();
+        let value = loop {
+            if let Some(failure) = self.monitor.failure() {
+                break Err(failed(&failure));
+            }
+            match self.store.get(key) {
+                Ok(Some(value)) => break Ok(value),
+                Ok(None) if started.elapsed() < self.circle.timeout => {}
+                Ok(None) => break Err(failed(&self.monitor.explain(what, "it did not come"))),
+                Err(e) => break Err(failed(&self.monitor.explain(what, &one_line(&e)))),
+            }
+            // Short at first: most waits are.
+            std::thread::sleep(started.elapsed().clamp(Duration::from_millis(1), Duration::from_millis(100)));
+        };
+        self.monitor.leave();
+        value
+    }
+}
+
+/// Tensors of all processes are exchanged where they are; on a CPU, and on CUDA where that is the run's device.
+fn exchangeable(t: &Tensor, what: &str) -> Result<Tensor> {
+    let t = t.f_detach()?.f_contiguous()?;
+    if let Device::Cuda(_) = t.device() {
+        let own = crate::device::current();
+        ensure!(t.device() == own, "{what}: expected a tensor on the CPU or on {own:?}, found one on {:?}", t.device());
+    }
+    Ok(t)
+}
+
+/// The tensors of all processes put together, as a new one; alone, the tensor itself.
+pub fn all_reduce(t: &Tensor, op: ReduceOp) -> Result<Tensor> {
+    let Some(world) = world() else { return Ok(t.f_detach()?) };
+    let out = crate::nn::copy_of(&exchangeable(t, "all_reduce")?)?;
+    world.exchange("all_reduce", |group| group.all_reduce(&out, op))?;
+    Ok(out)
+}
+
+/// The mean of the tensors of all processes.
+pub fn mean(t: &Tensor) -> Result<Tensor> {
+    ensure!(t.is_floating_point(), "a mean over processes needs a tensor of floats, found {:?}", t.kind());
+    let Some(world) = world() else { return Ok(t.f_detach()?) };
+    Ok(all_reduce(t, ReduceOp::Sum)?.f_div_scalar(world.circle.size as f64)?)
+}
+
+/// The tensor of process `from`, in all.
+pub fn broadcast(t: &Tensor, from: usize) -> Result<Tensor> {
+    ensure!(from < world_size(), "broadcast: expected a rank from 0 to {}, found {from}", world_size() - 1);
+    let Some(world) = world() else { return Ok(t.f_detach()?) };
+    let out = crate::nn::copy_of(&exchangeable(t, "broadcast")?)?;
+    world.exchange("broadcast", |group| group.broadcast(&out, from))?;
+    Ok(out)
+}
+
+/// Overwrites the tensors with those of process 0.
+pub fn broadcast_all(tensors: &[Tensor], what: &str) -> Result<()> {
+    let Some(world) = world() else { return Ok(()) };
+    // One message a device and dtype is put together from them.
+    let mut kinds: Vec<(Device, Kind)> = Vec::new();
+    for kind in tensors.iter().map(|t| (t.device(), t.kind())) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    for kind in kinds {
+        let same = tensors.iter().filter(|t| (t.device(), t.kind()) == kind);
+        let same: Vec<Tensor> = same.map(|t| Ok(t.f_detach()?)).collect::<Result<_>>()?;
+        world.exchange(what, |group| group.broadcast_all(&same, 0))?;
+    }
+    Ok(())
+}
+
+/// The tensors of all processes, by rank. They may differ in their first dimension.
+pub fn all_gather(t: &Tensor) -> Result<Vec<Tensor>> {
+    let Some(world) = world() else { return Ok(vec![t.f_detach()?]) };
+    let t = exchangeable(t, "all_gather")?;
+    if t.dim() == 0 {
+        return world.exchange("all_gather", |group| group.all_gather(&t));
+    }
+    let rows = Tensor::f_from_slice(&[t.size()[0]])?;
+    let rows = world.exchange("all_gather", |group| group.all_gather(&rows))?;
+    let rows: Vec<i64> = rows.iter().map(|n| Ok(n.f_int64_value(&[0])?)).collect::<Result<_>>()?;
+    let most = rows.iter().copied().max().unwrap_or(0);
+    let mut padded = t.size();
+    padded[0] = most;
+    let own = Tensor::f_zeros(&padded, (t.kind(), t.device()))?;
+    own.f_narrow(0, 0, t.size()[0])?.f_copy_(&t)?;
+    let all = world.exchange("all_gather", |group| group.all_gather(&own))?;
+    all.iter().zip(rows).map(|(t, n)| Ok(t.f_narrow(0, 0, n)?)).collect()
+}
+
+/// Waits until all processes are here.
+pub fn barrier() -> Result<()> {
+    let Some(world) = world() else { return Ok(()) };
+    let nothing = Tensor::f_zeros([1], tch::kind::INT64_CPU)?;
+    world.exchange("barrier", |group| group.all_reduce(&nothing, ReduceOp::Sum))
+}
+
+/// The greatest of each of these numbers over all processes.
+pub fn greatest<const N: usize>(own: [i64; N], what: &str) -> Result<[i64; N]> {
+    let Some(world) = world() else { return Ok(own) };
+    let all = Tensor::f_from_slice(&own)?;
+    world.exchange(what, |group| group.all_reduce(&all, ReduceOp::Max))?;
+    Ok(Vec::<i64>::try_from(&all)?.try_into().expect("as many as were given"))
+}
+
+/// What process 0 has; `own` is asked for there only.
+pub fn from_main(what: &str, own: impl FnOnce() -> Result<Value>) -> Result<Value> {
+    let Some(world) = world() else { return own() };
+    let key = world.next_key(what);
+    if is_main() {
+        let value = own()?;
+        world.store.set(&key, value.to_string().as_bytes())?;
+        return Ok(value);
+    }
+    Ok(serde_json::from_slice(&world.wait_for(&key, what)?)?)
+}
+
+/// Process 0 tells that it has done something that the others wait for with [`wait_for_main`]: a file is written.
+/// `what` is counted: the n-th wait is for the n-th time.
+pub fn tell(what: &str) -> Result<()> {
+    let Some(world) = world() else { return Ok(()) };
+    let key = world.next_key(what);
+    world.store.set(&key, b"1")
+}
+
+/// Waits until process 0 has told so.
+pub fn wait_for_main(what: &str) -> Result<()> {
+    let Some(world) = world() else { return Ok(()) };
+    let key = world.next_key(what);
+    world.wait_for(&key, what).map(drop)
+}
+
+/// Does what only process 0 does, such as writing a file; the others wait for it.
+pub fn on_main(what: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    if is_main() {
+        body()?;
+        return tell(what);
+    }
+    wait_for_main(what)
+}
+
+impl World {
+    fn next_key(&self, what: &str) -> String {
+        let mut announced = self.announced.borrow_mut();
+        let n = announced.entry(what.to_string()).or_insert(0);
+        *n += 1;
+        format!("done/{what}/{n}")
+    }
+}
+
+/// Checks that all processes have the same facts for `what`; the error says which differ.
+pub fn agree(what: &str, facts: &Value) -> Result<()> {
+    let Some(world) = world() else { return Ok(()) };
+    let text = facts.to_string();
+    let own = Tensor::f_from_slice(text.as_bytes())?;
+    let name = format!("the agreement on {what}");
+    let bytes = |t: &Tensor| -> Result<Vec<u8>> { Ok(Vec::<u8>::try_from(t)?) };
+    // Unequal lengths are the rule where they differ at all.
+    let gathered = world.exchange(&name, |group| {
+        let length = group.all_gather(&Tensor::f_from_slice(&[text.len() as i64])?)?;
+        let lengths: Vec<i64> = length.iter().map(|n| n.int64_value(&[0])).collect();
+        let most = lengths.iter().copied().max().unwrap_or(0);
+        let padded = Tensor::f_zeros([most], (Kind::Uint8, Device::Cpu))?;
+        padded.f_narrow(0, 0, own.size()[0])?.f_copy_(&own)?;
+        let all = group.all_gather(&padded)?;
+        all.iter().zip(lengths).map(|(t, n)| bytes(&t.f_narrow(0, 0, n)?)).collect::<Result<Vec<_>>>()
+    })?;
+    let facts: Vec<Value> = gathered.iter().map(|text| serde_json::from_slice(text).unwrap_or_default()).collect();
+    for (rank, theirs) in facts.iter().enumerate().skip(1) {
+        let found = meeting::differences(&facts[0], theirs);
+        if !found.is_empty() {
+            bail!("{what} differs between rank 0 and rank {rank}: {}", found.join("; "));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a failure of any process is known here.
+pub fn has_failed() -> bool {
+    world().is_some_and(|world| world.monitor.failure().is_some())
+}
+
+/// Tells the others that this process failed, and waits until they know. Whether there is something to say about it:
+/// not so where process 0 says the very same, as with a typo that all of them meet.
+pub fn fail(message: &str) -> bool {
+    let Some(world) = world() else { return true };
+    let own = Failure { rank: Some(rank()), cause: format!("failed: {message}") };
+    let _ = monitor::claim(&world.store, &own);
+    let _ = world.store.set(&format!("error/{}", rank()), message.as_bytes());
+    if is_main() {
+        if !world.circle.agent_store {
+            monitor::wait_for_readers(&world.store, world_size());
+        }
+        return true;
+    }
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(1500) {
+        match world.store.get("error/0") {
+            Ok(Some(said)) => return said != message.as_bytes(),
+            Ok(None) => std::thread::sleep(Duration::from_millis(50)),
+            Err(_) => break,
+        }
+    }
+    true
+}
+
+/// Tells the others that the script has ended well here. Process 0 waits for theirs, since it may keep the store.
+pub fn end() {
+    let Some(world) = world() else { return };
+    let _ = world.monitor.end(&world.store);
+    if is_main() && !world.circle.agent_store {
+        monitor::wait_for_ends(&world.store, &world.circle);
+    }
 }

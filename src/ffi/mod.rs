@@ -1,10 +1,13 @@
-//! What tch does not bind: the C++ shim (`shim.cpp`), and blocks that are computed again (`autograd.cpp`).
+//! What tch does not bind: the C++ shim (`shim.cpp`), blocks that are computed again (`autograd.cpp`), and processes
+//! that train together (`c10d.cpp`, `nccl.cpp`).
 
 mod autocast;
 mod autograd;
+mod c10d;
 
 pub use autocast::{Autocast, allow_tf32};
 pub use autograd::{backward, computed_again, grad_enabled, single_threaded_backward};
+pub use c10d::{Group, ReduceOp, Reducer, Store, StoreAddress};
 
 use crate::error::{Result, bail, torch_message};
 use std::ffi::{CStr, c_char, c_int};

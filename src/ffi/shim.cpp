@@ -1,40 +1,14 @@
 // What tch does not bind, reached through the C++ API: the fused multi-tensor updates, autocast, and
 // opening libtorch_cuda at start. Every function returns nullptr when it went well, else a message to free.
 
-#include <ATen/ATen.h>
+#include "shim.h"
+
 #include <ATen/autocast_mode.h>
-#include <ATen/core/grad_mode.h>
 #include <c10/core/AutogradState.h>
 #include <dlfcn.h>
 
 #include <cstdio>
-#include <cstring>
-#include <exception>
 #include <string>
-#include <vector>
-
-using Handle = at::Tensor *; // what tch calls C_tensor*
-
-namespace {
-std::vector<at::Tensor> list(Handle *handles, size_t n) {
-  std::vector<at::Tensor> tensors;
-  tensors.reserve(n);
-  for (size_t i = 0; i < n; ++i) tensors.push_back(*handles[i]);
-  return tensors;
-}
-
-template <class F> char *guarded(F body) {
-  try {
-    at::NoGradGuard no_grad;
-    body();
-    return nullptr;
-  } catch (const std::exception &e) {
-    return strdup(e.what());
-  } catch (...) {
-    return strdup("unknown C++ exception");
-  }
-}
-} // namespace
 
 extern "C" {
 

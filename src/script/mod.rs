@@ -63,7 +63,11 @@ impl Host {
         engine.on_progress(move |_| interrupt.ends_script().map(|code| Dynamic::from_int(code as i64)));
         engine.on_print(crate::train::progress::print_line);
         engine.on_debug(|text, source, position| {
-            crate::train::progress::print_line(&format!("{}:{position:?}: {text}", source.unwrap_or("script")));
+            let line = format!("{}:{position:?}: {text}", source.unwrap_or("script"));
+            match crate::dist::is_main() {
+                true => crate::train::progress::print_line(&line),
+                false => crate::train::progress::note_line_of_any(&line),
+            }
         });
         let sources = Sources::new(stdlib);
         engine.set_module_resolver(sources.clone());

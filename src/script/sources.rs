@@ -38,6 +38,12 @@ impl Sources {
         self.store.borrow().texts.get(file).cloned()
     }
 
+    /// A checksum of each text, by file.
+    pub fn checksums(&self) -> std::collections::BTreeMap<String, u32> {
+        let texts = &self.store.borrow().texts;
+        texts.iter().map(|(file, text)| (file.clone(), crc32fast::hash(text.as_bytes()))).collect()
+    }
+
     /// Reads a recipe and remembers its text.
     pub fn read_recipe(&self, path: &Path) -> Result<String> {
         if !path.is_file() {

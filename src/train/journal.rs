@@ -47,6 +47,9 @@ pub fn open(dir: &Path) -> std::io::Result<()> {
 
 /// Adds a line, or several.
 pub fn write(text: &str) {
+    if !crate::dist::is_main() {
+        return;
+    }
     let moment = super::timestamp().replace('T', " ").replace('Z', "");
     let mut journal = journal();
     for line in text.lines() {

@@ -1,6 +1,7 @@
 //! Progress of anything that takes longer than two seconds: a bar on a terminal, plain lines
 //! elsewhere, both with steps, speed, time to go and the latest values.
 
+use crate::dist;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -15,8 +16,11 @@ thread_local! {
     static ACTIVE: RefCell<Option<ProgressBar>> = const { RefCell::new(None) };
 }
 
-/// Prints a line to stdout without tearing the bar.
+/// Prints a line to stdout without tearing the bar; of several processes, the first one does.
 pub fn print_line(text: &str) {
+    if !dist::is_main() {
+        return;
+    }
     super::journal::write(text);
     let print = || {
         // A closed pipe is no reason to lose a run.
@@ -28,11 +32,18 @@ pub fn print_line(text: &str) {
     });
 }
 
-/// Prints a line to stderr without tearing the bar.
+/// Prints a line to stderr without tearing the bar; of several processes, the first one does.
 pub fn note_line(text: &str) {
+    if dist::is_main() {
+        note_line_of_any(text);
+    }
+}
+
+/// The same from whichever process: what it says of itself alone.
+pub fn note_line_of_any(text: &str) {
     super::journal::write(text);
     let print = || {
-        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = writeln!(std::io::stderr(), "{}{text}", dist::prefix());
     };
     ACTIVE.with_borrow(|bar| match bar {
         Some(bar) => bar.suspend(print),
@@ -71,7 +82,7 @@ impl Progress {
     }
 
     fn of(unit: &'static str, label: &str, total: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = (dist::is_main() && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
             let template = "{prefix:>12} [{bar:24}] {pos}/{len} {msg}";
             bar.set_style(ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> "));
@@ -108,7 +119,7 @@ impl Progress {
         self.images += images;
         self.latest.clone_from(values);
         let due = self.last_line.elapsed() >= PLAIN_INTERVAL;
-        if self.bar.is_none() && !due {
+        if self.bar.is_none() && !due || !dist::is_main() {
             return;
         }
         self.values = words(values);
@@ -140,7 +151,7 @@ impl Progress {
 
     /// Says how far it came where that was not to the end, and the last values.
     pub fn interrupted(&mut self) {
-        if self.finished || self.done == self.before {
+        if self.finished || self.done == self.before || !dist::is_main() {
             return;
         }
         if let Some(bar) = self.bar.take() {
@@ -156,6 +167,9 @@ impl Progress {
     /// Leaves a last line behind: how long it took and the final values.
     pub fn finish(&mut self, values: &Map<String, Value>) {
         self.finished = true;
+        if !dist::is_main() {
+            return;
+        }
         if !values.is_empty() {
             self.values = words(values);
         }

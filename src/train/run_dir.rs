@@ -84,11 +84,21 @@ pub struct RunDir {
     resumed: Vec<String>,
     /// `run.json` as it was before the run went on. Its parameters hold until a loop has accepted the new ones.
     earlier: Option<Value>,
+    /// `None` in all but the first of processes that train together: they know the directory, and leave it alone.
+    files: Option<Files>,
+}
+
+struct Files {
     metrics: Metrics,
     _lock: File,
 }
 
 impl RunDir {
+    /// The directory of a run that another process writes to.
+    pub fn of_main(path: PathBuf, info: RunInfo) -> Self {
+        Self { path, info, started: String::new(), resumed: Vec::new(), earlier: None, files: None }
+    }
+
     /// Opens a run directory: makes a new one, takes an empty one, or goes on with the run that is in it. `must_resume`
     /// wants a run to be there.
     pub fn open(path: &Path, info: RunInfo, must_resume: bool) -> Result<Self> {
@@ -139,15 +149,17 @@ impl RunDir {
         }
         saver::remove_leftovers(path);
         write_atomic(&path.join(RECIPE_FILE), info.source.as_bytes())?;
-        let metrics = Metrics::open(path, earlier.is_some())?;
+        let mut metrics = Metrics::open(path, earlier.is_some())?;
+        if !has_checkpoints {
+            metrics.begin(None)?;
+        }
         let mut run = Self {
             path: path.to_path_buf(),
             info,
             started: super::timestamp(),
             resumed: Vec::new(),
             earlier: None,
-            metrics,
-            _lock: lock,
+            files: Some(Files { metrics, _lock: lock }),
         };
         if let Some(earlier) = &earlier {
             let text = |v: &Value| v.as_str().map(String::from);
@@ -163,9 +175,6 @@ impl RunDir {
             (Some(_), false) => "begins anew: it has no checkpoint yet",
         };
         run.earlier = earlier.filter(|_| has_checkpoints);
-        if !has_checkpoints {
-            run.metrics.begin(None)?;
-        }
         run.write_state(RunState::Running, None)?;
         journal::write(&format!("---- the run {how}: {}", run.info.command.join(" ")));
         if how != "begins" {
@@ -181,18 +190,21 @@ impl RunDir {
 
     /// Appends one line to `metrics.jsonl`, and the same for people to `run.log`.
     pub fn log(&mut self, values: &Map<String, Value>) {
-        tell(self.metrics.log(values));
+        let Some(files) = &mut self.files else { return };
+        tell(files.metrics.log(values));
         journal::write(&progress::log_line(values));
     }
 
     /// Everything that was logged.
     pub fn logged(&self) -> Result<Vec<u8>> {
-        self.metrics.content()
+        self.files.as_ref().map_or(Ok(Vec::new()), |files| files.metrics.content())
     }
 
     /// A loop goes on from a checkpoint that had logged `metrics`, or begins (`None`): with the parameters given now.
     pub fn begin(&mut self, metrics: Option<&[u8]>) -> Result<()> {
-        self.metrics.begin(metrics)?;
+        if let Some(files) = &mut self.files {
+            files.metrics.begin(metrics)?;
+        }
         self.earlier = None;
         self.note_state();
         Ok(())
@@ -235,7 +247,9 @@ impl RunDir {
         if state == RunState::Finished {
             self.begin(None)?;
         }
-        tell(self.metrics.end());
+        if let Some(files) = &mut self.files {
+            tell(files.metrics.end());
+        }
         journal::write(&match error {
             Some(error) => format!("---- {}: {error}", state.name()),
             None => format!("---- {}", state.name()),

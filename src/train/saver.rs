@@ -8,6 +8,7 @@ use crate::error::{Result, ensure, one_line};
 use crate::files::PARTIAL;
 use crate::options;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,32 @@ pub struct Saver {
     options: SaverOptions,
     writing: Option<Writing>,
     last: Option<(i64, PathBuf)>,
+}
+
+/// Checkpoints being written at this moment, by any loop.
+static IN_WRITING: AtomicUsize = AtomicUsize::new(0);
+
+struct InWriting;
+
+impl InWriting {
+    fn begin() -> Self {
+        IN_WRITING.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for InWriting {
+    fn drop(&mut self) {
+        IN_WRITING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits until no checkpoint is being written, for at most so long: before the process is ended from outside.
+pub fn wait_for_writers(limit: Duration) {
+    let started = Instant::now();
+    while IN_WRITING.load(Ordering::Relaxed) > 0 && started.elapsed() < limit {
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 struct Writing {
@@ -104,6 +131,7 @@ impl Saver {
         }
         let (dir, options, to) = (self.dir.clone(), self.options.clone(), path.clone());
         let work = move || {
+            let _writing = InWriting::begin();
             let started = Instant::now();
             let bytes = snapshot.write(&to)?;
             // What cannot be removed now is tried again after the next one.

@@ -40,6 +40,12 @@ impl Interrupt {
         Ok(interrupt)
     }
 
+    /// Stops this process as a signal would that came to another one.
+    pub fn stop(&self, exit_code: i32) {
+        let signal = (exit_code - 128).max(1) as usize;
+        let _ = self.0.stop.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// The exit code of the signal that asked to stop, if one did: 130 or 143.
     pub fn exit_code(&self) -> Option<i32> {
         match self.0.stop.load(Ordering::Relaxed) {
@@ -68,10 +74,5 @@ impl Interrupt {
     /// Whether SIGUSR1 came since this was last asked.
     pub fn take_save(&self) -> bool {
         self.0.save.swap(false, Ordering::Relaxed)
-    }
-
-    /// Whether SIGUSR1 came and was not answered.
-    pub fn wants_save(&self) -> bool {
-        self.0.save.load(Ordering::Relaxed)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::nn::{report_map, tensor_map};
 use crate::checkpoint::{self, FillOptions, SaveOptions, snapshot};
+use crate::dist;
 use crate::error::Result;
 use crate::functions;
 use crate::script::docs::Reference;
@@ -58,7 +59,8 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             load_into(&m, &path, &read_options("checkpoint::load_into", &options)?)
         }
         /// Saves a module as a folder: config.json (of a ViT-NEPA), model.safetensors, provenance.json.
-        /// The folder appears whole or not at all; a model folder of that name is replaced.
+        /// The folder appears whole or not at all; a model folder of that name is replaced. Of several processes the
+        /// first one writes, and the others wait for it.
         "save" (m: Module, folder: ImmutableString) -> () { save(&m, &folder, &SaveOptions::default()) }
         /// The same, saying more about it.
         "save" (m: Module, folder: ImmutableString, options: Map) -> () {
@@ -74,10 +76,13 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             }
             Ok(file.tensors.into_iter().map(|(n, t)| (n.into(), Dynamic::from(Tensor::from(t)))).collect())
         }
-        /// Writes tensors by name to a safetensors file.
+        /// Writes tensors by name to a safetensors file. Of several processes the first one writes, and the others wait
+        /// for it.
         "save_tensors" (tensors: Map, path: ImmutableString) -> () {
             let tensors = tensor_map(&tensors, "checkpoint::save_tensors")?;
-            checkpoint::tensors::write(Path::new(path.as_str()), &tensors, &Default::default())
+            dist::on_main(&format!("the writing of {path}"), || {
+                checkpoint::tensors::write(Path::new(path.as_str()), &tensors, &Default::default())
+            })
         }
         /// The configuration of a model folder, checked, with the keys of config.json.
         "config" (folder: ImmutableString) -> Map {
@@ -115,5 +120,7 @@ fn load_into(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {
 }
 
 fn save(m: &Module, folder: &str, o: &SaveOptions) -> Result<()> {
-    checkpoint::save(m.0.as_ref(), Path::new(folder), o, super::run::provenance())
+    dist::on_main(&format!("the writing of {folder}"), || {
+        checkpoint::save(m.0.as_ref(), Path::new(folder), o, super::run::provenance())
+    })
 }

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod core;
 mod data;
+mod dist;
 mod loss;
 mod nn;
 mod optim;
@@ -22,6 +23,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     nn::register(engine, reference);
     loss::register(engine, reference);
     optim::register(engine, reference);
+    dist::register(engine, reference);
     data::register(engine, reference);
     transform::register(engine, reference);
     checkpoint::register(engine, reference);

@@ -2,6 +2,7 @@
 
 use super::saver::Saver;
 use crate::checkpoint::PROVENANCE_FILE;
+use crate::dist;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::functions;
 use crate::nn::shape_words;
@@ -73,17 +74,20 @@ impl Session {
         Ok(Some(dir.path().to_path_buf()))
     }
 
-    /// The run directory, made where it is not there yet.
+    /// The run directory, made where it is not there yet; of several processes, the first one makes it.
     pub fn dir(&mut self) -> Result<&mut RunDir> {
         if self.dir.is_none() {
-            let path = match &self.out {
-                Some(out) => out.clone(),
-                None => self.default_dir(),
-            };
             let mut info = self.info.clone();
             info.params = self.params.effective.clone();
-            let dir = RunDir::open(&path, info, self.must_resume)?;
-            self.dir = Some(dir);
+            let mut made = None;
+            let path = dist::from_main("the run directory", || {
+                let path = self.out.clone().unwrap_or_else(|| self.default_dir());
+                made = Some(RunDir::open(&path, info.clone(), self.must_resume)?);
+                dist::remember_run(&path)?;
+                Ok(path.display().to_string().into())
+            })?;
+            let path = PathBuf::from(path.as_str().unwrap_or_default());
+            self.dir = Some(made.unwrap_or_else(|| RunDir::of_main(path, info)));
         }
         Ok(self.dir.as_mut().expect("just made"))
     }

@@ -3,6 +3,7 @@
 use super::optim::{Adamw, Ema};
 use super::run::{provenance, with_session};
 use crate::checkpoint::snapshot::{self, Parts, Snapshot};
+use crate::dist;
 use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
 use crate::functions;
 use crate::random;
@@ -16,7 +17,7 @@ use crate::train::signals::Interrupt;
 use rhai::{Array, Dynamic, Engine, Map};
 use serde_json::{Value, json};
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,10 +32,20 @@ impl Saver {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// To save and go on.
+    Save,
+    /// To save and end.
+    Stop,
+}
+
 struct SaverParts {
     label: String,
     saver: saver::Saver,
     interrupt: Interrupt,
+    /// What a signal, to whichever process, has asked for.
+    asked: Option<Asked>,
     model: Module,
     ema: Option<Ema>,
     optimizer: Option<Adamw>,
@@ -75,6 +86,7 @@ impl SaverParts {
             label: label.to_string(),
             saver: saver::Saver::new(dir, options)?,
             interrupt,
+            asked: None,
             model,
             ema: part(parts, "ema", "an average made by optim::ema")?,
             optimizer: part(parts, "optimizer", "an optimizer made by optim::adamw")?,
@@ -111,13 +123,46 @@ impl SaverParts {
 
     fn resume(&mut self, settings: &Map, changeable: &Array) -> Result<Dynamic> {
         self.set_settings(settings, changeable)?;
-        let Some((step, dir)) = self.saver.newest()? else {
+        let own = |map: &serde_json::Map<String, Value>| Value::Object(map.clone());
+        let (fixed, changeable) = (own(&self.fixed), own(&self.changeable));
+        dist::agree(&format!("the settings of {}", self.label), &json!({ "fixed": fixed, "changeable": changeable }))?;
+        // Process 0 has the checkpoints; the others get what they need from it.
+        let what = format!("the checkpoint of {}", self.label);
+        let found = dist::from_main(&what, || match self.saver.newest()? {
+            Some((step, dir)) => {
+                let state = snapshot::read_state(&dir)?;
+                self.may_go_on(&dir, &state)?;
+                Ok(json!({ "step": step, "dir": dir, "state": state }))
+            }
+            None => Ok(Value::Null),
+        })?;
+        if found.is_null() {
             with_session(|s| s.dir()?.begin(None))?;
             return Ok(Dynamic::UNIT);
-        };
-        let state = snapshot::read_state(&dir)?;
-        let own = |map: &serde_json::Map<String, Value>| Value::Object(map.clone());
-        let changed = differences(&state["fixed"], &own(&self.fixed));
+        }
+        let (step, state) = (&found["step"], &found["state"]);
+        let dir = PathBuf::from(found["dir"].as_str().unwrap_or_default());
+        self.with_parts(|parts| snapshot::restore(&dir, parts))?;
+        let rng = |name: &str| state["rng"][name].as_u64().unwrap_or(0);
+        random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), first_sample: 0 });
+        if dist::is_main() {
+            let metrics = snapshot::read_metrics(&dir)?;
+            with_session(|s| s.dir()?.begin(Some(&metrics)))?;
+        }
+        note_line(&format!("{}: goes on from step {step} ({})", self.label, dir.display()));
+        for change in differences(&state["changeable"], &changeable) {
+            note_line(&format!("  {change}"));
+        }
+        let before = state["processes"].as_u64().unwrap_or(1) as usize;
+        if before != dist::world_size() {
+            note_line(&format!("  processes: {before} so far, {} now", dist::world_size()));
+        }
+        Ok(from_json(&state["loop"]))
+    }
+
+    /// Refuses settings that must not change.
+    fn may_go_on(&self, dir: &Path, state: &Value) -> Result<()> {
+        let changed = differences(&state["fixed"], &Value::Object(self.fixed.clone()));
         if !changed.is_empty() {
             let may: Vec<&str> = self.changeable.keys().map(String::as_str).collect();
             return Err(Diagnostic::new(format!(
@@ -133,19 +178,14 @@ impl SaverParts {
             .blame_caller()
             .into());
         }
-        self.with_parts(|parts| snapshot::restore(&dir, parts))?;
-        let rng = |name: &str| state["rng"][name].as_u64().unwrap_or(0);
-        random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), first_sample: 0 });
-        let metrics = snapshot::read_metrics(&dir)?;
-        with_session(|s| s.dir()?.begin(Some(&metrics)))?;
-        note_line(&format!("{}: goes on from step {step} ({})", self.label, dir.display()));
-        for change in differences(&state["changeable"], &own(&self.changeable)) {
-            note_line(&format!("  {change}"));
-        }
-        Ok(from_json(&state["loop"]))
+        Ok(())
     }
 
+    /// Process 0 saves for all.
     fn save(&mut self, step: i64, state: &Map) -> Result<()> {
+        if !dist::is_main() {
+            return Ok(());
+        }
         let rng = random::state();
         let (mut state, metrics, recipe) = with_session(|s| {
             let state = json!({
@@ -158,6 +198,7 @@ impl SaverParts {
                 "changeable": self.changeable,
                 "device": s.info.device,
                 "threads": s.info.threads,
+                "processes": dist::world_size(),
                 "saved_at": crate::train::timestamp(),
                 "versions": versions(),
             });
@@ -174,21 +215,45 @@ impl SaverParts {
     /// Saves, and answers the signals that asked for it.
     fn save_and_answer(&mut self, step: i64, state: &Map) -> Result<()> {
         self.save(step, state)?;
-        let stops = self.interrupt.exit_code().is_some();
-        if self.interrupt.take_save() || stops {
-            self.saver.poll(true);
-            if let Some((step, path)) = self.saver.last() {
-                note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
-            }
+        if self.asked.is_some() {
+            // A process that ended before process 0 has saved might take it down.
+            dist::on_main(&format!("the checkpoint of {} at step {step}", self.label), || {
+                self.saver.poll(true);
+                if let Some((step, path)) = self.saver.last() {
+                    note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
+                }
+                Ok(())
+            })?;
         }
-        if stops {
+        if self.asked.take() == Some(Asked::Stop) {
             // The script ends at its next operation.
             self.interrupt.hold(false);
         }
         Ok(())
     }
 
+    /// Whether to save after this step: all processes say the same, whichever of them a signal came to.
+    fn due(&mut self, step: i64) -> Result<bool> {
+        self.saver.poll(false);
+        self.interrupt.hold(true);
+        let own = [self.interrupt.exit_code().unwrap_or(0).into(), self.interrupt.take_save().into()];
+        let [stop, save] = dist::greatest(own, "the question whether to save")?;
+        self.asked = match (stop, save) {
+            (0, 0) => None,
+            (0, _) => Some(Asked::Save),
+            _ => Some(Asked::Stop),
+        };
+        if stop != 0 {
+            self.interrupt.stop(stop as i32);
+        }
+        Ok(self.asked.is_some() || self.saver.is_due(step))
+    }
+
     fn finish(&mut self, step: i64, state: &Map) -> Result<()> {
+        if !dist::is_main() {
+            self.interrupt.hold(false);
+            return Ok(());
+        }
         // Steps that an interval has saved already are there as they are.
         for pause in [0, 3] {
             std::thread::sleep(Duration::from_secs(pause));
@@ -254,22 +319,18 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "Keeps the checkpoints of a training loop, made by run::checkpoints. See std/pretrain for a loop with it.",
     );
     functions! { group;
-        /// To be called once before the loop: puts the newest whole checkpoint of this run into the parts and gives what
+        /// To be called once before the loop, by all processes: puts the newest whole checkpoint of this run into the parts and gives what
         /// the loop had saved with it, or () where there is none. `settings` is everything that the loop depends on, a
         /// map; those named in `changeable` may differ from what the run began with, which is told, others are an error.
         "resume" (saver: Saver, settings: Map, changeable: Array) -> Dynamic {
             saver.0.borrow_mut().resume(&settings, &changeable)
         }
-        /// To be called after every step: whether a checkpoint is due, by its number or because a signal (Ctrl-C,
-        /// SIGTERM, SIGUSR1) asks for it.
+        /// To be called after every step, by all processes: whether a checkpoint is due, by its number or because a
+        /// signal (Ctrl-C, SIGTERM, SIGUSR1) asks for it, to whichever process it came.
         "due" (saver: Saver, step: i64) -> bool {
-            let mut saver = saver.0.borrow_mut();
-            saver.saver.poll(false);
-            saver.interrupt.hold(true);
-            let asked = saver.interrupt.exit_code().is_some() || saver.interrupt.wants_save();
-            Ok(asked || saver.saver.is_due(step))
+            saver.0.borrow_mut().due(step)
         }
-        /// Saves after `step` steps; `state` is a map of plain values, what `resume` gives back. Where a signal asked to
+        /// Saves after `step` steps; of several processes the first one does, for all. `state` is a map of plain values, what `resume` gives back. Where a signal asked to
         /// stop, the run ends after it.
         "save" (saver: Saver, step: i64, state: Map) -> () {
             ensure!(step >= 0, "save: expected a number of steps, found {step}");

@@ -44,6 +44,20 @@ fn float_here() -> (Kind, Device) {
     (Kind::Float, crate::device::current())
 }
 
+/// Checks that a tensor is a scalar with a graph behind it.
+pub(super) fn can_go_backward(t: &Tensor) -> Result<()> {
+    if t.numel() != 1 {
+        bail_hint!("backward: expected a scalar, found {}", shape_words(t); "reduce it first: t.mean().backward()");
+    }
+    if !t.requires_grad() {
+        bail_hint!(
+            "backward: nothing that this value was made from requires gradients";
+            "was it computed inside no_grad, detached, or from frozen parameters only?"
+        );
+    }
+    Ok(())
+}
+
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     engine.register_type_with_name::<Tensor>("Tensor");
     creation(engine, reference);
@@ -609,15 +623,7 @@ fn autograd(group: &mut Group<'_>) {
         /// Gradients of this scalar with respect to every tensor that it was made from and that
         /// requires them; they add up in `grad`.
         "backward" (t: Tensor) -> () {
-            if t.numel() != 1 {
-                bail_hint!("backward: expected a scalar, found {}", shape_words(&t); "reduce it first: t.mean().backward()");
-            }
-            if !t.requires_grad() {
-                bail_hint!(
-                    "backward: nothing that this value was made from requires gradients";
-                    "was it computed inside no_grad, detached, or from frozen parameters only?"
-                );
-            }
+            can_go_backward(&t)?;
             crate::ffi::backward(&t)
         }
         /// The gradient that backward left, or () where there is none.

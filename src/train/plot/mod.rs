@@ -156,6 +156,9 @@ fn draw_file(
         options.width,
         options.height
     );
+    if !crate::dist::is_main() {
+        return Ok(());
+    }
     fonts();
     let staging = staging(path)?;
     let file = staging.path().join(format!("picture.{}", format.extension()));

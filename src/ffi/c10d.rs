@@ -1,0 +1,285 @@
+//! c10d, PyTorch's engine for processes that train together (`c10d.cpp`): its store, its groups, its reducer.
+
+use super::{check, handles};
+use crate::error::Result;
+use std::ffi::{CString, c_char, c_int};
+use std::time::Duration;
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+#[repr(C)]
+struct RawStore {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+struct RawGroup {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+struct RawReducer {
+    _opaque: [u8; 0],
+}
+
+unsafe extern "C" {
+    fn nepa_store_open(
+        host: *const c_char,
+        port: c_int,
+        serve: bool,
+        listen_fd: c_int,
+        timeout_ms: i64,
+        prefix: *const c_char,
+        store: *mut *mut RawStore,
+    ) -> *mut c_char;
+    fn nepa_store_clone(store: *mut RawStore, clone: *mut *mut RawStore) -> *mut c_char;
+    fn nepa_store_free(store: *mut RawStore);
+    fn nepa_store_set(
+        store: *mut RawStore,
+        lasting: bool,
+        key: *const c_char,
+        data: *const u8,
+        len: usize,
+    ) -> *mut c_char;
+    fn nepa_store_claim(store: *mut RawStore, key: *const c_char, data: *const u8, len: usize) -> *mut c_char;
+    fn nepa_store_get(
+        store: *mut RawStore,
+        lasting: bool,
+        key: *const c_char,
+        data: *mut *mut u8,
+        len: *mut usize,
+    ) -> *mut c_char;
+    fn nepa_group_open(
+        store: *mut RawStore,
+        rank: c_int,
+        size: c_int,
+        address: *const c_char,
+        interface: *const c_char,
+        cuda: bool,
+        timeout_ms: i64,
+        group: *mut *mut RawGroup,
+    ) -> *mut c_char;
+    fn nepa_all_reduce(group: *mut RawGroup, tensor: *mut C_tensor, op: c_int) -> *mut c_char;
+    fn nepa_broadcast(group: *mut RawGroup, tensor: *mut C_tensor, from: c_int) -> *mut c_char;
+    fn nepa_broadcast_all(group: *mut RawGroup, tensors: *const *mut C_tensor, n: usize, from: c_int) -> *mut c_char;
+    fn nepa_all_gather(group: *mut RawGroup, tensor: *mut C_tensor, gathered: *mut *mut C_tensor) -> *mut c_char;
+    fn nepa_reducer_new(
+        group: *mut RawGroup,
+        params: *const *mut C_tensor,
+        n: usize,
+        reducer: *mut *mut RawReducer,
+    ) -> *mut c_char;
+    fn nepa_reducer_prepare(reducer: *mut RawReducer, loss: *mut C_tensor) -> *mut c_char;
+    fn nepa_reducer_free(reducer: *mut RawReducer);
+}
+
+fn c_string(text: &str) -> CString {
+    CString::new(text.replace('\0', "")).expect("no zero byte is left")
+}
+
+fn raw(tensor: &Tensor) -> *mut C_tensor {
+    tensor.as_ptr() as *mut C_tensor
+}
+
+/// Keys and values that all processes see (`c10d::TCPStore`), kept by one of them or by torchrun's agent. Its functions
+/// do not wait for other processes.
+pub struct Store(*mut RawStore);
+
+// SAFETY: the store has a lock of its own around each operation.
+unsafe impl Send for Store {}
+
+/// Where a store is.
+pub struct StoreAddress<'a> {
+    /// Name or address of the machine.
+    pub host: &'a str,
+    /// Its port.
+    pub port: u16,
+    /// Whether this process is to keep the store.
+    pub serve: bool,
+    /// A listening socket for it, in place of a new one at the port.
+    pub listen_fd: Option<i32>,
+    /// What the keys of this start begin with.
+    pub prefix: &'a str,
+}
+
+impl Store {
+    /// Opens the store, trying for as long as `timeout` where nobody keeps it yet.
+    pub fn open(at: &StoreAddress<'_>, timeout: Duration) -> Result<Self> {
+        let (host, prefix) = (c_string(at.host), c_string(at.prefix));
+        let mut store = std::ptr::null_mut();
+        // SAFETY: strings that live through the call; on success `store` is ours.
+        check(unsafe {
+            nepa_store_open(
+                host.as_ptr(),
+                at.port.into(),
+                at.serve,
+                at.listen_fd.unwrap_or(-1),
+                timeout.as_millis() as i64,
+                prefix.as_ptr(),
+                &mut store,
+            )
+        })?;
+        Ok(Self(store))
+    }
+
+    /// The same store over a connection of its own: a thread that waits does not block another.
+    pub fn connect_again(&self) -> Result<Self> {
+        let mut store = std::ptr::null_mut();
+        // SAFETY: a live store; on success `store` is ours.
+        check(unsafe { nepa_store_clone(self.0, &mut store) })?;
+        Ok(Self(store))
+    }
+
+    /// Sets a key of this start.
+    pub fn set(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.put(false, key, value)
+    }
+
+    /// Sets a key that is still there after torchrun has started the processes again.
+    pub fn set_lasting(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.put(true, key, value)
+    }
+
+    fn put(&self, lasting: bool, key: &str, value: &[u8]) -> Result<()> {
+        // SAFETY: a live store, a string and bytes that live through the call.
+        check(unsafe { nepa_store_set(self.0, lasting, c_string(key).as_ptr(), value.as_ptr(), value.len()) })
+    }
+
+    /// Sets a key of this start where it has no value yet: the first one stays.
+    pub fn claim(&self, key: &str, value: &[u8]) -> Result<()> {
+        // SAFETY: as above.
+        check(unsafe { nepa_store_claim(self.0, c_string(key).as_ptr(), value.as_ptr(), value.len()) })
+    }
+
+    /// The value of a key of this start.
+    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.look(false, key)
+    }
+
+    /// The value of a key that outlives a start.
+    pub fn get_lasting(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.look(true, key)
+    }
+
+    fn look(&self, lasting: bool, key: &str) -> Result<Option<Vec<u8>>> {
+        let (mut data, mut len) = (std::ptr::null_mut(), 0);
+        // SAFETY: as above; on success `data` is null or from malloc, `len` bytes of it.
+        unsafe {
+            check(nepa_store_get(self.0, lasting, c_string(key).as_ptr(), &mut data, &mut len))?;
+            if data.is_null() {
+                return Ok(None);
+            }
+            let value = std::slice::from_raw_parts(data, len).to_vec();
+            libc::free(data.cast());
+            Ok(Some(value))
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // SAFETY: ours, and freed once.
+        unsafe { nepa_store_free(self.0) }
+    }
+}
+
+/// How values are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReduceOp {
+    /// Their sum.
+    Sum = 0,
+    /// The least of them.
+    Min = 1,
+    /// The greatest of them.
+    Max = 2,
+}
+
+/// Processes that are connected to each other (`c10d::ProcessGroup`). Each must call the same functions in the same
+/// order; each waits for all. Lives to the end of the process: taking the connections down would wait for the others.
+pub struct Group {
+    raw: *mut RawGroup,
+    size: usize,
+}
+
+impl Group {
+    /// Connects `size` processes that share a store. `address` is one of this machine that the others reach, unless a
+    /// network `interface` is named; with `cuda` tensors of the current CUDA device go through NCCL, others through Gloo.
+    pub fn open(
+        store: &Store,
+        [rank, size]: [usize; 2],
+        address: &str,
+        interface: Option<&str>,
+        cuda: bool,
+        timeout: Duration,
+    ) -> Result<Self> {
+        let (address, interface) = (c_string(address), c_string(interface.unwrap_or("")));
+        let mut group = std::ptr::null_mut();
+        // SAFETY: a live store, strings that live through the call.
+        check(unsafe {
+            nepa_group_open(
+                store.0,
+                rank as c_int,
+                size as c_int,
+                address.as_ptr(),
+                interface.as_ptr(),
+                cuda,
+                timeout.as_millis() as i64,
+                &mut group,
+            )
+        })?;
+        Ok(Self { raw: group, size })
+    }
+
+    /// Puts the tensors of all processes together, in place.
+    pub fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<()> {
+        // SAFETY: a live group and handle.
+        check(unsafe { nepa_all_reduce(self.raw, raw(tensor), op as c_int) })
+    }
+
+    /// Overwrites the tensor with that of process `from`.
+    pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Result<()> {
+        // SAFETY: a live group and handle.
+        check(unsafe { nepa_broadcast(self.raw, raw(tensor), from as c_int) })
+    }
+
+    /// The same for many tensors, in few messages.
+    pub fn broadcast_all(&self, tensors: &[Tensor], from: usize) -> Result<()> {
+        // SAFETY: a live group and n live handles.
+        check(unsafe { nepa_broadcast_all(self.raw, handles(tensors).as_ptr(), tensors.len(), from as c_int) })
+    }
+
+    /// The tensors of all processes, which have one shape and dtype.
+    pub fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>> {
+        let mut gathered = vec![std::ptr::null_mut(); self.size];
+        // SAFETY: a live group and handle; on success as many new tensors that we own.
+        check(unsafe { nepa_all_gather(self.raw, raw(tensor), gathered.as_mut_ptr()) })?;
+        Ok(gathered.into_iter().map(|t| unsafe { Tensor::from_ptr(t) }).collect())
+    }
+}
+
+/// Averages gradients over the processes while backward runs (`c10d::Reducer`).
+pub struct Reducer(*mut RawReducer);
+
+impl Reducer {
+    /// For these trainable parameters, which become those of process 0 everywhere. It is an error where their number,
+    /// shapes or dtypes differ.
+    pub fn new(group: &Group, params: &[Tensor]) -> Result<Self> {
+        let mut reducer = std::ptr::null_mut();
+        // SAFETY: a live group and n live handles; on success `reducer` is ours.
+        check(unsafe { nepa_reducer_new(group.raw, handles(params).as_ptr(), params.len(), &mut reducer) })?;
+        Ok(Self(reducer))
+    }
+
+    /// Makes the next backward, that of `loss`, average; others add up in each process alone.
+    pub fn prepare(&self, loss: &Tensor) -> Result<()> {
+        // SAFETY: a live reducer and handle.
+        check(unsafe { nepa_reducer_prepare(self.0, raw(loss)) })
+    }
+}
+
+impl Drop for Reducer {
+    fn drop(&mut self) {
+        // SAFETY: ours, and freed once.
+        unsafe { nepa_reducer_free(self.0) }
+    }
+}

@@ -1,0 +1,10 @@
+// See algorithm.h.
+#pragma once
+
+namespace gloo::transport {
+class Device;
+class UnboundBuffer {
+public:
+  virtual ~UnboundBuffer() = default;
+};
+} // namespace gloo::transport
