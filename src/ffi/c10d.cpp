@@ -12,6 +12,8 @@
 #include <torch/csrc/distributed/c10d/comm.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
+#include <c10/util/Exception.h>
+
 #include <chrono>
 #include <memory>
 #include <string>
@@ -36,6 +38,14 @@ struct Group {
 
 struct Reducer {
   std::unique_ptr<c10d::Reducer> reducer;
+};
+
+// find_unused_parameters costs a walk over the graph, which is little beside the rest, and spares the user to know which
+// parameters take part; the reducer's advice to turn it off is not for him.
+struct Quiet : c10::WarningHandler {
+  void process(const c10::Warning &warning) override {
+    if (warning.msg().find("find_unused_parameters=True") == std::string::npos) c10::WarningHandler::process(warning);
+  }
 };
 
 std::vector<uint8_t> bytes(const char *data, size_t length) {
@@ -113,6 +123,8 @@ char *nepa_group_open(Store *store, int rank, int size, const char *address, con
       all->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL, nccl);
     }
     all->setGroupName("nepa");
+    static Quiet quiet;
+    c10::WarningUtils::set_warning_handler(&quiet);
     *group = new Group{all, size};
   });
 }
