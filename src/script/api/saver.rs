@@ -5,6 +5,7 @@ use super::run::{provenance, with_session};
 use crate::checkpoint::snapshot::{self, Parts, Snapshot};
 use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
 use crate::functions;
+use crate::places::Places;
 use crate::random;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
@@ -135,7 +136,7 @@ impl SaverParts {
         }
         self.with_parts(|parts| snapshot::restore(&dir, parts))?;
         let rng = |name: &str| state["rng"][name].as_u64().unwrap_or(0);
-        random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), first_sample: 0 });
+        random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), samples: Places::default() });
         let metrics = snapshot::read_metrics(&dir)?;
         with_session(|s| s.dir()?.begin(Some(&metrics)))?;
         note_line(&format!("{}: goes on from step {step} ({})", self.label, dir.display()));
