@@ -19,6 +19,7 @@ pub mod loss;
 pub mod nn;
 pub mod optim;
 pub mod options;
+pub mod places;
 pub mod random;
 pub mod script;
 pub mod table_file;

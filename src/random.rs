@@ -3,7 +3,8 @@
 //! A [`Key`] is folded from a seed and numbers; each key opens its own ChaCha stream. The run's
 //! generator hands out keys one after the other: its whole state is a seed and a count.
 
-use crate::error::Result;
+use crate::error::{Result, bail};
+use crate::places::Places;
 use rand::{Rng, RngCore, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -119,18 +120,18 @@ pub struct State {
     pub seed: u64,
     /// Keys given out so far.
     pub drawn: u64,
-    /// Samples of the step's batch that come before those of this forward pass: what is drawn for each sample (drop
-    /// path) then is what the whole batch would have drawn for it.
-    pub first_sample: u64,
+    /// The places in the step's batch, over all processes, of the samples of this forward pass: what is drawn for each
+    /// sample (drop path) then is what the whole batch would have drawn for it.
+    pub samples: Places,
 }
 
 thread_local! {
-    static GENERATOR: Cell<State> = const { Cell::new(State { seed: 0, drawn: 0, first_sample: 0 }) };
+    static GENERATOR: Cell<State> = const { Cell::new(State { seed: 0, drawn: 0, samples: Places::run(0, 0) }) };
 }
 
 /// Starts the run's generator anew.
 pub fn set_seed(seed: u64) {
-    GENERATOR.set(State { seed, drawn: 0, first_sample: 0 });
+    GENERATOR.set(State { seed, drawn: 0, samples: Places::default() });
 }
 
 /// The state of the run's generator.
@@ -143,11 +144,26 @@ pub fn set_state(state: State) {
     GENERATOR.set(state);
 }
 
-/// Uniform float32 values in [0, 1), one for each of `samples` samples of the batch under way: a micro-batch gets those
-/// that its samples would get in the whole batch.
-pub fn next_per_sample(samples: i64) -> Result<Tensor> {
-    let first = GENERATOR.get().first_sample as i64;
-    Ok(next_key().uniform(&[first + samples])?.f_narrow(0, first, samples)?)
+/// Says which places in the step's batch the samples of the next forward passes have.
+pub fn set_samples(samples: Places) {
+    GENERATOR.set(State { samples, ..GENERATOR.get() });
+}
+
+/// Uniform float32 values in [0, 1) of shape `sizes`, a row for each sample of the forward pass under way: the one that
+/// its place in the step's batch gives it, whichever process or part of the batch computes it. Where there are not as
+/// many samples as the generator has places for, they are taken for the first ones of a batch.
+pub fn next_per_sample(sizes: &[i64]) -> Result<Tensor> {
+    let [n, row @ ..] = sizes else { bail!("expected the number of samples as the first size, found no sizes") };
+    let mut places = GENERATOR.get().samples;
+    if places.len() as i64 != *n {
+        places = Places::run(0, *n as usize);
+    }
+    let all = next_key().uniform(&[&[places.end() as i64], row].concat())?;
+    let rows = places.runs().map(|(first, length)| all.f_narrow(0, first as i64, length as i64));
+    match &rows.collect::<std::result::Result<Vec<_>, _>>()?[..] {
+        [] => Ok(all),
+        rows => Ok(Tensor::f_cat(rows, 0)?),
+    }
 }
 
 /// The run's seed.

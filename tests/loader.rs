@@ -78,53 +78,245 @@ fn an_epoch_goes_on_after_any_image_exactly() {
     assert_eq!(said.values(), [json!([0, 4, 8, 12, 16, 20, 24, 28]), json!(true), json!(true), json!(0)]);
 }
 
-/// PyTorch's DistributedSampler(shuffle=False) on 28 items: `indices[rank::world]` of the list that is filled up with
-/// its beginning.
+/// `check(images, transforms, options, worlds, done)`: goes through an epoch as one process and as each of several, and
+/// gives what is wrong with how they divide its batches.
+const DIVIDED: &str = r#"
+    let check = |images, transforms, options, worlds, done| {
+        let mixed = transforms.some(|t| `${t}`.starts_with("mixup"));
+        let wrong = [];
+        let alone = data::loader(images, transforms, options + #{ rank: 0, world_size: 1 });
+        for world in worlds {
+            let whole = alone.epoch(3, done);
+            let ranks = [];
+            for rank in 0..world {
+                ranks.push(data::loader(images, transforms, options + #{ rank: rank, world_size: world }).epoch(3, done));
+            }
+            loop {
+                let all = whole.next();
+                let parts = ranks.map(|epoch| epoch.next());
+                if all == () {
+                    if parts.some(|part| part != ()) { wrong.push("more batches than alone"); }
+                    break;
+                }
+                if all.samples != [[0, all.len]] || all.share != 1.0 { wrong.push(`alone: ${all.samples}, ${all.share}`); }
+                let places = [];
+                for part in parts {
+                    let what = `${images.len} images, ${options}, ${world} processes, ${part.samples} of ${all.len}`;
+                    if part.samples.reduce(|n, run| n + run[1], 0) != part.len { wrong.push(`${what}: ${part.len} images`); }
+                    if part.share != 0.0 {
+                        for run in part.samples { for i in run[0]..run[0] + run[1] { places.push(i); } }
+                        if part.share != 1.0 * (world * part.len) / all.len { wrong.push(`${what}: share ${part.share}`); }
+                    } else if part.samples != [[0, 1]] {
+                        wrong.push(`${what}: a stand-in`);
+                    }
+                    if part.share == 0.0 && mixed { continue; }              // its partner is elsewhere
+                    let rows = |t| cat(part.samples.map(|run| t.slice(0, run[0], run[0] + run[1])), 0);
+                    if !part.indices.equal(rows.call(all.indices)) { wrong.push(`${what}: indices`); }
+                    if !part.labels.equal(rows.call(all.labels)) { wrong.push(`${what}: labels`); }
+                    if !part.images.equal(rows.call(all.images)) { wrong.push(`${what}: images`); }
+                    if !part.targets.equal(rows.call(all.targets)) { wrong.push(`${what}: targets`); }
+                }
+                places.sort();
+                let every = [];
+                for i in 0..all.len { every.push(i); }
+                if places != every { wrong.push(`${options}, ${world} processes: the places ${places} of ${all.len}`); }
+                for epoch in ranks {
+                    if epoch.done != whole.done || epoch.left != whole.left { wrong.push(`done ${epoch.done}, left ${epoch.left}`); }
+                }
+            }
+        }
+        wrong
+    };
+"#;
+
 #[test]
-fn processes_share_the_images_as_distributed_sampler_does() {
+fn processes_divide_every_batch_and_give_what_one_process_gives() {
+    let said = with_images(&format!(
+        r#"{DIVIDED}
+        // What a function among the transforms draws for each sample is its own too.
+        let draws = |b| {{
+            let before = rng_state();
+            rng_state(before + #{{ seed: 9, drawn: 0 }});
+            let images = b.images + rand_per_sample([b.len, 1, 4, 4]).repeat([1, 1, 8, 8]);
+            rng_state(before);
+            images
+        }};
+        let steps = augment.extract(0, 5) + [draws];
+        for n in [28, 27, 26, 25] {{
+            for done in [0, 5, 24, n] {{
+                print(check.call(images.take(n), steps, #{{ batch: 12, seed: 2 }}, [2, 3, 4, 6, 12], done));
+            }}
+            print(check.call(images.take(n), steps, #{{ batch: 12, seed: 2, drop_last: true, workers: 3 }}, [2, 4], 3));
+            print(check.call(images.take(n), steps, #{{ batch: 32, shuffle: false }}, [2, 4, 32], 0));
+        }}
+        "#
+    ));
+    let values = said.values();
+    assert_eq!(values, vec![json!([]); 4 * 6]);
+}
+
+#[test]
+fn partners_of_mixing_stay_on_one_process() {
+    let said = with_images(&format!(
+        r#"{DIVIDED}
+        for mode in ["batch", "elem", "pair"] {{
+            let steps = augment.extract(0, 5) + [transform::mixup(#{{ mode: mode, prob: 0.8 }})];
+            for n in [28, 27, 26, 25, 17] {{
+                for done in [0, 5] {{
+                    print(check.call(images.take(n), steps, #{{ batch: 12, seed: 2 }}, [2, 3, 6], done));
+                }}
+                print(check.call(images.take(n), steps, #{{ batch: 16, seed: 2 }}, [2, 4, 8], 0));
+                print(check.call(images.take(n), steps, #{{ batch: 16, seed: 2, drop_last: true }}, [2, 4], 1));
+            }}
+        }}
+        "#
+    ));
+    assert_eq!(said.values(), vec![json!([]); 3 * 5 * 4]);
+}
+
+#[test]
+fn an_epoch_goes_on_with_another_number_of_processes() {
     let said = with_images(
         r#"
-        let of = |world, rank, batch, drop_last| {
-            let loader = data::loader(images, [transform::resize([8, 8])], #{
-                batch: batch, shuffle: false, drop_last: drop_last, world_size: world, rank: rank,
-            });
-            let found = [];
-            for b in loader.epoch(0) { found.push(b.indices.to_array()); }
-            found
-        };
-        for rank in 0..3 { print(of.call(3, rank, 12, false)); }
-        for rank in 0..3 { print(of.call(3, rank, 12, true)); }
-        // Each step's images together are those of one process.
-        let one = data::loader(images, [transform::resize([8, 8])], #{ batch: 12, seed: 5 });
-        let same = true;
-        let step = 0;
-        let shares = [];
-        for rank in 0..4 {
-            let loader = data::loader(images, [transform::resize([8, 8])], #{ batch: 12, seed: 5, world_size: 4, rank: rank });
-            let mine = [];
-            for b in loader.epoch(1) { mine.push(b.indices.to_array()); }
-            shares.push(mine);
+        let plain = [transform::resize([8, 8])];
+        let of = |rank, world, batch| data::loader(images, plain, #{ seed: 4, batch: batch, rank: rank, world_size: world });
+        let all = [];
+        for b in of.call(0, 1, 28).epoch(1) { all += b.indices.to_array(); }
+        let seen = [];
+        let done = 0;
+        for stage in [[1, 6, 1], [3, 9, 1], [2, 4, 2], [4, 4, 9]] {
+            let epochs = [];
+            for rank in 0..stage[0] { epochs.push(of.call(rank, stage[0], stage[1]).epoch(1, done)); }
+            for step in 0..stage[2] {
+                for epoch in epochs {
+                    let b = epoch.next();
+                    if b != () && b.share > 0.0 { seen += b.indices.to_array(); }
+                }
+            }
+            done = epochs[0].done;
+            print(done);
         }
-        for b in one.epoch(1) {
-            let together = [];
-            for share in shares { together += share[step]; }
-            let alone = b.indices.to_array();
-            together.sort();
-            alone.sort();
-            same = same && together == alone;
-            step += 1;
-        }
-        print(same);
+        print(seen == all);
         "#,
     );
-    let share = |rank: usize, total: usize| -> Vec<Vec<usize>> {
-        let all: Vec<usize> = (0..total).map(|i| i % 28).skip(rank).step_by(3).collect();
-        all.chunks(4).map(<[usize]>::to_vec).collect()
-    };
-    let mut expected: Vec<_> = (0..3).map(|rank| json!(share(rank, 30))).collect();
-    expected.extend((0..3).map(|rank| json!(share(rank, 24))));
-    expected.push(json!(true));
-    assert_eq!(said.values(), expected);
+    assert_eq!(said.values(), [json!(6), json!(15), json!(23), json!(28), json!(true)]);
+}
+
+#[test]
+fn what_is_drawn_for_a_sample_is_the_same_on_any_process_and_in_any_part() {
+    let said = with_images(
+        r#"
+        let drop = nn::drop_path(0.5);
+        let draw = |n| {
+            rng_state(rng_state() + #{ seed: 3, drawn: 0 });
+            [rand_per_sample([n, 2, 3]), drop.forward(ones([n, 2])), rand([2]), rand_per_sample([n])]
+        };
+        let of = |rank, world, steps| data::loader(images, steps, #{ batch: 16, seed: 4, rank: rank, world_size: world }).epoch(0);
+        for mixed in [[], [transform::mixup(#{})]] {
+            let steps = [transform::resize([8, 8])] + mixed;
+            let wrong = [];
+            let whole = of.call(0, 1, steps);
+            for all in whole {
+                let alone = draw.call(all.len);
+                for world in [1, 2, 4] {
+                    for rank in 0..world {
+                        let epoch = of.call(rank, world, steps);
+                        let batch = epoch.next();
+                        while epoch.done < whole.done { batch = epoch.next(); }
+                        let check = |part, drawn| {
+                            let what = `${part.samples} of ${all.len}`;
+                            for i in [0, 1, 3] {
+                                let rows = part.samples.map(|run| alone[i].slice(0, run[0], run[0] + run[1]));
+                                if !drawn[i].equal(cat(rows, 0)) { wrong.push(`${what}: draw ${i}`); }
+                            }
+                            if !drawn[2].equal(alone[2]) { wrong.push(`${what}: what is not of one sample`); }
+                        };
+                        check.call(batch, draw.call(batch.len));
+                        for k in 1..=batch.len {
+                            for part in batch.split(k) {
+                                rng_state(rng_state() + #{ samples: part.samples });
+                                check.call(part, draw.call(part.len));
+                                if part.share != batch.share { wrong.push("share"); }
+                            }
+                        }
+                    }
+                }
+            }
+            print(wrong);
+        }
+        // Another number of samples than the batch has: the first ones of a batch.
+        let draws = |samples, n| { rng_state(#{ seed: 1, drawn: 0, samples: samples }); rand_per_sample([n, 2]) };
+        print(draws.call([[7, 5]], 4).equal(draws.call([], 4)));
+        print(draws.call([[7, 4]], 4).equal(draws.call([], 11).slice(0, 7, 11)));
+        print(draws.call([], 0).shape);
+        "#,
+    );
+    assert_eq!(said.values(), [json!([]), json!([]), json!(true), json!(true), json!([0, 2])]);
+}
+
+#[test]
+fn the_generator_has_the_samples_of_the_batch_under_way() {
+    let said = with_images(
+        r#"
+        let of = |options| data::loader(images, [transform::resize([8, 8])], #{ batch: 16, world_size: 2 } + options);
+        print(rng_state().samples);
+        for batch in of.call(#{ rank: 1 }).epoch(0) {
+            print(rng_state().samples);
+            for inner in of.call(#{ batch: 26, rank: 0 }).epoch(0) { print(rng_state().samples); }
+            print(rng_state().samples);
+        }
+        print(rng_state().samples);
+        rng_state(rng_state() + #{ samples: [[6, 2], [1, 2]] });
+        print(rng_state().samples);
+        seed(1);
+        print(rng_state().samples);
+        "#,
+    );
+    let none = json!([]);
+    let (first, second) = (json!([[8, 8]]), json!([[6, 6]]));
+    let inner = [json!([[0, 13]]), json!([[0, 1]])];
+    assert_eq!(
+        said.values(),
+        [
+            &[none.clone(), first.clone()][..],
+            &inner,
+            &[first, second.clone()],
+            &inner,
+            &[second, none.clone(), json!([[6, 2], [1, 2]]), none]
+        ]
+        .concat()
+    );
+}
+
+#[test]
+fn samples_and_processes_that_make_no_sense_are_told() {
+    let resize = "transform::resize([8, 8])";
+    let loader = |steps: &str, options: &str| format!("data::loader(images, [{resize}{steps}], #{{ {options} }})");
+    let mixup = ", transform::mixup(#{})";
+    for (line, pieces) in [
+        (loader("", "batch: 10, world_size: 4"), &["batch 10 cannot be shared by 4 processes", "8 or 12 can"][..]),
+        (loader("", "batch: 3, world_size: 4"), &["batch 3", "4 can"]),
+        (loader(mixup, "batch: 10, world_size: 2"), &["batch 10", "2 processes in pairs", "mixup", "8 or 12 can"]),
+        (loader(mixup, "batch: 6, world_size: 4"), &["batch 6", "4 processes in pairs", "hint: 8 can"]),
+        (loader("", "rank: 1"), &["rank must be less than world_size", "1 of 1"]),
+        (loader("", "rank: -1"), &["rank", "-1"]),
+        (loader("", "world_size: 0"), &["rank must be less than world_size", "0 of 0"]),
+        (format!("{}.epoch(1, 29)", loader("", "")), &["epoch 1 has 28 images", "29 cannot be done"]),
+        ("rand_per_sample([])".into(), &["rand_per_sample", "number of samples", "found []"]),
+        ("rand_per_sample([-1])".into(), &["must not be negative"]),
+        ("rng_state(#{ samples: 3 })".into(), &["samples", "rng_state", "expected an array", "3"]),
+        ("rng_state(#{ samples: [[1, 2, 3]] })".into(), &["samples", "rng_state"]),
+        ("rng_state(#{ samples: [[0, -2]] })".into(), &["samples", "-2"]),
+        (
+            "rng_state(#{ samples: [[0, 1], [2, 1], [4, 1]] })".into(),
+            &["rng_state", "at most two runs [first, length]", "[4, 1]"],
+        ),
+        ("rng_state(#{ samples: [[9223372036854775807, 9]] })".into(), &["rng_state", "can be counted"]),
+    ] {
+        with_images(&format!("{line};")).fails(1).says(pieces);
+    }
+    // Alone, whatever the number; of several, a multiple of twice their number.
+    with_images(&format!("{}; {};", loader(mixup, "batch: 7"), loader(mixup, "batch: 12, world_size: 3"))).succeeds();
 }
 
 /// A folder of two classes with three images each, one of them broken.

@@ -148,7 +148,7 @@ fn on_image(
 }
 
 /// What a task does to images and to batches.
-type Steps = (Vec<Arc<dyn Transform>>, Vec<BatchStep>, Option<RandomErasing>);
+type Steps = (Vec<Arc<dyn Transform>>, Vec<BatchStep>);
 
 fn transforms(task: &str) -> Result<Steps> {
     let crop = |interpolation| {
@@ -159,18 +159,17 @@ fn transforms(task: &str) -> Result<Steps> {
     let flip = on_image(move |image, rng| flip.apply(image, rng));
     let normalize = BatchStep::Normalize(Normalize::new(vec![0.5], vec![0.5])?);
     Ok(match task {
-        "a" => (vec![crop(Interpolation::Bilinear)?, flip], vec![normalize], None),
+        "a" => (vec![crop(Interpolation::Bilinear)?, flip], vec![normalize]),
         "b" => {
             let resize = Resize { to: ResizeTo::Shorter(256), interpolation: Interpolation::Bicubic };
-            (vec![Arc::new(resize), Arc::new(CenterCrop { height: 224, width: 224 })], vec![normalize], None)
+            (vec![Arc::new(resize), Arc::new(CenterCrop { height: 224, width: 224 })], vec![normalize])
         }
         "c" => {
             let augment = RandAugment::new(&RandAugmentOptions::default())?;
             let augment = on_image(move |image, rng| augment.apply(image, rng));
             let options = RandomErasingOptions { p: 0.25, mode: "pixel".into(), ..Default::default() };
-            let erasing = RandomErasing::new(&options)?;
-            let steps = vec![normalize, BatchStep::Erase(erasing.clone())];
-            (vec![crop(Interpolation::Bicubic)?, flip, augment], steps, Some(erasing))
+            let erasing = BatchStep::Erase(RandomErasing::new(&options)?);
+            (vec![crop(Interpolation::Bicubic)?, flip, augment], vec![normalize, erasing])
         }
         other => bail!("unknown task {other}"),
     })
@@ -182,12 +181,12 @@ fn measure(folder: &str, task: &str, cores: &str, seconds: f64) -> Result<Value>
     bind(&cores)?;
     nepa::device::set(tch::Device::Cpu, cores.len())?;
     let images = source::open(folder, None)?;
-    let (on_images, on_batch, erasing) = transforms(task)?;
+    let (on_images, on_batch) = transforms(task)?;
     let pipeline = Pipeline::new(&on_images, false);
     let options = LoaderOptions { batch: BATCH, drop_last: true, workers: Some(cores.len()), ..Default::default() };
     // Repeated, so that no epoch ends while we measure.
     let many: SourceRef = source::concat(&vec![images; 1000])?;
-    let loader = Loader::new(many, pipeline, erasing, &options)?;
+    let loader = Loader::new(many, pipeline, &on_batch, &options)?;
     let mut epoch = loader.epoch(0, 0)?;
     let mut spare = batch::Spare::default();
     let mut next = || -> Result<usize> {

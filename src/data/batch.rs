@@ -5,6 +5,8 @@ use super::transform::{EraseMode, Mix, Mixing, RandomErasing};
 use crate::device;
 use crate::error::{Diagnostic, Result, bail, ensure};
 use crate::ffi;
+use crate::places::Places;
+use crate::random;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
@@ -22,6 +24,10 @@ pub struct Batch {
     pub targets: Tensor,
     /// int64 [B]: the places of the images in the source.
     pub indices: Tensor,
+    /// The places of the images in the batch that all processes compute together.
+    pub samples: Places,
+    /// How much the mean over these images counts where the processes' gradients are averaged.
+    pub share: f64,
 }
 
 /// A step from batch to batch.
@@ -87,17 +93,23 @@ impl Normalize {
     }
 }
 
-/// The next batch of an epoch with `steps` done to it, or `None` after the last.
+/// The next batch of an epoch with `steps` done to it, or `None` after the last. The samples that the run's generator
+/// draws for are those of the batch from here on; after the last, what they were before the epoch.
 pub fn next(epoch: &mut Epoch, spare: &mut Spare, steps: &[BatchStep], classes: usize) -> Result<Option<Batch>> {
     let (first, rest) = match steps.split_first() {
         Some((BatchStep::Normalize(normalize), rest)) => (Some(normalize), rest),
         _ => (None, steps),
     };
-    let Some(raw) = epoch.next_batch(|pixels| to_float(pixels, first, spare))? else { return Ok(None) };
+    let Some(raw) = epoch.next_batch(|pixels| to_float(pixels, first, spare))? else {
+        random::set_samples(epoch.around());
+        return Ok(None);
+    };
+    random::set_samples(raw.samples);
     let device = device::current();
     let labels = Tensor::f_from_slice(&raw.labels)?.f_to_device(device)?;
     let indices = Tensor::f_from_slice(&raw.indices)?.f_to_device(device)?;
-    let mut batch = Batch { images: raw.images, targets: labels.shallow_clone(), labels, indices };
+    let targets = labels.shallow_clone();
+    let mut batch = Batch { images: raw.images, targets, labels, indices, samples: raw.samples, share: raw.share };
     for step in rest {
         batch = match step {
             BatchStep::Normalize(normalize) => {
@@ -111,7 +123,9 @@ pub fn next(epoch: &mut Epoch, spare: &mut Spare, steps: &[BatchStep], classes: 
             BatchStep::Mix(mixing) => {
                 let mut rng = raw.key.rng();
                 let size = batch.images.size();
-                let mixes = mixing.draw_batch(size[0] as usize, size[2] as usize, size[3] as usize, &mut rng);
+                // Of the whole batch, whichever process draws them.
+                let whole = mixing.draw_batch(raw.whole, size[2] as usize, size[3] as usize, &mut rng);
+                let mixes: Vec<Mix> = (0..raw.samples.len()).map(|i| whole[raw.samples.at(i)]).collect();
                 mix(batch, &mixes, mixing.label_smoothing(), classes)?
             }
             BatchStep::Call(function) => {
@@ -328,6 +342,8 @@ mod tests {
                 labels: tensors["labels"].copy(),
                 targets: tensors["labels"].copy(),
                 indices: tensors["labels"].copy(),
+                samples: Places::default(),
+                share: 1.0,
             };
             let n = batch.labels.size()[0] as usize;
             let classes = tensors["logits"].size()[1] as usize;

@@ -1,10 +1,10 @@
 //! Batches of transformed images, made ahead of the training step by worker threads.
 //!
-//! What a batch holds depends on (seed, epoch, rank, world size) alone, never on the number of workers. The workers
-//! fill the images of a few batches in order, each taking the next image as soon as it is free, into buffers that are
-//! used again and again. Images stay 8-bit until they are on the device.
+//! What a batch holds depends on (seed, epoch) alone, never on the number of workers, nor on that of the processes that
+//! divide its images among them. The workers fill the images of a few batches in order, each taking the next image as
+//! soon as it is free, into buffers that are used again and again. Images stay 8-bit until they are on the device.
 
-use super::batch::Erased;
+use super::batch::{BatchStep, Erased};
 use super::image::Image;
 use super::pipeline::Pipeline;
 use super::source::SourceRef;
@@ -12,6 +12,7 @@ use super::transform::RandomErasing;
 use crate::device;
 use crate::error::{Diagnostic, Result, catch_panic, ensure, one_line};
 use crate::options;
+use crate::places::Places;
 use crate::random::{Key, Permutation};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,8 @@ pub enum OnBad {
 options! {
     /// How a source becomes batches.
     pub struct LoaderOptions {
-        /// Images in a batch, over all processes together.
+        /// Images in a batch, over all processes together: a multiple of their number, with mixup of twice their number
+        /// where there are several.
         batch: usize = 128,
         /// Whether each epoch has an order of its own.
         shuffle: bool = true,
@@ -49,11 +51,12 @@ options! {
         workers: Option<usize> = None,
         /// Batches made ahead: what bounds the memory.
         prefetch: usize = 3,
-        /// Which part of each batch this process takes, of world_size equal ones.
-        rank: usize = 0,
-        /// Processes that share the batches. Where they do not divide the images, the first ones are repeated to fill
-        /// up, as PyTorch's DistributedSampler does.
-        world_size: usize = 1,
+        /// This process's number among those that divide each batch; () means the run's.
+        rank: Option<usize> = None,
+        /// Processes that divide each batch among them; () means the run's. All take part in every step, and every
+        /// image is taken once. Where a short last batch has none left for a process, it gets the batch's first one,
+        /// with a `share` of 0.
+        world_size: Option<usize> = None,
         /// Seed of order and augmentation; () means the run's.
         seed: Option<u64> = None,
     }
@@ -82,10 +85,12 @@ struct Shared {
     seed: u64,
     rank: usize,
     world_size: usize,
+    /// Whether images are mixed with the one opposite, so that both are to be on one process.
+    mixed: bool,
     bad: Mutex<BadItems>,
 }
 
-/// One batch, its images on the run's device.
+/// This process's part of one batch, its images on the run's device.
 pub struct RawBatch {
     /// What was made of the pixels.
     pub images: Tensor,
@@ -95,28 +100,36 @@ pub struct RawBatch {
     pub indices: Vec<i64>,
     /// What is to be erased of each image, where that is asked for.
     pub erased: Vec<Option<Erased>>,
+    /// Images in the whole batch, over all processes.
+    pub whole: usize,
+    /// Which of the whole batch's these are.
+    pub samples: Places,
+    /// How much their mean counts where the processes' gradients are averaged: 1 where all have as many.
+    pub share: f64,
     /// Of what is drawn once a batch.
     pub key: Key,
 }
 
 impl Loader {
-    /// A loader of `source`, whose images go through `pipeline`.
-    pub fn new(
-        source: SourceRef,
-        pipeline: Pipeline,
-        erasing: Option<RandomErasing>,
-        options: &LoaderOptions,
-    ) -> Result<Self> {
+    /// A loader of `source`, whose images go through `pipeline` and then, as batches, through `steps`
+    /// ([`super::batch::next`]).
+    pub fn new(source: SourceRef, pipeline: Pipeline, steps: &[BatchStep], options: &LoaderOptions) -> Result<Self> {
         let o = options;
         ensure!(o.batch >= 1, "batch must be at least 1, found {}", o.batch);
         ensure!(o.prefetch >= 1, "prefetch must be at least 1, found {}", o.prefetch);
         ensure!(o.workers != Some(0), "workers must be at least 1, found 0");
-        ensure!(o.rank < o.world_size, "rank must be less than world_size: found {} of {}", o.rank, o.world_size);
-        if !o.batch.is_multiple_of(o.world_size) {
-            let lower = o.batch / o.world_size * o.world_size;
+        let rank = o.rank.unwrap_or_else(crate::dist::rank);
+        let world_size = o.world_size.unwrap_or_else(crate::dist::world_size);
+        ensure!(rank < world_size, "rank must be less than world_size: found {rank} of {world_size}");
+        let mixed = steps.iter().any(|step| matches!(step, BatchStep::Mix(_)));
+        let pairs = mixed && world_size > 1;
+        let unit = if pairs { 2 * world_size } else { world_size };
+        if !o.batch.is_multiple_of(unit) {
+            let lower = o.batch / unit * unit;
             let near = if lower == 0 { String::new() } else { format!("{lower} or ") };
-            return Err(Diagnostic::new(format!("batch {} cannot be shared by {} processes", o.batch, o.world_size))
-                .hint(format!("{near}{} can", lower + o.world_size))
+            let how = if pairs { " in pairs, as mixup needs them" } else { "" };
+            return Err(Diagnostic::new(format!("batch {} cannot be shared by {world_size} processes{how}", o.batch))
+                .hint(format!("{near}{} can", lower + unit))
                 .into());
         }
         ensure!(!source.is_empty(), "{} holds no images", source.describe());
@@ -130,13 +143,17 @@ impl Loader {
         let shared = Shared {
             source,
             pipeline,
-            erasing,
+            erasing: steps.iter().find_map(|step| match step {
+                BatchStep::Erase(erasing) => Some(erasing.clone()),
+                _ => None,
+            }),
             shape,
             shuffle: o.shuffle,
             on_bad: o.on_bad,
             seed: o.seed.unwrap_or_else(crate::random::seed),
-            rank: o.rank,
-            world_size: o.world_size,
+            rank,
+            world_size,
+            mixed,
             bad: Mutex::default(),
         };
         Ok(Self {
@@ -176,43 +193,39 @@ impl Loader {
         lock(&self.shared.bad).clone()
     }
 
-    /// The batches of epoch `epoch`, after the first `done` images of it (over all processes).
+    /// The batches of epoch `epoch`, after the first `done` images of it (over all processes, of whatever number).
     pub fn epoch(&self, epoch: u64, done: usize) -> Result<Epoch> {
         let shared = &self.shared;
-        let (n, world) = (shared.source.len(), shared.world_size);
-        // Where the processes do not divide the images, the order goes on with its beginning.
-        let total = match self.drop_last {
-            true => n / self.batch * self.batch,
-            false => n.div_ceil(world) * world,
+        let n = shared.source.len();
+        ensure!(done <= n, "epoch {epoch} has {n} images; {done} cannot be done of them");
+        let left = match self.drop_last {
+            true => (n / self.batch * self.batch).saturating_sub(done) / self.batch * self.batch,
+            false => n - done,
         };
-        // Processes of another number may have filled up the last images.
-        let done = if done >= total && done < total + n { total } else { done };
-        ensure!(
-            done.is_multiple_of(world) && done <= total,
-            "epoch {epoch} has {total} images; {done} cannot be done of them"
-        );
         let key = Key::new(shared.seed).fold(epoch);
-        let (mine, left) = (self.batch / world, (total - done) / world);
-        let slots = self.prefetch.min(left.div_ceil(mine)).max(1);
-        let work = Arc::new(Work {
+        let mut work = Work {
             shared: shared.clone(),
             key,
             order: Permutation::new(key, n),
             first: done,
-            // Of this process:
-            images: match self.drop_last {
-                true => (total - done) / self.batch * self.batch / world,
-                false => (total - done) / world,
-            },
-            batch: self.batch / world,
+            left,
+            batch: self.batch,
             next: AtomicUsize::new(0),
             state: Mutex::new(State { taken: 0, stopped: false }),
             changed: Condvar::new(),
-            slots: (0..slots).map(|_| Slot::new(mine.min(left), shared.shape)).collect::<Result<_>>()?,
-        });
+            slots: Vec::new(),
+        };
+        // No batch is larger than the first.
+        let (slots, size) = match work.batches() {
+            0 => (0, 0),
+            batches => (self.prefetch.min(batches), work.part(0).0.len()),
+        };
+        work.slots = (0..slots).map(|_| Slot::new(size, shared.shape)).collect::<Result<_>>()?;
         // Made before its workers: should one not start, those before it end with it.
-        let mut epoch = Epoch { work, workers: Vec::new(), waited: Duration::ZERO, failed: false };
-        for i in 0..self.workers.min(epoch.work.images) {
+        let work = Arc::new(work);
+        let around = crate::random::state().samples;
+        let mut epoch = Epoch { work, workers: Vec::new(), waited: Duration::ZERO, failed: false, around };
+        for i in 0..self.workers.min(epoch.work.images()) {
             let work = epoch.work.clone();
             let thread = std::thread::Builder::new().name(format!("nepa-data-{i}"));
             epoch.workers.push(thread.spawn(move || work.run())?);
@@ -228,11 +241,11 @@ struct Work {
     order: Permutation,
     /// Images of the epoch, over all processes, before the first one here.
     first: usize,
-    /// Images to make.
-    images: usize,
-    /// Images in a batch.
+    /// Images after those, over all processes, that become batches.
+    left: usize,
+    /// Images in a batch, over all processes.
     batch: usize,
-    /// The next image to make.
+    /// The next image to make, of this process's.
     next: AtomicUsize,
     state: Mutex<State>,
     changed: Condvar,
@@ -289,21 +302,45 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Work {
     fn batches(&self) -> usize {
-        self.images.div_ceil(self.batch)
+        self.left.div_ceil(self.batch)
     }
 
-    fn images_in(&self, batch: usize) -> usize {
-        self.batch.min(self.images - batch * self.batch)
+    /// Images of a batch, over all processes.
+    fn size(&self, batch: usize) -> usize {
+        self.batch.min(self.left - batch * self.batch)
+    }
+
+    /// This process's places in a batch, and their share in the mean over processes.
+    fn part(&self, batch: usize) -> (Places, f64) {
+        let Shared { rank, world_size, mixed, .. } = *self.shared;
+        let size = self.size(batch);
+        let own = Places::of_process(size, rank, world_size, mixed);
+        match own.is_empty() {
+            // It takes part in the step all the same.
+            true => (Places::run(0, 1), 0.0),
+            false => (own, (world_size * own.len()) as f64 / size as f64),
+        }
+    }
+
+    /// This process's images in each batch but a short last one.
+    fn own(&self) -> usize {
+        self.batch / self.shared.world_size
+    }
+
+    /// Images that this process makes.
+    fn images(&self) -> usize {
+        self.batches().checked_sub(1).map_or(0, |last| last * self.own() + self.part(last).0.len())
     }
 
     /// A worker's life.
     fn run(&self) {
+        let images = self.images();
         loop {
             let k = self.next.fetch_add(1, Ordering::Relaxed);
-            if k >= self.images {
+            if k >= images {
                 return;
             }
-            let (batch, place) = (k / self.batch, k % self.batch);
+            let (batch, place) = (k / self.own(), k % self.own());
             let mut state = lock(&self.state);
             while !state.stopped && batch >= state.taken + self.slots.len() {
                 state = self.changed.wait(state).unwrap_or_else(|e| e.into_inner());
@@ -317,7 +354,7 @@ impl Work {
             // SAFETY: image `place` of the slot is this worker's until the batch is whole, and the slot is free.
             let out = unsafe { std::slice::from_raw_parts_mut(slot.address.add(place * n), n) };
             // Whatever goes wrong, the image counts as made: whoever waits for it is told, and never waits in vain.
-            let item = catch_panic(|| Ok(self.make(k, place, out))).unwrap_or_else(|e| Item {
+            let item = catch_panic(|| Ok(self.make(batch, place, out))).unwrap_or_else(|e| Item {
                 place,
                 index: 0,
                 label: -1,
@@ -325,7 +362,7 @@ impl Work {
                 error: Some(e),
             });
             lock(&slot.items).push(item);
-            if slot.made.fetch_add(1, Ordering::AcqRel) + 1 == self.images_in(batch) {
+            if slot.made.fetch_add(1, Ordering::AcqRel) + 1 == self.part(batch).0.len() {
                 // Under the lock, so that nobody goes to sleep between looking and waiting.
                 let _state = lock(&self.state);
                 self.changed.notify_all();
@@ -333,14 +370,13 @@ impl Work {
         }
     }
 
-    /// Makes image `k` of this process.
-    fn make(&self, k: usize, place: usize, out: &mut [u8]) -> Item {
+    /// Makes image `place` of this process's part of a batch.
+    fn make(&self, batch: usize, place: usize, out: &mut [u8]) -> Item {
         let shared = &self.shared;
-        // All processes go through the epoch's order together; the last may begin again from its start.
-        let position = self.first + k * shared.world_size + shared.rank;
         let n = shared.source.len();
-        let at = position % n;
-        let mut index = if shared.shuffle { self.order.at(at) } else { at };
+        // In the epoch's order, which all processes go through together.
+        let position = self.first + batch * self.batch + self.part(batch).0.at(place);
+        let mut index = if shared.shuffle { self.order.at(position) } else { position };
         let mut spare = None;
         for _ in 0..MOST_REPLACEMENTS {
             let key = self.key.fold(1 + index as u64);
@@ -410,9 +446,16 @@ pub struct Epoch {
     workers: Vec<std::thread::JoinHandle<()>>,
     waited: Duration,
     failed: bool,
+    /// The places of the generator's samples outside of it.
+    around: Places,
 }
 
 impl Epoch {
+    /// The places that the generator's samples had when the epoch began, to be put back at its end.
+    pub fn around(&self) -> Places {
+        self.around
+    }
+
     /// Time spent waiting for the workers so far.
     pub fn waited(&self) -> Duration {
         self.waited
@@ -426,7 +469,7 @@ impl Epoch {
     /// Images of the epoch that were taken, over all processes: where to go on with [`Loader::epoch`].
     pub fn done(&self) -> usize {
         let taken = lock(&self.work.state).taken * self.work.batch;
-        self.work.first + taken.min(self.work.images) * self.work.shared.world_size
+        self.work.first + taken.min(self.work.left)
     }
 
     /// The next batch, or `None` after the last or after an error. `take` makes something of the pixels, uint8
@@ -438,7 +481,8 @@ impl Epoch {
         let work = &self.work;
         let mut state = lock(&work.state);
         let batch = state.taken;
-        let count = work.images_in(batch);
+        let (samples, share) = work.part(batch);
+        let count = samples.len();
         let slot = &work.slots[batch % work.slots.len()];
         let start = Instant::now();
         while slot.made.load(Ordering::Acquire) < count {
@@ -465,7 +509,10 @@ impl Epoch {
             labels: items.iter().map(|item| item.label).collect(),
             indices: items.iter().map(|item| item.index as i64).collect(),
             erased: items.into_iter().map(|item| item.erased).collect(),
-            key: work.key.fold(0).fold(u64::MAX - (work.first + batch * work.batch * work.shared.world_size) as u64),
+            whole: work.size(batch),
+            samples,
+            share,
+            key: work.key.fold(0).fold(u64::MAX - (work.first + batch * work.batch) as u64),
         }))
     }
 }
@@ -529,7 +576,7 @@ mod tests {
 
     fn loader(bad: fn(usize) -> bool, in_label: bool, options: &LoaderOptions) -> (Arc<Faulty>, Loader) {
         let source = Arc::new(Faulty { reads: AtomicUsize::new(0), bad, in_label });
-        let loader = Loader::new(source.clone(), Pipeline::new(&[], false), None, options).unwrap();
+        let loader = Loader::new(source.clone(), Pipeline::new(&[], false), &[], options).unwrap();
         (source, loader)
     }
 

@@ -37,7 +37,7 @@ impl Module for DropPath {
         let keep = 1.0 - self.prob;
         let mut shape = vec![1; x.dim()];
         shape[0] = x.size()[0];
-        let mask = random::next_per_sample(shape[0])?.f_view(shape.as_slice())?.f_lt(keep)?.f_to_kind(x.kind())?;
+        let mask = random::next_per_sample(&shape)?.f_lt(keep)?.f_to_kind(x.kind())?;
         Ok(x.f_mul(&mask.f_mul_scalar(1.0 / keep)?.f_to_device(x.device())?)?)
     }
 }

@@ -3,6 +3,7 @@
 use crate::error::{Result, bail};
 use crate::nn::{ModuleRef, shape_words};
 use crate::options::{self, Options};
+use crate::places::Places;
 use rhai::{Array, Dynamic, FnPtr, Map};
 use serde_json::{Number, Value};
 use std::cell::Cell;
@@ -163,6 +164,12 @@ pub fn object(map: &Map) -> Result<serde_json::Map<String, Value>> {
         Value::Object(map) => Ok(map),
         _ => unreachable!("a map is an object"),
     }
+}
+
+/// Places of a batch as a script's runs, each [first, length].
+pub fn runs(places: Places) -> Array {
+    let int = |n: usize| Dynamic::from_int(n as i64);
+    places.runs().map(|(first, length)| Dynamic::from_array(vec![int(first), int(length)])).collect()
 }
 
 /// Reads a map of options of the function `of`.

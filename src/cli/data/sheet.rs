@@ -44,7 +44,7 @@ pub fn draw(file: &Path, title: &[String], part: &Part, steps: &Steps, samples: 
         seed: Some(samples.seed),
         ..Default::default()
     };
-    let loader = Loader::new(some.clone(), pipeline, steps.erasing.clone(), &options)?;
+    let loader = Loader::new(some.clone(), pipeline, &steps.batch, &options)?;
     let mut columns = Vec::new();
     for epoch in 0..EPOCHS {
         let mut epoch = loader.epoch(epoch, 0)?;

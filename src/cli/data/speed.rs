@@ -59,7 +59,7 @@ fn rate(source: &SourceRef, steps: &Steps, threads: usize, interrupt: &Interrupt
         on_bad: OnBad::Skip,
         ..Default::default()
     };
-    let loader = Loader::new(source.clone(), pipeline, steps.erasing.clone(), &options)?;
+    let loader = Loader::new(source.clone(), pipeline, &steps.batch, &options)?;
     let classes = source.class_names().len();
     let (mut epoch, mut spare) = (loader.epoch(0, 0)?, Spare::default());
     let mut next = || -> Result<()> {

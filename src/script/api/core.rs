@@ -1,14 +1,15 @@
 //! Globals: parameters, options, the device, random state, errors.
 
 use crate::bail_hint;
-use crate::error::{Diagnostic, Result, bail, did_you_mean};
+use crate::error::{Context as _, Diagnostic, Result, bail, did_you_mean};
 use crate::ffi::{self, Autocast};
 use crate::functions;
 use crate::options;
+use crate::places::Places;
 use crate::random;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
-use crate::script::values::{call, found, from_json, number, read_options};
+use crate::script::values::{call, found, from_json, number, read_options, runs};
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
 use tch::Kind;
 
@@ -19,8 +20,8 @@ options! {
         seed: i64 = 0,
         /// Keys given out since.
         drawn: u64 = 0,
-        /// Samples of the batch that come before those of the next forward pass.
-        first_sample: u64 = 0,
+        /// The places in the batch of the next forward pass's samples, each [first, length].
+        samples: Vec<[usize; 2]> = Vec::new(),
     }
 }
 
@@ -78,19 +79,28 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "seed" () -> i64 { Ok(random::seed() as i64) }
         /// Starts the run's generator anew from `seed`.
         "seed" (seed: i64) -> () { random::set_seed(seed as u64); Ok(()) }
-        /// The state of the run's generator, a map of `seed`, `drawn` (keys given out so far) and `first_sample` (samples
-        /// of the batch before those of the next forward pass).
+        /// The state of the run's generator, a map of `seed`, `drawn` (keys given out so far) and `samples`: the places
+        /// that the next forward pass's samples have in the batch that all processes compute together, as runs
+        /// [first, length], two at most. Without any, or where there is another number of samples, they are the first
+        /// ones.
         "rng_state" () -> Map {
             let state = random::state();
-            let entry = |name: &str, value: u64| (name.into(), Dynamic::from_int(value as i64));
-            Ok([entry("seed", state.seed), entry("drawn", state.drawn), entry("first_sample", state.first_sample)].into())
+            let count = |n: u64| Dynamic::from_int(n as i64);
+            Ok(Map::from([
+                ("seed".into(), count(state.seed)),
+                ("drawn".into(), count(state.drawn)),
+                ("samples".into(), runs(state.samples).into()),
+            ]))
         }
         /// Puts the run's generator back to a state, so that the same is drawn again.
         ///
         /// Example: `let before = rng_state(); evaluate(model); rng_state(before);`
+        ///
+        /// Example: `rng_state(rng_state() + #{ samples: part.samples });`
         "rng_state" (state: Map) -> () {
             let o: RngState = read_options("rng_state", &state)?;
-            random::set_state(random::State { seed: o.seed as u64, drawn: o.drawn, first_sample: o.first_sample });
+            let samples = Places::of_runs(&o.samples).context("rng_state")?;
+            random::set_state(random::State { seed: o.seed as u64, drawn: o.drawn, samples });
             Ok(())
         }
         /// Mean and sample deviation (n − 1) of numbers: a map with `mean` and `std` (0 for one number).

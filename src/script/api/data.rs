@@ -10,11 +10,12 @@ use crate::data::pipeline::Pipeline;
 use crate::data::source::{self, Content, SourceRef, SyntheticOptions};
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::functions;
+use crate::places::Places;
 use crate::random::Key;
 use crate::script::docs::Reference;
 use crate::script::error::{from_rhai, to_rhai};
 use crate::script::registry::Group;
-use crate::script::values::{Tensor, call, found, ints, number, ok, read_options};
+use crate::script::values::{Tensor, call, found, ints, number, ok, read_options, runs};
 use crate::train::progress::note_line;
 use image::ExtendedColorType;
 use image::ImageEncoder as _;
@@ -67,8 +68,9 @@ struct BatchParts {
     labels: Tensor,
     targets: Tensor,
     indices: Tensor,
-    /// Images of the whole batch before these, where this is a part of one.
-    first: i64,
+    /// Of the batch that all processes compute together.
+    samples: Places,
+    share: f64,
 }
 
 impl Batch {
@@ -87,7 +89,8 @@ impl Batch {
                 labels: part(&b.labels)?,
                 targets: part(&b.targets)?,
                 indices: part(&b.indices)?,
-                first: b.first + start,
+                samples: b.samples.part(start as usize, length as usize),
+                share: b.share,
             }))));
             start += length;
         }
@@ -102,13 +105,14 @@ impl Batch {
 
 impl From<batch::Batch> for Batch {
     fn from(b: batch::Batch) -> Self {
-        let batch::Batch { images, labels, targets, indices } = b;
+        let batch::Batch { images, labels, targets, indices, samples, share } = b;
         Self(Rc::new(RefCell::new(BatchParts {
             images: images.into(),
             labels: labels.into(),
             targets: targets.into(),
             indices: indices.into(),
-            first: 0,
+            samples,
+            share,
         })))
     }
 }
@@ -121,6 +125,8 @@ impl From<Batch> for batch::Batch {
             labels: b.labels.shallow_clone(),
             targets: b.targets.shallow_clone(),
             indices: b.indices.shallow_clone(),
+            samples: b.samples,
+            share: b.share,
         }
     }
 }
@@ -227,7 +233,7 @@ fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Load
         static TOLD: std::sync::Once = std::sync::Once::new();
         TOLD.call_once(|| note_line(&format!("JPEGs are decoded by {}", decode::backend().describe())));
     }
-    let loader = loader::Loader::new(source.0, pipeline, steps.erasing, &options)?;
+    let loader = loader::Loader::new(source.0, pipeline, &steps.batch, &options)?;
     Ok(Loader(Rc::new(LoaderParts {
         loader,
         batch_steps: steps.batch,
@@ -348,7 +354,8 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             Ok(image)
         }
         /// Batches of a source, each image through a list of transforms, made ahead by worker threads. What they hold
-        /// depends on the seed, the epoch, rank and world_size alone, not on the number of workers.
+        /// depends on the seed and the epoch alone, not on the number of workers, nor on that of the processes that
+        /// train together: each of these gets a part of every batch (`batch.samples`).
         "loader" (source: Source, transforms: Array, options: Map) -> Loader {
             make_loader(source, &transforms, &options)
         }
@@ -541,8 +548,16 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// The batch in k parts of as many images each (some have one more where k does not divide it), for accumulating
         /// gradients.
         "split" (batch: Batch, k: i64) -> Array { Ok(batch.split(k)?.into_iter().map(Dynamic::from).collect()) }
-        /// Images of the whole batch that come before a part made by `split`.
-        "get$first" (batch: Batch) -> i64 { Ok(batch.0.borrow().first) }
+        /// The places of the images in the batch that all processes compute together, as runs of neighbours [first,
+        /// length], two at most; in a part made by `split`, those of the part. Taking a batch from a loader sets the
+        /// generator to them (`rng_state().samples`), so that what is drawn for each sample is the same on any number
+        /// of processes.
+        "get$samples" (batch: Batch) -> Array { Ok(runs(batch.0.borrow().samples)) }
+        /// How much the mean over the images counts where gradients are averaged over the processes that train
+        /// together: 1.0 where all have as many images, as one process alone has; parts made by `split` have the share
+        /// of their batch. 0.0 where a short last batch has no image for this process: it then has the batch's first
+        /// one, to take part in the step.
+        "get$share" (batch: Batch) -> f64 { Ok(batch.0.borrow().share) }
         /// The number of images.
         "get$len" (batch: Batch) -> i64 { Ok(batch.0.borrow().labels.size()[0]) }
     }

@@ -6,6 +6,7 @@ use crate::checkpoint::snapshot::{self, Parts, Snapshot};
 use crate::dist;
 use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
 use crate::functions;
+use crate::places::Places;
 use crate::random;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
@@ -144,7 +145,7 @@ impl SaverParts {
         let dir = PathBuf::from(found["dir"].as_str().unwrap_or_default());
         self.with_parts(|parts| snapshot::restore(&dir, parts))?;
         let rng = |name: &str| state["rng"][name].as_u64().unwrap_or(0);
-        random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), first_sample: 0 });
+        random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), samples: Places::default() });
         if dist::is_main() {
             let metrics = snapshot::read_metrics(&dir)?;
             with_session(|s| s.dir()?.begin(Some(&metrics)))?;

@@ -107,6 +107,16 @@ fn creation(engine: &mut Engine, reference: &mut Reference) {
         "eye" (n: i64) -> Tensor { ok(tch::Tensor::f_eye(n, float_here())?) }
         /// Uniform values in [0, 1), from the run's generator.
         "rand" (sizes: Array) -> Tensor { here(random::next_key().uniform(&shape(&sizes)?)?) }
+        /// Uniform values in [0, 1), from the run's generator, a row for each sample of the forward pass under way
+        /// (sizes[0] of them): the one that its place in the batch gives it (`rng_state().samples`), so that a sample
+        /// draws the same whichever process or part of the batch it is in.
+        ///
+        /// Example: `let hidden = rand_per_sample([batch.len, patches]) < 0.4;`
+        "rand_per_sample" (sizes: Array) -> Tensor {
+            let sizes = shape(&sizes)?;
+            ensure!(!sizes.is_empty(), "rand_per_sample: expected the number of samples as the first size, found []");
+            here(random::next_per_sample(&sizes)?)
+        }
         /// Standard normal values, from the run's generator.
         "randn" (sizes: Array) -> Tensor { here(random::next_key().normal(&shape(&sizes)?)?) }
         /// Uniform int64 values in low … high − 1, from the run's generator.

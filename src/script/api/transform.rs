@@ -70,8 +70,6 @@ pub struct Steps {
     pub image: Vec<Arc<dyn Transform>>,
     /// On the batch.
     pub batch: Vec<BatchStep>,
-    /// What is drawn in the workers for the batch's random_erasing.
-    pub erasing: Option<RandomErasing>,
 }
 
 impl Steps {
@@ -89,7 +87,7 @@ impl Steps {
 
 /// Reads a script's list of transforms; its functions of a batch are entries too.
 pub fn steps(of: &str, list: &Array) -> Result<Steps> {
-    let mut steps = Steps { image: Vec::new(), batch: Vec::new(), erasing: None };
+    let mut steps = Steps { image: Vec::new(), batch: Vec::new() };
     for (i, entry) in list.iter().enumerate() {
         let step = match entry.clone().try_cast::<Step>() {
             Some(step) => step,
@@ -121,11 +119,9 @@ pub fn steps(of: &str, list: &Array) -> Result<Steps> {
                 Step::Batch(steps.batch[0].clone()).describe()
             ),
             Step::Batch(step) => {
-                if let BatchStep::Erase(erasing) = &step {
-                    if steps.erasing.is_some() {
-                        bail!("{of}: random_erasing is listed twice; max_count erases several parts");
-                    }
-                    steps.erasing = Some(erasing.clone());
+                let erases = |step: &BatchStep| matches!(step, BatchStep::Erase(_));
+                if erases(&step) && steps.batch.iter().any(erases) {
+                    bail!("{of}: random_erasing is listed twice; max_count erases several parts");
                 }
                 steps.batch.push(step);
             }
