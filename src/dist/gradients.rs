@@ -14,9 +14,13 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Of this module.
-    pub fn new(module: ModuleRef) -> Self {
-        Self { module, reducer: None }
+    /// Of this module. All processes call it; the module's parameters become those of process 0.
+    pub fn new(module: ModuleRef) -> Result<Self> {
+        if let Some(world) = super::world() {
+            let params: Vec<Tensor> = named_parameters(module.as_ref()).into_iter().map(|(_, p)| p).collect();
+            world.exchange("the comparison of parameters", |group| group.same_params(&params))?;
+        }
+        Ok(Self { module, reducer: None })
     }
 
     /// Gradients of `loss`, added to those that are there from earlier backwards of this step; then all of them are

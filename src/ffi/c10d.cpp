@@ -165,13 +165,19 @@ char *nepa_all_gather(Group *group, Handle tensor, Handle *gathered) {
   });
 }
 
-// Averages the gradients of these parameters in each backward that was prepared for: nepa_reducer_prepare. First makes
-// sure that they are alike in all processes, and gives all those of process 0.
-char *nepa_reducer_new(Group *group, Handle *params, size_t n, Reducer **reducer) {
+// Makes sure that all processes have parameters of the same number, shapes and dtypes, and gives all those of process 0.
+char *nepa_same_params(Group *group, Handle *params, size_t n) {
   return guarded([&] {
     auto tensors = list(params, n);
     c10d::verify_params_across_processes(group->group, tensors, std::nullopt);
     c10d::broadcast_coalesced(group->group, tensors, 25 << 20, 0);
+  });
+}
+
+// Averages the gradients of these parameters in each backward that was prepared for: nepa_reducer_prepare.
+char *nepa_reducer_new(Group *group, Handle *params, size_t n, Reducer **reducer) {
+  return guarded([&] {
+    auto tensors = list(params, n);
     // DistributedDataParallel's own sizes: a small first bucket, so that the exchange begins early.
     const size_t first = c10d::kDefaultFirstBucketBytes, others = 25 << 20;
     std::vector<bool> dense(n, false);

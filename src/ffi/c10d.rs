@@ -63,6 +63,7 @@ unsafe extern "C" {
     fn nepa_broadcast(group: *mut RawGroup, tensor: *mut C_tensor, from: c_int) -> *mut c_char;
     fn nepa_broadcast_all(group: *mut RawGroup, tensors: *const *mut C_tensor, n: usize, from: c_int) -> *mut c_char;
     fn nepa_all_gather(group: *mut RawGroup, tensor: *mut C_tensor, gathered: *mut *mut C_tensor) -> *mut c_char;
+    fn nepa_same_params(group: *mut RawGroup, params: *const *mut C_tensor, n: usize) -> *mut c_char;
     fn nepa_reducer_new(
         group: *mut RawGroup,
         params: *const *mut C_tensor,
@@ -248,6 +249,12 @@ impl Group {
         check(unsafe { nepa_broadcast_all(self.raw, handles(tensors).as_ptr(), tensors.len(), from as c_int) })
     }
 
+    /// Makes parameters those of process 0. It is an error where their number, shapes or dtypes differ.
+    pub fn same_params(&self, params: &[Tensor]) -> Result<()> {
+        // SAFETY: a live group and n live handles.
+        check(unsafe { nepa_same_params(self.raw, handles(params).as_ptr(), params.len()) })
+    }
+
     /// The tensors of all processes, which have one shape and dtype.
     pub fn all_gather(&self, tensor: &Tensor) -> Result<Vec<Tensor>> {
         let mut gathered = vec![std::ptr::null_mut(); self.size];
@@ -261,8 +268,7 @@ impl Group {
 pub struct Reducer(*mut RawReducer);
 
 impl Reducer {
-    /// For these trainable parameters, which become those of process 0 everywhere. It is an error where their number,
-    /// shapes or dtypes differ.
+    /// For these trainable parameters.
     pub fn new(group: &Group, params: &[Tensor]) -> Result<Self> {
         let mut reducer = std::ptr::null_mut();
         // SAFETY: a live group and n live handles; on success `reducer` is ours.
