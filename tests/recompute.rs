@@ -123,6 +123,112 @@ fn blocks_of_a_script_are_computed_again_too() {
 }
 
 #[test]
+fn a_block_that_is_used_several_times_gets_the_sum_of_its_gradients() {
+    let said = compared(&format!(
+        r#"
+        let own = nn::block({TINY} + #{{ drop_path_prob: 0.3 }});
+        let head = nn::linear(8, 8);
+        let model = nn::sequential([nn::blocks({TINY}, [own, head, own, own, head]), head]);
+        compare.call(model, |m| (m.forward(randn([2, 5, 8])) * randn([2, 5, 8])).sum());
+        "#
+    ));
+    assert_eq!(said, [same(24)]);
+}
+
+/// Tensors and modules that a function captured are no parameters of the block.
+#[test]
+fn what_a_block_uses_besides_its_parameters_gets_its_gradients() {
+    let said = run(&format!(
+        r#"
+        let x = randn([2, 5, 8]);
+        let gradients = |again, trained_input| {{
+            seed(4);
+            let gain = randn([8]).requires_grad(true);
+            let common = nn::linear(8, 8);
+            let base = randn([8]).requires_grad(true);
+            let bias = base * 3.0;                       // no leaf: computed outside of the block
+            let own = |parts, uses| nn::define(parts, |m, x| if uses == "bias" {{ x + bias }} else {{
+                common.forward(x * gain) + (if "s" in m {{ x * m.s }} else {{ x }})
+            }});
+            let model = nn::blocks({TINY}, [own.call(#{{ s: ones([8]) }}, "gain"), own.call(#{{}}, "bias"), own.call(#{{}}, "gain")]);
+            model.recompute(again);
+            let input = x.copy().requires_grad(trained_input);
+            (model.forward(input) * x).sum().backward();
+            let all = model.named_parameters() + #{{ gain: gain, base: base, input: input }};
+            let inner = common.named_parameters();
+            for name in inner.keys() {{ all[`common.${{name}}`] = inner[name]; }}
+            for name in all.keys() {{ all[name] = all[name].grad; }}
+            all
+        }};
+        for trained_input in [true, false] {{
+            let plain = gradients.call(false, trained_input);
+            let again = gradients.call(true, trained_input);
+            print(plain.keys());
+            for name in plain.keys() {{
+                if (plain[name] == ()) != (name == "input" && !trained_input) {{ print(`${{name}} has no gradient`); }}
+                if plain[name] == () {{ print(again[name] == ()); continue; }}
+                print(plain[name].equal(again[name]));
+            }}
+        }}
+        "#
+    ));
+    let keys = serde_json::json!([
+        "base",
+        "common.bias",
+        "common.weight",
+        "gain",
+        "input",
+        "layer.0.s",
+        "layernorm.bias",
+        "layernorm.weight"
+    ]);
+    let once = [vec![keys], vec![true.into(); 8]].concat();
+    assert_eq!(said.values(), [once.clone(), once].concat());
+}
+
+#[test]
+fn a_block_may_use_what_was_computed_before_the_stack_or_in_it() {
+    let said = run(&format!(
+        r#"
+        let x = randn([2, 5, 8]);
+        let gradients = |again| {{
+            seed(4);
+            let base = randn([8]).requires_grad(true);
+            let square = base * base;
+            let embed = nn::linear(8, 8);
+            let before = #{{ z: (), y: () }};
+            let keep = nn::define(#{{ inner: nn::block({TINY}) }}, |m, x| m.inner.forward(x) * square);
+            let skip = nn::define(#{{ s: ones([8]) }}, |m, x| x * m.s * square + before.z * before.z + before.y * before.y);
+            let first = nn::blocks({TINY}, [keep]);
+            let model = nn::blocks({TINY}, [skip, skip]);
+            first.recompute(again);
+            model.recompute(again);
+            let z = embed.forward(x);
+            before.z = z * z;
+            before.y = first.forward(before.z);
+            (model.forward(before.y) * x).sum().backward();
+            let all = #{{ base: base }};
+            for part in [first, model, embed] {{
+                let p = part.named_parameters();
+                for name in p.keys() {{ all[`${{name}} ${{part}}`] = p[name]; }}
+            }}
+            for name in all.keys() {{ all[name] = all[name].grad; }}
+            all
+        }};
+        let plain = gradients.call(false);
+        let again = gradients.call(true);
+        print(plain.len() > 20 && plain.keys() == again.keys());
+        // Sums in another order.
+        for name in plain.keys() {{
+            let most = (plain[name] - again[name]).abs().max().item();
+            if !(most <= 1e-5 * plain[name].abs().max().item()) {{ print(`${{name}}: off by ${{most}}`); }}
+        }}
+        "#
+    ));
+    assert_eq!(said.values(), [true]);
+}
+
+#[test]
 fn an_error_while_a_block_is_computed_again_is_shown_where_it_happens() {
     let line = "    if calls.n == 2 { x + ones([3]) } else { x * m.s }";
     let script = format!(

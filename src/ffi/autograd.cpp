@@ -1,9 +1,11 @@
 // A part of a network that keeps only its input and is computed again in backward
-// (torch.utils.checkpoint, the reentrant kind), around a closure of Rust's.
+// (torch.utils.checkpoint, the reentrant kind), around a closure of Rust's. Its parameters are inputs of its node, so
+// that their gradients are summed and accumulated in the graph that it is a part of, as without it.
 
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
@@ -11,6 +13,8 @@
 #include <exception>
 #include <memory>
 #include <stdexcept>
+#include <unordered_set>
+#include <vector>
 
 using Handle = at::Tensor *; // what tch calls C_tensor*
 
@@ -18,8 +22,25 @@ namespace {
 // Takes the input over and gives the output, to be taken over; null where it failed: Rust has the error.
 using Compute = Handle (*)(void *closure, Handle input);
 
+// The leaves that a tensor was computed from and that have gradients.
+std::vector<at::Tensor> leaves_of(const at::Tensor &output) {
+  std::vector<at::Tensor> leaves;
+  auto root = torch::autograd::impl::gradient_edge(output);
+  std::vector<torch::autograd::Node *> open{root.function.get()};
+  std::unordered_set<torch::autograd::Node *> seen;
+  while (!open.empty()) {
+    auto *node = open.back();
+    open.pop_back();
+    if (!node || !seen.insert(node).second) continue;
+    if (auto *leaf = dynamic_cast<torch::autograd::AccumulateGrad *>(node)) leaves.push_back(leaf->variable);
+    for (const auto &edge : node->next_edges()) open.push_back(edge.function.get());
+  }
+  return leaves;
+}
+
 struct Again : torch::autograd::Node {
   torch::autograd::SavedVariable input;
+  std::vector<at::Tensor> parameters; // next edges after the input's
   std::shared_ptr<void> closure;
   Compute compute;
 
@@ -28,18 +49,48 @@ struct Again : torch::autograd::Node {
   torch::autograd::variable_list apply(torch::autograd::variable_list &&grads) override {
     auto kept = input.unpack(shared_from_this()); // an error where another backward used the graph up
     auto own = closure;
-    if (!grads[0].defined()) return {at::Tensor()};
+    torch::autograd::variable_list result(num_outputs());
+    if (!grads[0].defined()) return result;
     at::AutoGradMode enable_grad(true);
-    auto leaf = kept.detach().set_requires_grad(should_compute_output(0));
+    auto leaf = kept.detach().set_requires_grad(task_should_compute_output(0));
     std::unique_ptr<at::Tensor> output(compute(own.get(), new at::Tensor(leaf)));
     if (!output) throw std::runtime_error("computing a block again failed");
     // It need not depend on anything that is trained.
-    if (output->requires_grad()) torch::autograd::backward({*output}, {grads[0]});
-    return {leaf.grad()};
+    if (!output->requires_grad()) return result;
+
+    // Where in the result each gradient goes. A parameter may have been frozen since.
+    std::vector<at::Tensor> inputs;
+    std::vector<size_t> places;
+    for (size_t i = 0; i < result.size(); i++) {
+      const auto &of = i == 0 ? leaf : parameters[i - 1];
+      if (!of.requires_grad() || !task_should_compute_output(i)) continue;
+      inputs.push_back(of);
+      places.push_back(i);
+    }
+    // What else the closure uses (a tensor that a script's function captured) is not next to this node. Where it was
+    // computed from leaves, others may need that graph after us.
+    std::unordered_set<at::TensorImpl *> known{leaf.unsafeGetTensorImpl()};
+    for (const auto &parameter : parameters) known.insert(parameter.unsafeGetTensorImpl());
+    for (auto &other : leaves_of(*output))
+      if (known.insert(other.unsafeGetTensorImpl()).second) inputs.push_back(std::move(other));
+    if (inputs.empty()) return result;
+
+    auto found = torch::autograd::grad({*output}, inputs, {grads[0]}, /*retain_graph=*/inputs.size() > places.size(),
+                                       /*create_graph=*/false, /*allow_unused=*/true);
+    for (size_t i = 0; i < places.size(); i++) result[places[i]] = std::move(found[i]);
+    torch::autograd::variable_list others, others_grads;
+    for (size_t i = places.size(); i < inputs.size(); i++) {
+      if (!found[i].defined()) continue;
+      others.push_back(inputs[i]);
+      others_grads.push_back(std::move(found[i]));
+    }
+    if (!others.empty()) torch::autograd::backward(others, others_grads);
+    return result;
   }
 
   void release_variables() override {
     input.reset_data();
+    parameters.clear();
     closure.reset();
   }
 };
@@ -50,17 +101,19 @@ extern "C" {
 // Whether operations of this thread are recorded for backward.
 bool nepa_grad_enabled() { return at::GradMode::is_enabled(); }
 
-// `output`, computed from `input` without a graph, as a new tensor whose backward calls the closure for it again.
-// The closure is dropped with the graph. Returns nullptr when it went well, else a message to free.
-char *nepa_computed_again(Handle input, Handle output, void *closure, Compute compute, void (*drop)(void *),
-                          Handle *connected) {
+// `output`, computed from `input` and `count` trained parameters without a graph, as a new tensor whose backward calls
+// the closure for it again. The closure is dropped with the graph. Returns nullptr when it went well, else a message to
+// free.
+char *nepa_computed_again(Handle input, const Handle *parameters, size_t count, Handle output, void *closure,
+                          Compute compute, void (*drop)(void *), Handle *connected) {
   std::shared_ptr<void> own(closure, drop);
   try {
     std::shared_ptr<Again> node(new Again(), torch::autograd::deleteNode);
     node->compute = compute;
     node->closure = std::move(own);
     node->input = torch::autograd::SavedVariable(*input, /*is_output=*/false);
-    node->set_next_edges(torch::autograd::collect_next_edges(*input));
+    for (size_t i = 0; i < count; i++) node->parameters.push_back(*parameters[i]);
+    node->set_next_edges(torch::autograd::collect_next_edges(*input, at::TensorList(node->parameters)));
     auto result = output->detach();
     torch::autograd::set_history(result, node);
     *connected = new at::Tensor(result);

@@ -12,6 +12,8 @@ type Compute = dyn Fn(&Tensor) -> Result<Tensor>;
 unsafe extern "C" {
     fn nepa_computed_again(
         input: *mut C_tensor,
+        parameters: *const *mut C_tensor,
+        count: usize,
         output: *mut C_tensor,
         closure: *mut c_void,
         compute: unsafe extern "C" fn(*mut c_void, *mut C_tensor) -> *mut C_tensor,
@@ -32,20 +34,26 @@ pub fn grad_enabled() -> bool {
     nepa_grad_enabled()
 }
 
-/// `output`, which `compute(input)` gave without a graph, connected to `input` and to whatever else `compute` uses:
-/// backward calls `compute` again, on the thread that calls backward (see [`single_threaded_backward`]).
+/// `output`, which `compute(input)` gave without a graph, connected to `input` and to the trained `parameters` that
+/// `compute` uses: backward calls `compute` again, on the thread that calls backward (see
+/// [`single_threaded_backward`]). Other leaves that `compute` uses get their gradients too, but at once, each time that
+/// it is called, and not in the graph that the result is a part of.
 pub fn computed_again(
     input: &Tensor,
+    parameters: &[Tensor],
     output: &Tensor,
     compute: impl Fn(&Tensor) -> Result<Tensor> + 'static,
 ) -> Result<Tensor> {
     // A graph that another thread walks must not call it.
     let closure: Box<Box<Compute>> = Box::new(Box::new(on_this_thread(compute)));
+    let parameters: Vec<_> = parameters.iter().map(|p| p.as_ptr() as *mut C_tensor).collect();
     let mut connected = std::ptr::null_mut();
     // SAFETY: live handles; the closure is C++'s from here on, to be dropped once by `drop_closure`.
     check(unsafe {
         nepa_computed_again(
             input.as_ptr() as *mut C_tensor,
+            parameters.as_ptr(),
+            parameters.len(),
             output.as_ptr() as *mut C_tensor,
             Box::into_raw(closure).cast(),
             call_closure,
@@ -100,4 +108,37 @@ pub fn backward(loss: &Tensor) -> Result<()> {
 /// computed again demand.
 pub fn single_threaded_backward() {
     nepa_single_threaded_backward();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(values: &[f32]) -> Tensor {
+        Tensor::from_slice(values).set_requires_grad(true)
+    }
+
+    #[test]
+    fn gradients_of_parameters_are_those_of_the_outer_graph() {
+        let (x, w, other) = (leaf(&[1.0, 2.0]), leaf(&[3.0, -1.0]), leaf(&[0.5, 4.0]));
+        let loss = || {
+            let parts = [x.shallow_clone(), w.shallow_clone(), other.shallow_clone()];
+            let compute = move |x: &Tensor| Ok((x * &parts[1]).f_mul(&parts[2])?);
+            let output = tch::no_grad(|| compute(&x)).unwrap();
+            let once = computed_again(&x, &[w.shallow_clone()], &output, compute).unwrap();
+            // The parameter is used outside of it too.
+            (&once * &once).sum(tch::Kind::Float) + (&w * 10.0).sum(tch::Kind::Float)
+        };
+        // d/dw Σ (x w o)² + 10 w
+        let expected = Tensor::from_slice(&[2.0 * 1.5 * 0.5 + 10.0, 2.0 * -8.0 * 8.0 + 10.0f32]);
+        let found = Tensor::run_backward(&[loss()], &[&w], false, false);
+        assert!(found[0].equal(&expected), "{}", found[0]);
+        assert!(!w.grad().defined() && !x.grad().defined(), "nothing is accumulated inside the node");
+
+        backward(&loss()).unwrap();
+        assert!(w.grad().equal(&expected), "{}", w.grad());
+        assert!(x.grad().equal(&Tensor::from_slice(&[2.0 * 1.5 * 1.5, 2.0 * -8.0 * -4.0f32])), "{}", x.grad());
+        // What is no parameter has its gradient from both times.
+        assert!(other.grad().equal(&Tensor::from_slice(&[2.0 * 2.0 * 1.5 * 3.0, 2.0 * 2.0 * -8.0 * -2.0f32])));
+    }
 }

@@ -14,9 +14,13 @@ pub(super) fn forward(
     cx: &Context,
     place: impl Fn() -> String + 'static,
 ) -> Result<Tensor> {
-    let graph = || x.requires_grad() || named_parameters(block.as_ref()).iter().any(|(_, p)| p.requires_grad());
     // A stack of blocks inside of this one computes its own again, and taps what they give.
-    if !ffi::grad_enabled() || !graph() || is_recomputed(block.as_ref()) {
+    if !ffi::grad_enabled() || is_recomputed(block.as_ref()) {
+        return block.forward(x, cx);
+    }
+    let parameters = named_parameters(block.as_ref()).into_iter().map(|(_, p)| p);
+    let trained: Vec<Tensor> = parameters.filter(Tensor::requires_grad).collect();
+    if !x.requires_grad() && trained.is_empty() {
         return block.forward(x, cx);
     }
     let rng = random::state();
@@ -26,7 +30,7 @@ pub(super) fn forward(
         block.forward(x, cx)?
     };
     let (block, cx) = (block.clone(), Context { taps: None, ..cx.clone() });
-    ffi::computed_again(x, &output, move |x| {
+    ffi::computed_again(x, &trained, &output, move |x| {
         let _rng = Restored(random::state());
         random::set_state(rng);
         let _autocast = Autocast::enter(kind)?;
