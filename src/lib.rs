@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod data;
 pub mod device;
+pub mod differences;
 pub mod dist;
 pub mod error;
 pub mod ffi;

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// How long the others may take to end by themselves after one has failed: they find out why, and finish writing.
-const OWN_END: Duration = Duration::from_secs(90);
+const OWN_END: Duration = Duration::from_secs(60);
 /// How long they have after they were asked to end.
 const ASKED_END: Duration = Duration::from_secs(10);
 
@@ -156,15 +156,16 @@ impl Processes {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        let expected = stopped_by.map(|signal| 128 + signal);
-        failed.retain(|(_, status)| expected.is_none() || status.code() != expected);
+        // All have saved and ended as they were asked to, perhaps by a signal to one of them.
+        let asked = [SIGINT, SIGTERM, SIGHUP].map(|signal| Some(128 + signal));
+        let stopped = failed.iter().find_map(|(_, status)| status.code().filter(|code| asked.contains(&Some(*code))));
+        failed.retain(|(_, status)| !asked.contains(&status.code()));
         if failed.is_empty() {
-            return expected.unwrap_or(0) as u8;
+            return stopped.or(stopped_by.map(|signal| 128 + signal)).unwrap_or(0) as u8;
         }
         self.report(&failed);
         // A process that a signal ended says least; the others know why.
-        let code = failed.iter().find_map(|(_, status)| status.code());
-        code.or(expected).unwrap_or(1) as u8
+        failed.iter().find_map(|(_, status)| status.code()).unwrap_or(1) as u8
     }
 
     fn report(&self, failed: &[(usize, ExitStatus)]) {

@@ -231,6 +231,9 @@ fn resuming_command(args: &RunArgs, recipe: &Path, dir: &Path) -> String {
     if let Some(threads) = args.threads {
         words.extend(["--threads".into(), threads.to_string()]);
     }
+    if std::env::var_os(dist::STORE_FD).is_some() {
+        words.extend(["--nproc".into(), dist::world_size().to_string()]);
+    }
     words.join(" ")
 }
 

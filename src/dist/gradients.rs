@@ -44,7 +44,7 @@ impl Gradients {
         world.monitor.leave();
         // An error of the model's own is told as it is.
         result.map_err(|e| match one_line(&e) {
-            said if is_of_exchange(&said) => super::failed(&world.monitor.explain("the exchange of gradients", &said)),
+            said if is_of_exchange(&said) => super::failed(&world.monitor.explain("the exchange of gradients", &said, None)),
             _ => e,
         })
     }

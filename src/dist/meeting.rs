@@ -5,6 +5,7 @@ use super::launch::Launch;
 use super::monitor::{Circle, Monitor};
 use super::{PLACE, WORLD, World};
 use crate::bail_hint;
+use crate::differences::differences;
 use crate::error::{Context as _, Result, bail, one_line};
 use crate::ffi::{Group, Store, StoreAddress};
 use crate::train::progress::note_line;
@@ -187,7 +188,7 @@ impl Meeting {
         monitor.leave();
         let group = match group {
             Ok(group) => group,
-            Err(e) => return Err(super::failed(&monitor.explain("connecting", &one_line(&e)))),
+            Err(e) => return Err(super::failed(&monitor.explain("connecting", &one_line(&e), None))),
         };
         let world = World { store: self.store, group, monitor, circle, announced: Default::default() };
         // To the end of the process: see Group.
@@ -226,7 +227,7 @@ fn problem(hellos: &[Hello]) -> Option<String> {
     let about = |hello: &Hello| Value::Object(hello.about.clone().unwrap_or_default());
     let first = about(&hellos[0]);
     let differing = hellos.iter().enumerate().skip(1).filter_map(|(rank, hello)| {
-        let found = differences(&first, &about(hello));
+        let found = contradictions(&first, &about(hello));
         (!found.is_empty()).then(|| format!("rank {rank} on {}: {}", hello.place, found.join("; ")))
     });
     let differing: Vec<String> = differing.take(4).collect();
@@ -237,19 +238,14 @@ fn problem(hellos: &[Hello]) -> Option<String> {
 }
 
 /// "batch: 128 in rank 0, 64 here" for all that differs.
-pub(super) fn differences(first: &Value, other: &Value) -> Vec<String> {
-    let empty = Map::new();
-    let (a, b) = (first.as_object().unwrap_or(&empty), other.as_object().unwrap_or(&empty));
-    let names = a.keys().chain(b.keys().filter(|name| !a.contains_key(*name)));
-    let word = |v: Option<&Value>| match v {
-        None | Some(Value::Null) => "nothing".to_string(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+pub(super) fn contradictions(first: &Value, other: &Value) -> Vec<String> {
+    let word = |v: &Value| match v {
+        Value::Null => "nothing".to_string(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     };
-    names
-        .filter(|name| a.get(*name) != b.get(*name))
-        .map(|name| format!("{name}: {} in rank 0, {} here", word(a.get(name)), word(b.get(name))))
-        .collect()
+    let line = |(name, a, b): (String, Value, Value)| format!("{name}: {} in rank 0, {} here", word(&a), word(&b));
+    differences(first, other).into_iter().map(line).collect()
 }
 
 /// Where the store is. A name that is not known yet may be so in a moment, as when a cluster starts.

@@ -94,12 +94,12 @@ impl World {
         self.monitor.enter(what);
         let result = run(&self.group);
         self.monitor.leave();
-        result.map_err(|e| failed(&self.monitor.explain(what, &one_line(&e))))
+        result.map_err(|e| failed(&self.monitor.explain(what, &one_line(&e), None)))
     }
 
     /// The value of a key, once some process has set it.
     fn wait_for(&self, key: &str, what: &str) -> Result<Vec<u8>> {
-        self.monitor.enter(what);
+        self.monitor.enter_wait(what);
         let started = Instant::now();
         let value = loop {
             if let Some(failure) = self.monitor.failure() {
@@ -108,8 +108,8 @@ impl World {
             match self.store.get(key) {
                 Ok(Some(value)) => break Ok(value),
                 Ok(None) if started.elapsed() < self.circle.timeout => {}
-                Ok(None) => break Err(failed(&self.monitor.explain(what, "it did not come"))),
-                Err(e) => break Err(failed(&self.monitor.explain(what, &one_line(&e)))),
+                Ok(None) => break Err(failed(&self.monitor.explain(what, "", Some(0)))),
+                Err(e) => break Err(failed(&self.monitor.explain(what, &one_line(&e), None))),
             }
             // Short at first: most waits are.
             std::thread::sleep(started.elapsed().clamp(Duration::from_millis(1), Duration::from_millis(100)));
@@ -269,9 +269,9 @@ pub fn agree(what: &str, facts: &Value) -> Result<()> {
     })?;
     let facts: Vec<Value> = gathered.iter().map(|text| serde_json::from_slice(text).unwrap_or_default()).collect();
     for (rank, theirs) in facts.iter().enumerate().skip(1) {
-        let found = meeting::differences(&facts[0], theirs);
+        let found = meeting::contradictions(&facts[0], theirs);
         if !found.is_empty() {
-            bail!("{what} differs between rank 0 and rank {rank}: {}", found.join("; "));
+            bail!("{what} are not the same in all processes: on rank {rank}, {}", found.join("; "));
         }
     }
     Ok(())
@@ -286,6 +286,10 @@ pub fn has_failed() -> bool {
 /// not so where process 0 says the very same, as with a typo that all of them meet.
 pub fn fail(message: &str) -> bool {
     let Some(world) = world() else { return true };
+    // What another process has met, each that ends because of it tells.
+    if world.monitor.failure().is_some_and(|known| known.to_string() == message) {
+        return true;
+    }
     let own = Failure { rank: Some(rank()), cause: format!("failed: {message}") };
     let _ = monitor::claim(&world.store, &own);
     let _ = world.store.set(&format!("error/{}", rank()), message.as_bytes());

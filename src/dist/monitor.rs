@@ -51,12 +51,19 @@ struct Sign {
     ended: bool,
 }
 
+/// What an exchange was for, what was said of it, and which process did not come, where that is known.
+struct Failed {
+    what: String,
+    said: String,
+    missing: Option<usize>,
+}
+
 #[derive(Default)]
 struct State {
     sign: Sign,
     failure: Option<Failure>,
-    /// An exchange that failed here: what it was for, and what was said of it.
-    failed: Option<(String, String)>,
+    /// An exchange that failed here.
+    failed: Option<Failed>,
 }
 
 /// What the processes have in common.
@@ -119,10 +126,17 @@ impl Monitor {
         lock(&self.state).failure.clone()
     }
 
-    /// An exchange for `what` begins: from now on the others are waited for.
+    /// An exchange of all for `what` begins: from now on the others are waited for.
     pub fn enter(&self, what: &str) {
         let sign = &mut lock(&self.state).sign;
         sign.exchanges += 1;
+        sign.waits = true;
+        sign.doing = what.to_string();
+    }
+
+    /// A wait for process 0 begins, which need not be one of all.
+    pub fn enter_wait(&self, what: &str) {
+        let sign = &mut lock(&self.state).sign;
         sign.waits = true;
         sign.doing = what.to_string();
     }
@@ -142,9 +156,10 @@ impl Monitor {
         store.set(&key(self.circle.rank), &json(&sign))
     }
 
-    /// Finds out who is to blame for an exchange for `what` that failed here with the error `said`.
-    pub fn explain(&self, what: &str, said: &str) -> Failure {
-        lock(&self.state).failed = Some((what.to_string(), said.to_string()));
+    /// Finds out who is to blame for an exchange for `what` that failed here with the error `said`, because process
+    /// `missing` did not come where that is known.
+    pub fn explain(&self, what: &str, said: &str, missing: Option<usize>) -> Failure {
+        lock(&self.state).failed = Some(Failed { what: what.to_string(), said: said.to_string(), missing });
         let started = Instant::now();
         while started.elapsed() < ANSWER {
             if let Some(failure) = self.failure() {
@@ -233,8 +248,8 @@ impl Watch {
         if let Some(known) = failure(&self.store)? {
             return Ok(Some(known));
         }
-        if let Some((what, said)) = failed {
-            let found = self.inquire(&what, &said)?;
+        if let Some(failed) = failed {
+            let found = self.inquire(&failed)?;
             claim(&self.store, &found)?;
             return Ok(Some(failure(&self.store)?.unwrap_or(found)));
         }
@@ -301,7 +316,7 @@ impl Watch {
     }
 
     /// Whose fault it is that an exchange failed here.
-    fn inquire(&mut self, what: &str, said: &str) -> Result<Failure> {
+    fn inquire(&mut self, Failed { what, said, missing }: &Failed) -> Result<Failure> {
         let started = Instant::now();
         for seen in &mut self.seen {
             seen.beat = started;
@@ -318,6 +333,9 @@ impl Watch {
         let own = self.circle.rank;
         if let Some(found) = self.silent(SILENCE - BEAT) {
             return Ok(found);
+        }
+        if let Some(rank) = *missing {
+            return Ok(self.late(rank, what));
         }
         let mine = lock(&self.state).sign.exchanges;
         let last = (0..self.seen.len()).filter(|r| *r != own).min_by_key(|r| self.seen[*r].exchanges());

@@ -13,6 +13,7 @@
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include <c10/util/Exception.h>
+#include <c10/util/Logging.h>
 
 #include <chrono>
 #include <memory>
@@ -61,6 +62,8 @@ extern "C" {
 char *nepa_store_open(const char *host, int port, bool serve, int listen_fd, int64_t timeout_ms, const char *prefix,
                       Store **store) {
   return guarded([&] {
+    // Connections that break are told of in our words, without a stack of C++ each.
+    if (!getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = 2; // errors
     c10d::TCPStoreOptions options;
     options.port = static_cast<std::uint16_t>(port);
     options.isServer = serve;

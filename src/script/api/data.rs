@@ -8,19 +8,21 @@ use crate::data::imagenet;
 use crate::data::loader::{self, LoaderOptions};
 use crate::data::pipeline::Pipeline;
 use crate::data::source::{self, Content, SourceRef, SyntheticOptions};
+use crate::dist;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::functions;
 use crate::places::Places;
-use crate::random::Key;
+use crate::random::{self, Key};
 use crate::script::docs::Reference;
 use crate::script::error::{from_rhai, to_rhai};
 use crate::script::registry::Group;
 use crate::script::values::{Tensor, call, found, ints, number, ok, read_options, runs};
-use crate::train::progress::note_line;
+use crate::train::progress::{note_line, note_line_of_any};
 use image::ExtendedColorType;
 use image::ImageEncoder as _;
 use image::codecs::png::PngEncoder;
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
+use serde_json::json;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -190,6 +192,12 @@ impl LoaderParts {
         }
         self.told.set(bad.len());
         let source = self.loader.source().describe();
+        if !dist::is_main() {
+            // Process 0 keeps the list of its own.
+            let list: Vec<String> = bad.values().map(|(name, reason)| format!("{name} ({reason})")).collect();
+            note_line_of_any(&format!("warning: {source}: broken images were replaced by others: {}", list.join(", ")));
+            return Ok(());
+        }
         let count = bad.len();
         let lines = BAD.with_borrow_mut(|all| {
             all.extend(bad.into_iter().map(|(index, (name, reason))| ((source.clone(), name), (index, reason))));
@@ -232,6 +240,16 @@ fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Load
         // Files are decoded: by what, is told once.
         static TOLD: std::sync::Once = std::sync::Once::new();
         TOLD.call_once(|| note_line(&format!("JPEGs are decoded by {}", decode::backend().describe())));
+    }
+    if dist::world_size() > 1 && options.world_size.is_none() {
+        let facts = json!({
+            "images": source::fingerprint(source.0.as_ref())?,
+            "batch": options.batch,
+            "shuffle": options.shuffle,
+            "drop_last": options.drop_last,
+            "seed": options.seed.unwrap_or_else(random::seed),
+        });
+        dist::agree("the data", &facts)?;
     }
     let loader = loader::Loader::new(source.0, pipeline, &steps.batch, &options)?;
     Ok(Loader(Rc::new(LoaderParts {

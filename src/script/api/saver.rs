@@ -3,6 +3,7 @@
 use super::optim::{Adamw, Ema};
 use super::run::{provenance, with_session};
 use crate::checkpoint::snapshot::{self, Parts, Snapshot};
+use crate::differences::differences;
 use crate::dist;
 use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
 use crate::functions;
@@ -126,7 +127,9 @@ impl SaverParts {
         self.set_settings(settings, changeable)?;
         let own = |map: &serde_json::Map<String, Value>| Value::Object(map.clone());
         let (fixed, changeable) = (own(&self.fixed), own(&self.changeable));
-        dist::agree(&format!("the settings of {}", self.label), &json!({ "fixed": fixed, "changeable": changeable }))?;
+        let what = format!("the settings of {}", self.label);
+        dist::agree(&what, &fixed)?;
+        dist::agree(&what, &changeable)?;
         // Process 0 has the checkpoints; the others get what they need from it.
         let what = format!("the checkpoint of {}", self.label);
         let found = dist::from_main(&what, || match self.saver.newest()? {
@@ -151,7 +154,7 @@ impl SaverParts {
             with_session(|s| s.dir()?.begin(Some(&metrics)))?;
         }
         note_line(&format!("{}: goes on from step {step} ({})", self.label, dir.display()));
-        for change in differences(&state["changeable"], &changeable) {
+        for change in changes(&state["changeable"], &changeable) {
             note_line(&format!("  {change}"));
         }
         let before = state["processes"].as_u64().unwrap_or(1) as usize;
@@ -163,7 +166,7 @@ impl SaverParts {
 
     /// Refuses settings that must not change.
     fn may_go_on(&self, dir: &Path, state: &Value) -> Result<()> {
-        let changed = differences(&state["fixed"], &Value::Object(self.fixed.clone()));
+        let changed = changes(&state["fixed"], &Value::Object(self.fixed.clone()));
         if !changed.is_empty() {
             let may: Vec<&str> = self.changeable.keys().map(String::as_str).collect();
             return Err(Diagnostic::new(format!(
@@ -289,27 +292,11 @@ fn plain(value: &Dynamic) -> Value {
     to_json(value).unwrap_or_else(|_| value.type_name().into())
 }
 
-/// "lr: 0.001 so far, 0.002 now" for everything that differs, maps gone into.
-fn differences(before: &Value, now: &Value) -> Vec<String> {
-    fn walk(name: &str, before: &Value, now: &Value, out: &mut Vec<String>) {
-        match (before, now) {
-            (Value::Object(a), Value::Object(b)) => {
-                let keys = a.keys().chain(b.keys().filter(|k| !a.contains_key(*k)));
-                for key in keys {
-                    let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-                    walk(&name, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), out);
-                }
-            }
-            _ if before == now => {}
-            _ => {
-                let word = |v: &Value| if v.is_null() { "()".to_string() } else { v.to_string() };
-                out.push(format!("{name}: {} so far, {} now", word(before), word(now)));
-            }
-        }
-    }
-    let mut out = Vec::new();
-    walk("", before, now, &mut out);
-    out
+/// "lr: 0.001 so far, 0.002 now" for everything that differs.
+fn changes(before: &Value, now: &Value) -> Vec<String> {
+    let word = |v: &Value| if v.is_null() { "()".to_string() } else { v.to_string() };
+    let line = |(name, before, now): (String, Value, Value)| format!("{name}: {} so far, {} now", word(&before), word(&now));
+    differences(before, now).into_iter().map(line).collect()
 }
 
 pub fn register(engine: &mut Engine, reference: &mut Reference) {

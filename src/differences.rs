@@ -1,0 +1,23 @@
+//! Where two JSON values differ.
+
+use serde_json::Value;
+
+/// The places where two values differ, with what stands there (null where nothing does): maps are gone into, and names
+/// joined with dots.
+pub fn differences(a: &Value, b: &Value) -> Vec<(String, Value, Value)> {
+    fn walk(name: &str, a: &Value, b: &Value, out: &mut Vec<(String, Value, Value)>) {
+        match (a, b) {
+            (Value::Object(x), Value::Object(y)) => {
+                for key in x.keys().chain(y.keys().filter(|k| !x.contains_key(*k))) {
+                    let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                    walk(&name, x.get(key).unwrap_or(&Value::Null), y.get(key).unwrap_or(&Value::Null), out);
+                }
+            }
+            _ if a == b => {}
+            _ => out.push((name.to_string(), a.clone(), b.clone())),
+        }
+    }
+    let mut out = Vec::new();
+    walk("", a, b, &mut out);
+    out
+}
