@@ -153,7 +153,7 @@ fn a_script_exchanges_what_it_likes() {
     let mut lines = said.succeeds().stdout.lines();
     for expected in [
         "[6.0, 30.0]", "[2.0, 10.0]", "[3.0, 20.0]", "[1.0, 0.0]", "[1.0, 0.0]", "[3.0, 20.0]", "[0, 1, 2]",
-        "[[1.0, 1.0], [2.0, 2.0], [2.0, 2.0]]", "[3, 0]", "[1.0, 0.0]",
+        "[1.0, 1.0, 2.0, 2.0, 2.0, 2.0]", "[3, 0]", "[1.0, 0.0]",
     ] {
         assert_eq!(lines.next(), Some(expected), "{said}");
     }

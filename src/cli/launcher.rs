@@ -17,6 +17,9 @@ const OWN_END: Duration = Duration::from_secs(60);
 /// How long they have after they were asked to end.
 const ASKED_END: Duration = Duration::from_secs(10);
 
+/// The launcher's process id, as its processes are told.
+const LAUNCHER: &str = "NEPA_LAUNCHER";
+
 enum Event {
     Signal(i32),
     Ended(usize, ExitStatus),
@@ -70,7 +73,7 @@ fn start(rank: usize, n: usize, port: u16, listener: RawFd) -> std::io::Result<C
         0 => command.env(STORE_FD, listener.to_string()),
         _ => command.env_remove(STORE_FD),
     };
-    let launcher = std::process::id() as i32;
+    command.env(LAUNCHER, std::process::id().to_string());
     // SAFETY: only plain system calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
@@ -79,19 +82,25 @@ fn start(rank: usize, n: usize, port: u16, listener: RawFd) -> std::io::Result<C
             if rank == 0 {
                 libc::fcntl(listener, libc::F_SETFD, 0);
             }
-            // Nobody is left behind when the launcher is killed.
-            #[cfg(target_os = "linux")]
-            {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-                if libc::getppid() != launcher {
-                    return Err(std::io::Error::other("the launcher has gone"));
-                }
-            }
-            let _ = launcher;
             Ok(())
         });
     }
     command.spawn()
+}
+
+/// In a process that [`launch`] has started: makes the end of the launcher, however it comes, a SIGTERM for this one, so
+/// that nothing is left behind.
+pub fn end_with_launcher() {
+    #[cfg(target_os = "linux")]
+    if let Some(launcher) = std::env::var(LAUNCHER).ok().and_then(|pid| pid.parse::<i32>().ok()) {
+        // SAFETY: plain system calls. The setting belongs to this thread, and is lost by exec.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+            if libc::getppid() != launcher {
+                libc::_exit(128 + SIGTERM);
+            }
+        }
+    }
 }
 
 /// The command line without --nproc.

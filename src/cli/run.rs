@@ -25,7 +25,9 @@ pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
         };
     }
     shorten_openmp_spin();
-    let interrupt = match Interrupt::listen() {
+    let listening = Interrupt::listen();
+    launcher::end_with_launcher();
+    let interrupt = match listening {
         Ok(interrupt) => interrupt,
         Err(e) => return fail(&Report::of_rust(&e), None),
     };

@@ -62,8 +62,8 @@ extern "C" {
 char *nepa_store_open(const char *host, int port, bool serve, int listen_fd, int64_t timeout_ms, const char *prefix,
                       Store **store) {
   return guarded([&] {
-    // Connections that break are told of in our words, without a stack of C++ each.
-    if (!getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = 2; // errors
+    // Connections that fail or break are told of in our words, without a stack of C++ each.
+    if (!getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = 3; // fatal ones alone
     c10d::TCPStoreOptions options;
     options.port = static_cast<std::uint16_t>(port);
     options.isServer = serve;
