@@ -136,7 +136,16 @@ fn processes_that_run_other_things_stop_at_the_start() {
     folder.write("recipe.rhai", "let lr = param(\"lr\", 0.1);\nprint(lr);\n");
     let at = ("127.0.0.1", free_port());
     let pair = vec![process(&folder, 0, 2, at, &[]), process(&folder, 1, 2, at, &["--set", "lr=0.2", "--seed", "3"])];
-    others_say(pair, 9, &["not all processes run the same as rank 0", "rank 1 on", "parameter lr: nothing in rank 0, 0.2 here", "seed: nothing in rank 0, 3 here"]);
+    others_say(
+        pair,
+        9,
+        &[
+            "not all processes run the same as rank 0",
+            "rank 1 on",
+            "parameter lr: nothing in rank 0, 0.2 here",
+            "seed: nothing in rank 0, 3 here",
+        ],
+    );
 
     // The text of the recipe, as where a folder is not shared.
     let other = Folder::new();
@@ -210,7 +219,8 @@ print("trained");
 fn training(folder: &Folder, more: &[&str]) -> Running {
     folder.write("recipe.rhai", TRAINING);
     let data = format!("data={}", fashion());
-    let args = ["run", "recipe.rhai", "--device", "cpu", "--threads", "1", "--nproc", "3", "--out", "out", "--set", &data];
+    let args =
+        ["run", "recipe.rhai", "--device", "cpu", "--threads", "1", "--nproc", "3", "--out", "out", "--set", &data];
     folder.start(&[&args[..], &["--dist-timeout", TIMEOUT], more].concat(), &[])
 }
 

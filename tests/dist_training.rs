@@ -115,7 +115,8 @@ fn a_run_goes_on_with_another_number_of_processes() {
     let go = |n: usize, stop: &str| {
         folder.write("recipe.rhai", &stopping);
         let (n, data, stop) = (n.to_string(), format!("data={}", fashion()), format!("stop={stop}"));
-        let mut args = vec!["run", "recipe.rhai", "--device", "cpu", "--threads", "1", "--set", &data, "--out", "parts"];
+        let mut args =
+            vec!["run", "recipe.rhai", "--device", "cpu", "--threads", "1", "--set", &data, "--out", "parts"];
         args.extend(["--set", &stop]);
         if n != "1" {
             args.extend(["--nproc", &n, "--dist-timeout", "60"]);
@@ -152,8 +153,16 @@ fn a_script_exchanges_what_it_likes() {
     );
     let mut lines = said.succeeds().stdout.lines();
     for expected in [
-        "[6.0, 30.0]", "[2.0, 10.0]", "[3.0, 20.0]", "[1.0, 0.0]", "[1.0, 0.0]", "[3.0, 20.0]", "[0, 1, 2]",
-        "[1.0, 1.0, 2.0, 2.0, 2.0, 2.0]", "[3, 0]", "[1.0, 0.0]",
+        "[6.0, 30.0]",
+        "[2.0, 10.0]",
+        "[3.0, 20.0]",
+        "[1.0, 0.0]",
+        "[1.0, 0.0]",
+        "[3.0, 20.0]",
+        "[0, 1, 2]",
+        "[1.0, 1.0, 2.0, 2.0, 2.0, 2.0]",
+        "[3, 0]",
+        "[1.0, 0.0]",
     ] {
         assert_eq!(lines.next(), Some(expected), "{said}");
     }
@@ -186,7 +195,11 @@ fn modules_of_a_script_with_unused_parameters_train_the_same() {
     "#;
     let [one, two] = ["1", "2"].map(|n| {
         let folder = Folder::new();
-        let said = if n == "1" { folder.run(script) } else { folder.run_with(script, &["--nproc", n, "--dist-timeout", "60"]) };
+        let said = if n == "1" {
+            folder.run(script)
+        } else {
+            folder.run_with(script, &["--nproc", n, "--dist-timeout", "60"])
+        };
         said.succeeds();
         let line = said.stdout.lines().last().unwrap().to_string();
         let values: Vec<Vec<f64>> = serde_json::from_str(&line).unwrap();

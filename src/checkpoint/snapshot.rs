@@ -135,7 +135,9 @@ impl Tensors {
     /// What process 0 has read, in all processes.
     fn share(self) -> Result<Self> {
         let empty = |named: &Named| -> Value {
-            let one = |(name, t): &(String, Tensor)| serde_json::json!([name, t.size(), KINDS.iter().position(|k| *k == t.kind())]);
+            let one = |(name, t): &(String, Tensor)| {
+                serde_json::json!([name, t.size(), KINDS.iter().position(|k| *k == t.kind())])
+            };
             named.iter().map(one).collect()
         };
         let lists = dist::from_main("the tensors of the checkpoint", || {
@@ -152,11 +154,8 @@ impl Tensors {
             };
             list.as_array().map(|list| list.iter().map(one).collect()).transpose()
         };
-        let made = Self {
-            raw: made(&lists[0])?.unwrap_or_default(),
-            ema: made(&lists[1])?,
-            optimizer: made(&lists[2])?,
-        };
+        let made =
+            Self { raw: made(&lists[0])?.unwrap_or_default(), ema: made(&lists[1])?, optimizer: made(&lists[2])? };
         made.broadcast()?;
         Ok(made)
     }

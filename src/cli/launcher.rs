@@ -55,13 +55,9 @@ pub fn launch(n: usize) -> Result<u8> {
 fn start(rank: usize, n: usize, port: u16, listener: RawFd) -> std::io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(arguments(std::env::args_os().skip(1)));
-    for (name, value) in [
-        ("RANK", rank),
-        ("LOCAL_RANK", rank),
-        ("WORLD_SIZE", n),
-        ("LOCAL_WORLD_SIZE", n),
-        ("MASTER_PORT", port.into()),
-    ] {
+    for (name, value) in
+        [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", n), ("LOCAL_WORLD_SIZE", n), ("MASTER_PORT", port.into())]
+    {
         command.env(name, value.to_string());
     }
     command.env("MASTER_ADDR", "127.0.0.1");
@@ -141,7 +137,8 @@ impl Processes {
         let mut stopped_by = None;
         let mut deadline: Option<(Instant, i32)> = None;
         while self.running.contains(&true) {
-            let left = deadline.map_or(Duration::from_secs(3600), |(at, _)| at.saturating_duration_since(Instant::now()));
+            let left =
+                deadline.map_or(Duration::from_secs(3600), |(at, _)| at.saturating_duration_since(Instant::now()));
             match events.recv_timeout(left) {
                 Ok(Event::Signal(signal)) => {
                     self.signal(signal);

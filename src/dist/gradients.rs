@@ -44,7 +44,9 @@ impl Gradients {
         world.monitor.leave();
         // An error of the model's own is told as it is.
         result.map_err(|e| match one_line(&e) {
-            said if is_of_exchange(&said) => super::failed(&world.monitor.explain("the exchange of gradients", &said, None)),
+            said if is_of_exchange(&said) => {
+                super::failed(&world.monitor.explain("the exchange of gradients", &said, None))
+            }
             _ => e,
         })
     }
@@ -52,5 +54,7 @@ impl Gradients {
 
 /// Whether an error in backward came from the exchange.
 fn is_of_exchange(said: &str) -> bool {
-    ["gloo", "NCCL", "nccl", "c10d", "onnection", "imed out", "imeout", "Socket", "reduction"].iter().any(|w| said.contains(w))
+    ["gloo", "NCCL", "nccl", "c10d", "onnection", "imed out", "imeout", "Socket", "reduction"]
+        .iter()
+        .any(|w| said.contains(w))
 }

@@ -88,7 +88,9 @@ impl Launch {
         let needed = |name| -> Result<usize> {
             match number(var, name)? {
                 Some(n) => Ok(n),
-                None => bail_hint!("srun has not set {name}"; "start with `srun nepa run …`, or set RANK, WORLD_SIZE, …"),
+                None => {
+                    bail_hint!("srun has not set {name}"; "start with `srun nepa run …`, or set RANK, WORLD_SIZE, …")
+                }
             }
         };
         let world_size = needed("SLURM_STEP_NUM_TASKS")?;
@@ -148,7 +150,9 @@ fn number(var: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<Option<usi
     let Some(text) = var(name) else { return Ok(None) };
     match text.trim().parse() {
         Ok(n) => Ok(Some(n)),
-        Err(_) => bail_hint!("{name}: expected a number from 0, found \"{text}\""; "it is a variable of the environment"),
+        Err(_) => {
+            bail_hint!("{name}: expected a number from 0, found \"{text}\""; "it is a variable of the environment")
+        }
     }
 }
 

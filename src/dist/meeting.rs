@@ -207,6 +207,16 @@ pub fn remember_run(path: &Path) -> Result<()> {
     }
 }
 
+/// Tells torchrun why this process fails, for its own report.
+pub(super) fn tell_agent(message: &str) {
+    let Some(file) = std::env::var_os("TORCHELASTIC_ERROR_FILE") else { return };
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let extra = json!({ "py_callstack": message, "timestamp": seconds.to_string() });
+    let report = json!({ "message": { "message": message, "extraInfo": extra } });
+    // A report is a help only.
+    let _ = std::fs::write(file, report.to_string());
+}
+
 fn ranks(hellos: &[Option<Hello>], which: impl Fn(&Option<Hello>) -> bool) -> Vec<usize> {
     (0..hellos.len()).filter(|rank| which(&hellos[*rank])).collect()
 }

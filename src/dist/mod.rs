@@ -290,6 +290,7 @@ pub fn fail(message: &str) -> bool {
     if world.monitor.failure().is_some_and(|known| known.to_string() == message) {
         return true;
     }
+    meeting::tell_agent(message);
     let own = Failure { rank: Some(rank()), cause: format!("failed: {message}") };
     let _ = monitor::claim(&world.store, &own);
     let _ = world.store.set(&format!("error/{}", rank()), message.as_bytes());

@@ -118,6 +118,8 @@ impl Monitor {
         let seen = vec![Seen { sign: None, beat: Instant::now(), exchange: Instant::now() }; circle.size];
         let watch = Watch { store, circle: circle.clone(), state: state.clone(), seen };
         std::thread::Builder::new().name("nepa-monitor".into()).spawn(move || watch.run())?;
+        let (watched, own) = (state.clone(), circle.clone());
+        std::thread::Builder::new().name("nepa-watchdog".into()).spawn(move || watch_the_watch(&watched, &own))?;
         Ok(Self { circle: circle.clone(), state })
     }
 
@@ -167,8 +169,38 @@ impl Monitor {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        self.circle.store_is_gone()
+        let gone = self.circle.store_is_gone();
+        lock(&self.state).failure.get_or_insert(gone).clone()
     }
+}
+
+/// A store whose machine is cut off answers nothing, and who asks it hangs: then there are no more signs, also here.
+fn watch_the_watch(state: &Mutex<State>, circle: &Circle) {
+    let (mut last, mut since) = (0, Instant::now());
+    loop {
+        std::thread::sleep(2 * BEAT);
+        let sign = lock(state).sign.clone();
+        if sign.ended {
+            return;
+        }
+        if sign.beat != last {
+            (last, since) = (sign.beat, Instant::now());
+        }
+        if since.elapsed() > circle.timeout.max(ANSWER) {
+            let gone = circle.store_is_gone();
+            let failure = lock(state).failure.get_or_insert(gone).clone();
+            end_process(&failure);
+        }
+    }
+}
+
+/// Ends the process if the script does not, which may hang in an exchange that nothing ends.
+fn end_process(failure: &Failure) -> ! {
+    std::thread::sleep(GRACE);
+    eprintln!("{}error: {failure}", super::prefix());
+    crate::train::saver::wait_for_writers(Duration::from_secs(60));
+    // SAFETY: ends the process without running destructors, which might wait for the dead.
+    unsafe { libc::_exit(1) }
 }
 
 impl Circle {
@@ -221,15 +253,10 @@ impl Watch {
             }
             std::thread::sleep(BEAT);
         };
-        lock(&self.state).failure = Some(failure.clone());
+        let failure = lock(&self.state).failure.get_or_insert(failure).clone();
         // So that process 0 does not take the store away before all have read.
         let _ = self.store.set(&format!("read/{}", self.circle.rank), b"");
-        std::thread::sleep(GRACE);
-        // The script hangs in an exchange that nothing ends.
-        eprintln!("{}error: {failure}", super::prefix());
-        crate::train::saver::wait_for_writers(Duration::from_secs(60));
-        // SAFETY: ends the process without running destructors, which might wait for the dead.
-        unsafe { libc::_exit(1) }
+        end_process(&failure)
     }
 
     fn sign(&self) -> Result<()> {

@@ -78,7 +78,8 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     }
     group.register(engine);
 
-    let mut group = Group::global(reference, "Gradients", "Averages gradients over processes, made by dist::gradients.");
+    let mut group =
+        Group::global(reference, "Gradients", "Averages gradients over processes, made by dist::gradients.");
     functions! { group;
         /// Gradients of this scalar, as `loss.backward()` adds them to `grad`, where all of `grad` is then averaged over
         /// the processes: in a step of several backwards, the last one alone is called so.

@@ -295,7 +295,8 @@ fn plain(value: &Dynamic) -> Value {
 /// "lr: 0.001 so far, 0.002 now" for everything that differs.
 fn changes(before: &Value, now: &Value) -> Vec<String> {
     let word = |v: &Value| if v.is_null() { "()".to_string() } else { v.to_string() };
-    let line = |(name, before, now): (String, Value, Value)| format!("{name}: {} so far, {} now", word(&before), word(&now));
+    let line =
+        |(name, before, now): (String, Value, Value)| format!("{name}: {} so far, {} now", word(&before), word(&now));
     differences(before, now).into_iter().map(line).collect()
 }
 
