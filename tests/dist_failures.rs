@@ -113,6 +113,35 @@ fn a_process_that_fails_tells_the_others_why() {
 }
 
 #[test]
+fn a_broken_image_in_the_part_of_one_process_is_named_by_all() {
+    let folder = Folder::new();
+    let fixtures = common::repository("tests/fixtures/data/folder/train");
+    let class = std::fs::read_dir(fixtures).unwrap().flatten().find(|e| e.path().is_dir()).unwrap().path();
+    let image = std::fs::read_dir(&class).unwrap().flatten().next().unwrap().path();
+    let ending = image.extension().unwrap().to_string_lossy().into_owned();
+    let whole = std::fs::read(&image).unwrap();
+    for i in 0..12 {
+        folder.write(&format!("images/a/{i:02}.{ending}"), &whole);
+    }
+    // Image 10 of a batch of 12 is process 2's.
+    folder.write(&format!("images/a/10.{ending}"), &whole[..whole.len() / 3]);
+    let script = r#"
+        let images = data::open("images");
+        let fit = [transform::resize(8), transform::center_crop(8)];
+        let loader = data::loader(images, fit, #{ batch: 12, shuffle: false });
+        for epoch in 0..100 {
+            for batch in loader.epoch(epoch) { dist::all_reduce(batch.images.sum()); }
+        }
+    "#;
+    let said = folder.run_with(script, &["--nproc", "3", "--dist-timeout", TIMEOUT]);
+    said.fails(1).says(&[
+        "[rank 2] error: cannot read item 10",
+        "\nerror: rank 2 failed: cannot read item 10",
+        "[rank 1] error: rank 2 failed",
+    ]);
+}
+
+#[test]
 fn a_process_that_ends_before_the_others_is_named() {
     let (_folder, mut processes) = looping("end");
     processes.remove(1).finish().succeeds();

@@ -104,6 +104,7 @@ struct Prepared {
     recipe: PathBuf,
     ast: AST,
     checked: Checked,
+    device: tch::Device,
 }
 
 /// Finds the other processes, where there are some.
@@ -117,7 +118,7 @@ fn meet(args: &mut RunArgs) -> Result<Option<Meeting>> {
     Ok(Some(meeting))
 }
 
-/// Compiles and checks the recipe; the error is ready to be printed.
+/// Compiles and checks the recipe, and chooses the device; the error is ready to be printed.
 fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, String> {
     let render = |report: Report| report.render(&host.sources);
     if args.recipe.is_none() {
@@ -127,10 +128,12 @@ fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, Str
     let ast = host.compile(&recipe).map_err(render)?;
     let checked = host.check(&ast, &recipe).map_err(render)?;
     // A typo on the last line is told before the first step, not after the last.
-    match checked.problems.is_empty() {
-        true => Ok(Prepared { recipe, ast, checked }),
-        false => Err(checked.problems.iter().map(|problem| host.render_problem(problem)).collect()),
+    if !checked.problems.is_empty() {
+        return Err(checked.problems.iter().map(|problem| host.render_problem(problem)).collect());
     }
+    let device = device::choose(args.device.as_deref(), dist::local_rank(), dist::local_world_size());
+    let device = device.map_err(|e| render(Report::of_rust(&e)))?;
+    Ok(Prepared { recipe, ast, checked, device })
 }
 
 /// The recipe of the run that --resume names.
@@ -158,7 +161,8 @@ fn about(args: &RunArgs, host: &Host, prepared: &std::result::Result<Prepared, S
     about.insert("seed".into(), args.seed.into());
     about.insert("--out".into(), path(&args.out).into());
     about.insert("--resume".into(), args.resume.as_ref().map(|dir| path(dir).unwrap_or_default()).into());
-    about.insert("--device".into(), args.device.clone().into());
+    let kind = if prepared.device == tch::Device::Cpu { "cpu" } else { "cuda" };
+    about.insert("device".into(), kind.into());
     Ok(about)
 }
 
@@ -265,7 +269,7 @@ fn fail(report: &Report, host: Option<&Host>) -> u8 {
     FAILED
 }
 
-/// Chooses device, threads, seed and parameters, and connects to the other processes.
+/// Sets device, threads, seed and parameters, and connects to the other processes.
 fn start(
     mut args: RunArgs,
     meeting: Option<Meeting>,
@@ -274,7 +278,7 @@ fn start(
     interrupt: Interrupt,
 ) -> Result<()> {
     let (recipe, checked) = (&prepared.recipe, &prepared.checked);
-    let device = device::choose(args.device.as_deref(), dist::local_rank(), dist::local_world_size())?;
+    let device = prepared.device;
     let threads = match args.threads {
         Some(n) => n as usize,
         // The processes of a machine share its cores.

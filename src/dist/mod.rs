@@ -241,6 +241,21 @@ pub fn on_main(what: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     wait_for_main(what)
 }
 
+/// Does what takes long but is quick where another process of the same machine has done it, as listing a large folder,
+/// whose listing is kept: first the first process of the machine, then the others.
+pub fn first_of_machine<R>(what: &str, body: impl FnOnce() -> Result<R>) -> Result<R> {
+    let Some(world) = world() else { return body() };
+    let key = world.next_key(&format!("{what} on the machine of rank {}", rank() - local_rank()));
+    if local_rank() > 0 {
+        world.wait_for(&key, what)?;
+        return body();
+    }
+    let result = body();
+    // Also where it failed: the others will see for themselves.
+    world.store.set(&key, b"1")?;
+    result
+}
+
 impl World {
     fn next_key(&self, what: &str) -> String {
         let mut announced = self.announced.borrow_mut();

@@ -231,6 +231,12 @@ fn start_epoch(loader: Loader, epoch: i64, done: i64) -> Result<Epoch> {
     Ok(Epoch(Rc::new(EpochParts { epoch: RefCell::new(started), loader })))
 }
 
+/// A source whose listing is kept: of the processes of a machine one makes it.
+fn open(path: &str, split: Option<&str>) -> Result<Source> {
+    let what = format!("the listing of {path}");
+    Ok(Source(dist::first_of_machine(&what, || source::open(path, split))?))
+}
+
 fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Loader> {
     let options: LoaderOptions = read_options("data::loader", options)?;
     let steps = steps("data::loader", transforms)?;
@@ -282,10 +288,10 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// tars, IDX. The split is needed where there are several; "validation" also finds val, valid, dev, and
         /// IDX's test.
         "open" (path: ImmutableString, split: ImmutableString) -> Source {
-            Ok(Source(source::open(&path, Some(&split))?))
+            open(&path, Some(&split))
         }
         /// The same where there is one split only.
-        "open" (path: ImmutableString) -> Source { Ok(Source(source::open(&path, None)?)) }
+        "open" (path: ImmutableString) -> Source { open(&path, None) }
         /// The names of the splits that a path holds, training first.
         "splits" (path: ImmutableString) -> Array {
             Ok(source::splits(&path)?.into_iter().map(Into::into).collect())
