@@ -11,7 +11,7 @@ const SCRIPT: &str = r#"
     import "std/evaluate" as evaluate;
     import "std/features" as features;
     let config = #{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 8, num_hidden_layers: 2,
-                    num_attention_heads: 2, intermediate_size: 16, num_labels: 10, initializer_range: 0.5, drop_path_prob: 0.5 };
+                    num_attention_heads: 2, intermediate_size: 16, num_labels: 10, drop_path_prob: 0.5 };
     let models = #{ raw: nn::vit_nepa(config), ema: nn::vit_nepa(config) };
     for model in models.values() {
         for p in model.named_parameters().values() { p.copy_(p + randn(p.shape) * 0.3); }
@@ -21,8 +21,11 @@ const SCRIPT: &str = r#"
     let transforms = [transform::normalize(0.5, 0.5)];
 
     let real = [];
-    for i in 0..test.len { real.push(if i % 5 == 1 { [] } else if i % 3 == 0 { [i % 10, (i + 4) % 10] } else { [i % 10] }); }
-    let cases = [[test, #{ predictions: "all.csv" }], [test.take(3), #{ predictions: "few.csv" }], [test, #{ real: real }]];
+    for i in 0..test.len {
+        real.push(if i % 5 == 1 { [] } else if i % 3 == 0 { [i % 10, (i + 4) % 10] } else { [i % 10] });
+    }
+    let few = test.take(3);
+    let cases = [[test, #{ predictions: "all.csv" }], [few, #{ predictions: "few.csv" }], [test, #{ real: real }]];
     let written = #{};
     let checked = [];                                  // numbers that have to be the same in all processes
     for (judged, i) in cases {
@@ -38,7 +41,7 @@ const SCRIPT: &str = r#"
     }
 
     let model = models.raw;
-    for (held_out, i) in [test, test.take(3)] {
+    for (held_out, i) in [test, few] {
         let options = #{ block: [0, 1, "last"], transforms: transforms, batch: 4 };
         let sets = features::extract(model, held_out, options);
         written[`features${i}`] = sets.map(|set| set.features.to_array());
@@ -47,7 +50,9 @@ const SCRIPT: &str = r#"
         written[`knn${i}`] = knn.map(|one| [one.by_k, one.predictions.to_array()]);
         let probe = features::linear_probe(model, train, held_out, options + #{ lr: [1e-2, 3e-2], steps: 20 });
         written[`probe${i}`] = probe.map(|one| [one.top1, one.lr, one.rates, one.predictions.to_array()]);
-        let online = features::online(model, train, #{ held_out: held_out, transforms: transforms, images: 40, steps: 20 });
+        let online = features::online(model, train, #{
+            held_out: held_out, transforms: transforms, images: 40, steps: 20,
+        });
         written[`online${i}`] = [online.knn_top1, online.probe_top1];
         for set in sets { checked += set.features.reshape([-1]).to_array() + set.labels.to_array(); }
         for one in knn + probe { checked += one.predictions.to_array(); }

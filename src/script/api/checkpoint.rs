@@ -23,7 +23,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     group.options::<FillOptions>("checkpoint::load_into");
     group.options::<SaveOptions>("checkpoint::save");
     functions! { group;
-        /// The model that a folder describes, with its weights, in training mode; of a file of weights, the model that the
+        /// The model that a folder describes, with its weights, in training mode; of a file of weights, the one that the
         /// config.json beside it describes. Every tensor must fit.
         "load" (folder: ImmutableString) -> Module {
             let model = checkpoint::load(Path::new(folder.as_str()))?;
@@ -38,8 +38,8 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         ///
         /// Example: `let pretrained = checkpoint::open("runs/vitb/checkpoints/pretrain/step-00499200", "ema");`
         "open" (path: ImmutableString, weights: ImmutableString) -> Map { open(Path::new(path.as_str()), &weights) }
-        /// The models in a folder, a map of paths by name: `raw` and `ema` of a checkpoint, or of a Hugging Face folder with
-        /// pytorch_model_ema.bin; else the folder itself, as `model`.
+        /// The models in a folder, a map of paths by name: `raw` and `ema` of a checkpoint, or of a Hugging Face folder
+        /// with pytorch_model_ema.bin; else the folder itself, as `model`.
         "folders" (folder: ImmutableString) -> Map {
             let dir = Path::new(folder.as_str());
             let parts = [("raw", snapshot::RAW_DIR), ("ema", snapshot::EMA_DIR)];

@@ -655,7 +655,8 @@ fn autograd(group: &mut Group<'_>) {
         "copy_" (t: Tensor, source: Tensor) -> () {
             tch::no_grad(|| -> Result<()> { Ok(t.shallow_clone().f_copy_(&source)?) })
         }
-        /// Overwrites the places of a dimension that an int64 tensor names with those of `source`, in its order; no gradient.
+        /// Overwrites the places of a dimension that an int64 tensor names with those of `source`, in this order; no
+        /// gradient.
         ///
         /// Example: `features.index_copy_(0, batch.indices, rows);`
         "index_copy_" (t: Tensor, dim: i64, index: Tensor, source: Tensor) -> () {
