@@ -108,6 +108,23 @@ fn a_backbone_alone_and_the_references_average_are_taken() {
         print(p.tensors.keys().len() > 0);
     "#;
     folder.run(body).succeeds().prints(&["hf/pytorch_model_ema.bin", "ema", "hf/model.safetensors", "true"]);
+
+    // Both are found in a folder, and are models of its configuration.
+    folder.copy_golden("reference-one-layer", "one");
+    folder.run("print(checkpoint::folders(\"one\"));").succeeds().prints(&["#{\"model\": \"one\"}\n"]);
+    std::fs::copy(folder.path("hf/pytorch_model_ema.bin"), folder.path("one/pytorch_model_ema.bin")).unwrap();
+    let body = r#"
+        let both = checkpoint::folders("one");
+        print(both);
+        let average = checkpoint::load(both.ema).named_parameters();
+        let expected = checkpoint::tensors("one/pytorch_model_ema.bin");
+        print(expected.keys() == average.keys());
+        for name in average.keys() { if !average[name].equal(expected[name]) { throw name; } }
+        print(checkpoint::load(both.raw).config.hidden_size == checkpoint::load(both.ema).config.hidden_size);
+    "#;
+    let said = folder.run(body);
+    said.succeeds();
+    assert_eq!(said.stdout, "#{\"ema\": \"one/pytorch_model_ema.bin\", \"raw\": \"one\"}\ntrue\ntrue\n");
 }
 
 #[test]

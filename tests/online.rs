@@ -138,7 +138,10 @@ fn what_cannot_be_evaluated_is_told() {
     folder.write("x.tar", tar(&["0.png", "1.png", "2.png"], &png));
     for (call, pieces) in [
         ("features::online(m, images.filter(|i| i.label == 2), #{});", &["at least 2 classes, found 1"][..]),
-        ("features::knn(m, images, data::image_folder(\"one\"), #{});", &["different classes"]),
+        (
+            "features::knn(m, images, data::image_folder(\"one\"), #{});",
+            &["features::knn: the classes differ: 4 in", "2 in"],
+        ),
         ("features::online(m, images, #{ block: 3 });", &["0 to 2", "\"last\"", "found 3"]),
         ("features::online(m, images, #{ blok: 1 });", &["`blok`", "`block`"]),
         ("features::online(m, data::webdataset(\"x.tar\"), #{});", &["needs labelled images", "0 of the 2"]),

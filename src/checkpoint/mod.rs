@@ -171,8 +171,8 @@ options! {
     }
 }
 
-/// Builds the model that a folder describes and fills it. The number of labels is that of the
-/// classifier's weight, since a configuration need not name it. Every tensor must fit.
+/// Builds the model that a folder, or the configuration beside a file of weights, describes and fills it. The number of
+/// labels is that of the classifier's weight, since a configuration need not name it. Every tensor must fit.
 pub fn load(dir: &Path) -> Result<VitNepa> {
     let file = tensor_file(dir)?;
     let config_path = file.with_file_name(CONFIG_FILE);

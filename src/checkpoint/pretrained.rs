@@ -2,7 +2,7 @@
 //! averaged.
 
 use super::snapshot::{EMA_DIR, RAW_DIR, STATE_FILE};
-use super::{CONFIG_FILE, PROVENANCE_FILE, model_file, tensor_file};
+use super::{PROVENANCE_FILE, model_file, tensor_file};
 use crate::bail_hint;
 use crate::error::{Result, did_you_mean};
 use crate::train::run_dir::{RUN_FILE, all_checkpoints};
@@ -74,9 +74,4 @@ fn newest_of_run(run: &Path) -> Result<PathBuf> {
             "name one: {}", newest.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ")
         ),
     }
-}
-
-/// The configuration beside a file of weights.
-pub fn config_beside(file: &Path) -> PathBuf {
-    file.with_file_name(CONFIG_FILE)
 }

@@ -1,7 +1,8 @@
 //! Models and tensors on disk.
 
 use super::nn::{report_map, tensor_map};
-use crate::checkpoint::{self, FillOptions, SaveOptions, snapshot};
+use crate::checkpoint::pretrained::{self, TORCH_EMA_FILE};
+use crate::checkpoint::{self, CONFIG_FILE, FillOptions, SaveOptions, snapshot};
 use crate::dist;
 use crate::error::Result;
 use crate::functions;
@@ -22,7 +23,8 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     group.options::<FillOptions>("checkpoint::load_into");
     group.options::<SaveOptions>("checkpoint::save");
     functions! { group;
-        /// The model that a folder describes, with its weights, in training mode. Every tensor must fit.
+        /// The model that a folder describes, with its weights, in training mode; of a file of weights, the one that the
+        /// config.json beside it describes. Every tensor must fit.
         "load" (folder: ImmutableString) -> Module {
             let model = checkpoint::load(Path::new(folder.as_str()))?;
             super::run::note_loaded(Path::new(folder.as_str()));
@@ -36,8 +38,8 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         ///
         /// Example: `let pretrained = checkpoint::open("runs/vitb/checkpoints/pretrain/step-00499200", "ema");`
         "open" (path: ImmutableString, weights: ImmutableString) -> Map { open(Path::new(path.as_str()), &weights) }
-        /// The models in a folder, a map of paths by name: the two of a checkpoint, `raw` and `ema`, or the folder
-        /// itself, as `model`.
+        /// The models in a folder, a map of paths by name: `raw` and `ema` of a checkpoint, or of a Hugging Face folder
+        /// with pytorch_model_ema.bin; else the folder itself, as `model`.
         "folders" (folder: ImmutableString) -> Map {
             let dir = Path::new(folder.as_str());
             let parts = [("raw", snapshot::RAW_DIR), ("ema", snapshot::EMA_DIR)];
@@ -46,7 +48,12 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
                 both.filter(|(_, p)| p.is_dir()).map(|(n, p)| (n.into(), p.display().to_string().into())).collect();
             if found.is_empty() {
                 checkpoint::tensor_file(dir)?;
-                found.insert("model".into(), folder.into());
+                let average = dir.join(TORCH_EMA_FILE);
+                let own = if average.is_file() { "raw" } else { "model" };
+                found.insert(own.into(), folder.into());
+                if average.is_file() {
+                    found.insert("ema".into(), average.display().to_string().into());
+                }
             }
             Ok(found)
         }
@@ -86,7 +93,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         }
         /// The configuration of a model folder, checked, with the keys of config.json.
         "config" (folder: ImmutableString) -> Map {
-            let file = checkpoint::ConfigFile::read(&Path::new(folder.as_str()).join(checkpoint::CONFIG_FILE))?;
+            let file = checkpoint::ConfigFile::read(&Path::new(folder.as_str()).join(CONFIG_FILE))?;
             Ok(from_json(&serde_json::to_value(&file.config)?).cast::<Map>())
         }
     }
@@ -94,8 +101,8 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
 }
 
 fn open(path: &Path, weights: &str) -> Result<Map> {
-    let file = checkpoint::pretrained::find(path, weights)?;
-    let config = checkpoint::ConfigFile::read(&checkpoint::pretrained::config_beside(&file))?;
+    let file = pretrained::find(path, weights)?;
+    let config = checkpoint::ConfigFile::read(&file.with_file_name(CONFIG_FILE))?;
     let tensors = checkpoint::weights(&file)?.tensors;
     super::run::note_loaded(&file);
     let names = config.class_names().map(|names| from_json(&Value::from(names))).unwrap_or(Dynamic::UNIT);

@@ -514,7 +514,17 @@ fn reductions(group: &mut Group<'_>) {
         }
         /// Running sum along a dimension.
         "cumsum" (t: Tensor, dim: i64) -> Tensor { ok(t.f_cumsum(dim, None)?) }
+        /// How often each of the numbers 0 to n − 1 occurs in an int64 tensor [N].
+        "bincount" (t: Tensor, n: i64) -> Tensor { bincount(&t, n, None) }
+        /// The sum of the weights [N] of each of them.
+        "bincount" (t: Tensor, n: i64, weights: Tensor) -> Tensor { bincount(&t, n, Some(&weights)) }
     }
+}
+
+fn bincount(t: &tch::Tensor, n: i64, weights: Option<&tch::Tensor>) -> Result<Tensor> {
+    let counts = t.f_bincount(weights, n)?;
+    ensure!(counts.numel() as i64 <= n, "bincount: expected numbers of 0 to {}, found {}", n - 1, counts.numel() - 1);
+    ok(counts)
 }
 
 fn shaping(group: &mut Group<'_>) {
@@ -644,6 +654,16 @@ fn autograd(group: &mut Group<'_>) {
         /// Overwrites the values with those of another tensor of a shape that broadcasts; no gradient.
         "copy_" (t: Tensor, source: Tensor) -> () {
             tch::no_grad(|| -> Result<()> { Ok(t.shallow_clone().f_copy_(&source)?) })
+        }
+        /// Overwrites the places of a dimension that an int64 tensor names with those of `source`, in this order; no
+        /// gradient.
+        ///
+        /// Example: `features.index_copy_(0, batch.indices, rows);`
+        "index_copy_" (t: Tensor, dim: i64, index: Tensor, source: Tensor) -> () {
+            tch::no_grad(|| -> Result<()> {
+                t.shallow_clone().f_index_copy_(dim, &index, &source).map(drop)?;
+                Ok(())
+            })
         }
     }
 }
