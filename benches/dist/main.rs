@@ -1,0 +1,233 @@
+//! What two processes gain over one, how much of their exchange hides behind backward, and how fast an exchange is.
+//!
+//!     cargo xtask bench dist [--rounds 9] [--python PYTHON]
+//!
+//! Real processes of one thread each, over loopback with Gloo. README.md in this folder says what is timed and how.
+
+use nepa::bail_hint;
+use nepa::error::{Context as _, Result, bail};
+use nepa::ffi::{Group, ReduceOp, Store, StoreAddress};
+use serde_json::{Value, json};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tch::{Kind, Tensor};
+
+const PROCESSES: usize = 2;
+/// Bytes of the tensors whose all-reduce is timed.
+const SIZES: [usize; 6] = [4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20];
+/// Rounds in which the all-reduces of each kind take turns.
+const TURNS: usize = 3;
+
+/// A model, how many images a process has, and how many steps a round takes.
+struct Case {
+    name: &'static str,
+    set: [(&'static str, usize); 4],
+    steps: usize,
+}
+
+const CASES: [Case; 2] = [
+    Case {
+        name: "quickstart's model",
+        set: [("hidden_size", 64), ("layers", 4), ("heads", 4), ("batch", 64)],
+        steps: 5,
+    },
+    Case { name: "a wide one", set: [("hidden_size", 768), ("layers", 2), ("heads", 12), ("batch", 32)], steps: 1 },
+];
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    // One of our own processes.
+    if let [side, rank, port] = &args[..]
+        && side == "--side"
+    {
+        return gloo(rank.parse()?, port.parse()?);
+    }
+    let (mut rounds, mut python) = (9, None);
+    let mut args = args.iter();
+    while let Some(name) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{name} needs a value"));
+        match name.as_str() {
+            "--rounds" => rounds = value()?.parse()?,
+            "--python" => python = Some(value()?.clone()),
+            other => bail_hint!("unknown option {other}"; "they are listed at the top of benches/dist/main.rs"),
+        }
+    }
+    println!("{PROCESSES} processes, one thread each; load before: {}", load());
+    for case in &CASES {
+        steps(case, rounds * case.steps)?;
+    }
+    all_reduces(python.as_deref())
+}
+
+/// How busy the machine is: programs that wanted a core in the last minute, on average.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("?").to_string()
+}
+
+/// The median.
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A script of this folder on two processes; what it printed.
+fn nepa(script: &str, set: &[(&str, String)]) -> Result<Value> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nepa"));
+    let path = format!("{}/benches/dist/{script}", env!("CARGO_MANIFEST_DIR"));
+    command.args(["run", &path, "--nproc", &PROCESSES.to_string(), "--threads", "1", "--device", "cpu"]);
+    for (name, value) in set {
+        command.args(["--set", &format!("{name}={value}")]);
+    }
+    answer(start(&mut command)?)
+}
+
+fn start(command: &mut Command) -> Result<Child> {
+    let program = command.get_program().to_owned();
+    command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {program:?}"))
+}
+
+fn answer(child: Child) -> Result<Value> {
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    match text.lines().find_map(|line| serde_json::from_str(line).ok()) {
+        Some(value) if output.status.success() => Ok(value),
+        _ => bail!("a process of the benchmark failed ({}): {text}", output.status),
+    }
+}
+
+fn list(value: &Value) -> Vec<f64> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
+}
+
+fn steps(case: &Case, rounds: usize) -> Result<()> {
+    let mut set: Vec<(&str, String)> = case.set.iter().map(|(name, n)| (*name, n.to_string())).collect();
+    set.push(("rounds", rounds.to_string()));
+    let found = nepa("step.rhai", &set)?;
+    let times = |way: &str| list(&found["seconds"][way]);
+    let (one, whole, alone) = (times("one"), times("one_whole"), times("alone"));
+    let (overlapped, blocking) = (times("overlapped"), times("blocking"));
+    let batch = case.set[3].1;
+    let parameters = found["parameters"].as_f64().unwrap_or(f64::NAN);
+    println!(
+        "\n{}: {:.2} M parameters, {:.1} MB of gradients, median of {rounds} steps of each, in turns; load {}",
+        case.name,
+        parameters / 1e6,
+        4.0 * parameters / 1e6,
+        load()
+    );
+    let row = |what: &str, times: &[f64]| println!("  {what:<58}{:>9.1} ms", 1e3 * median(times));
+    row(&format!("1 process, {batch} images"), &one);
+    row(&format!("1 process, {} images", PROCESSES * batch), &whole);
+    row(&format!("{PROCESSES} processes, {batch} images each, no exchange"), &alone);
+    row("  exchange beside backward (dist::gradients)", &overlapped);
+    row("  exchange after backward (one all_reduce)", &blocking);
+    // Steps of one round saw much the same machine.
+    let ratio = |a: &[f64], b: &[f64]| median(&a.iter().zip(b).map(|(a, b)| a / b).collect::<Vec<_>>());
+    let strong = ratio(&whole, &overlapped) / PROCESSES as f64;
+    println!("  efficiency, {batch} images a process (weak scaling): {:.0} %", 100.0 * ratio(&one, &overlapped));
+    println!("  efficiency, {} images in all (strong scaling): {:.0} %", PROCESSES * batch, 100.0 * strong);
+    println!("  weak scaling without any exchange, what the machine allows: {:.0} %", 100.0 * ratio(&one, &alone));
+    let cost = median(&blocking) - median(&alone);
+    let hidden = (median(&blocking) - median(&overlapped)) / cost;
+    println!("  share of the exchange that hides behind backward: {:.0} % of {:.1} ms", 100.0 * hidden, 1e3 * cost);
+    Ok(())
+}
+
+fn repeats() -> Vec<usize> {
+    SIZES.iter().map(|bytes| ((128 << 20) / bytes).clamp(5, 200)).collect()
+}
+
+fn all_reduces(python: Option<&str>) -> Result<()> {
+    let texts = |numbers: &[usize]| numbers.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    let (sizes, counts) = (texts(&SIZES), texts(&repeats()));
+    let set = [("sizes", format!("[{sizes}]")), ("repeats", format!("[{counts}]"))];
+    let peer = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/dist/peer.py");
+    let mut kinds = vec![("dist::all_reduce", vec![Vec::new(); SIZES.len()]), ("Gloo", vec![Vec::new(); SIZES.len()])];
+    if python.is_some() {
+        kinds.push(("torch.distributed", vec![Vec::new(); SIZES.len()]));
+    }
+    for _ in 0..TURNS {
+        for (name, times) in &mut kinds {
+            let found = match (*name, python) {
+                ("dist::all_reduce", _) => nepa("all_reduce.rhai", &set)?,
+                ("torch.distributed", Some(python)) => pair(|rank, port| {
+                    let mut command = Command::new(python);
+                    let processes = PROCESSES.to_string();
+                    command.args([peer, &rank.to_string(), &processes, &port.to_string(), &sizes, &counts]);
+                    command
+                })?,
+                _ => {
+                    let own = std::env::current_exe()?;
+                    pair(|rank, port| {
+                        let mut command = Command::new(&own);
+                        command.args(["--side", &rank.to_string(), &port.to_string()]);
+                        command
+                    })?
+                }
+            };
+            for (times, found) in times.iter_mut().zip(found["seconds"].as_array().into_iter().flatten()) {
+                times.extend(list(found));
+            }
+        }
+    }
+    println!("\nall-reduce of float32, GB/s (size / median time of {TURNS} turns); load {}", load());
+    print!("  {:>9}", "size");
+    for (name, _) in &kinds {
+        print!("{name:>20}");
+    }
+    println!();
+    for (i, bytes) in SIZES.iter().enumerate() {
+        print!("  {:>6} KB", bytes >> 10);
+        for (_, times) in &kinds {
+            print!("{:>20.3}", *bytes as f64 / median(&times[i]) / 1e9);
+        }
+        println!();
+    }
+    Ok(())
+}
+
+/// Two processes that meet at a port; what the first of them printed.
+fn pair(command: impl Fn(usize, u16) -> Command) -> Result<Value> {
+    let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+    let mut children = Vec::new();
+    for rank in 0..PROCESSES {
+        children.push(start(command(rank, port).env("OMP_NUM_THREADS", "1"))?);
+    }
+    let others = children.split_off(1);
+    let found = answer(children.pop().expect("the first"));
+    for mut other in others {
+        other.wait()?;
+    }
+    found
+}
+
+/// Gloo's own: a tensor reduced in place, without what the library does around it.
+fn gloo(rank: usize, port: u16) -> Result<()> {
+    tch::set_num_threads(1);
+    let at = StoreAddress { host: "127.0.0.1", port, serve: rank == 0, listen_fd: None, prefix: "bench/" };
+    let timeout = Duration::from_secs(60);
+    let store = Store::open(&at, timeout)?;
+    let group = Group::open(&store, [rank, PROCESSES], "127.0.0.1", None, false, timeout)?;
+    let mut seconds = Vec::new();
+    for (bytes, count) in SIZES.iter().zip(repeats()) {
+        let t = Tensor::f_ones([(bytes / 4) as i64], (Kind::Float, tch::Device::Cpu))?;
+        let mut times = Vec::new();
+        for k in 0..count + 2 {
+            let started = Instant::now();
+            group.all_reduce(&t, ReduceOp::Sum)?;
+            if k >= 2 {
+                times.push(started.elapsed().as_secs_f64());
+            }
+        }
+        seconds.push(times);
+    }
+    // The others may still be reading what the store's process has sent.
+    group.all_reduce(&Tensor::f_ones([1], (Kind::Float, tch::Device::Cpu))?, ReduceOp::Sum)?;
+    if rank == 0 {
+        println!("{}", json!({ "seconds": seconds }));
+    }
+    std::process::exit(0)
+}
