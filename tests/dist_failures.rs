@@ -213,22 +213,44 @@ fn models_that_differ_stop_before_the_first_step() {
 }
 
 #[test]
-fn a_place_to_meet_that_is_none_is_told() {
+fn a_process_of_another_binary_stops_at_the_start() {
     let folder = Folder::new();
     folder.write("recipe.rhai", "print(1);\n");
-    // Somebody else is there.
+    let other = folder.path("nepa-of-yesterday");
+    std::fs::copy(env!("CARGO_BIN_EXE_nepa"), &other).unwrap();
+    let mut file = std::fs::OpenOptions::new().append(true).open(&other).unwrap();
+    std::io::Write::write_all(&mut file, b"yesterday").unwrap();
+    drop(file);
+    let at = ("127.0.0.1", free_port());
+    let ours = process(&folder, 0, 2, at, &[]);
+    let mut theirs = std::process::Command::new(&other);
+    theirs.args(["run", "recipe.rhai", "--device", "cpu", "--threads", "1", "--dist-timeout", TIMEOUT]);
+    theirs.envs([("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", at.0), ("MASTER_PORT", &at.1.to_string())]);
+    let theirs = theirs.current_dir(folder.path("")).output().unwrap();
+    assert_eq!(theirs.status.code(), Some(1));
+    ours.finish().fails(1).says(&["not all processes run the same as rank 0", "rank 1 on", "nepa: "]);
+}
+
+#[test]
+fn a_port_that_is_taken_and_a_process_0_that_is_not_there_are_told() {
+    let folder = Folder::new();
+    folder.write("recipe.rhai", "print(1);\n");
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let at = ("127.0.0.1", taken.local_addr().unwrap().port());
     let said = process(&folder, 0, 2, at, &[]).finish();
     said.fails(1).says(&[&format!("process 0 cannot listen at port {}", at.1), "it is in use", "MASTER_PORT"]);
-    // Nobody is there.
     let said = process(&folder, 1, 2, ("127.0.0.1", free_port()), &[]).finish();
     said.fails(1).says(&["nobody answered at 127.0.0.1:", "within 10 s", "MASTER_ADDR"]);
-    let said = process(&folder, 1, 2, ("no-such-machine.invalid", 29500), &[]).finish();
-    said.fails(1).says(&["MASTER_ADDR is \"no-such-machine.invalid\""]);
-    // One of three does not come.
+}
+
+#[test]
+fn a_name_that_nobody_knows_and_a_process_that_does_not_come_are_told() {
+    let folder = Folder::new();
+    folder.write("recipe.rhai", "print(1);\n");
+    let nowhere = process(&folder, 1, 2, ("no-such-machine.invalid", 29500), &[]);
     let at = ("127.0.0.1", free_port());
     let two = vec![process(&folder, 0, 3, at, &[]), process(&folder, 1, 3, at, &[])];
+    nowhere.finish().fails(1).says(&["MASTER_ADDR is \"no-such-machine.invalid\""]);
     others_say(two, 9, &["only 2 of 3 processes came within 10 s; missing: rank 2"]);
     // Half of what is needed to meet.
     let said = folder.nepa_with(&[("WORLD_SIZE", "2"), ("RANK", "0")], &["run", "recipe.rhai"]);

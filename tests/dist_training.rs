@@ -209,6 +209,25 @@ fn modules_of_a_script_with_unused_parameters_train_the_same() {
 }
 
 #[test]
+fn wrong_arguments_of_exchanges_are_told_at_their_place() {
+    let folder = Folder::new();
+    folder.run("let t = ones([2]);\ndist::all_reduce(t, \"maen\");\n").blames(
+        "recipe.rhai:2:7",
+        "dist::all_reduce(t, \"maen\");",
+        &["expected \"sum\", \"mean\", \"min\" or \"max\", found \"maen\"", "did you mean `mean`?"],
+    );
+    folder.run("dist::broadcast(ones([2]), 1);\n").blames(
+        "recipe.rhai:1:7",
+        "dist::broadcast(ones([2]), 1);",
+        &["expected a rank from 0 to 0, found 1"],
+    );
+    let said = folder.run("dist::all_reduce(ones([2]).to(\"int64\"), \"mean\");\n");
+    said.fails(1).says(&["a mean over processes needs a tensor of floats"]);
+    let said = folder.run("let m = nn::linear(2, 2);\ndist::gradients(m).backward(ones([2, 2]));\n");
+    said.fails(1).says(&["backward: expected a scalar", "recipe.rhai:2:"]);
+}
+
+#[test]
 fn a_batch_that_processes_cannot_share_names_the_nearest_that_can() {
     let folder = Folder::new();
     let said = run(&folder, "out", 5, &[]);

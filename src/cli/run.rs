@@ -281,8 +281,10 @@ fn start(
     let device = prepared.device;
     let threads = match args.threads {
         Some(n) => n as usize,
-        // The processes of a machine share its cores.
-        None => (std::thread::available_parallelism().map_or(1, |n| n.get()) / dist::local_world_size()).max(1),
+        None => dist::own_cores().unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+            (cores / dist::local_world_size()).max(1)
+        }),
     };
     device::set(device, threads)?;
     if let Some(meeting) = meeting {

@@ -142,6 +142,13 @@ impl Launch {
     }
 }
 
+/// The cores that srun has bound this process to; `None` where the processes of a machine share its cores.
+pub fn own_cores() -> Option<usize> {
+    let var = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
+    var("SLURM_STEP_NUM_TASKS").filter(|_| var("RANK").is_none())?;
+    var("SLURM_CPUS_PER_TASK")?.parse().ok().filter(|n| *n > 0)
+}
+
 fn words(names: &[&str], one: &str, many: &str) -> String {
     format!("{} {}", names.join(", "), if names.len() == 1 { one } else { many })
 }

@@ -52,6 +52,7 @@ impl Meeting {
     pub fn find(launch: Launch, timeout: Duration) -> Result<Self> {
         let Launch { rank, world_size, local_rank, local_world_size, .. } = launch;
         let _ = PLACE.set([rank, world_size, local_rank, local_world_size]);
+        raise_file_limit();
         let started = Instant::now();
         let at = resolve(&launch, timeout)?;
         let serve = launch.rank == 0 && !launch.agent_store;
@@ -256,6 +257,18 @@ pub(super) fn contradictions(first: &Value, other: &Value) -> Vec<String> {
     };
     let line = |(name, a, b): (String, Value, Value)| format!("{name}: {} in rank 0, {} here", word(&a), word(&b));
     differences(first, other).into_iter().map(line).collect()
+}
+
+/// Connections count as open files; of these the system allows few unless it is asked for as many as may be.
+fn raise_file_limit() {
+    // SAFETY: plain system calls on a struct of our own.
+    unsafe {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
 }
 
 /// Where the store is. A name that is not known yet may be so in a moment, as when a cluster starts.

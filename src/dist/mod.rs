@@ -11,12 +11,12 @@ mod monitor;
 
 pub use crate::ffi::ReduceOp;
 pub use gradients::Gradients;
-pub use launch::{Launch, STORE_FD};
+pub use launch::{Launch, STORE_FD, own_cores};
 pub use meeting::{About, Meeting, about_program, remember_run};
 pub use monitor::Failure;
 
 use crate::error::{Diagnostic, Result, bail, ensure, one_line};
-use crate::ffi::{Group, Store};
+use crate::ffi::{self, Group, Store};
 use monitor::{Circle, Monitor};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
@@ -205,6 +205,33 @@ pub fn greatest<const N: usize>(own: [i64; N], what: &str) -> Result<[i64; N]> {
     Ok(Vec::<i64>::try_from(&all)?.try_into().expect("as many as were given"))
 }
 
+/// The same as an exchange that runs beside what follows.
+pub fn greatest_later<const N: usize>(own: [i64; N], what: &str) -> Result<Later<N>> {
+    let begin = |world: &World| {
+        let all = Tensor::f_from_slice(&own)?;
+        world.exchange(what, |group| group.greatest_later(all))
+    };
+    Ok(Later { own, exchange: world().map(begin).transpose()? })
+}
+
+/// The greatest of some numbers over all processes, soon.
+pub struct Later<const N: usize> {
+    own: [i64; N],
+    exchange: Option<ffi::Later>,
+}
+
+impl<const N: usize> Later<N> {
+    /// The numbers, once all processes have given theirs.
+    pub fn get(self, what: &str) -> Result<[i64; N]> {
+        let (Some(world), Some(exchange)) = (world(), self.exchange) else { return Ok(self.own) };
+        world.monitor.enter_wait(what);
+        let all = exchange.wait();
+        world.monitor.leave();
+        let all = all.map_err(|e| failed(&world.monitor.explain(what, &one_line(&e), None)))?;
+        Ok(Vec::<i64>::try_from(&all)?.try_into().expect("as many as were given"))
+    }
+}
+
 /// What process 0 has; `own` is asked for there only.
 pub fn from_main(what: &str, own: impl FnOnce() -> Result<Value>) -> Result<Value> {
     let Some(world) = world() else { return own() };
@@ -302,17 +329,17 @@ pub fn has_failed() -> bool {
 pub fn fail(message: &str) -> bool {
     let Some(world) = world() else { return true };
     // What another process has met, each that ends because of it tells.
-    if world.monitor.failure().is_some_and(|known| known.to_string() == message) {
-        return true;
+    let is_known = world.monitor.failure().is_some_and(|known| known.to_string() == message);
+    if !is_known {
+        meeting::tell_agent(message);
+        let own = Failure { rank: Some(rank()), cause: format!("failed: {message}") };
+        let _ = monitor::claim(&world.store, &own);
+        let _ = world.store.set(&format!("error/{}", rank()), message.as_bytes());
     }
-    meeting::tell_agent(message);
-    let own = Failure { rank: Some(rank()), cause: format!("failed: {message}") };
-    let _ = monitor::claim(&world.store, &own);
-    let _ = world.store.set(&format!("error/{}", rank()), message.as_bytes());
-    if is_main() {
-        if !world.circle.agent_store {
-            monitor::wait_for_readers(&world.store, world_size());
-        }
+    if is_main() && !world.circle.agent_store {
+        monitor::wait_for_readers(&world.store, world_size());
+    }
+    if is_main() || is_known {
         return true;
     }
     let started = Instant::now();

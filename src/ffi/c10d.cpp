@@ -37,6 +37,10 @@ struct Group {
   int size;
 };
 
+struct Work {
+  c10::intrusive_ptr<c10d::Work> work;
+};
+
 struct Reducer {
   std::unique_ptr<c10d::Reducer> reducer;
 };
@@ -139,6 +143,24 @@ char *nepa_all_reduce(Group *group, Handle tensor, int op) {
     options.reduceOp = op == 0 ? c10d::ReduceOp::SUM : op == 1 ? c10d::ReduceOp::MIN : c10d::ReduceOp::MAX;
     std::vector<at::Tensor> tensors{*tensor};
     group->group->allreduce(tensors, options)->wait();
+  });
+}
+
+// Begins to take the greatest of `tensor` over all processes, in place; nepa_work_wait waits for the end of it.
+char *nepa_greatest_begin(Group *group, Handle tensor, Work **work) {
+  return guarded([&] {
+    c10d::AllreduceOptions options;
+    options.reduceOp = c10d::ReduceOp::MAX;
+    std::vector<at::Tensor> tensors{*tensor};
+    *work = new Work{group->group->allreduce(tensors, options)};
+  });
+}
+
+// Waits, and frees the work.
+char *nepa_work_wait(Work *work) {
+  return guarded([&] {
+    std::unique_ptr<Work> own(work);
+    own->work->wait();
   });
 }
 

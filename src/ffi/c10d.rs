@@ -18,6 +18,11 @@ struct RawGroup {
 }
 
 #[repr(C)]
+struct RawWork {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
 struct RawReducer {
     _opaque: [u8; 0],
 }
@@ -60,6 +65,8 @@ unsafe extern "C" {
         group: *mut *mut RawGroup,
     ) -> *mut c_char;
     fn nepa_all_reduce(group: *mut RawGroup, tensor: *mut C_tensor, op: c_int) -> *mut c_char;
+    fn nepa_greatest_begin(group: *mut RawGroup, tensor: *mut C_tensor, work: *mut *mut RawWork) -> *mut c_char;
+    fn nepa_work_wait(work: *mut RawWork) -> *mut c_char;
     fn nepa_broadcast(group: *mut RawGroup, tensor: *mut C_tensor, from: c_int) -> *mut c_char;
     fn nepa_broadcast_all(group: *mut RawGroup, tensors: *const *mut C_tensor, n: usize, from: c_int) -> *mut c_char;
     fn nepa_all_gather(group: *mut RawGroup, tensor: *mut C_tensor, gathered: *mut *mut C_tensor) -> *mut c_char;
@@ -237,6 +244,14 @@ impl Group {
         check(unsafe { nepa_all_reduce(self.raw, raw(tensor), op as c_int) })
     }
 
+    /// Begins to put the greatest of the tensors of all processes in the tensor's place, beside whatever follows.
+    pub fn greatest_later(&self, tensor: Tensor) -> Result<Later> {
+        let mut work = std::ptr::null_mut();
+        // SAFETY: a live group and handle, which Later keeps; on success `work` is ours.
+        check(unsafe { nepa_greatest_begin(self.raw, raw(&tensor), &mut work) })?;
+        Ok(Later { work, tensor })
+    }
+
     /// Overwrites the tensor with that of process `from`.
     pub fn broadcast(&self, tensor: &Tensor, from: usize) -> Result<()> {
         // SAFETY: a live group and handle.
@@ -261,6 +276,21 @@ impl Group {
         // SAFETY: a live group and handle; on success as many new tensors that we own.
         check(unsafe { nepa_all_gather(self.raw, raw(tensor), gathered.as_mut_ptr()) })?;
         Ok(gathered.into_iter().map(|t| unsafe { Tensor::from_ptr(t) }).collect())
+    }
+}
+
+/// An exchange that runs beside whatever its process does.
+pub struct Later {
+    work: *mut RawWork,
+    tensor: Tensor,
+}
+
+impl Later {
+    /// What came of it, once all processes have taken part. One that is never asked runs to its end all the same.
+    pub fn wait(self) -> Result<Tensor> {
+        // SAFETY: ours, and given up here.
+        check(unsafe { nepa_work_wait(self.work) })?;
+        Ok(self.tensor)
     }
 }
 

@@ -4,7 +4,7 @@ use super::optim::{Adamw, Ema};
 use super::run::{provenance, with_session};
 use crate::checkpoint::snapshot::{self, Parts, Snapshot};
 use crate::differences::differences;
-use crate::dist;
+use crate::dist::{self, Later};
 use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
 use crate::functions;
 use crate::places::Places;
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The checkpoints of one training loop.
 #[derive(Clone)]
@@ -31,6 +31,65 @@ impl Saver {
     /// Keeps the checkpoints of a loop called `label`: of the parts `model`, `ema` and `optimizer`.
     pub fn new(label: &str, parts: &Map, options: &SaverOptions) -> Result<Self> {
         Ok(Saver(Rc::new(RefCell::new(SaverParts::new(label, parts, options)?))))
+    }
+}
+
+/// The question that processes ask each other beside the training: has a signal come to any of you? About twice a
+/// second, since at every step it would cost more than the step where there are hundreds of them. Alone, at every step.
+#[derive(Default)]
+struct Question {
+    /// The one under way, when it was asked, and the steps until all look at the answer.
+    open: Option<(Later<3>, Instant, u32)>,
+    /// Steps since it was asked.
+    steps: u32,
+}
+
+impl Question {
+    const WHAT: &str = "the question whether to save";
+
+    /// To be called after every step.
+    fn step(&mut self, interrupt: &Interrupt) -> Result<Option<Asked>> {
+        self.steps += 1;
+        if dist::world_size() == 1 {
+            return self.settle([interrupt.exit_code().unwrap_or(0).into(), interrupt.take_save().into()], interrupt);
+        }
+        if self.open.as_ref().is_some_and(|(_, _, until)| self.steps < *until) {
+            return Ok(None);
+        }
+        // How long a step takes, in µs: of the slowest, so that all wait for as many steps.
+        let (mut took, mut answer, mut until) = (0, [0, 0], 1);
+        if let Some((later, since, _)) = self.open.take() {
+            took = since.elapsed().as_micros() as i64 / i64::from(self.steps);
+            let [stop, save, slowest] = later.get(Self::WHAT)?;
+            answer = [stop, save];
+            until = if slowest > 0 { (500_000 / slowest).clamp(1, 100) as u32 } else { 1 };
+        }
+        let own = [interrupt.exit_code().unwrap_or(0).into(), interrupt.take_save().into(), took];
+        self.open = Some((dist::greatest_later(own, Self::WHAT)?, Instant::now(), until));
+        self.steps = 0;
+        self.settle(answer, interrupt)
+    }
+
+    /// The last answer, after the loop.
+    fn end(&mut self, interrupt: &Interrupt) -> Result<()> {
+        if let Some((later, ..)) = self.open.take() {
+            let [stop, ..] = later.get(Self::WHAT)?;
+            let own = [interrupt.exit_code().unwrap_or(0).into()];
+            let [late] = dist::greatest(own, Self::WHAT)?;
+            self.settle([stop.max(late), 0], interrupt)?;
+        }
+        Ok(())
+    }
+
+    fn settle(&self, [stop, save]: [i64; 2], interrupt: &Interrupt) -> Result<Option<Asked>> {
+        if stop != 0 {
+            interrupt.stop(stop as i32);
+        }
+        Ok(match (stop, save) {
+            (0, 0) => None,
+            (0, _) => Some(Asked::Save),
+            _ => Some(Asked::Stop),
+        })
     }
 }
 
@@ -46,6 +105,7 @@ struct SaverParts {
     label: String,
     saver: saver::Saver,
     interrupt: Interrupt,
+    question: Question,
     /// What a signal, to whichever process, has asked for.
     asked: Option<Asked>,
     model: Module,
@@ -88,6 +148,7 @@ impl SaverParts {
             label: label.to_string(),
             saver: saver::Saver::new(dir, options)?,
             interrupt,
+            question: Question::default(),
             asked: None,
             model,
             ema: part(parts, "ema", "an average made by optim::ema")?,
@@ -240,20 +301,13 @@ impl SaverParts {
     fn due(&mut self, step: i64) -> Result<bool> {
         self.saver.poll(false);
         self.interrupt.hold(true);
-        let own = [self.interrupt.exit_code().unwrap_or(0).into(), self.interrupt.take_save().into()];
-        let [stop, save] = dist::greatest(own, "the question whether to save")?;
-        self.asked = match (stop, save) {
-            (0, 0) => None,
-            (0, _) => Some(Asked::Save),
-            _ => Some(Asked::Stop),
-        };
-        if stop != 0 {
-            self.interrupt.stop(stop as i32);
-        }
+        self.asked = self.question.step(&self.interrupt)?;
         Ok(self.asked.is_some() || self.saver.is_due(step))
     }
 
     fn finish(&mut self, step: i64, state: &Map) -> Result<()> {
+        // A signal that came to another process in the last moments counts here, too.
+        self.question.end(&self.interrupt)?;
         if !dist::is_main() {
             self.interrupt.hold(false);
             return Ok(());
