@@ -80,6 +80,9 @@ pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Resul
 pub fn set(device: Device, threads: usize) -> Result<()> {
     keep_memory();
     DEVICE.set(device);
+    if let Device::Cuda(index) = device {
+        ffi::set_cuda_device(index)?;
+    }
     tch::set_num_threads(threads as i32);
     ffi::single_threaded_backward();
     ffi::allow_tf32(false)?;

@@ -35,13 +35,13 @@ pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     if args.help {
         return help(&args, &host);
     }
-    let meeting = match meet(&mut args) {
+    let mut meeting = match meet(&args) {
         Ok(meeting) => meeting,
         Err(e) => return fail(&Report::of_rust(&e), None),
     };
     let prepared = prepare(&mut args, &host);
     // Whatever is wrong in one process, the others are told.
-    let agreed = meeting.as_ref().map_or(Ok(true), |meeting| meeting.agree(about(&args, &host, &prepared)));
+    let agreed = meeting.as_mut().map_or(Ok(true), |meeting| meeting.agree(about(&args, &host, &prepared)));
     let prepared = match (prepared, agreed) {
         (Err(text), agreed) => {
             if agreed.unwrap_or(true) {
@@ -63,7 +63,7 @@ pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     let (code, state, error) = match result {
         Ok(Ok(())) => (0, RunState::Finished, None),
         // What the others say of a process that a signal ended is not the cause.
-        Ok(Err(Failure::Error(_))) if dist::has_failed() && interrupt.exit_code().is_some() => {
+        Ok(Err(Failure::Error(_))) if dist::has_lost_an_ended_one() && interrupt.exit_code().is_some() => {
             (interrupt.exit_code().unwrap_or_default() as u8, RunState::Interrupted, None)
         }
         Ok(Err(Failure::Error(report))) => {
@@ -80,7 +80,7 @@ pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     };
     let ended = Session::end(state, error.as_deref());
     if state != RunState::Failed {
-        dist::end();
+        dist::end(state == RunState::Interrupted);
     }
     if !dist::is_main() {
         return code;
@@ -108,14 +108,9 @@ struct Prepared {
 }
 
 /// Finds the other processes, where there are some.
-fn meet(args: &mut RunArgs) -> Result<Option<Meeting>> {
+fn meet(args: &RunArgs) -> Result<Option<Meeting>> {
     let Some(launch) = Launch::from_env()? else { return Ok(None) };
-    let meeting = Meeting::find(launch, Duration::from_secs(args.dist_timeout))?;
-    // torchrun has started the processes again: the run goes on.
-    if let (None, None, Some(dir)) = (&args.resume, &args.out, meeting.earlier_run()?) {
-        args.out = Some(dir.into());
-    }
-    Ok(Some(meeting))
+    Meeting::find(launch, Duration::from_secs(args.dist_timeout)).map(Some)
 }
 
 /// Compiles and checks the recipe, and chooses the device; the error is ready to be printed.
@@ -288,6 +283,10 @@ fn start(
     };
     device::set(device, threads)?;
     if let Some(meeting) = meeting {
+        // torchrun has started the processes again: the run goes on.
+        if let (None, None, Some(dir)) = (&args.resume, &args.out, meeting.earlier_run()?) {
+            args.out = Some(dir.into());
+        }
         meeting.connect(device)?;
     }
     take_over_together(&mut args)?;

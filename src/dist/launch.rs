@@ -29,8 +29,6 @@ pub struct Launch {
     pub listen_fd: Option<i32>,
     /// Whether torchrun's agent keeps the store; else process 0 does.
     pub agent_store: bool,
-    /// How often torchrun has started the processes again.
-    pub restarts: usize,
 }
 
 impl Launch {
@@ -65,21 +63,15 @@ impl Launch {
         }
         let needed = |name| -> Result<usize> { Ok(number(var, name)?.expect("looked at above")) };
         let (rank, world_size) = (needed("RANK")?, needed("WORLD_SIZE")?);
-        let port = needed("MASTER_PORT")?;
-        let Ok(port) = u16::try_from(port) else {
-            bail_hint!("MASTER_PORT: expected a port, found {port}"; "ports are numbers below 65536");
-        };
-        let restarts = number(var, "TORCHELASTIC_RESTART_COUNT")?.unwrap_or(0);
         let launch = Self {
             rank,
             world_size,
             local_rank: number(var, "LOCAL_RANK")?.unwrap_or(0),
             local_world_size: number(var, "LOCAL_WORLD_SIZE")?.unwrap_or(1),
             host: var("MASTER_ADDR").expect("looked at above"),
-            port,
+            port: port(needed("MASTER_PORT")?)?,
             listen_fd: number(var, STORE_FD)?.map(|fd| fd as i32),
             agent_store: var("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True"),
-            restarts,
         };
         launch.checked("RANK", "WORLD_SIZE")
     }
@@ -107,7 +99,7 @@ impl Launch {
                 ),
             },
         };
-        let port = match number(var, "MASTER_PORT")? {
+        let at = match number(var, "MASTER_PORT")? {
             Some(port) => port,
             // Steps of one job, and jobs that share a machine, must not meet.
             None => {
@@ -119,14 +111,14 @@ impl Launch {
             rank: needed("SLURM_PROCID")?,
             world_size,
             local_rank: needed("SLURM_LOCALID")?,
-            local_world_size: number(var, "SLURM_NTASKS_PER_NODE")?
-                .or_else(|| tasks_here(&var("SLURM_STEP_TASKS_PER_NODE")?, var("SLURM_NODEID")?.parse().ok()?))
+            // SLURM_NTASKS_PER_NODE is that of the job, not of the step.
+            local_world_size: var("SLURM_STEP_TASKS_PER_NODE")
+                .and_then(|list| tasks_here(&list, var("SLURM_NODEID")?.parse().ok()?))
                 .unwrap_or(1),
             host,
-            port: port as u16,
+            port: port(at)?,
             listen_fd: None,
             agent_store: false,
-            restarts: number(var, "SLURM_RESTART_COUNT")?.unwrap_or(0),
         };
         launch.checked("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
     }
@@ -139,6 +131,13 @@ impl Launch {
             );
         }
         Ok(Some(self))
+    }
+}
+
+fn port(number: usize) -> Result<u16> {
+    match u16::try_from(number) {
+        Ok(port) => Ok(port),
+        Err(_) => bail_hint!("MASTER_PORT: expected a port, found {number}"; "ports are numbers below 65536"),
     }
 }
 

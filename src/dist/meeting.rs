@@ -24,8 +24,12 @@ pub type About = std::result::Result<Map<String, Value>, String>;
 struct Hello {
     /// Tells this start from others that meet at the same port.
     nonce: u64,
+    /// Written anew again and again, so that process 0 can tell it from what an earlier start has left.
+    times: u64,
     /// The machine, and the process there.
     place: String,
+    /// An address of the machine.
+    address: IpAddr,
     about: About,
 }
 
@@ -35,6 +39,8 @@ struct Verdict {
     nonces: Vec<u64>,
     /// Why they cannot begin together.
     problem: Option<String>,
+    /// An address on the network that the machines share, where there are several.
+    outside: Option<IpAddr>,
 }
 
 /// A store that is found, before anything is known of the others.
@@ -43,7 +49,7 @@ pub struct Meeting {
     timeout: Duration,
     store: Store,
     /// An address of this machine that the others reach.
-    address: String,
+    address: IpAddr,
 }
 
 impl Meeting {
@@ -56,17 +62,15 @@ impl Meeting {
         let started = Instant::now();
         let at = resolve(&launch, timeout)?;
         let serve = launch.rank == 0 && !launch.agent_store;
-        let prefix = format!("nepa/{}/", launch.restarts);
         let address = StoreAddress {
             host: &launch.host,
             port: launch.port,
             serve,
             listen_fd: launch.listen_fd.filter(|_| serve),
-            prefix: &prefix,
         };
         let left = timeout.saturating_sub(started.elapsed()).max(Duration::from_secs(1));
         let (host, port) = (&launch.host, launch.port);
-        let store = match Store::open(&address, left) {
+        let store = match Store::open(&address, left, timeout) {
             Ok(store) => store,
             Err(e) if serve => {
                 let text = one_line(&e);
@@ -82,15 +86,15 @@ impl Meeting {
             ),
         };
         let address = match local_address(at) {
-            Ok(address) => address.to_string(),
+            Ok(address) => address,
             Err(e) => return Err(e).with_context(|| format!("no way from this machine to {host}")),
         };
         Ok(Self { launch, timeout, store, address })
     }
 
-    /// The run directory of an earlier start of the same processes by torchrun.
+    /// The run directory of an earlier start by the same torchrun, as process 0 is told.
     pub fn earlier_run(&self) -> Result<Option<String>> {
-        if self.launch.restarts == 0 || !self.launch.agent_store {
+        if !self.launch.agent_store || self.launch.rank > 0 {
             return Ok(None);
         }
         Ok(self.store.get_lasting("nepa/run")?.and_then(|path| String::from_utf8(path).ok()))
@@ -98,16 +102,19 @@ impl Meeting {
 
     /// Waits until all are there, and checks that they have the same things to say about themselves. Where this process
     /// has an error of its own, tells whether it is one to show: not so where process 0 shows one too.
-    pub fn agree(&self, about: About) -> Result<bool> {
+    pub fn agree(&mut self, about: About) -> Result<bool> {
         let nonce = {
             let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             time.as_nanos() as u64 ^ u64::from(std::process::id()) << 40
         };
         let place = format!("{} (process {})", host_name(), std::process::id());
-        let hello = Hello { nonce, place, about };
-        let text = serde_json::to_vec(&hello).expect("plain data");
-        self.store.set(&format!("hello/{}", self.launch.rank), &text)?;
-        let verdict = if self.launch.rank == 0 { self.judge()? } else { self.hear(nonce)? };
+        let mut hello = Hello { nonce, times: 0, place, address: self.address, about };
+        let verdict = if self.launch.rank == 0 { self.judge(&hello)? } else { self.hear(&mut hello)? };
+        if let (true, Some(outside)) = (self.address.is_loopback(), verdict.outside) {
+            // Here MASTER_ADDR is this machine's own name, which leads nowhere else (127.0.1.1).
+            self.address = local_address(SocketAddr::new(outside, self.launch.port))?;
+        }
+        self.store.enter(&verdict.nonces.first().copied().unwrap_or_default().to_string())?;
         match verdict.problem {
             None => Ok(true),
             Some(problem) if hello.about.is_err() => Ok(self.launch.rank == 0 || !problem.starts_with("rank 0 ")),
@@ -116,15 +123,22 @@ impl Meeting {
     }
 
     /// Process 0: hears all, and says what comes of it.
-    fn judge(&self) -> Result<Verdict> {
+    fn judge(&self, own: &Hello) -> Result<Verdict> {
         let started = Instant::now();
         let size = self.launch.world_size;
+        let read = |rank: usize| -> Result<Option<Hello>> {
+            let text = self.store.get(&format!("hello/{rank}"))?;
+            Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+        };
+        let mark = |hello: &Option<Hello>| hello.as_ref().map(|hello| (hello.nonce, hello.times));
+        // A store of torchrun's may hold what an earlier start has left.
+        let left = (0..size).map(|rank| Ok(mark(&read(rank)?))).collect::<Result<Vec<_>>>()?;
         let mut hellos: Vec<Option<Hello>> = (0..size).map(|_| None).collect();
+        hellos[0] = Some(Hello { place: own.place.clone(), about: own.about.clone(), ..*own });
         let mut told = Duration::from_secs(3);
         while hellos.iter().any(Option::is_none) && started.elapsed() < self.timeout {
             for (rank, hello) in hellos.iter_mut().enumerate().filter(|(_, hello)| hello.is_none()) {
-                let text = self.store.get(&format!("hello/{rank}"))?;
-                *hello = text.and_then(|text| serde_json::from_slice(&text).ok());
+                *hello = read(rank)?.filter(|new| left[rank] != Some((new.nonce, new.times)));
             }
             let missing = ranks(&hellos, Option::is_none);
             if !missing.is_empty() && started.elapsed() > told {
@@ -135,6 +149,7 @@ impl Meeting {
         }
         let missing = ranks(&hellos, Option::is_none);
         let nonces = hellos.iter().flatten().map(|h| h.nonce).collect();
+        let outside = hellos.iter().flatten().map(|h| h.address).find(|address| !address.is_loopback());
         let problem = match missing.is_empty() {
             true => problem(&hellos.into_iter().flatten().collect::<Vec<_>>()),
             false => Some(format!(
@@ -144,7 +159,7 @@ impl Meeting {
                 list(&missing)
             )),
         };
-        let verdict = Verdict { nonces, problem };
+        let verdict = Verdict { nonces, problem, outside };
         self.store.set("verdict", &serde_json::to_vec(&verdict).expect("plain data"))?;
         if verdict.problem.is_some() && !self.launch.agent_store {
             // The store goes with this process.
@@ -153,25 +168,33 @@ impl Meeting {
         Ok(verdict)
     }
 
-    fn hear(&self, nonce: u64) -> Result<Verdict> {
+    fn hear(&self, hello: &mut Hello) -> Result<Verdict> {
         let started = Instant::now();
         let at = format!("{}:{}", self.launch.host, self.launch.port);
+        let mut seen_others = false;
         // Process 0 may have begun to wait later than this one.
         while started.elapsed() < 2 * self.timeout {
-            let text = match self.store.get("verdict") {
+            hello.times += 1;
+            let own = serde_json::to_vec(hello).expect("plain data");
+            let key = format!("hello/{}", self.launch.rank);
+            let text = match self.store.set(&key, &own).and_then(|()| self.store.get("verdict")) {
                 Ok(text) => text,
                 Err(_) => bail!("process 0, which kept the store at {at}, ended before all were there"),
             };
             if let Some(verdict) = text.and_then(|text| serde_json::from_slice::<Verdict>(&text).ok()) {
-                if !verdict.nonces.contains(&nonce) {
-                    bail_hint!(
-                        "the processes at {at} began without this one: another run uses the port";
-                        "set MASTER_PORT to another one, the same for all processes"
-                    );
+                if verdict.nonces.contains(&hello.nonce) {
+                    return Ok(verdict);
                 }
-                return Ok(verdict);
+                seen_others = true;
             }
-            std::thread::sleep(Duration::from_millis(20));
+            // Often at first: most starts are quick.
+            std::thread::sleep((started.elapsed() / 10).clamp(Duration::from_millis(10), Duration::from_millis(500)));
+        }
+        if seen_others {
+            bail_hint!(
+                "the processes at {at} began without this one, perhaps those of another run";
+                "set MASTER_PORT to another one, the same for all processes"
+            );
         }
         bail!("process 0 at {at} did not begin within {} s", 2 * self.timeout.as_secs())
     }
@@ -180,16 +203,24 @@ impl Meeting {
     pub fn connect(self, device: Device) -> Result<()> {
         let Launch { rank, world_size, agent_store, .. } = self.launch;
         let circle = Circle { rank, size: world_size, timeout: self.timeout, agent_store };
+        let address = self.address.to_string();
         let monitor = Monitor::start(self.store.connect_again()?, &circle)?;
         let named = std::env::var("GLOO_SOCKET_IFNAME").ok();
         let interface = named.as_deref().and_then(|names| names.split(',').next()).filter(|n| !n.is_empty());
         let cuda = matches!(device, Device::Cuda(_));
+        super::ON_GPU.store(cuda, std::sync::atomic::Ordering::Relaxed);
         monitor.enter("connecting");
-        let group = Group::open(&self.store, [rank, world_size], &self.address, interface, cuda, self.timeout);
+        let group = Group::open(&self.store, [rank, world_size], &address, interface, cuda, self.timeout);
         monitor.leave();
         let group = match group {
             Ok(group) => group,
-            Err(e) => return Err(super::failed(&monitor.explain("connecting", &one_line(&e), None))),
+            Err(e) => {
+                let failure = monitor.explain("connecting", &one_line(&e), None);
+                if rank == 0 && !agent_store {
+                    super::monitor::wait_for_readers(&self.store, world_size);
+                }
+                return Err(super::failed(&failure));
+            }
         };
         let world = World { store: self.store, group, monitor, circle, announced: Default::default() };
         // To the end of the process: see Group.
@@ -295,7 +326,8 @@ fn local_address(at: SocketAddr) -> std::io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-fn host_name() -> String {
+/// The name of this machine.
+pub(super) fn host_name() -> String {
     let text = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let text = if text.is_empty() { std::env::var("HOSTNAME").unwrap_or_default() } else { text };
     text.trim().to_string()

@@ -22,11 +22,15 @@ use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
 /// Rank and number of processes, and the same on this machine; any thread may ask.
 static PLACE: OnceLock<[usize; 4]> = OnceLock::new();
+
+/// Whether the processes compute on GPUs; the monitor asks from its own thread.
+static ON_GPU: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// The connection to the others, of the thread that runs the script.
@@ -97,8 +101,8 @@ impl World {
         result.map_err(|e| failed(&self.monitor.explain(what, &one_line(&e), None)))
     }
 
-    /// The value of a key, once some process has set it.
-    fn wait_for(&self, key: &str, what: &str) -> Result<Vec<u8>> {
+    /// The value of a key, once process `from` (`None`: one that is not known) has set it.
+    fn wait_for(&self, key: &str, what: &str, from: Option<usize>) -> Result<Vec<u8>> {
         self.monitor.enter_wait(what);
         let started = Instant::now();
         let value = loop {
@@ -108,7 +112,7 @@ impl World {
             match self.store.get(key) {
                 Ok(Some(value)) => break Ok(value),
                 Ok(None) if started.elapsed() < self.circle.timeout => {}
-                Ok(None) => break Err(failed(&self.monitor.explain(what, "", Some(0)))),
+                Ok(None) => break Err(failed(&self.monitor.explain(what, "it did not come", from))),
                 Err(e) => break Err(failed(&self.monitor.explain(what, &one_line(&e), None))),
             }
             // Short at first: most waits are.
@@ -241,7 +245,7 @@ pub fn from_main(what: &str, own: impl FnOnce() -> Result<Value>) -> Result<Valu
         world.store.set(&key, value.to_string().as_bytes())?;
         return Ok(value);
     }
-    Ok(serde_json::from_slice(&world.wait_for(&key, what)?)?)
+    Ok(serde_json::from_slice(&world.wait_for(&key, what, Some(0))?)?)
 }
 
 /// Process 0 tells that it has done something that the others wait for with [`wait_for_main`]: a file is written.
@@ -256,7 +260,7 @@ pub fn tell(what: &str) -> Result<()> {
 pub fn wait_for_main(what: &str) -> Result<()> {
     let Some(world) = world() else { return Ok(()) };
     let key = world.next_key(what);
-    world.wait_for(&key, what).map(drop)
+    world.wait_for(&key, what, Some(0)).map(drop)
 }
 
 /// Does what only process 0 does, such as writing a file; the others wait for it.
@@ -272,9 +276,9 @@ pub fn on_main(what: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
 /// whose listing is kept: first the first process of the machine, then the others.
 pub fn first_of_machine<R>(what: &str, body: impl FnOnce() -> Result<R>) -> Result<R> {
     let Some(world) = world() else { return body() };
-    let key = world.next_key(&format!("{what} on the machine of rank {}", rank() - local_rank()));
+    let key = world.next_key(&format!("{what} on {}", meeting::host_name()));
     if local_rank() > 0 {
-        world.wait_for(&key, what)?;
+        world.wait_for(&key, what, None)?;
         return body();
     }
     let result = body();
@@ -319,9 +323,13 @@ pub fn agree(what: &str, facts: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Whether a failure of any process is known here.
-pub fn has_failed() -> bool {
-    world().is_some_and(|world| world.monitor.failure().is_some())
+/// Whether an exchange failed because another process has ended, perhaps as it was asked to.
+pub fn has_lost_an_ended_one() -> bool {
+    world().is_some_and(|world| world.monitor.failure().is_some_and(|failure| failure.ended))
+}
+
+fn on_gpu() -> bool {
+    ON_GPU.load(Ordering::Relaxed)
 }
 
 /// Tells the others that this process failed, and waits until they know. Whether there is something to say about it:
@@ -332,7 +340,7 @@ pub fn fail(message: &str) -> bool {
     let is_known = world.monitor.failure().is_some_and(|known| known.to_string() == message);
     if !is_known {
         meeting::tell_agent(message);
-        let own = Failure { rank: Some(rank()), cause: format!("failed: {message}") };
+        let own = Failure { rank: Some(rank()), cause: format!("failed: {message}"), ended: false };
         let _ = monitor::claim(&world.store, &own);
         let _ = world.store.set(&format!("error/{}", rank()), message.as_bytes());
     }
@@ -353,11 +361,17 @@ pub fn fail(message: &str) -> bool {
     true
 }
 
-/// Tells the others that the script has ended well here. Process 0 waits for theirs, since it may keep the store.
-pub fn end() {
+/// Tells the others that the script has ended here, by itself or because a signal asked for it. Process 0 waits for
+/// theirs, since it may keep the store: for one that a signal has `interrupted` not long, since that may wait for us.
+pub fn end(interrupted: bool) {
     let Some(world) = world() else { return };
+    if let Device::Cuda(index) = crate::device::current() {
+        // What is queued is a part of the others' exchanges.
+        tch::Cuda::synchronize(index as i64);
+    }
     let _ = world.monitor.end(&world.store);
     if is_main() && !world.circle.agent_store {
-        monitor::wait_for_ends(&world.store, &world.circle);
+        let limit = if interrupted { Duration::from_secs(3) } else { Duration::MAX };
+        monitor::wait_for_ends(&world.store, &world.circle, limit);
     }
 }

@@ -15,7 +15,11 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// to break and the script to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long the store may take to answer one who asks why an exchange failed.
-const ANSWER: Duration = Duration::from_secs(8);
+const ANSWER: Duration = Duration::from_secs(15);
+/// How long the others leave it to process 0 to find out who failed: all of them at once would drown the store.
+const MAIN_FIRST: Duration = Duration::from_secs(6);
+/// How long a process with a GPU may give no sign of life.
+const GPU_SILENCE: Duration = Duration::from_secs(60);
 const FAILURE: &str = "failure";
 
 /// The first thing that went wrong.
@@ -25,6 +29,8 @@ pub struct Failure {
     pub rank: Option<usize>,
     /// What happened to it.
     pub cause: String,
+    /// Whether it may have ended as it was asked to.
+    pub ended: bool,
 }
 
 impl std::fmt::Display for Failure {
@@ -207,8 +213,16 @@ impl Circle {
     fn store_is_gone(&self) -> Failure {
         const WHY: &str = "killed, hung, or its machine or network failed";
         match self.agent_store {
-            true => Failure { rank: None, cause: format!("torchrun's agent, which keeps the store, is gone: {WHY}") },
-            false => Failure { rank: Some(0), cause: format!("is gone, and with it the store that all share: {WHY}") },
+            true => Failure {
+                rank: None,
+                cause: format!("torchrun's agent, which keeps the store, is gone: {WHY}"),
+                ended: false,
+            },
+            false => Failure {
+                rank: Some(0),
+                cause: format!("is gone, and with it the store that all share: {WHY}"),
+                ended: true,
+            },
         }
     }
 }
@@ -282,7 +296,9 @@ impl Watch {
         }
         if self.circle.rank == 0 {
             self.look()?;
-            if let Some(found) = self.silent(self.circle.timeout).or_else(|| self.behind(self.circle.timeout)) {
+            // Where exchanges are only queued, nothing else tells soon that a process is gone.
+            let patience = if super::on_gpu() { self.circle.timeout.min(GPU_SILENCE) } else { self.circle.timeout };
+            if let Some(found) = self.silent(patience).or_else(|| self.behind(self.circle.timeout)) {
                 claim(&self.store, &found)?;
             }
         }
@@ -311,13 +327,14 @@ impl Watch {
         let cause = format!(
             "has given no sign of life for {seconds} s: killed, hung, out of memory, or its machine or network failed"
         );
-        Some(Failure { rank: Some(rank), cause })
+        Some(Failure { rank: Some(rank), cause, ended: false })
     }
 
     /// A process that lives, but has not come to where another has waited for so long.
     fn behind(&self, limit: Duration) -> Option<Failure> {
         let ahead = self.seen.iter().max_by_key(|s| s.exchanges())?;
-        let sign = ahead.sign.as_ref().filter(|s| s.waits && ahead.exchange.elapsed() > limit)?;
+        // It need not wait yet: on a GPU an exchange is only queued, and what hangs is whoever wants its result.
+        let sign = ahead.sign.as_ref().filter(|_| ahead.exchange.elapsed() > limit)?;
         let rank = (0..self.seen.len()).min_by_key(|r| self.seen[*r].exchanges())?;
         (self.seen[rank].exchanges() < sign.exchanges).then(|| self.late(rank, &sign.doing))
     }
@@ -339,11 +356,19 @@ impl Watch {
                 )
             }
         };
-        Failure { rank: Some(rank), cause }
+        Failure { rank: Some(rank), cause, ended: sign.ended }
     }
 
     /// Whose fault it is that an exchange failed here.
     fn inquire(&mut self, Failed { what, said, missing }: &Failed) -> Result<Failure> {
+        let asked = Instant::now();
+        while self.circle.rank > 0 && asked.elapsed() < MAIN_FIRST {
+            self.sign()?;
+            if let Some(known) = failure(&self.store)? {
+                return Ok(known);
+            }
+            std::thread::sleep(BEAT / 2);
+        }
         let started = Instant::now();
         for seen in &mut self.seen {
             seen.beat = started;
@@ -368,7 +393,7 @@ impl Watch {
         let last = (0..self.seen.len()).filter(|r| *r != own).min_by_key(|r| self.seen[*r].exchanges());
         Ok(match last {
             Some(rank) if self.seen[rank].exchanges() < mine => self.late(rank, what),
-            _ => Failure { rank: Some(own), cause: format!("failed in {what}: {said}") },
+            _ => Failure { rank: Some(own), cause: format!("failed in {what}: {said}"), ended: false },
         })
     }
 }
@@ -386,10 +411,11 @@ pub fn wait_for_readers(store: &Store, size: usize) {
     }
 }
 
-/// Waits until all processes have ended, as long as they give signs of life.
-pub fn wait_for_ends(store: &Store, circle: &Circle) {
+/// Waits until all processes have ended, as long as they give signs of life, and for at most so long.
+pub fn wait_for_ends(store: &Store, circle: &Circle, limit: Duration) {
+    let started = Instant::now();
     let mut seen: Vec<(usize, Option<Sign>, Instant)> = (1..circle.size).map(|r| (r, None, Instant::now())).collect();
-    while !seen.is_empty() {
+    while !seen.is_empty() && started.elapsed() < limit {
         seen.retain_mut(|(rank, last, since)| {
             let sign = sign_of(store, *rank).ok().flatten();
             if sign != *last {

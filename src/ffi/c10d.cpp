@@ -62,8 +62,8 @@ std::vector<uint8_t> bytes(const char *data, size_t length) {
 extern "C" {
 
 // Opens the store at host:port, and serves it where `serve`; on the listening socket `listen_fd` unless that is
-// negative.
-char *nepa_store_open(const char *host, int port, bool serve, int listen_fd, int64_t timeout_ms, const char *prefix,
+// negative. It is tried for `timeout_ms`; what is asked of it later may take `patience_ms`.
+char *nepa_store_open(const char *host, int port, bool serve, int listen_fd, int64_t timeout_ms, int64_t patience_ms,
                       Store **store) {
   return guarded([&] {
     // Connections that fail or break are told of in our words, without a stack of C++ each.
@@ -75,8 +75,14 @@ char *nepa_store_open(const char *host, int port, bool serve, int listen_fd, int
     options.timeout = Milliseconds(timeout_ms);
     if (listen_fd >= 0) options.masterListenFd = listen_fd;
     c10::intrusive_ptr<c10d::Store> all = c10::make_intrusive<c10d::TCPStore>(host, options);
-    *store = new Store{all, c10::make_intrusive<c10d::PrefixStore>(prefix, all)};
+    all->setTimeout(Milliseconds(patience_ms));
+    *store = new Store{all, c10::make_intrusive<c10d::PrefixStore>("nepa/", all)};
   });
+}
+
+// Puts the keys of this start apart from those of earlier ones.
+char *nepa_store_enter(Store *store, const char *prefix) {
+  return guarded([&] { store->attempt = c10::make_intrusive<c10d::PrefixStore>(prefix, store->all); });
 }
 
 // The same store over a connection of its own, for another thread.
@@ -112,7 +118,7 @@ char *nepa_store_get(Store *store, bool lasting, const char *key, char **data, s
 }
 
 // Connects all processes. `address` is where the others reach this machine (or `interface`, a network interface, where
-// that is not empty). With `cuda` tensors on the current CUDA device go through NCCL.
+// that is not empty). With `cuda` tensors on a GPU go through NCCL.
 char *nepa_group_open(Store *store, int rank, int size, const char *address, const char *interface, bool cuda,
                       int64_t timeout_ms, Group **group) {
   return guarded([&] {
@@ -125,6 +131,7 @@ char *nepa_group_open(Store *store, int rank, int size, const char *address, con
     all->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, gloo);
     all->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
     if (cuda) {
+      if (!getenv("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = 2; // what NCCL's watchdog has to say
       auto cuda_store = c10::make_intrusive<c10d::PrefixStore>("nccl/", store->attempt);
       auto nccl = nepa_nccl(cuda_store, rank, size, Milliseconds(timeout_ms));
       all->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL, nccl);
@@ -223,10 +230,5 @@ char *nepa_reducer_prepare(Reducer *reducer, Handle loss) {
   return guarded([&] { reducer->reducer->prepare_for_backward({*loss}); });
 }
 
-void nepa_reducer_free(Reducer *reducer) {
-  try {
-    delete reducer;
-  } catch (...) { // its hooks refuse to go while a backward is under way
-  }
-}
+void nepa_reducer_free(Reducer *reducer) { delete reducer; }
 }

@@ -34,9 +34,10 @@ unsafe extern "C" {
         serve: bool,
         listen_fd: c_int,
         timeout_ms: i64,
-        prefix: *const c_char,
+        patience_ms: i64,
         store: *mut *mut RawStore,
     ) -> *mut c_char;
+    fn nepa_store_enter(store: *mut RawStore, prefix: *const c_char) -> *mut c_char;
     fn nepa_store_clone(store: *mut RawStore, clone: *mut *mut RawStore) -> *mut c_char;
     fn nepa_store_free(store: *mut RawStore);
     fn nepa_store_set(
@@ -106,14 +107,13 @@ pub struct StoreAddress<'a> {
     pub serve: bool,
     /// A listening socket for it, in place of a new one at the port.
     pub listen_fd: Option<i32>,
-    /// What the keys of this start begin with.
-    pub prefix: &'a str,
 }
 
 impl Store {
-    /// Opens the store, trying for as long as `timeout` where nobody keeps it yet.
-    pub fn open(at: &StoreAddress<'_>, timeout: Duration) -> Result<Self> {
-        let (host, prefix) = (c_string(at.host), c_string(at.prefix));
+    /// Opens the store, trying for as long as `timeout` where nobody keeps it yet. What is asked of it later may take
+    /// `patience`.
+    pub fn open(at: &StoreAddress<'_>, timeout: Duration, patience: Duration) -> Result<Self> {
+        let host = c_string(at.host);
         let mut store = std::ptr::null_mut();
         // SAFETY: strings that live through the call; on success `store` is ours.
         check(unsafe {
@@ -123,11 +123,17 @@ impl Store {
                 at.serve,
                 at.listen_fd.unwrap_or(-1),
                 timeout.as_millis() as i64,
-                prefix.as_ptr(),
+                patience.as_millis() as i64,
                 &mut store,
             )
         })?;
         Ok(Self(store))
+    }
+
+    /// Puts the keys of this start apart from those of earlier ones, under a name that all its processes know.
+    pub fn enter(&mut self, start: &str) -> Result<()> {
+        // SAFETY: a live store and a string that lives through the call.
+        check(unsafe { nepa_store_enter(self.0, c_string(&format!("nepa/{start}/")).as_ptr()) })
     }
 
     /// The same store over a connection of its own: a thread that waits does not block another.
@@ -211,7 +217,7 @@ pub struct Group {
 
 impl Group {
     /// Connects `size` processes that share a store. `address` is one of this machine that the others reach, unless a
-    /// network `interface` is named; with `cuda` tensors of the current CUDA device go through NCCL, others through Gloo.
+    /// network `interface` is named; with `cuda` tensors on a GPU go through NCCL, others through Gloo.
     pub fn open(
         store: &Store,
         [rank, size]: [usize; 2],

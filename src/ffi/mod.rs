@@ -34,6 +34,7 @@ unsafe extern "C" {
     fn nepa_clear_grads(tensors: *const *mut C_tensor, n: usize) -> *mut c_char;
     fn nepa_is_unshared(tensor: *mut C_tensor) -> bool;
     fn nepa_torch_folder() -> *mut c_char;
+    safe fn nepa_set_cuda_device(index: c_int) -> *mut c_char;
     fn nepa_open_cuda(found: *mut c_int) -> *mut c_char;
 }
 
@@ -136,6 +137,11 @@ pub fn open_cuda() -> Result<bool> {
     // SAFETY: plain call with an out-parameter.
     check(unsafe { nepa_open_cuda(&mut found) })?;
     Ok(found != 0)
+}
+
+/// Makes a GPU that of this thread, for what does not say which it means.
+pub fn set_cuda_device(index: usize) -> Result<()> {
+    check(nepa_set_cuda_device(index as c_int))
 }
 
 /// Whether nobody but this handle holds the tensor, and no view its memory.

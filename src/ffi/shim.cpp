@@ -5,6 +5,7 @@
 
 #include <ATen/autocast_mode.h>
 #include <c10/core/AutogradState.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -77,6 +78,14 @@ char *nepa_allow_tf32(bool allow) {
   return guarded([&] {
     at::globalContext().setAllowTF32CuBLAS(allow);
     at::globalContext().setAllowTF32CuDNN(allow);
+  });
+}
+
+// Makes a GPU that of this thread, for what does not say which it means.
+char *nepa_set_cuda_device(int index) {
+  return guarded([&] {
+    c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    cuda.setDevice(c10::Device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index)));
   });
 }
 

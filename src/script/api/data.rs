@@ -379,7 +379,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         }
         /// Batches of a source, each image through a list of transforms, made ahead by worker threads. What they hold
         /// depends on the seed and the epoch alone, not on the number of workers, nor on that of the processes that
-        /// train together: each of these gets a part of every batch (`batch.samples`).
+        /// train together: each of these gets a part of every batch (`batch.samples`). All of them must make the loader.
         "loader" (source: Source, transforms: Array, options: Map) -> Loader {
             make_loader(source, &transforms, &options)
         }

@@ -71,14 +71,14 @@ impl Question {
     }
 
     /// The last answer, after the loop.
-    fn end(&mut self, interrupt: &Interrupt) -> Result<()> {
+    fn end(&mut self, interrupt: &Interrupt) -> Result<Option<Asked>> {
         if let Some((later, ..)) = self.open.take() {
             let [stop, ..] = later.get(Self::WHAT)?;
             let own = [interrupt.exit_code().unwrap_or(0).into()];
             let [late] = dist::greatest(own, Self::WHAT)?;
-            self.settle([stop.max(late), 0], interrupt)?;
+            return self.settle([stop.max(late), 0], interrupt);
         }
-        Ok(())
+        Ok(None)
     }
 
     fn settle(&self, [stop, save]: [i64; 2], interrupt: &Interrupt) -> Result<Option<Asked>> {
@@ -307,11 +307,19 @@ impl SaverParts {
 
     fn finish(&mut self, step: i64, state: &Map) -> Result<()> {
         // A signal that came to another process in the last moments counts here, too.
-        self.question.end(&self.interrupt)?;
-        if !dist::is_main() {
-            self.interrupt.hold(false);
-            return Ok(());
+        let asked = self.question.end(&self.interrupt)?;
+        let what = format!("the last checkpoint of {}", self.label);
+        match asked {
+            // A process that ended before process 0 has saved might take it down.
+            Some(Asked::Stop) => dist::on_main(&what, || self.save_last(step, state))?,
+            _ if dist::is_main() => self.save_last(step, state)?,
+            _ => {}
         }
+        self.interrupt.hold(false);
+        Ok(())
+    }
+
+    fn save_last(&mut self, step: i64, state: &Map) -> Result<()> {
         // Steps that an interval has saved already are there as they are.
         for pause in [0, 3] {
             std::thread::sleep(Duration::from_secs(pause));
@@ -323,7 +331,6 @@ impl SaverParts {
                 break;
             }
         }
-        self.interrupt.hold(false);
         Ok(())
     }
 }
@@ -382,11 +389,15 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// To be called after the loop: saves where that was not done yet, and waits until everything is on the disk.
         "finish" (saver: Saver, step: i64, state: Map) -> () { saver.0.borrow_mut().finish(step, &state) }
         /// The newest checkpoint that is whole: its folder, or "" where there is none yet. One that is being written is
-        /// waited for.
+        /// waited for. All processes ask, and get what the first one knows.
         "get$last" (saver: Saver) -> String {
-            let mut saver = saver.0.borrow_mut();
-            saver.saver.poll(true);
-            Ok(saver.saver.last().map_or(String::new(), |(_, path): (i64, &Path)| path.display().to_string()))
+            let last = dist::from_main("the last checkpoint", || {
+                let mut saver = saver.0.borrow_mut();
+                saver.saver.poll(true);
+                let last = saver.saver.last();
+                Ok(last.map_or(String::new(), |(_, path): (i64, &Path)| path.display().to_string()).into())
+            })?;
+            Ok(last.as_str().unwrap_or_default().to_string())
         }
     }
     group.register(engine);
