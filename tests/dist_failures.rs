@@ -337,6 +337,20 @@ fn one_signal_saves_once_and_ends_all() {
 }
 
 #[test]
+fn a_signal_outside_of_a_training_loop_ends_all_at_once() {
+    let folder = Folder::new();
+    folder.write("recipe.rhai", LOOP);
+    let args = ["run", "recipe.rhai", "--device", "cpu", "--threads", "1", "--nproc", "3", "--dist-timeout", "300"];
+    let launcher = folder.start(&args, &[]);
+    launcher.wait_for("running").signal(libc::SIGINT);
+    let started = Instant::now();
+    let said = launcher.finish();
+    said.fails(130).says(&["interrupted"]);
+    assert!(!said.stderr.contains("processes failed"), "{said}");
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+#[test]
 fn nothing_is_left_behind_when_the_launcher_is_killed() {
     let folder = Folder::new();
     let launcher = training(&folder, &[]);
