@@ -13,11 +13,10 @@ pub use crate::ffi::ReduceOp;
 pub use gradients::Gradients;
 pub use launch::{Launch, STORE_FD, own_cores};
 pub use meeting::{About, Meeting, about_program, remember_run};
-pub use monitor::Failure;
 
 use crate::error::{Diagnostic, Result, bail, ensure, one_line};
 use crate::ffi::{self, Group, Store};
-use monitor::{Circle, Monitor};
+use monitor::{Circle, Failure, Monitor};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -248,28 +247,16 @@ pub fn from_main(what: &str, own: impl FnOnce() -> Result<Value>) -> Result<Valu
     Ok(serde_json::from_slice(&world.wait_for(&key, what, Some(0))?)?)
 }
 
-/// Process 0 tells that it has done something that the others wait for with [`wait_for_main`]: a file is written.
-/// `what` is counted: the n-th wait is for the n-th time.
-pub fn tell(what: &str) -> Result<()> {
-    let Some(world) = world() else { return Ok(()) };
-    let key = world.next_key(what);
-    world.store.set(&key, b"1")
-}
-
-/// Waits until process 0 has told so.
-pub fn wait_for_main(what: &str) -> Result<()> {
-    let Some(world) = world() else { return Ok(()) };
-    let key = world.next_key(what);
-    world.wait_for(&key, what, Some(0)).map(drop)
-}
-
-/// Does what only process 0 does, such as writing a file; the others wait for it.
+/// Does what only process 0 does, such as writing a file; the others wait for it. What is done for `what` is counted: the
+/// n-th wait is for the n-th time, so that a script may well call it in process 0 alone.
 pub fn on_main(what: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    let Some(world) = world() else { return body() };
+    let key = world.next_key(what);
     if is_main() {
         body()?;
-        return tell(what);
+        return world.store.set(&key, b"1");
     }
-    wait_for_main(what)
+    world.wait_for(&key, what, Some(0)).map(drop)
 }
 
 /// Does what takes long but is quick where another process of the same machine has done it, as listing a large folder,
