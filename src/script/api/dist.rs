@@ -69,7 +69,8 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// Waits until all processes are here.
         "barrier" () -> () { dist::barrier() }
         /// What averages the gradients of a module over all processes, in buckets and while backward still runs
-        /// (c10d::Reducer, under PyTorch's DistributedDataParallel). The parameters become those of process 0. Frozen parameters, and those that take no part in a loss, are no hindrance.
+        /// (c10d::Reducer, under PyTorch's DistributedDataParallel). The parameters become those of process 0. Frozen
+        /// parameters, and those that take no part in a loss, are no hindrance.
         ///
         /// Example: `let gradients = dist::gradients(model); …; gradients.backward(loss); opt.step(1e-3);`
         "gradients" (m: Module) -> Gradients {
