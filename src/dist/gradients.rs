@@ -18,10 +18,9 @@ impl Gradients {
     pub fn new(module: ModuleRef) -> Result<Self> {
         if let Some(world) = super::world() {
             let params: Vec<Tensor> = named_parameters(module.as_ref()).into_iter().map(|(_, p)| p).collect();
-            if params.is_empty() {
-                return Ok(Self { module, reducer: None });
+            if !params.is_empty() {
+                world.exchange("the comparison of parameters", |group| group.same_params(&params))?;
             }
-            world.exchange("the comparison of parameters", |group| group.same_params(&params))?;
         }
         Ok(Self { module, reducer: None })
     }

@@ -100,6 +100,22 @@ impl World {
         result.map_err(|e| failed(&self.monitor.explain(what, &one_line(&e), None)))
     }
 
+    /// The tensors of all processes, which may differ in their first dimension.
+    fn gather(&self, what: &str, t: &Tensor) -> Result<Vec<Tensor>> {
+        if t.dim() == 0 {
+            return self.exchange(what, |group| group.all_gather(t));
+        }
+        let rows = Tensor::f_from_slice(&[t.size()[0]])?;
+        let rows = self.exchange(what, |group| group.all_gather(&rows))?;
+        let rows: Vec<i64> = rows.iter().map(|n| Ok(n.f_int64_value(&[0])?)).collect::<Result<_>>()?;
+        let mut padded = t.size();
+        padded[0] = rows.iter().copied().max().unwrap_or(0);
+        let own = Tensor::f_zeros(&padded, (t.kind(), t.device()))?;
+        own.f_narrow(0, 0, t.size()[0])?.f_copy_(t)?;
+        let all = self.exchange(what, |group| group.all_gather(&own))?;
+        all.iter().zip(rows).map(|(t, n)| Ok(t.f_narrow(0, 0, n)?)).collect()
+    }
+
     /// The value of a key, once process `from` (`None`: one that is not known) has set it.
     fn wait_for(&self, key: &str, what: &str, from: Option<usize>) -> Result<Vec<u8>> {
         self.monitor.enter_wait(what);
@@ -178,19 +194,7 @@ pub fn broadcast_all(tensors: &[Tensor], what: &str) -> Result<()> {
 pub fn all_gather(t: &Tensor) -> Result<Vec<Tensor>> {
     let Some(world) = world() else { return Ok(vec![t.f_detach()?]) };
     let t = exchangeable(t, "all_gather")?;
-    if t.dim() == 0 {
-        return world.exchange("all_gather", |group| group.all_gather(&t));
-    }
-    let rows = Tensor::f_from_slice(&[t.size()[0]])?;
-    let rows = world.exchange("all_gather", |group| group.all_gather(&rows))?;
-    let rows: Vec<i64> = rows.iter().map(|n| Ok(n.f_int64_value(&[0])?)).collect::<Result<_>>()?;
-    let most = rows.iter().copied().max().unwrap_or(0);
-    let mut padded = t.size();
-    padded[0] = most;
-    let own = Tensor::f_zeros(&padded, (t.kind(), t.device()))?;
-    own.f_narrow(0, 0, t.size()[0])?.f_copy_(&t)?;
-    let all = world.exchange("all_gather", |group| group.all_gather(&own))?;
-    all.iter().zip(rows).map(|(t, n)| Ok(t.f_narrow(0, 0, n)?)).collect()
+    world.gather("all_gather", &t)
 }
 
 /// Waits until all processes are here.
@@ -202,10 +206,7 @@ pub fn barrier() -> Result<()> {
 
 /// The greatest of each of these numbers over all processes.
 pub fn greatest<const N: usize>(own: [i64; N], what: &str) -> Result<[i64; N]> {
-    let Some(world) = world() else { return Ok(own) };
-    let all = Tensor::f_from_slice(&own)?;
-    world.exchange(what, |group| group.all_reduce(&all, ReduceOp::Max))?;
-    Ok(Vec::<i64>::try_from(&all)?.try_into().expect("as many as were given"))
+    greatest_later(own, what)?.get(what)
 }
 
 /// The same as an exchange that runs beside what follows.
@@ -286,21 +287,10 @@ impl World {
 /// Checks that all processes have the same facts for `what`; the error says which differ.
 pub fn agree(what: &str, facts: &Value) -> Result<()> {
     let Some(world) = world() else { return Ok(()) };
-    let text = facts.to_string();
-    let own = Tensor::f_from_slice(text.as_bytes())?;
-    let name = format!("the agreement on {what}");
-    let bytes = |t: &Tensor| -> Result<Vec<u8>> { Ok(Vec::<u8>::try_from(t)?) };
-    // Unequal lengths are the rule where they differ at all.
-    let gathered = world.exchange(&name, |group| {
-        let length = group.all_gather(&Tensor::f_from_slice(&[text.len() as i64])?)?;
-        let lengths: Vec<i64> = length.iter().map(|n| n.int64_value(&[0])).collect();
-        let most = lengths.iter().copied().max().unwrap_or(0);
-        let padded = Tensor::f_zeros([most], (Kind::Uint8, Device::Cpu))?;
-        padded.f_narrow(0, 0, own.size()[0])?.f_copy_(&own)?;
-        let all = group.all_gather(&padded)?;
-        all.iter().zip(lengths).map(|(t, n)| bytes(&t.f_narrow(0, 0, n)?)).collect::<Result<Vec<_>>>()
-    })?;
-    let facts: Vec<Value> = gathered.iter().map(|text| serde_json::from_slice(text).unwrap_or_default()).collect();
+    let own = Tensor::f_from_slice(facts.to_string().as_bytes())?;
+    let texts = world.gather(&format!("the agreement on {what}"), &own)?;
+    let read = |text: &Tensor| -> Result<Value> { Ok(serde_json::from_slice(&Vec::<u8>::try_from(text)?)?) };
+    let facts = texts.iter().map(read).collect::<Result<Vec<_>>>()?;
     for (rank, theirs) in facts.iter().enumerate().skip(1) {
         let found = meeting::contradictions(&facts[0], theirs);
         if !found.is_empty() {
