@@ -3,8 +3,8 @@
 //!
 //!     cargo xtask bench call
 
+use nepa::run::signals::Interrupt;
 use nepa::script::Host;
-use nepa::train::signals::Interrupt;
 use std::hint::black_box;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};

@@ -1,6 +1,6 @@
 //! nepa: NEPA pretraining, fine-tuning and evaluation, composed in scripts.
 //!
-//! Data flows one way: [`data`] → [`nn`] → [`loss`] → [`optim`] → [`train`] and [`checkpoint`];
+//! Data flows one way: [`data`] → [`nn`] → [`loss`] → [`optim`] → [`run`] and [`checkpoint`];
 //! [`script`] registers them all with the Rhai engine, and is the only part that knows it.
 
 #![warn(missing_docs)]
@@ -20,8 +20,9 @@ pub mod loss;
 pub mod nn;
 pub mod optim;
 pub mod options;
-pub mod places;
+pub mod plot;
+pub mod positions;
 pub mod random;
+pub mod run;
 pub mod script;
 pub mod table_file;
-pub mod train;

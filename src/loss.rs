@@ -149,7 +149,7 @@ pub fn embedding_stats(z: &Tensor) -> Result<EmbeddingStats> {
 
         let rows = z.f_reshape([-1, width])?;
         let kept = rows.size()[0].min(RANK_ROWS);
-        // Places i · rows / kept: evenly spaced, none twice.
+        // Positions i · rows / kept: evenly spaced, none twice.
         let places = Tensor::f_arange(kept, (Kind::Int64, z.device()))?.f_mul_scalar(rows.size()[0])?;
         let rows = rows.f_index_select(0, &places.f_div_scalar_mode(kept, "floor")?)?;
         let rank = effective_rank(&rows, rounding)?;

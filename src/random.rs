@@ -4,7 +4,7 @@
 //! generator hands out keys one after the other: its whole state is a seed and a count.
 
 use crate::error::{Result, bail};
-use crate::places::Places;
+use crate::positions::Positions;
 use rand::{Rng, RngCore, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -122,16 +122,16 @@ pub struct State {
     pub drawn: u64,
     /// The places in the step's batch, over all processes, of the samples of this forward pass: what is drawn for each
     /// sample (drop path) then is what the whole batch would have drawn for it.
-    pub samples: Places,
+    pub samples: Positions,
 }
 
 thread_local! {
-    static GENERATOR: Cell<State> = const { Cell::new(State { seed: 0, drawn: 0, samples: Places::run(0, 0) }) };
+    static GENERATOR: Cell<State> = const { Cell::new(State { seed: 0, drawn: 0, samples: Positions::run(0, 0) }) };
 }
 
 /// Starts the run's generator anew.
 pub fn set_seed(seed: u64) {
-    GENERATOR.set(State { seed, drawn: 0, samples: Places::default() });
+    GENERATOR.set(State { seed, drawn: 0, samples: Positions::default() });
 }
 
 /// The state of the run's generator.
@@ -145,7 +145,7 @@ pub fn set_state(state: State) {
 }
 
 /// Says which places in the step's batch the samples of the next forward passes have.
-pub fn set_samples(samples: Places) {
+pub fn set_samples(samples: Positions) {
     GENERATOR.set(State { samples, ..GENERATOR.get() });
 }
 
@@ -156,7 +156,7 @@ pub fn next_per_sample(sizes: &[i64]) -> Result<Tensor> {
     let [n, row @ ..] = sizes else { bail!("expected the number of samples as the first size, found no sizes") };
     let mut places = GENERATOR.get().samples;
     if places.len() as i64 != *n {
-        places = Places::run(0, *n as usize);
+        places = Positions::run(0, *n as usize);
     }
     let all = next_key().uniform(&[&[places.end() as i64], row].concat())?;
     let rows = places.runs().map(|(first, length)| all.f_narrow(0, first as i64, length as i64));

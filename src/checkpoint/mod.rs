@@ -2,10 +2,9 @@
 //! `model.safetensors`), with `provenance.json` beside them. Weights that `torch.save` wrote are read too.
 
 pub mod config_json;
+pub mod manifest;
 pub mod pickle;
 pub mod pretrained;
-pub mod sealed;
-pub mod snapshot;
 pub mod tensors;
 pub mod torch_file;
 
@@ -151,9 +150,9 @@ pub fn tensor_file(path: &Path) -> Result<PathBuf> {
 pub fn weights(path: &Path) -> Result<TensorFile> {
     if let Some(folder) = path.parent()
         && let (Some(checkpoint), Some(name)) = (folder.parent(), folder.file_name())
-        && checkpoint.join(snapshot::STATE_FILE).is_file()
+        && checkpoint.join(crate::run::snapshot::STATE_FILE).is_file()
     {
-        sealed::verify_below(checkpoint, &format!("{}/", name.to_string_lossy()))?;
+        manifest::verify_below(checkpoint, &format!("{}/", name.to_string_lossy()))?;
     }
     let mut file = tensors::read(path)?;
     let inner = |name: &str| name.strip_prefix("state_dict.").map(str::to_string);
@@ -233,7 +232,7 @@ impl ModelFolder {
             "format": "nepa model folder",
             "weights": options.weights,
             "nepa_version": env!("CARGO_PKG_VERSION"),
-            "saved_at": crate::train::timestamp(),
+            "saved_at": crate::run::timestamp(),
             "parameters": crate::nn::num_parameters(module),
         });
         let object = provenance.as_object_mut().expect("made as an object");
@@ -280,7 +279,7 @@ pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Map<Str
         .with_context(|| format!("cannot save the model to {}", dir.display()))
 }
 
-fn pretty(value: &Value) -> String {
+pub(crate) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 

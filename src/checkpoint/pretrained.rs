@@ -1,11 +1,11 @@
 //! The weights that a path means: of a training checkpoint, a run, a model folder of ours or of Hugging Face, raw or
 //! averaged.
 
-use super::snapshot::{EMA_DIR, RAW_DIR, STATE_FILE};
 use super::{PROVENANCE_FILE, model_file, tensor_file};
 use crate::bail_hint;
 use crate::error::{Result, did_you_mean};
-use crate::train::run_dir::{RUN_FILE, all_checkpoints};
+use crate::run::directory::{RUN_FILE, all_checkpoints};
+use crate::run::snapshot::{EMA_DIR, RAW_DIR, STATE_FILE};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 

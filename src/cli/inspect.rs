@@ -1,11 +1,12 @@
 //! `nepa inspect`
 
 use crate::bail_hint;
-use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, PROVENANCE_FILE, sealed, snapshot};
+use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, PROVENANCE_FILE, manifest};
 use crate::error::{Context as _, Result};
 use crate::nn::kind_name;
-use crate::train::metrics::METRICS_FILE;
-use crate::train::run_dir::{self, RUN_FILE};
+use crate::run::directory::{self, RUN_FILE};
+use crate::run::metrics::METRICS_FILE;
+use crate::run::snapshot;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -71,8 +72,8 @@ fn lines(value: &Value, out: &mut String) {
 }
 
 fn run(path: &Path) -> Result<String> {
-    let mut info = run_dir::read_info(path)?;
-    info["state"] = Value::String(run_dir::state_words(&info, run_dir::is_in_use(path)));
+    let mut info = directory::read_info(path)?;
+    info["state"] = Value::String(directory::state_words(&info, directory::is_in_use(path)));
     let mut out = format!("run {}\n", path.display());
     lines(&info, &mut out);
     if let Ok(metrics) = std::fs::read_to_string(path.join(METRICS_FILE)) {
@@ -82,7 +83,7 @@ fn run(path: &Path) -> Result<String> {
             let _ = writeln!(out, "  last: {last}");
         }
     }
-    for checkpoint in run_dir::all_checkpoints(path) {
+    for checkpoint in directory::all_checkpoints(path) {
         let _ = writeln!(out, "checkpoint: {}", checkpoint.display());
     }
     for model in models(path) {
@@ -93,7 +94,7 @@ fn run(path: &Path) -> Result<String> {
 
 /// A checkpoint of a training loop: whether it is whole, where the loop stands, what it depends on.
 fn training_checkpoint(path: &Path) -> Result<String> {
-    sealed::verify(path)?;
+    manifest::verify(path)?;
     let state = snapshot::read_state(path)?;
     let mut out = format!("checkpoint {}, whole (every checksum is right)\n", path.display());
     let mut head = Value::Object(Default::default());

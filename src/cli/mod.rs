@@ -17,8 +17,8 @@ mod plot;
 mod report;
 mod run;
 
+use crate::run::signals::Interrupt;
 use crate::script::{Host, Sources, error::Report};
-use crate::train::signals::Interrupt;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;

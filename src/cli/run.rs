@@ -5,10 +5,10 @@ use crate::bail_hint;
 use crate::device;
 use crate::dist::{self, About, Launch, Meeting};
 use crate::error::Result;
+use crate::run::signals::Interrupt;
+use crate::run::{RunInfo, RunState, directory};
 use crate::script::error::Report;
 use crate::script::{Checked, Declared, Failure, Host, Params, Session, type_of};
-use crate::train::signals::Interrupt;
-use crate::train::{RunInfo, RunState, run_dir};
 use clap::CommandFactory;
 use rhai::AST;
 use serde_json::json;
@@ -93,7 +93,7 @@ pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
         (_, Ok(Some(dir))) => eprintln!("run directory: {}", dir.display()),
         (_, Ok(None)) => {}
     }
-    if let Some(dir) = dir.filter(|dir| state != RunState::Finished && !run_dir::all_checkpoints(dir).is_empty()) {
+    if let Some(dir) = dir.filter(|dir| state != RunState::Finished && !directory::all_checkpoints(dir).is_empty()) {
         eprintln!("to go on from its last checkpoint: {}", resuming_command(&args, recipe, &dir));
     }
     code
@@ -134,8 +134,8 @@ fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, Str
 /// The recipe of the run that --resume names.
 fn recipe_of(args: &RunArgs) -> Result<PathBuf> {
     let Some(Some(dir)) = &args.resume else { unreachable!("checked by the caller") };
-    run_dir::known_run(dir)?;
-    Ok(PathBuf::from(run_dir::read_info(dir)?["recipe"].as_str().unwrap_or_default()))
+    directory::known_run(dir)?;
+    Ok(PathBuf::from(directory::read_info(dir)?["recipe"].as_str().unwrap_or_default()))
 }
 
 /// What has to be the same in all processes, by name.
@@ -198,13 +198,13 @@ fn take_over(args: &mut RunArgs) -> Result<()> {
         ),
         (Some(dir), ..) => dir,
         (None, Some(out), _) => out.clone(),
-        (None, None, Some(recipe)) => run_dir::newest_of(recipe)?,
+        (None, None, Some(recipe)) => directory::newest_of(recipe)?,
         (None, None, None) => unreachable!("checked by the caller"),
     };
-    run_dir::known_run(&dir)?;
-    let info = run_dir::read_info(&dir)?;
+    directory::known_run(&dir)?;
+    let info = directory::read_info(&dir)?;
     if let Some(recipe) = &args.recipe {
-        run_dir::same_recipe(&dir, &info, recipe)?;
+        directory::same_recipe(&dir, &info, recipe)?;
     }
     let given = |key: &str, args: &RunArgs| args.set.iter().any(|(k, _)| k == key);
     for (key, value) in info["set"].as_object().into_iter().flatten() {
@@ -306,7 +306,7 @@ fn start(
     Session::start(info, args.out.clone(), args.resume.is_some(), params, interrupt)?;
     let processes = dist::world_size();
     let plural = if threads == 1 { "" } else { "s" };
-    crate::train::progress::note_line(&format!(
+    crate::run::progress::note_line(&format!(
         "nepa {}: {} on {}{}, {threads} thread{plural}{}, seed {seed}",
         env!("CARGO_PKG_VERSION"),
         recipe.display(),

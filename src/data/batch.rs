@@ -5,7 +5,7 @@ use super::transform::{EraseMode, Mix, Mixing, RandomErasing};
 use crate::device;
 use crate::error::{Diagnostic, Result, bail, ensure};
 use crate::ffi;
-use crate::places::Places;
+use crate::positions::Positions;
 use crate::random;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -25,7 +25,7 @@ pub struct Batch {
     /// int64 [B]: the places of the images in the source.
     pub indices: Tensor,
     /// The places of the images in the batch that all processes compute together.
-    pub samples: Places,
+    pub samples: Positions,
     /// How much the mean over these images counts where the processes' gradients are averaged.
     pub share: f64,
 }
@@ -342,7 +342,7 @@ mod tests {
                 labels: tensors["labels"].copy(),
                 targets: tensors["labels"].copy(),
                 indices: tensors["labels"].copy(),
-                samples: Places::default(),
+                samples: Positions::default(),
                 share: 1.0,
             };
             let n = batch.labels.size()[0] as usize;

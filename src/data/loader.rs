@@ -12,7 +12,7 @@ use super::transform::RandomErasing;
 use crate::device;
 use crate::error::{Diagnostic, Result, catch_panic, ensure, one_line};
 use crate::options;
-use crate::places::Places;
+use crate::positions::Positions;
 use crate::random::{Key, Permutation};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -103,7 +103,7 @@ pub struct RawBatch {
     /// Images in the whole batch, over all processes.
     pub whole: usize,
     /// Which of the whole batch's these are.
-    pub samples: Places,
+    pub samples: Positions,
     /// How much their mean counts where the processes' gradients are averaged: 1 where all have as many.
     pub share: f64,
     /// Of what is drawn once a batch.
@@ -311,13 +311,13 @@ impl Work {
     }
 
     /// This process's places in a batch, and their share in the mean over processes.
-    fn part(&self, batch: usize) -> (Places, f64) {
+    fn part(&self, batch: usize) -> (Positions, f64) {
         let Shared { rank, world_size, mixed, .. } = *self.shared;
         let size = self.size(batch);
-        let own = Places::of_process(size, rank, world_size, mixed);
+        let own = Positions::of_process(size, rank, world_size, mixed);
         match own.is_empty() {
             // It takes part in the step all the same.
-            true => (Places::run(0, 1), 0.0),
+            true => (Positions::run(0, 1), 0.0),
             false => (own, (world_size * own.len()) as f64 / size as f64),
         }
     }
@@ -447,12 +447,12 @@ pub struct Epoch {
     waited: Duration,
     failed: bool,
     /// The places of the generator's samples outside of it.
-    around: Places,
+    around: Positions,
 }
 
 impl Epoch {
     /// The places that the generator's samples had when the epoch began, to be put back at its end.
-    pub fn around(&self) -> Places {
+    pub fn around(&self) -> Positions {
         self.around
     }
 

@@ -4,19 +4,19 @@
 //! Every process runs the same script. Process 0 alone writes files and talks. A run that was started alone has none of
 //! this: every function here then is a matter of returning its argument.
 
+mod environment;
 mod gradients;
-mod launch;
-mod meeting;
-mod monitor;
+mod heartbeat;
+mod rendezvous;
 
 pub use crate::ffi::ReduceOp;
+pub use environment::{Launch, STORE_FD, own_cores};
 pub use gradients::Gradients;
-pub use launch::{Launch, STORE_FD, own_cores};
-pub use meeting::{About, Meeting, about_program, remember_run};
+pub use rendezvous::{About, Meeting, about_program, remember_run};
 
 use crate::error::{Diagnostic, Result, bail, ensure, one_line};
 use crate::ffi::{self, Group, Store};
-use monitor::{Circle, Failure, Monitor};
+use heartbeat::{Circle, Failure, Monitor};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -264,7 +264,7 @@ pub fn on_main(what: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
 /// whose listing is kept: first the first process of the machine, then the others.
 pub fn first_of_machine<R>(what: &str, body: impl FnOnce() -> Result<R>) -> Result<R> {
     let Some(world) = world() else { return body() };
-    let key = world.next_key(&format!("{what} on {}", meeting::host_name()));
+    let key = world.next_key(&format!("{what} on {}", rendezvous::host_name()));
     if local_rank() > 0 {
         world.wait_for(&key, what, None)?;
         return body();
@@ -292,7 +292,7 @@ pub fn agree(what: &str, facts: &Value) -> Result<()> {
     let read = |text: &Tensor| -> Result<Value> { Ok(serde_json::from_slice(&Vec::<u8>::try_from(text)?)?) };
     let facts = texts.iter().map(read).collect::<Result<Vec<_>>>()?;
     for (rank, theirs) in facts.iter().enumerate().skip(1) {
-        let found = meeting::contradictions(&facts[0], theirs);
+        let found = rendezvous::contradictions(&facts[0], theirs);
         if !found.is_empty() {
             bail!("{what} are not the same in all processes: on rank {rank}, {}", found.join("; "));
         }
@@ -316,13 +316,13 @@ pub fn fail(message: &str) -> bool {
     // What another process has met, each that ends because of it tells.
     let is_known = world.monitor.failure().is_some_and(|known| known.to_string() == message);
     if !is_known {
-        meeting::tell_agent(message);
+        rendezvous::tell_agent(message);
         let own = Failure { rank: Some(rank()), cause: format!("failed: {message}"), ended: false };
-        let _ = monitor::claim(&world.store, &own);
+        let _ = heartbeat::claim(&world.store, &own);
         let _ = world.store.set(&format!("error/{}", rank()), message.as_bytes());
     }
     if is_main() && !world.circle.agent_store {
-        monitor::wait_for_readers(&world.store, world_size());
+        heartbeat::wait_for_readers(&world.store, world_size());
     }
     if is_main() || is_known {
         return true;
@@ -349,6 +349,6 @@ pub fn end(interrupted: bool) {
     let _ = world.monitor.end(&world.store);
     if is_main() && !world.circle.agent_store {
         let limit = if interrupted { Duration::from_secs(3) } else { Duration::MAX };
-        monitor::wait_for_ends(&world.store, &world.circle, limit);
+        heartbeat::wait_for_ends(&world.store, &world.circle, limit);
     }
 }

@@ -15,7 +15,7 @@ pub use check::{Checked, Problem};
 pub use params::{Declared, Params, type_of};
 pub use sources::Sources;
 
-use crate::train::signals::Interrupt;
+use crate::run::signals::Interrupt;
 use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
 pub use error::Report;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope};
@@ -61,12 +61,12 @@ impl Host {
         engine.set_max_call_levels(200);
         engine.set_fail_on_invalid_map_property(true);
         engine.on_progress(move |_| interrupt.ends_script().map(|code| Dynamic::from_int(code as i64)));
-        engine.on_print(crate::train::progress::print_line);
+        engine.on_print(crate::run::progress::print_line);
         engine.on_debug(|text, source, position| {
             let line = format!("{}:{position:?}: {text}", source.unwrap_or("script"));
             match crate::dist::is_main() {
-                true => crate::train::progress::print_line(&line),
-                false => crate::train::progress::note_line_of_any(&line),
+                true => crate::run::progress::print_line(&line),
+                false => crate::run::progress::note_line_of_any(&line),
             }
         });
         let sources = Sources::new(stdlib);

@@ -3,7 +3,7 @@
 use crate::error::{Result, bail};
 use crate::nn::{ModuleRef, shape_words};
 use crate::options::{self, Options};
-use crate::places::Places;
+use crate::positions::Positions;
 use rhai::{Array, Dynamic, FnPtr, Map};
 use serde_json::{Number, Value};
 use std::cell::Cell;
@@ -166,8 +166,8 @@ pub fn object(map: &Map) -> Result<serde_json::Map<String, Value>> {
     }
 }
 
-/// Places of a batch as a script's runs, each [first, length].
-pub fn runs(places: Places) -> Array {
+/// Positions of a batch as a script's runs, each [first, length].
+pub fn runs(places: Positions) -> Array {
     let int = |n: usize| Dynamic::from_int(n as i64);
     places.runs().map(|(first, length)| Dynamic::from_array(vec![int(first), int(length)])).collect()
 }

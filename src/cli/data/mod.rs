@@ -11,8 +11,8 @@ use crate::bail_hint;
 use crate::data::source::{self, SourceRef};
 use crate::device;
 use crate::error::Result;
+use crate::run::signals::Interrupt;
 use crate::script::{Host, Report, Steps};
-use crate::train::signals::Interrupt;
 use std::path::Path;
 
 /// What errors call the text of the transforms.

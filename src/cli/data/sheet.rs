@@ -10,9 +10,9 @@ use crate::data::resample::resized_crop;
 use crate::data::source::{self, SourceRef};
 use crate::error::{Context as _, Result, catch_panic, ensure};
 use crate::nn::shape_words;
+use crate::plot::contact_sheet::{self, Cell, Row};
 use crate::random::{Key, Permutation};
 use crate::script::Steps;
-use crate::train::contact_sheet::{self, Cell, Row};
 use image::{RgbImage, imageops};
 use std::collections::HashMap;
 use std::path::Path;
@@ -75,7 +75,7 @@ pub fn draw(file: &Path, title: &[String], part: &Part, steps: &Steps, samples: 
     contact_sheet::draw(file, title, &headings, &rows, tile)
 }
 
-/// Places of samples that decode: by the seed alone, of as many classes as can be, ordered by class.
+/// Positions of samples that decode: by the seed alone, of as many classes as can be, ordered by class.
 fn choose(source: &SourceRef, samples: &Samples) -> Result<Vec<usize>> {
     let count = samples.count.min(source.len());
     let order = Permutation::new(Key::new(samples.seed), source.len().max(1));

@@ -8,8 +8,8 @@ use crate::data::pipeline::Pipeline;
 use crate::data::source::{self, SourceRef};
 use crate::error::{Context as _, Result};
 use crate::random::{Key, Permutation};
+use crate::run::signals::Interrupt;
 use crate::script::Steps;
-use crate::train::signals::Interrupt;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

@@ -5,7 +5,7 @@ pub(super) mod read;
 
 use crate::bail_hint;
 use crate::error::{Result, did_you_mean};
-use crate::train::plot::{Curve, Format, Key, Panel, Panels, panels};
+use crate::plot::{Curve, Format, Key, Panel, Panels, panels};
 use axis::Axis;
 use clap::Args;
 use read::Run;

@@ -3,8 +3,8 @@
 use crate::bail_hint;
 use crate::error::{Context as _, Result};
 use crate::files::beside;
-use crate::train::metrics::METRICS_FILE;
-use crate::train::run_dir::{self, RUN_FILE};
+use crate::run::directory::{self, RUN_FILE};
+use crate::run::metrics::METRICS_FILE;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,7 @@ pub fn run(path: &Path) -> Result<Run> {
     }
     let dir = file.parent().map_or(PathBuf::from("."), Path::to_path_buf);
     let state = match dir.join(RUN_FILE).is_file() {
-        true => Some(run_dir::state_words(&run_dir::read_info(&dir)?, run_dir::is_in_use(&dir))),
+        true => Some(directory::state_words(&directory::read_info(&dir)?, directory::is_in_use(&dir))),
         false => None,
     };
     // "." and "runs/x/.." are named as what they are.

@@ -6,7 +6,7 @@ mod read;
 
 use crate::error::Result;
 use crate::files::write_atomic;
-use crate::train::plot::{Panels, key_colour, panel_svgs};
+use crate::plot::{Panels, key_colour, panel_svgs};
 use crate::{bail_hint, cli::plot};
 use clap::Args;
 use embed::{Budget, bytes_words};

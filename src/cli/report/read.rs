@@ -1,13 +1,13 @@
 //! What a run directory holds, as the page shows it.
 
 use crate::bail_hint;
-use crate::checkpoint::{PROVENANCE_FILE, sealed};
+use crate::checkpoint::{PROVENANCE_FILE, manifest};
 use crate::cli::inspect;
 use crate::cli::plot::read::{self, Run};
 use crate::error::{Context as _, Result};
 use crate::files::beside;
-use crate::train::metrics::METRICS_FILE;
-use crate::train::run_dir::{self, RUN_FILE};
+use crate::run::directory::{self, RUN_FILE};
+use crate::run::metrics::METRICS_FILE;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -40,14 +40,14 @@ pub struct Folder {
 
 pub fn report(dir: &Path) -> Result<Report> {
     is_run(dir)?;
-    let info = run_dir::read_info(dir)?;
+    let info = directory::read_info(dir)?;
     if !info.is_object() {
         bail_hint!(
             "{}: expected a JSON object", dir.join(RUN_FILE).display();
             "only `nepa run` writes this file; it was changed"
         );
     }
-    let state = run_dir::state_words(&info, run_dir::is_in_use(dir));
+    let state = directory::state_words(&info, directory::is_in_use(dir));
     let named = dir.canonicalize().ok().and_then(|d| Some(d.file_name()?.to_string_lossy().into_owned()));
     let given = dir.display().to_string();
     let (lines, torn) = match optional(&dir.join(METRICS_FILE))? {
@@ -71,14 +71,14 @@ pub fn report(dir: &Path) -> Result<Report> {
         let about = provenance(&path);
         folder(path, about)
     });
-    let checkpoints = run_dir::all_checkpoints(dir).into_iter().map(|path| {
-        let about = match sealed::verify_sizes(&path) {
+    let checkpoints = directory::all_checkpoints(dir).into_iter().map(|path| {
+        let about = match manifest::verify_sizes(&path) {
             Ok(()) => "complete".into(),
             Err(e) => format!("not complete: {e:#}"),
         };
         folder(path, about)
     });
-    let recipe_file = run_dir::RECIPE_FILE.to_string();
+    let recipe_file = directory::RECIPE_FILE.to_string();
     Ok(Report {
         state,
         logged,

@@ -2,10 +2,11 @@
 
 use super::nn::{report_map, tensor_map};
 use crate::checkpoint::pretrained::{self, TORCH_EMA_FILE};
-use crate::checkpoint::{self, CONFIG_FILE, FillOptions, SaveOptions, snapshot};
+use crate::checkpoint::{self, CONFIG_FILE, FillOptions, SaveOptions};
 use crate::dist;
 use crate::error::Result;
 use crate::functions;
+use crate::run::snapshot;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Module, Tensor, from_json, read_options};

@@ -5,7 +5,7 @@ use crate::error::{Context as _, Diagnostic, Result, bail, did_you_mean};
 use crate::ffi::{self, Autocast};
 use crate::functions;
 use crate::options;
-use crate::places::Places;
+use crate::positions::Positions;
 use crate::random;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
@@ -99,7 +99,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// Example: `rng_state(rng_state() + #{ samples: part.samples });`
         "rng_state" (state: Map) -> () {
             let o: RngState = read_options("rng_state", &state)?;
-            let samples = Places::of_runs(&o.samples).context("rng_state")?;
+            let samples = Positions::of_runs(&o.samples).context("rng_state")?;
             random::set_state(random::State { seed: o.seed as u64, drawn: o.drawn, samples });
             Ok(())
         }
@@ -207,10 +207,10 @@ fn table(rows: &Array) -> Result<()> {
     let widths: Vec<usize> = (0..columns).map(width).collect();
     for (i, row) in cells.iter().enumerate() {
         let line: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        crate::train::progress::print_line(line.join("  ").trim_end());
+        crate::run::progress::print_line(line.join("  ").trim_end());
         if i == 0 {
             let rule: Vec<String> = widths.iter().map(|w| "-".repeat(*w)).collect();
-            crate::train::progress::print_line(&rule.join("  "));
+            crate::run::progress::print_line(&rule.join("  "));
         }
     }
     Ok(())

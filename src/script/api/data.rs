@@ -11,13 +11,13 @@ use crate::data::source::{self, Content, SourceRef, SyntheticOptions};
 use crate::dist;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::functions;
-use crate::places::Places;
+use crate::positions::Positions;
 use crate::random::{self, Key};
+use crate::run::progress::{note_line, note_line_of_any};
 use crate::script::docs::Reference;
 use crate::script::error::{from_rhai, to_rhai};
 use crate::script::registry::Group;
 use crate::script::values::{Tensor, call, found, ints, number, ok, read_options, runs};
-use crate::train::progress::{note_line, note_line_of_any};
 use image::ExtendedColorType;
 use image::ImageEncoder as _;
 use image::codecs::png::PngEncoder;
@@ -71,7 +71,7 @@ struct BatchParts {
     targets: Tensor,
     indices: Tensor,
     /// Of the batch that all processes compute together.
-    samples: Places,
+    samples: Positions,
     share: f64,
 }
 

@@ -3,10 +3,10 @@
 use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::functions;
 use crate::options;
+use crate::plot::{self, Bar, Frame, Overlay, OverlaysOptions, PlotOptions, Series};
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Tensor, found, number, read_options};
-use crate::train::plot::{self, Bar, Frame, Overlay, OverlaysOptions, PlotOptions, Series};
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 use std::path::Path;
 

@@ -6,16 +6,16 @@ use crate::dist;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::functions;
 use crate::nn::shape_words;
+use crate::run::checkpoints::SaverOptions;
+use crate::run::directory::{CHECKPOINTS_DIR, RUNS_DIR};
+use crate::run::progress;
+use crate::run::signals::Interrupt;
+use crate::run::{RunDir, RunInfo, RunState};
 use crate::script::docs::Reference;
 use crate::script::params::Params;
 use crate::script::registry::Group;
 use crate::script::values::{Tensor, found, ints, number, object, read_options};
 use crate::table_file::{self, Column};
-use crate::train::progress;
-use crate::train::run_dir::{CHECKPOINTS_DIR, RUNS_DIR};
-use crate::train::saver::SaverOptions;
-use crate::train::signals::Interrupt;
-use crate::train::{RunDir, RunInfo, RunState};
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -117,7 +117,7 @@ impl Session {
     /// `runs/RECIPE-DATE-TIME`, with a number where that is taken.
     fn default_dir(&self) -> PathBuf {
         let stem = self.info.recipe.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
-        let moment = crate::train::timestamp().replace([':', '-'], "").replace('T', "-").replace('Z', "");
+        let moment = crate::run::timestamp().replace([':', '-'], "").replace('T', "-").replace('Z', "");
         let base = Path::new(RUNS_DIR).join(format!("{stem}-{moment}"));
         let numbered = (2..).map(|n| PathBuf::from(format!("{}-{n}", base.display())));
         std::iter::once(base.clone()).chain(numbered).find(|p| !p.exists()).expect("an endless list")

@@ -2,20 +2,20 @@
 
 use super::optim::{Adamw, Ema};
 use super::run::{provenance, with_session};
-use crate::checkpoint::snapshot::{self, Parts, Snapshot};
 use crate::differences::differences;
 use crate::dist::{self, Later};
 use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
 use crate::functions;
-use crate::places::Places;
+use crate::positions::Positions;
 use crate::random;
+use crate::run::checkpoints::{self, SaverOptions};
+use crate::run::directory::versions;
+use crate::run::progress::note_line;
+use crate::run::signals::Interrupt;
+use crate::run::snapshot::{self, Parts, Snapshot};
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Module, found, from_json, object, to_json};
-use crate::train::progress::note_line;
-use crate::train::run_dir::versions;
-use crate::train::saver::{self, SaverOptions};
-use crate::train::signals::Interrupt;
 use rhai::{Array, Dynamic, Engine, Map};
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -103,7 +103,7 @@ enum Asked {
 
 struct SaverParts {
     label: String,
-    saver: saver::Saver,
+    saver: checkpoints::Saver,
     interrupt: Interrupt,
     question: Question,
     /// What a signal, to whichever process, has asked for.
@@ -146,7 +146,7 @@ impl SaverParts {
         let (dir, interrupt) = with_session(|s| Ok((s.checkpoints_dir(label)?, s.interrupt.clone())))?;
         Ok(Self {
             label: label.to_string(),
-            saver: saver::Saver::new(dir, options)?,
+            saver: checkpoints::Saver::new(dir, options)?,
             interrupt,
             question: Question::default(),
             asked: None,
@@ -209,7 +209,7 @@ impl SaverParts {
         let dir = PathBuf::from(found["dir"].as_str().unwrap_or_default());
         self.with_parts(|parts| snapshot::restore(&dir, parts))?;
         let rng = |name: &str| state["rng"][name].as_u64().unwrap_or(0);
-        random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), samples: Places::default() });
+        random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), samples: Positions::default() });
         if dist::is_main() {
             let metrics = snapshot::read_metrics(&dir)?;
             with_session(|s| s.dir()?.begin(Some(&metrics)))?;
@@ -264,7 +264,7 @@ impl SaverParts {
                 "device": s.info.device,
                 "threads": s.info.threads,
                 "processes": dist::world_size(),
-                "saved_at": crate::train::timestamp(),
+                "saved_at": crate::run::timestamp(),
                 "versions": versions(),
             });
             let metrics = s.dir()?.logged()?;

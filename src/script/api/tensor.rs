@@ -498,9 +498,9 @@ fn reductions(group: &mut Group<'_>) {
         "min" (t: Tensor) -> Tensor { ok(t.f_min()?) }
         /// The smallest elements along one dimension.
         "min" (t: Tensor, dim: i64) -> Tensor { ok(t.f_amin([dim], false)?) }
-        /// Places of the greatest elements along a dimension, int64.
+        /// Positions of the greatest elements along a dimension, int64.
         "argmax" (t: Tensor, dim: i64) -> Tensor { ok(t.f_argmax(dim, false)?) }
-        /// Places of the smallest elements along a dimension, int64.
+        /// Positions of the smallest elements along a dimension, int64.
         "argmin" (t: Tensor, dim: i64) -> Tensor { ok(t.f_argmin(dim, false)?) }
         /// Whether any element is true or not 0.
         "any" (t: Tensor) -> bool { Ok(t.f_any()?.f_int64_value(&[])? != 0) }

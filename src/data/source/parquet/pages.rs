@@ -172,7 +172,7 @@ impl Values {
         out.u32s(&self.rows.iter().flat_map(|s| [s.page, s.at, s.size]).collect::<Vec<_>>());
     }
 
-    /// Places that were written before, of a chunk with that many rows.
+    /// Positions that were written before, of a chunk with that many rows.
     pub fn from_listing(from: &mut Reader, rows: usize) -> Option<Self> {
         let pages: Option<Vec<Page>> = (0..from.u64()?)
             .map(|_| {

@@ -1,0 +1,218 @@
+//! Pictures of a run as PNG or SVG files: curves, bars with error bars, and grids of images. The font
+//! is in the binary, so that PNG files look the same everywhere.
+
+mod bars;
+pub mod contact_sheet;
+mod curves;
+mod images;
+mod overlays;
+mod panels;
+
+pub use bars::{Bar, bars};
+pub use curves::{Series, lines};
+pub use images::images;
+pub use overlays::{Frame, Overlay, OverlaysOptions, overlays};
+pub use panels::{Curve, Key, Panel, Panels, key_colour, panel_svgs, panels};
+
+use crate::error::{Context as _, Result, bail, ensure};
+use crate::files::staging;
+use crate::options;
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::register_font;
+use std::path::Path;
+use std::sync::Once;
+
+const FONT: &[u8] = include_bytes!("../../assets/DejaVuSans.ttf");
+/// Colours that are told apart with colour-blind eyes too (Okabe and Ito).
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(213, 94, 0),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(90, 90, 90),
+];
+
+options! {
+    /// Title and axes of a picture.
+    pub struct PlotOptions {
+        /// Title above the picture.
+        title: String = String::new(),
+        /// Name of the horizontal axis.
+        x: String = String::new(),
+        /// Name of the vertical axis.
+        y: String = String::new(),
+        /// Width in pixels.
+        width: u64 = 900,
+        /// Height in pixels.
+        height: u64 = 560,
+    }
+}
+
+fn fonts() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let _ = register_font("sans-serif", FontStyle::Normal, FONT);
+    });
+}
+
+/// Least and greatest finite value, with room around them.
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    for v in values.filter(|v| v.is_finite()) {
+        low = low.min(v);
+        high = high.max(v);
+    }
+    match low <= high {
+        false => (0.0, 1.0),
+        true if low == high => (low - 0.5, high + 0.5),
+        true => (low, high),
+    }
+}
+
+fn padded((low, high): (f64, f64)) -> (f64, f64) {
+    let room = 0.04 * (high - low);
+    (low - room, high + room)
+}
+
+/// The format of a picture, by its extension.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Pixels.
+    Png,
+    /// Lines and letters; text is in the viewer's font.
+    Svg,
+}
+
+impl Format {
+    /// The format that a path asks for.
+    pub fn of(path: &Path) -> Result<Self> {
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+        match extension.as_str() {
+            "png" => Ok(Self::Png),
+            "svg" => Ok(Self::Svg),
+            _ => bail!("pictures of curves and bars are .png or .svg files, found {}", path.display()),
+        }
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Png => "png",
+            Self::Svg => "svg",
+        }
+    }
+}
+
+/// What plotters draws, on pixels and in vectors alike.
+trait Drawing {
+    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, format: Format) -> Result<()>
+    where
+        DB::ErrorType: 'static;
+}
+
+/// Draws a picture in the format that its path asks for.
+fn draw(path: &Path, options: &PlotOptions, drawing: &impl Drawing) -> Result<()> {
+    fn on<DB: DrawingBackend>(backend: DB, drawing: &impl Drawing, format: Format) -> Result<()>
+    where
+        DB::ErrorType: 'static,
+    {
+        let area = backend.into_drawing_area();
+        area.fill(&WHITE)?;
+        drawing.draw(&area, format)?;
+        Ok(area.present()?)
+    }
+    let format = Format::of(path)?;
+    draw_file(path, options, format, |file, size| match format {
+        Format::Png => on(BitMapBackend::new(file, size), drawing, format),
+        Format::Svg => on(SVGBackend::new(file, size), drawing, format),
+    })
+}
+
+/// The same for pictures of pixels, which are PNG files.
+pub(super) fn draw_to(
+    path: &Path,
+    options: &PlotOptions,
+    draw: impl FnOnce(&Path, (u32, u32)) -> Result<()>,
+) -> Result<()> {
+    ensure!(
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")),
+        "pictures of images are PNG files, found {}",
+        path.display()
+    );
+    draw_file(path, options, Format::Png, draw)
+}
+
+/// Creates the folder of a picture; the drawing itself goes to a hidden file that is then renamed.
+fn draw_file(
+    path: &Path,
+    options: &PlotOptions,
+    format: Format,
+    draw: impl FnOnce(&Path, (u32, u32)) -> Result<()>,
+) -> Result<()> {
+    ensure!(
+        (100..=8000).contains(&options.width) && (100..=8000).contains(&options.height),
+        "a picture is 100 to 8000 pixels wide and high, found {} x {}",
+        options.width,
+        options.height
+    );
+    if !crate::dist::is_main() {
+        return Ok(());
+    }
+    fonts();
+    let staging = staging(path)?;
+    let file = staging.path().join(format!("picture.{}", format.extension()));
+    draw(&file, (options.width as u32, options.height as u32))
+        .with_context(|| format!("cannot draw {}", path.display()))?;
+    std::fs::rename(&file, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn tick(value: f64) -> String {
+    match value.abs() {
+        // What rounding leaves of 0 on an axis.
+        v if v < 1e-13 => "0".into(),
+        v if !(1e-3..1e5).contains(&v) => scientific(value),
+        _ => {
+            let text = format!("{value:.3}");
+            text.trim_end_matches('0').trim_end_matches('.').to_string()
+        }
+    }
+}
+
+fn scientific(value: f64) -> String {
+    match value.abs() < 1e-13 {
+        true => "0".into(),
+        false => format!("{value:.1e}").replace(".0e", "e"),
+    }
+}
+
+/// Text in lines of about `letters` letters, broken between words.
+pub(super) fn wrap(text: &str, letters: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= letters => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines
+}
+
+/// The text, or as much of its beginning as fits, with an ellipsis.
+pub(super) fn shorten(text: &str, fits: impl Fn(&str) -> Result<bool>) -> Result<String> {
+    if fits(text)? {
+        return Ok(text.to_string());
+    }
+    let mut letters: Vec<char> = text.chars().collect();
+    while letters.pop().is_some() {
+        let short = format!("{}…", letters.iter().collect::<String>().trim_end());
+        if fits(&short)? {
+            return Ok(short);
+        }
+    }
+    Ok(String::new())
+}

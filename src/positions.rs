@@ -1,0 +1,153 @@
+//! Where the images of one process, or of a part of its batch, stand in the batch that all processes compute together.
+
+use crate::error::{Result, bail};
+
+/// Positions of a batch: at most two runs of neighbours, each (first, length). None at all stands for the first so many
+/// places as there are images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Positions([(usize, usize); 2]);
+
+impl Positions {
+    /// `length` places from `first` on.
+    pub const fn run(first: usize, length: usize) -> Self {
+        Self([(first, length), (0, 0)])
+    }
+
+    /// One run after the other; they become one where the second goes on where the first ends.
+    fn two(a: (usize, usize), b: (usize, usize)) -> Self {
+        match (a, b) {
+            (a, (_, 0)) => Self::run(a.0, a.1),
+            ((_, 0), b) => Self::run(b.0, b.1),
+            (a, b) if a.0 + a.1 == b.0 => Self::run(a.0, a.1 + b.1),
+            (a, b) => Self([a, b]),
+        }
+    }
+
+    /// Runs that a script gives, each [first, length].
+    pub fn of_runs(runs: &[[usize; 2]]) -> Result<Self> {
+        // As far as a tensor's sizes go.
+        let fits =
+            |[first, length]: &[usize; 2]| first.checked_add(*length).is_some_and(|end| end <= i64::MAX as usize);
+        match runs {
+            _ if !runs.iter().all(fits) => bail!("samples: {runs:?} are more places than can be counted"),
+            [] => Ok(Self::default()),
+            [a] => Ok(Self::two((a[0], a[1]), (0, 0))),
+            [a, b] => Ok(Self::two((a[0], a[1]), (b[0], b[1]))),
+            _ => bail!("samples: expected at most two runs [first, length], found {runs:?}"),
+        }
+    }
+
+    /// The places of a batch of `size` images that process `rank` of `world` computes; none where there are too few.
+    ///
+    /// They are neighbours. Where images are mixed with the one opposite (as far from the end as they are from the
+    /// beginning) they are two `mirrored` runs: partners are on one process, and the process's images in reverse order
+    /// are the partners of each. An image that is its own partner is the last process's.
+    pub fn of_process(size: usize, rank: usize, world: usize, mirrored: bool) -> Self {
+        if !mirrored {
+            let cut = |r: usize| r * size / world;
+            return Self::run(cut(rank), cut(rank + 1) - cut(rank));
+        }
+        // Rounded up, so that the last process, which has the image in the middle, has no more than the others.
+        let cut = |r: usize| (r * size).div_ceil(2 * world).min(size / 2);
+        let first = cut(rank);
+        if rank + 1 == world {
+            return Self::run(first, size - 2 * first);
+        }
+        let length = cut(rank + 1) - first;
+        Self::two((first, length), (size - first - length, length))
+    }
+
+    /// The runs that hold anything, each (first, length).
+    pub fn runs(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.0.into_iter().filter(|run| run.1 > 0)
+    }
+
+    /// How many places.
+    pub fn len(&self) -> usize {
+        self.0[0].1 + self.0[1].1
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The place after the last one.
+    pub fn end(&self) -> usize {
+        self.runs().map(|(first, length)| first + length).max().unwrap_or(0)
+    }
+
+    /// Place number `i` of these.
+    pub fn at(&self, i: usize) -> usize {
+        let [(a, length), (b, _)] = self.0;
+        if i < length { a + i } else { b + (i - length) }
+    }
+
+    /// `length` of these places from number `start` on.
+    pub fn part(&self, start: usize, length: usize) -> Self {
+        let [(a, n), (b, _)] = self.0;
+        let (from, to) = (start.min(n), (start + length).min(n));
+        Self::two((a + from, to - from), (b + (start.max(n) - n), length - (to - from)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(places: Positions) -> Vec<usize> {
+        let all: Vec<usize> = places.runs().flat_map(|(first, length)| first..first + length).collect();
+        assert_eq!(all, (0..places.len()).map(|i| places.at(i)).collect::<Vec<_>>());
+        all
+    }
+
+    #[test]
+    fn processes_divide_a_batch_without_gaps_or_repeats_and_evenly() {
+        for size in 0..50 {
+            for world in 1..9 {
+                for mirrored in [false, true] {
+                    let parts: Vec<_> =
+                        (0..world).map(|rank| all(Positions::of_process(size, rank, world, mirrored))).collect();
+                    let mut together = parts.concat();
+                    together.sort_unstable();
+                    assert_eq!(together, (0..size).collect::<Vec<_>>(), "{size} {world} {mirrored}");
+                    let unit = if mirrored { 2 } else { 1 };
+                    for part in parts {
+                        let most = size.div_ceil(unit * world) * unit;
+                        assert!(part.len() <= most, "{size} {world} {mirrored}: {part:?}");
+                        assert!(!size.is_multiple_of(unit * world) || part.len() == size / world);
+                        let opposite: Vec<_> = part.iter().map(|i| size - 1 - i).collect();
+                        let reversed: Vec<_> = part.iter().rev().copied().collect();
+                        assert!(!mirrored || opposite == reversed, "{size} {world}: {part:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_are_the_places_in_order() {
+        for places in [
+            Positions::run(3, 9),
+            Positions::of_process(20, 1, 3, true),
+            Positions::of_runs(&[[8, 3], [1, 4]]).unwrap(),
+        ] {
+            let whole = all(places);
+            for start in 0..=whole.len() {
+                for length in 0..=whole.len() - start {
+                    assert_eq!(all(places.part(start, length)), whole[start..start + length]);
+                }
+            }
+            assert_eq!(Some(places.end()), whole.iter().max().map(|last| last + 1));
+        }
+    }
+
+    #[test]
+    fn runs_that_touch_are_one_and_more_than_two_are_an_error() {
+        assert_eq!(Positions::of_runs(&[[0, 4], [4, 2]]).unwrap(), Positions::run(0, 6));
+        assert_eq!(Positions::of_runs(&[[5, 0], [4, 2]]).unwrap(), Positions::run(4, 2));
+        assert_eq!(Positions::of_process(8, 0, 1, true), Positions::run(0, 8));
+        assert!(Positions::of_runs(&[[0, 1], [2, 1], [4, 1]]).is_err());
+        assert!(Positions::of_runs(&[[usize::MAX, 1]]).is_err());
+    }
+}

@@ -1,0 +1,123 @@
+//! `metrics.jsonl`: what a run logs, one JSON object a line, without gap or repeat also where the run was killed and
+//! went on.
+//!
+//! A resumed recipe begins at its first line, and logs again what it logged before its checkpoint. Until it has found
+//! that checkpoint its lines are only kept in memory; then the file becomes what the checkpoint says it was.
+//!
+//! The TensorBoard event file beside it holds the same numbers.
+
+use crate::error::{Context as _, Result};
+use crate::files::write_atomic;
+use crate::run::tensorboard::{self, EVENTS_FILE, EventFile};
+use serde_json::{Map, Value};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The file's name in a run directory.
+pub const METRICS_FILE: &str = "metrics.jsonl";
+
+/// The open file, and what has still to be written to it.
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+    /// Lines that are not in the file: it waits for a checkpoint, or could not be written.
+    pending: Vec<u8>,
+    waits: bool,
+    failing: bool,
+    /// `None` where it could not be written: it is made anew when the run goes on or ends.
+    events: Option<EventFile>,
+}
+
+impl Metrics {
+    /// The metrics of a run directory. With `waits` nothing is written before [`Metrics::begin`].
+    pub fn open(dir: &Path, waits: bool) -> Result<Self> {
+        let path = dir.join(METRICS_FILE);
+        let file = append_to(&path)?;
+        let mut metrics = Self { path, file, pending: Vec::new(), waits, failing: false, events: None };
+        if !waits {
+            metrics.rewrite_events();
+        }
+        Ok(metrics)
+    }
+
+    /// Appends one line. A disk that cannot take it at the moment loses nothing: it is tried again with the next line.
+    /// Gives what to tell the user, once.
+    pub fn log(&mut self, values: &Map<String, Value>) -> Option<String> {
+        let line = serde_json::to_string(values).expect("plain data are JSON");
+        self.pending.extend(line.as_bytes());
+        self.pending.push(b'\n');
+        if let Some(events) = &mut self.events
+            && events.line(values).is_err()
+        {
+            self.events = None;
+        }
+        self.flush()
+    }
+
+    /// Makes the event file of what was logged. It is a view of the metrics: that it fails loses nothing.
+    fn rewrite_events(&mut self) {
+        let path = self.path.with_file_name(EVENTS_FILE);
+        let lines = self.content().unwrap_or_default();
+        let lines = lines.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        self.events = tensorboard::rewrite(&path, lines).and_then(|()| EventFile::append(&path)).ok();
+    }
+
+    /// Nothing more will be logged.
+    pub fn end(&mut self) -> Option<String> {
+        if self.events.is_none() && !self.waits {
+            self.rewrite_events();
+        }
+        self.flush()
+    }
+
+    /// Writes what is pending, unless it waits.
+    pub fn flush(&mut self) -> Option<String> {
+        if self.waits {
+            return None;
+        }
+        let failing = std::mem::replace(&mut self.failing, false);
+        while !self.pending.is_empty() {
+            match self.file.write(&self.pending) {
+                Ok(0) => break,
+                Ok(n) => drop(self.pending.drain(..n)),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    self.failing = true;
+                    let told = format!("cannot write {}: {e}; its lines are kept and tried again", self.path.display());
+                    return (!failing).then_some(told);
+                }
+            }
+        }
+        None
+    }
+
+    /// Everything that was logged.
+    pub fn content(&self) -> Result<Vec<u8>> {
+        let mut all = match self.waits {
+            true => Vec::new(),
+            false => std::fs::read(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?,
+        };
+        all.extend(&self.pending);
+        Ok(all)
+    }
+
+    /// Makes `content` what was logged so far; `None` means the lines of this process alone.
+    pub fn begin(&mut self, content: Option<&[u8]>) -> Result<()> {
+        match content {
+            Some(content) => write_atomic(&self.path, content)?,
+            None if self.waits => write_atomic(&self.path, &self.pending)?,
+            None => return Ok(()),
+        }
+        self.pending.clear();
+        self.file = append_to(&self.path)?;
+        self.waits = false;
+        self.rewrite_events();
+        Ok(())
+    }
+}
+
+fn append_to(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    opened.with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,42 @@
+//! The program as its users run it: one binary, one module a subject.
+
+mod common;
+
+mod bad_files;
+mod blocks;
+mod checkpoint;
+mod cli;
+mod cost;
+mod data;
+mod data_command;
+mod decode;
+mod dist_evaluate;
+mod dist_examples;
+mod dist_failures;
+mod dist_launchers;
+mod dist_training;
+mod embeddings;
+mod errors;
+mod evaluate;
+mod features;
+mod finetune;
+mod imagenet;
+mod loader;
+mod memory;
+mod online;
+mod parity;
+mod pickle;
+mod plot;
+mod precision;
+mod pretrain_recipes;
+mod pretraining;
+mod python;
+mod recipes;
+mod recompute;
+mod reference;
+mod report;
+mod resume;
+mod script_modules;
+mod tensorboard;
+mod transforms;
+mod visualize;

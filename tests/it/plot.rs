@@ -1,0 +1,237 @@
+//! `nepa plot`, and pictures that scripts draw: PNG by their pixels, SVG by their text.
+
+use crate::common::*;
+use serde_json::{Value, json};
+
+fn metrics(lines: impl IntoIterator<Item = Value>) -> String {
+    lines.into_iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// A line for every 10th step of a phase.
+fn phase(name: &str, steps: i64) -> Vec<Value> {
+    let line = |s: i64| {
+        let t = s as f64 / steps as f64;
+        json!({ "phase": name, "step": s, "epoch": (s - 1) / 100, "loss": 1.0 - t, "lr": 1e-3 * t,
+                "grad_norm": (6.0 * t).exp(), "seconds": s })
+    };
+    (1..=steps / 10).map(|i| line(10 * i)).collect()
+}
+
+/// A run directory with these lines.
+fn add_run(folder: &Folder, dir: &str, state: &str, lines: Vec<Value>) {
+    folder.write(&format!("{dir}/run.json"), json!({ "state": state }).to_string());
+    folder.write(&format!("{dir}/metrics.jsonl"), metrics(lines));
+}
+
+fn pixels(folder: &Folder, name: &str) -> image::RgbImage {
+    image::open(folder.path(name)).unwrap().to_rgb8()
+}
+
+/// The texts of an SVG file, in its order.
+fn texts(folder: &Folder, name: &str) -> Vec<String> {
+    let svg = folder.text(name);
+    assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{name} is no whole SVG file");
+    let inner = |text: &str| text.split_once('>').unwrap().1.split("</text>").next().unwrap().trim().to_string();
+    svg.split("<text ").skip(1).map(inner).collect()
+}
+
+#[track_caller]
+fn shows(found: &[String], expected: &[&str]) {
+    for text in expected {
+        assert!(found.iter().any(|t| t == text), "should show `{text}`: {found:?}");
+    }
+}
+
+#[test]
+fn one_run_is_drawn_into_its_directory() {
+    let folder = Folder::new();
+    add_run(&folder, "runs/a", "finished", phase("pretrain", 1000));
+    let said = folder.nepa(&["plot", "runs/a"]);
+    said.succeeds().prints(&["runs/a/curves.png: loss, learning rate, gradient norm"]);
+    assert_eq!(folder.names("runs/a"), ["curves.png", "metrics.jsonl", "run.json"], "nothing else is left");
+    let picture = pixels(&folder, "runs/a/curves.png");
+    // White paper, and the first colour as curves in each of the three panels.
+    let blue = |x0: u32, y0: u32| {
+        let (w, h) = (picture.width() / 2, picture.height() / 2);
+        (y0 * h..(y0 + 1) * h)
+            .flat_map(|y| (x0 * w..(x0 + 1) * w).map(move |x| (x, y)))
+            .filter(|(x, y)| picture.get_pixel(*x, *y).0 == [0, 114, 178])
+            .count()
+    };
+    assert_eq!(picture.get_pixel(0, 0).0, [255; 3]);
+    for (x, y) in [(0, 0), (1, 0), (0, 1)] {
+        assert!(blue(x, y) > 200, "panel {x} {y}: {}", blue(x, y));
+    }
+    assert_eq!(blue(1, 1), 0, "three panels");
+}
+
+#[test]
+fn several_runs_have_a_legend_and_their_states() {
+    let folder = Folder::new();
+    add_run(&folder, "runs/a", "finished", phase("pretrain", 1000));
+    add_run(&folder, "runs/b", "running", [phase("pretrain", 500), phase("probe", 100)].concat());
+    folder.write("c.jsonl", metrics(phase("pretrain", 300)));
+    folder.nepa(&["plot", "runs/a", "runs/b", "c.jsonl"]).succeeds().prints(&["curves.png: loss"]);
+    assert!(folder.path("curves.png").is_file());
+    folder.nepa(&["plot", "runs/a", "runs/b", "c.jsonl", "--out", "x/y.svg"]).succeeds().prints(&["x/y.svg: loss"]);
+    shows(
+        &texts(&folder, "x/y.svg"),
+        &[
+            "3 runs",
+            "a: finished; 100 lines of metrics",
+            "b: killed: it never ended, and no process holds it; 60 lines of metrics",
+            "c.jsonl: 30 lines of metrics",
+            "a: pretrain",
+            "b: pretrain",
+            "b: probe",
+            "c.jsonl: pretrain",
+            "loss",
+            "learning rate",
+            "gradient norm",
+            "step",
+        ],
+    );
+    folder
+        .nepa(&["plot", "runs/a", "runs/b", "--phase", "probe", "--out", "p.svg"])
+        .succeeds()
+        .says(&["note: runs/a has no phase `probe`"]);
+    shows(&texts(&folder, "p.svg"), &["2 runs, phase probe"]);
+}
+
+#[test]
+fn runs_of_the_same_name_are_told_apart() {
+    let folder = Folder::new();
+    for dir in ["x/run", "y/run"] {
+        add_run(&folder, dir, "finished", phase("pretrain", 100));
+    }
+    folder.nepa(&["plot", "x/run", "y/run/metrics.jsonl", "--out", "o.svg"]).succeeds();
+    shows(
+        &texts(&folder, "o.svg"),
+        &["x/run: finished; 10 lines of metrics", "y/run/metrics.jsonl: finished; 10 lines of metrics"],
+    );
+}
+
+#[test]
+fn axes_have_units_and_wide_gradients_are_logarithmic() {
+    let folder = Folder::new();
+    add_run(&folder, "r", "finished", phase("pretrain", 1000));
+    for (x, title, tick) in [("epoch", "epoch", "10"), ("time", "time (minutes)", "15"), ("step", "step", "1000")] {
+        folder.nepa(&["plot", "r", "--x", x, "--smooth", "5", "--out", "o.svg"]).succeeds();
+        // Gradient norms of 1 to 400: decades.
+        shows(&texts(&folder, "o.svg"), &[title, tick, "1", "10", "100", "r, moving average over 5 points"]);
+    }
+}
+
+#[test]
+fn collapse_throughput_and_accuracy_have_panels_where_they_are_logged() {
+    let folder = Folder::new();
+    let names =
+        ["target_std", "effective_rank", "target_cosine", "images_per_second", "knn_top1", "probe_top1", "top1"];
+    let line =
+        |s: i64| names.iter().map(|n| (n.to_string(), json!(s))).chain([("step".to_string(), json!(s))]).collect();
+    add_run(&folder, "r", "failed", (1..5).map(|s| Value::Object(line(s))).collect());
+    let said = folder.nepa(&["plot", "r"]);
+    said.succeeds().prints(&["standard deviation of targets, effective rank of targets, cosine between targets, \
+                              throughput, k-NN top-1 accuracy, linear probe top-1 accuracy, top-1 accuracy"]);
+    // A number that is only logged without a step is told.
+    add_run(&folder, "s", "finished", vec![json!({ "step": 1, "loss": 1 }), json!({ "top1": 0.5 })]);
+    folder.nepa(&["plot", "s"]).succeeds().says(&["note: `top1` is left out: no line with it has a `step`"]);
+}
+
+#[test]
+fn a_torn_last_line_is_left_out_and_told() {
+    let folder = Folder::new();
+    folder.write("r/metrics.jsonl", metrics(phase("p", 100)) + "{\"phase\":\"p\",\"ste");
+    folder.nepa(&["plot", "r"]).succeeds().says(&["note: the last line of r's metrics was cut short"]);
+    folder.write("s/metrics.jsonl", "{\"phase\":\"p\",\"ste");
+    folder.nepa(&["plot", "s"]).fails(1).says(&["s/metrics.jsonl holds no metrics but a line that was cut short"]);
+}
+
+#[test]
+fn bad_input_is_told() {
+    let folder = Folder::new();
+    add_run(&folder, "runs/first", "finished", phase("pretrain", 100));
+    add_run(&folder, "runs/empty", "finished", vec![]);
+    add_run(&folder, "runs/bad", "finished", phase("pretrain", 100));
+    folder.write("runs/bad/metrics.jsonl", metrics(phase("pretrain", 20)) + "what is this\n{\"step\":30}\n");
+    folder.write("runs/list/metrics.jsonl", "[1]\n");
+    folder.write("runs/other/metrics.jsonl", "{\"step\":1,\"size\":2}\n");
+    folder.write("runs/none/run.json", "{}");
+    for (args, pieces) in [
+        (&["runs/fisrt"][..], &["runs/fisrt does not exist", "did you mean runs/first?"][..]),
+        (&["runs"], &["runs is no run directory", "inside it are: runs/bad, runs/empty, runs/first"]),
+        (&["runs/none"], &["runs/none has no metrics.jsonl"]),
+        (&["runs/empty"], &["runs/empty/metrics.jsonl holds no metrics", "run::log"]),
+        (&["runs/first", "runs/empty"], &["runs/empty/metrics.jsonl holds no metrics"]),
+        (&["runs/bad"], &["runs/bad/metrics.jsonl, line 3: expected a JSON object, found `what is this`"]),
+        (&["runs/list"], &["line 1", "it is JSON, but no object"]),
+        (&["runs/other"], &["nothing to draw over a `step`", "the lines hold size, step", "loss, lr, grad_norm"]),
+        (
+            &["runs/first", "--phase", "pretrian"],
+            &["no run has a phase `pretrian`", "`pretrain`?", "the phases are: pretrain"],
+        ),
+        (&["runs/first", "--out", "x.jpg"], &[".png or .svg", "x.jpg"]),
+        (&["runs/first", "--out", "x"], &[".png or .svg", "found x"]),
+        (&["runs/first", "--out", "/proc/nowhere/x.png"], &["/proc/nowhere"]),
+    ] {
+        folder.nepa(&[&["plot"], args].concat()).fails(1).says(pieces);
+    }
+    for (args, pieces) in [
+        (&["runs/first", "--x", "steps"][..], &["steps", "step, epoch, time"][..]),
+        (&["runs/first", "--smooth", "0"], &["--smooth", "0"]),
+        (&[], &["RUNS"]),
+    ] {
+        folder.nepa(&[&["plot"], args].concat()).fails(2).says(pieces);
+    }
+    assert_eq!(folder.names(""), ["runs"], "nothing was drawn");
+}
+
+#[test]
+fn a_real_run_can_be_drawn() {
+    let folder = Folder::new();
+    let script = "for s in 1..30 { run::log(#{ phase: \"p\", step: s, loss: 1.0 / s }); }";
+    folder.run_with(script, &["--out", "r"]).succeeds();
+    folder.nepa(&["plot", "r", "--out", "o.svg"]).succeeds();
+    shows(&texts(&folder, "o.svg"), &["r", "finished; 29 lines of metrics", "loss"]);
+}
+
+#[test]
+fn scripts_draw_svg_files_too() {
+    let folder = Folder::new();
+    let script = r#"
+        let o = #{ title: "A title", x: "the x", y: "the y" };
+        plot::lines("l.svg", #{ first: [[0, 1], [1, 2]], second: [[0, 2], [1, 1]] }, o);
+        plot::lines("l.PNG", #{ first: [[0, 1], [1, 2]], second: [[0, 2], [1, 1]] }, o);
+        plot::bars("b.svg", [["one", 0.5, 0.1], ["two", 0.75, 0.0]], o);
+    "#;
+    folder.run(script).succeeds();
+    assert_eq!(folder.names(""), ["b.svg", "l.PNG", "l.svg", "recipe.rhai"]);
+    shows(&texts(&folder, "l.svg"), &["A title", "the x", "the y", "first", "second"]);
+    shows(&texts(&folder, "b.svg"), &["A title", "the y", "one", "two", "0.5 ± 0.1", "0.75"]);
+    for (call, pieces) in [
+        ("plot::lines(\"l.gif\", #{ a: [[0, 1]] }, #{});", &["PNG", "l.gif"][..]),
+        ("plot::images(\"i.svg\", zeros([1, 3, 4, 4]), #{});", &["PNG files", "i.svg"]),
+    ] {
+        let said = folder.run(call);
+        assert!(said.stderr.to_uppercase().contains("PNG"), "{said}");
+        said.fails(1).says(&pieces[1..]);
+    }
+}
+
+#[test]
+fn thick_curves_that_turn_sharply_stay_within_their_points() {
+    let folder = Folder::new();
+    // Up and down between 0.4 and 0.6, in a picture from 0 to 1.
+    let script = r#"
+        let zigzag = [];
+        for i in 0..400 { zigzag.push([i, if i % 2 == 0 { 0.4 } else { 0.6 }]); }
+        plot::lines("z.png", #{ a: [[0, 0], [0, 1]], zigzag: zigzag }, #{});
+    "#;
+    folder.run(script).succeeds();
+    let picture = pixels(&folder, "z.png");
+    // The second colour, left of the legend.
+    let orange = |y: u32| (100..600).filter(|x| picture.get_pixel(*x, y).0 == [230, 159, 0]).count();
+    let rows: Vec<u32> = (0..picture.height()).filter(|y| orange(*y) > 0).collect();
+    let height = f64::from(rows[rows.len() - 1] - rows[0]) / f64::from(picture.height());
+    assert!((0.15..0.22).contains(&height), "{height} of the picture");
+}

@@ -1,0 +1,147 @@
+//! The recipes and examples that come with nepa, run as their users run them, at a small scale.
+
+use crate::common::{Folder, repository};
+use serde_json::Value;
+
+fn path(name: &str) -> String {
+    repository(name).display().to_string()
+}
+
+#[test]
+fn the_quickstart_leaves_a_table_checkpoints_metrics_and_pictures() {
+    let folder = Folder::new();
+    let recipe = path("recipes/quickstart.rhai");
+    let small = ["--set", "seeds=1", "--set", "pretrain_epochs=1", "--set", "finetune_epochs=2"];
+    let args = [&["run", recipe.as_str(), "--threads", "1", "--out", "out"][..], &small].concat();
+    let said = folder.nepa(&args);
+    said.succeeds().prints(&["fine-tuned, lr 0.001: pretrained", "fine-tuned, lr 0.002: scratch", "linear probe"]);
+
+    for model in ["pretrained-0", "pretrained-0-ema", "scratch-lr0.001-0", "pretrained-lr0.002-0"] {
+        assert_eq!(folder.names(&format!("out/{model}")), ["config.json", "model.safetensors", "provenance.json"]);
+    }
+    assert_eq!(folder.json("out/pretrained-0-ema/provenance.json")["weights"], "ema");
+    for picture in ["pretraining.png", "top1.png", "augmented.png"] {
+        let size = image::image_dimensions(folder.path(&format!("out/{picture}"))).expect("a PNG");
+        assert!(size.0 > 100 && size.1 > 100, "{picture}: {size:?}");
+    }
+
+    let metrics = folder.text("out/metrics.jsonl");
+    let rows: Vec<Value> = metrics.lines().map(|l| serde_json::from_str(l).expect("a JSON line")).collect();
+    let losses: Vec<f64> =
+        rows.iter().filter(|r| r["phase"] == "pretrain, seed 0").map(|r| r["loss"].as_f64().unwrap()).collect();
+    assert!(losses.len() >= 9 && losses.last() < losses.first(), "{losses:?}");
+    let top1 = |row: &str| rows.iter().find(|r| r["row"] == row).expect(row)["top1"].as_f64().unwrap();
+    // An epoch of pretraining already beats random weights under a linear probe, by far.
+    let (trained, random) = (top1("linear probe: pretrained"), top1("linear probe: random weights"));
+    assert!(trained > random + 2.0, "{trained} against {random}");
+    let run = folder.json("out/run.json");
+    assert_eq!((&run["state"], &run["params"]["seeds"]), (&Value::from("finished"), &Value::from(1)));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_weights_and_another_seed_others() {
+    let folder = Folder::new();
+    let script = r#"
+        import "std/pretrain" as pretrain;
+        let model = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 16,
+            num_hidden_layers: 2, num_attention_heads: 2, drop_path_prob: 0.2, pos_embed_rescale: 2.0 });
+        let images = data::idx(param("data", ()), "test").take(256);
+        pretrain::fit(model, images, #{ epochs: 2, batch: 64, transforms: [
+            transform::random_crop(#{ padding: 2 }), transform::random_horizontal_flip(), transform::normalize(0.5, 0.5),
+        ] });
+        checkpoint::save(model, run::path("model"));
+    "#;
+    let data = format!("data={}", crate::common::fashion());
+    for (out, seed) in [("a", "1"), ("b", "1"), ("c", "2")] {
+        folder.run_with(script, &["--set", &data, "--seed", seed, "--out", out]).succeeds();
+    }
+    let weights = |out: &str| folder.read(&format!("{out}/model/model.safetensors"));
+    assert_eq!(weights("a"), weights("b"));
+    assert_ne!(weights("a"), weights("c"));
+}
+
+#[test]
+fn the_examples_of_an_own_embedder_and_an_own_loop_train() {
+    for example in ["custom_embed", "custom_loop"] {
+        let script = path(&format!("examples/{example}.rhai"));
+        let said = Folder::new().nepa(&["run", &script, "--threads", "1", "--set", "steps=15"]);
+        // They end with an error themselves where the loss does not fall.
+        said.succeeds().prints(&["loss", "->"]);
+    }
+}
+
+#[test]
+fn hooks_of_the_loops_are_called() {
+    let folder = Folder::new();
+    let script = r#"
+        import "std/pretrain" as pretrain;
+        import "std/finetune" as finetune;
+        import "std/evaluate" as evaluate;
+        let config = #{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2 };
+        let model = nn::vit_nepa(config);
+        let images = data::idx(param("data", ()), "test").per_class(13, 0);
+        let calls = [];
+        pretrain::fit(model, images, #{
+            epochs: 2, batch: 32,
+            loss: |model, batch| { let out = model.encode(batch.images); loss::next_embedding(out.last_hidden_state, out.input_embedding, #{ shift: false }) },
+            on_epoch: |model, ema, state| calls.push(`pretrain ${state.epoch} ${state.step}`),
+        });
+        let classifier = finetune::classifier(model, 10, #{});
+        finetune::fit(classifier, images, #{ epochs: 2, batch: 65, on_epoch: |model, ema, state| calls.push(`finetune ${state.epoch} ${state.step}`) });
+        print(calls);
+        let score = evaluate::classify(classifier, images, #{ batch: 7 });
+        print(score.images);
+        print(score.top1 == evaluate::classify(classifier, images, #{ batch: 130 }).top1);
+    "#;
+    let data = format!("data={}", crate::common::fashion());
+    folder.run_with(script, &["--set", &data]).succeeds().prints(&[
+        r#"["pretrain 0 4", "pretrain 1 8", "finetune 0 2", "finetune 1 4"]"#,
+        "130",
+        "true",
+    ]);
+}
+
+#[test]
+fn a_hook_may_evaluate_raw_and_averaged_weights_without_changing_the_mode() {
+    let folder = Folder::new();
+    let script = r#"
+        import "std/finetune" as finetune;
+        import "std/evaluate" as evaluate;
+        let model = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 16,
+            num_hidden_layers: 1, num_attention_heads: 2, is_causal: false, num_labels: 10, drop_path_prob: 0.1 });
+        let images = data::idx(param("data", ()), "test").per_class(5, 0);
+        finetune::fit(model, images, #{ epochs: 2, on_epoch: |model, ema, state| {
+            let before = model.training;
+            evaluate::classify(model, images, #{});
+            ema.apply(|| evaluate::classify(model, images, #{}));
+            print(`${state.epoch}: ${before} ${model.training}`);
+        } });
+        model.train(false);
+        evaluate::classify(model, images, #{});
+        print(`after: ${model.training}`);
+    "#;
+    let data = format!("data={}", crate::common::fashion());
+    folder.run_with(script, &["--set", &data]).succeeds().prints(&["0: true true", "1: true true", "after: false"]);
+}
+
+#[test]
+fn a_loss_that_diverges_ends_the_run_and_names_the_step() {
+    let script = r#"
+        import "std/pretrain" as pretrain;
+        let model = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2 });
+        let images = data::idx(param("data", ()), "test").take(256);
+        pretrain::fit(model, images, #{ epochs: 5, batch: 64, loss: |model, batch| (model.forward(batch.images) * 1e30).exp().mean(), log_every: 1 });
+    "#;
+    let data = format!("data={}", crate::common::fashion());
+    Folder::new().run_with(script, &["--set", &data]).fails(1).says(&["step 1", "diverged", "std/pretrain.rhai"]);
+}
+
+#[test]
+fn a_typo_in_an_option_of_a_loop_is_shown_in_the_recipe() {
+    let script = "import \"std/pretrain\" as pretrain;\nlet m = nn::linear(2, 2);\npretrain::fit(m, m, #{ epocs: 3 });";
+    crate::common::run(script).blames(
+        "recipe.rhai:3:11",
+        "pretrain::fit(m, m, #{ epocs: 3 });",
+        &["epocs", "`epochs`"],
+    );
+}

@@ -1,0 +1,127 @@
+//! The reference that `nepa api` prints covers everything that a script can call.
+
+use crate::common::repository;
+use nepa::run::signals::Interrupt;
+use nepa::script::Host;
+use nepa::script::docs::{FnDoc, Reference};
+
+fn reference() -> Reference {
+    Host::new(None, Interrupt::default()).reference
+}
+
+/// As options are filed: `nn::linear`, `Module.encode`.
+fn key(f: &FnDoc) -> String {
+    format!("{}{}{}", f.group, if f.qualified { "::" } else { "." }, f.name)
+}
+
+#[test]
+fn every_function_is_documented() {
+    let reference = reference();
+    assert!(reference.functions.len() > 200, "{}", reference.functions.len());
+    for f in &reference.functions {
+        let text = f.doc.join(" ");
+        assert!(text.trim().len() > 5, "{} has no documentation", f.signature());
+        assert!(text.trim_end().ends_with(['.', '`', ':', ']', '…']), "{} ends abruptly: {text}", f.signature());
+    }
+}
+
+#[test]
+fn every_namespace_and_type_is_introduced() {
+    let reference = reference();
+    for (group, about) in &reference.groups {
+        assert!(about.len() > 10, "{group}: {about:?}");
+        assert!(reference.functions.iter().any(|f| f.group == *group), "{group} has no functions");
+    }
+    for f in &reference.functions {
+        assert!(reference.groups.iter().any(|g| g.0 == f.group), "{} belongs to no group", f.signature());
+    }
+}
+
+#[test]
+fn every_function_with_a_map_of_options_has_them_documented() {
+    let reference = reference();
+    let takes = |f: &&FnDoc, name: &str| f.params.iter().any(|(n, typ)| *n == name && typ == "map");
+    let with_options: Vec<_> = reference.functions.iter().filter(|f| takes(f, "options")).collect();
+    assert!(with_options.len() > 15, "{}", with_options.len());
+    for f in with_options {
+        assert!(reference.options.contains_key(key(f).as_str()), "the options of {} are not documented", f.signature());
+    }
+    // A model's configuration is documented once, under nn::vit_nepa, as the namespace says.
+    let about = reference.groups.iter().find(|g| g.0 == "nn").unwrap().1;
+    assert!(about.contains("nn::vit_nepa"), "{about}");
+    for f in reference.functions.iter().filter(|f| takes(f, "config")) {
+        assert!(f.group == "nn" && reference.options.contains_key("nn::vit_nepa"), "{}", f.signature());
+    }
+}
+
+#[test]
+fn every_option_is_documented_and_belongs_to_a_function() {
+    let reference = reference();
+    for (function, options) in &reference.options {
+        assert!(reference.functions.iter().any(|f| key(f) == *function), "options of {function}, which does not exist");
+        assert!(!options.is_empty(), "{function}");
+        for o in options {
+            assert!(o.doc.trim().len() > 5, "option {} of {function} has no documentation", o.name);
+        }
+    }
+}
+
+/// The code spans after `Example:` in a text.
+fn examples(text: &str) -> Vec<String> {
+    text.split("Example:")
+        .skip(1)
+        .filter_map(|rest| Some(rest.trim_start().strip_prefix('`')?.split_once('`')?.0.into()))
+        .collect()
+}
+
+#[test]
+fn every_example_in_the_documentation_parses() {
+    let reference = reference();
+    let engine = rhai::Engine::new();
+    let mut found = 0;
+    for f in &reference.functions {
+        let text = f.doc.join("\n");
+        assert_eq!(
+            text.matches("Example:").count(),
+            examples(&text).len(),
+            "{}: an example without code",
+            f.signature()
+        );
+        for example in examples(&text) {
+            found += 1;
+            // An ellipsis stands for what the reader adds.
+            if let Err(e) = engine.compile(example.replace('…', "")) {
+                panic!("the example of {} does not parse: {e}\n{example}", f.signature());
+            }
+        }
+    }
+    assert!(found >= 8, "{found}");
+}
+
+#[test]
+fn the_standard_library_is_documented() {
+    let reference = reference();
+    let mut files: Vec<String> = crate::common::names_in(&repository("stdlib"));
+    files.retain(|n| n.ends_with(".rhai"));
+    let expected: Vec<String> = files.iter().map(|n| format!("std/{}", n.trim_end_matches(".rhai"))).collect();
+    let found: Vec<String> = reference.stdlib.iter().map(|m| m.path.clone()).collect();
+    assert_eq!(found, expected, "a script that does not compile is left out");
+    for module in &reference.stdlib {
+        assert!(module.about.trim().len() > 20, "{} has no introduction", module.path);
+        for f in module.functions.iter().filter(|f| !f.name.starts_with('_')) {
+            assert!(f.doc.trim().len() > 10, "{}::{} has no documentation", module.path, f.name);
+        }
+    }
+}
+
+#[test]
+fn the_whole_reference_prints_every_function() {
+    let reference = reference();
+    let text = reference.print(None).unwrap();
+    for f in &reference.functions {
+        assert!(text.lines().any(|l| l == f.signature()), "{} is not printed", f.signature());
+    }
+    for module in &reference.stdlib {
+        assert!(text.contains(&format!("== {} ==", module.path)), "{} is not printed", module.path);
+    }
+}

@@ -1,0 +1,591 @@
+//! A run that is killed, stopped, or meets a full disk or a damaged file goes on as if nothing had been.
+
+use crate::common::{Folder, Running, Said, fashion, names_in};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Two training loops with everything random in them: drop path, position augmentation, crops, flips.
+const RECIPE: &str = r#"
+import "std/pretrain" as pretrain;
+import "std/finetune" as finetune;
+let images = data::idx(param("data", ()), "test").take(param("images", 320));
+let augment = [transform::random_crop(#{ padding: param("padding", 2) }), transform::random_horizontal_flip(), transform::normalize(0.5, 0.5)];
+let model = nn::vit_nepa(#{
+    image_size: 28, patch_size: 14, num_channels: 1, hidden_size: param("width", 16), num_hidden_layers: 2,
+    num_attention_heads: 2, drop_path_prob: 0.2, pos_embed_rescale: 2.0,
+});
+run::log(#{ note: "begins" });
+pretrain::fit(model, images, #{
+    epochs: param("epochs", 4), batch: param("batch", 64), lr: param("lr", 1e-3), log_every: param("log_every", 1),
+    save_every: param("save_every", 3), keep: param("keep", 3), keep_every: param("keep_every", 0), transforms: augment,
+    on_epoch: |model, ema, state| run::log(#{ note: "epoch", epoch: state.epoch, loss: state.loss }),
+});
+checkpoint::save(model, run::path("pretrained"));
+let classifier = finetune::classifier(model, 10, #{});
+finetune::fit(classifier, images.per_class(8, 0), #{ epochs: param("finetune_epochs", 4), batch: 20, log_every: 1, save_every: 3, transforms: augment });
+checkpoint::save(classifier, run::path("finetuned"));
+run::log(#{ note: "ended", draw: randn([1]).item() });
+"#;
+
+fn folder() -> (Folder, String) {
+    let folder = Folder::new();
+    folder.write("recipe.rhai", RECIPE);
+    (folder, format!("data={}", fashion()))
+}
+
+fn start(folder: &Folder, data: &str, out: &str, more: &[&str]) -> Running {
+    let args = ["run", "recipe.rhai", "--threads", "1", "--device", "cpu", "--set", data, "--out", out];
+    folder.start(&[&args[..], more].concat(), &[])
+}
+
+fn run(folder: &Folder, data: &str, out: &str, more: &[&str]) -> Said {
+    start(folder, data, out, more).finish()
+}
+
+/// What a run leaves that must not depend on how often it was stopped.
+fn outcome(folder: &Folder, out: &str) -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for file in [
+        "pretrained/model.safetensors",
+        "finetuned/model.safetensors",
+        "checkpoints/pretrain/step-00000020/model_ema/model.safetensors",
+        "checkpoints/pretrain/step-00000020/optimizer.safetensors",
+        "checkpoints/finetune/step-00000016/model_ema/model.safetensors",
+    ] {
+        all.push((file.to_string(), folder.read(&format!("{out}/{file}"))));
+    }
+    let timing = ["data_wait", "images_per_second", "seconds"];
+    let metrics = folder.text(&format!("{out}/metrics.jsonl"));
+    let line = |line: &str| {
+        let mut row: serde_json::Map<String, Value> = serde_json::from_str(line).unwrap();
+        row.retain(|name, _| !timing.contains(&name.as_str()));
+        Value::Object(row).to_string()
+    };
+    all.push(("metrics".into(), metrics.lines().map(line).collect::<Vec<_>>().join("\n").into_bytes()));
+    all
+}
+
+#[track_caller]
+fn assert_same(folder: &Folder, a: &str, b: &str) {
+    for ((name, a), (_, b)) in outcome(folder, a).into_iter().zip(outcome(folder, b)) {
+        let words = if name == "metrics" { format!("{}\n----\n{}", text(&a), text(&b)) } else { String::new() };
+        assert!(a == b, "{name} differs {words}");
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// All files below a folder.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let (mut all, mut open) = (Vec::new(), vec![dir.to_path_buf()]);
+    while let Some(dir) = open.pop() {
+        for path in names_in(&dir).iter().map(|name| dir.join(name)) {
+            if path.is_dir() { open.push(path) } else { all.push(path) }
+        }
+    }
+    all.sort();
+    all
+}
+
+/// Every checkpoint that can be seen holds the files that its manifest lists, byte for byte.
+#[track_caller]
+fn assert_checkpoints_whole(run: &Path) {
+    for manifest in files(&run.join("checkpoints")).iter().filter(|f| f.ends_with("manifest.json")) {
+        let dir = manifest.parent().unwrap();
+        if dir.components().any(|c| c.as_os_str().to_string_lossy().starts_with('.')) {
+            continue;
+        }
+        let text = std::fs::read_to_string(manifest).unwrap();
+        let (list, sum) = text.trim_end().split_once('\n').unwrap();
+        assert_eq!(sum, format!("{:08x}", crc32fast::hash(list.as_bytes())), "{}", manifest.display());
+        let list: Value = serde_json::from_str(list).unwrap();
+        assert!(list.as_object().unwrap().len() >= 9, "{list}");
+        for (name, seal) in list.as_object().unwrap() {
+            let bytes = std::fs::read(dir.join(name)).unwrap();
+            assert_eq!(
+                (&seal["bytes"], &seal["crc32"]),
+                (&bytes.len().into(), &crc32fast::hash(&bytes).into()),
+                "{name}"
+            );
+        }
+    }
+}
+
+/// Runs until the run has ended by itself, with `signal` sent at random moments; gives how often it was sent.
+fn disturbed(folder: &Folder, data: &str, out: &str, signal: i32, least: usize) -> usize {
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    println!("moments by seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut signals = 0;
+    loop {
+        let mut running = start(folder, data, out, &[]);
+        // Later ones too, so that checkpoints come to be between them.
+        let most = if signals < least { 900 } else { 5000 };
+        let moment = Instant::now() + Duration::from_millis(rng.random_range(50..most));
+        let ended = running.ended_before(moment);
+        if !ended {
+            running.signal(signal);
+            signals += 1;
+        }
+        match ended {
+            true => {
+                running.finish().succeeds();
+                return signals;
+            }
+            // Before it listens a process is ended by the signal itself, and as it ends it may be too late.
+            false => match running.killed() {
+                Some(0) => return signals,
+                code => assert!(code.is_none_or(|c| c == 128 + signal), "{code:?}"),
+            },
+        }
+        assert_checkpoints_whole(&folder.path(out));
+        assert!(signals < 200, "never comes to an end");
+    }
+}
+
+#[test]
+fn killed_at_random_moments_a_run_ends_with_the_same_weights_and_logs() {
+    let (folder, data) = folder();
+    run(&folder, &data, "whole", &[]).succeeds();
+    let mut killed = 0;
+    for round in 0.. {
+        let out = format!("killed-{round}");
+        killed += disturbed(&folder, &data, &out, libc::SIGKILL, 25);
+        assert_same(&folder, "whole", &out);
+        let left: Vec<PathBuf> = files(&folder.path(&out));
+        assert!(!left.iter().any(|f| f.to_string_lossy().contains("/.partial-")), "leftovers: {left:?}");
+        if killed >= 25 {
+            break;
+        }
+    }
+    println!("killed {killed} times");
+}
+
+#[test]
+fn stopped_by_sigterm_at_random_moments_a_run_ends_with_the_same_weights_and_logs() {
+    let (folder, data) = folder();
+    run(&folder, &data, "whole", &[]).succeeds();
+    let stopped = disturbed(&folder, &data, "stopped", libc::SIGTERM, 10);
+    println!("stopped {stopped} times");
+    assert_same(&folder, "whole", "stopped");
+}
+
+#[test]
+fn ctrl_c_saves_and_prints_the_command_that_goes_on() {
+    let (folder, data) = folder();
+    run(&folder, &data, "whole", &["--seed", "3"]).succeeds();
+    let running = start(&folder, &data, "a b", &["--seed", "3", "--set", "save_every=0"]);
+    wait_for_metrics(&folder, "a b", 4);
+    running.signal(libc::SIGINT);
+    let said = running.finish();
+    said.fails(130).says(&[
+        "stopping: finishing the step",
+        "pretrain: saved at step",
+        "to go on from its last checkpoint",
+    ]);
+    let saved = names_in(&folder.path("a b/checkpoints/pretrain"));
+    assert_eq!(saved.len(), 1, "{saved:?}");
+    assert_eq!(folder.json("a b/run.json")["state"], "interrupted");
+
+    // The command as it was printed: seed and parameters are those of the run.
+    let command = said.stderr.lines().find_map(|l| l.split_once("last checkpoint: nepa ")).unwrap().1;
+    assert!(command.ends_with("run recipe.rhai --resume 'a b' --device cpu --threads 1"), "{command}");
+    let words: Vec<&str> = command.split(' ').collect();
+    let at = words.iter().position(|w| *w == "'a").unwrap();
+    let args = [&words[..at], &["a b"], &words[at + 2..]].concat();
+    folder.nepa(&args).succeeds().says(&["pretrain: goes on from step"]);
+    assert_same(&folder, "whole", "a b");
+    assert!(folder.text("a b/run.log").contains("goes on from step"));
+}
+
+fn wait_for_metrics(folder: &Folder, out: &str, lines: usize) {
+    let path = folder.path(&format!("{out}/metrics.jsonl"));
+    let until = Instant::now() + Duration::from_secs(60);
+    while std::fs::read_to_string(&path).unwrap_or_default().lines().count() < lines {
+        assert!(Instant::now() < until, "no {lines} lines of metrics");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_run_stopped_between_its_last_step_and_the_end_of_its_last_epoch_still_ends_the_epoch() {
+    let (folder, data) = folder();
+    run(&folder, &data, "whole", &[]).succeeds();
+    // A checkpoint of the last step is what such a stop leaves, and all that it leaves.
+    run(&folder, &data, "stopped", &["--set", "save_every=20"]).succeeds();
+    run(&folder, &data, "stopped", &["--set", "save_every=20"]).succeeds().says(&["pretrain: goes on from step 20"]);
+    assert_same(&folder, "whole", "stopped");
+}
+
+#[test]
+fn what_a_run_leaves_that_is_killed_as_it_begins_is_no_obstacle() {
+    let folder = Folder::new();
+    for left in [
+        &["recipe.rhai"][..],
+        &["recipe.rhai", "metrics.jsonl"],
+        &[".partial-abc"],
+        &["recipe.rhai", "metrics.jsonl", "events.out.tfevents.nepa"],
+    ] {
+        folder.write("o/.lock", "");
+        for file in left {
+            folder.write(&format!("o/{file}"), "");
+        }
+        folder.run_with("run::log(#{ a: 1 });", &["--out", "o"]).succeeds();
+        assert_eq!(folder.text("o/metrics.jsonl"), "{\"a\":1}\n");
+        assert!(!folder.path("o/.partial-abc").exists());
+        std::fs::remove_dir_all(folder.path("o")).unwrap();
+    }
+    // Somebody else's file is.
+    folder.write("o/.lock", "");
+    folder.write("o/notes.txt", "mine");
+    folder.run_with("print(1);", &["--out", "o"]).fails(1).says(&["o is not empty and not a run directory"]);
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let (folder, data) = folder();
+    let script = RECIPE.replace(
+        "on_epoch: |model, ema, state| run::log(",
+        "on_epoch: |model, ema, state| { print(\"hook\"); loop { } run::log(",
+    );
+    folder.write("recipe.rhai", script.replace("loss: state.loss }),", "loss: state.loss }); },"));
+    let running = start(&folder, &data, "o", &[]);
+    running.wait_for("hook");
+    while !folder.path("o/checkpoints/pretrain/step-00000003").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.signal(libc::SIGINT);
+    std::thread::sleep(Duration::from_millis(300));
+    running.signal(libc::SIGTERM);
+    let asked = Instant::now();
+    let said = running.finish();
+    assert!([130, 143].contains(&said.code.unwrap()), "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert_checkpoints_whole(&folder.path("o"));
+    assert_eq!(names_in(&folder.path("o/checkpoints/pretrain")), ["step-00000003"]);
+}
+
+#[test]
+fn sigusr1_saves_now_and_goes_on() {
+    let (folder, data) = folder();
+    let running = start(&folder, &data, "o", &["--set", "save_every=0", "--set", "epochs=20", "--set", "keep=9"]);
+    wait_for_metrics(&folder, "o", 4);
+    running.signal(libc::SIGUSR1);
+    let said = running.finish();
+    said.succeeds().says(&["pretrain: saved at step"]);
+    assert_eq!(names_in(&folder.path("o/checkpoints/pretrain")).len(), 2);
+}
+
+#[test]
+fn what_would_change_the_past_is_refused_with_the_difference_and_the_rest_is_noted() {
+    let (folder, data) = folder();
+    run(&folder, &data, "o", &["--set", "epochs=2"]).succeeds();
+    let before = outcome_of_pretraining(&folder);
+    for (change, told) in [
+        ("lr=0.002", "lr: 0.001 so far, 0.002 now"),
+        ("batch=32", "batch: 64 so far, 32 now"),
+        ("padding=3", "transforms: [\"random_crop({"),
+        ("width=32", "model.hidden_size: 16 so far, 32 now"),
+        ("images=300", "data: \"320 images, 10 classes"),
+    ] {
+        let said = run(&folder, &data, "o", &["--set", "epochs=2", "--set", change]);
+        said.fails(1).says(&[
+            told,
+            "--out",
+            "pretrain::fit(model, images, #{",
+            "recipe.rhai:11",
+            "to go on from its last",
+        ]);
+        assert_eq!(outcome_of_pretraining(&folder), before, "nothing is changed");
+    }
+    let said = run(&folder, &data, "o", &["--set", "epochs=2", "--seed", "1"]);
+    said.fails(1).says(&["seed: 0 so far, 1 now"]);
+    // A refused value is not what a later --resume takes over.
+    folder.nepa(&["run", "--resume", "o", "--threads", "1"]).succeeds();
+
+    let said = run(&folder, &data, "o", &["--set", "epochs=3", "--set", "log_every=2", "--set", "finetune_epochs=5"]);
+    said.succeeds().says(&[
+        "parameter epochs: 2 so far, 3 now",
+        "  epochs: 2 so far, 3 now",
+        "  steps: 10 so far, 15 now",
+        "  log_every: 1 so far, 2 now",
+        "pretrain: goes on from step 10",
+    ]);
+    assert_eq!(folder.json("o/run.json")["params"]["epochs"], 3);
+    let last = folder.text("o/checkpoints/pretrain/step-00000015/metrics.jsonl");
+    let steps: Vec<i64> =
+        last.lines().filter_map(|l| serde_json::from_str::<Value>(l).unwrap()["step"].as_i64()).collect();
+    assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15]);
+}
+
+fn outcome_of_pretraining(folder: &Folder) -> Vec<(PathBuf, Vec<u8>)> {
+    let all = files(&folder.path("o/checkpoints/pretrain"));
+    let metrics = folder.path("o/metrics.jsonl");
+    all.into_iter().chain([metrics]).map(|f| (f.clone(), std::fs::read(&f).unwrap())).collect()
+}
+
+#[test]
+fn a_changed_byte_in_any_file_of_the_newest_checkpoint_is_named_and_the_one_before_is_used() {
+    let (folder, data) = folder();
+    run(&folder, &data, "whole", &[]).succeeds();
+    // Killed in the middle of pretraining, with two checkpoints.
+    let running = start(&folder, &data, "killed", &[]);
+    let newest = folder.path("killed/checkpoints/pretrain/step-00000006");
+    while !newest.exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    running.signal(libc::SIGKILL);
+    running.killed();
+    for later in ["step-00000009", "step-00000012", "step-00000015"] {
+        let _ = std::fs::remove_dir_all(newest.with_file_name(later));
+    }
+    let inside = files(&newest);
+    assert_eq!(inside.len(), 11, "{inside:?}");
+    let mut rng = StdRng::seed_from_u64(1);
+    for (i, file) in inside.iter().enumerate() {
+        let name = file.strip_prefix(folder.path("killed")).unwrap();
+        let out = format!("damaged-{i}");
+        copy(&folder.path("killed"), &folder.path(&out));
+        let path = folder.path(&out).join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = rng.random_range(0..bytes.len());
+        bytes[at] ^= 1 << rng.random_range(0..8);
+        std::fs::write(&path, bytes).unwrap();
+        let said = run(&folder, &data, &out, &[]);
+        let name = Path::new(&out).join(name).display().to_string();
+        said.succeeds().says(&["is damaged", &name, "goes on from step 3"]);
+        assert_same(&folder, "whole", &out);
+    }
+
+    // A file that is missing; and no checkpoint left that is whole.
+    copy(&folder.path("killed"), &folder.path("gone"));
+    std::fs::remove_file(folder.path("gone/checkpoints/pretrain/step-00000006/state.json")).unwrap();
+    folder.write("gone/checkpoints/pretrain/step-00000003/optimizer.safetensors", "short");
+    let said = run(&folder, &data, "gone", &[]);
+    said.fails(1).says(&["no checkpoint in", "is whole", "state.json", "remove this folder"]);
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in files(from) {
+        let to = to.join(file.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(&file, to).unwrap();
+    }
+}
+
+#[test]
+fn the_newest_and_every_mth_checkpoint_are_kept() {
+    let (folder, data) = folder();
+    run(&folder, &data, "o", &["--set", "keep=2", "--set", "save_every=2", "--set", "keep_every=8"]).succeeds();
+    let kept = names_in(&folder.path("o/checkpoints/pretrain"));
+    assert_eq!(kept, ["step-00000008", "step-00000016", "step-00000018", "step-00000020"]);
+}
+
+/// Sets how large a file a process may write.
+#[cfg(target_os = "linux")]
+fn limit_files(pid: u32, bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a plain system call on a child of ours.
+    assert_eq!(unsafe { libc::prlimit(pid as i32, libc::RLIMIT_FSIZE, &limit, std::ptr::null_mut()) }, 0);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_disk_that_takes_no_checkpoint_is_told_and_training_goes_on() {
+    let (folder, data) = folder();
+    run(&folder, &data, "whole", &[]).succeeds();
+    let script = RECIPE.replace(
+        "on_epoch: |model, ema, state| run::log(",
+        "on_epoch: |model, ema, state| { print(`epoch ${state.epoch}`); run::log(",
+    );
+    folder.write(
+        "recipe.rhai",
+        script.replace(
+            "loss: state.loss }),",
+            "loss: state.loss }); if state.epoch < 3 { let s = seconds(); while seconds() < s + 1.0 { } } },",
+        ),
+    );
+    let running = start(&folder, &data, "o", &["--set", "save_every=5"]);
+    running.wait_for("epoch 0");
+    while !folder.path("o/checkpoints/pretrain/step-00000005").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    limit_files(running.id(), 20_000);
+    running.wait_for("epoch 1").wait_for("epoch 2");
+    limit_files(running.id(), libc::RLIM_INFINITY);
+    let said = running.finish();
+    said.succeeds().says(&[
+        "the checkpoint at step 10 could not be written",
+        "the last good one is o/checkpoints/pretrain/step-00000005",
+    ]);
+    let kept = names_in(&folder.path("o/checkpoints/pretrain"));
+    let has = |name: &str| kept.iter().any(|k| k == name);
+    assert!(has("step-00000005") && !has("step-00000010") && has("step-00000020"), "{kept:?}");
+    assert_checkpoints_whole(&folder.path("o"));
+    let last = |out: &str| folder.read(&format!("{out}/pretrained/model.safetensors"));
+    assert_eq!(last("whole"), last("o"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn metrics_that_cannot_be_written_for_a_while_are_not_lost() {
+    let folder = Folder::new();
+    let script = "for i in 0..400 { run::log(#{ step: i, text: \"0123456789012345678901234567890123456789\" }); \
+                  if i == 99 || i == 299 { print(i); let s = seconds(); while seconds() < s + 1.0 { } } }";
+    folder.write("recipe.rhai", script);
+    let running = folder.start(&["run", "recipe.rhai", "--out", "o"], &[]);
+    running.wait_for("99");
+    limit_files(running.id(), 7_000);
+    running.wait_for("299");
+    limit_files(running.id(), libc::RLIM_INFINITY);
+    running.finish().succeeds().says(&["cannot write", "metrics.jsonl", "tried again"]);
+    let metrics = folder.text("o/metrics.jsonl");
+    let steps: Vec<i64> =
+        metrics.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["step"].as_i64().unwrap()).collect();
+    assert_eq!(steps, (0..400).collect::<Vec<i64>>());
+}
+
+#[test]
+fn a_run_directory_where_no_checkpoint_can_be_made_is_told_and_training_goes_on() {
+    let (folder, data) = folder();
+    folder.write("recipe.rhai", format!("run::write(\"checkpoints\", \"in the way\");\n{RECIPE}"));
+    let said = run(&folder, &data, "o", &["--set", "finetune_epochs=1"]);
+    said.succeeds().says(&[
+        "the checkpoint at step 3 could not be written",
+        "there is none yet",
+        "at step 20 could not",
+    ]);
+    assert!(folder.path("o/finetuned/model.safetensors").is_file());
+}
+
+#[test]
+fn resume_finds_the_run_or_says_what_is_there() {
+    let folder = Folder::new();
+    folder.write("recipe.rhai", "print(param(\"x\", 1)); run::log(#{ a: 1 }); throw \"stopped\";");
+    folder.nepa(&["run", "recipe.rhai", "--set", "x=5", "--seed", "4"]).fails(1);
+    let run = format!("runs/{}", folder.names("runs")[0]);
+    // The newest run of the recipe; with what it was given.
+    let said = folder.nepa(&["run", "recipe.rhai", "--resume"]);
+    said.fails(1).prints(&["5"]).says(&[&run, "begins anew", "seed 4"]);
+    folder.nepa(&["run", "--resume", &run, "--set", "x=6"]).fails(1).prints(&["6"]);
+    assert_eq!(folder.names("runs").len(), 1);
+
+    folder.write("other.rhai", "print(1);");
+    folder.nepa(&["run", "other.rhai", "--resume"]).fails(1).says(&["no run of other.rhai in runs/", "--resume DIR"]);
+    folder
+        .nepa(&["run", "other.rhai", "--resume", &run])
+        .fails(1)
+        .says(&["already holds a run of recipe.rhai", "--out"]);
+    let typo = run.replace("recipe-", "recipf-");
+    folder.nepa(&["run", "recipe.rhai", "--resume", &typo]).fails(1).says(&[
+        "holds no run to resume",
+        "did you mean",
+        &run,
+    ]);
+    folder.nepa(&["run", "recipe.rhai", "--resume", &run, "--out", "o"]).fails(1).says(&["two directories"]);
+    assert_eq!(folder.names(""), ["other.rhai", "recipe.rhai", "runs"]);
+}
+
+#[test]
+fn parts_of_a_batch_give_what_the_whole_batch_gives() {
+    let script = r#"
+        import "std/pretrain" as pretrain;
+        let images = data::idx(param("data", ()), "test").take(240);
+        let models = [];
+        for accumulate in [1, 2, 3, 5] {
+            seed(1);
+            let model = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 16, num_hidden_layers: 3,
+                num_attention_heads: 2, layerscale_value: 0.5, drop_path_prob: 0.5, pos_embed_rescale: 2.0, pos_embed_jitter: 1.1 });
+            let result = pretrain::fit(model, images, #{ epochs: 2, batch: 24, lr: 1e-3, warmup: 0.0, accumulate: accumulate });
+            models.push(result.ema.state_dict() + model.state_dict());
+        }
+        for other in 1..4 {
+            let worst = 0.0;
+            for name in models[0].keys() { worst = max(worst, (models[0][name] - models[other][name]).abs().max().item()); }
+            print(worst);
+        }
+    "#;
+    let data = format!("data={}", fashion());
+    for worst in Folder::new().run_with(script, &["--set", &data]).numbers() {
+        // 20 steps of 1e-3; rounding alone.
+        assert!(worst[0] < 2e-5, "{worst:?}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_names_step_images_and_checkpoint_or_is_left_out() {
+    let (folder, data) = folder();
+    let script = r#"
+        import "std/pretrain" as pretrain;
+        let images = data::idx(param("data", ()), "test").take(64);
+        let model = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2 });
+        let calls = #{ n: 0 };
+        pretrain::fit(model, images, #{ epochs: 3, batch: 16, log_every: 1, save_every: 2, skip_nonfinite: param("skip", 0),
+            loss: |model, batch| { calls.n += 1; model.forward(batch.images).mean() * (if calls.n in [5, 8] { 0.0 / 0.0 } else { 1.0 }) } });
+        print(model.named_parameters().values().all(|p| p.is_finite()));
+    "#;
+    folder.write("recipe.rhai", script);
+    let said = run(&folder, &data, "o", &[]);
+    said.fails(1).says(&[
+        "diverged at step 5",
+        "the last checkpoint is o/checkpoints/pretrain/step-00000004",
+        "the batch holds",
+    ]);
+    let listed = folder.text("o/nonfinite-pretrain-step-5.txt");
+    assert_eq!(listed.lines().count(), 16, "{listed}");
+    let said = run(&folder, &data, "one", &["--set", "skip=1"]);
+    said.fails(1).says(&["left out (1 of at most 1)", "diverged at step 8"]);
+    run(&folder, &data, "two", &["--set", "skip=2"]).succeeds().says(&["left out (2 of at most 2)"]).prints(&["true"]);
+}
+
+#[test]
+fn a_checkpoint_is_two_model_folders_and_says_what_the_run_was_started_from() {
+    let (folder, data) = folder();
+    folder.write(
+        "recipe.rhai",
+        RECIPE.replace("run::log(#{ note: \"begins\" });", "checkpoint::load_into(model, param(\"from\", \"\"));"),
+    );
+    folder.write("first.rhai", RECIPE);
+    let first = ["run", "first.rhai", "--threads", "1", "--set", &data, "--out", "first", "--set", "epochs=1"];
+    folder.nepa(&first).succeeds();
+    let from = "first/checkpoints/pretrain/step-00000005/model_ema";
+    let set = format!("from={from}");
+    run(&folder, &data, "o", &["--set", &set, "--set", "epochs=1", "--set", "finetune_epochs=1"]).succeeds();
+    let raw = folder.json("o/checkpoints/pretrain/step-00000005/model_raw/provenance.json");
+    let ema = folder.json("o/checkpoints/pretrain/step-00000005/model_ema/provenance.json");
+    assert_eq!((&raw["weights"], &ema["weights"], &raw["step"]), (&"raw".into(), &"ema".into(), &5.into()));
+    assert_eq!((&ema["started_from"][0]["path"], &ema["started_from"][0]["weights"]), (&from.into(), &"ema".into()));
+    folder.nepa(&["inspect", from]).succeeds().prints(&["weights", "ema"]);
+    folder.nepa(&["inspect", "o"]).succeeds().prints(&["checkpoint: o/checkpoints/pretrain/step-00000005"]);
+    let load = format!("print(checkpoint::load(\"{from}\").config.hidden_size);");
+    folder.run(&load).succeeds().prints(&["16"]);
+
+    // One value of the weights that is another.
+    let weights = format!("{from}/model.safetensors");
+    let mut bytes = folder.read(&weights);
+    *bytes.last_mut().unwrap() ^= 1;
+    folder.write(&weights, bytes);
+    folder.run(&load).fails(1).says(&[&weights, "is damaged", "CRC-32"]);
+}
+
+#[test]
+fn a_loop_by_hand_goes_on_from_the_middle_of_an_epoch_as_if_it_had_not_stopped() {
+    let folder = Folder::new();
+    let example = crate::common::repository("examples/resumable_loop.rhai").display().to_string();
+    let run = |out: &str, steps: &str| folder.nepa(&["run", &example, "--threads", "1", "--out", out, "--set", steps]);
+    let whole = run("whole", "steps=230");
+    whole.succeeds().prints(&["after 230 steps"]);
+    // 187 steps an epoch: stopped within the first one, at its end, and within the second.
+    for steps in ["steps=61", "steps=187", "steps=200", "steps=230"] {
+        run("parts", steps).succeeds();
+    }
+    let last = |out: &str| folder.read(&format!("{out}/checkpoints/loop/step-00000230/model_raw/model.safetensors"));
+    assert_eq!(last("whole"), last("parts"));
+    assert_eq!(folder.text("whole/metrics.jsonl"), folder.text("parts/metrics.jsonl"));
+    let said = folder.nepa(&["run", &example, "--out", "parts", "--set", "steps=230", "--set", "lr=0.1"]);
+    said.fails(1).says(&["lr: 0.001 so far, 0.1 now", "these may change: steps"]);
+}
