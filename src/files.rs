@@ -20,7 +20,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// The same with the content written piece by piece. Of processes that train together only the first one writes.
 pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    if !crate::dist::is_main() {
+    if !crate::dist::is_rank0() {
         return Ok(());
     }
     let saving = || format!("cannot write {}", path.display());

@@ -14,7 +14,7 @@ pub use tensors::TensorFile;
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, nearest};
 use crate::files::{beside, folder_of, staging, write_whole};
-use crate::nn::{Module, VitNepa, VitNepaParts, named_parameters};
+use crate::nn::{Module, VitNepa, VitNepaOverrides, named_parameters};
 use crate::options;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -192,7 +192,7 @@ pub fn load(dir: &Path) -> Result<VitNepa> {
         }
         (None, _) => 0,
     };
-    let model = VitNepa::with_generic(&config.config, VitNepaParts::default(), config.generic)?;
+    let model = VitNepa::with_generic(&config.config, VitNepaOverrides::default(), config.generic)?;
     fill(&model, &source.tensors, &file.display().to_string(), true)?;
     Ok(model)
 }

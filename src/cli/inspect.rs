@@ -3,10 +3,10 @@
 use crate::bail_hint;
 use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, PROVENANCE_FILE, manifest};
 use crate::error::{Context as _, Result};
-use crate::nn::kind_name;
 use crate::run::directory::{self, RUN_FILE};
 use crate::run::metrics::METRICS_FILE;
 use crate::run::snapshot;
+use crate::tensor::dtype_name;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -155,7 +155,7 @@ fn model(path: &Path) -> Result<String> {
     let _ = writeln!(out, "tensors:");
     let width = content.tensors.iter().map(|(n, _)| n.len()).max().unwrap_or(0);
     for (name, t) in &content.tensors {
-        let _ = writeln!(out, "  {name:<width$}  {:<9} {:?}", kind_name(t.kind()), t.size());
+        let _ = writeln!(out, "  {name:<width$}  {:<9} {:?}", dtype_name(t.kind()), t.size());
     }
     Ok(out)
 }

@@ -3,7 +3,7 @@
 use super::{Cli, FAILED, RunArgs, launcher};
 use crate::bail_hint;
 use crate::device;
-use crate::dist::{self, About, Launch, Meeting};
+use crate::dist::{self, ClusterEnvironment, RankFacts, Rendezvous};
 use crate::error::Result;
 use crate::run::signals::Interrupt;
 use crate::run::{RunInfo, RunState, directory};
@@ -45,7 +45,7 @@ pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     let prepared = match (prepared, agreed) {
         (Err(text), agreed) => {
             if agreed.unwrap_or(true) {
-                eprint!("{}{text}", dist::prefix());
+                eprint!("{}{text}", dist::rank_prefix());
             }
             return FAILED;
         }
@@ -54,7 +54,7 @@ pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     };
     if let Err(e) = start(args.clone(), meeting, &host, &prepared, interrupt.clone()) {
         let report = Report::of_rust(&e);
-        let speaks = dist::fail(&report.message);
+        let speaks = dist::report_failure(&report.message);
         return if speaks { fail(&report, Some(&host)) } else { FAILED };
     }
 
@@ -63,26 +63,26 @@ pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     let (code, state, error) = match result {
         Ok(Ok(())) => (0, RunState::Finished, None),
         // What the others say of a process that a signal ended is not the cause.
-        Ok(Err(Failure::Error(_))) if dist::has_lost_an_ended_one() && interrupt.exit_code().is_some() => {
+        Ok(Err(Failure::Error(_))) if dist::lost_exited_peer() && interrupt.exit_code().is_some() => {
             (interrupt.exit_code().unwrap_or_default() as u8, RunState::Interrupted, None)
         }
         Ok(Err(Failure::Error(report))) => {
-            if dist::fail(&report.message) {
-                eprint!("{}{}", dist::prefix(), report.render(&host.sources));
+            if dist::report_failure(&report.message) {
+                eprint!("{}{}", dist::rank_prefix(), report.render(&host.sources));
             }
             (FAILED, RunState::Failed, Some(report.message))
         }
         Ok(Err(Failure::Interrupted(code))) => (code as u8, RunState::Interrupted, None),
         Err(_) => {
-            dist::fail("internal fault");
+            dist::report_failure("internal fault");
             (70, RunState::Failed, Some("internal fault".to_string()))
         }
     };
     let ended = Session::end(state, error.as_deref());
     if state != RunState::Failed {
-        dist::end(state == RunState::Interrupted);
+        dist::shutdown(state == RunState::Interrupted);
     }
-    if !dist::is_main() {
+    if !dist::is_rank0() {
         return code;
     }
     let dir = ended.as_ref().ok().cloned().flatten();
@@ -108,9 +108,9 @@ struct Prepared {
 }
 
 /// Finds the other processes, where there are some.
-fn meet(args: &RunArgs) -> Result<Option<Meeting>> {
-    let Some(launch) = Launch::from_env()? else { return Ok(None) };
-    Meeting::find(launch, Duration::from_secs(args.dist_timeout)).map(Some)
+fn meet(args: &RunArgs) -> Result<Option<Rendezvous>> {
+    let Some(launch) = ClusterEnvironment::from_env()? else { return Ok(None) };
+    Rendezvous::find(launch, Duration::from_secs(args.dist_timeout)).map(Some)
 }
 
 /// Compiles and checks the recipe, and chooses the device; the error is ready to be printed.
@@ -139,12 +139,12 @@ fn recipe_of(args: &RunArgs) -> Result<PathBuf> {
 }
 
 /// What has to be the same in all processes, by name.
-fn about(args: &RunArgs, host: &Host, prepared: &std::result::Result<Prepared, String>) -> About {
+fn about(args: &RunArgs, host: &Host, prepared: &std::result::Result<Prepared, String>) -> RankFacts {
     let prepared = prepared.as_ref().map_err(|text| {
         let first = text.lines().next().unwrap_or_default();
         first.strip_prefix("error: ").unwrap_or(first).to_string()
     })?;
-    let mut about = dist::about_program();
+    let mut about = dist::program_facts();
     about.insert("recipe".into(), prepared.recipe.display().to_string().into());
     for (file, checksum) in host.sources.checksums() {
         about.insert(format!("text of {file}"), format!("{checksum:08x}").into());
@@ -173,13 +173,13 @@ fn help(args: &RunArgs, host: &Host) -> u8 {
     }
 }
 
-/// What process 0 has found out about the run to go on with, in all of them.
+/// What rank 0 has found out about the run to go on with, in all of them.
 fn take_over_together(args: &mut RunArgs) -> Result<()> {
-    let found = dist::from_main("the run to go on with", || {
+    let found = dist::broadcast_from_rank0("the run to go on with", || {
         take_over(args)?;
         Ok(json!({ "set": args.set, "seed": args.seed, "out": args.out, "resume": args.resume.is_some() }))
     })?;
-    if !dist::is_main() {
+    if !dist::is_rank0() {
         args.set = serde_json::from_value(found["set"].clone())?;
         args.seed = found["seed"].as_u64();
         args.out = found["out"].as_str().map(PathBuf::from);
@@ -260,14 +260,14 @@ fn shorten_openmp_spin() {}
 
 fn fail(report: &Report, host: Option<&Host>) -> u8 {
     let none = crate::script::Sources::new(None);
-    eprint!("{}{}", dist::prefix(), report.render(host.map_or(&none, |h| &h.sources)));
+    eprint!("{}{}", dist::rank_prefix(), report.render(host.map_or(&none, |h| &h.sources)));
     FAILED
 }
 
 /// Sets device, threads, seed and parameters, and connects to the other processes.
 fn start(
     mut args: RunArgs,
-    meeting: Option<Meeting>,
+    meeting: Option<Rendezvous>,
     host: &Host,
     prepared: &Prepared,
     interrupt: Interrupt,
@@ -276,7 +276,7 @@ fn start(
     let device = prepared.device;
     let threads = match args.threads {
         Some(n) => n as usize,
-        None => dist::own_cores().unwrap_or_else(|| {
+        None => dist::slurm_cpus_per_task().unwrap_or_else(|| {
             let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
             (cores / dist::local_world_size()).max(1)
         }),

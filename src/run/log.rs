@@ -47,7 +47,7 @@ pub fn open(dir: &Path) -> std::io::Result<()> {
 
 /// Adds a line, or several.
 pub fn write(text: &str) {
-    if !crate::dist::is_main() {
+    if !crate::dist::is_rank0() {
         return;
     }
     let moment = super::timestamp().replace('T', " ").replace('Z', "");

@@ -15,11 +15,12 @@ use crate::bail_hint;
 use crate::checkpoint::{MODEL_FILE, ModelFolder, SaveOptions, fill, manifest, tensors};
 use crate::dist;
 use crate::error::{Context as _, Result};
-use crate::nn::{Module, copy_of, named_parameters};
+use crate::nn::{Module, named_parameters};
 use crate::optim::{Adamw, Ema};
+use crate::tensor::{Dtype, detached_copy, dtype_name};
 use serde_json::{Map, Value};
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// Counters, generator, settings and the rest that is no tensor.
 pub const STATE_FILE: &str = "state.json";
@@ -99,7 +100,7 @@ impl Snapshot {
 fn copies(named: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>> {
     let copy = |(name, t): (String, Tensor)| {
         // To another device is a copy already.
-        let t = if t.device() == Device::Cpu { copy_of(&t)? } else { t.f_detach()?.f_to_device(Device::Cpu)? };
+        let t = if t.device() == Device::Cpu { detached_copy(&t)? } else { t.f_detach()?.f_to_device(Device::Cpu)? };
         Ok((name, t))
     };
     named.into_iter().map(copy).collect()
@@ -126,31 +127,27 @@ pub struct Tensors {
     optimizer: Option<Named>,
 }
 
-/// Types that a checkpoint's tensors have.
-const KINDS: [Kind; 6] = [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half, Kind::Int64, Kind::Uint8];
-
 type Named = Vec<(String, Tensor)>;
 
 impl Tensors {
-    /// What process 0 has read, in all processes.
+    /// What rank 0 has read, in all processes.
     fn share(self) -> Result<Self> {
         let empty = |named: &Named| -> Value {
-            let one = |(name, t): &(String, Tensor)| {
-                serde_json::json!([name, t.size(), KINDS.iter().position(|k| *k == t.kind())])
-            };
+            let one = |(name, t): &(String, Tensor)| serde_json::json!([name, t.size(), dtype_name(t.kind())]);
             named.iter().map(one).collect()
         };
-        let lists = dist::from_main("the tensors of the checkpoint", || {
+        let lists = dist::broadcast_from_rank0("the tensors of the checkpoint", || {
             Ok(serde_json::json!([empty(&self.raw), self.ema.as_ref().map(empty), self.optimizer.as_ref().map(empty)]))
         })?;
-        if dist::is_main() {
+        if dist::is_rank0() {
             self.broadcast()?;
             return Ok(self);
         }
         let made = |list: &Value| -> Result<Option<Named>> {
             let one = |entry: &Value| -> Result<(String, Tensor)> {
-                let (name, size, kind): (String, Vec<i64>, usize) = serde_json::from_value(entry.clone())?;
-                Ok((name, Tensor::f_zeros(size, (KINDS[kind], Device::Cpu))?))
+                let (name, size, dtype): (String, Vec<i64>, String) = serde_json::from_value(entry.clone())?;
+                let dtype = Dtype::find(|known| known.name == dtype).context("a dtype that is not known")?;
+                Ok((name, Tensor::f_zeros(size, (dtype.kind, Device::Cpu))?))
             };
             list.as_array().map(|list| list.iter().map(one).collect()).transpose()
         };
@@ -163,13 +160,13 @@ impl Tensors {
     fn broadcast(&self) -> Result<()> {
         let all = [Some(&self.raw), self.ema.as_ref(), self.optimizer.as_ref()];
         let all = all.into_iter().flatten().flatten().map(|(_, t)| t.shallow_clone());
-        dist::broadcast_all(&all.collect::<Vec<_>>(), "the tensors of the checkpoint")
+        dist::broadcast_coalesced(&all.collect::<Vec<_>>(), "the tensors of the checkpoint")
     }
 }
 
-/// Puts a checkpoint's tensors into the parts. Everything is read, by process 0, before anything is changed.
+/// Puts a checkpoint's tensors into the parts. Everything is read, by rank 0, before anything is changed.
 pub fn restore(dir: &Path, parts: &mut Parts<'_>) -> Result<()> {
-    let tensors = if dist::is_main() { read(dir, parts)? } else { Tensors::default() }.share()?;
+    let tensors = if dist::is_rank0() { read(dir, parts)? } else { Tensors::default() }.share()?;
     fill(parts.model, &tensors.raw, &dir.join(RAW_DIR).display().to_string(), true)?;
     if let (Some(own), Some(state)) = (&mut parts.optimizer, tensors.optimizer) {
         own.load_state(&state).with_context(|| dir.join(OPTIMIZER_FILE).display().to_string())?;

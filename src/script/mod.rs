@@ -64,7 +64,7 @@ impl Host {
         engine.on_print(crate::run::progress::print_line);
         engine.on_debug(|text, source, position| {
             let line = format!("{}:{position:?}: {text}", source.unwrap_or("script"));
-            match crate::dist::is_main() {
+            match crate::dist::is_rank0() {
                 true => crate::run::progress::print_line(&line),
                 false => crate::run::progress::note_line_of_any(&line),
             }

@@ -26,7 +26,7 @@ fn the_loop_by_hand_gives_the_same_on_one_and_two_processes() {
     let alone = run(&[]);
     assert_eq!(alone.len(), 3, "losses of steps 20 and 40, and of the held-out images: {alone:?}");
     assert!(alone[1] < alone[0], "it learns: {alone:?}");
-    // Process 0 alone prints; the batches that the two share are those of one, short last ones included.
+    // Rank 0 alone prints; the batches that the two share are those of one, short last ones included.
     assert_close(&run(&["--nproc", "2"]), &alone, 1e-6);
 }
 

@@ -236,7 +236,7 @@ fn a_port_that_is_taken_and_a_process_0_that_is_not_there_are_told() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let at = ("127.0.0.1", taken.local_addr().unwrap().port());
     let said = process(&folder, 0, 2, at, &[]).finish();
-    said.fails(1).says(&[&format!("process 0 cannot listen at port {}", at.1), "it is in use", "MASTER_PORT"]);
+    said.fails(1).says(&[&format!("rank 0 cannot listen at port {}", at.1), "it is in use", "MASTER_PORT"]);
     let said = process(&folder, 1, 2, ("127.0.0.1", free_port()), &[]).finish();
     said.fails(1).says(&["nobody answered at 127.0.0.1:", "within 10 s", "MASTER_ADDR"]);
 }

@@ -88,7 +88,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// for it.
         "save_tensors" (tensors: Map, path: ImmutableString) -> () {
             let tensors = tensor_map(&tensors, "checkpoint::save_tensors")?;
-            dist::on_main(&format!("the writing of {path}"), || {
+            dist::on_rank0(&format!("the writing of {path}"), || {
                 checkpoint::tensors::write(Path::new(path.as_str()), &tensors, &Default::default())
             })
         }
@@ -128,7 +128,7 @@ fn load_into(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {
 }
 
 fn save(m: &Module, folder: &str, o: &SaveOptions) -> Result<()> {
-    dist::on_main(&format!("the writing of {folder}"), || {
+    dist::on_rank0(&format!("the writing of {folder}"), || {
         checkpoint::save(m.0.as_ref(), Path::new(folder), o, super::run::provenance())
     })
 }

@@ -192,8 +192,8 @@ impl LoaderParts {
         }
         self.told.set(bad.len());
         let source = self.loader.source().describe();
-        if !dist::is_main() {
-            // Process 0 keeps the list of its own.
+        if !dist::is_rank0() {
+            // Rank 0 keeps the list of its own.
             let list: Vec<String> = bad.values().map(|(name, reason)| format!("{name} ({reason})")).collect();
             note_line_of_any(&format!("warning: {source}: broken images were replaced by others: {}", list.join(", ")));
             return Ok(());
@@ -234,7 +234,7 @@ fn start_epoch(loader: Loader, epoch: i64, done: i64) -> Result<Epoch> {
 /// A source whose listing is kept: of the processes of a machine one makes it.
 fn open(path: &str, split: Option<&str>) -> Result<Source> {
     let what = format!("the listing of {path}");
-    Ok(Source(dist::first_of_machine(&what, || source::open(path, split))?))
+    Ok(Source(dist::local_rank0_first(&what, || source::open(path, split))?))
 }
 
 fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Loader> {
@@ -255,7 +255,7 @@ fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Load
             "drop_last": options.drop_last,
             "seed": options.seed.unwrap_or_else(random::seed),
         });
-        dist::agree("the data", &facts)?;
+        dist::ensure_same_on_all_ranks("the data", &facts)?;
     }
     let loader = loader::Loader::new(source.0, pipeline, &steps.batch, &options)?;
     Ok(Loader(Rc::new(LoaderParts {

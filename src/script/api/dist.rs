@@ -17,7 +17,7 @@ struct Gradients(Rc<RefCell<dist::Gradients>>);
 fn all_reduce(t: &tch::Tensor, op: &str) -> Result<tch::Tensor> {
     match op {
         "sum" => dist::all_reduce(t, ReduceOp::Sum),
-        "mean" => dist::mean(t),
+        "mean" => dist::all_reduce_mean(t),
         "min" => dist::all_reduce(t, ReduceOp::Min),
         "max" => dist::all_reduce(t, ReduceOp::Max),
         other => {
@@ -41,7 +41,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "dist",
         "Processes that train one model together, started by `nepa run --nproc N`, torchrun or srun: each runs the whole \
          script on its part of every batch. All must call the functions that exchange something, in the same order; each \
-         waits for the others. Process 0 alone writes files and prints. A run that was started alone is process 0 of 1.",
+         waits for the others. Rank 0 alone writes files and prints. A run that was started alone is rank 0 of 1.",
     );
     functions! { group;
         /// This process's number among all, from 0.
@@ -56,7 +56,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         ///
         /// Example: `let loss = dist::all_reduce(loss, "mean");`
         "all_reduce" (t: Tensor, op: ImmutableString) -> Tensor { ok(all_reduce(&t, &op)?) }
-        /// The tensor of process 0, in all. Each gives one of the same shape and dtype.
+        /// The tensor of rank 0, in all. Each gives one of the same shape and dtype.
         "broadcast" (t: Tensor) -> Tensor { ok(dist::broadcast(&t, 0)?) }
         /// The tensor of process `from`, in all.
         "broadcast" (t: Tensor, from: i64) -> Tensor { ok(dist::broadcast(&t, rank(from)?)?) }
@@ -69,7 +69,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// Waits until all processes are here.
         "barrier" () -> () { dist::barrier() }
         /// What averages the gradients of a module over all processes, in buckets and while backward still runs
-        /// (c10d::Reducer, under PyTorch's DistributedDataParallel). The parameters become those of process 0. Frozen
+        /// (c10d::Reducer, under PyTorch's DistributedDataParallel). The parameters become those of rank 0. Frozen
         /// parameters, and those that take no part in a loss, are no hindrance.
         ///
         /// Example: `let gradients = dist::gradients(model); …; gradients.backward(loss); opt.step(1e-3);`

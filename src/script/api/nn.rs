@@ -5,12 +5,13 @@ use crate::checkpoint::config_json::class_names_in;
 use crate::checkpoint::{self, FillOptions};
 use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::functions;
-use crate::nn::{self, Context, CostOptions, Parts, shape_words};
+use crate::nn::{self, Context, CostOptions, ModuleVisitor};
 use crate::options;
 use crate::script::api::core::precision;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Module, Tensor, call, found, from_json, module, modules, number, ok, read_options};
+use crate::tensor::shape_text;
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
@@ -94,7 +95,7 @@ impl ScriptModule {
             let part = if let Some(t) = value.read_lock::<Tensor>() {
                 if !matches!(t.kind(), tch::Kind::Float | tch::Kind::Double) {
                     bail_hint!(
-                        "nn::define: the parameter `{name}` is {}, but parameters are floats", shape_words(&t);
+                        "nn::define: the parameter `{name}` is {}, but parameters are floats", shape_text(&t);
                         "use .to(\"float32\")"
                     );
                 }
@@ -128,7 +129,7 @@ impl nn::Module for ScriptModule {
         format!("module({})", names.join(", "))
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.training(&self.training);
         for (name, part) in &self.parts {
             match part {
@@ -232,13 +233,13 @@ fn blocks(engine: &mut Engine, reference: &mut Reference) {
         /// everything. Parameters are named as in the reference's checkpoints. Defaults: the published
         /// base model's pretraining.
         "vit_nepa" (config: Map) -> Module {
-            wrap(nn::VitNepa::new(&config_of("nn::vit_nepa", &config)?, nn::VitNepaParts::default())?)
+            wrap(nn::VitNepa::new(&config_of("nn::vit_nepa", &config)?, nn::VitNepaOverrides::default())?)
         }
         /// The same with a script's own modules in place of built-in ones: `patch_embeddings` (images ->
         /// tokens [B, T, D]) and `encoder` ([B, T + 1, D] -> the same).
         "vit_nepa" (config: Map, parts: Map) -> Module {
             known_parts(&parts, &["patch_embeddings", "encoder"], "nn::vit_nepa")?;
-            let own = nn::VitNepaParts {
+            let own = nn::VitNepaOverrides {
                 patch_embeddings: part(&parts, "patch_embeddings", "nn::vit_nepa")?,
                 encoder: part(&parts, "encoder", "nn::vit_nepa")?,
             };
@@ -262,12 +263,12 @@ fn blocks(engine: &mut Engine, reference: &mut Reference) {
         /// configuration's `drop_path_prob` itself.
         "block" (config: Map) -> Module {
             let config = config_of("nn::block", &config)?;
-            wrap(nn::Block::new(&config, config.drop_path_prob, nn::BlockParts::default())?)
+            wrap(nn::Block::new(&config, config.drop_path_prob, nn::BlockOverrides::default())?)
         }
         /// The same with a script's own `attention` or `mlp`, [B, N, D] -> [B, N, D].
         "block" (config: Map, parts: Map) -> Module {
             known_parts(&parts, &["attention", "mlp"], "nn::block")?;
-            let own = nn::BlockParts {
+            let own = nn::BlockOverrides {
                 attention: part(&parts, "attention", "nn::block")?,
                 mlp: part(&parts, "mlp", "nn::block")?,
             };
@@ -410,7 +411,7 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         /// Copies of all parameters by full name.
         "state_dict" (m: Module) -> Map {
             let all = nn::named_parameters(m.0.as_ref());
-            all.into_iter().map(|(n, t)| Ok((n.into(), Dynamic::from(Tensor::from(nn::copy_of(&t)?))))).collect()
+            all.into_iter().map(|(n, t)| Ok((n.into(), Dynamic::from(Tensor::from(crate::tensor::detached_copy(&t)?))))).collect()
         }
         /// Puts tensors into the parameters of the same name; all must fit.
         "load_state_dict" (m: Module, tensors: Map) -> Map { load_state_dict(&m, &tensors, &FillOptions::default()) }
@@ -510,7 +511,7 @@ fn tree(m: &Module) -> String {
     let mut out = format!("{}: {} parameters", m.0.describe(), nn::num_parameters(m.0.as_ref()));
     for (name, t) in &all {
         let frozen = if t.requires_grad() { "" } else { " frozen" };
-        out += &format!("\n  {name:<width$}  {}{frozen}", shape_words(t));
+        out += &format!("\n  {name:<width$}  {}{frozen}", shape_text(t));
     }
     out
 }

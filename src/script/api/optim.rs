@@ -20,7 +20,7 @@ struct Schedule(Rc<optim::Schedule>);
 #[derive(Clone)]
 pub struct Ema(pub Rc<RefCell<optim::Ema>>);
 
-fn group_map(group: &optim::Group) -> Dynamic {
+fn group_map(group: &optim::ParamGroup) -> Dynamic {
     from_json(&json!({
         "lr_scale": group.lr_scale,
         "weight_decay": group.weight_decay,

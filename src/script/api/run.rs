@@ -5,7 +5,6 @@ use crate::checkpoint::PROVENANCE_FILE;
 use crate::dist;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::functions;
-use crate::nn::shape_words;
 use crate::run::checkpoints::SaverOptions;
 use crate::run::directory::{CHECKPOINTS_DIR, RUNS_DIR};
 use crate::run::progress;
@@ -16,6 +15,7 @@ use crate::script::params::Params;
 use crate::script::registry::Group;
 use crate::script::values::{Tensor, found, ints, number, object, read_options};
 use crate::table_file::{self, Column};
+use crate::tensor::shape_text;
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -80,7 +80,7 @@ impl Session {
             let mut info = self.info.clone();
             info.params = self.params.effective.clone();
             let mut made = None;
-            let path = dist::from_main("the run directory", || {
+            let path = dist::broadcast_from_rank0("the run directory", || {
                 let path = self.out.clone().unwrap_or_else(|| self.default_dir());
                 made = Some(RunDir::open(&path, info.clone(), self.must_resume)?);
                 dist::remember_run(&path)?;
@@ -198,7 +198,7 @@ fn column(pair: &Dynamic) -> Result<(String, Column)> {
     };
     let name = name.to_string();
     if let Some(t) = values.read_lock::<Tensor>() {
-        ensure!(t.dim() == 1, "run::write_table: column `{name}`: expected a tensor [n], found {}", shape_words(&t));
+        ensure!(t.dim() == 1, "run::write_table: column `{name}`: expected a tensor [n], found {}", shape_text(&t));
         return Ok(match t.is_floating_point() {
             true => (name, Column::Floats(Vec::<f64>::try_from(&t.f_to_kind(Kind::Double)?)?)),
             false => (name, Column::Ints(Vec::<i64>::try_from(&t.f_to_kind(Kind::Int64)?)?)),

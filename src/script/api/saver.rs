@@ -3,7 +3,7 @@
 use super::optim::{Adamw, Ema};
 use super::run::{provenance, with_session};
 use crate::differences::differences;
-use crate::dist::{self, Later};
+use crate::dist::{self, PendingMax};
 use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
 use crate::functions;
 use crate::positions::Positions;
@@ -39,7 +39,7 @@ impl Saver {
 #[derive(Default)]
 struct Question {
     /// The one under way, when it was asked, and the steps until all look at the answer.
-    open: Option<(Later<3>, Instant, u32)>,
+    open: Option<(PendingMax<3>, Instant, u32)>,
     /// Steps since it was asked.
     steps: u32,
 }
@@ -60,12 +60,12 @@ impl Question {
         let (mut took, mut answer, mut until) = (0, [0, 0], 1);
         if let Some((later, since, _)) = self.open.take() {
             took = since.elapsed().as_micros() as i64 / i64::from(self.steps);
-            let [stop, save, slowest] = later.get(Self::WHAT)?;
+            let [stop, save, slowest] = later.wait(Self::WHAT)?;
             answer = [stop, save];
             until = if slowest > 0 { (500_000 / slowest).clamp(1, 100) as u32 } else { 1 };
         }
         let own = [interrupt.exit_code().unwrap_or(0).into(), interrupt.take_save().into(), took];
-        self.open = Some((dist::greatest_later(own, Self::WHAT)?, Instant::now(), until));
+        self.open = Some((dist::all_reduce_max_async(own, Self::WHAT)?, Instant::now(), until));
         self.steps = 0;
         self.settle(answer, interrupt)
     }
@@ -73,9 +73,9 @@ impl Question {
     /// The last answer, after the loop.
     fn end(&mut self, interrupt: &Interrupt) -> Result<Option<Asked>> {
         if let Some((later, ..)) = self.open.take() {
-            let [stop, ..] = later.get(Self::WHAT)?;
+            let [stop, ..] = later.wait(Self::WHAT)?;
             let own = [interrupt.exit_code().unwrap_or(0).into()];
-            let [late] = dist::greatest(own, Self::WHAT)?;
+            let [late] = dist::all_reduce_max(own, Self::WHAT)?;
             return self.settle([stop.max(late), 0], interrupt);
         }
         Ok(None)
@@ -189,11 +189,11 @@ impl SaverParts {
         let own = |map: &serde_json::Map<String, Value>| Value::Object(map.clone());
         let (fixed, changeable) = (own(&self.fixed), own(&self.changeable));
         let what = format!("the settings of {}", self.label);
-        dist::agree(&what, &fixed)?;
-        dist::agree(&what, &changeable)?;
-        // Process 0 has the checkpoints; the others get what they need from it.
+        dist::ensure_same_on_all_ranks(&what, &fixed)?;
+        dist::ensure_same_on_all_ranks(&what, &changeable)?;
+        // Rank 0 has the checkpoints; the others get what they need from it.
         let what = format!("the checkpoint of {}", self.label);
-        let found = dist::from_main(&what, || match self.saver.newest()? {
+        let found = dist::broadcast_from_rank0(&what, || match self.saver.newest()? {
             Some((step, dir)) => {
                 let state = snapshot::read_state(&dir)?;
                 self.may_go_on(&dir, &state)?;
@@ -210,7 +210,7 @@ impl SaverParts {
         self.with_parts(|parts| snapshot::restore(&dir, parts))?;
         let rng = |name: &str| state["rng"][name].as_u64().unwrap_or(0);
         random::set_state(random::State { seed: rng("seed"), drawn: rng("drawn"), samples: Positions::default() });
-        if dist::is_main() {
+        if dist::is_rank0() {
             let metrics = snapshot::read_metrics(&dir)?;
             with_session(|s| s.dir()?.begin(Some(&metrics)))?;
         }
@@ -246,9 +246,9 @@ impl SaverParts {
         Ok(())
     }
 
-    /// Process 0 saves for all.
+    /// Rank 0 saves for all.
     fn save(&mut self, step: i64, state: &Map) -> Result<()> {
-        if !dist::is_main() {
+        if !dist::is_rank0() {
             return Ok(());
         }
         let rng = random::state();
@@ -281,8 +281,8 @@ impl SaverParts {
     fn save_and_answer(&mut self, step: i64, state: &Map) -> Result<()> {
         self.save(step, state)?;
         if self.asked.is_some() {
-            // A process that ended before process 0 has saved might take it down.
-            dist::on_main(&format!("the checkpoint of {} at step {step}", self.label), || {
+            // A process that ended before rank 0 has saved might take it down.
+            dist::on_rank0(&format!("the checkpoint of {} at step {step}", self.label), || {
                 self.saver.poll(true);
                 if let Some((step, path)) = self.saver.last() {
                     note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
@@ -310,9 +310,9 @@ impl SaverParts {
         let asked = self.question.end(&self.interrupt)?;
         let what = format!("the last checkpoint of {}", self.label);
         match asked {
-            // A process that ended before process 0 has saved might take it down.
-            Some(Asked::Stop) => dist::on_main(&what, || self.save_last(step, state))?,
-            _ if dist::is_main() => self.save_last(step, state)?,
+            // A process that ended before rank 0 has saved might take it down.
+            Some(Asked::Stop) => dist::on_rank0(&what, || self.save_last(step, state))?,
+            _ if dist::is_rank0() => self.save_last(step, state)?,
             _ => {}
         }
         self.interrupt.hold(false);
@@ -391,7 +391,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// The newest checkpoint that is whole: its folder, or "" where there is none yet. One that is being written is
         /// waited for. All processes ask, and get what the first one knows.
         "get$last" (saver: Saver) -> String {
-            let last = dist::from_main("the last checkpoint", || {
+            let last = dist::broadcast_from_rank0("the last checkpoint", || {
                 let mut saver = saver.0.borrow_mut();
                 saver.saver.poll(true);
                 let last = saver.saver.last();

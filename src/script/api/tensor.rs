@@ -3,33 +3,20 @@
 use crate::bail_hint;
 use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::functions;
-use crate::nn::{kind_name, shape_words};
 use crate::random;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Tensor, found, ints, number, ok, shape, tensors};
+use crate::tensor::{DTYPES, Dtype, dtype_name, shape_text};
 use rhai::{Array, Dynamic, Engine, ImmutableString};
 use std::ops::{Range, RangeInclusive};
 use tch::{Device, Kind};
 
-const KINDS: [(&str, Kind); 10] = [
-    ("float32", Kind::Float),
-    ("float64", Kind::Double),
-    ("float16", Kind::Half),
-    ("bfloat16", Kind::BFloat16),
-    ("int64", Kind::Int64),
-    ("int32", Kind::Int),
-    ("int16", Kind::Int16),
-    ("int8", Kind::Int8),
-    ("uint8", Kind::Uint8),
-    ("bool", Kind::Bool),
-];
-
 fn kind_of(name: &str) -> Result<Kind> {
-    match KINDS.iter().find(|(n, _)| *n == name) {
-        Some((_, kind)) => Ok(*kind),
+    match Dtype::find(|dtype| dtype.name == name) {
+        Some(dtype) => Ok(dtype.kind),
         None => {
-            let names = KINDS.map(|k| k.0);
+            let names = DTYPES.each_ref().map(|dtype| dtype.name);
             bail_hint!("unknown dtype \"{name}\"{}", did_you_mean(name, names); "the dtypes are: {}", names.join(", "))
         }
     }
@@ -47,7 +34,7 @@ fn float_here() -> (Kind, Device) {
 /// Checks that a tensor is a scalar with a graph behind it.
 pub(super) fn can_go_backward(t: &Tensor) -> Result<()> {
     if t.numel() != 1 {
-        bail_hint!("backward: expected a scalar, found {}", shape_words(t); "reduce it first: t.mean().backward()");
+        bail_hint!("backward: expected a scalar, found {}", shape_text(t); "reduce it first: t.mean().backward()");
     }
     if !t.requires_grad() {
         bail_hint!(
@@ -141,7 +128,7 @@ fn creation(engine: &mut Engine, reference: &mut Reference) {
 
 fn from_values(values: &Dynamic) -> Result<tch::Tensor> {
     if let Some(t) = values.read_lock::<Tensor>() {
-        return crate::nn::copy_of(&t);
+        return crate::tensor::detached_copy(&t);
     }
     let mut flat = Vec::new();
     let sizes = flatten(values, &mut flat)?;
@@ -184,7 +171,7 @@ fn reading(group: &mut Group<'_>) {
         /// The number of elements.
         "get$numel" (t: Tensor) -> i64 { Ok(t.numel() as i64) }
         /// The dtype's name, as in PyTorch: "float32", "int64", …
-        "get$dtype" (t: Tensor) -> String { Ok(kind_name(t.kind()).to_string()) }
+        "get$dtype" (t: Tensor) -> String { Ok(dtype_name(t.kind()).to_string()) }
         /// The device: "cpu", "cuda:0", …
         "get$device" (t: Tensor) -> String { Ok(crate::device::name(t.device())) }
         /// The size of one dimension.
@@ -193,12 +180,12 @@ fn reading(group: &mut Group<'_>) {
             let index = if dim < 0 { dim + sizes.len() as i64 } else { dim };
             match sizes.get(index as usize) {
                 Some(n) if index >= 0 => Ok(*n),
-                _ => bail!("size: dimension {dim} of a tensor {}", shape_words(&t)),
+                _ => bail!("size: dimension {dim} of a tensor {}", shape_text(&t)),
             }
         }
         /// The value of a tensor of one element, as float, int or bool.
         "item" (t: Tensor) -> Dynamic {
-            ensure!(t.numel() == 1, "item: expected a tensor of one element, found {}", shape_words(&t));
+            ensure!(t.numel() == 1, "item: expected a tensor of one element, found {}", shape_text(&t));
             let flat = t.f_reshape([1])?;
             Ok(match t.kind() {
                 Kind::Bool => Dynamic::from_bool(flat.f_int64_value(&[0])? != 0),
@@ -252,7 +239,7 @@ const SHOW_ALL: usize = 1000;
 const EDGE: i64 = 3;
 
 fn text(t: &tch::Tensor) -> String {
-    let head = format!("Tensor {} on {}", shape_words(t), crate::device::name(t.device()));
+    let head = format!("Tensor {} on {}", shape_text(t), crate::device::name(t.device()));
     if t.numel() == 0 {
         return head;
     }
@@ -306,21 +293,21 @@ fn index_one(t: &tch::Tensor, dim: i64, i: i64) -> Result<Tensor> {
     let sizes = t.size();
     ensure!(!sizes.is_empty(), "a scalar tensor cannot be indexed; its value is t.item()");
     let n = sizes[dim as usize];
-    ensure!(-n <= i && i < n, "index {i} is outside dimension {dim} of a tensor {}", shape_words(t));
+    ensure!(-n <= i && i < n, "index {i} is outside dimension {dim} of a tensor {}", shape_text(t));
     ok(t.f_select(dim, i)?)
 }
 
 fn narrow(t: &tch::Tensor, dim: i64, start: i64, end: i64) -> Result<Tensor> {
     let sizes = t.size();
     let index = if dim < 0 { dim + sizes.len() as i64 } else { dim };
-    ensure!(index >= 0 && (index as usize) < sizes.len(), "dimension {dim} is outside a tensor {}", shape_words(t));
+    ensure!(index >= 0 && (index as usize) < sizes.len(), "dimension {dim} is outside a tensor {}", shape_text(t));
     let n = sizes[index as usize];
     let at = |i: i64| if i < 0 { i + n } else { i };
     let (start, end) = (at(start), at(end).min(n));
     ensure!(
         0 <= start && start <= end,
         "the range {start}..{end} is outside dimension {index} of a tensor {}",
-        shape_words(t)
+        shape_text(t)
     );
     ok(t.f_narrow(index, start, end - start)?)
 }
@@ -331,7 +318,7 @@ fn index_many(t: &tch::Tensor, indices: &Array) -> Result<Tensor> {
         "{} indices for a tensor of {} dimensions: {}",
         indices.len(),
         t.dim(),
-        shape_words(t)
+        shape_text(t)
     );
     let (mut out, mut dim) = (Tensor::from(t.shallow_clone()), 0);
     for index in indices {
@@ -578,7 +565,7 @@ fn shaping(group: &mut Group<'_>) {
         /// In memory of its own, in order.
         "contiguous" (t: Tensor) -> Tensor { ok(t.f_contiguous()?) }
         /// A copy of the values, outside any graph.
-        "copy" (t: Tensor) -> Tensor { ok(crate::nn::copy_of(&t)?) }
+        "copy" (t: Tensor) -> Tensor { ok(crate::tensor::detached_copy(&t)?) }
     }
 }
 
