@@ -177,10 +177,9 @@ pub fn main() -> ExitCode {
         }
     };
     if crate::dist::world_size() > 1 {
-        // c10d's threads outlive the run, and must not meet what static destructors leave.
+        // c10d's threads outlive the run, and must not run beside static destructors.
         let _ = std::io::Write::flush(&mut std::io::stdout());
-        // SAFETY: ends the process; nothing is buffered elsewhere.
-        unsafe { libc::_exit(code.into()) }
+        crate::dist::exit_immediately(code.into());
     }
     ExitCode::from(code)
 }

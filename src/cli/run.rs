@@ -3,8 +3,10 @@
 use super::{Cli, FAILED, RunArgs, launcher};
 use crate::bail_hint;
 use crate::device;
-use crate::dist::{self, ClusterEnvironment, RankFacts, Rendezvous};
+use crate::dist::{self, ClusterEnvironment, Hooks, RankFacts, Rendezvous};
 use crate::error::Result;
+use crate::run::checkpoints::wait_for_writers;
+use crate::run::progress::note_line;
 use crate::run::signals::Interrupt;
 use crate::run::{RunInfo, RunState, directory};
 use crate::script::error::Report;
@@ -35,13 +37,13 @@ pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     if args.help {
         return help(&args, &host);
     }
-    let mut meeting = match meet(&args) {
-        Ok(meeting) => meeting,
+    let mut rendezvous = match open_rendezvous(&args) {
+        Ok(rendezvous) => rendezvous,
         Err(e) => return fail(&Report::of_rust(&e), None),
     };
     let prepared = prepare(&mut args, &host);
     // Whatever is wrong in one process, the others are told.
-    let agreed = meeting.as_mut().map_or(Ok(true), |meeting| meeting.agree(about(&args, &host, &prepared)));
+    let agreed = rendezvous.as_mut().map_or(Ok(true), |rendezvous| rendezvous.compare(about(&args, &host, &prepared)));
     let prepared = match (prepared, agreed) {
         (Err(text), agreed) => {
             if agreed.unwrap_or(true) {
@@ -52,7 +54,7 @@ pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
         (Ok(_), Err(e)) => return fail(&Report::of_rust(&e), None),
         (Ok(prepared), Ok(_)) => prepared,
     };
-    if let Err(e) = start(args.clone(), meeting, &host, &prepared, interrupt.clone()) {
+    if let Err(e) = start(args.clone(), rendezvous, &host, &prepared, interrupt.clone()) {
         let report = Report::of_rust(&e);
         let speaks = dist::report_failure(&report.message);
         return if speaks { fail(&report, Some(&host)) } else { FAILED };
@@ -108,9 +110,10 @@ struct Prepared {
 }
 
 /// Finds the other processes, where there are some.
-fn meet(args: &RunArgs) -> Result<Option<Rendezvous>> {
-    let Some(launch) = ClusterEnvironment::from_env()? else { return Ok(None) };
-    Rendezvous::find(launch, Duration::from_secs(args.dist_timeout)).map(Some)
+fn open_rendezvous(args: &RunArgs) -> Result<Option<Rendezvous>> {
+    let Some(environment) = ClusterEnvironment::from_env()? else { return Ok(None) };
+    let hooks = Hooks { note: note_line, before_exit: || wait_for_writers(Duration::from_secs(60)) };
+    Rendezvous::open(environment, Duration::from_secs(args.dist_timeout), hooks).map(Some)
 }
 
 /// Compiles and checks the recipe, and chooses the device; the error is ready to be printed.
@@ -267,7 +270,7 @@ fn fail(report: &Report, host: Option<&Host>) -> u8 {
 /// Sets device, threads, seed and parameters, and connects to the other processes.
 fn start(
     mut args: RunArgs,
-    meeting: Option<Rendezvous>,
+    rendezvous: Option<Rendezvous>,
     host: &Host,
     prepared: &Prepared,
     interrupt: Interrupt,
@@ -282,12 +285,12 @@ fn start(
         }),
     };
     device::set(device, threads)?;
-    if let Some(meeting) = meeting {
+    if let Some(rendezvous) = rendezvous {
         // torchrun has started the processes again: the run goes on.
-        if let (None, None, Some(dir)) = (&args.resume, &args.out, meeting.earlier_run()?) {
+        if let (None, None, Some(dir)) = (&args.resume, &args.out, rendezvous.remembered(directory::REMEMBERED_KEY)?) {
             args.out = Some(dir.into());
         }
-        meeting.connect(device)?;
+        rendezvous.connect(device)?;
     }
     take_over_together(&mut args)?;
     let seed = args.seed.unwrap_or(0);
@@ -306,7 +309,7 @@ fn start(
     Session::start(info, args.out.clone(), args.resume.is_some(), params, interrupt)?;
     let processes = dist::world_size();
     let plural = if threads == 1 { "" } else { "s" };
-    crate::run::progress::note_line(&format!(
+    note_line(&format!(
         "nepa {}: {} on {}{}, {threads} thread{plural}{}, seed {seed}",
         env!("CARGO_PKG_VERSION"),
         recipe.display(),

@@ -30,7 +30,7 @@ pub(super) fn forward(
         block.forward(x, cx)?
     };
     let (block, cx) = (block.clone(), Context { taps: None, ..cx.clone() });
-    ffi::computed_again(x, &trained, &output, move |x| {
+    ffi::recompute(x, &trained, &output, move |x| {
         let _rng = Restored(random::state());
         random::set_state(rng);
         let _autocast = Autocast::enter(kind)?;

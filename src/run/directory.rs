@@ -28,6 +28,8 @@ pub const RUN_FILE: &str = "run.json";
 pub const CHECKPOINTS_DIR: &str = "checkpoints";
 /// The recipe as it was run.
 pub const RECIPE_FILE: &str = "recipe.rhai";
+/// The key under which torchrun's store remembers a run directory over a restart.
+pub const REMEMBERED_KEY: &str = "nepa/run";
 const LOCK_FILE: &str = ".lock";
 
 /// What is known about a run when it starts.

@@ -6,7 +6,7 @@ use crate::dist;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::functions;
 use crate::run::checkpoints::SaverOptions;
-use crate::run::directory::{CHECKPOINTS_DIR, RUNS_DIR};
+use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR};
 use crate::run::progress;
 use crate::run::signals::Interrupt;
 use crate::run::{RunDir, RunInfo, RunState};
@@ -83,7 +83,7 @@ impl Session {
             let path = dist::broadcast_from_rank0("the run directory", || {
                 let path = self.out.clone().unwrap_or_else(|| self.default_dir());
                 made = Some(RunDir::open(&path, info.clone(), self.must_resume)?);
-                dist::remember_run(&path)?;
+                dist::remember(REMEMBERED_KEY, &path.display().to_string())?;
                 Ok(path.display().to_string().into())
             })?;
             let path = PathBuf::from(path.as_str().unwrap_or_default());

@@ -2,7 +2,7 @@
 // wanted of it is two constructors, found by name in the libtorch_cuda that is open, and beyond that only the virtual
 // functions of c10d::Backend.
 
-#include "shim.h"
+#include "../shim.h"
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
