@@ -26,13 +26,13 @@ impl Diagnostic {
         Self { message: message.into(), hint: None, blame_caller: false }
     }
 
-    /// The same with advice.
+    /// Adds advice.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The same, shown at the caller's line.
+    /// Shows the error at the caller's line.
     pub fn blame_caller(mut self) -> Self {
         self.blame_caller = true;
         self

@@ -14,7 +14,7 @@ pub use tensors::TensorFile;
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, nearest};
 use crate::files::{beside, folder_of, staging, write_whole};
-use crate::nn::{Module, VitNepa, VitNepaOverrides, named_parameters};
+use crate::nn::{Architecture, Module, VitNepa, VitNepaConfig, VitNepaOverrides, named_parameters};
 use crate::options;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -192,7 +192,8 @@ pub fn load(dir: &Path) -> Result<VitNepa> {
         }
         (None, _) => 0,
     };
-    let model = VitNepa::with_generic(&config.config, VitNepaOverrides::default(), config.generic)?;
+    let model =
+        VitNepa::with_generic(&Architecture::new(&config.config)?, VitNepaOverrides::default(), config.generic)?;
     fill(&model, &source.tensors, &file.display().to_string(), true)?;
     Ok(model)
 }
@@ -240,7 +241,8 @@ impl ModelFolder {
         object.extend(options.provenance.clone());
 
         let config = module.vit_nepa().map(|model| -> Result<String> {
-            let mut config = ConfigFile { config: model.config().clone(), generic: model.generic().clone() };
+            let mut config =
+                ConfigFile { config: VitNepaConfig::clone(model.architecture()), generic: model.generic().clone() };
             if let Some(names) = &options.class_names {
                 crate::error::ensure!(
                     names.len() as i64 == config.config.num_labels,

@@ -233,7 +233,10 @@ mod tests {
             ("SLURM_STEP_ID", "0"),
         ];
         let environment = read(&step).unwrap().unwrap();
-        assert_eq!((environment.rank, environment.world_size, environment.local_rank, environment.local_world_size), (9, 16, 1, 8));
+        assert_eq!(
+            (environment.rank, environment.world_size, environment.local_rank, environment.local_world_size),
+            (9, 16, 1, 8)
+        );
         assert_eq!(environment.host, "gpu03");
         assert!(environment.port >= 20_000);
         let other = [&step[..7], &[("SLURM_STEP_ID", "1")]].concat();

@@ -52,7 +52,7 @@ impl Gradients {
 }
 
 fn is_distributed(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<TorchFault>().is_some_and(|fault| fault.kind == TorchFaultKind::Distributed)
-    })
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<TorchFault>().is_some_and(|fault| fault.kind == TorchFaultKind::Distributed))
 }

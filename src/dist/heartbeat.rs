@@ -324,7 +324,7 @@ impl HeartbeatThread {
     /// A process that is alive, but has not reached the collective that another has waited in for longer than `limit`.
     fn find_straggler(&self, limit: Duration) -> Option<RankFailure> {
         let ahead = self.peers.iter().max_by_key(|p| p.collectives())?;
-        // It need not be inside: on a GPU a collective is only queued, and what hangs is the code that wants its result.
+        // It need not be inside: on a GPU a collective is only queued, and the code that wants its result hangs.
         let heartbeat = ahead.heartbeat.as_ref().filter(|_| ahead.last_progress.elapsed() > limit)?;
         let rank = (0..self.peers.len()).min_by_key(|r| self.peers[*r].collectives())?;
         (self.peers[rank].collectives() < heartbeat.collectives).then(|| self.straggler(rank, &heartbeat.operation))

@@ -74,7 +74,8 @@ impl Rendezvous {
         let store = match Store::open(StoreAddress { host, port: *port, listener }, left, timeout) {
             Ok(store) => store,
             Err(_) => bail_hint!(
-                "rank {rank}: nobody answered at {host}:{port} (MASTER_ADDR:MASTER_PORT) within {} s", timeout.as_secs();
+                "rank {rank}: nobody answered at {host}:{port} (MASTER_ADDR:MASTER_PORT) within {} s",
+                timeout.as_secs();
                 "is rank 0 running there, is the address right, does a firewall block the port?"
             ),
         };
@@ -141,9 +142,8 @@ impl Rendezvous {
             true => problem(&infos),
             false => {
                 let (joined, seconds) = (size - missing.len(), self.timeout.as_secs());
-                let message = format!(
-                    "only {joined} of {size} ranks joined within {seconds} s; missing: {}", list(&missing)
-                );
+                let message =
+                    format!("only {joined} of {size} ranks joined within {seconds} s; missing: {}", list(&missing));
                 Some(Problem { rank: None, message })
             }
         };

@@ -2,6 +2,7 @@
 
 #include "shim.h"
 
+#include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 
 // Autocast as the thread has it: whether operators on tensors of the device cast their inputs to

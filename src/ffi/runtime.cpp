@@ -2,6 +2,7 @@
 
 #include "shim.h"
 
+#include <ATen/ops/mm_ops.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
 

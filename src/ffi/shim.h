@@ -1,7 +1,7 @@
 // What the parts of the shim share: tch's handles, and exceptions turned into faults.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 #include <gloo/common/error.h>

@@ -2,6 +2,14 @@
 
 #include "shim.h"
 
+#include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_lerp.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
+
 extern "C" {
 
 // One fused AdamW update of n tensors that share their hyperparameters. `steps` are float32

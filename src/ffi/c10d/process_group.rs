@@ -36,11 +36,7 @@ unsafe extern "C" {
         n: usize,
         from: c_int,
     ) -> *mut Fault;
-    fn nepa_all_gather(
-        group: *mut RawProcessGroup,
-        tensor: *mut C_tensor,
-        gathered: *mut *mut C_tensor,
-    ) -> *mut Fault;
+    fn nepa_all_gather(group: *mut RawProcessGroup, tensor: *mut C_tensor, gathered: *mut *mut C_tensor) -> *mut Fault;
     fn nepa_sync_params(group: *mut RawProcessGroup, params: *const *mut C_tensor, n: usize) -> *mut Fault;
 }
 

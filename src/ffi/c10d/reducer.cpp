@@ -12,7 +12,7 @@ struct Reducer {
 };
 
 namespace {
-// find_unused_parameters costs a walk over the graph, which is little beside the rest, and spares the user knowing which
+// find_unused_parameters costs a walk over the graph, which is little beside the rest, and the user need not know which
 // parameters take part. This drops the reducer's advice to turn it off.
 struct Quiet : c10::WarningHandler {
   void process(const c10::Warning &warning) override {

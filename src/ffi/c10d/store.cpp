@@ -15,8 +15,8 @@ std::vector<uint8_t> bytes(const char *data, size_t length) {
 
 extern "C" {
 
-// Opens the store at host:port, trying for `timeout_ms`; each later request may take `patience_ms`. Where `listen_fd` is
-// not negative, it is a socket that listens at that port, and this process serves the store on it.
+// Opens the store at host:port, trying for `timeout_ms`; each later request may take `patience_ms`. A `listen_fd` that
+// is not negative is a socket that listens on that port: this process then serves the store on it.
 Fault *nepa_store_open(const char *host, int port, int listen_fd, int64_t timeout_ms, int64_t patience_ms,
                        Store **store) {
   return guarded([&] {

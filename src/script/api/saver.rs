@@ -6,6 +6,7 @@ use crate::differences::differences;
 use crate::dist::{self, PendingMax};
 use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
 use crate::functions;
+use crate::nn::VitNepaConfig;
 use crate::positions::Positions;
 use crate::random;
 use crate::run::checkpoints::{self, SaverOptions};
@@ -177,7 +178,7 @@ impl SaverParts {
             map.insert(name.to_string(), value);
         }
         let model = match self.model.0.vit_nepa() {
-            Some(model) => serde_json::to_value(model.config())?,
+            Some(model) => serde_json::to_value::<&VitNepaConfig>(model.architecture())?,
             None => self.model.0.describe().into(),
         };
         self.fixed.insert("model".into(), model);
