@@ -204,7 +204,7 @@ fn watchdog(state: &Mutex<State>, info: &GroupInfo) {
 fn end_process(failure: &Failure) -> ! {
     std::thread::sleep(GRACE);
     eprintln!("{}error: {failure}", super::rank_prefix());
-    crate::run::checkpoints::wait_for_writers(Duration::from_secs(60));
+    crate::run::writer::wait_for_writers(Duration::from_secs(60));
     // SAFETY: ends the process without running destructors, which might wait for the dead.
     unsafe { libc::_exit(1) }
 }

@@ -107,8 +107,8 @@ impl Progress {
         }
     }
 
-    /// The same where `done` steps were done by an earlier process.
-    pub fn going_on(mut self, done: u64) -> Self {
+    /// Counts `done` steps that an earlier process did.
+    pub fn resumed_after(mut self, done: u64) -> Self {
         (self.done, self.before) = (done, done);
         self
     }

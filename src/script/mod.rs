@@ -9,7 +9,7 @@ mod registry;
 mod sources;
 mod values;
 
-pub use api::run::Session;
+pub use api::run::{finish_run, start_run};
 pub use api::transform::Steps;
 pub use check::{Checked, Problem};
 pub use params::{Declared, Params, type_of};
