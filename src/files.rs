@@ -69,11 +69,7 @@ impl FolderWriter<'_> {
 
 /// Makes the folder `dir` of the files that `fill` writes. It appears whole or not at all, and is on the disk when this
 /// returns. Nothing is left behind where it fails.
-pub fn write_folder(
-    dir: &Path,
-    existing: Existing,
-    fill: impl FnOnce(&FolderWriter<'_>) -> Result<()>,
-) -> Result<()> {
+pub fn write_folder(dir: &Path, existing: Existing, fill: impl FnOnce(&FolderWriter<'_>) -> Result<()>) -> Result<()> {
     ensure!(dir.file_name().is_some(), "expected a folder's path, found \"{}\"", dir.display());
     ensure!(existing == Existing::Replace || !dir.exists(), "{} exists already", dir.display());
     let staging = staging(dir)?;

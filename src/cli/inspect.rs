@@ -10,8 +10,8 @@ use crate::run::lock::RunLock;
 use crate::run::metrics::METRICS_FILE;
 use crate::run::{CheckpointState, RunFile};
 use crate::tensor::dtype_name;
-use serde_json::{Map, Value, json};
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -92,8 +92,9 @@ fn run(path: &Path) -> Result<String> {
 /// A checkpoint of a training loop: whether it is intact, where the loop stands, what it depends on.
 fn training_checkpoint(path: &Path) -> Result<String> {
     manifest::verify(path)?;
-    let CheckpointState { label, step, saved_at, device, threads, versions, loop_state, fixed, changeable, run, .. } =
-        CheckpointState::read(path)?;
+    let CheckpointState {
+        label, step, saved_at, device, threads, versions, loop_state, fixed, changeable, run, ..
+    } = CheckpointState::read(path)?;
     let mut out = format!("checkpoint {}: intact (all checksums match)\n", path.display());
     let mut head = object(&json!({
         "label": label, "step": step, "saved_at": saved_at, "device": device, "threads": threads, "versions": versions,

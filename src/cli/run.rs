@@ -48,10 +48,7 @@ fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::res
 }
 
 /// Prepares the recipe, and agrees with the other ranks, where there are some, that they run the same.
-fn prepare_with_all_ranks(
-    args: &mut RunArgs,
-    host: &Host,
-) -> std::result::Result<(Option<Rendezvous>, Prepared), u8> {
+fn prepare_with_all_ranks(args: &mut RunArgs, host: &Host) -> std::result::Result<(Option<Rendezvous>, Prepared), u8> {
     let mut rendezvous = find_ranks(args).map_err(|e| fail(&Report::of_rust(&e), None))?;
     let prepared = prepare(args, host);
     // Whatever is wrong on one rank, the others are told.

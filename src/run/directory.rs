@@ -192,9 +192,8 @@ fn warn(problem: Option<String>) {
 /// Refuses a directory that holds anything but what a run leaves that was killed as it began.
 fn refuse_other_content(path: &Path, lock: &RunLock) -> Result<()> {
     let first_files = [RECIPE_FILE, METRICS_FILE, EVENTS_FILE, log::LOG_FILE];
-    let is_own = |name: &str| {
-        name == LOCK_FILE || !lock.is_new() && (first_files.contains(&name) || name.starts_with(PARTIAL))
-    };
+    let is_own =
+        |name: &str| name == LOCK_FILE || !lock.is_new() && (first_files.contains(&name) || name.starts_with(PARTIAL));
     if std::fs::read_dir(path)?.flatten().all(|e| is_own(&e.file_name().to_string_lossy())) {
         return Ok(());
     }

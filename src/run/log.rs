@@ -20,7 +20,7 @@ struct RunLog {
 
 static LOG: Mutex<RunLog> = Mutex::new(RunLog { file: None, waiting: VecDeque::new() });
 
-fn log() -> MutexGuard<'static, RunLog> {
+fn locked() -> MutexGuard<'static, RunLog> {
     LOG.lock().unwrap_or_else(|e| e.into_inner())
 }
 
@@ -40,7 +40,7 @@ impl RunLog {
 /// Starts or continues the log of a run directory; lines written before belong to it.
 pub fn open(dir: &Path) -> std::io::Result<()> {
     let file = OpenOptions::new().create(true).append(true).open(dir.join(LOG_FILE))?;
-    let mut log = log();
+    let mut log = locked();
     log.file = Some(file);
     log.flush();
     Ok(())
@@ -52,7 +52,7 @@ pub fn write(text: &str) {
         return;
     }
     let moment = timestamp().replace('T', " ").replace('Z', "");
-    let mut log = log();
+    let mut log = locked();
     for line in text.lines() {
         if log.waiting.len() == MOST_WAITING {
             log.waiting.pop_front();

@@ -218,8 +218,8 @@ mod tests {
         assert_eq!(
             keys,
             [
-                "state", "started", "resumed", "ended", "error", "recipe", "command", "set", "params", "seed", "device",
-                "threads", "versions"
+                "state", "started", "resumed", "ended", "error", "recipe", "command", "set", "params", "seed",
+                "device", "threads", "versions"
             ]
         );
         assert!(text.contains("\"b\": \"1\",\n    \"a\": \"2\""), "{text}");

@@ -64,6 +64,7 @@ impl Settings {
 
 fn changes(before: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String> {
     let word = |v: &Value| if v.is_null() { "()".to_string() } else { v.to_string() };
-    let line = |(name, before, now): (String, Value, Value)| format!("{name}: was {}, now {}", word(&before), word(&now));
+    let line =
+        |(name, before, now): (String, Value, Value)| format!("{name}: was {}, now {}", word(&before), word(&now));
     differences(&Value::Object(before.clone()), &Value::Object(now.clone())).into_iter().map(line).collect()
 }

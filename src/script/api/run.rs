@@ -126,9 +126,8 @@ struct Shown(progress::Progress);
 impl Drop for Shown {
     /// A loop that a signal has ended tells how far it came.
     fn drop(&mut self) {
-        let is_stopped = |run: &Option<ScriptRun>| {
-            run.as_ref().is_some_and(|run| run.session.interrupt().exit_code().is_some())
-        };
+        let is_stopped =
+            |run: &Option<ScriptRun>| run.as_ref().is_some_and(|run| run.session.interrupt().exit_code().is_some());
         if RUN.try_with(|run| run.try_borrow().is_ok_and(|run| is_stopped(&run))).unwrap_or(false) {
             self.0.interrupted();
         }
