@@ -70,19 +70,13 @@ impl Snapshot {
             let options = SaveOptions { weights: weights.into(), ..Default::default() };
             ModelFolder::new(training.model, finite_copies(named, weights)?, &options, Some(provenance.clone()))
         };
+        let raw = folder(named_parameters(training.model), "raw")?;
         let ema = match &training.ema {
             Some(ema) if ema.has_started() => Some(folder(ema.named_averages()?, "ema")?),
             _ => None,
         };
         let optimizer = training.optimizer.as_ref().map(|o| finite_copies(o.state(), "optimizer"));
-        Ok(Self {
-            raw: folder(named_parameters(training.model), "raw")?,
-            ema,
-            optimizer: optimizer.transpose()?,
-            state: to_json(state)?,
-            metrics,
-            recipe,
-        })
+        Ok(Self { raw, ema, optimizer: optimizer.transpose()?, state: to_json(state)?, metrics, recipe })
     }
 
     /// Writes the folder `dir`, which must not exist: it appears whole or not at all. Gives its size in bytes.

@@ -4,6 +4,7 @@ use super::evaluation::Evaluation;
 use crate::bail_hint;
 use crate::checkpoint::manifest;
 use crate::cli::inspect;
+use crate::cli::plot::CURVES_FILE;
 use crate::cli::plot::read::{self, Run};
 use crate::error::{Context as _, Result};
 use crate::files::{beside, folders_in, read_json};
@@ -52,7 +53,7 @@ pub fn report(dir: &Path) -> Result<Report> {
     let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let mut pictures: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
     // The curves are in the page themselves.
-    pictures.retain(|name| name.ends_with(".png") && name != "curves.png");
+    pictures.retain(|name| name.ends_with(".png") && name != CURVES_FILE);
     pictures.sort();
     pictures.truncate(MOST_PICTURES);
     let below = |path: &Path| path.strip_prefix(dir).unwrap_or(path).display().to_string();

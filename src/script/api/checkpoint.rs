@@ -8,6 +8,7 @@ use crate::functions;
 use crate::run::{pretrained, snapshot};
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
+use crate::script::session;
 use crate::script::values::{Module, Tensor, from_json, read_options};
 use rhai::{Dynamic, Engine, ImmutableString, Map};
 use serde_json::Value;
@@ -27,7 +28,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// config.json beside it describes. Every tensor must fit.
         "load" (folder: ImmutableString) -> Module {
             let model = checkpoint::load(Path::new(folder.as_str()))?;
-            super::run::note_loaded(Path::new(folder.as_str()));
+            session::note_loaded(Path::new(folder.as_str()));
             Ok(Module(Rc::new(model)))
         }
         /// The weights that a path means, to start another model from: `weights` is "raw" or "ema" (their average). The
@@ -103,7 +104,7 @@ fn open(path: &Path, weights: &str) -> Result<Map> {
     let file = pretrained::find(path, weights)?;
     let config = checkpoint::ConfigFile::read(&file.with_file_name(CONFIG_FILE))?;
     let tensors = checkpoint::weights(&file)?.tensors;
-    super::run::note_loaded(&file);
+    session::note_loaded(&file);
     let names = config.class_names().map(|names| from_json(&Value::from(names))).unwrap_or(Dynamic::UNIT);
     Ok(Map::from([
         ("path".into(), file.display().to_string().into()),
@@ -121,12 +122,12 @@ fn load_into(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {
     let file = checkpoint::tensor_file(Path::new(path))?;
     let source = checkpoint::weights(&file)?;
     let report = checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict)?;
-    super::run::note_loaded(Path::new(path));
+    session::note_loaded(Path::new(path));
     Ok(report_map(report))
 }
 
 fn save(m: &Module, folder: &str, o: &SaveOptions) -> Result<()> {
     dist::on_rank0(&format!("the writing of {folder}"), || {
-        checkpoint::save(m.0.as_ref(), Path::new(folder), o, super::run::provenance())
+        checkpoint::save(m.0.as_ref(), Path::new(folder), o, session::provenance())
     })
 }

@@ -1,12 +1,12 @@
 //! The checkpoints of a training loop, for scripts: see [`run::Checkpoints`].
 
 use super::optim::{Adamw, Ema};
-use super::run::with_session;
 use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::functions;
 use crate::run::{self, CheckpointOptions, Settings, TrainingState};
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
+use crate::script::session::with_session;
 use crate::script::values::{Module, found, from_json, object, to_json};
 use rhai::{Array, Dynamic, Engine, Map};
 use serde_json::Value;

@@ -206,7 +206,7 @@ impl LoaderParts {
             };
             all.iter().map(line).collect::<String>()
         });
-        let path = super::run::with_session(|session| {
+        let path = crate::script::session::with_session(|session| {
             session.write("bad_items.txt", lines.as_bytes())?;
             session.path("bad_items.txt")
         })?;

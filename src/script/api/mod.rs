@@ -9,7 +9,7 @@ mod loss;
 mod nn;
 mod optim;
 mod plot;
-pub mod run;
+mod run;
 mod tensor;
 pub mod transform;
 
