@@ -22,6 +22,7 @@ pub mod optim;
 pub mod options;
 pub mod plot;
 pub mod positions;
+pub mod provenance;
 pub mod random;
 pub mod run;
 pub mod script;

@@ -3,7 +3,7 @@
 use super::torch_file;
 use crate::bail_hint;
 use crate::error::{Context as _, Result};
-use crate::files::write_whole;
+use crate::files::write_atomic_with;
 use crate::tensor::{Dtype, dtype_name};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, json};
@@ -89,7 +89,7 @@ fn fault_words(e: &SafeTensorError) -> String {
 
 /// Writes tensors to a safetensors file: beside it first, synced, then renamed into place.
 pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<&str, String>) -> Result<()> {
-    write_whole(path, |out| write_to(out, tensors, metadata))
+    write_atomic_with(path, |out| write_to(out, tensors, metadata))
 }
 
 /// Writes the bytes of a safetensors file: a header, and the tensors one after the other. The same tensors and metadata

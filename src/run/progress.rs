@@ -16,7 +16,7 @@ thread_local! {
     static ACTIVE: RefCell<Option<ProgressBar>> = const { RefCell::new(None) };
 }
 
-/// Prints a line to stdout without tearing the bar; of several processes, the first one does.
+/// Prints a line to stdout without tearing the bar; rank 0 alone does.
 pub fn print_line(text: &str) {
     if !dist::is_rank0() {
         return;
@@ -32,14 +32,14 @@ pub fn print_line(text: &str) {
     });
 }
 
-/// Prints a line to stderr without tearing the bar; of several processes, the first one does.
+/// Prints a line to stderr without tearing the bar; rank 0 alone does.
 pub fn note_line(text: &str) {
     if dist::is_rank0() {
         note_line_of_any(text);
     }
 }
 
-/// The same from whichever process: what it says of itself alone.
+/// Prints a line to stderr from whichever rank: what it says of itself alone.
 pub fn note_line_of_any(text: &str) {
     super::log::write(text);
     let print = || {
@@ -107,8 +107,8 @@ impl Progress {
         }
     }
 
-    /// The same where `done` steps were done by an earlier process.
-    pub fn going_on(mut self, done: u64) -> Self {
+    /// Counts `done` steps that an earlier process did.
+    pub fn resumed_after(mut self, done: u64) -> Self {
         (self.done, self.before) = (done, done);
         self
     }

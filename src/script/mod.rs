@@ -6,13 +6,14 @@ pub mod docs;
 pub mod error;
 mod params;
 mod registry;
+mod session;
 mod sources;
 mod values;
 
-pub use api::run::Session;
 pub use api::transform::Steps;
 pub use check::{Checked, Problem};
 pub use params::{Declared, Params, type_of};
+pub use session::{finish_run, start_run};
 pub use sources::Sources;
 
 use crate::run::signals::Interrupt;

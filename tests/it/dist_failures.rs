@@ -295,7 +295,7 @@ fn goes_on(folder: &Folder) {
     let newest = names_in(&folder.path("out/checkpoints/pretrain")).pop().unwrap();
     let step: usize = newest.strip_prefix("step-").unwrap().parse().unwrap();
     let said: Said = training(folder, &["--set", &format!("steps={}", step + 5)]).finish();
-    said.succeeds().says(&[&format!("goes on from step {step} ")]).prints(&["trained"]);
+    said.succeeds().says(&[&format!("resumed from step {step} ")]).prints(&["trained"]);
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn the_launcher_reports_a_killed_process_and_the_checkpoint_is_whole() {
         "nepa: 3 of 3 processes failed",
         &format!("rank 1 (process {victim}) was killed (signal 9)"),
         "rank 1 has sent no heartbeat",
-        "to go on from its last checkpoint: nepa run recipe.rhai --resume out",
+        "to resume from its last checkpoint: nepa run recipe.rhai --resume out",
         "--nproc 3",
     ]);
     goes_on(&folder);

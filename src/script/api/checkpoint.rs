@@ -1,14 +1,14 @@
 //! Models and tensors on disk.
 
 use super::nn::{report_map, tensor_map};
-use crate::checkpoint::pretrained::{self, TORCH_EMA_FILE};
-use crate::checkpoint::{self, CONFIG_FILE, FillOptions, SaveOptions};
+use crate::checkpoint::{self, CONFIG_FILE, FillOptions, SaveOptions, TORCH_EMA_FILE};
 use crate::dist;
 use crate::error::Result;
 use crate::functions;
-use crate::run::snapshot;
+use crate::run::{pretrained, snapshot};
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
+use crate::script::session;
 use crate::script::values::{Module, Tensor, from_json, read_options};
 use rhai::{Dynamic, Engine, ImmutableString, Map};
 use serde_json::Value;
@@ -28,7 +28,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// config.json beside it describes. Every tensor must fit.
         "load" (folder: ImmutableString) -> Module {
             let model = checkpoint::load(Path::new(folder.as_str()))?;
-            super::run::note_loaded(Path::new(folder.as_str()));
+            session::note_loaded(Path::new(folder.as_str()));
             Ok(Module(Rc::new(model)))
         }
         /// The weights that a path means, to start another model from: `weights` is "raw" or "ema" (their average). The
@@ -61,16 +61,16 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// Puts the tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) into a module's
         /// parameters; all must fit. Of a file with a `state_dict` among other things its tensors are meant.
         "load_into" (m: Module, path: ImmutableString) -> Map { load_into(&m, &path, &FillOptions::default()) }
-        /// The same; with `strict: false` what fits is taken. Gives the account: arrays `loaded`,
-        /// `missing`, `unexpected` and `mismatched` of names.
+        /// Loads with options: `strict: false` takes what fits. Gives arrays of names: `loaded`, `missing`, `unexpected`
+        /// and `mismatched`.
         "load_into" (m: Module, path: ImmutableString, options: Map) -> Map {
             load_into(&m, &path, &read_options("checkpoint::load_into", &options)?)
         }
         /// Saves a module as a folder: config.json (of a ViT-NEPA), model.safetensors, provenance.json.
-        /// The folder appears whole or not at all; a model folder of that name is replaced. Of several processes the
-        /// first one writes, and the others wait for it.
+        /// The folder appears whole or not at all; a model folder of that name is replaced. Rank 0 writes, and the other
+        /// ranks wait for it.
         "save" (m: Module, folder: ImmutableString) -> () { save(&m, &folder, &SaveOptions::default()) }
-        /// The same, saying more about it.
+        /// Saves with options, which say more about the model.
         "save" (m: Module, folder: ImmutableString, options: Map) -> () {
             save(&m, &folder, &read_options("checkpoint::save", &options)?)
         }
@@ -84,8 +84,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             }
             Ok(file.tensors.into_iter().map(|(n, t)| (n.into(), Dynamic::from(Tensor::from(t)))).collect())
         }
-        /// Writes tensors by name to a safetensors file. Of several processes the first one writes, and the others wait
-        /// for it.
+        /// Writes tensors by name to a safetensors file. Rank 0 writes, and the other ranks wait for it.
         "save_tensors" (tensors: Map, path: ImmutableString) -> () {
             let tensors = tensor_map(&tensors, "checkpoint::save_tensors")?;
             dist::on_rank0(&format!("the writing of {path}"), || {
@@ -105,7 +104,7 @@ fn open(path: &Path, weights: &str) -> Result<Map> {
     let file = pretrained::find(path, weights)?;
     let config = checkpoint::ConfigFile::read(&file.with_file_name(CONFIG_FILE))?;
     let tensors = checkpoint::weights(&file)?.tensors;
-    super::run::note_loaded(&file);
+    session::note_loaded(&file);
     let names = config.class_names().map(|names| from_json(&Value::from(names))).unwrap_or(Dynamic::UNIT);
     Ok(Map::from([
         ("path".into(), file.display().to_string().into()),
@@ -123,12 +122,12 @@ fn load_into(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {
     let file = checkpoint::tensor_file(Path::new(path))?;
     let source = checkpoint::weights(&file)?;
     let report = checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict)?;
-    super::run::note_loaded(Path::new(path));
+    session::note_loaded(Path::new(path));
     Ok(report_map(report))
 }
 
 fn save(m: &Module, folder: &str, o: &SaveOptions) -> Result<()> {
     dist::on_rank0(&format!("the writing of {folder}"), || {
-        checkpoint::save(m.0.as_ref(), Path::new(folder), o, super::run::provenance())
+        checkpoint::save(m.0.as_ref(), Path::new(folder), o, session::provenance())
     })
 }

@@ -40,10 +40,10 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         /// Example: `let lr = param("lr", 1e-3, "peak learning rate");`
         "param" (name: ImmutableString, default: Dynamic, doc: ImmutableString) -> Dynamic {
             let _ = doc;
-            super::run::param(&name, &default)
+            crate::script::session::param(&name, &default)
         }
         /// The same without a description.
-        "param" (name: ImmutableString, default: Dynamic) -> Dynamic { super::run::param(&name, &default) }
+        "param" (name: ImmutableString, default: Dynamic) -> Dynamic { crate::script::session::param(&name, &default) }
         /// Options given by a caller, completed by defaults: a map with the keys of `defaults`. A key
         /// that `defaults` lacks, or a value of another type, is an error at the caller's line that
         /// names `of`. A float may be given as an int; a default of `()` takes anything.

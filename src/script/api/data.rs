@@ -206,8 +206,10 @@ impl LoaderParts {
             };
             all.iter().map(line).collect::<String>()
         });
-        let path = super::run::inside("bad_items.txt")?;
-        crate::files::write_atomic(&path, lines.as_bytes())?;
+        let path = crate::script::session::with_session(|session| {
+            session.write("bad_items.txt", lines.as_bytes())?;
+            session.path("bad_items.txt")
+        })?;
         let plural = if count == 1 { " of its images was broken and" } else { " of its images were broken and" };
         note_line(&format!("warning: {source}: {count}{plural} replaced by others; see {}", path.display()));
         Ok(())
@@ -490,7 +492,10 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             let mut bytes = Vec::new();
             let png = PngEncoder::new(&mut bytes);
             png.write_image(&image.data, image.width as u32, image.height as u32, colour)?;
-            crate::files::write_atomic(Path::new(path.as_str()), &bytes)
+            match dist::is_rank0() {
+                true => crate::files::write_atomic(Path::new(path.as_str()), &bytes),
+                false => Ok(()),
+            }
         }
         /// The image after a list of transforms (of those that work on one image), with what they draw given by a seed.
         "apply" (image: Picked, transforms: Array, seed: i64) -> Picked {

@@ -1,6 +1,7 @@
 //! What a script can call, one file per concept.
 
 mod checkpoint;
+mod checkpoints;
 mod core;
 mod data;
 mod dist;
@@ -8,8 +9,7 @@ mod loss;
 mod nn;
 mod optim;
 mod plot;
-pub mod run;
-mod saver;
+mod run;
 mod tensor;
 pub mod transform;
 
@@ -28,6 +28,6 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     transform::register(engine, reference);
     checkpoint::register(engine, reference);
     run::register(engine, reference);
-    saver::register(engine, reference);
+    checkpoints::register(engine, reference);
     plot::register(engine, reference);
 }
