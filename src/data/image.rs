@@ -1,8 +1,8 @@
-//! A picture in memory.
+//! An image in memory.
 
 use serde::{Deserialize, Serialize};
 
-/// A part of a picture, in pixels.
+/// A part of an image, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Region {
     /// Rows above it.
@@ -59,9 +59,9 @@ pub struct Image {
 }
 
 impl Image {
-    /// A picture of the given pixels.
+    /// An image of the given pixels.
     pub fn new(width: usize, height: usize, channels: usize, data: Vec<u8>) -> Self {
-        assert_eq!(data.len(), width * height * channels, "pixels of a {width} x {height} x {channels} picture");
+        assert_eq!(data.len(), width * height * channels, "pixels of a {width} x {height} x {channels} image");
         Self { width, height, channels, data }
     }
 

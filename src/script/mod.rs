@@ -10,7 +10,7 @@ mod sources;
 mod values;
 
 pub use api::run::Session;
-pub use api::transform::Steps;
+pub use api::transform::pipeline;
 pub use check::{Checked, Problem};
 pub use params::{Declared, Params, type_of};
 pub use sources::Sources;

@@ -423,7 +423,7 @@ fn a_function_among_the_transforms_gets_the_batch() {
 #[test]
 fn lists_of_transforms_that_make_no_sense_are_told() {
     for (list, pieces) in [
-        ("[3]", &["expected a list of transforms, found the integer 3 at place 0"][..]),
+        ("[3]", &["expected a list of transforms, found the integer 3 at index 0"][..]),
         (
             "[transform::normalize(0.5, 0.5), transform::center_crop(8)]",
             &["center_crop([8, 8])", "before", "normalize"],

@@ -1,7 +1,7 @@
 //! What `datasets` writes with `save_to_disk`: Arrow streams, mapped into memory.
 
 use super::columns::{Columns, Images, class_names, push_labels};
-use super::{Content, Source, paths};
+use super::{Source, StoredImage, paths};
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
 use arrow_buffer::Buffer;
@@ -172,10 +172,10 @@ impl Source for HfDisk {
         let (batch, row) = self.locate(index);
         paths::row_name(self.split(), index, batch.path(row))
     }
-    fn read(&self, index: usize) -> Result<Content<'_>> {
+    fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let (batch, row) = self.locate(index);
         match (batch.bytes(row), batch.path(row)) {
-            (Some(bytes), _) => Ok(Content::Encoded(Cow::Borrowed(bytes))),
+            (Some(bytes), _) => Ok(StoredImage::Encoded(Cow::Borrowed(bytes))),
             (None, Some(path)) => read_path(&self.dir, path),
             (None, None) => bail!("the row has neither an image nor the path of one"),
         }
@@ -183,10 +183,10 @@ impl Source for HfDisk {
 }
 
 /// An image that is kept beside the table.
-pub(super) fn read_path(dir: &Path, path: &str) -> Result<Content<'static>> {
+pub(super) fn read_path(dir: &Path, path: &str) -> Result<StoredImage<'static>> {
     let path = dir.join(path);
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Content::Encoded(Cow::Owned(bytes)))
+    Ok(StoredImage::Encoded(Cow::Owned(bytes)))
 }
 
 /// The splits of a `DatasetDict` folder; none for a `Dataset` folder.

@@ -67,8 +67,8 @@ pub fn fingerprint(source: &dyn Source) -> Result<String> {
     }
     for i in spread(5) {
         match source.read(i) {
-            Ok(Content::Encoded(bytes)) => hasher.update(&bytes),
-            Ok(Content::Pixels(image)) => hasher.update(&image.data),
+            Ok(StoredImage::Encoded(bytes)) => hasher.update(&bytes),
+            Ok(StoredImage::Pixels(image)) => hasher.update(&image.data),
             // A broken image is the loader's to tell of.
             Err(_) => hasher.update(b"unreadable"),
         }
@@ -80,7 +80,7 @@ pub fn fingerprint(source: &dyn Source) -> Result<String> {
 pub type SourceRef = Arc<dyn Source>;
 
 /// What a source holds for one item.
-pub enum Content<'a> {
+pub enum StoredImage<'a> {
     /// The bytes of an image file (JPEG, PNG, …), told apart by their content.
     Encoded(Cow<'a, [u8]>),
     /// Pixels as they are.
@@ -102,7 +102,7 @@ pub trait Source: Send + Sync {
     /// A name that identifies image `index` within the source and stays the same: "n01440764/n01440764_10026.JPEG".
     fn name(&self, index: usize) -> String;
     /// Image `index`. An error does not name the item: the caller does.
-    fn read(&self, index: usize) -> Result<Content<'_>>;
+    fn read(&self, index: usize) -> Result<StoredImage<'_>>;
     /// Channels, height and width, where all images are known to have the same ones.
     fn shape(&self) -> Option<[usize; 3]> {
         None

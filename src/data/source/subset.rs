@@ -1,6 +1,6 @@
 //! Sources made of sources: some of the items, or those of several.
 
-use super::{Content, Source, SourceRef, locate};
+use super::{Source, SourceRef, StoredImage, locate};
 use crate::bail_hint;
 use crate::error::{Result, bail, ensure};
 use crate::random::Key;
@@ -31,7 +31,7 @@ impl Source for Subset {
     fn name(&self, index: usize) -> String {
         self.source.name(self.indices[index] as usize)
     }
-    fn read(&self, index: usize) -> Result<Content<'_>> {
+    fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         self.source.read(self.indices[index] as usize)
     }
     fn shape(&self) -> Option<[usize; 3]> {
@@ -171,7 +171,7 @@ impl Source for Concat {
         let (part, index) = locate(&self.ends, index);
         format!("{part}/{}", self.parts[part].name(index))
     }
-    fn read(&self, index: usize) -> Result<Content<'_>> {
+    fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let (part, index) = locate(&self.ends, index);
         self.parts[part].read(index)
     }

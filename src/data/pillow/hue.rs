@@ -2,7 +2,7 @@
 
 use crate::data::image::Image;
 
-/// Turns the hue by `factor` full circles, −0.5 to 0.5. Grey pictures stay.
+/// Turns the hue by `factor` full circles, −0.5 to 0.5. Grey images stay.
 ///
 /// Hue, saturation and value have 8 bits each, so that even 0 changes colours a little.
 pub fn hue(image: &mut Image, factor: f64) {
