@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A part of an image, in pixels.
+/// A rectangle of an image, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Region {
     /// Rows above it.
@@ -26,7 +26,7 @@ impl Region {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
-    /// The value of the pixel around the place.
+    /// The value of the pixel around the point.
     Nearest,
     /// Linear between 2 × 2 pixels.
     Bilinear,
@@ -71,7 +71,7 @@ impl Image {
         &self.data[y * n..(y + 1) * n]
     }
 
-    /// A part of it.
+    /// A region of it.
     pub fn crop(&self, region: Region) -> Image {
         let (at, n) = (region.left * self.channels, region.width * self.channels);
         let mut data = Vec::with_capacity(n * region.height);

@@ -97,7 +97,8 @@ fn run(args: &DataArgs, host: &Host) -> Result<u8, Report> {
 
 fn check_sheet(sheet: &Path) -> Result<()> {
     if !sheet.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) {
-        bail_hint!("--sheet: expected a PNG file, found {}", sheet.display(); "for example {}", sheet.with_extension("png").display());
+        let example = sheet.with_extension("png");
+        bail_hint!("--sheet: expected a PNG file, found {}", sheet.display(); "for example {}", example.display());
     }
     Ok(())
 }

@@ -100,7 +100,7 @@ impl Loader {
             let lower = o.batch / unit * unit;
             let near = if lower == 0 { String::new() } else { format!("{lower} or ") };
             let how = if pairs { " in pairs, as mixup needs them" } else { "" };
-            return Err(Diagnostic::new(format!("batch {} cannot be shared by {world_size} processes{how}", o.batch))
+            return Err(Diagnostic::new(format!("batch {} cannot be divided among {world_size} ranks{how}", o.batch))
                 .hint(format!("{near}{} can", lower + unit))
                 .into());
         }

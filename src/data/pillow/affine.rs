@@ -84,7 +84,7 @@ pub fn affine(image: &Image, matrix: [f64; 6], fill: [u8; 3], interpolation: Int
     }
     let [a, b, c, d, e, f] = matrix;
     // Where a coordinate keeps to pixel centres, interpolation along it gives the pixels themselves.
-    // The cubic in double precision pays where single precision would often leave doubts: at places
+    // The cubic in double precision pays where single precision would often leave doubts: at coordinates
     // like halves and quarters.
     let cubic = interpolation == Interpolation::Bicubic;
     let simple = !cubic || (b == 0.0 && d == 0.0 && (c * 16.0).fract() == 0.0 && (f * 16.0).fract() == 0.0);
@@ -121,7 +121,7 @@ impl RowMap {
         Self { x: [a, b * y, c], y: [d, e * y, f] }
     }
 
-    /// The place that pixel `x` comes from.
+    /// The point that pixel `x` comes from.
     #[inline(always)]
     fn at(&self, x: usize) -> (f64, f64) {
         // Signed: the conversion of signed numbers is one instruction.
@@ -129,7 +129,7 @@ impl RowMap {
         (self.x[0] * x + self.x[1] + self.x[2], self.y[0] * x + self.y[1] + self.y[2])
     }
 
-    /// Row and column of the pixel whose centre is before place `x`, and how far behind it that is.
+    /// Row and column of the pixel whose centre is before the point that `x` comes from, and how far behind it that is.
     #[inline(always)]
     fn split(&self, x: usize) -> (i32, i32, f64, f64) {
         let (u, v) = self.at(x);
@@ -147,14 +147,14 @@ impl RowMap {
     }
 }
 
-/// Where in 0..n the monotonous `place` is in [0, size).
-fn inside(slope: f64, place: impl Fn(usize) -> f64, n: usize, size: usize) -> Range<usize> {
+/// Where in 0..n the monotonous `coordinate` is in [0, size).
+fn inside(slope: f64, coordinate: impl Fn(usize) -> f64, n: usize, size: usize) -> Range<usize> {
     let size = size as f64;
     let first = |holds: &dyn Fn(f64) -> bool| {
         let (mut low, mut high) = (0, n);
         while low < high {
             let middle = (low + high) / 2;
-            if holds(place(middle)) { high = middle } else { low = middle + 1 }
+            if holds(coordinate(middle)) { high = middle } else { low = middle + 1 }
         }
         low
     };
@@ -164,7 +164,7 @@ fn inside(slope: f64, place: impl Fn(usize) -> f64, n: usize, size: usize) -> Ra
 /// The integer below and the rest.
 #[inline(always)]
 fn floor(v: f64) -> (i32, f64) {
-    // SAFETY: places inside an image are small numbers.
+    // SAFETY: coordinates inside an image are small numbers.
     let t: i32 = unsafe { v.to_int_unchecked() };
     let t = t - i32::from(f64::from(t) > v);
     (t, v - f64::from(t))
@@ -282,7 +282,7 @@ fn cubic_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mu
     }
 }
 
-/// The same for linear interpolation.
+/// Linear interpolation along rows, or along columns with `down`.
 #[multiversion(targets("x86_64+avx2"))]
 fn linear_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mut [Pixel<u8>]) {
     let step = if down { source.pitch } else { 4 };
@@ -302,7 +302,7 @@ const DOUBT: f32 = 2e-3;
 
 /// A row in the making, step by step for all its pixels: each step keeps wide registers busy.
 struct Line {
-    /// Where each pixel's neighbour above and to the left begins, and how far behind it the place is.
+    /// Where each pixel's neighbour above and to the left begins, and how far behind it the point is.
     at: Vec<u32>,
     dx: Vec<f32>,
     dy: Vec<f32>,
@@ -322,7 +322,7 @@ impl Line {
     fn interpolate(&mut self, source: &Padded, map: &RowMap, span: Range<usize>, cubic: bool) {
         let at = &mut self.at[span.clone()];
         let (dx, dy) = (&mut self.dx[span.clone()], &mut self.dy[span.clone()]);
-        places(map, span.start, source.pitch as u32, at, dx, dy);
+        sources(map, span.start, source.pitch as u32, at, dx, dy);
         let values = &mut self.values[span.clone()];
         if cubic {
             bicubic(source, at, dx, dy, values)
@@ -342,7 +342,7 @@ impl Line {
 }
 
 #[multiversion(targets("x86_64+avx2"))]
-fn places(map: &RowMap, start: usize, pitch: u32, at: &mut [u32], dx: &mut [f32], dy: &mut [f32]) {
+fn sources(map: &RowMap, start: usize, pitch: u32, at: &mut [u32], dx: &mut [f32], dy: &mut [f32]) {
     for (i, ((at, dx), dy)) in at.iter_mut().zip(dx).zip(dy).enumerate() {
         let (x, y, u, v) = map.split((start as i32 + i as i32) as usize);
         *at = (y + BORDER as i32) as u32 * pitch + (x + BORDER as i32) as u32 * 4;
@@ -436,16 +436,16 @@ fn bilinear_exact(source: &Padded, at: usize, dx: f64, dy: f64) -> Pixel<u8> {
 }
 
 /// Pillow's nearest neighbours: running sums for translations and scalings, else fixed point with 16
-/// binary places (which holds images of less than 32768 pixels a side).
+/// binary digits (which holds images of less than 32768 pixels a side).
 fn nearest(image: &Image, [a, b, c, d, e, f]: [f64; 6], out: &mut Image) {
     let (w, h, n) = (image.width, image.height, image.channels);
     if b == 0.0 && d == 0.0 {
-        let places = |start: f64, step: f64, count: usize, size: usize| {
+        let sources = |start: f64, step: f64, count: usize, size: usize| {
             let sums = std::iter::successors(Some(start + step * 0.5), move |p| Some(p + step));
             sums.take(count).map(move |p| (p >= 0.0 && p < size as f64).then_some(p as usize)).collect::<Vec<_>>()
         };
-        let columns = places(c, a, w, w);
-        for (y, from) in places(f, e, h, h).into_iter().enumerate() {
+        let columns = sources(c, a, w, w);
+        for (y, from) in sources(f, e, h, h).into_iter().enumerate() {
             let Some(from) = from else { continue };
             for (x, column) in columns.iter().enumerate() {
                 if let Some(column) = column {

@@ -42,9 +42,9 @@ fn to_hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
 /// Where each hue lies: the sixth of the circle, and how far into it.
 fn sectors() -> [(u8, f32); 256] {
     std::array::from_fn(|h| {
-        let place = h as f64 * 6.0 / 255.0;
-        let sector = place.floor();
-        ((sector as u8) % 6, (place - sector) as f32)
+        let turns = h as f64 * 6.0 / 255.0;
+        let sector = turns.floor();
+        ((sector as u8) % 6, (turns - sector) as f32)
     })
 }
 

@@ -28,7 +28,7 @@ pub fn resized_crop(
     Ok(resample(&image.decode_region(region)?, &columns, &rows, rows_first))
 }
 
-/// The whole image resized to `width` × `height`, and of that the given region only. The same pixels as resizing
+/// The whole image resized to `width` × `height`, and of that the given region only: the pixels of resizing
 /// everything and cutting then, but only what the region needs is decoded and computed.
 pub fn resize_then_crop(
     image: LazyImage<'_>,

@@ -126,10 +126,10 @@ fn extremes(image: &Image) -> Vec<(u8, u8)> {
     (0..image.channels).map(of).collect()
 }
 
-/// A multiple of 3 values and of a register's width, so that a place in a block has one channel.
+/// A multiple of 3 values and of a register's width, so that an index in a block has one channel.
 const BLOCK: usize = 96;
 
-/// Least and greatest values of each place in a block.
+/// Least and greatest values of each index in a block.
 #[multiversion(targets("x86_64+avx2"))]
 fn block_extremes(data: &[u8]) -> ([u8; BLOCK], [u8; BLOCK]) {
     let (mut low, mut high) = ([255u8; BLOCK], [0u8; BLOCK]);

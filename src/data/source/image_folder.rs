@@ -183,10 +183,10 @@ fn listing_of(root: &Path) -> Result<Listing> {
 impl Listing {
     fn make(root: &Path, folders: Vec<OsString>) -> Result<Self> {
         let progress = listing::Progress::new(format!("listing {}", root.display()));
-        let parts: Vec<(Vec<(OsString, u64)>, Names)> =
+        let found: Vec<(Vec<(OsString, u64)>, Names)> =
             folders.par_iter().map(|folder| walk(&root.join(folder), &progress)).collect::<Result<_>>()?;
         let empty: Vec<_> =
-            folders.iter().zip(&parts).filter(|(_, p)| p.1.len() == 0).map(|(f, _)| f.to_string_lossy()).collect();
+            folders.iter().zip(&found).filter(|(_, p)| p.1.len() == 0).map(|(f, _)| f.to_string_lossy()).collect();
         if !empty.is_empty() {
             let root = root.display();
             let classes = if empty.len() == 1 { "class folder" } else { "class folders" };
@@ -197,7 +197,7 @@ impl Listing {
             );
         }
         let (mut classes, mut files) = (Vec::new(), Names::default());
-        for (folder, (dirs, names)) in folders.into_iter().zip(parts) {
+        for (folder, (dirs, names)) in folders.into_iter().zip(found) {
             files.append(&names)?;
             classes.push(Class { folder, end: files.len() as u32, dirs });
         }
@@ -268,7 +268,7 @@ fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, u64
         for file in files {
             match dir.is_empty() {
                 true => names.push(file.as_bytes())?,
-                false => names.push_parts(&[dir.as_bytes(), b"/", file.as_bytes()])?,
+                false => names.push_joined(&[dir.as_bytes(), b"/", file.as_bytes()])?,
             }
         }
     }

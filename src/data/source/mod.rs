@@ -33,11 +33,11 @@ use crate::error::Result;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Which of several parts, one after the other, holds item `index`, and its place there. `ends` are the places after
-/// each part's last item.
+/// Which of several lists, one after the other, holds item `index`, and its index there. `ends` are the indices after
+/// each list's last item.
 fn locate(ends: &[usize], index: usize) -> (usize, usize) {
-    let part = ends.partition_point(|end| *end <= index);
-    (part, index - if part == 0 { 0 } else { ends[part - 1] })
+    let list = ends.partition_point(|end| *end <= index);
+    (list, index - if list == 0 { 0 } else { ends[list - 1] })
 }
 
 /// How many images each class has, by label, and how many have none.

@@ -17,13 +17,13 @@ impl Names {
     }
 
     pub fn push(&mut self, name: &[u8]) -> Result<()> {
-        self.push_parts(&[name])
+        self.push_joined(&[name])
     }
 
-    /// One name made of several parts.
-    pub fn push_parts(&mut self, parts: &[&[u8]]) -> Result<()> {
-        for part in parts {
-            self.bytes.extend_from_slice(part);
+    /// One name made of several pieces.
+    pub fn push_joined(&mut self, pieces: &[&[u8]]) -> Result<()> {
+        for piece in pieces {
+            self.bytes.extend_from_slice(piece);
         }
         ensure!(self.bytes.len() <= u32::MAX as usize, "the names of the images take more than 4 GiB");
         self.ends.push(self.bytes.len() as u32);

@@ -30,7 +30,7 @@ const NONE: u32 = u32::MAX;
 
 /// The samples of one split's archives, in the archives' order.
 pub struct WebDataset {
-    place: String,
+    path: String,
     split: Option<String>,
     class_names: Vec<String>,
     shards: Vec<Shard>,
@@ -95,7 +95,7 @@ impl WebDataset {
             );
         }
         let class_names = class_names(&mut shards)?;
-        Ok(Self { place: path.to_string(), split, class_names, shards, ends })
+        Ok(Self { path: path.to_string(), split, class_names, shards, ends })
     }
 
     /// The shard that holds item `index`, and its index there.
@@ -401,7 +401,7 @@ fn names_beside(dir: &Path) -> Result<Option<(PathBuf, Vec<String>)>> {
 impl Source for WebDataset {
     fn describe(&self) -> String {
         let split = self.split.as_ref().map(|s| format!(", {s}")).unwrap_or_default();
-        format!("{} (WebDataset{split})", self.place)
+        format!("{} (WebDataset{split})", self.path)
     }
     fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)

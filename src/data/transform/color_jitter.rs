@@ -16,11 +16,11 @@ options! {
     pub struct ColorJitterOptions {
         /// Brightness is multiplied by a factor between 1 − this, at least 0, and 1 + this.
         brightness: f64 = 0.0,
-        /// The same for contrast.
+        /// Contrast is multiplied by a factor between 1 − this, at least 0, and 1 + this.
         contrast: f64 = 0.0,
-        /// The same for saturation.
+        /// Saturation is multiplied by a factor between 1 − this, at least 0, and 1 + this.
         saturation: f64 = 0.0,
-        /// The hue is turned by up to this part of a circle either way, 0 to 0.5.
+        /// The hue is turned by up to this fraction of a circle either way, 0 to 0.5.
         hue: f64 = 0.0,
         /// Probability of changing an image at all.
         p: f64 = 1.0,

@@ -98,12 +98,12 @@ impl RandAugment {
         }
         let mut left = weights.clone();
         let draw = |_| {
-            let mut place = uniform(rng, 0.0, left.iter().sum());
+            let mut point = uniform(rng, 0.0, left.iter().sum());
             let beyond = |w: &f64| {
-                place -= w;
-                place < 0.0
+                point -= w;
+                point < 0.0
             };
-            // Rounding may leave the place behind the last weight.
+            // Rounding may leave the point behind the last weight.
             let last = left.iter().rposition(|w| *w > 0.0).unwrap_or(0);
             let chosen = left.iter().position(beyond).unwrap_or(last);
             left[chosen] = 0.0;

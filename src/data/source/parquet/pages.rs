@@ -113,7 +113,7 @@ impl Values {
             }
             file.read_exact_at(&mut packed[..n], body.offset + start.packed as u64)?;
             let skip = (at - start.plain) as usize;
-            snappy::unpack_part(&packed[..n], skip + size as usize, plain)?;
+            snappy::unpack_some(&packed[..n], skip + size as usize, plain)?;
             Ok(Some(plain[skip..skip + size as usize].to_vec()))
         })
     }

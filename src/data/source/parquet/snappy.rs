@@ -48,7 +48,7 @@ pub(super) fn unpack(input: &[u8], size: usize) -> Result<(Vec<u8>, Vec<Start>)>
 }
 
 /// Unpacks from a start on until at least `size` bytes are in `out`, in place of what it holds.
-pub(super) fn unpack_part(input: &[u8], size: usize, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn unpack_some(input: &[u8], size: usize, out: &mut Vec<u8>) -> Result<()> {
     out.clear();
     out.reserve(size + STEP);
     let mut at = 0;
@@ -131,7 +131,7 @@ mod tests {
         for (i, start) in starts.iter().enumerate() {
             let end = starts.get(i + 1).map_or(plain.len(), |s| s.plain as usize);
             let mut part = Vec::new();
-            unpack_part(&packed[start.packed as usize..], end - start.plain as usize, &mut part).unwrap();
+            unpack_some(&packed[start.packed as usize..], end - start.plain as usize, &mut part).unwrap();
             assert!(part[..] == plain[start.plain as usize..end]);
         }
     }

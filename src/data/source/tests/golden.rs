@@ -1,4 +1,4 @@
-//! The same 40 images in four layouts.
+//! Forty images in four layouts.
 
 use super::*;
 use std::collections::BTreeMap;
