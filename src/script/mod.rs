@@ -10,7 +10,7 @@ mod session;
 mod sources;
 mod values;
 
-pub use api::transform::Steps;
+pub use api::transform::pipeline;
 pub use check::{Checked, Problem};
 pub use params::{Declared, Params, type_of};
 pub use session::{finish_run, start_run};

@@ -61,10 +61,11 @@ pub struct Matched {
     pub names: Vec<String>,
 }
 
-/// Finds the classes of a source among the `count` classes of a model, whose names are `names` where it has any. A class
-/// is the model's of the same name, where WordNet ids and the names of ImageNet's classes count as the same; names that
-/// are numbers are labels. Without names on the model's side, images that have as many classes have the same ones, and a
-/// model of 1000 classes is taken for one of ImageNet where the images' classes are WordNet ids or numbers.
+/// Finds the classes of a source among the `count` classes of a model, whose names are `names` where it has any.
+///
+/// A class is the model's of the same name, where WordNet ids and the names of ImageNet's classes count as the same;
+/// names that are numbers are labels. Without names on the model's side, images that have as many classes have the same
+/// ones, and a model of 1000 classes is taken for one of ImageNet where the images' classes are WordNet ids or numbers.
 pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usize) -> Result<Matched> {
     let (from, of) = (source.class_names(), source.describe());
     let known = classes();
@@ -97,23 +98,23 @@ pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usi
         return Ok(Matched { labels: in_order(), names });
     }
     let imagenet = is_imagenet(&names);
-    let mut places: HashMap<String, i64> = HashMap::new();
-    for (place, name) in names.iter().enumerate() {
-        let label = if imagenet { Some(place as i64) } else { by_id(name).or(by_id(&short(name).to_string())) };
+    let mut label_of: HashMap<String, i64> = HashMap::new();
+    for (index, name) in names.iter().enumerate() {
+        let label = if imagenet { Some(index as i64) } else { by_id(name).or(by_id(&short(name).to_string())) };
         if let Some(label) = label {
-            places.insert(known.synsets[label as usize].to_string(), place as i64);
+            label_of.insert(known.synsets[label as usize].to_string(), index as i64);
         }
-        places.insert(name.clone(), place as i64);
+        label_of.insert(name.clone(), index as i64);
     }
-    let place = |name: &String| {
+    let find = |name: &String| {
         let id = || by_id(name).or(by_id(&short(name).to_string())).map(|l| known.synsets[l as usize]);
-        places.get(name).or_else(|| places.get(id()?)).copied()
+        label_of.get(name).or_else(|| label_of.get(id()?)).copied()
     };
-    let labels: Option<Vec<i64>> = from.iter().map(place).collect();
+    let labels: Option<Vec<i64>> = from.iter().map(find).collect();
     if let Some(labels) = labels.or(numbers) {
         return Ok(Matched { labels, names });
     }
-    let unknown: Vec<String> = from.iter().filter(|n| place(n).is_none()).cloned().collect();
+    let unknown: Vec<String> = from.iter().filter(|n| find(n).is_none()).cloned().collect();
     bail_hint!(
         "{} of the {} classes of {of} are none of the model's {count}: {}{}",
         unknown.len(), from.len(), some(&unknown), did_you_mean(&unknown[0], names.iter().map(String::as_str));

@@ -1,17 +1,15 @@
 //! Sources of images, and how they become batches.
 
-use super::transform::steps;
-use crate::data::batch::{self, BatchStep};
-use crate::data::decode::{self, Picture};
+use super::transform;
+use crate::data::batch;
+use crate::data::decode::{self, LazyImage};
 use crate::data::image::Image;
 use crate::data::imagenet;
 use crate::data::loader::{self, LoaderOptions};
-use crate::data::pipeline::Pipeline;
-use crate::data::source::{self, Content, SourceRef, SyntheticOptions};
+use crate::data::source::{self, SourceRef, StoredImage, SyntheticOptions};
 use crate::dist;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::functions;
-use crate::positions::Positions;
 use crate::random::{self, Key};
 use crate::run::progress::{note_line, note_line_of_any};
 use crate::script::docs::Reference;
@@ -39,9 +37,6 @@ struct Loader(Rc<LoaderParts>);
 
 struct LoaderParts {
     loader: loader::Loader,
-    batch_steps: Vec<BatchStep>,
-    classes: usize,
-    spare: RefCell<batch::Spare>,
     /// Broken images that the user was told of.
     told: Cell<usize>,
 }
@@ -63,17 +58,7 @@ impl Drop for EpochParts {
 
 /// A batch as a script sees it; cloning it shares what a function among the transforms sets.
 #[derive(Clone)]
-pub struct Batch(Rc<RefCell<BatchParts>>);
-
-struct BatchParts {
-    images: Tensor,
-    labels: Tensor,
-    targets: Tensor,
-    indices: Tensor,
-    /// Of the batch that all processes compute together.
-    samples: Positions,
-    share: f64,
-}
+pub struct Batch(Rc<RefCell<batch::Batch>>);
 
 impl Batch {
     /// k parts of as many images each; the first ones have one more where k does not divide the batch.
@@ -85,15 +70,15 @@ impl Batch {
         let mut start = 0;
         for i in 0..k {
             let length = n / k + i64::from(i < n % k);
-            let part = |t: &Tensor| -> Result<Tensor> { Ok(t.f_narrow(0, start, length)?.into()) };
-            parts.push(Batch(Rc::new(RefCell::new(BatchParts {
+            let part = |t: &tch::Tensor| t.f_narrow(0, start, length);
+            parts.push(Batch::from(batch::Batch {
                 images: part(&b.images)?,
                 labels: part(&b.labels)?,
                 targets: part(&b.targets)?,
                 indices: part(&b.indices)?,
                 samples: b.samples.part(start as usize, length as usize),
                 share: b.share,
-            }))));
+            }));
             start += length;
         }
         Ok(parts)
@@ -101,34 +86,25 @@ impl Batch {
 
     /// Replaces the images.
     pub fn set_images(&self, images: Tensor) {
-        self.0.borrow_mut().images = images;
+        self.0.borrow_mut().images = images.shallow_clone();
     }
 }
 
 impl From<batch::Batch> for Batch {
-    fn from(b: batch::Batch) -> Self {
-        let batch::Batch { images, labels, targets, indices, samples, share } = b;
-        Self(Rc::new(RefCell::new(BatchParts {
-            images: images.into(),
-            labels: labels.into(),
-            targets: targets.into(),
-            indices: indices.into(),
-            samples,
-            share,
-        })))
+    fn from(batch: batch::Batch) -> Self {
+        Self(Rc::new(RefCell::new(batch)))
     }
 }
 
 impl From<Batch> for batch::Batch {
-    fn from(b: Batch) -> Self {
-        let b = b.0.borrow();
+    fn from(batch: Batch) -> Self {
+        let b = batch.0.borrow();
         Self {
             images: b.images.shallow_clone(),
             labels: b.labels.shallow_clone(),
             targets: b.targets.shallow_clone(),
             indices: b.indices.shallow_clone(),
-            samples: b.samples,
-            share: b.share,
+            ..*b
         }
     }
 }
@@ -141,19 +117,19 @@ enum Picked {
 }
 
 impl Picked {
-    fn content(&self) -> Content<'_> {
+    fn content(&self) -> StoredImage<'_> {
         match self {
-            Picked::File(bytes) => Content::Encoded(Cow::Borrowed(bytes)),
-            Picked::Pixels(image) => Content::Pixels(image.as_ref().clone()),
+            Picked::File(bytes) => StoredImage::Encoded(Cow::Borrowed(bytes)),
+            Picked::Pixels(image) => StoredImage::Pixels(image.as_ref().clone()),
         }
     }
 
     fn size(&self) -> Result<(usize, usize)> {
-        Ok(Picture::open(&mut self.content(), false)?.size())
+        Ok(LazyImage::open(&mut self.content(), false)?.size())
     }
 
     fn pixels(&self) -> Result<Image> {
-        Picture::open(&mut self.content(), false)?.whole()
+        LazyImage::open(&mut self.content(), false)?.decode()
     }
 }
 
@@ -166,8 +142,7 @@ impl Iterator for Batches {
     fn next(&mut self) -> Option<Self::Item> {
         let parts = &self.0.0;
         let loader = &parts.loader.0;
-        let (mut epoch, mut spare) = (parts.epoch.borrow_mut(), loader.spare.borrow_mut());
-        match batch::next(&mut epoch, &mut spare, &loader.batch_steps, loader.classes) {
+        match parts.epoch.borrow_mut().next_batch() {
             Ok(None) => match loader.tell_of_bad_items() {
                 Ok(()) => None,
                 Err(e) => Some(Err(to_rhai(e, rhai::Position::NONE))),
@@ -241,9 +216,7 @@ fn open(path: &str, split: Option<&str>) -> Result<Source> {
 
 fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Loader> {
     let options: LoaderOptions = read_options("data::loader", options)?;
-    let steps = steps("data::loader", transforms)?;
-    let pipeline = Pipeline::new(&steps.image, options.exif_orientation);
-    let classes = source.0.class_names().len();
+    let pipeline = transform::pipeline("data::loader", &transforms.clone().into(), options.exif_orientation)?;
     if source.0.shape().is_none() {
         // Files are decoded: by what, is told once.
         static TOLD: std::sync::Once = std::sync::Once::new();
@@ -259,14 +232,8 @@ fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Load
         });
         dist::ensure_same_on_all_ranks("the data", &facts)?;
     }
-    let loader = loader::Loader::new(source.0, pipeline, &steps.batch, &options)?;
-    Ok(Loader(Rc::new(LoaderParts {
-        loader,
-        batch_steps: steps.batch,
-        classes,
-        spare: RefCell::default(),
-        told: Cell::new(0),
-    })))
+    let loader = loader::Loader::new(source.0, pipeline, &options)?;
+    Ok(Loader(Rc::new(LoaderParts { loader, told: Cell::new(0) })))
 }
 
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
@@ -420,8 +387,8 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             let i = item(&source.0, i)?;
             let content = source.0.read(i).with_context(|| format!("cannot read item {i} ({})", source.0.name(i)))?;
             Ok(match content {
-                Content::Encoded(bytes) => Picked::File(Rc::new(bytes.into_owned())),
-                Content::Pixels(image) => Picked::Pixels(Rc::new(image)),
+                StoredImage::Encoded(bytes) => Picked::File(Rc::new(bytes.into_owned())),
+                StoredImage::Pixels(image) => Picked::Pixels(Rc::new(image)),
             })
         }
         /// A short text that differs where the images do (their number, classes, names, and the content of some), wherever
@@ -499,12 +466,11 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         }
         /// The image after a list of transforms (of those that work on one image), with what they draw given by a seed.
         "apply" (image: Picked, transforms: Array, seed: i64) -> Picked {
-            let steps = steps("apply", &transforms)?;
-            if !steps.batch.is_empty() {
+            let pipeline = transform::pipeline("apply", &transforms.into(), false)?;
+            if !pipeline.on_batch().is_empty() {
                 bail!("apply: transforms of a batch (normalize, random_erasing, mixup, functions) need data::loader");
             }
-            let pipeline = Pipeline::new(&steps.image, false);
-            Ok(Picked::Pixels(Rc::new(pipeline.run(image.content(), &mut Key::new(seed as u64).rng())?)))
+            Ok(Picked::Pixels(Rc::new(pipeline.apply(image.content(), &mut Key::new(seed as u64).rng())?)))
         }
     }
     group.register(engine);
@@ -563,17 +529,17 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     let mut group = Group::global(reference, "Batch", "Images with their labels, on the run's device.");
     functions! { group;
         /// float32 [B, C, H, W], normalised where the transforms say so.
-        "get$images" (batch: Batch) -> Tensor { Ok(batch.0.borrow().images.clone()) }
+        "get$images" (batch: Batch) -> Tensor { Ok(batch.0.borrow().images.shallow_clone().into()) }
         /// Replaces the images, as a function among the transforms may.
         "set$images" (batch: Batch, images: Tensor) -> () { batch.set_images(images); Ok(()) }
         /// int64 [B].
-        "get$labels" (batch: Batch) -> Tensor { Ok(batch.0.borrow().labels.clone()) }
+        "get$labels" (batch: Batch) -> Tensor { Ok(batch.0.borrow().labels.shallow_clone().into()) }
         /// What to learn, for loss::cross_entropy: the labels, or after mixup float32 [B, classes].
-        "get$targets" (batch: Batch) -> Tensor { Ok(batch.0.borrow().targets.clone()) }
+        "get$targets" (batch: Batch) -> Tensor { Ok(batch.0.borrow().targets.shallow_clone().into()) }
         /// Replaces the targets.
-        "set$targets" (batch: Batch, targets: Tensor) -> () { batch.0.borrow_mut().targets = targets; Ok(()) }
+        "set$targets" (batch: Batch, targets: Tensor) -> () { batch.0.borrow_mut().targets = targets.shallow_clone(); Ok(()) }
         /// int64 [B]: the places of the images in the source.
-        "get$indices" (batch: Batch) -> Tensor { Ok(batch.0.borrow().indices.clone()) }
+        "get$indices" (batch: Batch) -> Tensor { Ok(batch.0.borrow().indices.shallow_clone().into()) }
         /// The batch in k parts of as many images each (some have one more where k does not divide it), for accumulating
         /// gradients.
         "split" (batch: Batch, k: i64) -> Array { Ok(batch.split(k)?.into_iter().map(Dynamic::from).collect()) }

@@ -2,26 +2,23 @@
 
 use super::data::Batch;
 use crate::bail_hint;
-use crate::data::batch::{BatchStep, Normalize};
-use crate::data::image::{Image, Interpolation, Region};
-use crate::data::pipeline::{
-    CenterCrop, OnImage, RandomResizedCrop, RandomResizedCropOptions, Resize, ResizeTo, ResizedCrop, Rgb, Transform,
-    check_size,
-};
-use crate::data::transform::*;
-use crate::error::{Result, bail};
+use crate::data;
+use crate::data::image::{Interpolation, Region};
+use crate::data::pipeline::Pipeline;
+use crate::data::transform::{self, *};
+use crate::error::{Result, bail, ensure};
 use crate::functions;
 use crate::options;
+use crate::options::Options;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Tensor, call, found, number, read_options};
-use rand_chacha::ChaCha8Rng;
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
-use std::rc::Rc;
+use send_wrapper::SendWrapper;
 use std::sync::Arc;
 
 options! {
-    /// How pixels are made up.
+    /// How resizing finds values between pixels.
     pub struct ResizeOptions {
         /// nearest, bilinear or bicubic; the last two antialiased.
         interpolation: Interpolation = Interpolation::Bilinear,
@@ -29,7 +26,7 @@ options! {
 }
 
 options! {
-    /// How what moves pixels fills and interpolates.
+    /// How operations that move pixels fill and interpolate.
     pub struct OpOptions {
         /// Colour of what comes in from outside the image: red, green, blue from 0 to 255.
         fill: [u8; 3] = [128, 128, 128],
@@ -40,94 +37,73 @@ options! {
 
 /// One entry of a list of transforms.
 #[derive(Clone)]
-pub enum Step {
-    /// On each image, in a worker thread.
-    Image(Arc<dyn Transform>),
-    /// On the batch, on the device.
-    Batch(BatchStep),
+pub struct Transform(Arc<dyn transform::Transform>);
+
+impl<T: transform::Transform> From<T> for Transform {
+    fn from(transform: T) -> Self {
+        Self(Arc::new(transform))
+    }
 }
 
 /// A transform in words, where `value` is one.
 pub fn describe(value: &Dynamic) -> Option<String> {
-    Some(value.read_lock::<Step>()?.describe())
+    Some(value.read_lock::<Transform>()?.0.describe())
 }
 
-impl Step {
+/// A function of a script's, from a batch to a batch or to its new images.
+struct ScriptFunction(SendWrapper<FnPtr>);
+
+impl transform::Transform for ScriptFunction {
     fn describe(&self) -> String {
-        match self {
-            Step::Image(transform) => transform.describe(),
-            Step::Batch(BatchStep::Normalize(n)) => format!("normalize({:?}, {:?})", n.mean, n.std),
-            Step::Batch(BatchStep::Erase(erasing)) => erasing.describe(),
-            Step::Batch(BatchStep::Mix(mixing)) => mixing.describe(),
-            Step::Batch(BatchStep::Call(_)) => "a function".into(),
-        }
+        "a function".into()
     }
-}
 
-/// A list of transforms, taken apart: what the workers do, and what is done to the batch.
-pub struct Steps {
-    /// On each image, in the workers.
-    pub image: Vec<Arc<dyn Transform>>,
-    /// On the batch.
-    pub batch: Vec<BatchStep>,
-}
-
-impl Steps {
-    /// Reads a script's list.
-    pub fn of(name: &str, value: &Dynamic) -> Result<Self> {
-        match value.read_lock::<Array>() {
-            Some(list) => steps(name, &list),
-            None => bail_hint!(
-                "{name}: expected a list of transforms, found {}", found(value);
-                "write it as in a recipe: [transform::random_resized_crop(224)]"
-            ),
-        }
+    fn stage(&self) -> Stage {
+        Stage::Batch
     }
-}
 
-/// Reads a script's list of transforms; its functions of a batch are entries too.
-pub fn steps(of: &str, list: &Array) -> Result<Steps> {
-    let mut steps = Steps { image: Vec::new(), batch: Vec::new() };
-    for (i, entry) in list.iter().enumerate() {
-        let step = match entry.clone().try_cast::<Step>() {
-            Some(step) => step,
-            None => match entry.clone().try_cast::<FnPtr>() {
-                Some(function) => Step::Batch(BatchStep::Call(Rc::new(move |batch| {
-                    let given = Batch::from(batch);
-                    let value = call(&function, (given.clone(),))?;
-                    if let Some(images) = value.read_lock::<Tensor>() {
-                        given.set_images(images.clone());
-                        return Ok(given.into());
-                    }
-                    match value.clone().try_cast::<Batch>() {
-                        Some(batch) => Ok(batch.into()),
-                        None => bail!(
-                            "a function among the transforms: expected it to give a tensor of images or a batch, \
-                             found {}",
-                            found(&value)
-                        ),
-                    }
-                }))),
-                None => bail!("{of}: expected a list of transforms, found {} at place {i}", found(entry)),
-            },
+    fn apply_to_batch(&self, batch: data::batch::Batch, _context: &BatchContext) -> Result<data::batch::Batch> {
+        let given = Batch::from(batch);
+        let value = call(&self.0, (given.clone(),))?;
+        let batch: data::batch::Batch = if let Some(images) = value.read_lock::<Tensor>() {
+            given.set_images(images.clone());
+            given.into()
+        } else if let Some(batch) = value.clone().try_cast::<Batch>() {
+            batch.into()
+        } else {
+            bail!(
+                "a function among the transforms: expected it to give a tensor of images or a batch, found {}",
+                found(&value)
+            );
         };
-        match step {
-            Step::Image(transform) if steps.batch.is_empty() => steps.image.push(transform),
-            Step::Image(transform) => bail!(
-                "{of}: {} works on 8-bit images, so it must come before what works on the batch ({})",
-                transform.describe(),
-                Step::Batch(steps.batch[0].clone()).describe()
-            ),
-            Step::Batch(step) => {
-                let erases = |step: &BatchStep| matches!(step, BatchStep::Erase(_));
-                if erases(&step) && steps.batch.iter().any(erases) {
-                    bail!("{of}: random_erasing is listed twice; max_count erases several parts");
-                }
-                steps.batch.push(step);
-            }
-        }
+        let (size, labels) = (batch.images.size(), batch.labels.size()[0]);
+        ensure!(
+            size.len() == 4 && size[0] == labels,
+            "a function among the transforms: expected images [{labels}, C, H, W], found {size:?}"
+        );
+        Ok(batch)
     }
-    Ok(steps)
+}
+
+/// The pipeline of a script's list of transforms; its functions of a batch are entries too.
+pub fn pipeline(of: &str, value: &Dynamic, exif_orientation: bool) -> Result<Pipeline> {
+    let Some(list) = value.read_lock::<Array>() else {
+        bail_hint!(
+            "{of}: expected a list of transforms, found {}", found(value);
+            "write it as in a recipe: [transform::random_resized_crop(224)]"
+        );
+    };
+    let transform = |(i, entry): (usize, &Dynamic)| -> Result<Arc<dyn transform::Transform>> {
+        if let Some(transform) = entry.read_lock::<Transform>() {
+            return Ok(transform.0.clone());
+        }
+        match entry.clone().try_cast::<FnPtr>() {
+            Some(function) => Ok(Arc::new(ScriptFunction(SendWrapper::new(function)))),
+            None => bail!("{of}: expected a list of transforms, found {} at index {i}", found(entry)),
+        }
+    };
+    let transforms: Vec<_> = list.iter().enumerate().map(transform).collect::<Result<_>>()?;
+    Pipeline::new(of, &transforms, exif_orientation)
 }
 
 /// A number of pixels for both sides, or [height, width].
@@ -149,66 +125,62 @@ fn numbers(of: &str, value: &Dynamic) -> Result<Vec<f64>> {
     }
 }
 
-fn resize(value: &Dynamic, options: &Map) -> Result<Step> {
+fn resize(value: &Dynamic, options: &Map) -> Result<Transform> {
     const OF: &str = "transform::resize";
     let o: ResizeOptions = read_options(OF, options)?;
     let (height, width) = size(OF, value)?;
     let to = if value.is_array() { ResizeTo::Exactly(height, width) } else { ResizeTo::Shorter(height) };
-    Ok(Step::Image(Arc::new(Resize { to, interpolation: o.interpolation })))
+    Ok(Resize { to, interpolation: o.interpolation }.into())
 }
 
-fn on_image(name: String, apply: impl Fn(Image, &mut ChaCha8Rng) -> Result<Image> + Send + Sync + 'static) -> Step {
-    Step::Image(Arc::new(OnImage { name, apply }))
+fn resized_crop(region: [i64; 4], size: &Dynamic, options: &Map) -> Result<Transform> {
+    const OF: &str = "transform::resized_crop";
+    let o: ResizeOptions = read_options(OF, options)?;
+    let [top, left, height, width] = region;
+    if top < 0 || left < 0 || height < 1 || width < 1 {
+        bail!("{OF}: expected top, left, height and width of a region, found {region:?}");
+    }
+    let [top, left, height, width] = region.map(|n| n as usize);
+    let region = Region { top, left, height, width };
+    let (height, width) = self::size(OF, size)?;
+    Ok(ResizedCrop { region, height, width, interpolation: o.interpolation }.into())
 }
 
-fn random_resized_crop(value: &Dynamic, options: &Map) -> Result<Step> {
+fn random_resized_crop(value: &Dynamic, options: &Map) -> Result<Transform> {
     const OF: &str = "transform::random_resized_crop";
     let o: RandomResizedCropOptions = read_options(OF, options)?;
     let (height, width) = size(OF, value)?;
-    Ok(Step::Image(Arc::new(RandomResizedCrop::new(height, width, &o)?)))
+    Ok(RandomResizedCrop::new(height, width, &o)?.into())
 }
 
-/// A random transform from its options.
-macro_rules! from_options {
-    ($of:literal, $options:expr, $kind:ident, $read:ty) => {{
-        let o: $read = read_options(concat!("transform::", $of), $options)?;
-        let transform = $kind::new(&o)?;
-        Ok(on_image(format!("{}({})", $of, changed(&o)), move |image, rng| Ok(transform.apply(image, rng))))
-    }};
+/// A transform that takes nothing but options.
+fn from_options<O: Options, T: transform::Transform>(
+    of: &str,
+    options: &Map,
+    new: impl Fn(&O) -> Result<T>,
+) -> Result<Transform> {
+    let o: O = read_options(of, options)?;
+    Ok(new(&o)?.into())
 }
 
-/// The options that differ from their defaults, as a script writes them.
-fn changed<T: options::Options>(given: &T) -> String {
-    let value = |o: &T| serde_json::to_value(o).unwrap_or_default();
-    let (given, default) = (value(given), value(&T::default()));
-    let names = T::NAMES.iter().filter(|n| given[**n] != default[**n]);
-    names.map(|n| format!("{n}: {}", options::script_literal(&given[*n]))).collect::<Vec<_>>().join(", ")
+fn flip(options: &Map) -> Result<Transform> {
+    from_options("transform::random_horizontal_flip", options, RandomHorizontalFlip::new)
 }
 
-fn flip(options: &Map) -> Result<Step> {
-    from_options!("random_horizontal_flip", options, HorizontalFlip, HorizontalFlipOptions)
-}
-
-fn rand_augment(policy: &str, options: Map) -> Result<Step> {
-    let mut options = options;
+fn rand_augment(policy: &str, mut options: Map) -> Result<Transform> {
     options.insert("policy".into(), policy.into());
-    from_options!("rand_augment", &options, RandAugment, RandAugmentOptions)
+    from_options("transform::rand_augment", &options, RandAugment::new)
 }
 
-fn apply_op_step(name: &str, args: &Array, options: &Map) -> Result<Step> {
+fn op(name: &str, args: &Array, options: &Map) -> Result<Transform> {
     const OF: &str = "transform::op";
     let o: OpOptions = read_options(OF, options)?;
-    let args = args.iter().map(|v| number(v, OF)).collect::<Result<Vec<_>>>()?;
-    let name = name.to_string();
-    // A wrong name or argument is told now.
-    let probe = Image::new(1, 1, 3, vec![0; 3]);
-    apply_op(&probe, &name, &args, o.fill, o.interpolation)?;
-    let describe = format!("op({name:?}, {args:?})");
-    Ok(on_image(describe, move |image, _| apply_op(&image, &name, &args, o.fill, o.interpolation)))
+    let args = args.iter().map(|v| number(v, OF)).collect::<Result<_>>()?;
+    Ok(FixedOp::new(name, args, o.fill, o.interpolation)?.into())
 }
 
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    engine.register_type_with_name::<Step>("Transform");
+    engine.register_type_with_name::<Transform>("Transform");
     let mut group = Group::namespace(
         reference,
         "transform",
@@ -221,102 +193,90 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     group.options::<ResizeOptions>("transform::resize");
     group.options::<ResizeOptions>("transform::resized_crop");
     group.options::<RandomCropOptions>("transform::random_crop");
-    group.options::<HorizontalFlipOptions>("transform::random_horizontal_flip");
+    group.options::<RandomHorizontalFlipOptions>("transform::random_horizontal_flip");
     group.options::<ColorJitterOptions>("transform::color_jitter");
     group.options::<RandomGrayscaleOptions>("transform::random_grayscale");
-    group.options::<RandomBlurOptions>("transform::gaussian_blur");
+    group.options::<GaussianBlurOptions>("transform::gaussian_blur");
     group.options::<RandomSolarizeOptions>("transform::random_solarize");
     group.options::<RandAugmentOptions>("transform::rand_augment");
     group.options::<ThreeAugmentOptions>("transform::three_augment");
     group.options::<OpOptions>("transform::op");
     group.options::<RandomErasingOptions>("transform::random_erasing");
-    group.options::<MixingOptions>("transform::mixup");
+    group.options::<MixupOptions>("transform::mixup");
     functions! { group;
-        /// A part of random size, form and place, resized to a square of `size` pixels or to [height, width]
-        /// (torchvision's RandomResizedCrop, antialiased as in Pillow). Of a JPEG, only that part is decoded.
-        "random_resized_crop" (size: Dynamic, options: Map) -> Step { random_resized_crop(&size, &options) }
-        /// The same with the default options.
-        "random_resized_crop" (size: Dynamic) -> Step { random_resized_crop(&size, &Map::new()) }
-        /// The part of `height` x `width` pixels with `top` rows above and `left` columns to the left of it, resized
+        /// A region of random size, form and position, resized to a square of `size` pixels or to [height, width]
+        /// (torchvision's RandomResizedCrop, antialiased as in Pillow). Of a JPEG, only that region is decoded.
+        "random_resized_crop" (size: Dynamic, options: Map) -> Transform { random_resized_crop(&size, &options) }
+        /// A region of random size, form and position, resized, with the default options.
+        "random_resized_crop" (size: Dynamic) -> Transform { random_resized_crop(&size, &Map::new()) }
+        /// The region of `height` x `width` pixels with `top` rows above and `left` columns to the left of it, resized
         /// to a square of `size` pixels or to [height, width].
-        "resized_crop" (top: i64, left: i64, height: i64, width: i64, size: Dynamic, options: Map) -> Step {
-            const OF: &str = "transform::resized_crop";
-            let o: ResizeOptions = read_options(OF, &options)?;
-            let given = [top, left, height, width];
-            if top < 0 || left < 0 || height < 1 || width < 1 {
-                bail!("{OF}: expected top, left, height and width of a part, found {given:?}");
-            }
-            let [top, left, height, width] = given.map(|n| n as usize);
-            let region = Region { top, left, height, width };
-            let (height, width) = self::size(OF, &size)?;
-            Ok(Step::Image(Arc::new(ResizedCrop { region, height, width, interpolation: o.interpolation })))
+        "resized_crop" (top: i64, left: i64, height: i64, width: i64, size: Dynamic, options: Map) -> Transform {
+            resized_crop([top, left, height, width], &size, &options)
         }
         /// Resizes: the shorter side to `size` pixels, the longer in proportion; or to exactly [height, width]
         /// (torchvision's Resize, antialiased as in Pillow).
-        "resize" (size: Dynamic, options: Map) -> Step { resize(&size, &options) }
-        /// The same, bilinear.
-        "resize" (size: Dynamic) -> Step { resize(&size, &Map::new()) }
+        "resize" (size: Dynamic, options: Map) -> Transform { resize(&size, &options) }
+        /// Resizes, bilinear.
+        "resize" (size: Dynamic) -> Transform { resize(&size, &Map::new()) }
         /// The middle: a square of `size` pixels or [height, width]; smaller images get a black border. Right after
         /// resize, only what is kept is decoded and resized.
-        "center_crop" (size: Dynamic) -> Step {
+        "center_crop" (size: Dynamic) -> Transform {
             let (height, width) = self::size("transform::center_crop", &size)?;
-            Ok(Step::Image(Arc::new(CenterCrop { height, width })))
+            Ok(CenterCrop { height, width }.into())
         }
         /// A crop at random after padding with zeros.
-        "random_crop" (options: Map) -> Step {
-            let o: RandomCropOptions = read_options("transform::random_crop", &options)?;
-            Ok(Step::Image(Arc::new(RandomCrop::new(&o)?)))
+        "random_crop" (options: Map) -> Transform {
+            from_options("transform::random_crop", &options, RandomCrop::new)
         }
         /// Mirrors an image left to right with probability p.
-        "random_horizontal_flip" (options: Map) -> Step { flip(&options) }
-        /// The same with probability ½.
-        "random_horizontal_flip" () -> Step { flip(&Map::new()) }
+        "random_horizontal_flip" (options: Map) -> Transform { flip(&options) }
+        /// Mirrors an image left to right with probability ½.
+        "random_horizontal_flip" () -> Transform { flip(&Map::new()) }
         /// Random changes of brightness, contrast, saturation and hue, in random order.
-        "color_jitter" (options: Map) -> Step {
-            from_options!("color_jitter", &options, ColorJitter, ColorJitterOptions)
+        "color_jitter" (options: Map) -> Transform {
+            from_options("transform::color_jitter", &options, ColorJitter::new)
         }
         /// Greys an image with probability p.
-        "random_grayscale" (options: Map) -> Step {
-            from_options!("random_grayscale", &options, RandomGrayscale, RandomGrayscaleOptions)
+        "random_grayscale" (options: Map) -> Transform {
+            from_options("transform::random_grayscale", &options, RandomGrayscale::new)
         }
         /// Blurs an image with probability p (Pillow's Gaussian blur).
-        "gaussian_blur" (options: Map) -> Step {
-            from_options!("gaussian_blur", &options, RandomBlur, RandomBlurOptions)
+        "gaussian_blur" (options: Map) -> Transform {
+            from_options("transform::gaussian_blur", &options, GaussianBlur::new)
         }
         /// Inverts what is brighter than a threshold, with probability p.
-        "random_solarize" (options: Map) -> Step {
-            from_options!("random_solarize", &options, RandomSolarize, RandomSolarizeOptions)
+        "random_solarize" (options: Map) -> Transform {
+            from_options("transform::random_solarize", &options, RandomSolarize::new)
         }
         /// RandAugment by one of timm's policy strings, such as "rand-m9-mstd0.5-inc1".
-        "rand_augment" (policy: ImmutableString, options: Map) -> Step { rand_augment(&policy, options) }
-        /// The same with the default options.
-        "rand_augment" (policy: ImmutableString) -> Step { rand_augment(&policy, Map::new()) }
+        "rand_augment" (policy: ImmutableString, options: Map) -> Transform { rand_augment(&policy, options) }
+        /// RandAugment by one of timm's policy strings, with the default options.
+        "rand_augment" (policy: ImmutableString) -> Transform { rand_augment(&policy, Map::new()) }
         /// 3-Augment: greying, solarizing or blurring, one of them for each image (DeiT III).
-        "three_augment" (options: Map) -> Step {
-            from_options!("three_augment", &options, ThreeAugment, ThreeAugmentOptions)
+        "three_augment" (options: Map) -> Transform {
+            from_options("transform::three_augment", &options, ThreeAugment::new)
         }
         /// One of RandAugment's operations with given arguments, always: "Rotate" [degrees], "ShearX" [factor],
-        /// "TranslateXRel" [share of the width], "Posterize" [bits], "Solarize" [threshold], "SolarizeAdd" [value],
+        /// "TranslateXRel" [fraction of the width], "Posterize" [bits], "Solarize" [threshold], "SolarizeAdd" [value],
         /// "Color", "Contrast", "Brightness", "Sharpness" [factor], "AutoContrast", "Equalize", "Invert" [].
-        "op" (name: ImmutableString, args: Array, options: Map) -> Step { apply_op_step(&name, &args, &options) }
+        "op" (name: ImmutableString, args: Array, options: Map) -> Transform { op(&name, &args, &options) }
         /// Grey images to three equal channels; images with three stay as they are.
-        "rgb" () -> Step { Ok(Step::Image(Arc::new(Rgb))) }
+        "rgb" () -> Transform { Ok(Rgb.into()) }
         /// (x − mean) / std, x in [0, 1]: a number for all channels or an array with one for each. Without it, images
         /// stay in [0, 1].
-        "normalize" (mean: Dynamic, std: Dynamic) -> Step {
+        "normalize" (mean: Dynamic, std: Dynamic) -> Transform {
             let (mean, std) = (numbers("transform::normalize", &mean)?, numbers("transform::normalize", &std)?);
-            Ok(Step::Batch(BatchStep::Normalize(Normalize::new(mean, std)?)))
+            Ok(Normalize::new(mean, std)?.into())
         }
-        /// Replaces parts of normalised images by zeros or noise.
-        "random_erasing" (options: Map) -> Step {
-            let o: RandomErasingOptions = read_options("transform::random_erasing", &options)?;
-            Ok(Step::Batch(BatchStep::Erase(RandomErasing::new(&o)?)))
+        /// Replaces regions of normalised images by zeros or noise.
+        "random_erasing" (options: Map) -> Transform {
+            from_options("transform::random_erasing", &options, RandomErasing::new)
         }
         /// Mixup and CutMix: each image is mixed with another of the batch, and `batch.targets` becomes float32
         /// [B, classes], for loss::cross_entropy.
-        "mixup" (options: Map) -> Step {
-            let o: MixingOptions = read_options("transform::mixup", &options)?;
-            Ok(Step::Batch(BatchStep::Mix(Rc::new(Mixing::new(&o)?))))
+        "mixup" (options: Map) -> Transform {
+            from_options("transform::mixup", &options, Mixup::new)
         }
     }
     group.register(engine);
@@ -324,7 +284,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     let mut group = Group::global(reference, "Transform", "One entry of a list of transforms.");
     functions! { group;
         /// As a script writes it.
-        "to_string" (transform: Step) -> String { Ok(transform.describe()) }
+        "to_string" (transform: Transform) -> String { Ok(transform.0.describe()) }
     }
     group.register(engine);
 }
