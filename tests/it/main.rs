@@ -26,6 +26,7 @@ mod errors;
 mod evaluate;
 mod features;
 mod finetune;
+mod functions;
 mod imagenet;
 mod loader;
 mod memory;
