@@ -5,7 +5,7 @@ mod autocast;
 mod autograd;
 mod c10d;
 
-pub use autocast::{Autocast, allow_tf32};
+pub use autocast::{Autocast, allow_tf32, autocast_on_cuda};
 pub use autograd::{backward, computed_again, grad_enabled, single_threaded_backward};
 pub use c10d::{Group, Later, ReduceOp, Reducer, Store, StoreAddress};
 
