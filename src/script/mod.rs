@@ -8,6 +8,7 @@ mod params;
 mod registry;
 mod sources;
 mod values;
+mod walk;
 
 pub use api::run::Session;
 pub use api::transform::Steps;
