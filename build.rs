@@ -30,14 +30,7 @@ fn main() {
         // Stand-ins for Gloo's headers.
         .include("src/ffi/gloo")
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
-        .file("src/ffi/autocast.cpp")
-        .file("src/ffi/autograd.cpp")
-        .file("src/ffi/runtime.cpp")
-        .file("src/ffi/tensors.cpp")
-        .file("src/ffi/c10d/store.cpp")
-        .file("src/ffi/c10d/process_group.cpp")
-        .file("src/ffi/c10d/reducer.cpp")
-        .file("src/ffi/c10d/nccl.cpp")
+        .file(one_unit())
         .compile("nepa_shim");
 
     cc::Build::new().std("c11").pic(true).opt_level(2).file("src/ffi/jpeg.c").compile("nepa_jpeg");
@@ -61,4 +54,27 @@ fn locked_version(package: &str) -> String {
     let entry = format!("name = \"{package}\"\nversion = \"");
     let (_, rest) = lock.split_once(&entry).unwrap_or_else(|| panic!("{package} is in Cargo.lock"));
     rest.split('"').next().unwrap_or_default().to_string()
+}
+
+/// One translation unit of all C++ files: reading libtorch's headers takes most of the time, and this way it happens
+/// once.
+fn one_unit() -> PathBuf {
+    let sources = fs::canonicalize("src/ffi").expect("src/ffi lies beside build.rs");
+    let mut files = Vec::new();
+    let mut folders = vec![sources];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("src/ffi can be read") {
+            let path = entry.expect("src/ffi can be read").path();
+            match path.extension() {
+                None if path.is_dir() => folders.push(path),
+                Some(extension) if extension == "cpp" => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    files.sort();
+    let unit = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("shim.cpp");
+    let includes: String = files.iter().map(|f| format!("#include \"{}\"\n", f.display())).collect();
+    fs::write(&unit, includes).expect("OUT_DIR can be written to");
+    unit
 }

@@ -80,6 +80,7 @@ pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Resul
 pub fn set(device: Device, threads: usize) -> Result<()> {
     keep_memory();
     DEVICE.set(device);
+    ffi::autocast_on_cuda(device.is_cuda());
     if let Device::Cuda(index) = device {
         ffi::set_cuda_device(index)?;
     }

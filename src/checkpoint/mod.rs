@@ -4,11 +4,12 @@
 pub mod config_json;
 pub mod manifest;
 pub mod pickle;
+mod tensor_file;
 pub mod tensors;
 pub mod torch_file;
 
 pub use config_json::ConfigFile;
-pub use tensors::TensorFile;
+pub use tensor_file::TensorFile;
 
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};

@@ -1,5 +1,6 @@
 //! Named tensors in files: safetensors, which is also written, and PyTorch's own, which is only read.
 
+use super::TensorFile;
 use super::torch_file;
 use crate::bail_hint;
 use crate::error::{Context as _, Result};
@@ -7,32 +8,11 @@ use crate::files::write_atomic_with;
 use crate::tensor::{Dtype, dtype_name};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use tch::{Device, Tensor};
-
-/// What a file of tensors holds.
-pub struct TensorFile {
-    /// The tensors by name, on the CPU, in order of their names.
-    pub tensors: Vec<(String, Tensor)>,
-    /// The `__metadata__` of a safetensors file.
-    pub metadata: HashMap<String, String>,
-    /// Names of what else a file of `torch.save` holds, such as step counts; the first few.
-    pub others: Vec<String>,
-    /// How many such values there are.
-    pub others_total: usize,
-}
-
-impl TensorFile {
-    /// What is left out because it is no tensor, in words; `None` where that is nothing.
-    pub fn left_out(&self) -> Option<String> {
-        let more = if self.others_total > self.others.len() { ", …" } else { "" };
-        let plural = if self.others_total == 1 { "value that is no tensor" } else { "values that are no tensors" };
-        (self.others_total > 0).then(|| format!("{} {plural}: {}{more}", self.others_total, self.others.join(", ")))
-    }
-}
 
 /// Reads every tensor of a safetensors file or a file of `torch.save`, on the CPU.
 pub fn read(path: &Path) -> Result<TensorFile> {

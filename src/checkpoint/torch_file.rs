@@ -1,8 +1,8 @@
 //! Files of `torch.save` (`.bin`, `.pt`, `.pth`): a zip archive, not compressed, of one pickle and
 //! the storages that its tensors are views of. See [`super::pickle`] for what of it is read.
 
+use super::TensorFile;
 use super::pickle::{self, StoredTensor};
-use super::tensors::TensorFile;
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
 use crate::tensor::dtype_name;

@@ -1,12 +1,12 @@
 //! Autocast (`autocast.cpp`): inside a scope, matrix products and convolutions cast their inputs to a narrower type.
 
 use super::{Fault, check};
-use crate::device;
 use crate::error::{Result, bail};
 use crate::tensor::dtype_name;
+use std::cell::Cell;
 use std::ffi::c_int;
 use std::marker::PhantomData;
-use tch::{Device, Kind};
+use tch::Kind;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -25,13 +25,18 @@ unsafe extern "C" {
     safe fn nepa_allow_tf32(allow: bool) -> *mut Fault;
 }
 
-fn on_cuda() -> bool {
-    matches!(device::current(), Device::Cuda(_))
+thread_local! {
+    static ON_CUDA: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether autocast of this thread is for CUDA; without a call, it is for the CPU.
+pub fn autocast_on_cuda(cuda: bool) {
+    ON_CUDA.set(cuda);
 }
 
 fn state() -> AutocastState {
     let mut state = AutocastState { enabled: false, cache: false, dtype: BFLOAT16 };
-    nepa_autocast_get(on_cuda(), &mut state);
+    nepa_autocast_get(ON_CUDA.get(), &mut state);
     state
 }
 
@@ -55,7 +60,7 @@ impl Autocast {
             other => bail!("autocast expects bfloat16 or float32, found {}", dtype_name(other)),
         };
         let before = state();
-        nepa_autocast_set(on_cuda(), AutocastState { enabled, cache: false, dtype: BFLOAT16 });
+        nepa_autocast_set(ON_CUDA.get(), AutocastState { enabled, cache: false, dtype: BFLOAT16 });
         Ok(Self { before, _not_send: PhantomData })
     }
 
@@ -67,7 +72,7 @@ impl Autocast {
 
 impl Drop for Autocast {
     fn drop(&mut self) {
-        nepa_autocast_set(on_cuda(), self.before);
+        nepa_autocast_set(ON_CUDA.get(), self.before);
     }
 }
 

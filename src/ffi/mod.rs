@@ -7,7 +7,7 @@ mod c10d;
 mod runtime;
 mod tensors;
 
-pub use autocast::{Autocast, allow_tf32};
+pub use autocast::{Autocast, allow_tf32, autocast_on_cuda};
 pub use autograd::{backward, grad_enabled, recompute, single_threaded_backward};
 pub use c10d::{ProcessGroup, ReduceOp, Reducer, Store, StoreAddress, Work};
 pub use runtime::{open_cuda, set_cuda_device, torch_folder};

@@ -17,6 +17,7 @@ pub use panels::{Curve, Key, Panel, Panels, key_colour, panel_svgs, panels};
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::files::staging;
 use crate::options;
+use image::RgbImage;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::register_font;
@@ -125,9 +126,20 @@ fn draw(path: &Path, options: &PlotOptions, drawing: &impl Drawing) -> Result<()
     }
     let format = Format::of(path)?;
     draw_file(path, options, format, |file, size| match format {
-        Format::Png => on(BitMapBackend::new(file, size), drawing, format),
+        Format::Png => on_pixels(file, size, |backend| on(backend, drawing, format)),
         Format::Svg => on(SVGBackend::new(file, size), drawing, format),
     })
+}
+
+/// Draws pixels and writes them as a PNG file.
+pub(super) fn on_pixels(
+    file: &Path,
+    (width, height): (u32, u32),
+    draw: impl FnOnce(BitMapBackend) -> Result<()>,
+) -> Result<()> {
+    let mut pixels = RgbImage::new(width, height);
+    draw(BitMapBackend::with_buffer(&mut pixels, (width, height)))?;
+    Ok(pixels.save(file)?)
 }
 
 /// The same for pictures of pixels, which are PNG files.

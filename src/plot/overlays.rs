@@ -1,6 +1,6 @@
 //! Maps over the patches of an image, drawn on the image.
 
-use super::{PlotOptions, draw_to, fonts, shorten};
+use super::{PlotOptions, draw_to, fonts, on_pixels, shorten};
 use crate::error::{Result, ensure};
 use crate::options;
 use crate::tensor::shape_text;
@@ -85,10 +85,12 @@ pub fn overlays(path: &Path, image: &Tensor, panels: &[Overlay], o: &OverlaysOpt
         size.height
     );
     draw_to(path, &size, |file, size| {
-        let area = BitMapBackend::new(file, size).into_drawing_area();
-        area.fill(&WHITE)?;
-        picture.draw(&area)?;
-        Ok(area.present()?)
+        on_pixels(file, size, |backend| {
+            let area = backend.into_drawing_area();
+            area.fill(&WHITE)?;
+            picture.draw(&area)?;
+            Ok(area.present()?)
+        })
     })
 }
 

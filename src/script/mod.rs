@@ -9,6 +9,7 @@ mod registry;
 mod session;
 mod sources;
 mod values;
+mod walk;
 
 pub use api::transform::pipeline;
 pub use check::{Checked, Problem};

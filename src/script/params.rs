@@ -2,6 +2,7 @@
 //! overrides it.
 
 use super::values::{from_json, to_json};
+use super::walk::walk;
 use crate::bail_hint;
 use crate::error::{Diagnostic, Result, did_you_mean};
 use rhai::{ASTNode, Dynamic, Expr, Position, Stmt};
@@ -36,7 +37,7 @@ pub struct Params {
 pub fn scan(ast: &rhai::AST, file: &str, text: &str) -> Result<Vec<Declared>, (String, Position)> {
     let mut found = Vec::new();
     let mut fault = None;
-    super::check::walk(ast, &mut |path: &[ASTNode]| {
+    walk(ast, &mut |path: &[ASTNode]| {
         let (call, position) = match path.last() {
             Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position),
             Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => (call, *position),

@@ -4,7 +4,7 @@
 use crate::common::{Folder, fashion};
 use serde_json::Value;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -57,9 +57,7 @@ fn torchrun() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os("NEPA_TEST_TORCHRUN") {
         return Ok(path.into());
     }
-    let cache = std::env::var_os("NEPA_CACHE").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache/nepa")));
-    let venv = cache.ok_or("there is no folder for caches")?.join("torchrun-2.11.0");
+    let venv = nepa::cache::folder().ok_or("there is no folder for caches")?.join("torchrun-2.11.0");
     let program = venv.join("bin/torchrun");
     // The last thing that pip writes is not the program.
     let whole = venv.join("installed");

@@ -1,7 +1,13 @@
 //! The program as its users run it: one binary, one module a subject.
+//!
+//! All tests are threads of one process, as many at once as there are cores. Nearly all start the real `nepa` in a
+//! folder of their own, with the environment of that command alone. Those that call the library themselves keep to
+//! what belongs to a thread (device, generator, engine); one that needs the process for itself says so by
+//! [`common::alone`].
 
 mod common;
 
+mod architecture;
 mod bad_files;
 mod blocks;
 mod checkpoint;
@@ -20,6 +26,7 @@ mod errors;
 mod evaluate;
 mod features;
 mod finetune;
+mod functions;
 mod imagenet;
 mod loader;
 mod memory;

@@ -1,7 +1,7 @@
-//! The expected memory of a training step beside what is really allocated. One test alone in its file: it asks the C
-//! library about the whole process.
+//! The expected memory of a training step beside what is really allocated, as the C library tells of a whole process.
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
+use crate::common::alone;
 use nepa::ffi::{self, Autocast};
 use nepa::loss::next_embedding;
 use nepa::nn::{Activation, Architecture, CostOptions, VitNepa, VitNepaConfig, VitNepaOverrides, set_recompute};
@@ -70,6 +70,9 @@ fn peak(architecture: &Architecture, batch: i64, recompute: bool) -> i64 {
 
 #[test]
 fn the_expected_memory_of_a_step_is_what_it_takes() {
+    if !alone("memory::the_expected_memory_of_a_step_is_what_it_takes") {
+        return;
+    }
     nepa::device::set(Device::Cpu, 2).unwrap();
     let near = |what: &str, expected: i64, found: i64, tolerance: f64| {
         let ratio = expected as f64 / found as f64;

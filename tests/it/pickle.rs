@@ -1,7 +1,7 @@
 //! Files of `torch.save`: read as PyTorch reads them, with nothing in them run, and refused in words.
 
 use crate::common::*;
-use nepa::checkpoint::tensors;
+use nepa::checkpoint::{TensorFile, tensors};
 use std::path::{Path, PathBuf};
 
 fn fixture(name: &str) -> PathBuf {
@@ -32,7 +32,7 @@ fn files_hold_what_pytorch_finds_in_them() {
     for name in twins {
         let found = tensors::read(&fixture(&format!("{name}.pt"))).unwrap();
         let expected = tensors::read(&fixture(&format!("{name}.safetensors"))).unwrap();
-        let names = |file: &tensors::TensorFile| file.tensors.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
+        let names = |file: &TensorFile| file.tensors.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
         assert_eq!(names(&found), names(&expected), "{name}");
         for ((tensor, a), (_, b)) in found.tensors.iter().zip(&expected.tensors) {
             assert_eq!((a.kind(), a.size()), (b.kind(), b.size()), "{name}: {tensor}");

@@ -1,19 +1,32 @@
 //! The sub-commands.
 
 use crate::{
-    Usage, host,
-    libtorch::{self, Variant, Want},
+    cargo::{self, project},
+    host,
+    libtorch::{self, Want},
+    wheels::Variant,
 };
 use anyhow::{Context, Result, bail};
 use std::{
     env,
     ffi::{OsStr, OsString},
     fs,
-    io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
 };
+
+/// A mistake on the command line: told without a chain of causes, exit code 2.
+#[derive(Debug)]
+pub struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
 
 const HELP: &str = "\
 Usage: cargo xtask <command> [arguments]
@@ -110,7 +123,7 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
     }
     let project = project();
     libtorch::ensure(&project, Want::Linked)?;
-    match build(&project)? {
+    match cargo::build_nepa(&project)? {
         Ok(nepa) => {
             let mut command = Command::new(nepa);
             host::clean_env(&mut command, &project);
@@ -128,7 +141,7 @@ fn test(args: &[OsString]) -> Result<ExitCode> {
         // `-p NAME`, `-pNAME`, `--package NAME`, `--package=NAME`
         (a.starts_with("-p") || a == "--package" || a.starts_with("--package=")) || a == "--workspace"
     });
-    let mut command = cargo(&project);
+    let mut command = cargo::command(&project);
     command.arg("test");
     if !chosen {
         command.arg("--workspace");
@@ -151,7 +164,7 @@ fn bench(args: &[OsString]) -> Result<ExitCode> {
     }
     libtorch::ensure(&project, Want::Linked)?;
     let rest = rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest);
-    exec(cargo(&project).args(["bench", "--bench", &*name, "--"]).args(rest))
+    exec(cargo::command(&project).args(["bench", "--bench", &*name, "--"]).args(rest))
 }
 
 fn setup(args: &[OsString]) -> Result<ExitCode> {
@@ -197,7 +210,7 @@ fn install(args: &[OsString]) -> Result<ExitCode> {
 
     let project = project();
     libtorch::ensure(&project, Want::Linked)?;
-    let built = match build(&project)? {
+    let built = match cargo::build_nepa(&project)? {
         Ok(built) => built,
         Err(code) => return Ok(code),
     };
@@ -230,56 +243,6 @@ fn no_folder() -> Usage {
 
 fn same_folder(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
-}
-
-/// The checkout: found upward from the current folder, because that is where cargo found the alias; the one xtask was
-/// built in otherwise.
-fn project() -> PathBuf {
-    let is_project = |dir: &&Path| dir.join("xtask/Cargo.toml").is_file() && dir.join(".cargo/config.toml").is_file();
-    env::current_dir().ok().and_then(|dir| dir.ancestors().find(is_project).map(Path::to_path_buf)).unwrap_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project").to_path_buf(),
-    )
-}
-
-/// The cargo that runs us, in the project's root.
-fn cargo(project: &Path) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(project);
-    host::clean_env(&mut command, project);
-    command
-}
-
-/// Builds nepa in release mode and says where it lies, or with which code cargo failed (having told why).
-fn build(project: &Path) -> Result<Result<PathBuf, ExitCode>> {
-    // Only cargo knows the target folder for sure; its JSON messages name the binary, diagnostics go to stderr as usual.
-    let mut child = cargo(project)
-        .args(["build", "--release", "--bin", "nepa", "--message-format=json-render-diagnostics"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo")?;
-    let mut binary = None;
-    for line in BufReader::new(child.stdout.take().expect("piped")).lines() {
-        binary = executable(&line?).or(binary);
-    }
-    let status = child.wait()?;
-    if !status.success() {
-        return Ok(Err(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1))));
-    }
-    binary.map(Ok).context("cargo built nepa but did not say where it is")
-}
-
-/// The string behind `"executable":` in one of cargo's messages.
-fn executable(message: &str) -> Option<PathBuf> {
-    let mut chars = message.split_once(r#""executable":""#)?.1.chars();
-    let mut path = String::new();
-    loop {
-        match chars.next()? {
-            '"' => return Some(path.into()),
-            // Cargo escapes only quotes and backslashes in the names that file systems have in practice.
-            '\\' => path.push(chars.next()?),
-            c => path.push(c),
-        }
-    }
 }
 
 fn exec(command: &mut Command) -> Result<ExitCode> {
@@ -319,12 +282,6 @@ fn did_you_mean(name: &str, known: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cargo_messages_name_the_binary() {
-        assert_eq!(executable(r#"{"fresh":true,"executable":null}"#), None);
-        assert_eq!(executable(r#"{"executable":"/a b/\"q\"/nepa","fresh":true}"#), Some("/a b/\"q\"/nepa".into()));
-    }
 
     #[test]
     fn near_names_are_suggested_far_ones_not() {

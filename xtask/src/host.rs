@@ -1,7 +1,6 @@
 //! What the machine and the user's environment bring along, checked before anything large is fetched.
 
-use crate::cache;
-use crate::libtorch::VERSION;
+use crate::{cache, wheels::VERSION};
 use anyhow::{Context, Result, anyhow, bail};
 use std::{
     env, fs,

@@ -6,7 +6,10 @@
 //! happens under a file lock; therefore a staging folder that whoever holds the lock finds was left by a process that
 //! is gone.
 
-use crate::{fetch, host, wheels};
+use crate::{
+    cargo, fetch, host,
+    wheels::{self, VERSION, Variant},
+};
 use anyhow::{Context, Result, anyhow, bail};
 use std::{
     collections::BTreeMap,
@@ -14,36 +17,13 @@ use std::{
     io::{self, Write},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     time::SystemTime,
 };
 
-pub const VERSION: &str = "2.11.0";
 const MANIFEST: &str = "manifest.txt";
 /// The manifest's first line; to change when layouts are made differently, so that old ones are made anew.
 const HEADER: &str = "libtorch layout 2";
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Variant {
-    Cpu,
-    Cuda,
-}
-
-impl Variant {
-    pub fn name(self) -> &'static str {
-        match self {
-            Variant::Cpu => "cpu",
-            Variant::Cuda => "cuda",
-        }
-    }
-
-    pub fn label(self) -> &'static str {
-        match self {
-            Variant::Cpu => "CPU",
-            Variant::Cuda => "CUDA",
-        }
-    }
-}
 
 #[derive(Clone, Copy)]
 pub enum Want {
@@ -318,9 +298,8 @@ fn relink(project: &Path, link: &Path, layout: &Layout) -> Result<()> {
     if before.is_some_and(|b| b.ends_with("site/torch")) && layout.variant == Variant::Cpu {
         // Built against CUDA, torch-sys has -ltorch_cuda in its link line, and nothing tells it that this is gone.
         for profile in ["dev", "release"] {
-            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            host::clean_env(&mut cargo, project);
-            cargo.current_dir(project).args(["clean", "--quiet", "--package", "torch-sys", "--profile", profile]);
+            let mut cargo = cargo::command(project);
+            cargo.args(["clean", "--quiet", "--package", "torch-sys", "--profile", profile]);
             let _ = cargo.stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
     }

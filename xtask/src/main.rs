@@ -11,6 +11,7 @@ compile_error!(
 // One rule for the folder that libtorch and the listings of the program are kept in.
 #[path = "../../src/cache.rs"]
 mod cache;
+mod cargo;
 mod commands;
 mod fetch;
 mod host;
@@ -19,18 +20,6 @@ mod wheels;
 
 use std::process::ExitCode;
 
-/// A mistake on the command line: told without a chain of causes, exit code 2.
-#[derive(Debug)]
-pub struct Usage(pub String);
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
-
 fn main() -> ExitCode {
     // The arguments go on to paths and to other programs; only xtask's own words need to be UTF-8.
     let args: Vec<_> = std::env::args_os().skip(1).collect();
@@ -38,7 +27,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+            ExitCode::from(if error.is::<commands::Usage>() { 2 } else { 1 })
         }
     }
 }

@@ -1,7 +1,33 @@
 //! What to fetch: the pinned Python wheels that libtorch is made of, listed in `wheels.txt`.
 
-use crate::libtorch::Variant;
 use anyhow::{Context, Result, bail, ensure};
+
+/// The version of libtorch that all wheels in the list belong to.
+pub const VERSION: &str = "2.11.0";
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Variant {
+    Cpu,
+    Cuda,
+}
+
+impl Variant {
+    /// As in `wheels.txt` and in the names of folders.
+    pub fn name(self) -> &'static str {
+        match self {
+            Variant::Cpu => "cpu",
+            Variant::Cuda => "cuda",
+        }
+    }
+
+    /// For people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Variant::Cpu => "CPU",
+            Variant::Cuda => "CUDA",
+        }
+    }
+}
 
 /// One line of `wheels.txt`.
 pub struct Wheel {

@@ -12,15 +12,28 @@ fn world() -> World {
     world.set_up();
     let report = "echo \"$(basename \"$0\") $* | $(basename \"$(pwd)\") | ${LIBTORCH-none} ${CARGO_PKG_NAME-none}\"";
     world.script("nepa", &format!("{report}; exit 7"));
+    let library = artifact("lib", "null");
+    let program = artifact("bin", &format!("\"{}\"", world.path("bin/nepa").display()));
     world.script(
         "cargo",
         &format!(
-            "{report} | tee -a \"$STORE/cargo\" >&2\n[ \"$1\" = build ] && printf '{{\"executable\":null}}\\n{{\"executable\":\"%s\"}}\\n' '{}'\n\
-             exit ${{CARGO_CODE-0}}",
-            world.path("bin/nepa").display()
+            "{report} | tee -a \"$STORE/cargo\" >&2\n[ \"$1\" = build ] && printf '%s\\n' '{library}' '{program}'\n\
+             exit ${{CARGO_CODE-0}}"
         ),
     );
     world
+}
+
+/// One of cargo's messages: what it built, and the executable if it is one.
+fn artifact(kind: &str, executable: &str) -> String {
+    format!(
+        r#"{{"reason":"compiler-artifact","package_id":"path+file:///nepa#0.1.0","manifest_path":"/nepa/Cargo.toml",
+        "target":{{"kind":["{kind}"],"crate_types":["{kind}"],"name":"nepa","src_path":"/nepa/src/main.rs",
+        "edition":"2024","doc":true,"doctest":false,"test":true}},"profile":{{"opt_level":"3","debuginfo":0,
+        "debug_assertions":false,"overflow_checks":false,"test":false}},"features":[],"filenames":[],
+        "executable":{executable},"fresh":true}}"#
+    )
+    .replace('\n', "")
 }
 
 #[test]

@@ -3,8 +3,6 @@
 //! Every command is killed after a deadline, and every answer is checked for what no user may ever
 //! see (a panic, a C++ stack, a death by signal) before a test looks at it.
 
-#![allow(dead_code)] // every test file uses a part of it
-
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -65,6 +63,20 @@ pub fn names_in(dir: &Path) -> Vec<String> {
     names
 }
 
+/// Whether the calling test has this process for itself. If not, runs it again in one of its own, which must succeed;
+/// then nothing is left for the caller to do. `test` is its name, as in `memory::a_step`.
+pub fn alone(test: &str) -> bool {
+    const ALONE: &str = "NEPA_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let program = std::env::current_exe().unwrap();
+    let output = Command::new(program).args([test, "--exact", "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success() && text.contains("1 passed"), "{test}, in a process of its own: {text}");
+    false
+}
+
 /// A temporary folder in which commands run.
 pub struct Folder(tempfile::TempDir);
 
@@ -113,7 +125,7 @@ impl Folder {
         self.start(args, &[]).finish()
     }
 
-    /// The same with environment variables.
+    /// Runs nepa in this folder with more environment variables.
     pub fn nepa_with(&self, env: &[(&str, &str)], args: &[&str]) -> Said {
         self.start(args, env).finish()
     }
@@ -123,7 +135,7 @@ impl Folder {
         self.run_with(script, &[])
     }
 
-    /// The same with more arguments.
+    /// Runs a script as recipe.rhai with more arguments.
     pub fn run_with(&self, script: &str, args: &[&str]) -> Said {
         self.write("recipe.rhai", script);
         let mut all = vec!["run", "recipe.rhai", "--device", "cpu"];
