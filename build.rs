@@ -30,10 +30,14 @@ fn main() {
         // Stand-ins for Gloo's headers.
         .include("src/ffi/gloo")
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
-        .file("src/ffi/shim.cpp")
+        .file("src/ffi/autocast.cpp")
         .file("src/ffi/autograd.cpp")
-        .file("src/ffi/c10d.cpp")
-        .file("src/ffi/nccl.cpp")
+        .file("src/ffi/runtime.cpp")
+        .file("src/ffi/tensors.cpp")
+        .file("src/ffi/c10d/store.cpp")
+        .file("src/ffi/c10d/process_group.cpp")
+        .file("src/ffi/c10d/reducer.cpp")
+        .file("src/ffi/c10d/nccl.cpp")
         .compile("nepa_shim");
 
     cc::Build::new().std("c11").pic(true).opt_level(2).file("src/ffi/jpeg.c").compile("nepa_jpeg");

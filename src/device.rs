@@ -47,7 +47,7 @@ pub fn parse(text: &str) -> Result<Device> {
     Ok(device)
 }
 
-/// The device of process `local_rank` of `processes` on this machine: what `asked` says, else CUDA where there is such.
+/// The device of process `local_rank` of `processes` on this machine: the one `asked` for, else CUDA where it is there.
 /// Several processes get a GPU each.
 pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Result<Device> {
     let device = match asked {
@@ -59,7 +59,7 @@ pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Resul
     }
     if let Some(name) = asked.filter(|name| *name != "cuda") {
         bail_hint!(
-            "--device {name} names one GPU, but {processes} processes of this machine need one each";
+            "--device {name} names one GPU, but the {processes} processes of this machine need one each";
             "give --device cuda: process N gets cuda:N"
         );
     }
@@ -70,7 +70,7 @@ pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Resul
         _ if local_rank < count => Ok(Device::Cuda(local_rank)),
         _ => bail_hint!(
             "{processes} processes were started on this machine, but libtorch sees {count} GPUs";
-            "start as many as there are GPUs, or use --device cpu"
+            "start as many processes as there are GPUs, or use --device cpu"
         ),
     }
 }
@@ -91,11 +91,11 @@ pub fn set(device: Device, threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// Makes malloc keep what is freed, up to 512 MiB a heap, rather than give it back to the system and ask for it again
-/// with the next image or tensor: each page that comes back costs a page fault.
+/// Makes malloc keep freed memory, up to 512 MiB a heap, instead of returning it to the system and asking for it again
+/// with the next image or tensor: each new page costs a page fault.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_memory() {
-    // SAFETY: plain settings of the C library; 32 MiB is the largest threshold that it takes.
+    // SAFETY: plain settings of the C library (rustix has none of them); 32 MiB is the largest threshold that it takes.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 512 << 20);
@@ -105,9 +105,9 @@ fn keep_memory() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn keep_memory() {}
 
-/// Floating-point operations a second of plain matrix products (a·aᵀ, as a linear layer's) on the run's device: the median of about a second of
-/// products of square matrices, of side 8192 on CUDA, and on a CPU 2048 or as much less as a slow type asks for (a CPU
-/// without bfloat16 of its own takes minutes for one of 2048).
+/// Floating-point operations a second of plain matrix products (a·aᵀ, as in a linear layer) on the run's device: the
+/// median over about a second. The matrices are square, with side 8192 on CUDA and 2048 on a CPU, or less for a slow
+/// dtype: a CPU without bfloat16 instructions takes minutes for a product of side 2048.
 pub fn matmul_rate(kind: Kind) -> Result<f64> {
     let device = current();
     let wait = || {

@@ -26,13 +26,13 @@ impl Diagnostic {
         Self { message: message.into(), hint: None, blame_caller: false }
     }
 
-    /// The same with advice.
+    /// Adds advice.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The same, shown at the caller's line.
+    /// Shows the error at the caller's line.
     pub fn blame_caller(mut self) -> Self {
         self.blame_caller = true;
         self
@@ -99,13 +99,33 @@ pub fn hint_of(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| cause.downcast_ref::<Diagnostic>()?.hint.clone())
 }
 
-/// A complaint of libtorch that tch turned into a panic, as it does for functions with scalars.
+/// What libtorch's error is about, by the type of its C++ exception.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TorchFaultKind {
+    /// Any error that nothing here decides by.
+    Other,
+    /// An exchange with other processes failed: Gloo, NCCL or the store.
+    Distributed,
+}
+
+/// An error of libtorch's, from the C++ shim or from a panic of tch.
 #[derive(Debug)]
-pub struct TorchFault(String);
+pub struct TorchFault {
+    /// What it is about.
+    pub kind: TorchFaultKind,
+    message: String,
+}
+
+impl TorchFault {
+    /// An error with libtorch's text, which loses its C++ stack.
+    pub fn new(kind: TorchFaultKind, text: &str) -> Self {
+        Self { kind, message: torch_message(text) }
+    }
+}
 
 impl fmt::Display for TorchFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
     }
 }
 
@@ -124,16 +144,21 @@ pub fn catch_panic<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
     result.unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        match text.split_once("Torch(\"") {
-            Some((_, torch)) => {
-                let message = torch.split("\\nException raised").next().unwrap_or(torch);
-                Err(TorchFault(torch_message(&message.replace("\\n", "\n").replace("\\\"", "\""))).into())
-            }
+        match torch_panic(text) {
+            Some(fault) => Err(fault.into()),
             None => Err(Diagnostic::new(format!("internal fault: {text}"))
                 .hint("this is a bug in nepa, not in your recipe; please report it")
                 .into()),
         }
     })
+}
+
+/// The error of libtorch's that a panic of tch is about: its functions without `f_`, such as operators between tensors,
+/// unwrap. The panic carries nothing but `Torch("…")` in Rust's notation of strings, so its text must tell.
+fn torch_panic(text: &str) -> Option<TorchFault> {
+    let (_, message) = text.split_once("Torch(\"")?;
+    let message = message.split("\\nException raised").next().unwrap_or(message);
+    Some(TorchFault::new(TorchFaultKind::Other, &message.replace("\\n", "\n").replace("\\\"", "\"")))
 }
 
 /// Prints panics that nothing catches as faults of ours.

@@ -66,7 +66,7 @@ pub fn normalize(x: &Tensor, eps: f64) -> Result<Tensor> {
 options! {
     /// How cross-entropy is computed.
     pub struct CrossEntropyOptions {
-        /// Share of the target spread evenly over all classes, in [0, 1].
+        /// Fraction of the target spread evenly over all classes, in [0, 1].
         label_smoothing: f64 = 0.0,
     }
 }
@@ -77,14 +77,14 @@ pub fn cross_entropy(logits: &Tensor, target: &Tensor, options: &CrossEntropyOpt
     ensure!(logits.dim() == 2, "cross_entropy expects logits [B, C], found {}", shape_text(logits));
     let (batch, classes) = (logits.size()[0], logits.size()[1]);
     let smoothing = options.label_smoothing;
-    ensure!((0.0..=1.0).contains(&smoothing), "label_smoothing lies in [0, 1], found {smoothing}");
+    ensure!((0.0..=1.0).contains(&smoothing), "label_smoothing must lie in [0, 1], found {smoothing}");
     let log_probabilities = logits.f_log_softmax(-1, Kind::Float)?;
     let picked = if target.kind() == Kind::Int64 && target.size() == [batch] {
         if batch > 0 {
             let (low, high) = (target.min().int64_value(&[]), target.max().int64_value(&[]));
             ensure!(
                 low >= 0 && high < classes,
-                "cross_entropy: labels lie in {low}..={high}, but the logits have {classes} classes (0..={})",
+                "cross_entropy: found labels {low}..={high}, but the logits have {classes} classes (0..={})",
                 classes - 1
             );
         }
@@ -108,7 +108,7 @@ pub fn cross_entropy(logits: &Tensor, target: &Tensor, options: &CrossEntropyOpt
 /// How far embeddings have collapsed to one vector.
 pub struct EmbeddingStats {
     /// √D times the mean, over the D channels, of the standard deviation of the unit-length embeddings over images and
-    /// positions: 1 where they point everywhere alike, 0 where they are all the same.
+    /// positions: 1 where they point evenly in all directions, 0 where all are equal.
     pub target_std: f64,
     /// exp of the entropy of the normalised singular values of the centred embeddings: how many directions they fill
     /// (Roy & Vetterli 2007), from 1 to D.
@@ -118,7 +118,7 @@ pub struct EmbeddingStats {
     pub target_cosine: f64,
 }
 
-/// Rows of which the effective rank is computed.
+/// Most rows that the effective rank is computed from.
 const RANK_ROWS: i64 = 1024;
 
 /// Measures the embeddings `z` [B, N, D] without their first token, which is the class token: one learned vector, the
@@ -149,9 +149,9 @@ pub fn embedding_stats(z: &Tensor) -> Result<EmbeddingStats> {
 
         let rows = z.f_reshape([-1, width])?;
         let kept = rows.size()[0].min(RANK_ROWS);
-        // Positions i · rows / kept: evenly spaced, none twice.
-        let places = Tensor::f_arange(kept, (Kind::Int64, z.device()))?.f_mul_scalar(rows.size()[0])?;
-        let rows = rows.f_index_select(0, &places.f_div_scalar_mode(kept, "floor")?)?;
+        // Rows i · rows / kept: evenly spaced, none twice.
+        let chosen = Tensor::f_arange(kept, (Kind::Int64, z.device()))?.f_mul_scalar(rows.size()[0])?;
+        let rows = rows.f_index_select(0, &chosen.f_div_scalar_mode(kept, "floor")?)?;
         let rank = effective_rank(&rows, rounding)?;
 
         let all = Vec::<f64>::try_from(&Tensor::f_stack(&[spread, rank, cosine], 0)?)?;
@@ -170,10 +170,10 @@ fn effective_rank(rows: &Tensor, rounding: f64) -> Result<Tensor> {
         false => turned.f_matmul(&centred)?,
     };
     let values = gram.f_linalg_eigvalsh("L")?.f_clamp_min(0.0)?.f_sqrt()?;
-    // What rounding alone makes of equal vectors is no direction.
+    // Equal vectors that differ by rounding alone span no direction.
     let floor = rows.f_square()?.f_sum(Kind::Double)?.f_sqrt()?.f_mul_scalar(rounding)?;
     let values = values.f_mul(&values.f_gt_tensor(&floor)?)?;
-    let share = values.f_div(&values.f_sum(Kind::Double)?.f_clamp_min(f64::MIN_POSITIVE)?)?;
-    let entropy = share.f_special_entr()?.f_sum(Kind::Double)?;
+    let weights = values.f_div(&values.f_sum(Kind::Double)?.f_clamp_min(f64::MIN_POSITIVE)?)?;
+    let entropy = weights.f_special_entr()?.f_sum(Kind::Double)?;
     Ok(entropy.f_exp()?)
 }

@@ -207,9 +207,10 @@ fn pair(command: impl Fn(usize, u16) -> Command) -> Result<Value> {
 /// Gloo's own: a tensor reduced in place, without what the library does around it.
 fn gloo(rank: usize, port: u16) -> Result<()> {
     tch::set_num_threads(1);
-    let at = StoreAddress { host: "127.0.0.1", port, serve: rank == 0, listen_fd: None };
+    let listener = if rank == 0 { Some(TcpListener::bind(("127.0.0.1", port))?) } else { None };
+    let at = StoreAddress { host: "127.0.0.1", port, listener };
     let timeout = Duration::from_secs(60);
-    let store = Store::open(&at, timeout, timeout)?;
+    let store = Store::open(at, timeout, timeout)?;
     let group = ProcessGroup::open(&store, [rank, PROCESSES], "127.0.0.1", None, false, timeout)?;
     let mut seconds = Vec::new();
     for (bytes, count) in SIZES.iter().zip(repeats()) {

@@ -11,7 +11,7 @@ use nepa::device;
 use nepa::error::{Context as _, Result, bail};
 use nepa::ffi::{self, Autocast};
 use nepa::loss::next_embedding;
-use nepa::nn::{CostOptions, VitNepa, VitNepaConfig, VitNepaOverrides};
+use nepa::nn::{Architecture, CostOptions, VitNepa, VitNepaConfig, VitNepaOverrides};
 use nepa::optim::{Adamw, AdamwOptions, Ema, clip_grad_norm};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
@@ -86,13 +86,13 @@ fn parse(args: &[String]) -> Result<Options> {
 }
 
 /// The published base model's pretraining.
-fn config(o: &Options) -> VitNepaConfig {
-    VitNepaConfig {
+fn architecture(o: &Options) -> Result<Architecture> {
+    Architecture::new(&VitNepaConfig {
         num_hidden_layers: o.layers,
         qk_norm_affine: false,
         pos_embed_rescale: Some(2.0),
         ..Default::default()
-    }
+    })
 }
 
 fn kind(dtype: &str) -> Kind {
@@ -102,7 +102,7 @@ fn kind(dtype: &str) -> Kind {
 /// Our side: a step for every line of input, its times as a line of output.
 fn side(o: &Options) -> Result<()> {
     let (kind, place) = (kind(&o.dtypes[0]), device::current());
-    let model = VitNepa::new(&config(o), VitNepaOverrides::default())?;
+    let model = VitNepa::new(&architecture(o)?, VitNepaOverrides::default())?;
     let mut adamw = Adamw::new(&model, &AdamwOptions::default())?;
     let lrs = vec![1e-3; adamw.groups().len()];
     let mut ema = Ema::new(&model, 0.9999)?;
@@ -228,7 +228,7 @@ fn compare(dtype: &str, o: &Options) -> Result<()> {
         }
     }
 
-    let cost = config(o).cost(&CostOptions { batch: o.batch, dtype: dtype.into(), ..Default::default() }, false);
+    let cost = architecture(o)?.cost(&CostOptions { batch: o.batch, dtype: dtype.into(), ..Default::default() }, false);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!(
         "\n{dtype}: batch {}, {} blocks, {} on {} threads, median of {} steps each in turns, load {}",

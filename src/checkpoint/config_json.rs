@@ -2,7 +2,7 @@
 
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, did_you_mean};
-use crate::nn::VitNepaConfig;
+use crate::nn::{Architecture, VitNepaConfig};
 use crate::options::{self, Options};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -94,7 +94,7 @@ impl ConfigFile {
             // Hugging Face writes the classes, not their number.
             file.config.num_labels = names.len() as i64;
         }
-        file.config.validate().with_context(|| of.to_string())?;
+        Architecture::new(&file.config).with_context(|| of.to_string())?;
         Ok(file)
     }
 

@@ -13,7 +13,7 @@ pub use tensors::TensorFile;
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
 use crate::files::{Existing, beside, write_folder};
-use crate::nn::{Module, VitNepa, VitNepaOverrides, named_parameters};
+use crate::nn::{Architecture, Module, VitNepa, VitNepaConfig, VitNepaOverrides, named_parameters};
 use crate::options;
 use crate::provenance::{ModelProvenance, RunProvenance, timestamp};
 use serde_json::{Map, Value};
@@ -194,7 +194,8 @@ pub fn load(dir: &Path) -> Result<VitNepa> {
         }
         (None, _) => 0,
     };
-    let model = VitNepa::with_generic(&config.config, VitNepaOverrides::default(), config.generic)?;
+    let model =
+        VitNepa::with_generic(&Architecture::new(&config.config)?, VitNepaOverrides::default(), config.generic)?;
     fill(&model, &source.tensors, &file.display().to_string(), true)?;
     Ok(model)
 }
@@ -242,7 +243,8 @@ impl ModelFolder {
         provenance.as_object_mut().expect("a struct is an object").extend(options.provenance.clone());
 
         let config = module.vit_nepa().map(|model| -> Result<String> {
-            let mut config = ConfigFile { config: model.config().clone(), generic: model.generic().clone() };
+            let mut config =
+                ConfigFile { config: VitNepaConfig::clone(model.architecture()), generic: model.generic().clone() };
             if let Some(names) = &options.class_names {
                 ensure!(
                     names.len() as i64 == config.config.num_labels,

@@ -1,23 +1,25 @@
-//! `nepa run --nproc N`: starts N processes of the same command on this machine, hands signals on to them, and ends them
+//! `nepa run --nproc N`: starts N processes of this command on this machine, passes signals on to them, and ends them
 //! all where one fails.
 
 use crate::dist::STORE_FD;
 use crate::error::{Context as _, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal, setpgid};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// How long the others may take to end by themselves after one has failed: they find out why, and finish writing.
-const OWN_END: Duration = Duration::from_secs(60);
-/// How long they have after they were asked to end.
-const ASKED_END: Duration = Duration::from_secs(10);
+const END_ALONE: Duration = Duration::from_secs(60);
+/// How long they may take after SIGTERM.
+const END_ASKED: Duration = Duration::from_secs(10);
 
-/// The launcher's process id, as its processes are told.
+/// The environment variable that tells processes the launcher's process id.
 const LAUNCHER: &str = "NEPA_LAUNCHER";
 
 enum Event {
@@ -25,11 +27,12 @@ enum Event {
     Ended(usize, ExitStatus),
 }
 
-/// Starts the command line of this process, without --nproc, `n` times, and waits for all. Gives the exit code.
+/// Starts this process's command line, without --nproc, `n` times, and waits for all. Returns the exit code.
 pub fn launch(n: usize) -> Result<u8> {
     // Held open until rank 0 has it, so that nobody takes the port.
-    let listener = TcpListener::bind(("127.0.0.1", 0)).context("cannot listen on 127.0.0.1 for the processes")?;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("cannot listen on 127.0.0.1 for the ranks")?;
     let port = listener.local_addr()?.port();
+    let listener = OwnedFd::from(listener);
     let (send, events) = channel();
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1])?;
     let sender = send.clone();
@@ -37,14 +40,14 @@ pub fn launch(n: usize) -> Result<u8> {
 
     let mut processes = Processes { pids: Vec::new(), running: vec![true; n] };
     for rank in 0..n {
-        let child = match start(rank, n, port, listener.as_raw_fd()) {
+        let child = match start(rank, n, port, &listener) {
             Ok(child) => child,
             Err(e) => {
-                processes.signal(libc::SIGKILL);
-                return Err(e).with_context(|| format!("cannot start process {rank}"));
+                processes.signal(SIGKILL);
+                return Err(e).with_context(|| format!("cannot start rank {rank}"));
             }
         };
-        processes.pids.push(child.id() as i32);
+        processes.pids.push(Pid::from_child(&child));
         let send = send.clone();
         std::thread::spawn(move || wait(child, rank, |event| drop(send.send(event))));
     }
@@ -52,7 +55,7 @@ pub fn launch(n: usize) -> Result<u8> {
     Ok(processes.watch(&events))
 }
 
-fn start(rank: usize, n: usize, port: u16, listener: RawFd) -> std::io::Result<Child> {
+fn start(rank: usize, n: usize, port: u16, listener: &OwnedFd) -> std::io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(arguments(std::env::args_os().skip(1)));
     for (name, value) in
@@ -61,22 +64,23 @@ fn start(rank: usize, n: usize, port: u16, listener: RawFd) -> std::io::Result<C
         command.env(name, value.to_string());
     }
     command.env("MASTER_ADDR", "127.0.0.1");
-    // An agent of torchrun around this launcher is none of the processes'.
+    // A torchrun around this launcher is not the launcher of its processes.
     for name in ["TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RESTART_COUNT"] {
         command.env_remove(name);
     }
-    match rank {
-        0 => command.env(STORE_FD, listener.to_string()),
-        _ => command.env_remove(STORE_FD),
+    let handed_over = if rank == 0 { Some(listener.try_clone()?) } else { None };
+    match &handed_over {
+        Some(listener) => command.env(STORE_FD, listener.as_raw_fd().to_string()),
+        None => command.env_remove(STORE_FD),
     };
     command.env(LAUNCHER, std::process::id().to_string());
     // SAFETY: only plain system calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
-            // A group of its own: Ctrl-C reaches it once, through the launcher.
-            libc::setpgid(0, 0);
-            if rank == 0 {
-                libc::fcntl(listener, libc::F_SETFD, 0);
+            // A process group of its own: Ctrl-C reaches it once, through the launcher.
+            setpgid(None, None)?;
+            if let Some(listener) = &handed_over {
+                fcntl_setfd(listener, FdFlags::empty())?;
             }
             Ok(())
         });
@@ -84,17 +88,15 @@ fn start(rank: usize, n: usize, port: u16, listener: RawFd) -> std::io::Result<C
     command.spawn()
 }
 
-/// In a process that [`launch`] has started: makes the end of the launcher, however it comes, a SIGTERM for this one, so
-/// that nothing is left behind.
+/// In a process that [`launch`] has started: makes the launcher's end, however it comes, a SIGTERM for this process, so
+/// that none is left behind.
 pub fn end_with_launcher() {
     #[cfg(target_os = "linux")]
     if let Some(launcher) = std::env::var(LAUNCHER).ok().and_then(|pid| pid.parse::<i32>().ok()) {
-        // SAFETY: plain system calls. The setting belongs to this thread, and is lost by exec.
-        unsafe {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-            if libc::getppid() != launcher {
-                libc::_exit(128 + SIGTERM);
-            }
+        // The setting belongs to this thread, and is lost by exec. Where it fails, the launcher's end goes unnoticed.
+        let _ = set_parent_process_death_signal(Some(Signal::TERM));
+        if getppid() != Pid::from_raw(launcher) {
+            crate::dist::exit_immediately(128 + SIGTERM);
         }
     }
 }
@@ -119,19 +121,20 @@ fn wait(mut child: Child, rank: usize, send: impl FnOnce(Event)) {
 }
 
 struct Processes {
-    pids: Vec<i32>,
+    pids: Vec<Pid>,
     running: Vec<bool>,
 }
 
 impl Processes {
     fn signal(&self, signal: i32) {
+        let signal = Signal::from_named_raw(signal).expect("a signal of the system's");
         for (pid, _) in self.pids.iter().zip(&self.running).filter(|(_, running)| **running) {
-            // SAFETY: a child that was not waited for yet.
-            unsafe { libc::kill(*pid, signal) };
+            // One that has just ended needs no signal.
+            let _ = kill_process(*pid, signal);
         }
     }
 
-    /// Waits for all processes; gives the exit code of the whole.
+    /// Waits for all processes; returns the exit code of the whole.
     fn watch(&mut self, events: &Receiver<Event>) -> u8 {
         let mut failed: Vec<(usize, ExitStatus)> = Vec::new();
         let mut stopped_by = None;
@@ -150,19 +153,19 @@ impl Processes {
                     self.running[rank] = false;
                     if !status.success() {
                         failed.push((rank, status));
-                        deadline = deadline.or_else(|| Some((Instant::now() + OWN_END, libc::SIGTERM)));
+                        deadline = deadline.or_else(|| Some((Instant::now() + END_ALONE, SIGTERM)));
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some((_, signal)) = deadline {
                         self.signal(signal);
-                        deadline = Some((Instant::now() + ASKED_END, libc::SIGKILL));
+                        deadline = Some((Instant::now() + END_ASKED, SIGKILL));
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        // All have saved and ended as they were asked to, perhaps by a signal to one of them.
+        // These have saved and ended because of a signal, perhaps one to another of them.
         let asked = [SIGINT, SIGTERM, SIGHUP].map(|signal| Some(128 + signal));
         let stopped = failed.iter().find_map(|(_, status)| status.code().filter(|code| asked.contains(&Some(*code))));
         failed.retain(|(_, status)| !asked.contains(&status.code()));
@@ -170,7 +173,7 @@ impl Processes {
             return stopped.or(stopped_by.map(|signal| 128 + signal)).unwrap_or(0) as u8;
         }
         self.report(&failed);
-        // A process that a signal ended says least; the others know why.
+        // A process that a signal ended has no exit code; the others know why.
         failed.iter().find_map(|(_, status)| status.code()).unwrap_or(1) as u8
     }
 
@@ -178,11 +181,11 @@ impl Processes {
         eprintln!("nepa: {} of {} processes failed, in this order:", failed.len(), self.pids.len());
         for (rank, status) in failed {
             let how = match (status.signal(), status.code()) {
-                (Some(libc::SIGKILL), _) => "was killed (signal 9), perhaps for want of memory".to_string(),
+                (Some(SIGKILL), _) => "was killed (signal 9); perhaps it ran out of memory".to_string(),
                 (Some(signal), _) => format!("was ended by signal {signal}"),
                 (None, code) => format!("ended with exit code {}", code.unwrap_or(1)),
             };
-            eprintln!("  rank {rank} (process {}) {how}", self.pids[*rank]);
+            eprintln!("  rank {rank} (process {}) {how}", self.pids[*rank].as_raw_nonzero());
         }
     }
 }

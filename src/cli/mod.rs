@@ -23,7 +23,7 @@ use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Something was wrong with what the user gave: arguments, a recipe, a file.
+/// Exit code for a fault of the user's: arguments, a recipe, a file.
 const FAILED: u8 = 1;
 
 /// Trains, fine-tunes and evaluates NEPA vision transformers, composed in Rhai scripts.
@@ -66,19 +66,19 @@ struct RunArgs {
     /// Where to compute: cpu, cuda or cuda:N [default: cuda where there is one, else cpu].
     #[arg(long)]
     device: Option<String>,
-    /// The run directory: new, empty, or that of an earlier run of this recipe, which is resumed from its last checkpoint
+    /// The run directory: new, empty, or that of an earlier run of this recipe, which resumes from its last checkpoint
     /// [default: runs/RECIPE-DATE-TIME, made when first needed].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Resumes a run that was lost or stopped, with the parameters and the seed that it was given: the one in DIR, else
-    /// in --out's, else the newest run of the recipe in runs/. The recipe may be left out where DIR is given.
+    /// Resumes an interrupted run with its own parameters and seed: the run in DIR, else that in --out, else the newest
+    /// run of the recipe in runs/. With DIR the recipe may be left out.
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     resume: Option<Option<PathBuf>>,
-    /// CPU threads of each process [default: one a core, shared by the processes of a machine].
+    /// CPU threads of each process [default: the machine's cores divided by its processes].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Starts N processes on this machine that train together, one a GPU where there are GPUs. Processes that torchrun or
-    /// srun have started find each other without it.
+    /// Starts N processes on this machine that train together, one a GPU where there are GPUs. Under torchrun or srun
+    /// leave it out.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     nproc: Option<u16>,
     /// How long processes wait for each other before they give up.
@@ -120,14 +120,13 @@ struct DataArgs {
     /// One split only, such as train or validation [default: counts of all, and the first in detail].
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
-    /// Reads and decodes every image, and tells those that are broken.
+    /// Reads and decodes every image, and names the broken ones.
     #[arg(long)]
     scan: bool,
-    /// Where --scan lists what it finds; nothing is written where there is nothing to list, nor over a file of another
-    /// kind.
+    /// Where --scan lists broken images; without any it writes nothing, and it never overwrites another kind of file.
     #[arg(long, value_name = "FILE", requires = "scan", default_value = "broken.txt")]
     list: PathBuf,
-    /// Draws a contact sheet of samples, each as it is and as the model sees it in six epochs.
+    /// Draws a contact sheet of samples: each as it is, and as the model sees it in six epochs.
     #[arg(long, value_name = "FILE.png")]
     sheet: Option<PathBuf>,
     /// Images on the contact sheet.
@@ -143,7 +142,7 @@ struct DataArgs {
     /// CPU threads [default: one a core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Seed of what is sampled and drawn.
+    /// Seed of the samples and their transforms.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }
@@ -177,10 +176,9 @@ pub fn main() -> ExitCode {
         }
     };
     if crate::dist::world_size() > 1 {
-        // c10d's threads outlive the run, and must not meet what static destructors leave.
+        // c10d's threads outlive the run, and must not run beside static destructors.
         let _ = std::io::Write::flush(&mut std::io::stdout());
-        // SAFETY: ends the process; nothing is buffered elsewhere.
-        unsafe { libc::_exit(code.into()) }
+        crate::dist::exit_immediately(code.into());
     }
     ExitCode::from(code)
 }

@@ -3,9 +3,11 @@
 use super::{Cli, FAILED, RunArgs, launcher};
 use crate::bail_hint;
 use crate::device;
-use crate::dist::{self, ClusterEnvironment, RankFacts, Rendezvous};
+use crate::dist::{self, ClusterEnvironment, Hooks, RankFacts, Rendezvous};
 use crate::error::Result;
+use crate::run::progress::note_line;
 use crate::run::signals::Interrupt;
+use crate::run::writer::wait_for_writers;
 use crate::run::{RunFile, RunInfo, RunState, Session, directory};
 use crate::script::error::Report;
 use crate::script::{Checked, Declared, Failure, Host, Params, finish_run, start_run, type_of};
@@ -49,10 +51,10 @@ fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::res
 
 /// Prepares the recipe, and agrees with the other ranks, where there are some, that they run the same.
 fn prepare_with_all_ranks(args: &mut RunArgs, host: &Host) -> std::result::Result<(Option<Rendezvous>, Prepared), u8> {
-    let mut rendezvous = find_ranks(args).map_err(|e| fail(&Report::of_rust(&e), None))?;
+    let mut rendezvous = open_rendezvous(args).map_err(|e| fail(&Report::of_rust(&e), None))?;
     let prepared = prepare(args, host);
     // Whatever is wrong on one rank, the others are told.
-    let agreed = rendezvous.as_mut().map_or(Ok(true), |rendezvous| rendezvous.agree(facts(args, host, &prepared)));
+    let agreed = rendezvous.as_mut().map_or(Ok(true), |rendezvous| rendezvous.compare(facts(args, host, &prepared)));
     match (prepared, agreed) {
         (Ok(prepared), Ok(_)) => Ok((rendezvous, prepared)),
         (Ok(_), Err(e)) => Err(fail(&Report::of_rust(&e), None)),
@@ -131,9 +133,10 @@ struct Prepared {
 }
 
 /// Finds the other ranks, where there are some.
-fn find_ranks(args: &RunArgs) -> Result<Option<Rendezvous>> {
-    let Some(launch) = ClusterEnvironment::from_env()? else { return Ok(None) };
-    Rendezvous::find(launch, Duration::from_secs(args.dist_timeout)).map(Some)
+fn open_rendezvous(args: &RunArgs) -> Result<Option<Rendezvous>> {
+    let Some(environment) = ClusterEnvironment::from_env()? else { return Ok(None) };
+    let hooks = Hooks { note: note_line, before_exit: || wait_for_writers(Duration::from_secs(60)) };
+    Rendezvous::open(environment, Duration::from_secs(args.dist_timeout), hooks).map(Some)
 }
 
 /// Compiles and checks the recipe, and chooses the device; the error is ready to be printed.
@@ -286,7 +289,7 @@ fn fail(report: &Report, host: Option<&Host>) -> u8 {
 /// Sets device, threads, seed and parameters, and connects to the other ranks.
 fn start(
     mut args: RunArgs,
-    meeting: Option<Rendezvous>,
+    rendezvous: Option<Rendezvous>,
     host: &Host,
     prepared: &Prepared,
     interrupt: Interrupt,
@@ -301,12 +304,12 @@ fn start(
         }),
     };
     device::set(device, threads)?;
-    if let Some(meeting) = meeting {
+    if let Some(rendezvous) = rendezvous {
         // torchrun has started the processes again: the run is resumed.
-        if let (None, None, Some(dir)) = (&args.resume, &args.out, meeting.earlier_run()?) {
+        if let (None, None, Some(dir)) = (&args.resume, &args.out, rendezvous.remembered(directory::REMEMBERED_KEY)?) {
             args.out = Some(dir.into());
         }
-        meeting.connect(device)?;
+        rendezvous.connect(device)?;
     }
     adopt_choices(&mut args)?;
     let seed = args.seed.unwrap_or(0);
@@ -325,7 +328,7 @@ fn start(
     start_run(Session::start(info, args.out.clone(), args.resume.is_some(), interrupt)?, params);
     let processes = dist::world_size();
     let plural = if threads == 1 { "" } else { "s" };
-    crate::run::progress::note_line(&format!(
+    note_line(&format!(
         "nepa {}: {} on {}{}, {threads} thread{plural}{}, seed {seed}",
         env!("CARGO_PKG_VERSION"),
         recipe.display(),

@@ -1,5 +1,5 @@
-//! How a process is told that it is one of several: by torchrun's variables, by Slurm's, or by `nepa run --nproc`, which
-//! sets torchrun's.
+//! How a process learns that it is one of several: from the environment variables of torchrun or of Slurm's srun.
+//! `nepa run --nproc` sets torchrun's.
 
 use crate::bail_hint;
 use crate::error::Result;
@@ -10,46 +10,46 @@ pub const STORE_FD: &str = "NEPA_STORE_FD";
 /// What torchrun sets, or a user by hand.
 const VARIABLES: [&str; 4] = ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"];
 
-/// One process's place among those that train together, and where they meet.
+/// How a launcher started this process: its ranks, and where the rendezvous is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterEnvironment {
-    /// Its number among all, from 0.
+    /// This process's number among all, from 0.
     pub rank: usize,
-    /// How many there are.
+    /// How many processes there are.
     pub world_size: usize,
-    /// Its number among those of this machine.
+    /// This process's number among those of its machine, from 0.
     pub local_rank: usize,
-    /// How many of them run on this machine.
+    /// How many of the processes run on this machine.
     pub local_world_size: usize,
-    /// Where the store is: rank 0's machine.
+    /// The store's machine, which is rank 0's.
     pub host: String,
     /// The store's port.
     pub port: u16,
-    /// A socket that listens there already.
+    /// A socket that listens there already, open in this process.
     pub listen_fd: Option<i32>,
-    /// Whether torchrun's agent keeps the store; else rank 0 does.
+    /// Whether torchrun's agent keeps the store; otherwise rank 0 does.
     pub agent_store: bool,
 }
 
 impl ClusterEnvironment {
-    /// What the environment says; `None` where this process is alone.
+    /// Reads the environment; `None` where there is one process only.
     pub fn from_env() -> Result<Option<Self>> {
         Self::read(&|name| std::env::var(name).ok().filter(|v| !v.is_empty()))
     }
 
     fn read(var: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
         if var("RANK").is_some() || var("WORLD_SIZE").is_some() {
-            return Self::of_torchrun(var);
+            return Self::from_torchrun(var);
         }
         // A batch script has the other variables too; only what srun starts has these.
         if var("SLURM_STEP_NUM_TASKS").is_some() && var("SLURM_PROCID").is_some() {
-            return Self::of_slurm(var);
+            return Self::from_slurm(var);
         }
         Ok(None)
     }
 
-    fn of_torchrun(var: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
-        // One process of one needs no place to meet.
+    fn from_torchrun(var: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
+        // A world of one process needs no rendezvous.
         if number(var, "WORLD_SIZE")? == Some(1) && number(var, "RANK")?.unwrap_or(0) == 0 {
             return Ok(None);
         }
@@ -63,7 +63,7 @@ impl ClusterEnvironment {
         }
         let needed = |name| -> Result<usize> { Ok(number(var, name)?.expect("looked at above")) };
         let (rank, world_size) = (needed("RANK")?, needed("WORLD_SIZE")?);
-        let launch = Self {
+        let environment = Self {
             rank,
             world_size,
             local_rank: number(var, "LOCAL_RANK")?.unwrap_or(0),
@@ -73,15 +73,15 @@ impl ClusterEnvironment {
             listen_fd: number(var, STORE_FD)?.map(|fd| fd as i32),
             agent_store: var("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True"),
         };
-        launch.checked("RANK", "WORLD_SIZE")
+        environment.checked("RANK", "WORLD_SIZE")
     }
 
-    fn of_slurm(var: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
+    fn from_slurm(var: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
         let needed = |name| -> Result<usize> {
             match number(var, name)? {
                 Some(n) => Ok(n),
                 None => {
-                    bail_hint!("srun has not set {name}"; "start with `srun nepa run …`, or set RANK, WORLD_SIZE, …")
+                    bail_hint!("srun did not set {name}"; "start with `srun nepa run …`, or set RANK, WORLD_SIZE, …")
                 }
             }
         };
@@ -94,20 +94,20 @@ impl ClusterEnvironment {
             None => match var("SLURM_STEP_NODELIST").as_deref().and_then(first_host) {
                 Some(host) => host,
                 None => bail_hint!(
-                    "srun has set no SLURM_STEP_NODELIST from which to tell where rank 0 is";
-                    "set MASTER_ADDR to its machine"
+                    "srun did not set SLURM_STEP_NODELIST, so rank 0's machine is unknown";
+                    "set MASTER_ADDR to its name or address"
                 ),
             },
         };
         let at = match number(var, "MASTER_PORT")? {
             Some(port) => port,
-            // Steps of one job, and jobs that share a machine, must not meet.
+            // Steps of one job, and jobs that share a machine, need ports of their own.
             None => {
                 let job = number(var, "SLURM_JOB_ID")?.unwrap_or(0);
                 20_000 + (job * 7 + number(var, "SLURM_STEP_ID")?.unwrap_or(0)) % 12_000
             }
         };
-        let launch = Self {
+        let environment = Self {
             rank: needed("SLURM_PROCID")?,
             world_size,
             local_rank: needed("SLURM_LOCALID")?,
@@ -120,14 +120,14 @@ impl ClusterEnvironment {
             listen_fd: None,
             agent_store: false,
         };
-        launch.checked("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+        environment.checked("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
     }
 
     fn checked(self, rank: &str, size: &str) -> Result<Option<Self>> {
         if self.rank >= self.world_size {
             bail_hint!(
                 "{rank} is {}, but {size} is {}", self.rank, self.world_size;
-                "processes are numbered from 0 to {size} - 1"
+                "ranks go from 0 to {size} - 1"
             );
         }
         Ok(Some(self))
@@ -141,7 +141,7 @@ fn port(number: usize) -> Result<u16> {
     }
 }
 
-/// The cores that srun has bound this process to; `None` where the processes of a machine share its cores.
+/// How many cores srun gave this process; `None` where the processes of a machine share its cores.
 pub fn slurm_cpus_per_task() -> Option<usize> {
     let var = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
     var("SLURM_STEP_NUM_TASKS").filter(|_| var("RANK").is_none())?;
@@ -157,7 +157,7 @@ fn number(var: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<Option<usi
     match text.trim().parse() {
         Ok(n) => Ok(Some(n)),
         Err(_) => {
-            bail_hint!("{name}: expected a number from 0, found \"{text}\""; "it is a variable of the environment")
+            bail_hint!("{name}: expected a number from 0, found \"{text}\""; "it is an environment variable")
         }
     }
 }
@@ -204,9 +204,9 @@ mod tests {
     fn torchruns_variables_are_honoured_and_checked() {
         let all = [("RANK", "3"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "node1"), ("MASTER_PORT", "29500")];
         let more = [("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2"), ("TORCHELASTIC_USE_AGENT_STORE", "True")];
-        let launch = read(&[&all[..], &more[..]].concat()).unwrap().unwrap();
-        assert_eq!((launch.rank, launch.local_rank, launch.local_world_size), (3, 1, 2));
-        assert_eq!((launch.host.as_str(), launch.port, launch.agent_store), ("node1", 29500, true));
+        let environment = read(&[&all[..], &more[..]].concat()).unwrap().unwrap();
+        assert_eq!((environment.rank, environment.local_rank, environment.local_world_size), (3, 1, 2));
+        assert_eq!((environment.host.as_str(), environment.port, environment.agent_store), ("node1", 29500, true));
         assert_eq!(read(&[]), Ok(None));
         assert_eq!(read(&[("RANK", "0"), ("WORLD_SIZE", "1")]), Ok(None));
         let text = read(&[("WORLD_SIZE", "4"), ("RANK", "1")]).unwrap_err();
@@ -232,12 +232,15 @@ mod tests {
             ("SLURM_JOB_ID", "123456"),
             ("SLURM_STEP_ID", "0"),
         ];
-        let launch = read(&step).unwrap().unwrap();
-        assert_eq!((launch.rank, launch.world_size, launch.local_rank, launch.local_world_size), (9, 16, 1, 8));
-        assert_eq!(launch.host, "gpu03");
-        assert!(launch.port >= 20_000);
+        let environment = read(&step).unwrap().unwrap();
+        assert_eq!(
+            (environment.rank, environment.world_size, environment.local_rank, environment.local_world_size),
+            (9, 16, 1, 8)
+        );
+        assert_eq!(environment.host, "gpu03");
+        assert!(environment.port >= 20_000);
         let other = [&step[..7], &[("SLURM_STEP_ID", "1")]].concat();
-        assert_ne!(read(&other).unwrap().unwrap().port, launch.port);
+        assert_ne!(read(&other).unwrap().unwrap().port, environment.port);
     }
 
     #[test]

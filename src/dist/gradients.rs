@@ -1,12 +1,12 @@
 //! Gradients that are averaged over the processes.
 
-use crate::error::{Result, one_line};
+use crate::error::{Result, TorchFault, TorchFaultKind};
 use crate::ffi::{self, Reducer};
 use crate::nn::{ModuleRef, named_parameters};
 use tch::Tensor;
 
-/// Averages the gradients of a module over all processes, in buckets, while backward still runs. Parameters that take
-/// no part in a loss are no hindrance; those that are frozen are left out.
+/// Averages the gradients of a module over all processes, in buckets, while backward still runs. Parameters may be
+/// frozen, which leaves them out, and may take no part in a loss.
 pub struct Gradients {
     module: ModuleRef,
     /// Made by the first backward, and anew when other parameters are frozen.
@@ -14,12 +14,12 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Of this module. All processes call it; the module's parameters become those of rank 0.
+    /// The averager of a module's gradients. Every process calls it; the parameters become those of rank 0.
     pub fn new(module: ModuleRef) -> Result<Self> {
         if let Some(world) = super::world() {
             let params: Vec<Tensor> = named_parameters(module.as_ref()).into_iter().map(|(_, p)| p).collect();
             if !params.is_empty() {
-                world.exchange("the comparison of parameters", |group| group.same_params(&params))?;
+                world.collective("the comparison of parameters", |group| group.sync_params(&params))?;
             }
         }
         Ok(Self { module, reducer: None })
@@ -37,26 +37,22 @@ impl Gradients {
             if params.is_empty() {
                 return ffi::backward(loss);
             }
-            let reducer = world.exchange("the first exchange of gradients", |group| Reducer::new(group, &params))?;
+            let reducer = world.collective("the first exchange of gradients", |group| Reducer::new(group, &params))?;
             self.reducer = Some((trained, reducer));
         }
         let (_, reducer) = self.reducer.as_ref().expect("just made");
-        world.monitor.enter("the exchange of gradients");
-        let result = reducer.prepare(loss).and_then(|()| ffi::backward(loss));
+        const WHAT: &str = "the exchange of gradients";
+        world.monitor.enter_collective(WHAT);
+        let prepared = reducer.prepare(loss).map_err(|e| (true, e));
+        let result = prepared.and_then(|()| ffi::backward(loss).map_err(|e| (is_distributed(&e), e)));
         world.monitor.leave();
-        // An error of the model's own is told as it is.
-        result.map_err(|e| match one_line(&e) {
-            said if is_of_exchange(&said) => {
-                super::failed(&world.monitor.explain("the exchange of gradients", &said, None))
-            }
-            _ => e,
-        })
+        // An error of the model's own passes as it is.
+        result.map_err(|(of_exchange, e)| if of_exchange { world.explain(WHAT, &e) } else { e })
     }
 }
 
-/// Whether an error in backward came from the exchange.
-fn is_of_exchange(said: &str) -> bool {
-    ["gloo", "NCCL", "nccl", "c10d", "onnection", "imed out", "imeout", "Socket", "reduction"]
-        .iter()
-        .any(|w| said.contains(w))
+fn is_distributed(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<TorchFault>().is_some_and(|fault| fault.kind == TorchFaultKind::Distributed))
 }

@@ -1,52 +1,60 @@
-//! How processes meet at the start: they find the store, wait until all are there, make sure that all run the same, and
-//! connect to each other.
+//! The rendezvous: how processes find each other at the start. They find the store, wait until all have joined, check
+//! that all run the same program, and connect to each other.
 
-use super::environment::ClusterEnvironment;
-use super::heartbeat::{GroupInfo, Monitor};
-use super::{RANKS, WORLD, World};
+use super::heartbeat::{Monitor, wait_until_failure_is_read};
+use super::{ClusterEnvironment, ENVIRONMENT, GroupInfo, Hooks, WORLD, World, failed};
 use crate::bail_hint;
 use crate::differences::differences;
 use crate::error::{Context as _, Result, bail, one_line};
 use crate::ffi::{ProcessGroup, Store, StoreAddress};
-use crate::run::progress::note_line;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::os::fd::FromRawFd as _;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tch::Device;
 
-/// What must be the same in all processes, by name; or what went wrong before one could tell.
+/// What must be the same on all ranks, by name; or the error that kept a rank from telling.
 pub type RankFacts = std::result::Result<Map<String, Value>, String>;
 
-/// What a process brings with it.
-#[derive(Serialize, Deserialize)]
+/// What a rank tells rank 0 when it joins.
+#[derive(Clone, Serialize, Deserialize)]
 struct RankInfo {
-    /// Tells this start from others that meet at the same port.
+    /// Tells this start from others that use the same port.
     nonce: u64,
-    /// Written anew again and again, so that rank 0 can tell it from what an earlier start has left.
-    times: u64,
-    /// The machine, and the process there.
-    place: String,
+    /// Counts how often it was written, so that rank 0 can tell it from what an earlier start has left.
+    written: u64,
+    /// The machine's name, and the process's number there.
+    process: String,
     /// An address of the machine.
     address: IpAddr,
     facts: RankFacts,
 }
 
-/// What rank 0 says once it has heard all.
+/// What rank 0 answers once it has heard all.
 #[derive(Serialize, Deserialize)]
 struct RendezvousOutcome {
     nonces: Vec<u64>,
-    /// Why they cannot begin together.
-    problem: Option<String>,
-    /// An address on the network that the machines share, where there are several.
+    /// Why they cannot start together.
+    problem: Option<Problem>,
+    /// An address on the network between the machines, where there are several.
     outside: Option<IpAddr>,
 }
 
-/// A store that is found, before anything is known of the others.
+#[derive(Serialize, Deserialize)]
+struct Problem {
+    /// The rank that told it, where it is one rank's own error.
+    rank: Option<usize>,
+    message: String,
+}
+
+/// The store is found; nothing is known of the other processes yet.
 pub struct Rendezvous {
-    launch: ClusterEnvironment,
+    environment: ClusterEnvironment,
     timeout: Duration,
+    hooks: Hooks,
     store: Store,
     /// An address of this machine that the others reach.
     address: IpAddr,
@@ -55,202 +63,174 @@ pub struct Rendezvous {
 impl Rendezvous {
     /// Finds the store; rank 0 opens it, unless torchrun's agent has. `timeout` is how long processes wait for each
     /// other, now and later.
-    pub fn find(launch: ClusterEnvironment, timeout: Duration) -> Result<Self> {
-        let ClusterEnvironment { rank, world_size, local_rank, local_world_size, .. } = launch;
-        let _ = RANKS.set([rank, world_size, local_rank, local_world_size]);
+    pub fn open(environment: ClusterEnvironment, timeout: Duration, hooks: Hooks) -> Result<Self> {
+        let _ = ENVIRONMENT.set(environment.clone());
         raise_file_limit();
         let started = Instant::now();
-        let at = resolve(&launch, timeout)?;
-        let serve = launch.rank == 0 && !launch.agent_store;
-        let address = StoreAddress {
-            host: &launch.host,
-            port: launch.port,
-            serve,
-            listen_fd: launch.listen_fd.filter(|_| serve),
-        };
+        let ClusterEnvironment { rank, host, port, agent_store, listen_fd, .. } = &environment;
+        let resolved = resolve(host, *port, timeout)?;
+        let listener = if *rank == 0 && !agent_store { Some(listen(*port, *listen_fd)?) } else { None };
         let left = timeout.saturating_sub(started.elapsed()).max(Duration::from_secs(1));
-        let (host, port) = (&launch.host, launch.port);
-        let store = match Store::open(&address, left, timeout) {
+        let store = match Store::open(StoreAddress { host, port: *port, listener }, left, timeout) {
             Ok(store) => store,
-            Err(e) if serve => {
-                let text = one_line(&e);
-                let why = if text.contains("EADDRINUSE") || text.contains("in use") { "it is in use" } else { &text };
-                bail_hint!(
-                    "rank 0 cannot listen at port {port} for the others: {why}";
-                    "another run may be using it: set MASTER_PORT to another one, the same for all processes"
-                )
-            }
             Err(_) => bail_hint!(
-                "rank {rank}: nobody answered at {host}:{port} (MASTER_ADDR:MASTER_PORT) within {} s", timeout.as_secs();
-                "is rank 0 running there, is the address right, and does no firewall stand between?"
+                "rank {rank}: nobody answered at {host}:{port} (MASTER_ADDR:MASTER_PORT) within {} s",
+                timeout.as_secs();
+                "is rank 0 running there, is the address right, does a firewall block the port?"
             ),
         };
-        let address = match local_address(at) {
-            Ok(address) => address,
-            Err(e) => return Err(e).with_context(|| format!("no way from this machine to {host}")),
-        };
-        Ok(Self { launch, timeout, store, address })
+        let address = local_address(resolved).with_context(|| format!("cannot reach {host} from this machine"))?;
+        Ok(Self { environment, timeout, hooks, store, address })
     }
 
-    /// The run directory of an earlier start by the same torchrun, as rank 0 is told.
-    pub fn earlier_run(&self) -> Result<Option<String>> {
-        if !self.launch.agent_store || self.launch.rank > 0 {
+    /// On rank 0, the value that [`super::remember`] stored under `key` before torchrun restarted the processes.
+    pub fn remembered(&self, key: &str) -> Result<Option<String>> {
+        if !self.environment.agent_store || self.environment.rank > 0 {
             return Ok(None);
         }
-        Ok(self.store.get_lasting("nepa/run")?.and_then(|path| String::from_utf8(path).ok()))
+        Ok(self.store.get_lasting(key)?.and_then(|value| String::from_utf8(value).ok()))
     }
 
-    /// Waits until all are there, and checks that they agree on these facts. Where this process
-    /// has an error of its own, tells whether it is one to show: not so where rank 0 shows one too.
-    pub fn agree(&mut self, facts: RankFacts) -> Result<bool> {
-        let nonce = {
-            let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            time.as_nanos() as u64 ^ u64::from(std::process::id()) << 40
-        };
-        let place = format!("{} (process {})", host_name(), std::process::id());
-        let mut hello = RankInfo { nonce, times: 0, place, address: self.address, facts };
-        let verdict = if self.launch.rank == 0 { self.judge(&hello)? } else { self.hear(&mut hello)? };
-        if let (true, Some(outside)) = (self.address.is_loopback(), verdict.outside) {
+    /// Waits until all processes have joined, and checks that their facts are the same. Where this process's facts are
+    /// an error, returns whether to print it: not where rank 0 prints one of its own.
+    pub fn compare(&mut self, facts: RankFacts) -> Result<bool> {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let nonce = time.as_nanos() as u64 ^ u64::from(std::process::id()) << 40;
+        let process = format!("{} (process {})", host_name(), std::process::id());
+        let mut own = RankInfo { nonce, written: 0, process, address: self.address, facts };
+        let outcome = if self.environment.rank == 0 { self.collect(&own)? } else { self.join(&mut own)? };
+        if let (true, Some(outside)) = (self.address.is_loopback(), outcome.outside) {
             // Here MASTER_ADDR is this machine's own name, which leads nowhere else (127.0.1.1).
-            self.address = local_address(SocketAddr::new(outside, self.launch.port))?;
+            self.address = local_address(SocketAddr::new(outside, self.environment.port))?;
         }
-        self.store.enter(&verdict.nonces.first().copied().unwrap_or_default().to_string())?;
-        match verdict.problem {
+        self.store.use_prefix(&outcome.nonces.first().copied().unwrap_or_default().to_string())?;
+        match outcome.problem {
             None => Ok(true),
-            Some(problem) if hello.facts.is_err() => Ok(self.launch.rank == 0 || !problem.starts_with("rank 0 ")),
-            Some(problem) => bail!("{problem}"),
+            Some(problem) if own.facts.is_err() => Ok(self.environment.rank == 0 || problem.rank != Some(0)),
+            Some(problem) => bail!("{}", problem.message),
         }
     }
 
-    /// Rank 0: hears all, and says what comes of it.
-    fn judge(&self, own: &RankInfo) -> Result<RendezvousOutcome> {
+    /// Rank 0: waits for all ranks' information, and answers it.
+    fn collect(&self, own: &RankInfo) -> Result<RendezvousOutcome> {
         let started = Instant::now();
-        let size = self.launch.world_size;
+        let size = self.environment.world_size;
         let read = |rank: usize| -> Result<Option<RankInfo>> {
-            let text = self.store.get(&format!("hello/{rank}"))?;
+            let text = self.store.get(&format!("rank/{rank}"))?;
             Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
         };
-        let mark = |hello: &Option<RankInfo>| hello.as_ref().map(|hello| (hello.nonce, hello.times));
-        // A store of torchrun's may hold what an earlier start has left.
-        let left = (0..size).map(|rank| Ok(mark(&read(rank)?))).collect::<Result<Vec<_>>>()?;
-        let mut hellos: Vec<Option<RankInfo>> = (0..size).map(|_| None).collect();
-        hellos[0] = Some(RankInfo { place: own.place.clone(), facts: own.facts.clone(), ..*own });
-        let mut told = Duration::from_secs(3);
-        while hellos.iter().any(Option::is_none) && started.elapsed() < self.timeout {
-            for (rank, hello) in hellos.iter_mut().enumerate().filter(|(_, hello)| hello.is_none()) {
-                *hello = read(rank)?.filter(|new| left[rank] != Some((new.nonce, new.times)));
+        let version = |info: &Option<RankInfo>| info.as_ref().map(|info| (info.nonce, info.written));
+        // torchrun's store may hold what an earlier start has left.
+        let leftovers = (0..size).map(|rank| Ok(version(&read(rank)?))).collect::<Result<Vec<_>>>()?;
+        let mut infos: Vec<Option<RankInfo>> = vec![None; size];
+        infos[0] = Some(own.clone());
+        let mut next_note = Duration::from_secs(3);
+        while infos.iter().any(Option::is_none) && started.elapsed() < self.timeout {
+            for (rank, info) in infos.iter_mut().enumerate().filter(|(_, info)| info.is_none()) {
+                *info = read(rank)?.filter(|new| leftovers[rank] != Some((new.nonce, new.written)));
             }
-            let missing = ranks(&hellos, Option::is_none);
-            if !missing.is_empty() && started.elapsed() > told {
-                note_line(&format!("waiting for {} of {size} processes: {}", missing.len(), list(&missing)));
-                told *= 3;
+            let missing = missing_ranks(&infos);
+            if !missing.is_empty() && started.elapsed() > next_note {
+                (self.hooks.note)(&format!("waiting for {} of {size} ranks: {}", missing.len(), list(&missing)));
+                next_note *= 3;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let missing = ranks(&hellos, Option::is_none);
-        let nonces = hellos.iter().flatten().map(|h| h.nonce).collect();
-        let outside = hellos.iter().flatten().map(|h| h.address).find(|address| !address.is_loopback());
+        let missing = missing_ranks(&infos);
+        let infos: Vec<RankInfo> = infos.into_iter().flatten().collect();
         let problem = match missing.is_empty() {
-            true => problem(&hellos.into_iter().flatten().collect::<Vec<_>>()),
-            false => Some(format!(
-                "only {} of {size} processes came within {} s; missing: {}",
-                size - missing.len(),
-                self.timeout.as_secs(),
-                list(&missing)
-            )),
+            true => problem(&infos),
+            false => {
+                let (joined, seconds) = (size - missing.len(), self.timeout.as_secs());
+                let message =
+                    format!("only {joined} of {size} ranks joined within {seconds} s; missing: {}", list(&missing));
+                Some(Problem { rank: None, message })
+            }
         };
-        let verdict = RendezvousOutcome { nonces, problem, outside };
-        self.store.set("verdict", &serde_json::to_vec(&verdict).expect("plain data"))?;
-        if verdict.problem.is_some() && !self.launch.agent_store {
-            // The store goes with this process.
+        let nonces = infos.iter().map(|info| info.nonce).collect();
+        let outside = infos.iter().map(|info| info.address).find(|address| !address.is_loopback());
+        let outcome = RendezvousOutcome { nonces, problem, outside };
+        self.store.set("outcome", &serde_json::to_vec(&outcome).expect("plain data"))?;
+        if outcome.problem.is_some() && !self.environment.agent_store {
+            // The store ends with this process.
             std::thread::sleep(Duration::from_millis(1000));
         }
-        Ok(verdict)
+        Ok(outcome)
     }
 
-    fn hear(&self, hello: &mut RankInfo) -> Result<RendezvousOutcome> {
+    /// Other ranks: tell rank 0 about themselves, and wait for its answer.
+    fn join(&self, own: &mut RankInfo) -> Result<RendezvousOutcome> {
         let started = Instant::now();
-        let at = format!("{}:{}", self.launch.host, self.launch.port);
-        let mut seen_others = false;
+        let ClusterEnvironment { rank, host, port, .. } = &self.environment;
+        let mut others_started = false;
         // Rank 0 may have begun to wait later than this one.
         while started.elapsed() < 2 * self.timeout {
-            hello.times += 1;
-            let own = serde_json::to_vec(hello).expect("plain data");
-            let key = format!("hello/{}", self.launch.rank);
-            let text = match self.store.set(&key, &own).and_then(|()| self.store.get("verdict")) {
-                Ok(text) => text,
-                Err(_) => bail!("rank 0, which kept the store at {at}, ended before all were there"),
+            own.written += 1;
+            let text = serde_json::to_vec(own).expect("plain data");
+            let answer = match self.store.set(&format!("rank/{rank}"), &text).and_then(|()| self.store.get("outcome")) {
+                Ok(answer) => answer,
+                Err(_) => bail!("rank 0, which kept the store at {host}:{port}, ended before all ranks had joined"),
             };
-            if let Some(verdict) = text.and_then(|text| serde_json::from_slice::<RendezvousOutcome>(&text).ok()) {
-                if verdict.nonces.contains(&hello.nonce) {
-                    return Ok(verdict);
+            if let Some(outcome) = answer.and_then(|text| serde_json::from_slice::<RendezvousOutcome>(&text).ok()) {
+                if outcome.nonces.contains(&own.nonce) {
+                    return Ok(outcome);
                 }
-                seen_others = true;
+                others_started = true;
             }
             // Often at first: most starts are quick.
             std::thread::sleep((started.elapsed() / 10).clamp(Duration::from_millis(10), Duration::from_millis(500)));
         }
-        if seen_others {
+        if others_started {
             bail_hint!(
-                "the processes at {at} began without this one, perhaps those of another run";
-                "set MASTER_PORT to another one, the same for all processes"
+                "the ranks at {host}:{port} started without this one; they may belong to another run";
+                "set MASTER_PORT to another port, the same on all ranks"
             );
         }
-        bail!("rank 0 at {at} did not begin within {} s", 2 * self.timeout.as_secs())
+        bail!("rank 0 at {host}:{port} did not start within {} s", 2 * self.timeout.as_secs())
     }
 
-    /// Connects all processes to each other, and starts to watch over them.
+    /// Connects all processes to each other, and starts their heartbeats.
     pub fn connect(self, device: Device) -> Result<()> {
-        let ClusterEnvironment { rank, world_size, agent_store, .. } = self.launch;
-        let info = GroupInfo { rank, size: world_size, timeout: self.timeout, agent_store };
-        let address = self.address.to_string();
+        let ClusterEnvironment { rank, world_size, agent_store, .. } = self.environment;
+        let on_gpu = matches!(device, Device::Cuda(_));
+        let (timeout, hooks) = (self.timeout, self.hooks);
+        let info = GroupInfo { rank, size: world_size, timeout, agent_store, on_gpu, hooks };
         let monitor = Monitor::start(self.store.connect_again()?, &info)?;
-        let named = std::env::var("GLOO_SOCKET_IFNAME").ok();
-        let interface = named.as_deref().and_then(|names| names.split(',').next()).filter(|n| !n.is_empty());
-        let cuda = matches!(device, Device::Cuda(_));
-        super::ON_GPU.store(cuda, std::sync::atomic::Ordering::Relaxed);
-        monitor.enter("connecting");
-        let group = ProcessGroup::open(&self.store, [rank, world_size], &address, interface, cuda, self.timeout);
+        let address = self.address.to_string();
+        let interfaces = std::env::var("GLOO_SOCKET_IFNAME").ok();
+        let interface = interfaces.as_deref().and_then(|names| names.split(',').next()).filter(|n| !n.is_empty());
+        monitor.enter_collective("connecting");
+        let group = ProcessGroup::open(&self.store, [rank, world_size], &address, interface, on_gpu, timeout);
         monitor.leave();
         let group = match group {
             Ok(group) => group,
             Err(e) => {
                 let failure = monitor.explain("connecting", &one_line(&e), None);
                 if rank == 0 && !agent_store {
-                    super::heartbeat::wait_for_readers(&self.store, world_size);
+                    wait_until_failure_is_read(&self.store, world_size);
                 }
-                return Err(super::failed(&failure));
+                return Err(failed(&failure));
             }
         };
-        let world = World { store: self.store, group, monitor, info, announced: Default::default() };
+        let world = World { store: self.store, group, monitor, info, waits: Default::default() };
         // To the end of the process: see ProcessGroup.
         WORLD.set(Some(Box::leak(Box::new(world))));
         Ok(())
     }
 }
 
-/// Tells a later start by torchrun where the run is.
-pub fn remember_run(path: &Path) -> Result<()> {
-    match super::world() {
-        Some(world) if super::is_rank0() && world.info.agent_store => {
-            world.store.set_lasting("nepa/run", path.display().to_string().as_bytes())
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Tells torchrun why this process fails, for its own report.
-pub(super) fn tell_agent(message: &str) {
+pub(super) fn tell_torchrun(message: &str) {
     let Some(file) = std::env::var_os("TORCHELASTIC_ERROR_FILE") else { return };
-    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let extra = json!({ "py_callstack": message, "timestamp": seconds.to_string() });
     let report = json!({ "message": { "message": message, "extraInfo": extra } });
     // A report is a help only.
     let _ = std::fs::write(file, report.to_string());
 }
 
-fn ranks(hellos: &[Option<RankInfo>], which: impl Fn(&Option<RankInfo>) -> bool) -> Vec<usize> {
-    (0..hellos.len()).filter(|rank| which(&hellos[*rank])).collect()
+fn missing_ranks(infos: &[Option<RankInfo>]) -> Vec<usize> {
+    (0..infos.len()).filter(|rank| infos[*rank].is_none()).collect()
 }
 
 fn list(ranks: &[usize]) -> String {
@@ -259,89 +239,103 @@ fn list(ranks: &[usize]) -> String {
     format!("{}{more}", first.join(", "))
 }
 
-/// Why processes that say this cannot begin together.
-fn problem(hellos: &[RankInfo]) -> Option<String> {
-    for (rank, hello) in hellos.iter().enumerate() {
-        if let Err(error) = &hello.facts {
-            return Some(format!("rank {rank} on {} cannot begin: {error}", hello.place));
+/// Why these ranks cannot start together.
+fn problem(infos: &[RankInfo]) -> Option<Problem> {
+    for (rank, info) in infos.iter().enumerate() {
+        if let Err(error) = &info.facts {
+            let message = format!("rank {rank} on {} cannot start: {error}", info.process);
+            return Some(Problem { rank: Some(rank), message });
         }
     }
-    let facts = |hello: &RankInfo| Value::Object(hello.facts.clone().unwrap_or_default());
-    let first = facts(&hellos[0]);
-    let differing = hellos.iter().enumerate().skip(1).filter_map(|(rank, hello)| {
-        let found = contradictions(&first, &facts(hello));
-        (!found.is_empty()).then(|| format!("rank {rank} on {}: {}", hello.place, found.join("; ")))
+    let facts = |info: &RankInfo| Value::Object(info.facts.clone().unwrap_or_default());
+    let first = facts(&infos[0]);
+    let differing = infos.iter().enumerate().skip(1).filter_map(|(rank, info)| {
+        let found = differing_facts(&first, &facts(info));
+        (!found.is_empty()).then(|| format!("rank {rank} on {}: {}", info.process, found.join("; ")))
     });
     let differing: Vec<String> = differing.take(4).collect();
-    match differing.is_empty() {
-        true => None,
-        false => Some(format!("not all processes run the same as rank 0:\n  {}", differing.join("\n  "))),
-    }
+    let message = format!("not all ranks run the same as rank 0:\n  {}", differing.join("\n  "));
+    (!differing.is_empty()).then_some(Problem { rank: None, message })
 }
 
-/// "batch: 128 in rank 0, 64 here" for all that differs.
-pub(super) fn contradictions(first: &Value, other: &Value) -> Vec<String> {
+/// "batch: 128 on rank 0, 64 here" for each fact that differs.
+pub(super) fn differing_facts(rank0: &Value, here: &Value) -> Vec<String> {
     let word = |v: &Value| match v {
         Value::Null => "nothing".to_string(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let line = |(name, a, b): (String, Value, Value)| format!("{name}: {} in rank 0, {} here", word(&a), word(&b));
-    differences(first, other).into_iter().map(line).collect()
+    let line = |(name, a, b): (String, Value, Value)| format!("{name}: {} on rank 0, {} here", word(&a), word(&b));
+    differences(rank0, here).into_iter().map(line).collect()
 }
 
-/// Connections count as open files; of these the system allows few unless it is asked for as many as may be.
+/// Connections count as open files, of which the system allows few unless a process asks for all that it may have.
 fn raise_file_limit() {
-    // SAFETY: plain system calls on a struct of our own.
-    unsafe {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
-    }
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it fails, the limit stays.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-/// Where the store is. A name that is not known yet may be so in a moment, as when a cluster starts.
-fn resolve(launch: &ClusterEnvironment, timeout: Duration) -> Result<SocketAddr> {
+/// The store's address. A name that is not known yet may be so in a moment, as when a cluster starts.
+fn resolve(host: &str, port: u16, timeout: Duration) -> Result<SocketAddr> {
     let started = Instant::now();
     loop {
-        match (launch.host.as_str(), launch.port).to_socket_addrs().map(|mut all| all.next()) {
-            Ok(Some(at)) => return Ok(at),
+        match (host, port).to_socket_addrs().map(|mut all| all.next()) {
+            Ok(Some(address)) => return Ok(address),
             _ if started.elapsed() < timeout => std::thread::sleep(Duration::from_millis(500)),
             _ => bail_hint!(
-                "MASTER_ADDR is \"{}\", which is no address and the name of no machine known here ({} s were waited)",
-                launch.host, timeout.as_secs();
+                "cannot resolve MASTER_ADDR \"{host}\" (tried for {} s)", timeout.as_secs();
                 "give the name or the address of rank 0's machine"
             ),
         }
     }
 }
 
-/// The address of this machine from which `at` is reached. Nothing is sent.
-fn local_address(at: SocketAddr) -> std::io::Result<IpAddr> {
-    let any: SocketAddr = if at.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+/// Rank 0's socket for the store, on all interfaces, or the one that the launcher left open as `listen_fd`.
+fn listen(port: u16, listen_fd: Option<i32>) -> Result<TcpListener> {
+    if let Some(fd) = listen_fd {
+        // SAFETY: `nepa run --nproc` leaves this socket open for rank 0, which takes it once, here.
+        return Ok(unsafe { TcpListener::from_raw_fd(fd) });
+    }
+    // On Linux this listens for IPv4 too.
+    let listener = match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)) {
+        Err(e) if e.kind() != ErrorKind::AddrInUse => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)),
+        bound => bound,
+    };
+    match listener {
+        Ok(listener) => Ok(listener),
+        Err(e) => {
+            let why = if e.kind() == ErrorKind::AddrInUse { "it is in use".to_string() } else { e.to_string() };
+            bail_hint!(
+                "rank 0 cannot listen on port {port} for the other ranks: {why}";
+                "another run may be using it: set MASTER_PORT to another port, the same on all ranks"
+            )
+        }
+    }
+}
+
+/// This machine's address on the way to `target`. Nothing is sent.
+fn local_address(target: SocketAddr) -> std::io::Result<IpAddr> {
+    let any: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
-    socket.connect(at)?;
+    socket.connect(target)?;
     Ok(socket.local_addr()?.ip())
 }
 
 /// The name of this machine.
 pub(super) fn host_name() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let text = if text.is_empty() { std::env::var("HOSTNAME").unwrap_or_default() } else { text };
-    text.trim().to_string()
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// What must be the same in all processes besides what the command line says.
+/// Facts about the program that all ranks must share: its version and checksum.
 pub fn program_facts() -> Map<String, Value> {
     let mut program = Map::new();
-    let found = std::env::current_exe().ok().and_then(|path| {
+    let checksum = std::env::current_exe().ok().and_then(|path| {
         let file = std::fs::File::open(path).ok()?;
-        // SAFETY: a program that runs is not written to.
+        // SAFETY: nobody writes to a program that runs.
         let bytes = unsafe { memmap2::Mmap::map(&file) }.ok()?;
-        Some(json!(format!("{} ({:08x})", env!("CARGO_PKG_VERSION"), crc32fast::hash(&bytes))))
+        Some(format!(" ({:08x})", crc32fast::hash(&bytes)))
     });
-    program.insert("nepa".into(), found.unwrap_or(json!(env!("CARGO_PKG_VERSION"))));
+    program.insert("nepa".into(), format!("{}{}", env!("CARGO_PKG_VERSION"), checksum.unwrap_or_default()).into());
     program
 }

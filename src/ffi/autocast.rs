@@ -1,16 +1,16 @@
-//! Autocast: inside a scope, matrix products and convolutions cast their inputs to a narrower type.
+//! Autocast (`autocast.cpp`): inside a scope, matrix products and convolutions cast their inputs to a narrower type.
 
-use super::check;
+use super::{Fault, check};
 use crate::device;
 use crate::error::{Result, bail};
 use crate::tensor::dtype_name;
-use std::ffi::{c_char, c_int};
+use std::ffi::c_int;
 use std::marker::PhantomData;
 use tch::{Device, Kind};
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct State {
+struct AutocastState {
     enabled: bool,
     cache: bool,
     dtype: c_int,
@@ -20,28 +20,28 @@ struct State {
 const BFLOAT16: c_int = 15;
 
 unsafe extern "C" {
-    safe fn nepa_autocast_get(cuda: bool, state: &mut State);
-    safe fn nepa_autocast_set(cuda: bool, state: State);
-    safe fn nepa_allow_tf32(allow: bool) -> *mut c_char;
+    safe fn nepa_autocast_get(cuda: bool, state: &mut AutocastState);
+    safe fn nepa_autocast_set(cuda: bool, state: AutocastState);
+    safe fn nepa_allow_tf32(allow: bool) -> *mut Fault;
 }
 
 fn on_cuda() -> bool {
     matches!(device::current(), Device::Cuda(_))
 }
 
-fn state() -> State {
-    let mut state = State { enabled: false, cache: false, dtype: BFLOAT16 };
+fn state() -> AutocastState {
+    let mut state = AutocastState { enabled: false, cache: false, dtype: BFLOAT16 };
     nepa_autocast_get(on_cuda(), &mut state);
     state
 }
 
-/// A scope of this thread in which autocast is set for the run's device; the end of it puts back what was before.
+/// A scope of this thread with its own autocast setting for the run's device; its end restores the setting before.
 ///
-/// Casts of weights are not kept. libtorch could, until the outermost scope ends, but then a step of the optimizer
-/// inside of it would go unnoticed, and a weight that was first used under `no_grad` would get no gradient. A weight is
-/// used once in a forward pass, so there is nothing to gain.
+/// Casts of weights are not cached. libtorch can cache them until the outermost scope ends, but then a step of the
+/// optimizer inside it would go unnoticed, and a weight that was first used under `no_grad` would get no gradient. A
+/// forward pass uses each weight once, so nothing is lost.
 pub struct Autocast {
-    before: State,
+    before: AutocastState,
     // The state belongs to the thread.
     _not_send: PhantomData<*const ()>,
 }
@@ -55,11 +55,11 @@ impl Autocast {
             other => bail!("autocast expects bfloat16 or float32, found {}", dtype_name(other)),
         };
         let before = state();
-        nepa_autocast_set(on_cuda(), State { enabled, cache: false, dtype: BFLOAT16 });
+        nepa_autocast_set(on_cuda(), AutocastState { enabled, cache: false, dtype: BFLOAT16 });
         Ok(Self { before, _not_send: PhantomData })
     }
 
-    /// The type that matrix products have in the present scope.
+    /// The dtype of matrix products in the present scope.
     pub fn current() -> Kind {
         if state().enabled { Kind::BFloat16 } else { Kind::Float }
     }

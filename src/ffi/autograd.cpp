@@ -1,25 +1,23 @@
-// A part of a network that keeps only its input and is computed again in backward
-// (torch.utils.checkpoint, the reentrant kind), around a closure of Rust's. Its parameters are inputs of its node, so
-// that their gradients are summed and accumulated in the graph that it is a part of, as without it.
+// Backward, and activation checkpointing (torch.utils.checkpoint, the reentrant kind) around a closure of Rust's: a
+// block keeps only its input, and backward recomputes the rest. The block's parameters are inputs of its node, so that
+// their gradients are summed and accumulated in the surrounding graph, as without it.
 
-#include <ATen/core/grad_mode.h>
+#include "shim.h"
+
+#include <c10/core/AutogradState.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
-#include <cstring>
-#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <unordered_set>
 #include <vector>
 
-using Handle = at::Tensor *; // what tch calls C_tensor*
-
 namespace {
-// Takes the input over and gives the output, to be taken over; null where it failed: Rust has the error.
+// Takes ownership of the input and gives that of the output; null where it failed, and Rust has the error.
 using Compute = Handle (*)(void *closure, Handle input);
 
 // The leaves that a tensor was computed from and that have gradients.
@@ -38,13 +36,13 @@ std::vector<at::Tensor> leaves_of(const at::Tensor &output) {
   return leaves;
 }
 
-struct Again : torch::autograd::Node {
+struct RecomputeNode : torch::autograd::Node {
   torch::autograd::SavedVariable input;
   std::vector<at::Tensor> parameters; // next edges after the input's
   std::shared_ptr<void> closure;
   Compute compute;
 
-  std::string name() const override { return "ComputedAgain"; }
+  std::string name() const override { return "Recompute"; }
 
   torch::autograd::variable_list apply(torch::autograd::variable_list &&grads) override {
     auto kept = input.unpack(shared_from_this()); // an error where another backward used the graph up
@@ -54,18 +52,18 @@ struct Again : torch::autograd::Node {
     at::AutoGradMode enable_grad(true);
     auto leaf = kept.detach().set_requires_grad(task_should_compute_output(0));
     std::unique_ptr<at::Tensor> output(compute(own.get(), new at::Tensor(leaf)));
-    if (!output) throw std::runtime_error("computing a block again failed");
+    if (!output) throw std::runtime_error("recomputing a block failed");
     // It need not depend on anything that is trained.
     if (!output->requires_grad()) return result;
 
     // Where in the result each gradient goes. A parameter may have been frozen since.
     std::vector<at::Tensor> inputs;
-    std::vector<size_t> places;
+    std::vector<size_t> slots;
     for (size_t i = 0; i < result.size(); i++) {
       const auto &of = i == 0 ? leaf : parameters[i - 1];
       if (!of.requires_grad() || !task_should_compute_output(i)) continue;
       inputs.push_back(of);
-      places.push_back(i);
+      slots.push_back(i);
     }
     // What else the closure uses (a tensor that a script's function captured) is not next to this node. Where it was
     // computed from leaves, others may need that graph after us.
@@ -75,11 +73,11 @@ struct Again : torch::autograd::Node {
       if (known.insert(other.unsafeGetTensorImpl()).second) inputs.push_back(std::move(other));
     if (inputs.empty()) return result;
 
-    auto found = torch::autograd::grad({*output}, inputs, {grads[0]}, /*retain_graph=*/inputs.size() > places.size(),
+    auto found = torch::autograd::grad({*output}, inputs, {grads[0]}, /*retain_graph=*/inputs.size() > slots.size(),
                                        /*create_graph=*/false, /*allow_unused=*/true);
-    for (size_t i = 0; i < places.size(); i++) result[places[i]] = std::move(found[i]);
+    for (size_t i = 0; i < slots.size(); i++) result[slots[i]] = std::move(found[i]);
     torch::autograd::variable_list others, others_grads;
-    for (size_t i = places.size(); i < inputs.size(); i++) {
+    for (size_t i = slots.size(); i < inputs.size(); i++) {
       if (!found[i].defined()) continue;
       others.push_back(inputs[i]);
       others_grads.push_back(std::move(found[i]));
@@ -98,28 +96,32 @@ struct Again : torch::autograd::Node {
 
 extern "C" {
 
-// Whether operations of this thread are recorded for backward.
+// Adds the gradients of the scalar `loss` to its leaves.
+Fault *nepa_backward(Handle loss) {
+  return caught([&] { loss->backward(); });
+}
+
+// Whether this thread records operations for backward.
 bool nepa_grad_enabled() { return at::GradMode::is_enabled(); }
 
+// Keeps backward of this thread's graphs on this thread, also for CUDA tensors.
+void nepa_single_threaded_backward() { c10::AutogradState::get_tls_state().set_multithreading_enabled(false); }
+
 // `output`, computed from `input` and `count` trained parameters without a graph, as a new tensor whose backward calls
-// the closure for it again. The closure is dropped with the graph. Returns nullptr when it went well, else a message to
-// free.
-char *nepa_computed_again(Handle input, const Handle *parameters, size_t count, Handle output, void *closure,
-                          Compute compute, void (*drop)(void *), Handle *connected) {
+// the closure for it once more. The closure is dropped with the graph.
+Fault *nepa_recompute(Handle input, const Handle *parameters, size_t count, Handle output, void *closure,
+                      Compute compute, void (*drop)(void *), Handle *connected) {
   std::shared_ptr<void> own(closure, drop);
-  try {
-    std::shared_ptr<Again> node(new Again(), torch::autograd::deleteNode);
+  return caught([&] {
+    std::shared_ptr<RecomputeNode> node(new RecomputeNode(), torch::autograd::deleteNode);
     node->compute = compute;
     node->closure = std::move(own);
     node->input = torch::autograd::SavedVariable(*input, /*is_output=*/false);
-    for (size_t i = 0; i < count; i++) node->parameters.push_back(*parameters[i]);
+    node->parameters = list(parameters, count);
     node->set_next_edges(torch::autograd::collect_next_edges(*input, at::TensorList(node->parameters)));
     auto result = output->detach();
     torch::autograd::set_history(result, node);
     *connected = new at::Tensor(result);
-    return nullptr;
-  } catch (const std::exception &e) {
-    return strdup(e.what());
-  }
+  });
 }
 }

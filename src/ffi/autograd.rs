@@ -1,16 +1,16 @@
-//! Parts of a network that are computed again in backward (`autograd.cpp`), and backward itself.
+//! Backward, and activation checkpointing: blocks that backward recomputes (`autograd.cpp`).
 
-use super::{Autocast, check};
+use super::{Autocast, Fault, check};
 use crate::error::{Error, Result, catch_panic};
 use std::cell::RefCell;
-use std::ffi::{c_char, c_void};
+use std::ffi::c_void;
 use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 type Compute = dyn Fn(&Tensor) -> Result<Tensor>;
 
 unsafe extern "C" {
-    fn nepa_computed_again(
+    fn nepa_recompute(
         input: *mut C_tensor,
         parameters: *const *mut C_tensor,
         count: usize,
@@ -19,38 +19,38 @@ unsafe extern "C" {
         compute: unsafe extern "C" fn(*mut c_void, *mut C_tensor) -> *mut C_tensor,
         drop: unsafe extern "C" fn(*mut c_void),
         connected: *mut *mut C_tensor,
-    ) -> *mut c_char;
+    ) -> *mut Fault;
+    fn nepa_backward(loss: *mut C_tensor) -> *mut Fault;
     safe fn nepa_grad_enabled() -> bool;
     safe fn nepa_single_threaded_backward();
 }
 
 thread_local! {
     /// Why a closure failed inside the backward under way: the exception that ends it carries only a message.
-    static FAULT: RefCell<Option<Error>> = const { RefCell::new(None) };
+    static CLOSURE_ERROR: RefCell<Option<Error>> = const { RefCell::new(None) };
 }
 
-/// Whether operations of this thread are recorded for backward: not so inside `no_grad`.
+/// Whether this thread records operations for backward; inside `no_grad` it does not.
 pub fn grad_enabled() -> bool {
     nepa_grad_enabled()
 }
 
-/// `output`, which `compute(input)` gave without a graph, connected to `input` and to the trained `parameters` that
-/// `compute` uses: backward calls `compute` again, on the thread that calls backward (see
-/// [`single_threaded_backward`]). Other leaves that `compute` uses get their gradients too, but at once, each time that
-/// it is called, and not in the graph that the result is a part of.
-pub fn computed_again(
+/// Connects `output`, which `compute(input)` gave without a graph, to `input` and to the trained `parameters` that
+/// `compute` uses. Backward then calls `compute` once more, on its own thread (see [`single_threaded_backward`]). Other
+/// leaves that `compute` uses get their gradients too, but directly, in each call, outside the surrounding graph.
+pub fn recompute(
     input: &Tensor,
     parameters: &[Tensor],
     output: &Tensor,
     compute: impl Fn(&Tensor) -> Result<Tensor> + 'static,
 ) -> Result<Tensor> {
-    // A graph that another thread walks must not call it.
+    // Only this thread may call it.
     let closure: Box<Box<Compute>> = Box::new(Box::new(on_this_thread(compute)));
     let parameters: Vec<_> = parameters.iter().map(|p| p.as_ptr() as *mut C_tensor).collect();
     let mut connected = std::ptr::null_mut();
     // SAFETY: live handles; the closure is C++'s from here on, to be dropped once by `drop_closure`.
     check(unsafe {
-        nepa_computed_again(
+        nepa_recompute(
             input.as_ptr() as *mut C_tensor,
             parameters.as_ptr(),
             parameters.len(),
@@ -68,7 +68,7 @@ pub fn computed_again(
 fn on_this_thread(compute: impl Fn(&Tensor) -> Result<Tensor>) -> impl Fn(&Tensor) -> Result<Tensor> {
     let compute = send_wrapper::SendWrapper::new(compute);
     move |x| {
-        crate::error::ensure!(compute.valid(), "backward runs on another thread than forward, which cannot be");
+        crate::error::ensure!(compute.valid(), "backward runs on another thread than forward");
         compute(x)
     }
 }
@@ -82,30 +82,30 @@ unsafe extern "C" fn call_closure(closure: *mut c_void, input: *mut C_tensor) ->
             output.as_ptr() as *mut C_tensor
         }
         Err(error) => {
-            FAULT.set(Some(error));
+            CLOSURE_ERROR.set(Some(error));
             std::ptr::null_mut()
         }
     }
 }
 
 unsafe extern "C" fn drop_closure(closure: *mut c_void) {
-    // SAFETY: made by Box::into_raw in `computed_again`, and dropped once.
+    // SAFETY: made by Box::into_raw in `recompute`, and dropped once.
     drop(unsafe { Box::from_raw(closure.cast::<Box<Compute>>()) });
 }
 
-/// Gradients of a scalar with respect to all that it was made from, added up in `grad`. Autocast is off meanwhile,
-/// wherever it is called: each operation's gradient has the type that its forward had.
+/// Adds the gradients of a scalar with respect to every leaf behind it to `grad`. Autocast is off meanwhile: each
+/// operation's gradient has the dtype of its forward.
 pub fn backward(loss: &Tensor) -> Result<()> {
     let _off = Autocast::enter(Kind::Float)?;
-    let result = loss.f_backward();
-    match FAULT.take() {
+    // SAFETY: a live handle.
+    let result = check(unsafe { nepa_backward(loss.as_ptr() as *mut C_tensor) });
+    match CLOSURE_ERROR.take() {
         Some(error) => Err(error),
-        None => Ok(result?),
+        None => result,
     }
 }
 
-/// Lets backward of this thread's graphs run on this thread alone, also for CUDA tensors, as closures that are
-/// computed again demand.
+/// Keeps backward of this thread's graphs on this thread, also for CUDA tensors, as [`recompute`] needs.
 pub fn single_threaded_backward() {
     nepa_single_threaded_backward();
 }
@@ -125,7 +125,7 @@ mod tests {
             let parts = [x.shallow_clone(), w.shallow_clone(), other.shallow_clone()];
             let compute = move |x: &Tensor| Ok((x * &parts[1]).f_mul(&parts[2])?);
             let output = tch::no_grad(|| compute(&x)).unwrap();
-            let once = computed_again(&x, &[w.shallow_clone()], &output, compute).unwrap();
+            let once = recompute(&x, &[w.shallow_clone()], &output, compute).unwrap();
             // The parameter is used outside of it too.
             (&once * &once).sum(tch::Kind::Float) + (&w * 10.0).sum(tch::Kind::Float)
         };

@@ -1,31 +1,64 @@
-// What the parts of the shim share: tch's handles, and exceptions turned into messages.
+// What the parts of the shim share: tch's handles, and exceptions turned into faults.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+#include <gloo/common/error.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <vector>
 
 using Handle = at::Tensor *; // what tch calls C_tensor*
 
-inline std::vector<at::Tensor> list(Handle *handles, size_t n) {
+inline std::vector<at::Tensor> list(const Handle *handles, size_t n) {
   std::vector<at::Tensor> tensors;
   tensors.reserve(n);
   for (size_t i = 0; i < n; ++i) tensors.push_back(*handles[i]);
   return tensors;
 }
 
-// Runs the body without recording for backward. Gives nullptr when it went well, else a message to free.
-template <class F> char *guarded(F body) {
+// Why a call failed, from malloc. Rust frees it (ffi::check).
+struct Fault {
+  int kind; // of these; the numbers are those of error::TorchFaultKind
+  char message[];
+
+  enum Kind { OTHER = 0, DISTRIBUTED = 1 };
+};
+
+inline Fault *fault(Fault::Kind kind, const char *message) {
+  auto length = std::strlen(message) + 1;
+  auto *made = static_cast<Fault *>(std::malloc(sizeof(Fault) + length));
+  if (!made) std::abort();
+  made->kind = kind;
+  std::memcpy(made->message, message, length);
+  return made;
+}
+
+// Runs the body. Gives nullptr when it went well.
+template <class F> Fault *caught(F body) {
   try {
-    at::NoGradGuard no_grad;
     body();
     return nullptr;
+  } catch (const c10::DistError &e) { // the store, NCCL
+    return fault(Fault::DISTRIBUTED, e.what());
+  } catch (const gloo::Exception &e) {
+    return fault(Fault::DISTRIBUTED, e.what());
+  } catch (const gloo::EnforceNotMet &e) {
+    return fault(Fault::DISTRIBUTED, e.what());
   } catch (const std::exception &e) {
-    return strdup(e.what());
+    return fault(Fault::OTHER, e.what());
   } catch (...) {
-    return strdup("unknown C++ exception");
+    return fault(Fault::OTHER, "unknown C++ exception");
   }
+}
+
+// Runs the body without recording for backward.
+template <class F> Fault *guarded(F body) {
+  return caught([&] {
+    at::NoGradGuard no_grad;
+    body();
+  });
 }

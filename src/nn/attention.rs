@@ -1,7 +1,7 @@
 //! Multi-head self-attention with QK-norm and rotary embedding.
 
 use super::{
-    Context, LayerNorm, LayerNormOptions, Linear, LinearOptions, Module, ModuleVisitor, VitNepaConfig, expect_tokens,
+    Architecture, Context, LayerNorm, LayerNormOptions, Linear, LinearOptions, Module, ModuleVisitor, expect_tokens,
     rotary,
 };
 use crate::error::Result;
@@ -21,13 +21,15 @@ pub struct Attention {
 
 impl Attention {
     /// The attention of a configuration.
-    pub fn new(config: &VitNepaConfig) -> Result<Self> {
-        config.validate()?;
-        let (d, initializer_range) = (config.hidden_size, config.initializer_range);
-        let qkv = LinearOptions { bias: config.qkv_bias, initializer_range };
-        let norm =
-            LayerNormOptions { eps: config.layer_norm_eps, affine: config.qk_norm_affine, bias: config.qk_norm_bias };
-        let qk_norm = || config.qk_norm.then(|| LayerNorm::new(config.head_size(), &norm)).transpose();
+    pub fn new(architecture: &Architecture) -> Result<Self> {
+        let (d, initializer_range) = (architecture.hidden_size, architecture.initializer_range);
+        let qkv = LinearOptions { bias: architecture.qkv_bias, initializer_range };
+        let norm = LayerNormOptions {
+            eps: architecture.layer_norm_eps,
+            affine: architecture.qk_norm_affine,
+            bias: architecture.qk_norm_bias,
+        };
+        let qk_norm = || architecture.qk_norm.then(|| LayerNorm::new(architecture.head_size, &norm)).transpose();
         Ok(Self {
             query: Linear::new(d, d, &qkv)?,
             key: Linear::new(d, d, &qkv)?,
@@ -35,8 +37,8 @@ impl Attention {
             q_norm: qk_norm()?,
             k_norm: qk_norm()?,
             output: Linear::new(d, d, &LinearOptions { bias: true, initializer_range })?,
-            heads: config.num_attention_heads,
-            is_causal: config.is_causal,
+            heads: architecture.num_attention_heads,
+            is_causal: architecture.is_causal,
         })
     }
 }
@@ -47,16 +49,16 @@ impl Module for Attention {
         format!("attention({}, {} heads{causal})", self.output.outputs(), self.heads)
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
-        parts.child("attention.query", &self.query);
-        parts.child("attention.key", &self.key);
-        parts.child("attention.value", &self.value);
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
+        visitor.child("attention.query", &self.query);
+        visitor.child("attention.key", &self.key);
+        visitor.child("attention.value", &self.value);
         for (name, norm) in [("attention.q_norm", &self.q_norm), ("attention.k_norm", &self.k_norm)] {
             if let Some(norm) = norm {
-                parts.child(name, norm);
+                visitor.child(name, norm);
             }
         }
-        parts.child("output.dense", &self.output);
+        visitor.child("output.dense", &self.output);
     }
 
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {

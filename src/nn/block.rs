@@ -2,14 +2,14 @@
 //! x += drop_path(ls₁ ⊙ attention(LN(x))); x += drop_path(ls₂ ⊙ mlp(LN(x))).
 
 use super::{
-    Attention, Context, DropPath, LayerNorm, LayerScale, Mlp, Module, ModuleRef, ModuleVisitor, VitNepaConfig,
+    Architecture, Attention, Context, DropPath, LayerNorm, LayerScale, Mlp, Module, ModuleRef, ModuleVisitor,
     expect_tokens,
 };
 use crate::error::{Context as _, Result};
 use std::rc::Rc;
 use tch::Tensor;
 
-/// A caller's own modules in place of the built-in ones.
+/// A caller's own modules in place of built-in ones.
 #[derive(Default)]
 pub struct BlockOverrides {
     /// [B, N, D] -> [B, N, D], called with the rotary angles.
@@ -24,8 +24,8 @@ pub struct Block {
     attention: ModuleRef,
     layer_scale: Option<LayerScale>,
     layernorm_after: LayerNorm,
-    /// The built-in mlp's names stand beside the block's own, as in the reference; another one's
-    /// go under `mlp`.
+    /// The built-in mlp's parameters are named beside the block's own, as in the reference; those of another one go
+    /// under `mlp`.
     mlp: (&'static str, ModuleRef),
     output_layer_scale: Option<LayerScale>,
     drop_path: DropPath,
@@ -33,22 +33,21 @@ pub struct Block {
 }
 
 impl Block {
-    /// A block whose drop path rate is `drop_path`, whatever the configuration's last block has.
-    pub fn new(config: &VitNepaConfig, drop_path: f64, parts: BlockOverrides) -> Result<Self> {
-        config.validate()?;
-        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
-        let layer_scale = || config.layerscale_value.map(|start| LayerScale::new(d, start)).transpose();
+    /// A block with the drop path rate `drop_path`; `own` modules stand in for built-in ones.
+    pub fn new(architecture: &Architecture, drop_path: f64, own: BlockOverrides) -> Result<Self> {
+        let (d, eps) = (architecture.hidden_size, architecture.layer_norm_eps);
+        let layer_scale = || architecture.layerscale_value.map(|start| LayerScale::new(d, start)).transpose();
         Ok(Self {
             layernorm_before: LayerNorm::with_eps(d, eps)?,
-            attention: match parts.attention {
-                Some(own) => own,
-                None => Rc::new(Attention::new(config)?),
+            attention: match own.attention {
+                Some(module) => module,
+                None => Rc::new(Attention::new(architecture)?),
             },
             layer_scale: layer_scale()?,
             layernorm_after: LayerNorm::with_eps(d, eps)?,
-            mlp: match parts.mlp {
-                Some(own) => ("mlp", own),
-                None => ("", Rc::new(Mlp::new(config)?)),
+            mlp: match own.mlp {
+                Some(module) => ("mlp", module),
+                None => ("", Rc::new(Mlp::new(architecture)?)),
             },
             output_layer_scale: layer_scale()?,
             drop_path: DropPath::new(drop_path)?,
@@ -77,18 +76,18 @@ impl Module for Block {
         format!("block({})", self.width)
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
-        parts.child("layernorm_before", &self.layernorm_before);
-        parts.child("attention", self.attention.as_ref());
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
+        visitor.child("layernorm_before", &self.layernorm_before);
+        visitor.child("attention", self.attention.as_ref());
         if let Some(scale) = &self.layer_scale {
-            parts.child("layer_scale", scale);
+            visitor.child("layer_scale", scale);
         }
-        parts.child("layernorm_after", &self.layernorm_after);
-        parts.child(self.mlp.0, self.mlp.1.as_ref());
+        visitor.child("layernorm_after", &self.layernorm_after);
+        visitor.child(self.mlp.0, self.mlp.1.as_ref());
         if let Some(scale) = &self.output_layer_scale {
-            parts.child("output.layer_scale", scale);
+            visitor.child("output.layer_scale", scale);
         }
-        parts.child("", &self.drop_path);
+        visitor.child("", &self.drop_path);
     }
 
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {

@@ -1,7 +1,7 @@
 //! The stack of blocks, with the rotary embedding that they share.
 
 use super::{
-    Block, BlockOverrides, Context, LayerNorm, Module, ModuleRef, ModuleVisitor, RotaryEmbedding, VitNepaConfig,
+    Architecture, Block, BlockOverrides, Context, LayerNorm, Module, ModuleRef, ModuleVisitor, RotaryEmbedding,
     recompute,
 };
 use crate::error::{Context as _, Result, bail};
@@ -21,21 +21,21 @@ pub struct Blocks {
 
 impl Blocks {
     /// The configured blocks, or the given ones in their place.
-    pub fn new(config: &VitNepaConfig, own: Option<Vec<ModuleRef>>, final_norm: bool) -> Result<Self> {
-        config.validate()?;
+    pub fn new(architecture: &Architecture, own: Option<Vec<ModuleRef>>, final_norm: bool) -> Result<Self> {
         let layer = match own {
             Some(own) => own,
-            None => (0..config.num_hidden_layers as usize)
+            None => (0..architecture.num_hidden_layers as usize)
                 .map(|i| {
-                    Ok(Rc::new(Block::new(config, config.drop_path_of(i), BlockOverrides::default())?) as ModuleRef)
+                    Ok(Rc::new(Block::new(architecture, architecture.drop_path_of(i), BlockOverrides::default())?)
+                        as ModuleRef)
                 })
                 .collect::<Result<_>>()?,
         };
         Ok(Self {
             layer,
-            rotary: RotaryEmbedding::of_config(config)?,
+            rotary: RotaryEmbedding::from_architecture(architecture)?,
             layernorm: final_norm
-                .then(|| LayerNorm::with_eps(config.hidden_size, config.layer_norm_eps))
+                .then(|| LayerNorm::with_eps(architecture.hidden_size, architecture.layer_norm_eps))
                 .transpose()?,
             training: Cell::new(true),
             recompute: Cell::new(false),
@@ -48,17 +48,17 @@ impl Module for Blocks {
         format!("blocks({} layers{})", self.layer.len(), if self.layernorm.is_some() { ", final norm" } else { "" })
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
-        parts.training(&self.training);
-        parts.recompute(&self.recompute);
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
+        visitor.training(&self.training);
+        visitor.recompute(&self.recompute);
         if let Some(rotary) = &self.rotary {
-            parts.training(&rotary.training);
+            visitor.training(&rotary.training);
         }
         for (i, block) in self.layer.iter().enumerate() {
-            parts.child(&format!("layer.{i}"), block.as_ref());
+            visitor.child(&format!("layer.{i}"), block.as_ref());
         }
         if let Some(norm) = &self.layernorm {
-            parts.child("layernorm", norm);
+            visitor.child("layernorm", norm);
         }
     }
 
@@ -78,11 +78,12 @@ impl Module for Blocks {
             }
         };
         keep(x);
-        let again = self.recompute.get() && self.training.get() && !cx.taps.as_ref().is_some_and(|t| t.want_attentions);
+        let wants_attentions = cx.taps.as_ref().is_some_and(|t| t.want_attentions);
+        let recomputed = self.recompute.get() && self.training.get() && !wants_attentions;
         let mut x = x.shallow_clone();
         for (i, block) in self.layer.iter().enumerate().take(cx.blocks.unwrap_or(usize::MAX)) {
             let place = move || format!("in layer {i}");
-            x = match again {
+            x = match recomputed {
                 true => recompute::forward(block, &x, &inner, place).with_context(place)?,
                 false => block.forward(&x, &inner).with_context(place)?,
             };

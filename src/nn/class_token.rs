@@ -21,8 +21,8 @@ impl Module for ClassToken {
         format!("class_token({})", self.cls_token.size()[2])
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
-        parts.parameter("cls_token", &self.cls_token);
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
+        visitor.parameter("cls_token", &self.cls_token);
     }
 
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {

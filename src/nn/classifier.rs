@@ -1,6 +1,6 @@
 //! The classification head: tokens to logits.
 
-use super::{Context, LayerNorm, Linear, LinearOptions, Module, ModuleVisitor, VitNepaConfig, expect_tokens};
+use super::{Architecture, Context, LayerNorm, Linear, LinearOptions, Module, ModuleVisitor, expect_tokens};
 use crate::error::{Result, ensure};
 use crate::tensor::shape_text;
 use tch::Tensor;
@@ -15,17 +15,16 @@ pub struct Classifier {
 
 impl Classifier {
     /// The head of a configuration whose `num_labels` is not 0.
-    pub fn new(config: &VitNepaConfig) -> Result<Self> {
-        config.validate()?;
-        ensure!(config.num_labels > 0, "a classifier needs num_labels > 0, found {}", config.num_labels);
-        let linear = LinearOptions { bias: true, initializer_range: config.initializer_range };
+    pub fn new(architecture: &Architecture) -> Result<Self> {
+        ensure!(architecture.num_labels > 0, "a classifier needs num_labels > 0, found {}", architecture.num_labels);
+        let linear = LinearOptions { bias: true, initializer_range: architecture.initializer_range };
         Ok(Self {
-            fc_norm: config
+            fc_norm: architecture
                 .add_pooling_layer
-                .then(|| LayerNorm::with_eps(config.hidden_size, config.layer_norm_eps))
+                .then(|| LayerNorm::with_eps(architecture.hidden_size, architecture.layer_norm_eps))
                 .transpose()?,
-            classifier: Linear::new(config.hidden_size, config.num_labels, &linear)?,
-            width: config.hidden_size,
+            classifier: Linear::new(architecture.hidden_size, architecture.num_labels, &linear)?,
+            width: architecture.hidden_size,
         })
     }
 }
@@ -36,11 +35,11 @@ impl Module for Classifier {
         format!("classifier({} -> {}{pooled})", self.width, self.classifier.outputs())
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
         if let Some(norm) = &self.fc_norm {
-            parts.child("fc_norm", norm);
+            visitor.child("fc_norm", norm);
         }
-        parts.child("classifier", &self.classifier);
+        visitor.child("classifier", &self.classifier);
     }
 
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
@@ -48,7 +47,7 @@ impl Module for Classifier {
         let tokens = x.size()[1];
         ensure!(
             tokens > 1 || self.fc_norm.is_none(),
-            "{} takes the mean of the patch tokens, but {} has none behind the class token",
+            "{} averages the patch tokens, but {} has none after the class token",
             self.describe(),
             shape_text(x)
         );

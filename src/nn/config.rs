@@ -3,6 +3,7 @@
 use crate::error::{Result, ensure};
 use crate::options;
 use serde::{Deserialize, Serialize};
+use std::ops::Deref;
 use tch::Tensor;
 
 /// The nonlinearity of the mlp.
@@ -27,7 +28,7 @@ impl Activation {
 
 options! {
     /// A ViT-NEPA. The defaults are the published base model's pretraining (ViT-B/14 at 224²).
-    /// Every block takes the same configuration and reads what concerns it.
+    /// Every block takes the whole configuration and reads what concerns it.
     pub struct VitNepaConfig {
         /// Side of the square images, in pixels.
         image_size: i64 = 224,
@@ -83,74 +84,96 @@ options! {
 }
 
 impl VitNepaConfig {
-    /// Checks what the single values' types cannot.
-    pub fn validate(&self) -> Result<()> {
-        let positive = [
-            ("image_size", self.image_size),
-            ("patch_size", self.patch_size),
-            ("num_channels", self.num_channels),
-            ("hidden_size", self.hidden_size),
-            ("num_attention_heads", self.num_attention_heads),
-            ("intermediate_size", self.mlp_size()),
-        ];
-        for (name, value) in positive {
-            ensure!(value > 0, "{name} must be positive, found {value}");
-        }
-        for (name, value) in [("num_hidden_layers", self.num_hidden_layers), ("num_labels", self.num_labels)] {
-            ensure!(value >= 0, "{name} must not be negative, found {value}");
-        }
-        ensure!(
-            self.image_size % self.patch_size == 0,
-            "patch_size must divide image_size, found patch_size {} and image_size {}",
-            self.patch_size,
-            self.image_size
-        );
-        ensure!(
-            self.hidden_size % self.num_attention_heads == 0,
-            "num_attention_heads must divide hidden_size, found {} heads for {}",
-            self.num_attention_heads,
-            self.hidden_size
-        );
-        ensure!(
-            self.rope_theta.is_none() || self.head_size() % 4 == 0,
-            "rotary embedding needs a head width that is a multiple of 4, found hidden_size {} / {} heads = {}",
-            self.hidden_size,
-            self.num_attention_heads,
-            self.head_size()
-        );
-        ensure!(
-            (0.0..1.0).contains(&self.drop_path_prob),
-            "drop_path_prob lies in [0, 1), found {}",
-            self.drop_path_prob
-        );
-        for (name, value) in [("layer_norm_eps", self.layer_norm_eps), ("initializer_range", self.initializer_range)] {
-            ensure!(value >= 0.0, "{name} must not be negative, found {value}");
-        }
-        if let Some(theta) = self.rope_theta {
-            ensure!(theta > 0.0, "rope_theta must be positive, found {theta}");
-        }
-        if let Some(shift) = self.pos_embed_shift {
-            ensure!(shift >= 0.0, "pos_embed_shift must not be negative, found {shift}");
-        }
-        for (name, value) in
-            [("pos_embed_jitter", self.pos_embed_jitter), ("pos_embed_rescale", self.pos_embed_rescale)]
-        {
-            ensure!(value.is_none_or(|r| r >= 1.0), "{name} is a ratio of at least 1, found {}", value.unwrap());
-        }
-        Ok(())
-    }
-
-    /// Width of one attention head.
-    pub fn head_size(&self) -> i64 {
-        self.hidden_size / self.num_attention_heads
-    }
-
     /// Width of the mlp.
     pub fn mlp_size(&self) -> i64 {
         self.intermediate_size.unwrap_or(4 * self.hidden_size)
     }
+}
 
-    /// Drop path rate of block `index`.
+/// A configuration whose values fit together, with the sizes that follow from them. Every block is built from one, and
+/// reads the options through it.
+#[derive(Debug, Clone)]
+pub struct Architecture {
+    config: VitNepaConfig,
+    /// Patches along one side of an image.
+    pub grid: i64,
+    /// Tokens of an image: the class token and grid² patches.
+    pub tokens: i64,
+    /// Width of one attention head.
+    pub head_size: i64,
+}
+
+impl Deref for Architecture {
+    type Target = VitNepaConfig;
+
+    fn deref(&self) -> &VitNepaConfig {
+        &self.config
+    }
+}
+
+impl Architecture {
+    /// Checks what the types of single options cannot; the error names the option at fault.
+    pub fn new(config: &VitNepaConfig) -> Result<Self> {
+        let positive = [
+            ("image_size", config.image_size),
+            ("patch_size", config.patch_size),
+            ("num_channels", config.num_channels),
+            ("hidden_size", config.hidden_size),
+            ("num_attention_heads", config.num_attention_heads),
+            ("intermediate_size", config.mlp_size()),
+        ];
+        for (name, value) in positive {
+            ensure!(value > 0, "{name} must be positive, found {value}");
+        }
+        for (name, value) in [("num_hidden_layers", config.num_hidden_layers), ("num_labels", config.num_labels)] {
+            ensure!(value >= 0, "{name} must not be negative, found {value}");
+        }
+        ensure!(
+            config.image_size % config.patch_size == 0,
+            "patch_size must divide image_size, found patch_size {} and image_size {}",
+            config.patch_size,
+            config.image_size
+        );
+        ensure!(
+            config.hidden_size % config.num_attention_heads == 0,
+            "num_attention_heads must divide hidden_size, found {} heads for {}",
+            config.num_attention_heads,
+            config.hidden_size
+        );
+        let head_size = config.hidden_size / config.num_attention_heads;
+        ensure!(
+            config.rope_theta.is_none() || head_size % 4 == 0,
+            "rotary embedding needs a head width that is a multiple of 4, found hidden_size {} / {} heads = {}",
+            config.hidden_size,
+            config.num_attention_heads,
+            head_size
+        );
+        ensure!(
+            (0.0..1.0).contains(&config.drop_path_prob),
+            "drop_path_prob must lie in [0, 1), found {}",
+            config.drop_path_prob
+        );
+        for (name, value) in
+            [("layer_norm_eps", config.layer_norm_eps), ("initializer_range", config.initializer_range)]
+        {
+            ensure!(value >= 0.0, "{name} must not be negative, found {value}");
+        }
+        if let Some(theta) = config.rope_theta {
+            ensure!(theta > 0.0, "rope_theta must be positive, found {theta}");
+        }
+        if let Some(shift) = config.pos_embed_shift {
+            ensure!(shift >= 0.0, "pos_embed_shift must not be negative, found {shift}");
+        }
+        for (name, value) in
+            [("pos_embed_jitter", config.pos_embed_jitter), ("pos_embed_rescale", config.pos_embed_rescale)]
+        {
+            ensure!(value.is_none_or(|r| r >= 1.0), "{name} must be a ratio of at least 1, found {}", value.unwrap());
+        }
+        let grid = config.image_size / config.patch_size;
+        Ok(Self { config: config.clone(), grid, tokens: grid * grid + 1, head_size })
+    }
+
+    /// Drop path rate of block `index`, from 0.
     pub fn drop_path_of(&self, index: usize) -> f64 {
         let last = (self.num_hidden_layers - 1).max(1) as f64;
         self.drop_path_prob * index as f64 / last

@@ -77,10 +77,10 @@ impl Module for Conv2d {
         )
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
-        parts.parameter("weight", &self.weight);
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
+        visitor.parameter("weight", &self.weight);
         if let Some(bias) = &self.bias {
-            parts.parameter("bias", bias);
+            visitor.parameter("bias", bias);
         }
     }
 

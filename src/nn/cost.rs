@@ -1,6 +1,6 @@
 //! What a model costs to train, counted from its configuration.
 
-use super::VitNepaConfig;
+use super::Architecture;
 use crate::options;
 use serde::Serialize;
 
@@ -9,9 +9,9 @@ options! {
     pub struct CostOptions {
         /// Images in a forward pass.
         batch: i64 = 256,
-        /// What matrix products are computed in: "float32", or "bfloat16" for autocast.
+        /// Dtype of matrix products: "float32", or "bfloat16" for autocast.
         dtype: String = "float32".into(),
-        /// Whether blocks are computed again in backward.
+        /// Whether backward recomputes the blocks.
         recompute: bool = false,
     }
 }
@@ -48,14 +48,14 @@ pub struct Memory {
     pub total: i64,
 }
 
-impl VitNepaConfig {
+impl Architecture {
     /// The number of scalars in all parameters.
     pub fn parameters(&self) -> i64 {
         let (d, m) = (self.hidden_size, self.mlp_size());
         let linear = |inputs: i64, outputs: i64, bias: bool| inputs * outputs + if bias { outputs } else { 0 };
         let qk_norm = match (self.qk_norm && self.qk_norm_affine, self.qk_norm_bias) {
             (false, _) => 0,
-            (true, bias) => 2 * self.head_size() * (1 + bias as i64),
+            (true, bias) => 2 * self.head_size * (1 + bias as i64),
         };
         let layer_scale = if self.layerscale_value.is_some() { 2 * d } else { 0 };
         let mlp = linear(d, m, true) * (1 + self.use_gated_mlp as i64) + linear(m, d, true);
@@ -68,17 +68,11 @@ impl VitNepaConfig {
         linear(patch, d, true) + d + self.num_hidden_layers * block + 2 * d + head
     }
 
-    /// Tokens of an image, with the class token.
-    pub fn tokens(&self) -> i64 {
-        let side = self.image_size / self.patch_size;
-        side * side + 1
-    }
-
-    /// What training costs. Counted are the matrix products alone, two operations to a multiplication with its addition,
-    /// attention as if it were not causal; backward as twice forward. Not counted in memory are the images themselves
-    /// and what an operation needs while it runs.
+    /// What training costs. Only matrix products count as operations, a multiplication with its addition as two,
+    /// attention as if it were not causal, and backward as twice forward. Memory counts neither the images nor what an
+    /// operation needs while it runs.
     pub fn cost(&self, options: &CostOptions, on_cuda: bool) -> Cost {
-        let (d, m, n, layers) = (self.hidden_size, self.mlp_size(), self.tokens(), self.num_hidden_layers);
+        let (d, m, n, layers) = (self.hidden_size, self.mlp_size(), self.tokens, self.num_hidden_layers);
         let patch = 2 * (n - 1) * d * self.num_channels * self.patch_size * self.patch_size;
         let (projections, attention) = (4 * 2 * n * d * d, 2 * 2 * n * n * d);
         let mlp = (2 + self.use_gated_mlp as i64) * 2 * n * d * m;
@@ -127,7 +121,7 @@ impl VitNepaConfig {
             + (if self.use_gated_mlp { 4 } else { 2 }) * width * m
             + of(self.layerscale_value.is_some(), width * d);
         let block = attention + mlp;
-        let tokens = options.batch * self.tokens();
+        let tokens = options.batch * self.tokens;
         let layers = self.num_hidden_layers;
         let blocks = if options.recompute { layers * residual + block } else { layers * block };
         // Class token and embeddings, the final norm's input, its output, and the loss's unit vectors of the targets.

@@ -7,7 +7,7 @@ use crate::random;
 use std::cell::Cell;
 use tch::Tensor;
 
-/// [B, …] -> the same; no parameters.
+/// [B, …] -> [B, …]; no parameters.
 pub struct DropPath {
     prob: f64,
     training: Cell<bool>,
@@ -16,7 +16,7 @@ pub struct DropPath {
 impl DropPath {
     /// A drop path of probability `prob`, in [0, 1).
     pub fn new(prob: f64) -> Result<Self> {
-        ensure!((0.0..1.0).contains(&prob), "a drop_path probability lies in [0, 1), found {prob}");
+        ensure!((0.0..1.0).contains(&prob), "a drop_path probability must lie in [0, 1), found {prob}");
         Ok(Self { prob, training: Cell::new(true) })
     }
 }
@@ -26,8 +26,8 @@ impl Module for DropPath {
         format!("drop_path({})", self.prob)
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
-        parts.training(&self.training);
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
+        visitor.training(&self.training);
     }
 
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {

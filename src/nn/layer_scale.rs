@@ -21,8 +21,8 @@ impl Module for LayerScale {
         format!("layer_scale({})", self.lambda1.size()[0])
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
-        parts.parameter("lambda1", &self.lambda1);
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
+        visitor.parameter("lambda1", &self.lambda1);
     }
 
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {

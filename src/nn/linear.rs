@@ -43,10 +43,10 @@ impl Module for Linear {
         format!("linear({} -> {})", size[1], size[0])
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
-        parts.parameter("weight", &self.weight);
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
+        visitor.parameter("weight", &self.weight);
         if let Some(bias) = &self.bias {
-            parts.parameter("bias", bias);
+            visitor.parameter("bias", bias);
         }
     }
 

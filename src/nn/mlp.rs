@@ -1,6 +1,6 @@
 //! The feed-forward part of a block, plain or gated (SwiGLU with "silu", arXiv 2002.05202).
 
-use super::{Activation, Context, Linear, LinearOptions, Module, ModuleVisitor, VitNepaConfig, expect_tokens};
+use super::{Activation, Architecture, Context, Linear, LinearOptions, Module, ModuleVisitor, expect_tokens};
 use crate::error::Result;
 use tch::Tensor;
 
@@ -14,15 +14,14 @@ pub struct Mlp {
 
 impl Mlp {
     /// The mlp of a configuration.
-    pub fn new(config: &VitNepaConfig) -> Result<Self> {
-        config.validate()?;
-        let (d, inner) = (config.hidden_size, config.mlp_size());
-        let linear = LinearOptions { bias: true, initializer_range: config.initializer_range };
+    pub fn new(architecture: &Architecture) -> Result<Self> {
+        let (d, inner) = (architecture.hidden_size, architecture.mlp_size());
+        let linear = LinearOptions { bias: true, initializer_range: architecture.initializer_range };
         Ok(Self {
-            gate: config.use_gated_mlp.then(|| Linear::new(d, inner, &linear)).transpose()?,
+            gate: architecture.use_gated_mlp.then(|| Linear::new(d, inner, &linear)).transpose()?,
             up: Linear::new(d, inner, &linear)?,
             down: Linear::new(inner, d, &linear)?,
-            act: config.hidden_act,
+            act: architecture.hidden_act,
         })
     }
 }
@@ -40,12 +39,12 @@ impl Module for Mlp {
         .to_lowercase()
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
         if let Some(gate) = &self.gate {
-            parts.child("intermediate.gate_proj", gate);
+            visitor.child("intermediate.gate_proj", gate);
         }
-        parts.child("intermediate.up_proj", &self.up);
-        parts.child("output.dense", &self.down);
+        visitor.child("intermediate.up_proj", &self.up);
+        visitor.child("output.dense", &self.down);
     }
 
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {

@@ -26,7 +26,7 @@ pub use block::{Block, BlockOverrides};
 pub use blocks::Blocks;
 pub use class_token::ClassToken;
 pub use classifier::Classifier;
-pub use config::{Activation, VitNepaConfig};
+pub use config::{Activation, Architecture, VitNepaConfig};
 pub use conv::{Conv2d, Conv2dOptions};
 pub use cost::{Cost, CostOptions, Memory};
 pub use drop_path::DropPath;
@@ -57,8 +57,8 @@ pub trait Module {
     /// The block's name in printed trees and errors, for example `linear(192 -> 768)`.
     fn describe(&self) -> String;
 
-    /// Shows every own parameter, mode and child to `parts`, in forward order.
-    fn visit(&self, parts: &mut ModuleVisitor<'_>);
+    /// Shows every own parameter, flag and child to `visitor`, in forward order.
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>);
 
     /// Applies the block to `x`.
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor>;
@@ -82,9 +82,9 @@ pub struct Context {
     pub rotary: Option<Tensor>,
     /// The patch grid (rows, columns), where it is known.
     pub grid: Option<(i64, i64)>,
-    /// Where inner values are collected, when they were asked for.
+    /// Where inner values are collected; `None` where nobody wants them.
     pub taps: Option<Rc<Taps>>,
-    /// How many of a stack's blocks are computed; `None` means all.
+    /// How many blocks of a stack are computed; `None` means all.
     pub blocks: Option<usize>,
 }
 
@@ -116,7 +116,7 @@ enum Visited<'a> {
     Recompute(&'a Cell<bool>),
 }
 
-/// Walks a module tree and names what it finds.
+/// Walks a module tree and names its parameters, flags and children.
 pub struct ModuleVisitor<'a> {
     prefix: String,
     found: &'a mut dyn FnMut(&str, Visited<'_>),
@@ -142,7 +142,7 @@ impl ModuleVisitor<'_> {
         (self.found)(&self.prefix, Visited::Training(flag));
     }
 
-    /// The flag of a stack of blocks that says whether they are computed again in backward.
+    /// The flag of a stack of blocks that says whether backward recomputes them.
     pub fn recompute(&mut self, flag: &Cell<bool>) {
         (self.found)(&self.prefix, Visited::Recompute(flag));
     }
@@ -158,12 +158,12 @@ fn visit(module: &dyn Module, mut found: impl FnMut(&str, Visited<'_>)) {
     module.visit(&mut ModuleVisitor { prefix: String::new(), found: &mut found });
 }
 
-/// All parameters with their full names, in forward order. One that is used in several places
-/// comes once, under its first name, as in PyTorch.
+/// All parameters with their full names, in forward order. A shared parameter is listed once, under its first name, as
+/// in PyTorch.
 pub fn named_parameters(module: &dyn Module) -> Vec<(String, Tensor)> {
     let (mut all, mut seen) = (Vec::new(), HashSet::new());
-    visit(module, |name, part| {
-        if let Visited::Parameter(t) = part
+    visit(module, |name, visited| {
+        if let Visited::Parameter(t) = visited
             && (t.numel() == 0 || seen.insert(t.data_ptr()))
         {
             all.push((name.to_string(), t.shallow_clone()));
@@ -177,32 +177,32 @@ pub fn num_parameters(module: &dyn Module) -> i64 {
     named_parameters(module).iter().map(|(_, t)| t.numel() as i64).sum()
 }
 
-/// Puts the module and everything in it in training or evaluation mode.
+/// Puts the module and all its children in training or evaluation mode.
 pub fn set_training(module: &dyn Module, training: bool) {
-    visit(module, |_, part| {
-        if let Visited::Training(flag) = part {
+    visit(module, |_, visited| {
+        if let Visited::Training(flag) = visited {
             flag.set(training);
         }
     });
 }
 
-/// Whether any part that behaves differently in training is in training mode.
+/// Whether any block with a training mode is in it.
 pub fn is_training(module: &dyn Module) -> bool {
     let mut training = false;
-    visit(module, |_, part| {
-        if let Visited::Training(flag) = part {
+    visit(module, |_, visited| {
+        if let Visited::Training(flag) = visited {
             training |= flag.get();
         }
     });
     training
 }
 
-/// Whether each block of the stacks of blocks in the module keeps only its input in training and is computed again in
-/// backward.
+/// Turns activation checkpointing on or off: with it, each block of the module's stacks of blocks keeps only its input
+/// in training, and backward recomputes the rest.
 pub fn set_recompute(module: &dyn Module, recompute: bool) -> Result<()> {
     let mut stacks = 0;
-    visit(module, |_, part| {
-        if let Visited::Recompute(flag) = part {
+    visit(module, |_, visited| {
+        if let Visited::Recompute(flag) = visited {
             flag.set(recompute);
             stacks += 1;
         }
@@ -210,17 +210,17 @@ pub fn set_recompute(module: &dyn Module, recompute: bool) -> Result<()> {
     if stacks == 0 {
         bail_hint!(
             "recompute: expected a model made by nn::vit_nepa, or nn::blocks, found {}", module.describe();
-            "what is computed again is each block of nn::blocks, and there are none in this module"
+            "backward can recompute the blocks of nn::blocks, and this module has none"
         );
     }
     Ok(())
 }
 
-/// Whether the module has stacks of blocks that are to be computed again in backward.
+/// Whether backward recomputes blocks of the module.
 pub fn is_recomputed(module: &dyn Module) -> bool {
     let mut recompute = false;
-    visit(module, |_, part| {
-        if let Visited::Recompute(flag) = part {
+    visit(module, |_, visited| {
+        if let Visited::Recompute(flag) = visited {
             recompute |= flag.get();
         }
     });
@@ -228,7 +228,7 @@ pub fn is_recomputed(module: &dyn Module) -> bool {
 }
 
 /// Freezes or thaws the parameters whose full name matches `pattern` (`*` stands for any
-/// characters); returns how many. None at all is an error.
+/// characters); returns how many. A pattern that matches none is an error.
 pub fn set_trainable(module: &dyn Module, pattern: &str, trainable: bool) -> Result<usize> {
     let wild = WildMatch::new(pattern);
     let all = named_parameters(module);

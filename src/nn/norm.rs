@@ -48,12 +48,12 @@ impl Module for LayerNorm {
         format!("layer_norm({}, eps {:e})", self.size, self.eps)
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
         if let Some(weight) = &self.weight {
-            parts.parameter("weight", weight);
+            visitor.parameter("weight", weight);
         }
         if let Some(bias) = &self.bias {
-            parts.parameter("bias", bias);
+            visitor.parameter("bias", bias);
         }
     }
 

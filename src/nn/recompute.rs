@@ -1,5 +1,5 @@
-//! A block that keeps only its input in training, and is computed again when backward comes to it: a third more
-//! computation for the memory of one block's activations in place of all (Chen et al., arXiv 1604.06174).
+//! Activation checkpointing: a block keeps only its input in training, and backward recomputes the rest. It costs a
+//! third more computation, and holds one block's activations instead of all (Chen et al., arXiv 1604.06174).
 
 use super::{Context, ModuleRef, is_recomputed, named_parameters};
 use crate::error::{Context as _, Result};
@@ -7,14 +7,14 @@ use crate::ffi::{self, Autocast};
 use crate::random;
 use tch::Tensor;
 
-/// `block.forward(x, cx)`; `place` says where the block is, for an error in backward.
+/// `block.forward(x, cx)`, recomputed in backward; `place` says where the block is, for an error there.
 pub(super) fn forward(
     block: &ModuleRef,
     x: &Tensor,
     cx: &Context,
     place: impl Fn() -> String + 'static,
 ) -> Result<Tensor> {
-    // A stack of blocks inside of this one computes its own again, and taps what they give.
+    // A stack inside this block recomputes its own blocks, and taps their outputs.
     if !ffi::grad_enabled() || is_recomputed(block.as_ref()) {
         return block.forward(x, cx);
     }
@@ -30,7 +30,7 @@ pub(super) fn forward(
         block.forward(x, cx)?
     };
     let (block, cx) = (block.clone(), Context { taps: None, ..cx.clone() });
-    ffi::computed_again(x, &trained, &output, move |x| {
+    ffi::recompute(x, &trained, &output, move |x| {
         let _rng = Restored(random::state());
         random::set_state(rng);
         let _autocast = Autocast::enter(kind)?;
@@ -38,7 +38,7 @@ pub(super) fn forward(
     })
 }
 
-/// Puts the run's generator back at the end of a scope.
+/// Restores the run's generator at the end of a scope.
 struct Restored(random::State);
 
 impl Drop for Restored {

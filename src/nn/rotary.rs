@@ -1,7 +1,7 @@
 //! 2-D rotary position embedding (RoFormer, arXiv 2104.09864; on patch coordinates as in DINOv3,
 //! arXiv 2508.10104), applied to the queries and keys of the patch tokens only.
 
-use super::VitNepaConfig;
+use super::Architecture;
 use crate::error::{Result, ensure};
 use crate::options;
 use crate::random;
@@ -33,7 +33,7 @@ pub struct RotaryEmbedding {
 }
 
 impl RotaryEmbedding {
-    /// A rotary embedding of its own options.
+    /// A rotary embedding with the given options.
     pub fn new(options: &RotaryOptions) -> Result<Self> {
         ensure!(
             options.head_size > 0 && options.head_size % 4 == 0,
@@ -43,15 +43,15 @@ impl RotaryEmbedding {
         Ok(Self { options: options.clone(), training: Cell::new(true), table: RefCell::new(None) })
     }
 
-    /// The one that a model's configuration asks for.
-    pub fn of_config(config: &VitNepaConfig) -> Result<Option<Self>> {
-        let Some(rope_theta) = config.rope_theta else { return Ok(None) };
+    /// The rotary embedding of an architecture; `None` where it has none.
+    pub fn from_architecture(architecture: &Architecture) -> Result<Option<Self>> {
+        let Some(rope_theta) = architecture.rope_theta else { return Ok(None) };
         Self::new(&RotaryOptions {
-            head_size: config.head_size(),
+            head_size: architecture.head_size,
             rope_theta,
-            pos_embed_shift: config.pos_embed_shift,
-            pos_embed_jitter: config.pos_embed_jitter,
-            pos_embed_rescale: config.pos_embed_rescale,
+            pos_embed_shift: architecture.pos_embed_shift,
+            pos_embed_jitter: architecture.pos_embed_jitter,
+            pos_embed_rescale: architecture.pos_embed_rescale,
         })
         .map(Some)
     }
@@ -61,7 +61,7 @@ impl RotaryEmbedding {
         self.training.set(training);
     }
 
-    /// The embedding in words, as [`super::Module::describe`].
+    /// A short text for printing, as [`super::Module::describe`].
     pub fn describe(&self) -> String {
         format!("rotary_embedding(head_size {}, rope_theta {})", self.options.head_size, self.options.rope_theta)
     }
@@ -144,7 +144,7 @@ pub fn rotate(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
     let rotating = x.f_narrow(2, prefix, patches)?;
     let halves = rotating.f_chunk(2, -1)?;
     let turned = Tensor::f_cat(&[halves[1].f_neg()?, halves[0].shallow_clone()], -1)?;
-    // Of narrower values too, in float32; what is rotated goes into a matrix product in their own type.
+    // The angles are float32, and so is the rotation of narrower values; the result has their own dtype again.
     let rotated = rotating.f_mul(&cos)?.f_add(&turned.f_mul(&sin)?)?.f_to_kind(x.kind())?;
     if prefix == 0 {
         return Ok(rotated);

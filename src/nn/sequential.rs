@@ -21,9 +21,9 @@ impl Module for Sequential {
         format!("sequential({} modules)", self.modules.len())
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
         for (i, module) in self.modules.iter().enumerate() {
-            parts.child(&i.to_string(), module.as_ref());
+            visitor.child(&i.to_string(), module.as_ref());
         }
     }
 

@@ -3,8 +3,8 @@
 
 use super::blocks::square_side;
 use super::{
-    Blocks, ClassToken, Classifier, Context, LayerNorm, Module, ModuleRef, ModuleVisitor, PatchEmbed, Taps,
-    VitNepaConfig,
+    Architecture, Blocks, ClassToken, Classifier, Context, LayerNorm, Module, ModuleRef, ModuleVisitor, PatchEmbed,
+    Taps,
 };
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
-/// A caller's own modules in place of the built-in ones.
+/// A caller's own modules in place of built-in ones.
 #[derive(Default)]
 pub struct VitNepaOverrides {
     /// Images [B, C, S, S] -> tokens [B, T, D].
@@ -22,7 +22,7 @@ pub struct VitNepaOverrides {
     pub encoder: Option<ModuleRef>,
 }
 
-/// What of a forward pass is wanted beside its end.
+/// What a forward pass returns besides its final output.
 #[derive(Default)]
 pub struct Wanted {
     /// What the first block sees and each block's raw output.
@@ -49,7 +49,7 @@ pub struct Output {
 
 /// A ViT-NEPA, for pretraining (`num_labels` 0) or classification.
 pub struct VitNepa {
-    config: VitNepaConfig,
+    architecture: Architecture,
     patch_embeddings: ModuleRef,
     class_token: ClassToken,
     encoder: ModuleRef,
@@ -60,35 +60,38 @@ pub struct VitNepa {
 }
 
 impl VitNepa {
-    /// A model with fresh weights, of the configuration's or a caller's own parts.
-    pub fn new(config: &VitNepaConfig, parts: VitNepaOverrides) -> Result<Self> {
-        Self::with_generic(config, parts, Map::new())
+    /// A model with fresh weights; `own` modules stand in for built-in ones.
+    pub fn new(architecture: &Architecture, own: VitNepaOverrides) -> Result<Self> {
+        Self::with_generic(architecture, own, Map::new())
     }
 
     /// A model that keeps the generic keys of the `config.json` that it comes from.
-    pub fn with_generic(config: &VitNepaConfig, parts: VitNepaOverrides, generic: Map<String, Value>) -> Result<Self> {
-        config.validate()?;
-        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
+    pub fn with_generic(
+        architecture: &Architecture,
+        own: VitNepaOverrides,
+        generic: Map<String, Value>,
+    ) -> Result<Self> {
+        let (d, eps) = (architecture.hidden_size, architecture.layer_norm_eps);
         Ok(Self {
-            patch_embeddings: match parts.patch_embeddings {
-                Some(own) => own,
-                None => Rc::new(PatchEmbed::new(config)?),
+            patch_embeddings: match own.patch_embeddings {
+                Some(module) => module,
+                None => Rc::new(PatchEmbed::new(architecture)?),
             },
-            class_token: ClassToken::new(d, config.initializer_range)?,
-            encoder: match parts.encoder {
-                Some(own) => own,
-                None => Rc::new(Blocks::new(config, None, false)?),
+            class_token: ClassToken::new(d, architecture.initializer_range)?,
+            encoder: match own.encoder {
+                Some(module) => module,
+                None => Rc::new(Blocks::new(architecture, None, false)?),
             },
             layernorm: LayerNorm::with_eps(d, eps)?,
-            head: (config.num_labels > 0).then(|| Classifier::new(config)).transpose()?,
-            config: config.clone(),
+            head: (architecture.num_labels > 0).then(|| Classifier::new(architecture)).transpose()?,
+            architecture: architecture.clone(),
             generic,
         })
     }
 
     /// What it was made from.
-    pub fn config(&self) -> &VitNepaConfig {
-        &self.config
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
     }
 
     /// Keys of the `config.json` it came from that say nothing about the network.
@@ -96,10 +99,10 @@ impl VitNepa {
         &self.generic
     }
 
-    /// The forward pass of `images` [B, C, S, S] with everything it gives. The blocks see zeros in place of the
-    /// patches that `input_mask`, bool [B, T], marks; z stays whole. Of fewer blocks there are no logits.
+    /// The forward pass of `images` [B, C, S, S] with all its outputs. The blocks see zeros in place of patches that
+    /// `input_mask`, bool [B, T], marks; z keeps them. With fewer than all blocks there are no logits.
     pub fn encode(&self, images: &Tensor, input_mask: Option<&Tensor>, wanted: &Wanted) -> Result<Output> {
-        let layers = self.config.num_hidden_layers;
+        let layers = self.architecture.num_hidden_layers;
         if let Some(blocks) = wanted.blocks
             && blocks as i64 > layers
         {
@@ -113,12 +116,12 @@ impl VitNepa {
             ..Default::default()
         };
         let patches = self.patch_embeddings.forward(images, &cx).context("in embeddings")?;
-        if cx.grid.is_none() && self.config.rope_theta.is_some() {
+        if cx.grid.is_none() && self.architecture.rope_theta.is_some() {
             let count = patches.size().get(1).copied().unwrap_or(0);
             match square_side(count) {
                 Some(side) => cx.grid = Some((side, side)),
                 None => bail_hint!(
-                    "the patch embedding gives {count} tokens ({}), which is no square grid, so their places are unknown",
+                    "the patch embedding gives {count} tokens ({}), which form no square grid",
                     shape_text(&patches);
                     "let it give a square number of tokens, or switch rotary embedding off with rope_theta: ()"
                 ),
@@ -135,7 +138,7 @@ impl VitNepa {
             && computed != blocks + 1
         {
             bail!(
-                "blocks: {} cannot be cut off after block {blocks}: it shows {computed} hidden states, expected {}",
+                "blocks: {} cannot stop after block {blocks}: it gave {computed} hidden states, expected {}",
                 self.encoder.describe(),
                 blocks + 1
             );
@@ -158,7 +161,7 @@ fn masked(patches: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let size = patches.size();
     ensure!(
         mask.kind() == Kind::Bool && mask.size() == size[..2],
-        "input_mask: expected [{}, {}] bool, a value for each patch, found {}",
+        "input_mask: expected [{}, {}] bool, one value a patch, found {}",
         size[0],
         size[1],
         shape_text(mask)
@@ -168,7 +171,7 @@ fn masked(patches: &Tensor, mask: &Tensor) -> Result<Tensor> {
 
 impl Module for VitNepa {
     fn describe(&self) -> String {
-        let c = &self.config;
+        let c = &self.architecture;
         let head = if c.num_labels > 0 { format!(", {} labels", c.num_labels) } else { String::new() };
         format!(
             "vit_nepa({}² / {}, {} x {}, {} heads{head})",
@@ -176,13 +179,13 @@ impl Module for VitNepa {
         )
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
-        parts.child("vit_nepa.embeddings", &self.class_token);
-        parts.child("vit_nepa.embeddings.patch_embeddings", self.patch_embeddings.as_ref());
-        parts.child("vit_nepa.encoder", self.encoder.as_ref());
-        parts.child("vit_nepa.layernorm", &self.layernorm);
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
+        visitor.child("vit_nepa.embeddings", &self.class_token);
+        visitor.child("vit_nepa.embeddings.patch_embeddings", self.patch_embeddings.as_ref());
+        visitor.child("vit_nepa.encoder", self.encoder.as_ref());
+        visitor.child("vit_nepa.layernorm", &self.layernorm);
         if let Some(head) = &self.head {
-            parts.child("", head);
+            visitor.child("", head);
         }
     }
 

@@ -20,14 +20,14 @@ options! {
         weight_decay: f64 = 0.05,
         /// Parameters without weight decay: name patterns, `*` standing for any characters.
         no_decay: Vec<String> = ["*bias*", "*layernorm*", "*layer_scale*", "*_norm*"].map(String::from).to_vec(),
-        /// Treatment by name: the first group whose pattern matches a parameter holds for it. Each is
-        /// a map with `pattern` and what a grouping function may give.
+        /// Options by name: a parameter takes those of the first group whose pattern matches it. Each is
+        /// a map with `pattern` and the options of a grouping function.
         groups: Vec<PatternGroup> = Vec::new(),
     }
 }
 
 options! {
-    /// The treatment of the parameters whose name matches a pattern.
+    /// Options of the parameters whose name matches a pattern.
     pub struct PatternGroup {
         /// Name pattern, `*` standing for any characters.
         pattern: String = String::new(),
@@ -41,7 +41,7 @@ options! {
 }
 
 options! {
-    /// What a grouping function may say about a parameter.
+    /// Options that a grouping function gives a parameter.
     pub struct ParamGroupOptions {
         /// Factor on the learning rate given to `step`.
         lr_scale: f64 = 1.0,
@@ -101,14 +101,14 @@ impl Adamw {
         })
     }
 
-    /// Groups all parameters of `module`: `group_of(name, parameter)` says how each is treated.
+    /// Groups all parameters of `module` by the options that `group_of(name, parameter)` gives.
     pub fn with_groups(
         module: &dyn Module,
         options: &AdamwOptions,
         mut group_of: impl FnMut(&str, &Tensor) -> Result<ParamGroupOptions>,
     ) -> Result<Self> {
         let [b1, b2] = options.betas;
-        ensure!((0.0..1.0).contains(&b1) && (0.0..1.0).contains(&b2), "betas lie in [0, 1), found [{b1}, {b2}]");
+        ensure!((0.0..1.0).contains(&b1) && (0.0..1.0).contains(&b2), "betas must lie in [0, 1), found [{b1}, {b2}]");
         ensure!(options.eps >= 0.0, "eps must not be negative, found {}", options.eps);
         ensure!(options.weight_decay >= 0.0, "weight_decay must not be negative, found {}", options.weight_decay);
         let no_decay: Vec<WildMatch> = options.no_decay.iter().map(|p| WildMatch::new(p)).collect();
@@ -189,19 +189,19 @@ impl Adamw {
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut all = Vec::new();
         for (name, slot) in self.groups.iter().flat_map(|g| g.names.iter().zip(&g.slots)) {
-            for (kind, tensor) in STATE.iter().zip(slot.state.iter().flatten()) {
+            for (kind, tensor) in STATE_NAMES.iter().zip(slot.state.iter().flatten()) {
                 all.push((format!("{kind}.{name}"), tensor.shallow_clone()));
             }
         }
         all
     }
 
-    /// Puts back what [`Adamw::state`] gave. Nothing is changed where something does not fit.
+    /// Restores what [`Adamw::state`] gave. On an error nothing has changed.
     pub fn load_state(&mut self, tensors: &[(String, Tensor)]) -> Result<()> {
         let mut by_name: BTreeMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
         let mut states = Vec::new();
         for (name, slot) in self.groups.iter().flat_map(|g| g.names.iter().zip(&g.slots)) {
-            let found = STATE.map(|kind| by_name.remove(format!("{kind}.{name}").as_str()));
+            let found = STATE_NAMES.map(|kind| by_name.remove(format!("{kind}.{name}").as_str()));
             states.push(match found {
                 [Some(exp_avg), Some(exp_avg_sq), Some(step)] => {
                     for moment in [exp_avg, exp_avg_sq] {
@@ -215,7 +215,7 @@ impl Adamw {
                     Some([exp_avg, exp_avg_sq, step].map(Tensor::shallow_clone))
                 }
                 [None, None, None] => None,
-                _ => bail!("the optimizer's state of `{name}` is not complete"),
+                _ => bail!("the optimizer's state of `{name}` is incomplete"),
             });
         }
         if let Some(name) = by_name.keys().next() {
@@ -234,5 +234,5 @@ impl Adamw {
     }
 }
 
-/// A parameter's state, in the order of [`Slot::state`].
-const STATE: [&str; 3] = ["exp_avg", "exp_avg_sq", "step"];
+/// Names of a parameter's state, in the order of [`Slot::state`].
+const STATE_NAMES: [&str; 3] = ["exp_avg", "exp_avg_sq", "step"];

@@ -7,8 +7,8 @@ use crate::tensor::detached_copy;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
-/// The first update copies the parameters; every update then moves the average by 1 − decay
-/// towards them. Parameters keep their names and places.
+/// The first update copies the parameters; each later one moves the averages by 1 − decay
+/// towards them. Averages have the names of their parameters.
 pub struct Ema {
     decay: f64,
     names: Vec<String>,
@@ -19,7 +19,7 @@ pub struct Ema {
 impl Ema {
     /// An average of the module's parameters, not started yet.
     pub fn new(module: &dyn Module, decay: f64) -> Result<Self> {
-        ensure!((0.0..1.0).contains(&decay), "an EMA decay lies in [0, 1), found {decay}");
+        ensure!((0.0..1.0).contains(&decay), "an EMA decay must lie in [0, 1), found {decay}");
         let (names, params) = named_parameters(module).into_iter().map(|(n, p)| (n, p.detach())).unzip();
         Ok(Self { decay, names, params, averages: None })
     }
@@ -29,7 +29,7 @@ impl Ema {
         self.decay
     }
 
-    /// Takes the parameters' current values in.
+    /// Moves the averages towards the parameters' current values.
     pub fn update(&mut self) -> Result<()> {
         match &self.averages {
             Some(averages) => ffi::lerp(averages, &self.params, 1.0 - self.decay),
@@ -52,7 +52,7 @@ impl Ema {
         self.averages.is_some()
     }
 
-    /// Puts averages back, as [`Ema::named_averages`] gave them.
+    /// Restores averages that [`Ema::named_averages`] gave.
     pub fn restore(&mut self, tensors: &[(String, Tensor)]) -> Result<()> {
         let by_name: BTreeMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
         let own = |(name, param): (&String, &Tensor)| -> Result<Tensor> {
@@ -70,7 +70,7 @@ impl Ema {
         Ok(())
     }
 
-    /// Exchanges the parameters' values with the averages, in place; twice restores both.
+    /// Swaps the parameters' values with the averages, in place; a second call restores both.
     pub fn swap(&self) -> Result<()> {
         tch::no_grad(|| {
             for (param, average) in self.params.iter().zip(self.started()?) {

@@ -25,9 +25,9 @@ options! {
 pub enum ScheduleKind {
     /// Linear warm-up, then half a cosine to 0.
     Cosine,
-    /// The same for all layers, times llrd^power.
+    /// A cosine schedule times llrd^power, the layer-wise decay; each layer warms up alike.
     LlrdCosine,
-    /// Times llrd^power, and groups of smaller factors warm up longer.
+    /// A cosine schedule times llrd^power, where groups with smaller factors warm up longer.
     LlrdCosineWarmup,
 }
 
@@ -45,7 +45,7 @@ impl Schedule {
         ensure!(o.total_steps > 0, "a schedule needs total_steps > 0, found {}", o.total_steps);
         ensure!(
             (0..=o.total_steps).contains(&o.warmup_steps),
-            "warmup_steps lies in 0..=total_steps ({}), found {}",
+            "warmup_steps must lie in 0..=total_steps ({}), found {}",
             o.total_steps,
             o.warmup_steps
         );
@@ -58,7 +58,7 @@ impl Schedule {
         Ok(Self { kind, options: o.clone() })
     }
 
-    /// The schedule in words.
+    /// A short text for printing.
     pub fn describe(&self) -> String {
         let o = &self.options;
         let kind = match self.kind {

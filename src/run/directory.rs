@@ -29,6 +29,8 @@ pub const RUNS_DIR: &str = "runs";
 pub const CHECKPOINTS_DIR: &str = "checkpoints";
 /// The recipe as it was run; a checkpoint has it too.
 pub const RECIPE_FILE: &str = "recipe.rhai";
+/// The key under which torchrun's store remembers a run directory over a restart.
+pub const REMEMBERED_KEY: &str = "nepa/run";
 
 /// An open run directory, locked against other runs for as long as it lives.
 pub struct RunDir {

@@ -4,7 +4,7 @@ use crate::dist;
 use crate::error::{Result, ensure};
 use crate::files::{read_json, write_atomic};
 use crate::provenance::{ModelProvenance, RunProvenance, StartedFrom, timestamp};
-use crate::run::directory::{CHECKPOINTS_DIR, RUNS_DIR};
+use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR};
 use crate::run::signals::Interrupt;
 use crate::run::{CheckpointOptions, Checkpoints, RunDir, RunState};
 use serde_json::{Map, Value};
@@ -75,7 +75,7 @@ impl Session {
             let path = dist::broadcast_from_rank0("the run directory", || {
                 let path = self.out.clone().unwrap_or_else(|| default_dir(&self.info.recipe));
                 opened = Some(RunDir::open(&path, &self.info, self.must_resume)?);
-                dist::remember_run(&path)?;
+                dist::remember(REMEMBERED_KEY, &path.display().to_string())?;
                 Ok(path.display().to_string().into())
             })?;
             let path: PathBuf = serde_json::from_value(path)?;

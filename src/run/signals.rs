@@ -1,6 +1,7 @@
 //! Ctrl-C and SIGTERM ask the run to stop, a second one ends the process at once; SIGUSR1 asks for a checkpoint.
 
 use crate::error::Result;
+use signal_hook::consts::signal::SIGXFSZ;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use std::sync::Arc;
@@ -32,11 +33,7 @@ impl Interrupt {
         }
         flag::register(SIGUSR1, interrupt.0.save.clone())?;
         // A limit on the size of files is an error of a write, not the end of the process.
-        // SAFETY: sets a signal's disposition.
-        #[cfg(unix)]
-        unsafe {
-            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-        }
+        flag::register(SIGXFSZ, Arc::default())?;
         Ok(interrupt)
     }
 

@@ -73,7 +73,7 @@ fn a_killed_process_is_named() {
     let (_folder, processes) = looping("");
     processes[0].wait_for("running");
     processes[2].signal(libc::SIGKILL);
-    others_say(processes, 2, &["rank 2 has given no sign of life for", "killed, hung, out of memory"]);
+    others_say(processes, 2, &["rank 2 has sent no heartbeat for", "killed, hung, out of memory"]);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn the_end_of_the_process_that_keeps_the_store_is_told_as_such() {
     let (_folder, processes) = looping("");
     processes[0].wait_for("running");
     processes[0].signal(libc::SIGKILL);
-    others_say(processes, 0, &["rank 0 is gone, and with it the store"]);
+    others_say(processes, 0, &["rank 0 is lost, and with it the store"]);
 }
 
 #[test]
@@ -89,13 +89,13 @@ fn a_stopped_process_is_named() {
     let (_folder, processes) = looping("");
     processes[0].wait_for("running");
     processes[1].signal(libc::SIGSTOP);
-    others_say(processes, 1, &["rank 1 has given no sign of life for"]);
+    others_say(processes, 1, &["rank 1 has sent no heartbeat for"]);
 }
 
 #[test]
 fn a_process_that_hangs_is_named_with_the_place_where_it_was_last_seen() {
     let (_folder, processes) = looping("hang");
-    others_say(processes, 1, &["rank 1 did not come to all_reduce within 10 s: it lives, and stands after all_reduce"]);
+    others_say(processes, 1, &["rank 1 did not reach all_reduce within 10 s: it is alive, after all_reduce"]);
 }
 
 #[test]
@@ -167,10 +167,10 @@ fn processes_that_run_other_things_stop_at_the_start() {
         pair,
         9,
         &[
-            "not all processes run the same as rank 0",
+            "not all ranks run the same as rank 0",
             "rank 1 on",
-            "parameter lr: nothing in rank 0, 0.2 here",
-            "seed: nothing in rank 0, 3 here",
+            "parameter lr: nothing on rank 0, 0.2 here",
+            "seed: nothing on rank 0, 3 here",
         ],
     );
 
@@ -198,7 +198,7 @@ fn processes_whose_data_differ_stop_before_the_first_step() {
         fashion()
     );
     let said = Folder::new().run_with(&script, &["--nproc", "2", "--dist-timeout", TIMEOUT]);
-    said.fails(1).says(&["the data are not the same in all processes: on rank 1, images: 64 images", "63 images"]);
+    said.fails(1).says(&["the data differ between ranks: on rank 1, images: 64 images", "63 images"]);
     assert!(said.stdout.is_empty(), "{said}");
 }
 
@@ -226,17 +226,17 @@ fn a_process_of_another_binary_stops_at_the_start() {
     theirs.envs([("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", at.0), ("MASTER_PORT", &at.1.to_string())]);
     let theirs = theirs.current_dir(folder.path("")).output().unwrap();
     assert_eq!(theirs.status.code(), Some(1));
-    ours.finish().fails(1).says(&["not all processes run the same as rank 0", "rank 1 on", "nepa: "]);
+    ours.finish().fails(1).says(&["not all ranks run the same as rank 0", "rank 1 on", "nepa: "]);
 }
 
 #[test]
-fn a_port_that_is_taken_and_a_process_0_that_is_not_there_are_told() {
+fn a_port_that_is_taken_and_a_rank_0_that_is_not_there_are_told() {
     let folder = Folder::new();
     folder.write("recipe.rhai", "print(1);\n");
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let at = ("127.0.0.1", taken.local_addr().unwrap().port());
     let said = process(&folder, 0, 2, at, &[]).finish();
-    said.fails(1).says(&[&format!("rank 0 cannot listen at port {}", at.1), "it is in use", "MASTER_PORT"]);
+    said.fails(1).says(&[&format!("rank 0 cannot listen on port {}", at.1), "it is in use", "MASTER_PORT"]);
     let said = process(&folder, 1, 2, ("127.0.0.1", free_port()), &[]).finish();
     said.fails(1).says(&["nobody answered at 127.0.0.1:", "within 10 s", "MASTER_ADDR"]);
 }
@@ -248,8 +248,8 @@ fn a_name_that_nobody_knows_and_a_process_that_does_not_come_are_told() {
     let nowhere = process(&folder, 1, 2, ("no-such-machine.invalid", 29500), &[]);
     let at = ("127.0.0.1", free_port());
     let two = vec![process(&folder, 0, 3, at, &[]), process(&folder, 1, 3, at, &[])];
-    nowhere.finish().fails(1).says(&["MASTER_ADDR is \"no-such-machine.invalid\""]);
-    others_say(two, 9, &["only 2 of 3 processes came within 10 s; missing: rank 2"]);
+    nowhere.finish().fails(1).says(&["cannot resolve MASTER_ADDR \"no-such-machine.invalid\""]);
+    others_say(two, 9, &["only 2 of 3 ranks joined within 10 s; missing: rank 2"]);
     // Half of what is needed to meet.
     let said = folder.nepa_with(&[("WORLD_SIZE", "2"), ("RANK", "0")], &["run", "recipe.rhai"]);
     said.fails(1).says(&["RANK, WORLD_SIZE are set in the environment, but not MASTER_ADDR, MASTER_PORT"]);
@@ -310,7 +310,7 @@ fn the_launcher_reports_a_killed_process_and_the_checkpoint_is_whole() {
     said.fails(1).says(&[
         "nepa: 3 of 3 processes failed",
         &format!("rank 1 (process {victim}) was killed (signal 9)"),
-        "rank 1 has given no sign of life",
+        "rank 1 has sent no heartbeat",
         "to resume from its last checkpoint: nepa run recipe.rhai --resume out",
         "--nproc 3",
     ]);

@@ -209,7 +209,7 @@ fn two_machines_train_together_and_notice_when_the_network_fails() {
     }
     machines.ip(&format!("-n {} link set nx{} down", machines.name(0), machines.0)).unwrap();
     let cut = Instant::now();
-    let pieces = ["rank 1 has given no sign of life", "rank 0 is gone, and with it the store"];
+    let pieces = ["rank 1 has sent no heartbeat", "rank 0 is lost, and with it the store"];
     let [a, b] = &mut children;
     for (child, piece) in [a, b].into_iter().zip(pieces) {
         while child.try_wait().unwrap().is_none() {

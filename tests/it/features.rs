@@ -85,7 +85,7 @@ fn no_more_blocks_are_computed_than_wanted() {
     let said = tiny("nn::vit_nepa(tiny).encode(x, #{ blocks: 3 });");
     said.fails(1).says(&["blocks: expected 0 to 2", "found 3"]);
     let said = tiny("nn::vit_nepa(tiny, #{ encoder: nn::define(#{}, |m, x| x) }).encode(x, #{ blocks: 1 });");
-    said.fails(1).says(&["cannot be cut off after block 1", "0 hidden states, expected 2"]);
+    said.fails(1).says(&["cannot stop after block 1", "0 hidden states, expected 2"]);
 }
 
 #[test]

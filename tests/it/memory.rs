@@ -4,7 +4,7 @@
 
 use nepa::ffi::{self, Autocast};
 use nepa::loss::next_embedding;
-use nepa::nn::{Activation, CostOptions, VitNepa, VitNepaConfig, VitNepaOverrides, set_recompute};
+use nepa::nn::{Activation, Architecture, CostOptions, VitNepa, VitNepaConfig, VitNepaOverrides, set_recompute};
 use nepa::optim::{Adamw, AdamwOptions, Ema};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,8 +17,8 @@ fn allocated() -> i64 {
     (info.uordblks + info.hblkhd) as i64
 }
 
-fn images(config: &VitNepaConfig, batch: i64) -> Tensor {
-    Tensor::randn([batch, 3, config.image_size, config.image_size], (Kind::Float, Device::Cpu))
+fn images(architecture: &Architecture, batch: i64) -> Tensor {
+    Tensor::randn([batch, 3, architecture.image_size, architecture.image_size], (Kind::Float, Device::Cpu))
 }
 
 fn loss(model: &VitNepa, images: &Tensor, kind: Kind) -> Tensor {
@@ -28,8 +28,9 @@ fn loss(model: &VitNepa, images: &Tensor, kind: Kind) -> Tensor {
 }
 
 /// Bytes that forward keeps for backward.
-fn kept(config: &VitNepaConfig, kind: Kind, batch: i64) -> i64 {
-    let (model, images) = (VitNepa::new(config, VitNepaOverrides::default()).unwrap(), images(config, batch));
+fn kept(architecture: &Architecture, kind: Kind, batch: i64) -> i64 {
+    let (model, images) =
+        (VitNepa::new(architecture, VitNepaOverrides::default()).unwrap(), images(architecture, batch));
     let step = || {
         let before = allocated();
         let _loss = loss(&model, &images, kind);
@@ -40,8 +41,8 @@ fn kept(config: &VitNepaConfig, kind: Kind, batch: i64) -> i64 {
 }
 
 /// Bytes that two training steps hold at most.
-fn peak(config: &VitNepaConfig, batch: i64, recompute: bool) -> i64 {
-    let images = images(config, batch);
+fn peak(architecture: &Architecture, batch: i64, recompute: bool) -> i64 {
+    let images = images(architecture, batch);
     let (before, done) = (allocated(), AtomicBool::new(false));
     let watch = || {
         let mut most = 0;
@@ -53,7 +54,7 @@ fn peak(config: &VitNepaConfig, batch: i64, recompute: bool) -> i64 {
     };
     std::thread::scope(|scope| {
         let watcher = scope.spawn(watch);
-        let model = VitNepa::new(config, VitNepaOverrides::default()).unwrap();
+        let model = VitNepa::new(architecture, VitNepaOverrides::default()).unwrap();
         set_recompute(&model, recompute).unwrap();
         let mut adamw = Adamw::new(&model, &AdamwOptions::default()).unwrap();
         let mut ema = Ema::new(&model, 0.999).unwrap();
@@ -91,17 +92,19 @@ fn the_expected_memory_of_a_step_is_what_it_takes() {
         ..small.clone()
     };
     for (what, config) in [("plain", &small), ("gated", &gated)] {
+        let architecture = Architecture::new(config).unwrap();
         for kind in [Kind::Float, Kind::BFloat16] {
             let dtype = if kind == Kind::BFloat16 { "bfloat16" } else { "float32" }.to_string();
-            let expected = config.cost(&CostOptions { batch: 2, dtype, ..Default::default() }, false);
-            let found = kept(config, kind, 2);
+            let expected = architecture.cost(&CostOptions { batch: 2, dtype, ..Default::default() }, false);
+            let found = kept(&architecture, kind, 2);
             near(&format!("{what}, activations of {kind:?}"), expected.memory.activations, found, 0.1);
         }
     }
 
     let config = VitNepaConfig { hidden_size: 256, num_attention_heads: 4, num_hidden_layers: 4, ..Default::default() };
+    let architecture = Architecture::new(&config).unwrap();
     for recompute in [false, true] {
-        let expected = config.cost(&CostOptions { batch: 8, recompute, ..Default::default() }, false);
-        near(&format!("peak, recompute {recompute}"), expected.memory.total, peak(&config, 8, recompute), 0.25);
+        let expected = architecture.cost(&CostOptions { batch: 8, recompute, ..Default::default() }, false);
+        near(&format!("peak, recompute {recompute}"), expected.memory.total, peak(&architecture, 8, recompute), 0.25);
     }
 }

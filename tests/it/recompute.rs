@@ -1,4 +1,4 @@
-//! Blocks that are computed again in backward: the same results, whatever they are made of.
+//! Activation checkpointing: recomputed blocks give the same results, whatever they are made of.
 
 use crate::common::*;
 

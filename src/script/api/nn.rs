@@ -129,15 +129,15 @@ impl nn::Module for ScriptModule {
         format!("module({})", names.join(", "))
     }
 
-    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
-        parts.training(&self.training);
+    fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
+        visitor.training(&self.training);
         for (name, part) in &self.parts {
             match part {
-                Part::Parameter(t) => parts.parameter(name, t),
-                Part::Module(m) => parts.child(name, m.0.as_ref()),
+                Part::Parameter(t) => visitor.parameter(name, t),
+                Part::Module(m) => visitor.child(name, m.0.as_ref()),
                 Part::Modules(list) => {
                     for (i, m) in list.iter().enumerate() {
-                        parts.child(&format!("{name}.{i}"), m.as_ref());
+                        visitor.child(&format!("{name}.{i}"), m.as_ref());
                     }
                 }
                 Part::Value(_) => {}
@@ -187,10 +187,8 @@ fn wrap(m: impl nn::Module + 'static) -> Result<Module> {
     Ok(Module(Rc::new(m)))
 }
 
-fn config_of(of: &str, map: &Map) -> Result<nn::VitNepaConfig> {
-    let config: nn::VitNepaConfig = read_options(of, map)?;
-    config.validate()?;
-    Ok(config)
+fn architecture(of: &str, config: &Map) -> Result<nn::Architecture> {
+    nn::Architecture::new(&read_options(of, config)?)
 }
 
 /// A part that the caller brings, by name.
@@ -233,7 +231,7 @@ fn blocks(engine: &mut Engine, reference: &mut Reference) {
         /// everything. Parameters are named as in the reference's checkpoints. Defaults: the published
         /// base model's pretraining.
         "vit_nepa" (config: Map) -> Module {
-            wrap(nn::VitNepa::new(&config_of("nn::vit_nepa", &config)?, nn::VitNepaOverrides::default())?)
+            wrap(nn::VitNepa::new(&architecture("nn::vit_nepa", &config)?, nn::VitNepaOverrides::default())?)
         }
         /// The same with a script's own modules in place of built-in ones: `patch_embeddings` (images ->
         /// tokens [B, T, D]) and `encoder` ([B, T + 1, D] -> the same).
@@ -243,16 +241,16 @@ fn blocks(engine: &mut Engine, reference: &mut Reference) {
                 patch_embeddings: part(&parts, "patch_embeddings", "nn::vit_nepa")?,
                 encoder: part(&parts, "encoder", "nn::vit_nepa")?,
             };
-            wrap(nn::VitNepa::new(&config_of("nn::vit_nepa", &config)?, own)?)
+            wrap(nn::VitNepa::new(&architecture("nn::vit_nepa", &config)?, own)?)
         }
         /// Images [B, C, S, S] to patch tokens [B, T, D] in raster order. Parameters: projection.
-        "patch_embed" (config: Map) -> Module { wrap(nn::PatchEmbed::new(&config_of("nn::patch_embed", &config)?)?) }
+        "patch_embed" (config: Map) -> Module { wrap(nn::PatchEmbed::new(&architecture("nn::patch_embed", &config)?)?) }
         /// Puts one learned token in front: [B, T, D] -> [B, T + 1, D]. Parameter: cls_token [1, 1, D].
         "class_token" (hidden_size: i64) -> Module { wrap(nn::ClassToken::new(hidden_size, 0.02)?) }
         /// Multi-head self-attention with QK-norm and rotary embedding, [B, N, D] -> [B, N, D].
-        "attention" (config: Map) -> Module { wrap(nn::Attention::new(&config_of("nn::attention", &config)?)?) }
+        "attention" (config: Map) -> Module { wrap(nn::Attention::new(&architecture("nn::attention", &config)?)?) }
         /// The feed-forward part of a block, plain or gated, [B, N, D] -> [B, N, D].
-        "mlp" (config: Map) -> Module { wrap(nn::Mlp::new(&config_of("nn::mlp", &config)?)?) }
+        "mlp" (config: Map) -> Module { wrap(nn::Mlp::new(&architecture("nn::mlp", &config)?)?) }
         /// A learned factor per channel (arXiv 2103.17239), starting at `start`. Parameter: lambda1 [D].
         "layer_scale" (hidden_size: i64, start: Dynamic) -> Module {
             wrap(nn::LayerScale::new(hidden_size, number(&start, "nn::layer_scale")?)?)
@@ -262,7 +260,7 @@ fn blocks(engine: &mut Engine, reference: &mut Reference) {
         /// One pre-norm transformer block, [B, N, D] -> [B, N, D]; its drop path rate is the
         /// configuration's `drop_path_prob` itself.
         "block" (config: Map) -> Module {
-            let config = config_of("nn::block", &config)?;
+            let config = architecture("nn::block", &config)?;
             wrap(nn::Block::new(&config, config.drop_path_prob, nn::BlockOverrides::default())?)
         }
         /// The same with a script's own `attention` or `mlp`, [B, N, D] -> [B, N, D].
@@ -272,17 +270,17 @@ fn blocks(engine: &mut Engine, reference: &mut Reference) {
                 attention: part(&parts, "attention", "nn::block")?,
                 mlp: part(&parts, "mlp", "nn::block")?,
             };
-            let config = config_of("nn::block", &config)?;
+            let config = architecture("nn::block", &config)?;
             wrap(nn::Block::new(&config, config.drop_path_prob, own)?)
         }
         /// The stack of `num_hidden_layers` blocks with its rotary embedding and a final norm,
         /// [B, N, D] -> [B, N, D]. The patch grid is the square one that N fits, with or without a class
         /// token. Parameters: layer.I, layernorm.
-        "blocks" (config: Map) -> Module { wrap(nn::Blocks::new(&config_of("nn::blocks", &config)?, None, true)?) }
+        "blocks" (config: Map) -> Module { wrap(nn::Blocks::new(&architecture("nn::blocks", &config)?, None, true)?) }
         /// The same around a script's own blocks.
         "blocks" (config: Map, layers: Array) -> Module {
             let own = modules(&layers, "nn::blocks")?;
-            wrap(nn::Blocks::new(&config_of("nn::blocks", &config)?, Some(own), true)?)
+            wrap(nn::Blocks::new(&architecture("nn::blocks", &config)?, Some(own), true)?)
         }
         /// Rotary embedding by itself: makes the angles that attention, block and blocks take.
         "rotary_embedding" (options: Map) -> Rotary {
@@ -291,7 +289,7 @@ fn blocks(engine: &mut Engine, reference: &mut Reference) {
         }
         /// The classification head of a configuration with `num_labels`: tokens [B, N, D] to logits
         /// [B, num_labels]. Parameters: fc_norm, classifier.
-        "classifier" (config: Map) -> Module { wrap(nn::Classifier::new(&config_of("nn::classifier", &config)?)?) }
+        "classifier" (config: Map) -> Module { wrap(nn::Classifier::new(&architecture("nn::classifier", &config)?)?) }
         /// LayerNorm over the last dimension. Parameters: weight, bias [size].
         "layer_norm" (size: i64) -> Module { wrap(nn::LayerNorm::new(size, &Default::default())?) }
         /// The same with options.
@@ -359,7 +357,7 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
         /// A ViT-NEPA's configuration, with the keys of config.json.
         "get$config" (m: Module) -> Map {
             let model = vit(&m, "config")?;
-            let config = model.vit_nepa().expect("checked").config();
+            let config: &nn::VitNepaConfig = model.vit_nepa().expect("checked").architecture();
             match from_json(&serde_json::to_value(config)?).try_cast::<Map>() {
                 Some(map) => Ok(map),
                 None => unreachable!("a configuration is a map"),
@@ -438,10 +436,10 @@ fn methods(engine: &mut Engine, reference: &mut Reference) {
 
 fn cost(m: &Module, o: &CostOptions) -> Result<Map> {
     let model = vit(m, "cost")?;
-    let config = model.vit_nepa().expect("checked").config();
+    let architecture = model.vit_nepa().expect("checked").architecture();
     ensure!(o.batch > 0, "cost: batch must be positive, found {}", o.batch);
     precision("cost", &o.dtype)?;
-    let (counted, there) = (config.parameters(), nn::num_parameters(model.as_ref()));
+    let (counted, there) = (architecture.parameters(), nn::num_parameters(model.as_ref()));
     if counted != there {
         bail_hint!(
             "cost: this model has {there} parameters, but its configuration makes {counted}";
@@ -449,7 +447,7 @@ fn cost(m: &Module, o: &CostOptions) -> Result<Map> {
         );
     }
     let on_cuda = matches!(crate::device::current(), tch::Device::Cuda(_));
-    match from_json(&serde_json::to_value(config.cost(o, on_cuda))?).try_cast::<Map>() {
+    match from_json(&serde_json::to_value(architecture.cost(o, on_cuda))?).try_cast::<Map>() {
         Some(map) => Ok(map),
         None => unreachable!("a cost is a map"),
     }

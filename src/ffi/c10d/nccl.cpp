@@ -2,7 +2,7 @@
 // wanted of it is two constructors, found by name in the libtorch_cuda that is open, and beyond that only the virtual
 // functions of c10d::Backend.
 
-#include "shim.h"
+#include "../shim.h"
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
@@ -19,8 +19,8 @@ const char *OPTIONS = "_ZN4c10d16ProcessGroupNCCL7OptionsC1Eb";
 const char *GROUP = "_ZN4c10d16ProcessGroupNCCLC1EN3c1013intrusive_ptrINS_5StoreENS1_6detail34intrusive_target_default_"
                     "null_typeIS3_EEEEiiNS2_INS0_7OptionsENS5_IS8_EEEE";
 
-// In libtorch 2.11 the objects have 248 and 1112 bytes (sizeof, of the headers with CUDA 13.0 and NCCL 2.28), aligned to 8.
-// They get more, so that a patch release may add to them.
+// In libtorch 2.11 the objects have 248 and 1112 bytes (sizeof, of the headers with CUDA 13.0 and NCCL 2.28), aligned
+// to 8. They get more, so that a patch release may add to them.
 constexpr size_t OPTIONS_BYTES = 4096, GROUP_BYTES = 16384;
 
 // Both constructors take what follows the object as any function does.

@@ -1,0 +1,38 @@
+//! libtorch as it is loaded (`runtime.cpp`).
+
+use super::{Fault, check};
+use crate::error::Result;
+use std::ffi::{CStr, c_char, c_int};
+use std::path::PathBuf;
+
+unsafe extern "C" {
+    fn nepa_torch_folder() -> *mut c_char;
+    safe fn nepa_set_cuda_device(index: c_int) -> *mut Fault;
+    safe fn nepa_open_cuda(found: &mut bool) -> *mut Fault;
+}
+
+/// Opens `libtorch_cuda.so` beside the loaded libtorch; true when there was one. To be called
+/// before anything asks libtorch about CUDA, since the answer is cached.
+pub fn open_cuda() -> Result<bool> {
+    let mut found = false;
+    check(nepa_open_cuda(&mut found))?;
+    Ok(found)
+}
+
+/// Makes a GPU that of this thread, for operations that do not name one.
+pub fn set_cuda_device(index: usize) -> Result<()> {
+    check(nepa_set_cuda_device(index as c_int))
+}
+
+/// The folder that libtorch was loaded from.
+pub fn torch_folder() -> Option<PathBuf> {
+    // SAFETY: null or a string from strdup, owned by us.
+    let folder = unsafe { nepa_torch_folder() };
+    if folder.is_null() {
+        return None;
+    }
+    // SAFETY: a live string, freed once.
+    let path = unsafe { CStr::from_ptr(folder).to_string_lossy().into_owned() };
+    unsafe { libc::free(folder.cast()) };
+    Some(path.into())
+}

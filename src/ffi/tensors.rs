@@ -1,0 +1,110 @@
+//! Operations on many tensors at once, as an optimizer needs them (`tensors.cpp`).
+
+use super::{Fault, check, handles};
+use crate::error::Result;
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+unsafe extern "C" {
+    fn nepa_adamw(
+        params: *const *mut C_tensor,
+        grads: *const *mut C_tensor,
+        exp_avgs: *const *mut C_tensor,
+        exp_avg_sqs: *const *mut C_tensor,
+        steps: *const *mut C_tensor,
+        n: usize,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        eps: f64,
+        weight_decay: f64,
+    ) -> *mut Fault;
+    fn nepa_lerp(averages: *const *mut C_tensor, values: *const *mut C_tensor, n: usize, weight: f64) -> *mut Fault;
+    fn nepa_global_norm(tensors: *const *mut C_tensor, n: usize, norm: *mut *mut C_tensor) -> *mut Fault;
+    fn nepa_scale(tensors: *const *mut C_tensor, n: usize, factor: *mut C_tensor) -> *mut Fault;
+    fn nepa_clear_grads(tensors: *const *mut C_tensor, n: usize) -> *mut Fault;
+    fn nepa_is_unshared(tensor: *mut C_tensor) -> bool;
+}
+
+/// The state of one AdamW parameter group: equally long lists, tensor by tensor.
+pub struct AdamwLists {
+    /// The parameters, changed in place.
+    pub params: Vec<Tensor>,
+    /// Their gradients.
+    pub grads: Vec<Tensor>,
+    /// First moments, changed in place.
+    pub exp_avgs: Vec<Tensor>,
+    /// Second moments, changed in place.
+    pub exp_avg_sqs: Vec<Tensor>,
+    /// float32 scalars, raised by one by the update.
+    pub steps: Vec<Tensor>,
+}
+
+/// One fused AdamW update (decoupled weight decay, bias correction) in place.
+pub fn adamw(lists: &AdamwLists, lr: f64, betas: [f64; 2], eps: f64, weight_decay: f64) -> Result<()> {
+    let n = lists.params.len();
+    if n == 0 {
+        return Ok(());
+    }
+    let all = [&lists.grads, &lists.exp_avgs, &lists.exp_avg_sqs, &lists.steps];
+    assert!(all.iter().all(|l| l.len() == n), "AdamW lists of different lengths");
+    let [grads, exp_avgs, exp_avg_sqs, steps] = all.map(|l| handles(l));
+    // SAFETY: the handles stay alive in `lists` for the call; all lists hold n of them.
+    check(unsafe {
+        nepa_adamw(
+            handles(&lists.params).as_ptr(),
+            grads.as_ptr(),
+            exp_avgs.as_ptr(),
+            exp_avg_sqs.as_ptr(),
+            steps.as_ptr(),
+            n,
+            lr,
+            betas[0],
+            betas[1],
+            eps,
+            weight_decay,
+        )
+    })
+}
+
+/// `averages += weight * (values - averages)`, in place, all tensors at once.
+pub fn lerp(averages: &[Tensor], values: &[Tensor], weight: f64) -> Result<()> {
+    assert_eq!(averages.len(), values.len(), "lerp lists of different lengths");
+    if averages.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: both lists hold n live handles.
+    check(unsafe { nepa_lerp(handles(averages).as_ptr(), handles(values).as_ptr(), averages.len(), weight) })
+}
+
+/// The 2-norm over all tensors together, a scalar on their device.
+pub fn global_norm(tensors: &[Tensor]) -> Result<Tensor> {
+    if tensors.is_empty() {
+        return Ok(Tensor::f_zeros([0; 0], tch::kind::FLOAT_CPU)?);
+    }
+    let mut norm = std::ptr::null_mut();
+    // SAFETY: n live handles; on success `norm` is a new tensor that we own.
+    check(unsafe { nepa_global_norm(handles(tensors).as_ptr(), tensors.len(), &mut norm) })?;
+    Ok(unsafe { Tensor::from_ptr(norm) })
+}
+
+/// `tensors *= factor`, in place, with a scalar tensor so that a GPU is not waited for.
+pub fn scale(tensors: &[Tensor], factor: &Tensor) -> Result<()> {
+    if tensors.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: n live handles and one more.
+    check(unsafe { nepa_scale(handles(tensors).as_ptr(), tensors.len(), factor.as_ptr() as *mut C_tensor) })
+}
+
+/// Drops the gradients, so that a parameter that takes no part in the next loss has none at all.
+pub fn clear_grads(tensors: &[Tensor]) -> Result<()> {
+    // SAFETY: n live handles.
+    check(unsafe { nepa_clear_grads(handles(tensors).as_ptr(), tensors.len()) })
+}
+
+/// Whether nobody but this handle holds the tensor, and no view its memory.
+pub fn is_unshared(tensor: &Tensor) -> bool {
+    // SAFETY: a live handle, only looked at.
+    unsafe { nepa_is_unshared(tensor.as_ptr() as *mut C_tensor) }
+}
