@@ -5,9 +5,9 @@ use crate::bail_hint;
 use crate::device;
 use crate::dist::{self, ClusterEnvironment, Hooks, RankFacts, Rendezvous};
 use crate::error::Result;
-use crate::run::checkpoints::wait_for_writers;
 use crate::run::progress::note_line;
 use crate::run::signals::Interrupt;
+use crate::run::writer::wait_for_writers;
 use crate::run::{RunFile, RunInfo, RunState, Session, directory};
 use crate::script::error::Report;
 use crate::script::{Checked, Declared, Failure, Host, Params, finish_run, start_run, type_of};
@@ -51,7 +51,7 @@ fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::res
 
 /// Prepares the recipe, and agrees with the other ranks, where there are some, that they run the same.
 fn prepare_with_all_ranks(args: &mut RunArgs, host: &Host) -> std::result::Result<(Option<Rendezvous>, Prepared), u8> {
-    let mut rendezvous = find_ranks(args).map_err(|e| fail(&Report::of_rust(&e), None))?;
+    let mut rendezvous = open_rendezvous(args).map_err(|e| fail(&Report::of_rust(&e), None))?;
     let prepared = prepare(args, host);
     // Whatever is wrong on one rank, the others are told.
     let agreed = rendezvous.as_mut().map_or(Ok(true), |rendezvous| rendezvous.compare(facts(args, host, &prepared)));
@@ -133,7 +133,7 @@ struct Prepared {
 }
 
 /// Finds the other ranks, where there are some.
-fn find_ranks(args: &RunArgs) -> Result<Option<Rendezvous>> {
+fn open_rendezvous(args: &RunArgs) -> Result<Option<Rendezvous>> {
     let Some(environment) = ClusterEnvironment::from_env()? else { return Ok(None) };
     let hooks = Hooks { note: note_line, before_exit: || wait_for_writers(Duration::from_secs(60)) };
     Rendezvous::open(environment, Duration::from_secs(args.dist_timeout), hooks).map(Some)

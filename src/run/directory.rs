@@ -31,7 +31,6 @@ pub const CHECKPOINTS_DIR: &str = "checkpoints";
 pub const RECIPE_FILE: &str = "recipe.rhai";
 /// The key under which torchrun's store remembers a run directory over a restart.
 pub const REMEMBERED_KEY: &str = "nepa/run";
-const LOCK_FILE: &str = ".lock";
 
 /// An open run directory, locked against other runs for as long as it lives.
 pub struct RunDir {

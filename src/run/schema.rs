@@ -141,9 +141,10 @@ pub struct CheckpointState {
 
 /// The run's generator: a seed, and how many keys it gave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct GeneratorState {
+    /// The seed it started from.
     pub seed: u64,
+    /// Keys given out so far.
     pub drawn: u64,
 }
 

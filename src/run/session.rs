@@ -4,7 +4,7 @@ use crate::dist;
 use crate::error::{Result, ensure};
 use crate::files::{read_json, write_atomic};
 use crate::provenance::{ModelProvenance, RunProvenance, StartedFrom, timestamp};
-use crate::run::directory::{CHECKPOINTS_DIR, RUNS_DIR};
+use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR};
 use crate::run::signals::Interrupt;
 use crate::run::{CheckpointOptions, Checkpoints, RunDir, RunState};
 use serde_json::{Map, Value};

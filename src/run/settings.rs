@@ -2,7 +2,7 @@
 
 use crate::differences::differences;
 use crate::error::{Diagnostic, Result, bail, did_you_mean};
-use crate::nn::Module;
+use crate::nn::{Module, VitNepaConfig};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -29,7 +29,7 @@ impl Settings {
     /// Adds the model, whose architecture may not change.
     pub fn add_model(&mut self, model: &dyn Module) -> Result<()> {
         let model = match model.vit_nepa() {
-            Some(model) => serde_json::to_value(model.config())?,
+            Some(model) => serde_json::to_value::<&VitNepaConfig>(model.architecture())?,
             None => model.describe().into(),
         };
         self.fixed.insert("model".into(), model);

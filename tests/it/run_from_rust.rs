@@ -14,8 +14,14 @@ fn object(value: Value) -> Map<String, Value> {
     serde_json::from_value(value).unwrap()
 }
 
-/// Trains a layer for `steps` steps, from where the run in `dir` stands; gives its weights and the step it began at.
-fn train(dir: &Path, steps: i64, lr: f64, end: RunState) -> Result<(Tensor, i64)> {
+struct Trained {
+    weight: Tensor,
+    /// The step that the loop was resumed from, or 0.
+    first: i64,
+}
+
+/// Trains a layer for `steps` steps, from where the run in `dir` stands.
+fn train(dir: &Path, steps: i64, lr: f64, end: RunState) -> Result<Trained> {
     let info = RunInfo { recipe: "line.rhai".into(), source: "// in Rust".into(), seed: 3, ..RunInfo::default() };
     random::set_seed(info.seed);
     let mut session = Session::start(info, Some(dir.into()), false, Interrupt::default())?;
@@ -43,19 +49,19 @@ fn train(dir: &Path, steps: i64, lr: f64, end: RunState) -> Result<(Tensor, i64)
     drop(checkpoints);
     session.finish(end, None)?;
     let (_, weight) = &named_parameters(&model)[0];
-    Ok((weight.detach(), first))
+    Ok(Trained { weight: weight.detach(), first })
 }
 
 #[test]
 fn a_resumed_run_gives_what_an_uninterrupted_one_gives() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
-    let (expected, _) = train(&whole, 5, 0.1, RunState::Finished).unwrap();
+    let expected = train(&whole, 5, 0.1, RunState::Finished).unwrap();
     train(&parts, 3, 0.1, RunState::Interrupted).unwrap();
     assert_eq!(RunFile::read(&parts).unwrap().state, RunState::Interrupted);
-    let (found, first) = train(&parts, 5, 0.1, RunState::Finished).unwrap();
-    assert_eq!(first, 3);
-    assert!(found.equal(&expected), "{found:?}");
+    let found = train(&parts, 5, 0.1, RunState::Finished).unwrap();
+    assert_eq!(found.first, 3);
+    assert!(found.weight.equal(&expected.weight));
 
     let run = RunFile::read(&parts).unwrap();
     assert_eq!((run.state, run.resumed.len(), &run.params["lr"]), (RunState::Finished, 1, &json!(0.1)));
@@ -69,7 +75,7 @@ fn a_resumed_run_gives_what_an_uninterrupted_one_gives() {
 fn a_setting_that_may_not_change_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     train(folder.path(), 2, 0.1, RunState::Interrupted).unwrap();
-    let error = train(folder.path(), 4, 0.2, RunState::Finished).unwrap_err().to_string();
+    let error = train(folder.path(), 4, 0.2, RunState::Finished).err().unwrap().to_string();
     assert!(error.contains("these settings have changed:\n  lr: was 0.1, now 0.2"), "{error}");
     // Nothing was changed by the attempt.
     assert_eq!(RunFile::read(folder.path()).unwrap().params["lr"], 0.1);
