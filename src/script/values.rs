@@ -101,6 +101,19 @@ pub fn tensors(values: &Array, what: &str) -> Result<Vec<tch::Tensor>> {
         .collect()
 }
 
+/// Tensors by name, as a script's map.
+pub fn tensors_by_name(tensors: impl IntoIterator<Item = (String, tch::Tensor)>) -> Map {
+    tensors.into_iter().map(|(name, t)| (name.into(), Dynamic::from(Tensor::from(t)))).collect()
+}
+
+/// A struct of plain data, as a script's map.
+pub fn plain_map(value: &impl serde::Serialize) -> Result<Map> {
+    match from_json(&serde_json::to_value(value)?).try_cast::<Map>() {
+        Some(map) => Ok(map),
+        None => unreachable!("a struct is a map"),
+    }
+}
+
 /// A list of modules.
 pub fn modules(values: &Array, what: &str) -> Result<Vec<ModuleRef>> {
     values.iter().map(|v| module(v, what)).collect()
