@@ -1,7 +1,5 @@
 //! Where the images of one process, or of a part of its batch, stand in the batch that all processes compute together.
 
-use crate::error::{Result, bail};
-
 /// Positions of a batch: at most two runs of neighbours, each (first, length). None at all stands for the first so many
 /// places as there are images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,20 +18,6 @@ impl Positions {
             ((_, 0), b) => Self::run(b.0, b.1),
             (a, b) if a.0 + a.1 == b.0 => Self::run(a.0, a.1 + b.1),
             (a, b) => Self([a, b]),
-        }
-    }
-
-    /// Runs that a script gives, each [first, length].
-    pub fn of_runs(runs: &[[usize; 2]]) -> Result<Self> {
-        // As far as a tensor's sizes go.
-        let fits =
-            |[first, length]: &[usize; 2]| first.checked_add(*length).is_some_and(|end| end <= i64::MAX as usize);
-        match runs {
-            _ if !runs.iter().all(fits) => bail!("samples: {runs:?} are more places than can be counted"),
-            [] => Ok(Self::default()),
-            [a] => Ok(Self::two((a[0], a[1]), (0, 0))),
-            [a, b] => Ok(Self::two((a[0], a[1]), (b[0], b[1]))),
-            _ => bail!("samples: expected at most two runs [first, length], found {runs:?}"),
         }
     }
 
@@ -130,7 +114,7 @@ mod tests {
         for places in [
             Positions::run(3, 9),
             Positions::of_process(20, 1, 3, true),
-            Positions::of_runs(&[[8, 3], [1, 4]]).unwrap(),
+            Positions::two((8, 3), (1, 4)),
         ] {
             let whole = all(places);
             for start in 0..=whole.len() {
@@ -143,11 +127,9 @@ mod tests {
     }
 
     #[test]
-    fn runs_that_touch_are_one_and_more_than_two_are_an_error() {
-        assert_eq!(Positions::of_runs(&[[0, 4], [4, 2]]).unwrap(), Positions::run(0, 6));
-        assert_eq!(Positions::of_runs(&[[5, 0], [4, 2]]).unwrap(), Positions::run(4, 2));
+    fn runs_that_touch_are_one() {
+        assert_eq!(Positions::two((0, 4), (4, 2)), Positions::run(0, 6));
+        assert_eq!(Positions::two((5, 0), (4, 2)), Positions::run(4, 2));
         assert_eq!(Positions::of_process(8, 0, 1, true), Positions::run(0, 8));
-        assert!(Positions::of_runs(&[[0, 1], [2, 1], [4, 1]]).is_err());
-        assert!(Positions::of_runs(&[[usize::MAX, 1]]).is_err());
     }
 }

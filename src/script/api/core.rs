@@ -1,15 +1,14 @@
 //! Globals: parameters, options, the device, random state, errors.
 
 use crate::bail_hint;
-use crate::error::{Context as _, Diagnostic, Result, bail, did_you_mean};
+use crate::error::{Diagnostic, Result, bail, did_you_mean};
 use crate::ffi::{self, Autocast};
 use crate::functions;
 use crate::options;
-use crate::positions::Positions;
 use crate::random;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
-use crate::script::values::{call, found, from_json, number, read_options, runs};
+use crate::script::values::{call, found, from_json, number, read_options};
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
 use tch::Kind;
 
@@ -18,10 +17,8 @@ options! {
     pub struct RngState {
         /// The seed it started from.
         seed: i64 = 0,
-        /// Keys given out since.
+        /// Draws since.
         drawn: u64 = 0,
-        /// The places in the batch of the next forward pass's samples, each [first, length].
-        samples: Vec<[usize; 2]> = Vec::new(),
     }
 }
 
@@ -79,28 +76,18 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "seed" () -> i64 { Ok(random::seed() as i64) }
         /// Starts the run's generator anew from `seed`.
         "seed" (seed: i64) -> () { random::set_seed(seed as u64); Ok(()) }
-        /// The state of the run's generator, a map of `seed`, `drawn` (keys given out so far) and `samples`: the places
-        /// that the next forward pass's samples have in the batch that all processes compute together, as runs
-        /// [first, length], two at most. Without any, or where there is another number of samples, they are the first
-        /// ones.
+        /// The state of the run's generator, a map of `seed` and `drawn`, the number of draws so far.
         "rng_state" () -> Map {
             let state = random::state();
             let count = |n: u64| Dynamic::from_int(n as i64);
-            Ok(Map::from([
-                ("seed".into(), count(state.seed)),
-                ("drawn".into(), count(state.drawn)),
-                ("samples".into(), runs(state.samples).into()),
-            ]))
+            Ok(Map::from([("seed".into(), count(state.seed)), ("drawn".into(), count(state.drawn))]))
         }
         /// Puts the run's generator back to a state, so that the same is drawn again.
         ///
         /// Example: `let before = rng_state(); evaluate(model); rng_state(before);`
-        ///
-        /// Example: `rng_state(rng_state() + #{ samples: part.samples });`
         "rng_state" (state: Map) -> () {
             let o: RngState = read_options("rng_state", &state)?;
-            let samples = Positions::of_runs(&o.samples).context("rng_state")?;
-            random::set_state(random::State { seed: o.seed as u64, drawn: o.drawn, samples });
+            random::set_state(random::State { seed: o.seed as u64, drawn: o.drawn, ..random::state() });
             Ok(())
         }
         /// Mean and sample deviation (n − 1) of numbers: a map with `mean` and `std` (0 for one number).

@@ -1,7 +1,9 @@
 //! Processes that train one model together.
 
+use super::batch::Batch;
 use crate::dist::{self, ReduceOp};
 use crate::error::{Result, bail, did_you_mean};
+use crate::ffi;
 use crate::functions;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
@@ -87,6 +89,20 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         "backward" (gradients: Gradients, loss: Tensor) -> () {
             super::tensor::can_go_backward(&loss)?;
             gradients.0.borrow_mut().backward(&loss)
+        }
+        /// Gradients of the mean loss of a batch or micro-batch, weighted by its `loss_weight`, and gives the weighted
+        /// loss, detached: a step's loss is the sum over its micro-batches. Gradients are averaged over the processes with
+        /// the step's last micro-batch, or the whole batch, only.
+        ///
+        /// Example: `for b in batch.micro_batches(4) { loss += gradients.backward(my_loss(model, b), b); }`
+        "backward" (gradients: Gradients, loss: Tensor, batch: Batch) -> Tensor {
+            super::tensor::can_go_backward(&loss)?;
+            let weighted = loss.f_mul_scalar(batch.loss_weight())?;
+            match batch.is_last() {
+                true => gradients.0.borrow_mut().backward(&weighted)?,
+                false => ffi::backward(&weighted)?,
+            }
+            ok(weighted.f_detach()?)
         }
     }
     group.register(engine);

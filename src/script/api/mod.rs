@@ -1,5 +1,6 @@
 //! What a script can call, one file per concept.
 
+mod batch;
 mod checkpoint;
 mod core;
 mod data;
@@ -25,6 +26,7 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     optim::register(engine, reference);
     dist::register(engine, reference);
     data::register(engine, reference);
+    batch::register(engine, reference);
     transform::register(engine, reference);
     checkpoint::register(engine, reference);
     run::register(engine, reference);
