@@ -26,3 +26,4 @@ pub mod random;
 pub mod run;
 pub mod script;
 pub mod table_file;
+pub mod types;

@@ -11,25 +11,24 @@ use super::source::SourceRef;
 use super::transform::RandomErasing;
 use crate::device;
 use crate::error::{Diagnostic, Result, catch_panic, ensure, one_line};
-use crate::options;
 use crate::positions::Positions;
 use crate::random::{Key, Permutation};
+use crate::{choices, options};
 use rand::Rng;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tch::{Kind, Tensor};
 
-/// What is done about an image that cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnBad {
-    /// The run ends with an error that names it.
-    Error,
-    /// Another image, drawn by (seed, epoch, place), takes its place; it is counted and listed.
-    Skip,
+choices! {
+    /// What is done about an image that cannot be read.
+    pub enum OnBad {
+        /// The run ends with an error that names it.
+        Error = "error",
+        /// Another image, drawn by (seed, epoch, place), takes its place; it is counted and listed.
+        Skip = "skip",
+    }
 }
 
 options! {

@@ -2,7 +2,7 @@
 //! quote, what `nepa check` resolves against.
 
 use crate::error::{did_you_mean, nearest};
-use crate::options::{OptionDoc, script_literal, type_words};
+use crate::options::OptionDoc;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -73,6 +73,8 @@ pub struct ScriptFnDoc {
     pub params: Vec<String>,
     /// Its documentation.
     pub doc: String,
+    /// The options that it takes: what the function of its name and `_options` declares.
+    pub options: Vec<OptionDoc>,
 }
 
 /// A script of the standard library.
@@ -267,14 +269,16 @@ impl Reference {
         let takes_options = f.params.iter().any(|p| p.0 == "options" || p.0 == "config");
         if takes_options && let Some(options) = self.options.get(name.as_str()) {
             let _ = writeln!(out, "    Options:");
-            for o in options {
-                let (typ, default) = (type_words(o.rust_type), script_literal(&o.default));
-                let _ = writeln!(out, "      {}: {typ} = {default}\n          {}", o.name, o.doc);
-            }
+            options.iter().for_each(|option| print_option(option, out));
         }
         let _ = writeln!(out);
         *last = key;
     }
+}
+
+fn print_option(option: &OptionDoc, out: &mut String) {
+    let default = option.default.as_ref().map_or(String::new(), |default| format!(" = {default}"));
+    let _ = writeln!(out, "      {}: {}{default}\n          {}", option.name, option.of, option.doc);
 }
 
 fn print_script_module(module: &ScriptModuleDoc, out: &mut String) {
@@ -289,6 +293,10 @@ fn print_script_function(path: &str, f: &ScriptFnDoc, out: &mut String) {
     let _ = writeln!(out, "{stem}::{}({})", f.name, f.params.join(", "));
     for line in f.doc.lines() {
         let _ = writeln!(out, "    {line}");
+    }
+    if !f.options.is_empty() {
+        let _ = writeln!(out, "    Options:");
+        f.options.iter().for_each(|option| print_option(option, out));
     }
     let _ = writeln!(out);
 }

@@ -7,6 +7,7 @@ pub mod error;
 mod params;
 mod registry;
 mod sources;
+mod types;
 mod values;
 
 pub use api::run::Session;
@@ -15,6 +16,7 @@ pub use check::{Checked, Problem};
 pub use params::{Declared, Params, type_of};
 pub use sources::Sources;
 
+use crate::options::OptionDoc;
 use crate::run::signals::Interrupt;
 use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
 pub use error::Report;
@@ -112,12 +114,20 @@ impl Host {
                     name: f.name.to_string(),
                     params: f.params.iter().map(|p| p.to_string()).collect(),
                     doc: strip(&f.comments.join("\n"), "///"),
+                    options: self.declared_options(&ast, f.name),
                 })
                 .collect();
             functions.sort_by(|a, b| a.name.cmp(&b.name));
             modules.push(ScriptModuleDoc { path, about: strip(ast.doc(), "//!"), functions });
         }
         modules
+    }
+
+    /// The options that the function called `name` and `_options` declares; none where there is no such function.
+    fn declared_options(&self, ast: &AST, name: &str) -> Vec<OptionDoc> {
+        let declared = self.engine.call_fn::<rhai::Array>(&mut Scope::new(), ast, format!("{name}_options"), ());
+        let declarations = declared.ok().and_then(|list| api::declarations(&list).ok()).unwrap_or_default();
+        declarations.iter().map(|declaration| declaration.doc()).collect()
     }
 
     /// Reads and compiles a recipe.

@@ -143,6 +143,26 @@ pub fn to_json(value: &Dynamic) -> Result<Value> {
     })
 }
 
+/// A value as a script writes it; what no text makes, as the text that it shows itself with.
+pub fn literal(value: &Dynamic) -> String {
+    if let Some(list) = value.read_lock::<Array>() {
+        return format!("[{}]", list.iter().map(literal).collect::<Vec<_>>().join(", "));
+    }
+    if let Some(map) = value.read_lock::<Map>() {
+        let fields: Vec<String> = map.iter().map(|(name, value)| format!("{name}: {}", literal(value))).collect();
+        return format!("#{{ {} }}", fields.join(", "));
+    }
+    if value.is_fnptr() {
+        return "a function".into();
+    }
+    match to_json(value) {
+        Ok(plain) => options::script_literal(&plain),
+        Err(_) => FnPtr::new("to_string")
+            .and_then(|shown| super::with_engine(|engine| shown.call(engine, &rhai::AST::empty(), (value.clone(),))))
+            .unwrap_or_else(|_| value.type_name().to_string()),
+    }
+}
+
 /// JSON as a script's plain data.
 pub fn from_json(value: &Value) -> Dynamic {
     match value {

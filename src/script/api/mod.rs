@@ -8,11 +8,13 @@ mod dist;
 mod loss;
 mod nn;
 mod optim;
+mod options;
 mod plot;
 pub mod run;
 mod saver;
 mod tensor;
 pub mod transform;
+pub use options::declarations;
 
 use super::docs::Reference;
 use rhai::Engine;
@@ -20,6 +22,7 @@ use rhai::Engine;
 /// Registers everything, in the order in which `nepa api` presents it.
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     core::register(engine, reference);
+    options::register(engine, reference);
     tensor::register(engine, reference);
     nn::register(engine, reference);
     loss::register(engine, reference);

@@ -11,6 +11,7 @@ use crate::script::api::core::precision;
 use crate::script::docs::Reference;
 use crate::script::registry::Group;
 use crate::script::values::{Module, Tensor, call, found, from_json, module, modules, number, ok, read_options};
+use crate::types::named;
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
@@ -35,6 +36,8 @@ options! {
 /// Holds the place of a tensor among plain options.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Mask;
+
+named! { "Tensor": Mask; }
 
 thread_local! {
     /// The contexts of the script modules whose forward functions are under way.
