@@ -121,12 +121,12 @@ fn registration(function: &ItemFn, script: &Script) -> Result<TokenStream> {
                 options: #options,
             },
             move |call: rhai::NativeCallContext<'_>, #(#raw: <#types as crate::script::types::Argument>::Raw),*| {
-                let given = [#(crate::script::registry::tensor_of(&#raw)),*];
+                let given: &[Option<crate::script::values::Tensor>] = &[#(crate::script::registry::tensor_of(&#raw)),*];
                 let body = || {
                     #(let #idents = <#types as crate::script::types::Argument>::read(#raw, &function_name)?;)*
                     Ok(<#returned as crate::script::types::Output>::into_raw(self::#ident(#(#passed),*)#raised))
                 };
-                crate::script::registry::call_guarded(body, &given, call.call_position())
+                crate::script::registry::call_guarded(body, given, call.call_position())
             },
         );
     })

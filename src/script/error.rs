@@ -51,6 +51,8 @@ pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
 
 /// Marks a frame that is a place inside a module rather than a function.
 const PLACE: &str = "place ";
+/// How the names of the standard library's files begin: a caller's mistake is not theirs.
+const STDLIB: &str = "std/";
 
 /// One entry of the script's call stack: a function, and where it was called.
 struct Frame {
@@ -99,7 +101,7 @@ impl Report {
         while place.1.is_none() || (blame_caller && !stack.is_empty()) {
             let Some(frame) = stack.pop() else { break };
             place = frame.called_from;
-            if blame_caller && !place.1.is_none() {
+            if blame_caller && !place.1.is_none() && !place.0.starts_with(STDLIB) {
                 break;
             }
         }

@@ -63,7 +63,18 @@ macro_rules! handles {
         $crate::script::types::as_is! { $($ty),+ }
     };
 }
-pub(crate) use {as_is, handles};
+/// Choices that functions take as strings.
+macro_rules! choice_arguments {
+    ($($ty:ty),+) => {
+        $(impl $crate::script::types::Argument for $ty {
+            type Raw = rhai::ImmutableString;
+            fn read(raw: rhai::ImmutableString, of: &str) -> $crate::error::Result<Self> {
+                $crate::error::Context::with_context(raw.parse::<Self>(), || of.to_string())
+            }
+        })+
+    };
+}
+pub(crate) use {as_is, choice_arguments, handles};
 
 named! {
     "any": Dynamic;
@@ -116,6 +127,13 @@ impl Argument for Vec<i64> {
     type Raw = Array;
     fn read(raw: Array, of: &str) -> Result<Self> {
         ints(&raw, of)
+    }
+}
+
+impl Argument for Vec<f64> {
+    type Raw = Array;
+    fn read(raw: Array, of: &str) -> Result<Self> {
+        raw.iter().map(|value| number(value, of)).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sources of images, and how they become batches.
 
+use super::batch::Batch;
 use super::transform::steps;
 use crate::data::batch::{self, BatchStep};
 use crate::data::decode::{self, Picture};
@@ -11,13 +12,12 @@ use crate::data::source::{self, Content, SourceRef, SyntheticOptions};
 use crate::dist;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::functions;
-use crate::positions::Positions;
 use crate::random::{self, Key};
 use crate::run::progress::{note_line, note_line_of_any};
 use crate::script::docs::Reference;
 use crate::script::error::{from_rhai, to_rhai};
 use crate::script::registry::Group;
-use crate::script::values::{Tensor, call, found, ints, number, ok, read_options, runs};
+use crate::script::values::{Tensor, call, found, ints, number, ok, read_options};
 use image::ExtendedColorType;
 use image::ImageEncoder as _;
 use image::codecs::png::PngEncoder;
@@ -58,78 +58,6 @@ impl Drop for EpochParts {
     /// Also an epoch that was left early tells what was broken.
     fn drop(&mut self) {
         let _ = self.loader.0.tell_of_bad_items();
-    }
-}
-
-/// A batch as a script sees it; cloning it shares what a function among the transforms sets.
-#[derive(Clone)]
-pub struct Batch(Rc<RefCell<BatchParts>>);
-
-struct BatchParts {
-    images: Tensor,
-    labels: Tensor,
-    targets: Tensor,
-    indices: Tensor,
-    /// Of the batch that all processes compute together.
-    samples: Positions,
-    share: f64,
-}
-
-impl Batch {
-    /// k parts of as many images each; the first ones have one more where k does not divide the batch.
-    fn split(&self, k: i64) -> Result<Vec<Batch>> {
-        let b = self.0.borrow();
-        let n = b.labels.size()[0];
-        ensure!((1..=n).contains(&k), "split: a batch of {n} images cannot be split in {k} parts");
-        let mut parts = Vec::new();
-        let mut start = 0;
-        for i in 0..k {
-            let length = n / k + i64::from(i < n % k);
-            let part = |t: &Tensor| -> Result<Tensor> { Ok(t.f_narrow(0, start, length)?.into()) };
-            parts.push(Batch(Rc::new(RefCell::new(BatchParts {
-                images: part(&b.images)?,
-                labels: part(&b.labels)?,
-                targets: part(&b.targets)?,
-                indices: part(&b.indices)?,
-                samples: b.samples.part(start as usize, length as usize),
-                share: b.share,
-            }))));
-            start += length;
-        }
-        Ok(parts)
-    }
-
-    /// Replaces the images.
-    pub fn set_images(&self, images: Tensor) {
-        self.0.borrow_mut().images = images;
-    }
-}
-
-impl From<batch::Batch> for Batch {
-    fn from(b: batch::Batch) -> Self {
-        let batch::Batch { images, labels, targets, indices, samples, share } = b;
-        Self(Rc::new(RefCell::new(BatchParts {
-            images: images.into(),
-            labels: labels.into(),
-            targets: targets.into(),
-            indices: indices.into(),
-            samples,
-            share,
-        })))
-    }
-}
-
-impl From<Batch> for batch::Batch {
-    fn from(b: Batch) -> Self {
-        let b = b.0.borrow();
-        Self {
-            images: b.images.shallow_clone(),
-            labels: b.labels.shallow_clone(),
-            targets: b.targets.shallow_clone(),
-            indices: b.indices.shallow_clone(),
-            samples: b.samples,
-            share: b.share,
-        }
     }
 }
 
@@ -267,13 +195,12 @@ fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Load
     })))
 }
 
-crate::script::types::handles! { "Source": Source; "Loader": Loader; "Epoch": Epoch; "Batch": Batch; "Image": Picked; }
+crate::script::types::handles! { "Source": Source; "Loader": Loader; "Epoch": Epoch; "Image": Picked; }
 
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     crate::script::types::register::<Source>(engine);
     crate::script::types::register::<Loader>(engine);
     crate::script::types::register::<Epoch>(engine);
-    crate::script::types::register::<Batch>(engine);
     crate::script::types::register::<Picked>(engine);
 
     let mut group = Group::namespace(
@@ -554,37 +481,5 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         }
     }
     group.module.set_iter_result(std::any::TypeId::of::<Epoch>(), |value| Box::new(Batches(value.cast())));
-    group.register(engine);
-
-    let mut group = Group::global(reference, "Batch", "Images with their labels, on the run's device.");
-    functions! { group;
-        /// float32 [B, C, H, W], normalised where the transforms say so.
-        "get$images" (batch: Batch) -> Tensor { Ok(batch.0.borrow().images.clone()) }
-        /// Replaces the images, as a function among the transforms may.
-        "set$images" (batch: Batch, images: Tensor) -> () { batch.set_images(images); Ok(()) }
-        /// int64 [B].
-        "get$labels" (batch: Batch) -> Tensor { Ok(batch.0.borrow().labels.clone()) }
-        /// What to learn, for loss::cross_entropy: the labels, or after mixup float32 [B, classes].
-        "get$targets" (batch: Batch) -> Tensor { Ok(batch.0.borrow().targets.clone()) }
-        /// Replaces the targets.
-        "set$targets" (batch: Batch, targets: Tensor) -> () { batch.0.borrow_mut().targets = targets; Ok(()) }
-        /// int64 [B]: the places of the images in the source.
-        "get$indices" (batch: Batch) -> Tensor { Ok(batch.0.borrow().indices.clone()) }
-        /// The batch in k parts of as many images each (some have one more where k does not divide it), for accumulating
-        /// gradients.
-        "split" (batch: Batch, k: i64) -> Array { Ok(batch.split(k)?.into_iter().map(Dynamic::from).collect()) }
-        /// The places of the images in the batch that all processes compute together, as runs of neighbours [first,
-        /// length], two at most; in a part made by `split`, those of the part. Taking a batch from a loader sets the
-        /// generator to them (`rng_state().samples`), so that what is drawn for each sample is the same on any number
-        /// of processes.
-        "get$samples" (batch: Batch) -> Array { Ok(runs(batch.0.borrow().samples)) }
-        /// How much the mean over the images counts where gradients are averaged over the processes that train
-        /// together: 1.0 where all have as many images, as one process alone has; parts made by `split` have the share
-        /// of their batch. 0.0 where a short last batch has no image for this process: it then has the batch's first
-        /// one, to take part in the step.
-        "get$share" (batch: Batch) -> f64 { Ok(batch.0.borrow().share) }
-        /// The number of images.
-        "get$len" (batch: Batch) -> i64 { Ok(batch.0.borrow().labels.size()[0]) }
-    }
     group.register(engine);
 }

@@ -1,5 +1,6 @@
 //! What a script can call, one file per concept.
 
+mod batch;
 mod checkpoint;
 mod core;
 mod data;
@@ -21,14 +22,15 @@ use rhai::Engine;
 
 /// Registers everything, in the order in which `nepa api` presents it.
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    core::register(engine, reference);
+    core::register(&mut Api { engine, reference });
     options::register(&mut Api { engine, reference });
     tensor::register(&mut Api { engine, reference });
     nn::register(&mut Api { engine, reference });
     loss::register(&mut Api { engine, reference });
     optim::register(&mut Api { engine, reference });
-    dist::register(engine, reference);
+    dist::register(&mut Api { engine, reference });
     data::register(engine, reference);
+    batch::register(&mut Api { engine, reference });
     transform::register(engine, reference);
     checkpoint::register(&mut Api { engine, reference });
     run::register(engine, reference);

@@ -1,6 +1,6 @@
 //! What is done to images on their way into a batch.
 
-use super::data::Batch;
+use super::batch::Batch;
 use crate::bail_hint;
 use crate::data::batch::{BatchStep, Normalize};
 use crate::data::image::{Image, Interpolation, Region};
