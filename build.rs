@@ -1,11 +1,13 @@
 //! Compiles the C++ shim and the C one against the same libtorch that torch-sys found, and gives every binary an
 //! rpath to it, so that nothing has to be set to run one.
 
-use std::{env, fs, path::PathBuf};
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-changed=src/ffi");
     println!("cargo:rerun-if-changed=stdlib");
+    println!("cargo:rerun-if-changed=Cargo.lock");
     let lib =
         env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies; run `cargo xtask setup` first");
     let lib = PathBuf::from(lib);
@@ -14,6 +16,9 @@ fn main() {
     // The real folder, not the project's link to it: an installed binary outlives the clone.
     let lib = fs::canonicalize(&lib).unwrap_or(lib);
     let include = lib.parent().expect("libtorch/lib has a parent").join("include");
+    // What a run records about this build.
+    println!("cargo:rustc-env=NEPA_LIBTORCH_VERSION={}", libtorch_version(&include));
+    println!("cargo:rustc-env=NEPA_RHAI_VERSION={}", locked_version("rhai"));
 
     cc::Build::new()
         .cpp(true)
@@ -37,4 +42,19 @@ fn main() {
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
+}
+
+/// The version that libtorch's headers name: `#define TORCH_VERSION \`, and "2.11.0" in the next line.
+fn libtorch_version(include: &Path) -> String {
+    let header = fs::read_to_string(include.join("torch/headeronly/version.h")).expect("libtorch has its headers");
+    let version = header.split("#define TORCH_VERSION \\").nth(1).and_then(|rest| rest.split('"').nth(1));
+    version.expect("version.h defines TORCH_VERSION").to_string()
+}
+
+/// The version of a dependency in Cargo.lock.
+fn locked_version(package: &str) -> String {
+    let lock = fs::read_to_string("Cargo.lock").expect("Cargo.lock lies beside build.rs");
+    let entry = format!("name = \"{package}\"\nversion = \"");
+    let (_, rest) = lock.split_once(&entry).unwrap_or_else(|| panic!("{package} is in Cargo.lock"));
+    rest.split('"').next().unwrap_or_default().to_string()
 }

@@ -1,8 +1,8 @@
 //! Losses: NEPA's next-embedding prediction and cross-entropy; and how far embeddings have collapsed.
 
 use crate::error::{Result, ensure};
-use crate::nn::shape_words;
 use crate::options;
+use crate::tensor::shape_text;
 use tch::{Kind, Tensor};
 
 options! {
@@ -21,13 +21,13 @@ pub fn next_embedding(h: &Tensor, z: &Tensor, options: &NextEmbeddingOptions) ->
     ensure!(
         h.dim() == 3 && h.size() == z.size(),
         "the NEPA loss expects predictions and embeddings of one shape [B, N, D], found {} and {}",
-        shape_words(h),
-        shape_words(z)
+        shape_text(h),
+        shape_text(z)
     );
     let tokens = h.size()[1];
     let z = if options.stop_grad { z.f_detach()? } else { z.shallow_clone() };
     let (p, z) = if options.shift {
-        ensure!(tokens > 1, "the shifted NEPA loss needs at least 2 tokens, found {}", shape_words(h));
+        ensure!(tokens > 1, "the shifted NEPA loss needs at least 2 tokens, found {}", shape_text(h));
         (h.f_narrow(1, 0, tokens - 1)?, z.f_narrow(1, 1, tokens - 1)?)
     } else {
         (h.shallow_clone(), z)
@@ -74,7 +74,7 @@ options! {
 /// Mean cross-entropy of `logits` [B, C] against class indices (int64 [B]) or class probabilities
 /// (float [B, C], soft targets), in float32.
 pub fn cross_entropy(logits: &Tensor, target: &Tensor, options: &CrossEntropyOptions) -> Result<Tensor> {
-    ensure!(logits.dim() == 2, "cross_entropy expects logits [B, C], found {}", shape_words(logits));
+    ensure!(logits.dim() == 2, "cross_entropy expects logits [B, C], found {}", shape_text(logits));
     let (batch, classes) = (logits.size()[0], logits.size()[1]);
     let smoothing = options.label_smoothing;
     ensure!((0.0..=1.0).contains(&smoothing), "label_smoothing lies in [0, 1], found {smoothing}");
@@ -94,7 +94,7 @@ pub fn cross_entropy(logits: &Tensor, target: &Tensor, options: &CrossEntropyOpt
     } else {
         crate::error::bail!(
             "cross_entropy expects int64 labels [{batch}] or float probabilities [{batch}, {classes}], found {}",
-            shape_words(target)
+            shape_text(target)
         );
     };
     let mut loss = picked.f_mean(Kind::Float)?.f_neg()?;
@@ -127,7 +127,7 @@ pub fn embedding_stats(z: &Tensor) -> Result<EmbeddingStats> {
     ensure!(
         z.dim() == 3 && z.size()[0] > 0 && z.size()[1] > 2,
         "embedding_stats expects embeddings [B, N, D] of a class token and at least 2 patches, found {}",
-        shape_words(z)
+        shape_text(z)
     );
     tch::no_grad(|| {
         let (images, patches, width) = (z.size()[0], z.size()[1] - 1, z.size()[2]);

@@ -2,7 +2,6 @@
 
 use crate::bail_hint;
 use crate::error::{Result, ensure};
-use crate::files::write_atomic;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
@@ -38,23 +37,22 @@ impl Column {
     }
 }
 
-/// Writes columns of the same length; the name's ending says how. The file appears whole or not at all.
-pub fn write(path: &Path, columns: Vec<(String, Column)>) -> Result<()> {
+/// The content of a file with columns of the same length; the ending of its name says how they are written.
+pub fn encode(path: &Path, columns: Vec<(String, Column)>) -> Result<Vec<u8>> {
     let rows = columns.first().map_or(0, |c| c.1.len());
     if let Some((name, column)) = columns.iter().find(|c| c.1.len() != rows) {
         let first = &columns[0].0;
         bail_hint!(
             "column `{name}` has {} values, but `{first}` has {rows}", column.len();
-            "all columns of a table are as long"
+            "all columns of a table have the same length"
         );
     }
     ensure!(!columns.is_empty(), "a table needs at least one column");
-    let bytes = match path.extension().and_then(|e| e.to_str()) {
-        Some("parquet") => parquet_bytes(columns)?,
-        Some("csv") => csv_bytes(&columns, rows)?,
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("parquet") => parquet_bytes(columns),
+        Some("csv") => csv_bytes(&columns, rows),
         _ => bail_hint!("cannot write a table to {}", path.display(); "its name ends in .parquet or .csv"),
-    };
-    write_atomic(path, &bytes)
+    }
 }
 
 fn parquet_bytes(columns: Vec<(String, Column)>) -> Result<Vec<u8>> {

@@ -6,7 +6,7 @@
 
 use nepa::bail_hint;
 use nepa::error::{Context as _, Result, bail};
-use nepa::ffi::{Group, ReduceOp, Store, StoreAddress};
+use nepa::ffi::{ProcessGroup, ReduceOp, Store, StoreAddress};
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -210,7 +210,7 @@ fn gloo(rank: usize, port: u16) -> Result<()> {
     let at = StoreAddress { host: "127.0.0.1", port, serve: rank == 0, listen_fd: None };
     let timeout = Duration::from_secs(60);
     let store = Store::open(&at, timeout, timeout)?;
-    let group = Group::open(&store, [rank, PROCESSES], "127.0.0.1", None, false, timeout)?;
+    let group = ProcessGroup::open(&store, [rank, PROCESSES], "127.0.0.1", None, false, timeout)?;
     let mut seconds = Vec::new();
     for (bytes, count) in SIZES.iter().zip(repeats()) {
         let t = Tensor::f_ones([(bytes / 4) as i64], (Kind::Float, tch::Device::Cpu))?;

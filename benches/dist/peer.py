@@ -1,4 +1,4 @@
-"""Seconds of torch.distributed's all_reduce (Gloo), by the size of the tensor; process 0 prints them as JSON.
+"""Seconds of torch.distributed's all_reduce (Gloo), by the size of the tensor; rank 0 prints them as JSON.
 
     python peer.py RANK PROCESSES PORT SIZES REPEATS        (lists with commas)
 """

@@ -11,7 +11,7 @@ use nepa::device;
 use nepa::error::{Context as _, Result, bail};
 use nepa::ffi::{self, Autocast};
 use nepa::loss::next_embedding;
-use nepa::nn::{CostOptions, VitNepa, VitNepaConfig, VitNepaParts};
+use nepa::nn::{CostOptions, VitNepa, VitNepaConfig, VitNepaOverrides};
 use nepa::optim::{Adamw, AdamwOptions, Ema, clip_grad_norm};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
@@ -102,7 +102,7 @@ fn kind(dtype: &str) -> Kind {
 /// Our side: a step for every line of input, its times as a line of output.
 fn side(o: &Options) -> Result<()> {
     let (kind, place) = (kind(&o.dtypes[0]), device::current());
-    let model = VitNepa::new(&config(o), VitNepaParts::default())?;
+    let model = VitNepa::new(&config(o), VitNepaOverrides::default())?;
     let mut adamw = Adamw::new(&model, &AdamwOptions::default())?;
     let lrs = vec![1e-3; adamw.groups().len()];
     let mut ema = Ema::new(&model, 0.9999)?;

@@ -4,7 +4,6 @@
 pub mod config_json;
 pub mod manifest;
 pub mod pickle;
-pub mod pretrained;
 pub mod tensors;
 pub mod torch_file;
 
@@ -12,11 +11,12 @@ pub use config_json::ConfigFile;
 pub use tensors::TensorFile;
 
 use crate::bail_hint;
-use crate::error::{Context as _, Diagnostic, Result, nearest};
-use crate::files::{beside, folder_of, staging, write_whole};
-use crate::nn::{Module, VitNepa, VitNepaParts, named_parameters};
+use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
+use crate::files::{Existing, beside, write_folder};
+use crate::nn::{Module, VitNepa, VitNepaOverrides, named_parameters};
 use crate::options;
-use serde_json::{Map, Value, json};
+use crate::provenance::{ModelProvenance, RunProvenance, timestamp};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -28,8 +28,10 @@ pub const MODEL_FILE: &str = "model.safetensors";
 pub const TORCH_MODEL_FILE: &str = "pytorch_model.bin";
 /// The configuration of a model folder.
 pub const CONFIG_FILE: &str = "config.json";
-/// Where a model folder's weights came from.
-pub const PROVENANCE_FILE: &str = "provenance.json";
+/// Averaged weights beside the raw ones in the reference's folders; only read.
+pub const TORCH_EMA_FILE: &str = "pytorch_model_ema.bin";
+/// What a training checkpoint has beside its model folders: see `run::snapshot`.
+pub const STATE_FILE: &str = "state.json";
 
 /// What became of each tensor when a module was filled.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -84,7 +86,7 @@ impl Report {
                 .collect(),
         );
         Err(Diagnostic::new(lines.join("\n"))
-            .hint("to take what fits and start the rest anew, pass #{ strict: false } and look at the report")
+            .hint("to load what fits and keep the rest as it is, pass #{ strict: false } and look at the report")
             .into())
     }
 }
@@ -150,7 +152,7 @@ pub fn tensor_file(path: &Path) -> Result<PathBuf> {
 pub fn weights(path: &Path) -> Result<TensorFile> {
     if let Some(folder) = path.parent()
         && let (Some(checkpoint), Some(name)) = (folder.parent(), folder.file_name())
-        && checkpoint.join(crate::run::snapshot::STATE_FILE).is_file()
+        && checkpoint.join(STATE_FILE).is_file()
     {
         manifest::verify_below(checkpoint, &format!("{}/", name.to_string_lossy()))?;
     }
@@ -192,7 +194,7 @@ pub fn load(dir: &Path) -> Result<VitNepa> {
         }
         (None, _) => 0,
     };
-    let model = VitNepa::with_generic(&config.config, VitNepaParts::default(), config.generic)?;
+    let model = VitNepa::with_generic(&config.config, VitNepaOverrides::default(), config.generic)?;
     fill(&model, &source.tensors, &file.display().to_string(), true)?;
     Ok(model)
 }
@@ -223,26 +225,26 @@ impl ModelFolder {
         module: &dyn Module,
         tensors: Vec<(String, Tensor)>,
         options: &SaveOptions,
-        run: Map<String, Value>,
+        run: Option<RunProvenance>,
     ) -> Result<Self> {
         if !["raw", "ema"].contains(&options.weights.as_str()) {
             bail_hint!("unknown weights \"{}\"", options.weights; "expected \"raw\" or \"ema\"");
         }
-        let mut provenance = json!({
-            "format": "nepa model folder",
-            "weights": options.weights,
-            "nepa_version": env!("CARGO_PKG_VERSION"),
-            "saved_at": crate::run::timestamp(),
-            "parameters": crate::nn::num_parameters(module),
-        });
-        let object = provenance.as_object_mut().expect("made as an object");
-        object.extend(run);
-        object.extend(options.provenance.clone());
+        let provenance = ModelProvenance {
+            format: "nepa model folder".into(),
+            weights: Some(options.weights.clone()),
+            nepa_version: env!("CARGO_PKG_VERSION").into(),
+            saved_at: Some(timestamp()),
+            parameters: crate::nn::num_parameters(module),
+            run,
+        };
+        let mut provenance = serde_json::to_value(&provenance)?;
+        provenance.as_object_mut().expect("a struct is an object").extend(options.provenance.clone());
 
         let config = module.vit_nepa().map(|model| -> Result<String> {
             let mut config = ConfigFile { config: model.config().clone(), generic: model.generic().clone() };
             if let Some(names) = &options.class_names {
-                crate::error::ensure!(
+                ensure!(
                     names.len() as i64 == config.config.num_labels,
                     "class_names has {} names, but the model has {} labels",
                     names.len(),
@@ -267,25 +269,22 @@ impl ModelFolder {
         }
         let metadata = BTreeMap::from([("format", "pt".to_string()), ("nepa_weights", self.weights.clone())]);
         put(MODEL_FILE, &|out| tensors::write_to(out, &self.tensors, &metadata))?;
-        put(PROVENANCE_FILE, &|out| Ok(out.write_all(self.provenance.as_bytes())?))
+        put(ModelProvenance::FILE, &|out| Ok(out.write_all(self.provenance.as_bytes())?))
     }
 }
 
 /// Saves a module: its parameters, its configuration where it has one, and where it came from. The
 /// folder appears whole or not at all; a model folder of the same name is replaced.
-pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Map<String, Value>) -> Result<()> {
-    let folder = ModelFolder::new(module, named_parameters(module), options, run)?;
-    replace_dir(dir, |staging| folder.write(|name, content| write_whole(&staging.join(name), content)))
-        .with_context(|| format!("cannot save the model to {}", dir.display()))
+pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Option<RunProvenance>) -> Result<()> {
+    let model = ModelFolder::new(module, named_parameters(module), options, run)?;
+    let saving = || format!("cannot save the model to {}", dir.display());
+    refuse_other_content(dir).with_context(saving)?;
+    write_folder(dir, Existing::Replace, |folder| model.write(|name, content| folder.file(name, content)))
+        .with_context(saving)
 }
 
-pub(crate) fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
-}
-
-/// Fills a folder beside `dir` and renames it into place.
-fn replace_dir(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    crate::error::ensure!(dir.file_name().is_some(), "expected a folder's path, found \"{}\"", dir.display());
+/// What is no model folder is not replaced by one.
+fn refuse_other_content(dir: &Path) -> Result<()> {
     let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if dir.is_file() || (occupied && !dir.join(MODEL_FILE).is_file()) {
         bail_hint!(
@@ -293,26 +292,9 @@ fn replace_dir(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()>
             "choose another path"
         );
     }
-    let staging = staging(dir)?;
-    fill(staging.path())?;
-    let old = folder_of(dir).join(format!(".replaced-{}", std::process::id()));
-    let replaces = dir.exists();
-    if replaces {
-        std::fs::rename(dir, &old)?;
-    }
-    if let Err(e) = std::fs::rename(staging.path(), dir) {
-        // The model that was there comes back.
-        if replaces {
-            std::fs::rename(&old, dir)?;
-        }
-        return Err(e.into());
-    }
-    let _ = staging.keep();
-    if replaces {
-        std::fs::remove_dir_all(&old)?;
-    }
-    if let Ok(parent) = std::fs::File::open(folder_of(dir)) {
-        parent.sync_all()?;
-    }
     Ok(())
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
 }

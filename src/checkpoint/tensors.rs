@@ -3,16 +3,15 @@
 use super::torch_file;
 use crate::bail_hint;
 use crate::error::{Context as _, Result};
-use crate::files::write_whole;
-use crate::nn::kind_name;
-use safetensors::tensor::Dtype;
+use crate::files::write_atomic_with;
+use crate::tensor::{Dtype, dtype_name};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// What a file of tensors holds.
 pub struct TensorFile {
@@ -64,13 +63,13 @@ fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<TensorFile> {
     let mut tensors = Vec::new();
     for (name, view) in file.tensors() {
         let size: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-        let Some(kind) = kind_of(view.dtype()) else {
+        let Some(dtype) = Dtype::find(|dtype| dtype.safetensors == view.dtype()) else {
             bail_hint!(
                 "{}: tensor `{name}` has dtype {:?}, which is not supported", path.display(), view.dtype();
                 "save it as float32, bfloat16, float16 or an integer type"
             );
         };
-        tensors.push((name.to_string(), Tensor::f_from_data_size(view.data(), &size, kind)?));
+        tensors.push((name.to_string(), Tensor::f_from_data_size(view.data(), &size, dtype.kind)?));
     }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     let metadata = header.metadata().clone().unwrap_or_default();
@@ -90,7 +89,7 @@ fn fault_words(e: &SafeTensorError) -> String {
 
 /// Writes tensors to a safetensors file: beside it first, synced, then renamed into place.
 pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<&str, String>) -> Result<()> {
-    write_whole(path, |out| write_to(out, tensors, metadata))
+    write_atomic_with(path, |out| write_to(out, tensors, metadata))
 }
 
 /// Writes the bytes of a safetensors file: a header, and the tensors one after the other. The same tensors and metadata
@@ -105,12 +104,12 @@ pub fn write_to(out: &mut dyn Write, tensors: &[(String, Tensor)], metadata: &BT
     }
     let mut end = 0;
     for (name, tensor) in &order {
-        let Some(dtype) = dtype_of(tensor.kind()) else {
-            crate::error::bail!("tensor `{name}` of dtype {} cannot be saved", kind_name(tensor.kind()));
+        let Some(dtype) = Dtype::find(|dtype| dtype.kind == tensor.kind()) else {
+            crate::error::bail!("tensor `{name}` of dtype {} cannot be saved", dtype_name(tensor.kind()));
         };
         let start = end;
         end += tensor.numel() * tensor.kind().elt_size_in_bytes();
-        let entry = json!({ "dtype": dtype, "shape": tensor.size(), "data_offsets": [start, end] });
+        let entry = json!({ "dtype": dtype.safetensors, "shape": tensor.size(), "data_offsets": [start, end] });
         header.insert(name.clone(), entry);
     }
     let mut header = serde_json::to_string(&header).expect("names and numbers are JSON");
@@ -127,37 +126,4 @@ pub fn write_to(out: &mut dyn Write, tensors: &[(String, Tensor)], metadata: &BT
         }
     }
     Ok(())
-}
-
-fn kind_of(dtype: Dtype) -> Option<Kind> {
-    Some(match dtype {
-        Dtype::F32 => Kind::Float,
-        Dtype::F64 => Kind::Double,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::I64 => Kind::Int64,
-        Dtype::I32 => Kind::Int,
-        Dtype::I16 => Kind::Int16,
-        Dtype::I8 => Kind::Int8,
-        Dtype::U8 => Kind::Uint8,
-        Dtype::BOOL => Kind::Bool,
-        _ => return None,
-    })
-}
-
-/// The format's name of a dtype.
-fn dtype_of(kind: Kind) -> Option<&'static str> {
-    Some(match kind {
-        Kind::Float => "F32",
-        Kind::Double => "F64",
-        Kind::Half => "F16",
-        Kind::BFloat16 => "BF16",
-        Kind::Int64 => "I64",
-        Kind::Int => "I32",
-        Kind::Int16 => "I16",
-        Kind::Int8 => "I8",
-        Kind::Uint8 => "U8",
-        Kind::Bool => "BOOL",
-        _ => return None,
-    })
 }

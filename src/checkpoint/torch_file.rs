@@ -5,7 +5,7 @@ use super::pickle::{self, StoredTensor};
 use super::tensors::TensorFile;
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
-use crate::nn::kind_name;
+use crate::tensor::dtype_name;
 use std::collections::HashMap;
 use std::io::Cursor;
 use std::path::Path;
@@ -66,9 +66,9 @@ impl Storages<'_> {
             *kind == stored.kind && *len == stored.storage_len,
             "storage {} is both {len} values of {} and {} of {}",
             stored.storage,
-            kind_name(*kind),
+            dtype_name(*kind),
             stored.storage_len,
-            kind_name(stored.kind)
+            dtype_name(stored.kind)
         );
         Ok(values.f_as_strided(&stored.size, &stored.stride, stored.offset)?)
     }
@@ -81,7 +81,7 @@ impl Storages<'_> {
             "storage {} should have {} values of {}, but has {} bytes",
             stored.storage,
             stored.storage_len,
-            kind_name(stored.kind),
+            dtype_name(stored.kind),
             bytes.len()
         );
         if bytes.is_empty() {

@@ -1,21 +1,25 @@
 //! `nepa inspect`
 
 use crate::bail_hint;
-use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, PROVENANCE_FILE, manifest};
-use crate::error::{Context as _, Result};
-use crate::nn::kind_name;
-use crate::run::directory::{self, RUN_FILE};
+use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, STATE_FILE, manifest};
+use crate::error::Result;
+use crate::files::{folders_in, read_json};
+use crate::provenance::ModelProvenance;
+use crate::run::directory::checkpoints_of_run;
+use crate::run::lock::RunLock;
 use crate::run::metrics::METRICS_FILE;
-use crate::run::snapshot;
-use serde_json::Value;
+use crate::run::{CheckpointState, RunFile};
+use crate::tensor::dtype_name;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 pub fn inspect(path: &Path) -> Result<()> {
-    let text = if path.join(RUN_FILE).is_file() {
+    let text = if RunFile::is_in(path) {
         run(path)?
-    } else if path.join(snapshot::STATE_FILE).is_file() {
+    } else if path.join(STATE_FILE).is_file() {
         training_checkpoint(path)?
     } else if path.is_dir() && checkpoint::model_file(path).is_none() {
         let found = models(path);
@@ -24,7 +28,7 @@ pub fn inspect(path: &Path) -> Result<()> {
             false => format!("; inside it are: {}", list(&found)),
         };
         bail_hint!(
-            "{} is neither a model folder ({MODEL_FILE}) nor a run directory ({RUN_FILE})", path.display();
+            "{} is neither a model folder ({MODEL_FILE}) nor a run directory ({})", path.display(), RunFile::NAME;
             "expected one of them or a .safetensors, .bin, .pt or .pth file{inside}"
         );
     } else {
@@ -40,27 +44,15 @@ fn list(paths: &[PathBuf]) -> String {
 
 /// Model folders below `path`, two levels deep.
 pub(super) fn models(path: &Path) -> Vec<PathBuf> {
-    let children = |dir: &Path| -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        let mut dirs: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir()).collect();
-        dirs.sort();
-        dirs
-    };
-    children(path)
+    folders_in(path)
         .into_iter()
-        .flat_map(|d| std::iter::once(d.clone()).chain(children(&d)))
+        .flat_map(|d| std::iter::once(d.clone()).chain(folders_in(&d)))
         .filter(|d| checkpoint::model_file(d).is_some())
         .collect()
 }
 
-fn json_file(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))
-}
-
-/// "key: value" lines of a JSON object.
-fn lines(value: &Value, out: &mut String) {
-    let Some(map) = value.as_object() else { return };
+/// "key  value" lines of a JSON object.
+fn lines(map: &Map<String, Value>, out: &mut String) {
     let width = map.keys().map(String::len).max().unwrap_or(0);
     for (key, value) in map {
         let text = match value {
@@ -71,11 +63,16 @@ fn lines(value: &Value, out: &mut String) {
     }
 }
 
+fn object(content: &impl Serialize) -> Result<Map<String, Value>> {
+    Ok(serde_json::from_value(serde_json::to_value(content)?)?)
+}
+
 fn run(path: &Path) -> Result<String> {
-    let mut info = directory::read_info(path)?;
-    info["state"] = Value::String(directory::state_words(&info, directory::is_in_use(path)));
+    let run = RunFile::read(path)?;
+    let mut shown = object(&run)?;
+    shown.insert("state".into(), run.status(RunLock::is_held(path)).into());
     let mut out = format!("run {}\n", path.display());
-    lines(&info, &mut out);
+    lines(&shown, &mut out);
     if let Ok(metrics) = std::fs::read_to_string(path.join(METRICS_FILE)) {
         let rows: Vec<&str> = metrics.lines().collect();
         let _ = writeln!(out, "metrics: {} lines", rows.len());
@@ -83,7 +80,7 @@ fn run(path: &Path) -> Result<String> {
             let _ = writeln!(out, "  last: {last}");
         }
     }
-    for checkpoint in directory::all_checkpoints(path) {
+    for checkpoint in checkpoints_of_run(path) {
         let _ = writeln!(out, "checkpoint: {}", checkpoint.display());
     }
     for model in models(path) {
@@ -92,24 +89,24 @@ fn run(path: &Path) -> Result<String> {
     Ok(out)
 }
 
-/// A checkpoint of a training loop: whether it is whole, where the loop stands, what it depends on.
+/// A checkpoint of a training loop: whether it is intact, where the loop stands, what it depends on.
 fn training_checkpoint(path: &Path) -> Result<String> {
     manifest::verify(path)?;
-    let state = snapshot::read_state(path)?;
-    let mut out = format!("checkpoint {}, whole (every checksum is right)\n", path.display());
-    let mut head = Value::Object(Default::default());
-    for key in ["label", "step", "saved_at", "device", "threads", "versions"] {
-        head[key] = state[key].clone();
-    }
+    let CheckpointState {
+        label, step, saved_at, device, threads, versions, loop_state, fixed, changeable, run, ..
+    } = CheckpointState::read(path)?;
+    let mut out = format!("checkpoint {}: intact (all checksums match)\n", path.display());
+    let mut head = object(&json!({
+        "label": label, "step": step, "saved_at": saved_at, "device": device, "threads": threads, "versions": versions,
+    }))?;
     // Counters; the history of losses is long.
-    for (key, value) in state["loop"].as_object().into_iter().flatten().filter(|(_, v)| !v.is_array()) {
-        head[key] = value.clone();
-    }
+    head.extend(loop_state.into_iter().filter(|(_, value)| !value.is_array()));
     lines(&head, &mut out);
-    for (title, key) in [("settings that may not change", "fixed"), ("settings that may", "changeable"), ("run", "run")]
+    for (title, map) in
+        [("settings that may not change", fixed), ("settings that may change", changeable), ("run", object(&run)?)]
     {
         let _ = writeln!(out, "{title}:");
-        lines(&state[key], &mut out);
+        lines(&map, &mut out);
     }
     for model in models(path) {
         let _ = writeln!(out, "model: {}", model.display());
@@ -140,22 +137,22 @@ fn model(path: &Path) -> Result<String> {
     if config.is_file() {
         let config_file = ConfigFile::read(&config)?;
         let _ = writeln!(out, "configuration:");
-        lines(&serde_json::to_value(&config_file.config)?, &mut out);
+        lines(&object(&config_file.config)?, &mut out);
         if let Some(names) = config_file.class_names() {
             let shown: Vec<&str> = names.iter().take(10).map(String::as_str).collect();
             let more = if names.len() > 10 { ", …" } else { "" };
             let _ = writeln!(out, "classes: {} ({}{more})", names.len(), shown.join(", "));
         }
     }
-    let provenance = file.with_file_name(PROVENANCE_FILE);
+    let provenance = file.with_file_name(ModelProvenance::FILE);
     if provenance.is_file() {
         let _ = writeln!(out, "provenance:");
-        lines(&json_file(&provenance)?, &mut out);
+        lines(&read_json(&provenance)?, &mut out);
     }
     let _ = writeln!(out, "tensors:");
     let width = content.tensors.iter().map(|(n, _)| n.len()).max().unwrap_or(0);
     for (name, t) in &content.tensors {
-        let _ = writeln!(out, "  {name:<width$}  {:<9} {:?}", kind_name(t.kind()), t.size());
+        let _ = writeln!(out, "  {name:<width$}  {:<9} {:?}", dtype_name(t.kind()), t.size());
     }
     Ok(out)
 }

@@ -27,7 +27,7 @@ enum Event {
 
 /// Starts the command line of this process, without --nproc, `n` times, and waits for all. Gives the exit code.
 pub fn launch(n: usize) -> Result<u8> {
-    // Held open until process 0 has it, so that nobody takes the port.
+    // Held open until rank 0 has it, so that nobody takes the port.
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("cannot listen on 127.0.0.1 for the processes")?;
     let port = listener.local_addr()?.port();
     let (send, events) = channel();

@@ -66,12 +66,12 @@ struct RunArgs {
     /// Where to compute: cpu, cuda or cuda:N [default: cuda where there is one, else cpu].
     #[arg(long)]
     device: Option<String>,
-    /// The run directory: new, empty, or one that this recipe began, which goes on from its last checkpoint
+    /// The run directory: new, empty, or that of an earlier run of this recipe, which is resumed from its last checkpoint
     /// [default: runs/RECIPE-DATE-TIME, made when first needed].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Goes on with a run that was lost or stopped, with the parameters and the seed that it was given; without DIR with
-    /// --out's, else with the newest run of the recipe in runs/. The recipe may be left out where DIR is given.
+    /// Resumes a run that was lost or stopped, with the parameters and the seed that it was given: the one in DIR, else
+    /// in --out's, else the newest run of the recipe in runs/. The recipe may be left out where DIR is given.
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     resume: Option<Option<PathBuf>>,
     /// CPU threads of each process [default: one a core, shared by the processes of a machine].

@@ -3,100 +3,123 @@
 use super::{Cli, FAILED, RunArgs, launcher};
 use crate::bail_hint;
 use crate::device;
-use crate::dist::{self, About, Launch, Meeting};
+use crate::dist::{self, ClusterEnvironment, RankFacts, Rendezvous};
 use crate::error::Result;
 use crate::run::signals::Interrupt;
-use crate::run::{RunInfo, RunState, directory};
+use crate::run::{RunFile, RunInfo, RunState, Session, directory};
 use crate::script::error::Report;
-use crate::script::{Checked, Declared, Failure, Host, Params, Session, type_of};
+use crate::script::{Checked, Declared, Failure, Host, Params, finish_run, start_run, type_of};
 use clap::CommandFactory;
 use rhai::AST;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub fn run(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
-    if let Some(nproc) = args.nproc
-        && !args.help
-    {
-        return match launcher::launch(nproc.into()) {
-            Ok(code) => code,
-            Err(e) => fail(&Report::of_rust(&e), None),
-        };
+/// Exit code of a fault in nepa itself.
+const INTERNAL_FAULT: u8 = 70;
+
+pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
+    match args.nproc {
+        Some(processes) if !args.help => {
+            launcher::launch(processes.into()).unwrap_or_else(|e| fail(&Report::of_rust(&e), None))
+        }
+        _ => run_here(args, host).unwrap_or_else(|code| code),
     }
+}
+
+/// Runs the recipe in this process; an error is an exit code whose cause has been told.
+fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::result::Result<u8, u8> {
     shorten_openmp_spin();
-    let listening = Interrupt::listen();
+    let interrupt = Interrupt::listen();
     launcher::end_with_launcher();
-    let interrupt = match listening {
-        Ok(interrupt) => interrupt,
-        Err(e) => return fail(&Report::of_rust(&e), None),
-    };
+    let interrupt = interrupt.map_err(|e| fail(&Report::of_rust(&e), None))?;
     let host = host(interrupt.clone());
     if args.help {
-        return help(&args, &host);
+        return Ok(help(&args, &host));
     }
-    let mut meeting = match meet(&args) {
-        Ok(meeting) => meeting,
-        Err(e) => return fail(&Report::of_rust(&e), None),
-    };
-    let prepared = prepare(&mut args, &host);
-    // Whatever is wrong in one process, the others are told.
-    let agreed = meeting.as_mut().map_or(Ok(true), |meeting| meeting.agree(about(&args, &host, &prepared)));
-    let prepared = match (prepared, agreed) {
+    let (rendezvous, prepared) = prepare_with_all_ranks(&mut args, &host)?;
+    start(args.clone(), rendezvous, &host, &prepared, interrupt.clone()).map_err(|e| {
+        let report = Report::of_rust(&e);
+        if dist::report_failure(&report.message) { fail(&report, Some(&host)) } else { FAILED }
+    })?;
+    let outcome = execute(&host, &prepared, &interrupt);
+    Ok(conclude(outcome, &args, &host, &prepared.recipe))
+}
+
+/// Prepares the recipe, and agrees with the other ranks, where there are some, that they run the same.
+fn prepare_with_all_ranks(args: &mut RunArgs, host: &Host) -> std::result::Result<(Option<Rendezvous>, Prepared), u8> {
+    let mut rendezvous = find_ranks(args).map_err(|e| fail(&Report::of_rust(&e), None))?;
+    let prepared = prepare(args, host);
+    // Whatever is wrong on one rank, the others are told.
+    let agreed = rendezvous.as_mut().map_or(Ok(true), |rendezvous| rendezvous.agree(facts(args, host, &prepared)));
+    match (prepared, agreed) {
+        (Ok(prepared), Ok(_)) => Ok((rendezvous, prepared)),
+        (Ok(_), Err(e)) => Err(fail(&Report::of_rust(&e), None)),
         (Err(text), agreed) => {
             if agreed.unwrap_or(true) {
-                eprint!("{}{text}", dist::prefix());
+                eprint!("{}{text}", dist::rank_prefix());
             }
-            return FAILED;
+            Err(FAILED)
         }
-        (Ok(_), Err(e)) => return fail(&Report::of_rust(&e), None),
-        (Ok(prepared), Ok(_)) => prepared,
-    };
-    if let Err(e) = start(args.clone(), meeting, &host, &prepared, interrupt.clone()) {
-        let report = Report::of_rust(&e);
-        let speaks = dist::fail(&report.message);
-        return if speaks { fail(&report, Some(&host)) } else { FAILED };
     }
+}
 
-    let Prepared { recipe, ast, .. } = &prepared;
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| host.run(ast, recipe)));
-    let (code, state, error) = match result {
-        Ok(Ok(())) => (0, RunState::Finished, None),
-        // What the others say of a process that a signal ended is not the cause.
-        Ok(Err(Failure::Error(_))) if dist::has_lost_an_ended_one() && interrupt.exit_code().is_some() => {
-            (interrupt.exit_code().unwrap_or_default() as u8, RunState::Interrupted, None)
-        }
-        Ok(Err(Failure::Error(report))) => {
-            if dist::fail(&report.message) {
-                eprint!("{}{}", dist::prefix(), report.render(&host.sources));
+/// How the recipe ended.
+struct Outcome {
+    exit_code: u8,
+    state: RunState,
+    error: Option<String>,
+}
+
+/// Runs the recipe; its error is shown.
+fn execute(host: &Host, prepared: &Prepared, interrupt: &Interrupt) -> Outcome {
+    let interrupted = |code: i32| Outcome { exit_code: code as u8, state: RunState::Interrupted, error: None };
+    let failed = |exit_code, message| Outcome { exit_code, state: RunState::Failed, error: Some(message) };
+    match catch_unwind(AssertUnwindSafe(|| host.run(&prepared.ast, &prepared.recipe))) {
+        Ok(Ok(())) => Outcome { exit_code: 0, state: RunState::Finished, error: None },
+        Ok(Err(Failure::Interrupted(code))) => interrupted(code),
+        Ok(Err(Failure::Error(report))) => match interrupt.exit_code() {
+            // What the other ranks say of one that a signal ended is not the cause.
+            Some(code) if dist::lost_exited_peer() => interrupted(code),
+            _ => {
+                if dist::report_failure(&report.message) {
+                    eprint!("{}{}", dist::rank_prefix(), report.render(&host.sources));
+                }
+                failed(FAILED, report.message)
             }
-            (FAILED, RunState::Failed, Some(report.message))
-        }
-        Ok(Err(Failure::Interrupted(code))) => (code as u8, RunState::Interrupted, None),
+        },
         Err(_) => {
-            dist::fail("internal fault");
-            (70, RunState::Failed, Some("internal fault".to_string()))
+            dist::report_failure("internal fault");
+            failed(INTERNAL_FAULT, "internal fault".to_string())
         }
-    };
-    let ended = Session::end(state, error.as_deref());
+    }
+}
+
+/// Records how the run ended and tells where it is and how to resume it. Gives the exit code.
+fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 {
+    let Outcome { exit_code, state, error } = outcome;
+    let finished = finish_run(state, error.as_deref());
     if state != RunState::Failed {
-        dist::end(state == RunState::Interrupted);
+        dist::shutdown(state == RunState::Interrupted);
     }
-    if !dist::is_main() {
-        return code;
+    if !dist::is_rank0() {
+        return exit_code;
     }
-    let dir = ended.as_ref().ok().cloned().flatten();
-    match (state, ended) {
-        (_, Err(e)) => return fail(&Report::of_rust(&e), Some(&host)).max(code),
-        (RunState::Interrupted, Ok(Some(dir))) => eprintln!("interrupted; what was saved is in {}", dir.display()),
-        (RunState::Interrupted, Ok(None)) => eprintln!("interrupted"),
-        (_, Ok(Some(dir))) => eprintln!("run directory: {}", dir.display()),
-        (_, Ok(None)) => {}
+    let dir = match finished {
+        Ok(dir) => dir,
+        Err(e) => return fail(&Report::of_rust(&e), Some(host)).max(exit_code),
+    };
+    match (state, &dir) {
+        (RunState::Interrupted, Some(dir)) => eprintln!("interrupted; what was saved is in {}", dir.display()),
+        (RunState::Interrupted, None) => eprintln!("interrupted"),
+        (_, Some(dir)) => eprintln!("run directory: {}", dir.display()),
+        (_, None) => {}
     }
-    if let Some(dir) = dir.filter(|dir| state != RunState::Finished && !directory::all_checkpoints(dir).is_empty()) {
-        eprintln!("to go on from its last checkpoint: {}", resuming_command(&args, recipe, &dir));
+    if let Some(dir) = dir.filter(|dir| state != RunState::Finished && !directory::checkpoints_of_run(dir).is_empty()) {
+        eprintln!("to resume from its last checkpoint: {}", resuming_command(args, recipe, &dir));
     }
-    code
+    exit_code
 }
 
 /// A recipe that is ready to be run.
@@ -107,10 +130,10 @@ struct Prepared {
     device: tch::Device,
 }
 
-/// Finds the other processes, where there are some.
-fn meet(args: &RunArgs) -> Result<Option<Meeting>> {
-    let Some(launch) = Launch::from_env()? else { return Ok(None) };
-    Meeting::find(launch, Duration::from_secs(args.dist_timeout)).map(Some)
+/// Finds the other ranks, where there are some.
+fn find_ranks(args: &RunArgs) -> Result<Option<Rendezvous>> {
+    let Some(launch) = ClusterEnvironment::from_env()? else { return Ok(None) };
+    Rendezvous::find(launch, Duration::from_secs(args.dist_timeout)).map(Some)
 }
 
 /// Compiles and checks the recipe, and chooses the device; the error is ready to be printed.
@@ -134,31 +157,31 @@ fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, Str
 /// The recipe of the run that --resume names.
 fn recipe_of(args: &RunArgs) -> Result<PathBuf> {
     let Some(Some(dir)) = &args.resume else { unreachable!("checked by the caller") };
-    directory::known_run(dir)?;
-    Ok(PathBuf::from(directory::read_info(dir)?["recipe"].as_str().unwrap_or_default()))
+    directory::ensure_is_run(dir)?;
+    Ok(PathBuf::from(RunFile::read(dir)?.recipe))
 }
 
-/// What has to be the same in all processes, by name.
-fn about(args: &RunArgs, host: &Host, prepared: &std::result::Result<Prepared, String>) -> About {
+/// What has to be the same on all ranks, by name.
+fn facts(args: &RunArgs, host: &Host, prepared: &std::result::Result<Prepared, String>) -> RankFacts {
     let prepared = prepared.as_ref().map_err(|text| {
         let first = text.lines().next().unwrap_or_default();
         first.strip_prefix("error: ").unwrap_or(first).to_string()
     })?;
-    let mut about = dist::about_program();
-    about.insert("recipe".into(), prepared.recipe.display().to_string().into());
+    let mut facts = dist::program_facts();
+    facts.insert("recipe".into(), prepared.recipe.display().to_string().into());
     for (file, checksum) in host.sources.checksums() {
-        about.insert(format!("text of {file}"), format!("{checksum:08x}").into());
+        facts.insert(format!("text of {file}"), format!("{checksum:08x}").into());
     }
     for (name, value) in &args.set {
-        about.insert(format!("parameter {name}"), value.clone().into());
+        facts.insert(format!("parameter {name}"), value.clone().into());
     }
     let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-    about.insert("seed".into(), args.seed.into());
-    about.insert("--out".into(), path(&args.out).into());
-    about.insert("--resume".into(), args.resume.as_ref().map(|dir| path(dir).unwrap_or_default()).into());
+    facts.insert("seed".into(), args.seed.into());
+    facts.insert("--out".into(), path(&args.out).into());
+    facts.insert("--resume".into(), args.resume.as_ref().map(|dir| path(dir).unwrap_or_default()).into());
     let kind = if prepared.device == tch::Device::Cpu { "cpu" } else { "cuda" };
-    about.insert("device".into(), kind.into());
-    Ok(about)
+    facts.insert("device".into(), kind.into());
+    Ok(facts)
 }
 
 fn help(args: &RunArgs, host: &Host) -> u8 {
@@ -173,52 +196,48 @@ fn help(args: &RunArgs, host: &Host) -> u8 {
     }
 }
 
-/// What process 0 has found out about the run to go on with, in all of them.
-fn take_over_together(args: &mut RunArgs) -> Result<()> {
-    let found = dist::from_main("the run to go on with", || {
-        take_over(args)?;
-        Ok(json!({ "set": args.set, "seed": args.seed, "out": args.out, "resume": args.resume.is_some() }))
-    })?;
-    if !dist::is_main() {
-        args.set = serde_json::from_value(found["set"].clone())?;
-        args.seed = found["seed"].as_u64();
-        args.out = found["out"].as_str().map(PathBuf::from);
-        args.resume = found["resume"].as_bool().filter(|resume| *resume).map(|_| None);
-    }
+/// What rank 0 chooses for all: the run directory, and what a resumed run takes over from it.
+#[derive(Serialize, Deserialize)]
+struct Choices {
+    set: Vec<(String, String)>,
+    seed: Option<u64>,
+    out: Option<PathBuf>,
+}
+
+/// Puts rank 0's choices into the arguments of all ranks.
+fn adopt_choices(args: &mut RunArgs) -> Result<()> {
+    let choices = dist::broadcast_from_rank0("the run to resume", || Ok(serde_json::to_value(choose(args)?)?))?;
+    let Choices { set, seed, out } = serde_json::from_value(choices)?;
+    (args.set, args.seed, args.out) = (set, seed, out);
     Ok(())
 }
 
-/// Where a run is resumed: finds its directory, and takes over the parameters and the seed that it was given.
-fn take_over(args: &mut RunArgs) -> Result<()> {
-    let Some(resume) = args.resume.take() else { return Ok(()) };
+/// Finds the run that `--resume` means; what the command line gives goes before what that run was given.
+fn choose(args: &RunArgs) -> Result<Choices> {
+    let Some(resume) = args.resume.clone() else {
+        return Ok(Choices { set: args.set.clone(), seed: args.seed, out: args.out.clone() });
+    };
     let dir = match (resume, &args.out, &args.recipe) {
         (Some(dir), Some(out), _) if dir != *out => bail_hint!(
             "--resume {} and --out {} are two directories", dir.display(), out.display();
-            "a run goes on in its own directory: give --resume alone"
+            "a run is resumed in its own directory: give --resume alone"
         ),
         (Some(dir), ..) => dir,
         (None, Some(out), _) => out.clone(),
-        (None, None, Some(recipe)) => directory::newest_of(recipe)?,
+        (None, None, Some(recipe)) => directory::newest_run_of(recipe)?,
         (None, None, None) => unreachable!("checked by the caller"),
     };
-    directory::known_run(&dir)?;
-    let info = directory::read_info(&dir)?;
+    directory::ensure_is_run(&dir)?;
+    let run = RunFile::read(&dir)?;
     if let Some(recipe) = &args.recipe {
-        directory::same_recipe(&dir, &info, recipe)?;
+        directory::ensure_same_recipe(&dir, &run, recipe)?;
     }
-    let given = |key: &str, args: &RunArgs| args.set.iter().any(|(k, _)| k == key);
-    for (key, value) in info["set"].as_object().into_iter().flatten() {
-        if let (Some(value), false) = (value.as_str(), given(key, args)) {
-            args.set.push((key.clone(), value.to_string()));
-        }
-    }
-    args.seed = args.seed.or(info["seed"].as_u64());
-    args.out = Some(dir);
-    args.resume = Some(None);
-    Ok(())
+    let mut set = args.set.clone();
+    set.extend(run.set.into_iter().filter(|(name, _)| !args.set.iter().any(|(given, _)| given == name)));
+    Ok(Choices { set, seed: args.seed.or(Some(run.seed)), out: Some(dir) })
 }
 
-/// The command that goes on with a run.
+/// The command that resumes a run.
 fn resuming_command(args: &RunArgs, recipe: &Path, dir: &Path) -> String {
     let quoted = |word: String| match word.chars().all(|c| c.is_alphanumeric() || "-_./:=+,@%".contains(c)) {
         true => word,
@@ -260,14 +279,14 @@ fn shorten_openmp_spin() {}
 
 fn fail(report: &Report, host: Option<&Host>) -> u8 {
     let none = crate::script::Sources::new(None);
-    eprint!("{}{}", dist::prefix(), report.render(host.map_or(&none, |h| &h.sources)));
+    eprint!("{}{}", dist::rank_prefix(), report.render(host.map_or(&none, |h| &h.sources)));
     FAILED
 }
 
-/// Sets device, threads, seed and parameters, and connects to the other processes.
+/// Sets device, threads, seed and parameters, and connects to the other ranks.
 fn start(
     mut args: RunArgs,
-    meeting: Option<Meeting>,
+    meeting: Option<Rendezvous>,
     host: &Host,
     prepared: &Prepared,
     interrupt: Interrupt,
@@ -276,20 +295,20 @@ fn start(
     let device = prepared.device;
     let threads = match args.threads {
         Some(n) => n as usize,
-        None => dist::own_cores().unwrap_or_else(|| {
+        None => dist::slurm_cpus_per_task().unwrap_or_else(|| {
             let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
             (cores / dist::local_world_size()).max(1)
         }),
     };
     device::set(device, threads)?;
     if let Some(meeting) = meeting {
-        // torchrun has started the processes again: the run goes on.
+        // torchrun has started the processes again: the run is resumed.
         if let (None, None, Some(dir)) = (&args.resume, &args.out, meeting.earlier_run()?) {
             args.out = Some(dir.into());
         }
         meeting.connect(device)?;
     }
-    take_over_together(&mut args)?;
+    adopt_choices(&mut args)?;
     let seed = args.seed.unwrap_or(0);
     let params = Params::new(&args.set, &checked.params)?;
     crate::random::set_seed(seed);
@@ -303,14 +322,14 @@ fn start(
         threads,
         command: std::env::args().collect(),
     };
-    Session::start(info, args.out.clone(), args.resume.is_some(), params, interrupt)?;
+    start_run(Session::start(info, args.out.clone(), args.resume.is_some(), interrupt)?, params);
     let processes = dist::world_size();
     let plural = if threads == 1 { "" } else { "s" };
     crate::run::progress::note_line(&format!(
         "nepa {}: {} on {}{}, {threads} thread{plural}{}, seed {seed}",
         env!("CARGO_PKG_VERSION"),
         recipe.display(),
-        if processes == 1 { String::new() } else { format!("{processes} processes, the first of them on ") },
+        if processes == 1 { String::new() } else { format!("{processes} processes, rank 0 on ") },
         device::name(device),
         if processes == 1 { "" } else { " each" },
     ));

@@ -4,7 +4,7 @@
 use crate::bail_hint;
 use crate::error::Result;
 
-/// A listening socket for the store, which `nepa run --nproc` hands to process 0 so that no other program can take its
+/// A listening socket for the store, which `nepa run --nproc` hands to rank 0 so that no other program can take its
 /// port meanwhile.
 pub const STORE_FD: &str = "NEPA_STORE_FD";
 /// What torchrun sets, or a user by hand.
@@ -12,7 +12,7 @@ const VARIABLES: [&str; 4] = ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
 
 /// One process's place among those that train together, and where they meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Launch {
+pub struct ClusterEnvironment {
     /// Its number among all, from 0.
     pub rank: usize,
     /// How many there are.
@@ -21,17 +21,17 @@ pub struct Launch {
     pub local_rank: usize,
     /// How many of them run on this machine.
     pub local_world_size: usize,
-    /// Where the store is: process 0's machine.
+    /// Where the store is: rank 0's machine.
     pub host: String,
     /// The store's port.
     pub port: u16,
     /// A socket that listens there already.
     pub listen_fd: Option<i32>,
-    /// Whether torchrun's agent keeps the store; else process 0 does.
+    /// Whether torchrun's agent keeps the store; else rank 0 does.
     pub agent_store: bool,
 }
 
-impl Launch {
+impl ClusterEnvironment {
     /// What the environment says; `None` where this process is alone.
     pub fn from_env() -> Result<Option<Self>> {
         Self::read(&|name| std::env::var(name).ok().filter(|v| !v.is_empty()))
@@ -94,7 +94,7 @@ impl Launch {
             None => match var("SLURM_STEP_NODELIST").as_deref().and_then(first_host) {
                 Some(host) => host,
                 None => bail_hint!(
-                    "srun has set no SLURM_STEP_NODELIST from which to tell where process 0 is";
+                    "srun has set no SLURM_STEP_NODELIST from which to tell where rank 0 is";
                     "set MASTER_ADDR to its machine"
                 ),
             },
@@ -142,7 +142,7 @@ fn port(number: usize) -> Result<u16> {
 }
 
 /// The cores that srun has bound this process to; `None` where the processes of a machine share its cores.
-pub fn own_cores() -> Option<usize> {
+pub fn slurm_cpus_per_task() -> Option<usize> {
     let var = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
     var("SLURM_STEP_NUM_TASKS").filter(|_| var("RANK").is_none())?;
     var("SLURM_CPUS_PER_TASK")?.parse().ok().filter(|n| *n > 0)
@@ -195,9 +195,9 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    fn read(vars: &[(&str, &str)]) -> Result<Option<Launch>, String> {
+    fn read(vars: &[(&str, &str)]) -> Result<Option<ClusterEnvironment>, String> {
         let vars: HashMap<&str, &str> = vars.iter().copied().collect();
-        Launch::read(&|name| vars.get(name).map(|v| v.to_string())).map_err(|e| e.to_string())
+        ClusterEnvironment::read(&|name| vars.get(name).map(|v| v.to_string())).map_err(|e| e.to_string())
     }
 
     #[test]

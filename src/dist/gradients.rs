@@ -14,7 +14,7 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Of this module. All processes call it; the module's parameters become those of process 0.
+    /// Of this module. All processes call it; the module's parameters become those of rank 0.
     pub fn new(module: ModuleRef) -> Result<Self> {
         if let Some(world) = super::world() {
             let params: Vec<Tensor> = named_parameters(module.as_ref()).into_iter().map(|(_, p)| p).collect();

@@ -1,4 +1,4 @@
-//! Signs of life. Each process tells the store twice a second that it lives and where it stands; process 0 watches the
+//! Signs of life. Each process tells the store twice a second that it lives and where it stands; rank 0 watches the
 //! others. The first failure, with its process and its cause, is written down in the store, where all find it.
 
 use crate::error::Result;
@@ -16,7 +16,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_secs(10);
 /// How long the store may take to answer one who asks why an exchange failed.
 const ANSWER: Duration = Duration::from_secs(15);
-/// How long the others leave it to process 0 to find out who failed: all of them at once would drown the store.
+/// How long the others leave it to rank 0 to find out who failed: all of them at once would drown the store.
 const MAIN_FIRST: Duration = Duration::from_secs(6);
 /// How long a process with a GPU may give no sign of life.
 const GPU_SILENCE: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ impl std::fmt::Display for Failure {
 
 /// A sign of life: where a process stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Sign {
+struct Heartbeat {
     /// Signs given so far.
     beat: u64,
     /// Exchanges begun so far.
@@ -66,7 +66,7 @@ struct Failed {
 
 #[derive(Default)]
 struct State {
-    sign: Sign,
+    sign: Heartbeat,
     failure: Option<Failure>,
     /// An exchange that failed here.
     failed: Option<Failed>,
@@ -74,20 +74,20 @@ struct State {
 
 /// What the processes have in common.
 #[derive(Debug, Clone)]
-pub struct Circle {
+pub struct GroupInfo {
     /// This process.
     pub rank: usize,
     /// How many there are.
     pub size: usize,
     /// How long they wait for each other.
     pub timeout: Duration,
-    /// Whether torchrun's agent keeps the store, not process 0.
+    /// Whether torchrun's agent keeps the store, not rank 0.
     pub agent_store: bool,
 }
 
 /// This process's signs, and what is known of the others'.
 pub struct Monitor {
-    circle: Circle,
+    info: GroupInfo,
     state: Arc<Mutex<State>>,
 }
 
@@ -103,7 +103,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain data")
 }
 
-fn sign_of(store: &Store, rank: usize) -> Result<Option<Sign>> {
+fn sign_of(store: &Store, rank: usize) -> Result<Option<Heartbeat>> {
     Ok(store.get(&key(rank))?.and_then(|text| serde_json::from_slice(&text).ok()))
 }
 
@@ -119,14 +119,14 @@ pub fn claim(store: &Store, failure: &Failure) -> Result<()> {
 
 impl Monitor {
     /// Starts to give signs of life, over a connection to the store of its own.
-    pub fn start(store: Store, circle: &Circle) -> Result<Self> {
+    pub fn start(store: Store, info: &GroupInfo) -> Result<Self> {
         let state = Arc::new(Mutex::new(State::default()));
-        let seen = vec![Seen { sign: None, beat: Instant::now(), exchange: Instant::now() }; circle.size];
-        let watch = Watch { store, circle: circle.clone(), state: state.clone(), seen };
+        let seen = vec![Seen { sign: None, beat: Instant::now(), exchange: Instant::now() }; info.size];
+        let watch = HeartbeatThread { store, info: info.clone(), state: state.clone(), seen };
         std::thread::Builder::new().name("nepa-monitor".into()).spawn(move || watch.run())?;
-        let (watched, own) = (state.clone(), circle.clone());
-        std::thread::Builder::new().name("nepa-watchdog".into()).spawn(move || watch_the_watch(&watched, &own))?;
-        Ok(Self { circle: circle.clone(), state })
+        let (watched, own) = (state.clone(), info.clone());
+        std::thread::Builder::new().name("nepa-watchdog".into()).spawn(move || watchdog(&watched, &own))?;
+        Ok(Self { info: info.clone(), state })
     }
 
     /// The failure that is known of here.
@@ -142,7 +142,7 @@ impl Monitor {
         sign.doing = what.to_string();
     }
 
-    /// A wait for process 0 begins, which need not be one of all.
+    /// A wait for rank 0 begins, which need not be one of all.
     pub fn enter_wait(&self, what: &str) {
         let sign = &mut lock(&self.state).sign;
         sign.waits = true;
@@ -161,7 +161,7 @@ impl Monitor {
             state.sign.ended = true;
             state.sign.clone()
         };
-        store.set(&key(self.circle.rank), &json(&sign))
+        store.set(&key(self.info.rank), &json(&sign))
     }
 
     /// Finds out who is to blame for an exchange for `what` that failed here with the error `said`, because process
@@ -175,13 +175,13 @@ impl Monitor {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        let gone = self.circle.store_is_gone();
+        let gone = self.info.store_is_gone();
         lock(&self.state).failure.get_or_insert(gone).clone()
     }
 }
 
 /// A store whose machine is cut off answers nothing, and who asks it hangs: then there are no more signs, also here.
-fn watch_the_watch(state: &Mutex<State>, circle: &Circle) {
+fn watchdog(state: &Mutex<State>, info: &GroupInfo) {
     let (mut last, mut since) = (0, Instant::now());
     loop {
         std::thread::sleep(2 * BEAT);
@@ -192,8 +192,8 @@ fn watch_the_watch(state: &Mutex<State>, circle: &Circle) {
         if sign.beat != last {
             (last, since) = (sign.beat, Instant::now());
         }
-        if since.elapsed() > circle.timeout.max(ANSWER) {
-            let gone = circle.store_is_gone();
+        if since.elapsed() > info.timeout.max(ANSWER) {
+            let gone = info.store_is_gone();
             let failure = lock(state).failure.get_or_insert(gone).clone();
             end_process(&failure);
         }
@@ -203,13 +203,13 @@ fn watch_the_watch(state: &Mutex<State>, circle: &Circle) {
 /// Ends the process if the script does not, which may hang in an exchange that nothing ends.
 fn end_process(failure: &Failure) -> ! {
     std::thread::sleep(GRACE);
-    eprintln!("{}error: {failure}", super::prefix());
-    crate::run::checkpoints::wait_for_writers(Duration::from_secs(60));
+    eprintln!("{}error: {failure}", super::rank_prefix());
+    crate::run::writer::wait_for_writers(Duration::from_secs(60));
     // SAFETY: ends the process without running destructors, which might wait for the dead.
     unsafe { libc::_exit(1) }
 }
 
-impl Circle {
+impl GroupInfo {
     fn store_is_gone(&self) -> Failure {
         const WHY: &str = "killed, hung, or its machine or network failed";
         match self.agent_store {
@@ -230,7 +230,7 @@ impl Circle {
 /// What was last seen of a process.
 #[derive(Clone)]
 struct Seen {
-    sign: Option<Sign>,
+    sign: Option<Heartbeat>,
     /// When its sign changed.
     beat: Instant,
     /// When its last exchange began or ended.
@@ -248,14 +248,14 @@ impl Seen {
 }
 
 /// The thread that gives signs and looks for failures.
-struct Watch {
+struct HeartbeatThread {
     store: Store,
-    circle: Circle,
+    info: GroupInfo,
     state: Arc<Mutex<State>>,
     seen: Vec<Seen>,
 }
 
-impl Watch {
+impl HeartbeatThread {
     fn run(mut self) {
         let failure = loop {
             match self.beat() {
@@ -263,13 +263,13 @@ impl Watch {
                 Ok(None) => {}
                 // The end of the store is no failure once the script has ended here.
                 Err(_) if lock(&self.state).sign.ended => return,
-                Err(_) => break self.circle.store_is_gone(),
+                Err(_) => break self.info.store_is_gone(),
             }
             std::thread::sleep(BEAT);
         };
         let failure = lock(&self.state).failure.get_or_insert(failure).clone();
-        // So that process 0 does not take the store away before all have read.
-        let _ = self.store.set(&format!("read/{}", self.circle.rank), b"");
+        // So that rank 0 does not take the store away before all have read.
+        let _ = self.store.set(&format!("read/{}", self.info.rank), b"");
         end_process(&failure)
     }
 
@@ -279,7 +279,7 @@ impl Watch {
             sign.beat += 1;
             sign.clone()
         };
-        self.store.set(&key(self.circle.rank), &json(&sign))
+        self.store.set(&key(self.info.rank), &json(&sign))
     }
 
     /// Gives a sign, and looks for a failure.
@@ -294,11 +294,11 @@ impl Watch {
             claim(&self.store, &found)?;
             return Ok(Some(failure(&self.store)?.unwrap_or(found)));
         }
-        if self.circle.rank == 0 {
+        if self.info.rank == 0 {
             self.look()?;
             // Where exchanges are only queued, nothing else tells soon that a process is gone.
-            let patience = if super::on_gpu() { self.circle.timeout.min(GPU_SILENCE) } else { self.circle.timeout };
-            if let Some(found) = self.silent(patience).or_else(|| self.behind(self.circle.timeout)) {
+            let patience = if super::on_gpu() { self.info.timeout.min(GPU_SILENCE) } else { self.info.timeout };
+            if let Some(found) = self.silent(patience).or_else(|| self.behind(self.info.timeout)) {
                 claim(&self.store, &found)?;
             }
         }
@@ -309,7 +309,7 @@ impl Watch {
     fn look(&mut self) -> Result<()> {
         for (rank, seen) in self.seen.iter_mut().enumerate() {
             let sign = sign_of(&self.store, rank)?;
-            let place = |s: &Option<Sign>| s.as_ref().map(|s| (s.exchanges, s.waits));
+            let place = |s: &Option<Heartbeat>| s.as_ref().map(|s| (s.exchanges, s.waits));
             if place(&sign) != place(&seen.sign) {
                 seen.exchange = Instant::now();
             }
@@ -352,7 +352,7 @@ impl Watch {
                 format!(
                     "did not come to {what} within {} s: it lives, and stands {place}; a script that takes another way \
                      there, or data that is very slow (--dist-timeout waits longer)",
-                    self.circle.timeout.as_secs()
+                    self.info.timeout.as_secs()
                 )
             }
         };
@@ -362,7 +362,7 @@ impl Watch {
     /// Whose fault it is that an exchange failed here.
     fn inquire(&mut self, Failed { what, said, missing }: &Failed) -> Result<Failure> {
         let asked = Instant::now();
-        while self.circle.rank > 0 && asked.elapsed() < MAIN_FIRST {
+        while self.info.rank > 0 && asked.elapsed() < MAIN_FIRST {
             self.sign()?;
             if let Some(known) = failure(&self.store)? {
                 return Ok(known);
@@ -382,7 +382,7 @@ impl Watch {
             }
             std::thread::sleep(BEAT / 2);
         }
-        let own = self.circle.rank;
+        let own = self.info.rank;
         if let Some(found) = self.silent(SILENCE - BEAT) {
             return Ok(found);
         }
@@ -398,7 +398,7 @@ impl Watch {
     }
 }
 
-/// How long process 0 keeps the store after a failure, for the others to read of it.
+/// How long rank 0 keeps the store after a failure, for the others to read of it.
 pub fn wait_for_readers(store: &Store, size: usize) {
     let started = Instant::now();
     let mut left: Vec<usize> = (1..size).collect();
@@ -412,9 +412,10 @@ pub fn wait_for_readers(store: &Store, size: usize) {
 }
 
 /// Waits until all processes have ended, as long as they give signs of life, and for at most so long.
-pub fn wait_for_ends(store: &Store, circle: &Circle, limit: Duration) {
+pub fn wait_for_ends(store: &Store, info: &GroupInfo, limit: Duration) {
     let started = Instant::now();
-    let mut seen: Vec<(usize, Option<Sign>, Instant)> = (1..circle.size).map(|r| (r, None, Instant::now())).collect();
+    let mut seen: Vec<(usize, Option<Heartbeat>, Instant)> =
+        (1..info.size).map(|r| (r, None, Instant::now())).collect();
     while !seen.is_empty() && started.elapsed() < limit {
         seen.retain_mut(|(rank, last, since)| {
             let sign = sign_of(store, *rank).ok().flatten();

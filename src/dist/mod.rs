@@ -1,7 +1,7 @@
 //! Processes that train one model together, on c10d: how they are started ([`launch`]), meet ([`meeting`]), exchange
 //! tensors (this file), average gradients ([`Gradients`]), and learn of each other's failures ([`monitor`]).
 //!
-//! Every process runs the same script. Process 0 alone writes files and talks. A run that was started alone has none of
+//! Every process runs the same script. Rank 0 alone writes files and talks. A run that was started alone has none of
 //! this: every function here then is a matter of returning its argument.
 
 mod environment;
@@ -10,13 +10,13 @@ mod heartbeat;
 mod rendezvous;
 
 pub use crate::ffi::ReduceOp;
-pub use environment::{Launch, STORE_FD, own_cores};
+pub use environment::{ClusterEnvironment, STORE_FD, slurm_cpus_per_task};
 pub use gradients::Gradients;
-pub use rendezvous::{About, Meeting, about_program, remember_run};
+pub use rendezvous::{RankFacts, Rendezvous, program_facts, remember_run};
 
 use crate::error::{Diagnostic, Result, bail, ensure, one_line};
-use crate::ffi::{self, Group, Store};
-use heartbeat::{Circle, Failure, Monitor};
+use crate::ffi::{self, ProcessGroup, Store};
+use heartbeat::{Failure, GroupInfo, Monitor};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
 /// Rank and number of processes, and the same on this machine; any thread may ask.
-static PLACE: OnceLock<[usize; 4]> = OnceLock::new();
+static RANKS: OnceLock<[usize; 4]> = OnceLock::new();
 
 /// Whether the processes compute on GPUs; the monitor asks from its own thread.
 static ON_GPU: AtomicBool = AtomicBool::new(false);
@@ -38,15 +38,15 @@ thread_local! {
 
 struct World {
     store: Store,
-    group: Group,
+    group: ProcessGroup,
     monitor: Monitor,
-    circle: Circle,
-    /// How often process 0 was waited for, by what for.
+    info: GroupInfo,
+    /// How often rank 0 was waited for, by what for.
     announced: RefCell<HashMap<String, usize>>,
 }
 
 fn place() -> [usize; 4] {
-    PLACE.get().copied().unwrap_or([0, 1, 0, 1])
+    RANKS.get().copied().unwrap_or([0, 1, 0, 1])
 }
 
 fn world() -> Option<&'static World> {
@@ -73,14 +73,14 @@ pub fn local_world_size() -> usize {
     place()[3]
 }
 
-/// Whether this process writes files and talks: process 0 does.
-pub fn is_main() -> bool {
+/// Whether this process writes files and talks: rank 0 does.
+pub fn is_rank0() -> bool {
     rank() == 0
 }
 
-/// What lines of this process on stderr begin with: "[rank 2] ", or nothing for process 0.
-pub fn prefix() -> String {
-    if is_main() { String::new() } else { format!("[rank {}] ", rank()) }
+/// What lines of this process on stderr begin with: "[rank 2] ", or nothing for rank 0.
+pub fn rank_prefix() -> String {
+    if is_rank0() { String::new() } else { format!("[rank {}] ", rank()) }
 }
 
 /// A failure of another process, as an error of this one.
@@ -90,7 +90,7 @@ fn failed(failure: &Failure) -> anyhow::Error {
 
 impl World {
     /// An exchange in which all take part.
-    fn exchange<R>(&self, what: &str, run: impl FnOnce(&Group) -> Result<R>) -> Result<R> {
+    fn exchange<R>(&self, what: &str, run: impl FnOnce(&ProcessGroup) -> Result<R>) -> Result<R> {
         if let Some(failure) = self.monitor.failure() {
             return Err(failed(&failure));
         }
@@ -126,7 +126,7 @@ impl World {
             }
             match self.store.get(key) {
                 Ok(Some(value)) => break Ok(value),
-                Ok(None) if started.elapsed() < self.circle.timeout => {}
+                Ok(None) if started.elapsed() < self.info.timeout => {}
                 Ok(None) => break Err(failed(&self.monitor.explain(what, "it did not come", from))),
                 Err(e) => break Err(failed(&self.monitor.explain(what, &one_line(&e), None))),
             }
@@ -151,29 +151,29 @@ fn exchangeable(t: &Tensor, what: &str) -> Result<Tensor> {
 /// The tensors of all processes put together, as a new one; alone, the tensor itself.
 pub fn all_reduce(t: &Tensor, op: ReduceOp) -> Result<Tensor> {
     let Some(world) = world() else { return Ok(t.f_detach()?) };
-    let out = crate::nn::copy_of(&exchangeable(t, "all_reduce")?)?;
+    let out = crate::tensor::detached_copy(&exchangeable(t, "all_reduce")?)?;
     world.exchange("all_reduce", |group| group.all_reduce(&out, op))?;
     Ok(out)
 }
 
 /// The mean of the tensors of all processes.
-pub fn mean(t: &Tensor) -> Result<Tensor> {
+pub fn all_reduce_mean(t: &Tensor) -> Result<Tensor> {
     ensure!(t.is_floating_point(), "a mean over processes needs a tensor of floats, found {:?}", t.kind());
     let Some(world) = world() else { return Ok(t.f_detach()?) };
-    Ok(all_reduce(t, ReduceOp::Sum)?.f_div_scalar(world.circle.size as f64)?)
+    Ok(all_reduce(t, ReduceOp::Sum)?.f_div_scalar(world.info.size as f64)?)
 }
 
 /// The tensor of process `from`, in all.
 pub fn broadcast(t: &Tensor, from: usize) -> Result<Tensor> {
     ensure!(from < world_size(), "broadcast: expected a rank from 0 to {}, found {from}", world_size() - 1);
     let Some(world) = world() else { return Ok(t.f_detach()?) };
-    let out = crate::nn::copy_of(&exchangeable(t, "broadcast")?)?;
+    let out = crate::tensor::detached_copy(&exchangeable(t, "broadcast")?)?;
     world.exchange("broadcast", |group| group.broadcast(&out, from))?;
     Ok(out)
 }
 
-/// Overwrites the tensors with those of process 0.
-pub fn broadcast_all(tensors: &[Tensor], what: &str) -> Result<()> {
+/// Overwrites the tensors with those of rank 0.
+pub fn broadcast_coalesced(tensors: &[Tensor], what: &str) -> Result<()> {
     let Some(world) = world() else { return Ok(()) };
     // One message a device and dtype is put together from them.
     let mut kinds: Vec<(Device, Kind)> = Vec::new();
@@ -185,7 +185,7 @@ pub fn broadcast_all(tensors: &[Tensor], what: &str) -> Result<()> {
     for kind in kinds {
         let same = tensors.iter().filter(|t| (t.device(), t.kind()) == kind);
         let same: Vec<Tensor> = same.map(|t| Ok(t.f_detach()?)).collect::<Result<_>>()?;
-        world.exchange(what, |group| group.broadcast_all(&same, 0))?;
+        world.exchange(what, |group| group.broadcast_coalesced(&same, 0))?;
     }
     Ok(())
 }
@@ -205,28 +205,28 @@ pub fn barrier() -> Result<()> {
 }
 
 /// The greatest of each of these numbers over all processes.
-pub fn greatest<const N: usize>(own: [i64; N], what: &str) -> Result<[i64; N]> {
-    greatest_later(own, what)?.get(what)
+pub fn all_reduce_max<const N: usize>(own: [i64; N], what: &str) -> Result<[i64; N]> {
+    all_reduce_max_async(own, what)?.wait(what)
 }
 
 /// The same as an exchange that runs beside what follows.
-pub fn greatest_later<const N: usize>(own: [i64; N], what: &str) -> Result<Later<N>> {
+pub fn all_reduce_max_async<const N: usize>(own: [i64; N], what: &str) -> Result<PendingMax<N>> {
     let begin = |world: &World| {
         let all = Tensor::f_from_slice(&own)?;
-        world.exchange(what, |group| group.greatest_later(all))
+        world.exchange(what, |group| group.all_reduce_max_async(all))
     };
-    Ok(Later { own, exchange: world().map(begin).transpose()? })
+    Ok(PendingMax { own, exchange: world().map(begin).transpose()? })
 }
 
 /// The greatest of some numbers over all processes, soon.
-pub struct Later<const N: usize> {
+pub struct PendingMax<const N: usize> {
     own: [i64; N],
-    exchange: Option<ffi::Later>,
+    exchange: Option<ffi::Work>,
 }
 
-impl<const N: usize> Later<N> {
+impl<const N: usize> PendingMax<N> {
     /// The numbers, once all processes have given theirs.
-    pub fn get(self, what: &str) -> Result<[i64; N]> {
+    pub fn wait(self, what: &str) -> Result<[i64; N]> {
         let (Some(world), Some(exchange)) = (world(), self.exchange) else { return Ok(self.own) };
         world.monitor.enter_wait(what);
         let all = exchange.wait();
@@ -236,11 +236,11 @@ impl<const N: usize> Later<N> {
     }
 }
 
-/// What process 0 has; `own` is asked for there only.
-pub fn from_main(what: &str, own: impl FnOnce() -> Result<Value>) -> Result<Value> {
+/// What rank 0 has; `own` is asked for there only.
+pub fn broadcast_from_rank0(what: &str, own: impl FnOnce() -> Result<Value>) -> Result<Value> {
     let Some(world) = world() else { return own() };
     let key = world.next_key(what);
-    if is_main() {
+    if is_rank0() {
         let value = own()?;
         world.store.set(&key, value.to_string().as_bytes())?;
         return Ok(value);
@@ -248,12 +248,12 @@ pub fn from_main(what: &str, own: impl FnOnce() -> Result<Value>) -> Result<Valu
     Ok(serde_json::from_slice(&world.wait_for(&key, what, Some(0))?)?)
 }
 
-/// Does what only process 0 does, such as writing a file; the others wait for it. What is done for `what` is counted: the
-/// n-th wait is for the n-th time, so that a script may well call it in process 0 alone.
-pub fn on_main(what: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Does what only rank 0 does, such as writing a file; the others wait for it. What is done for `what` is counted: the
+/// n-th wait is for the n-th time, so that a script may well call it in rank 0 alone.
+pub fn on_rank0(what: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     let Some(world) = world() else { return body() };
     let key = world.next_key(what);
-    if is_main() {
+    if is_rank0() {
         body()?;
         return world.store.set(&key, b"1");
     }
@@ -262,7 +262,7 @@ pub fn on_main(what: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
 
 /// Does what takes long but is quick where another process of the same machine has done it, as listing a large folder,
 /// whose listing is kept: first the first process of the machine, then the others.
-pub fn first_of_machine<R>(what: &str, body: impl FnOnce() -> Result<R>) -> Result<R> {
+pub fn local_rank0_first<R>(what: &str, body: impl FnOnce() -> Result<R>) -> Result<R> {
     let Some(world) = world() else { return body() };
     let key = world.next_key(&format!("{what} on {}", rendezvous::host_name()));
     if local_rank() > 0 {
@@ -285,7 +285,7 @@ impl World {
 }
 
 /// Checks that all processes have the same facts for `what`; the error says which differ.
-pub fn agree(what: &str, facts: &Value) -> Result<()> {
+pub fn ensure_same_on_all_ranks(what: &str, facts: &Value) -> Result<()> {
     let Some(world) = world() else { return Ok(()) };
     let own = Tensor::f_from_slice(facts.to_string().as_bytes())?;
     let texts = world.gather(&format!("the agreement on {what}"), &own)?;
@@ -301,7 +301,7 @@ pub fn agree(what: &str, facts: &Value) -> Result<()> {
 }
 
 /// Whether an exchange failed because another process has ended, perhaps as it was asked to.
-pub fn has_lost_an_ended_one() -> bool {
+pub fn lost_exited_peer() -> bool {
     world().is_some_and(|world| world.monitor.failure().is_some_and(|failure| failure.ended))
 }
 
@@ -310,8 +310,8 @@ fn on_gpu() -> bool {
 }
 
 /// Tells the others that this process failed, and waits until they know. Whether there is something to say about it:
-/// not so where process 0 says the very same, as with a typo that all of them meet.
-pub fn fail(message: &str) -> bool {
+/// not so where rank 0 says the very same, as with a typo that all of them meet.
+pub fn report_failure(message: &str) -> bool {
     let Some(world) = world() else { return true };
     // What another process has met, each that ends because of it tells.
     let is_known = world.monitor.failure().is_some_and(|known| known.to_string() == message);
@@ -321,10 +321,10 @@ pub fn fail(message: &str) -> bool {
         let _ = heartbeat::claim(&world.store, &own);
         let _ = world.store.set(&format!("error/{}", rank()), message.as_bytes());
     }
-    if is_main() && !world.circle.agent_store {
+    if is_rank0() && !world.info.agent_store {
         heartbeat::wait_for_readers(&world.store, world_size());
     }
-    if is_main() || is_known {
+    if is_rank0() || is_known {
         return true;
     }
     let started = Instant::now();
@@ -338,17 +338,17 @@ pub fn fail(message: &str) -> bool {
     true
 }
 
-/// Tells the others that the script has ended here, by itself or because a signal asked for it. Process 0 waits for
+/// Tells the others that the script has ended here, by itself or because a signal asked for it. Rank 0 waits for
 /// theirs, since it may keep the store: for one that a signal has `interrupted` not long, since that may wait for us.
-pub fn end(interrupted: bool) {
+pub fn shutdown(interrupted: bool) {
     let Some(world) = world() else { return };
     if let Device::Cuda(index) = crate::device::current() {
         // What is queued is a part of the others' exchanges.
         tch::Cuda::synchronize(index as i64);
     }
     let _ = world.monitor.end(&world.store);
-    if is_main() && !world.circle.agent_store {
+    if is_rank0() && !world.info.agent_store {
         let limit = if interrupted { Duration::from_secs(3) } else { Duration::MAX };
-        heartbeat::wait_for_ends(&world.store, &world.circle, limit);
+        heartbeat::wait_for_ends(&world.store, &world.info, limit);
     }
 }

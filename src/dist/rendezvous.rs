@@ -1,13 +1,13 @@
 //! How processes meet at the start: they find the store, wait until all are there, make sure that all run the same, and
 //! connect to each other.
 
-use super::environment::Launch;
-use super::heartbeat::{Circle, Monitor};
-use super::{PLACE, WORLD, World};
+use super::environment::ClusterEnvironment;
+use super::heartbeat::{GroupInfo, Monitor};
+use super::{RANKS, WORLD, World};
 use crate::bail_hint;
 use crate::differences::differences;
 use crate::error::{Context as _, Result, bail, one_line};
-use crate::ffi::{Group, Store, StoreAddress};
+use crate::ffi::{ProcessGroup, Store, StoreAddress};
 use crate::run::progress::note_line;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -17,25 +17,25 @@ use std::time::{Duration, Instant};
 use tch::Device;
 
 /// What must be the same in all processes, by name; or what went wrong before one could tell.
-pub type About = std::result::Result<Map<String, Value>, String>;
+pub type RankFacts = std::result::Result<Map<String, Value>, String>;
 
 /// What a process brings with it.
 #[derive(Serialize, Deserialize)]
-struct Hello {
+struct RankInfo {
     /// Tells this start from others that meet at the same port.
     nonce: u64,
-    /// Written anew again and again, so that process 0 can tell it from what an earlier start has left.
+    /// Written anew again and again, so that rank 0 can tell it from what an earlier start has left.
     times: u64,
     /// The machine, and the process there.
     place: String,
     /// An address of the machine.
     address: IpAddr,
-    about: About,
+    facts: RankFacts,
 }
 
-/// What process 0 says once it has heard all.
+/// What rank 0 says once it has heard all.
 #[derive(Serialize, Deserialize)]
-struct Verdict {
+struct RendezvousOutcome {
     nonces: Vec<u64>,
     /// Why they cannot begin together.
     problem: Option<String>,
@@ -44,20 +44,20 @@ struct Verdict {
 }
 
 /// A store that is found, before anything is known of the others.
-pub struct Meeting {
-    launch: Launch,
+pub struct Rendezvous {
+    launch: ClusterEnvironment,
     timeout: Duration,
     store: Store,
     /// An address of this machine that the others reach.
     address: IpAddr,
 }
 
-impl Meeting {
-    /// Finds the store; process 0 opens it, unless torchrun's agent has. `timeout` is how long processes wait for each
+impl Rendezvous {
+    /// Finds the store; rank 0 opens it, unless torchrun's agent has. `timeout` is how long processes wait for each
     /// other, now and later.
-    pub fn find(launch: Launch, timeout: Duration) -> Result<Self> {
-        let Launch { rank, world_size, local_rank, local_world_size, .. } = launch;
-        let _ = PLACE.set([rank, world_size, local_rank, local_world_size]);
+    pub fn find(launch: ClusterEnvironment, timeout: Duration) -> Result<Self> {
+        let ClusterEnvironment { rank, world_size, local_rank, local_world_size, .. } = launch;
+        let _ = RANKS.set([rank, world_size, local_rank, local_world_size]);
         raise_file_limit();
         let started = Instant::now();
         let at = resolve(&launch, timeout)?;
@@ -76,13 +76,13 @@ impl Meeting {
                 let text = one_line(&e);
                 let why = if text.contains("EADDRINUSE") || text.contains("in use") { "it is in use" } else { &text };
                 bail_hint!(
-                    "process 0 cannot listen at port {port} for the others: {why}";
+                    "rank 0 cannot listen at port {port} for the others: {why}";
                     "another run may be using it: set MASTER_PORT to another one, the same for all processes"
                 )
             }
             Err(_) => bail_hint!(
                 "rank {rank}: nobody answered at {host}:{port} (MASTER_ADDR:MASTER_PORT) within {} s", timeout.as_secs();
-                "is process 0 running there, is the address right, and does no firewall stand between?"
+                "is rank 0 running there, is the address right, and does no firewall stand between?"
             ),
         };
         let address = match local_address(at) {
@@ -92,7 +92,7 @@ impl Meeting {
         Ok(Self { launch, timeout, store, address })
     }
 
-    /// The run directory of an earlier start by the same torchrun, as process 0 is told.
+    /// The run directory of an earlier start by the same torchrun, as rank 0 is told.
     pub fn earlier_run(&self) -> Result<Option<String>> {
         if !self.launch.agent_store || self.launch.rank > 0 {
             return Ok(None);
@@ -100,15 +100,15 @@ impl Meeting {
         Ok(self.store.get_lasting("nepa/run")?.and_then(|path| String::from_utf8(path).ok()))
     }
 
-    /// Waits until all are there, and checks that they have the same things to say about themselves. Where this process
-    /// has an error of its own, tells whether it is one to show: not so where process 0 shows one too.
-    pub fn agree(&mut self, about: About) -> Result<bool> {
+    /// Waits until all are there, and checks that they agree on these facts. Where this process
+    /// has an error of its own, tells whether it is one to show: not so where rank 0 shows one too.
+    pub fn agree(&mut self, facts: RankFacts) -> Result<bool> {
         let nonce = {
             let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             time.as_nanos() as u64 ^ u64::from(std::process::id()) << 40
         };
         let place = format!("{} (process {})", host_name(), std::process::id());
-        let mut hello = Hello { nonce, times: 0, place, address: self.address, about };
+        let mut hello = RankInfo { nonce, times: 0, place, address: self.address, facts };
         let verdict = if self.launch.rank == 0 { self.judge(&hello)? } else { self.hear(&mut hello)? };
         if let (true, Some(outside)) = (self.address.is_loopback(), verdict.outside) {
             // Here MASTER_ADDR is this machine's own name, which leads nowhere else (127.0.1.1).
@@ -117,24 +117,24 @@ impl Meeting {
         self.store.enter(&verdict.nonces.first().copied().unwrap_or_default().to_string())?;
         match verdict.problem {
             None => Ok(true),
-            Some(problem) if hello.about.is_err() => Ok(self.launch.rank == 0 || !problem.starts_with("rank 0 ")),
+            Some(problem) if hello.facts.is_err() => Ok(self.launch.rank == 0 || !problem.starts_with("rank 0 ")),
             Some(problem) => bail!("{problem}"),
         }
     }
 
-    /// Process 0: hears all, and says what comes of it.
-    fn judge(&self, own: &Hello) -> Result<Verdict> {
+    /// Rank 0: hears all, and says what comes of it.
+    fn judge(&self, own: &RankInfo) -> Result<RendezvousOutcome> {
         let started = Instant::now();
         let size = self.launch.world_size;
-        let read = |rank: usize| -> Result<Option<Hello>> {
+        let read = |rank: usize| -> Result<Option<RankInfo>> {
             let text = self.store.get(&format!("hello/{rank}"))?;
             Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
         };
-        let mark = |hello: &Option<Hello>| hello.as_ref().map(|hello| (hello.nonce, hello.times));
+        let mark = |hello: &Option<RankInfo>| hello.as_ref().map(|hello| (hello.nonce, hello.times));
         // A store of torchrun's may hold what an earlier start has left.
         let left = (0..size).map(|rank| Ok(mark(&read(rank)?))).collect::<Result<Vec<_>>>()?;
-        let mut hellos: Vec<Option<Hello>> = (0..size).map(|_| None).collect();
-        hellos[0] = Some(Hello { place: own.place.clone(), about: own.about.clone(), ..*own });
+        let mut hellos: Vec<Option<RankInfo>> = (0..size).map(|_| None).collect();
+        hellos[0] = Some(RankInfo { place: own.place.clone(), facts: own.facts.clone(), ..*own });
         let mut told = Duration::from_secs(3);
         while hellos.iter().any(Option::is_none) && started.elapsed() < self.timeout {
             for (rank, hello) in hellos.iter_mut().enumerate().filter(|(_, hello)| hello.is_none()) {
@@ -159,7 +159,7 @@ impl Meeting {
                 list(&missing)
             )),
         };
-        let verdict = Verdict { nonces, problem, outside };
+        let verdict = RendezvousOutcome { nonces, problem, outside };
         self.store.set("verdict", &serde_json::to_vec(&verdict).expect("plain data"))?;
         if verdict.problem.is_some() && !self.launch.agent_store {
             // The store goes with this process.
@@ -168,20 +168,20 @@ impl Meeting {
         Ok(verdict)
     }
 
-    fn hear(&self, hello: &mut Hello) -> Result<Verdict> {
+    fn hear(&self, hello: &mut RankInfo) -> Result<RendezvousOutcome> {
         let started = Instant::now();
         let at = format!("{}:{}", self.launch.host, self.launch.port);
         let mut seen_others = false;
-        // Process 0 may have begun to wait later than this one.
+        // Rank 0 may have begun to wait later than this one.
         while started.elapsed() < 2 * self.timeout {
             hello.times += 1;
             let own = serde_json::to_vec(hello).expect("plain data");
             let key = format!("hello/{}", self.launch.rank);
             let text = match self.store.set(&key, &own).and_then(|()| self.store.get("verdict")) {
                 Ok(text) => text,
-                Err(_) => bail!("process 0, which kept the store at {at}, ended before all were there"),
+                Err(_) => bail!("rank 0, which kept the store at {at}, ended before all were there"),
             };
-            if let Some(verdict) = text.and_then(|text| serde_json::from_slice::<Verdict>(&text).ok()) {
+            if let Some(verdict) = text.and_then(|text| serde_json::from_slice::<RendezvousOutcome>(&text).ok()) {
                 if verdict.nonces.contains(&hello.nonce) {
                     return Ok(verdict);
                 }
@@ -196,21 +196,21 @@ impl Meeting {
                 "set MASTER_PORT to another one, the same for all processes"
             );
         }
-        bail!("process 0 at {at} did not begin within {} s", 2 * self.timeout.as_secs())
+        bail!("rank 0 at {at} did not begin within {} s", 2 * self.timeout.as_secs())
     }
 
     /// Connects all processes to each other, and starts to watch over them.
     pub fn connect(self, device: Device) -> Result<()> {
-        let Launch { rank, world_size, agent_store, .. } = self.launch;
-        let circle = Circle { rank, size: world_size, timeout: self.timeout, agent_store };
+        let ClusterEnvironment { rank, world_size, agent_store, .. } = self.launch;
+        let info = GroupInfo { rank, size: world_size, timeout: self.timeout, agent_store };
         let address = self.address.to_string();
-        let monitor = Monitor::start(self.store.connect_again()?, &circle)?;
+        let monitor = Monitor::start(self.store.connect_again()?, &info)?;
         let named = std::env::var("GLOO_SOCKET_IFNAME").ok();
         let interface = named.as_deref().and_then(|names| names.split(',').next()).filter(|n| !n.is_empty());
         let cuda = matches!(device, Device::Cuda(_));
         super::ON_GPU.store(cuda, std::sync::atomic::Ordering::Relaxed);
         monitor.enter("connecting");
-        let group = Group::open(&self.store, [rank, world_size], &address, interface, cuda, self.timeout);
+        let group = ProcessGroup::open(&self.store, [rank, world_size], &address, interface, cuda, self.timeout);
         monitor.leave();
         let group = match group {
             Ok(group) => group,
@@ -222,8 +222,8 @@ impl Meeting {
                 return Err(super::failed(&failure));
             }
         };
-        let world = World { store: self.store, group, monitor, circle, announced: Default::default() };
-        // To the end of the process: see Group.
+        let world = World { store: self.store, group, monitor, info, announced: Default::default() };
+        // To the end of the process: see ProcessGroup.
         WORLD.set(Some(Box::leak(Box::new(world))));
         Ok(())
     }
@@ -232,7 +232,7 @@ impl Meeting {
 /// Tells a later start by torchrun where the run is.
 pub fn remember_run(path: &Path) -> Result<()> {
     match super::world() {
-        Some(world) if super::is_main() && world.circle.agent_store => {
+        Some(world) if super::is_rank0() && world.info.agent_store => {
             world.store.set_lasting("nepa/run", path.display().to_string().as_bytes())
         }
         _ => Ok(()),
@@ -249,7 +249,7 @@ pub(super) fn tell_agent(message: &str) {
     let _ = std::fs::write(file, report.to_string());
 }
 
-fn ranks(hellos: &[Option<Hello>], which: impl Fn(&Option<Hello>) -> bool) -> Vec<usize> {
+fn ranks(hellos: &[Option<RankInfo>], which: impl Fn(&Option<RankInfo>) -> bool) -> Vec<usize> {
     (0..hellos.len()).filter(|rank| which(&hellos[*rank])).collect()
 }
 
@@ -260,16 +260,16 @@ fn list(ranks: &[usize]) -> String {
 }
 
 /// Why processes that say this cannot begin together.
-fn problem(hellos: &[Hello]) -> Option<String> {
+fn problem(hellos: &[RankInfo]) -> Option<String> {
     for (rank, hello) in hellos.iter().enumerate() {
-        if let Err(error) = &hello.about {
+        if let Err(error) = &hello.facts {
             return Some(format!("rank {rank} on {} cannot begin: {error}", hello.place));
         }
     }
-    let about = |hello: &Hello| Value::Object(hello.about.clone().unwrap_or_default());
-    let first = about(&hellos[0]);
+    let facts = |hello: &RankInfo| Value::Object(hello.facts.clone().unwrap_or_default());
+    let first = facts(&hellos[0]);
     let differing = hellos.iter().enumerate().skip(1).filter_map(|(rank, hello)| {
-        let found = contradictions(&first, &about(hello));
+        let found = contradictions(&first, &facts(hello));
         (!found.is_empty()).then(|| format!("rank {rank} on {}: {}", hello.place, found.join("; ")))
     });
     let differing: Vec<String> = differing.take(4).collect();
@@ -303,7 +303,7 @@ fn raise_file_limit() {
 }
 
 /// Where the store is. A name that is not known yet may be so in a moment, as when a cluster starts.
-fn resolve(launch: &Launch, timeout: Duration) -> Result<SocketAddr> {
+fn resolve(launch: &ClusterEnvironment, timeout: Duration) -> Result<SocketAddr> {
     let started = Instant::now();
     loop {
         match (launch.host.as_str(), launch.port).to_socket_addrs().map(|mut all| all.next()) {
@@ -312,7 +312,7 @@ fn resolve(launch: &Launch, timeout: Duration) -> Result<SocketAddr> {
             _ => bail_hint!(
                 "MASTER_ADDR is \"{}\", which is no address and the name of no machine known here ({} s were waited)",
                 launch.host, timeout.as_secs();
-                "give the name or the address of process 0's machine"
+                "give the name or the address of rank 0's machine"
             ),
         }
     }
@@ -334,7 +334,7 @@ pub(super) fn host_name() -> String {
 }
 
 /// What must be the same in all processes besides what the command line says.
-pub fn about_program() -> Map<String, Value> {
+pub fn program_facts() -> Map<String, Value> {
     let mut program = Map::new();
     let found = std::env::current_exe().ok().and_then(|path| {
         let file = std::fs::File::open(path).ok()?;

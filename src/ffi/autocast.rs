@@ -3,7 +3,7 @@
 use super::check;
 use crate::device;
 use crate::error::{Result, bail};
-use crate::nn::kind_name;
+use crate::tensor::dtype_name;
 use std::ffi::{c_char, c_int};
 use std::marker::PhantomData;
 use tch::{Device, Kind};
@@ -52,7 +52,7 @@ impl Autocast {
         let enabled = match kind {
             Kind::Float => false,
             Kind::BFloat16 => true,
-            other => bail!("autocast expects bfloat16 or float32, found {}", kind_name(other)),
+            other => bail!("autocast expects bfloat16 or float32, found {}", dtype_name(other)),
         };
         let before = state();
         nepa_autocast_set(on_cuda(), State { enabled, cache: false, dtype: BFLOAT16 });

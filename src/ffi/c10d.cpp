@@ -197,7 +197,7 @@ char *nepa_all_gather(Group *group, Handle tensor, Handle *gathered) {
   });
 }
 
-// Makes sure that all processes have parameters of the same number, shapes and dtypes, and gives all those of process 0.
+// Makes sure that all processes have parameters of the same number, shapes and dtypes, and gives all those of rank 0.
 char *nepa_same_params(Group *group, Handle *params, size_t n) {
   return guarded([&] {
     auto tensors = list(params, n);

@@ -13,7 +13,7 @@ struct RawStore {
 }
 
 #[repr(C)]
-struct RawGroup {
+struct RawProcessGroup {
     _opaque: [u8; 0],
 }
 
@@ -63,17 +63,23 @@ unsafe extern "C" {
         interface: *const c_char,
         cuda: bool,
         timeout_ms: i64,
-        group: *mut *mut RawGroup,
+        group: *mut *mut RawProcessGroup,
     ) -> *mut c_char;
-    fn nepa_all_reduce(group: *mut RawGroup, tensor: *mut C_tensor, op: c_int) -> *mut c_char;
-    fn nepa_greatest_begin(group: *mut RawGroup, tensor: *mut C_tensor, work: *mut *mut RawWork) -> *mut c_char;
+    fn nepa_all_reduce(group: *mut RawProcessGroup, tensor: *mut C_tensor, op: c_int) -> *mut c_char;
+    fn nepa_greatest_begin(group: *mut RawProcessGroup, tensor: *mut C_tensor, work: *mut *mut RawWork) -> *mut c_char;
     fn nepa_work_wait(work: *mut RawWork) -> *mut c_char;
-    fn nepa_broadcast(group: *mut RawGroup, tensor: *mut C_tensor, from: c_int) -> *mut c_char;
-    fn nepa_broadcast_all(group: *mut RawGroup, tensors: *const *mut C_tensor, n: usize, from: c_int) -> *mut c_char;
-    fn nepa_all_gather(group: *mut RawGroup, tensor: *mut C_tensor, gathered: *mut *mut C_tensor) -> *mut c_char;
-    fn nepa_same_params(group: *mut RawGroup, params: *const *mut C_tensor, n: usize) -> *mut c_char;
+    fn nepa_broadcast(group: *mut RawProcessGroup, tensor: *mut C_tensor, from: c_int) -> *mut c_char;
+    fn nepa_broadcast_all(
+        group: *mut RawProcessGroup,
+        tensors: *const *mut C_tensor,
+        n: usize,
+        from: c_int,
+    ) -> *mut c_char;
+    fn nepa_all_gather(group: *mut RawProcessGroup, tensor: *mut C_tensor, gathered: *mut *mut C_tensor)
+    -> *mut c_char;
+    fn nepa_same_params(group: *mut RawProcessGroup, params: *const *mut C_tensor, n: usize) -> *mut c_char;
     fn nepa_reducer_new(
-        group: *mut RawGroup,
+        group: *mut RawProcessGroup,
         params: *const *mut C_tensor,
         n: usize,
         reducer: *mut *mut RawReducer,
@@ -210,12 +216,12 @@ pub enum ReduceOp {
 
 /// Processes that are connected to each other (`c10d::ProcessGroup`). Each must call the same functions in the same
 /// order; each waits for all. Lives to the end of the process: taking the connections down would wait for the others.
-pub struct Group {
-    raw: *mut RawGroup,
+pub struct ProcessGroup {
+    raw: *mut RawProcessGroup,
     size: usize,
 }
 
-impl Group {
+impl ProcessGroup {
     /// Connects `size` processes that share a store. `address` is one of this machine that the others reach, unless a
     /// network `interface` is named; with `cuda` tensors on a GPU go through NCCL, others through Gloo.
     pub fn open(
@@ -251,11 +257,11 @@ impl Group {
     }
 
     /// Begins to put the greatest of the tensors of all processes in the tensor's place, beside whatever follows.
-    pub fn greatest_later(&self, tensor: Tensor) -> Result<Later> {
+    pub fn all_reduce_max_async(&self, tensor: Tensor) -> Result<Work> {
         let mut work = std::ptr::null_mut();
-        // SAFETY: a live group and handle, which Later keeps; on success `work` is ours.
+        // SAFETY: a live group and handle, which Work keeps; on success `work` is ours.
         check(unsafe { nepa_greatest_begin(self.raw, raw(&tensor), &mut work) })?;
-        Ok(Later { work, tensor })
+        Ok(Work { work, tensor })
     }
 
     /// Overwrites the tensor with that of process `from`.
@@ -265,12 +271,12 @@ impl Group {
     }
 
     /// The same for many tensors, in few messages.
-    pub fn broadcast_all(&self, tensors: &[Tensor], from: usize) -> Result<()> {
+    pub fn broadcast_coalesced(&self, tensors: &[Tensor], from: usize) -> Result<()> {
         // SAFETY: a live group and n live handles.
         check(unsafe { nepa_broadcast_all(self.raw, handles(tensors).as_ptr(), tensors.len(), from as c_int) })
     }
 
-    /// Makes parameters those of process 0. It is an error where their number, shapes or dtypes differ.
+    /// Makes parameters those of rank 0. It is an error where their number, shapes or dtypes differ.
     pub fn same_params(&self, params: &[Tensor]) -> Result<()> {
         // SAFETY: a live group and n live handles.
         check(unsafe { nepa_same_params(self.raw, handles(params).as_ptr(), params.len()) })
@@ -286,12 +292,12 @@ impl Group {
 }
 
 /// An exchange that runs beside whatever its process does.
-pub struct Later {
+pub struct Work {
     work: *mut RawWork,
     tensor: Tensor,
 }
 
-impl Later {
+impl Work {
     /// What came of it, once all processes have taken part. One that is never asked runs to its end all the same.
     pub fn wait(self) -> Result<Tensor> {
         // SAFETY: ours, and given up here.
@@ -305,7 +311,7 @@ pub struct Reducer(*mut RawReducer);
 
 impl Reducer {
     /// For these trainable parameters.
-    pub fn new(group: &Group, params: &[Tensor]) -> Result<Self> {
+    pub fn new(group: &ProcessGroup, params: &[Tensor]) -> Result<Self> {
         let mut reducer = std::ptr::null_mut();
         // SAFETY: a live group and n live handles; on success `reducer` is ours.
         check(unsafe { nepa_reducer_new(group.raw, handles(params).as_ptr(), params.len(), &mut reducer) })?;

@@ -7,7 +7,7 @@ mod c10d;
 
 pub use autocast::{Autocast, allow_tf32};
 pub use autograd::{backward, computed_again, grad_enabled, single_threaded_backward};
-pub use c10d::{Group, Later, ReduceOp, Reducer, Store, StoreAddress};
+pub use c10d::{ProcessGroup, ReduceOp, Reducer, Store, StoreAddress, Work};
 
 use crate::error::{Result, bail, torch_message};
 use std::ffi::{CStr, c_char, c_int};

@@ -1,7 +1,8 @@
 //! Multi-head self-attention with QK-norm and rotary embedding.
 
 use super::{
-    Context, LayerNorm, LayerNormOptions, Linear, LinearOptions, Module, Parts, VitNepaConfig, expect_tokens, rotary,
+    Context, LayerNorm, LayerNormOptions, Linear, LinearOptions, Module, ModuleVisitor, VitNepaConfig, expect_tokens,
+    rotary,
 };
 use crate::error::Result;
 use tch::{Kind, Tensor};
@@ -46,7 +47,7 @@ impl Module for Attention {
         format!("attention({}, {} heads{causal})", self.output.outputs(), self.heads)
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.child("attention.query", &self.query);
         parts.child("attention.key", &self.key);
         parts.child("attention.value", &self.value);

@@ -2,7 +2,8 @@
 //! x += drop_path(ls₁ ⊙ attention(LN(x))); x += drop_path(ls₂ ⊙ mlp(LN(x))).
 
 use super::{
-    Attention, Context, DropPath, LayerNorm, LayerScale, Mlp, Module, ModuleRef, Parts, VitNepaConfig, expect_tokens,
+    Attention, Context, DropPath, LayerNorm, LayerScale, Mlp, Module, ModuleRef, ModuleVisitor, VitNepaConfig,
+    expect_tokens,
 };
 use crate::error::{Context as _, Result};
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use tch::Tensor;
 
 /// A caller's own modules in place of the built-in ones.
 #[derive(Default)]
-pub struct BlockParts {
+pub struct BlockOverrides {
     /// [B, N, D] -> [B, N, D], called with the rotary angles.
     pub attention: Option<ModuleRef>,
     /// [B, N, D] -> [B, N, D].
@@ -33,7 +34,7 @@ pub struct Block {
 
 impl Block {
     /// A block whose drop path rate is `drop_path`, whatever the configuration's last block has.
-    pub fn new(config: &VitNepaConfig, drop_path: f64, parts: BlockParts) -> Result<Self> {
+    pub fn new(config: &VitNepaConfig, drop_path: f64, parts: BlockOverrides) -> Result<Self> {
         config.validate()?;
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let layer_scale = || config.layerscale_value.map(|start| LayerScale::new(d, start)).transpose();
@@ -76,7 +77,7 @@ impl Module for Block {
         format!("block({})", self.width)
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.child("layernorm_before", &self.layernorm_before);
         parts.child("attention", self.attention.as_ref());
         if let Some(scale) = &self.layer_scale {

@@ -1,10 +1,11 @@
 //! The stack of blocks, with the rotary embedding that they share.
 
 use super::{
-    Block, BlockParts, Context, LayerNorm, Module, ModuleRef, Parts, RotaryEmbedding, VitNepaConfig, recompute,
-    shape_words,
+    Block, BlockOverrides, Context, LayerNorm, Module, ModuleRef, ModuleVisitor, RotaryEmbedding, VitNepaConfig,
+    recompute,
 };
 use crate::error::{Context as _, Result, bail};
+use crate::tensor::shape_text;
 use std::cell::Cell;
 use std::rc::Rc;
 use tch::Tensor;
@@ -25,7 +26,9 @@ impl Blocks {
         let layer = match own {
             Some(own) => own,
             None => (0..config.num_hidden_layers as usize)
-                .map(|i| Ok(Rc::new(Block::new(config, config.drop_path_of(i), BlockParts::default())?) as ModuleRef))
+                .map(|i| {
+                    Ok(Rc::new(Block::new(config, config.drop_path_of(i), BlockOverrides::default())?) as ModuleRef)
+                })
                 .collect::<Result<_>>()?,
         };
         Ok(Self {
@@ -45,7 +48,7 @@ impl Module for Blocks {
         format!("blocks({} layers{})", self.layer.len(), if self.layernorm.is_some() { ", final norm" } else { "" })
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.training(&self.training);
         parts.recompute(&self.recompute);
         if let Some(rotary) = &self.rotary {
@@ -100,7 +103,7 @@ fn square_grid(x: &Tensor) -> Result<(i64, i64)> {
         None => bail!(
             "cannot tell the patch grid of tokens {}: expected N = side² or side² + 1 (a class token); \
              pass the rotary angles yourself: blocks.forward(x, rotary.angles(rows, columns))",
-            shape_words(x)
+            shape_text(x)
         ),
     }
 }

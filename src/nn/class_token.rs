@@ -1,6 +1,6 @@
 //! One learned token in front of the patch tokens.
 
-use super::{Context, Module, Parts, expect_tokens, trunc_normal};
+use super::{Context, Module, ModuleVisitor, expect_tokens, trunc_normal};
 use crate::error::Result;
 use tch::Tensor;
 
@@ -21,7 +21,7 @@ impl Module for ClassToken {
         format!("class_token({})", self.cls_token.size()[2])
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.parameter("cls_token", &self.cls_token);
     }
 

@@ -1,7 +1,8 @@
 //! The classification head: tokens to logits.
 
-use super::{Context, LayerNorm, Linear, LinearOptions, Module, Parts, VitNepaConfig, expect_tokens, shape_words};
+use super::{Context, LayerNorm, Linear, LinearOptions, Module, ModuleVisitor, VitNepaConfig, expect_tokens};
 use crate::error::{Result, ensure};
+use crate::tensor::shape_text;
 use tch::Tensor;
 
 /// [B, N, D] -> [B, num_labels]. With `add_pooling_layer` the mean over the patch tokens (all but
@@ -35,7 +36,7 @@ impl Module for Classifier {
         format!("classifier({} -> {}{pooled})", self.width, self.classifier.outputs())
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         if let Some(norm) = &self.fc_norm {
             parts.child("fc_norm", norm);
         }
@@ -49,7 +50,7 @@ impl Module for Classifier {
             tokens > 1 || self.fc_norm.is_none(),
             "{} takes the mean of the patch tokens, but {} has none behind the class token",
             self.describe(),
-            shape_words(x)
+            shape_text(x)
         );
         let features = match &self.fc_norm {
             Some(norm) => norm.forward(&x.f_narrow(1, 1, tokens - 1)?.f_mean_dim(1, false, x.kind())?, cx)?,

@@ -1,8 +1,9 @@
 //! 2-D convolution.
 
-use super::{Context, Module, Parts, shape_words, trunc_normal, zeros};
+use super::{Context, Module, ModuleVisitor, trunc_normal, zeros};
 use crate::error::{Result, ensure};
 use crate::options;
+use crate::tensor::shape_text;
 use tch::Tensor;
 
 options! {
@@ -76,7 +77,7 @@ impl Module for Conv2d {
         )
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.parameter("weight", &self.weight);
         if let Some(bias) = &self.bias {
             parts.parameter("bias", bias);
@@ -89,7 +90,7 @@ impl Module for Conv2d {
             "{} expects images [B, {}, H, W] of floats, found {}",
             self.describe(),
             self.inputs,
-            shape_words(x)
+            shape_text(x)
         );
         let o = &self.options;
         let (stride, padding) = ([o.stride; 2], [o.padding; 2]);

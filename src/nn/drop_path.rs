@@ -1,7 +1,7 @@
 //! Stochastic depth per sample (Huang et al., arXiv 1603.09382): in training a residual branch is
 //! dropped with the given probability, and kept branches are divided by the keep probability.
 
-use super::{Context, Module, Parts};
+use super::{Context, Module, ModuleVisitor};
 use crate::error::{Result, ensure};
 use crate::random;
 use std::cell::Cell;
@@ -26,7 +26,7 @@ impl Module for DropPath {
         format!("drop_path({})", self.prob)
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.training(&self.training);
     }
 

@@ -1,6 +1,6 @@
 //! LayerScale: a learned factor per channel on a residual branch (Touvron et al., arXiv 2103.17239).
 
-use super::{Context, Module, Parts, full};
+use super::{Context, Module, ModuleVisitor, full};
 use crate::error::Result;
 use tch::Tensor;
 
@@ -21,7 +21,7 @@ impl Module for LayerScale {
         format!("layer_scale({})", self.lambda1.size()[0])
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.parameter("lambda1", &self.lambda1);
     }
 

@@ -1,6 +1,6 @@
 //! Affine map of the last dimension: y = x Wᵀ + b.
 
-use super::{Context, Module, Parts, expect_features, trunc_normal, zeros};
+use super::{Context, Module, ModuleVisitor, expect_features, trunc_normal, zeros};
 use crate::error::{Result, ensure};
 use crate::options;
 use tch::Tensor;
@@ -43,7 +43,7 @@ impl Module for Linear {
         format!("linear({} -> {})", size[1], size[0])
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.parameter("weight", &self.weight);
         if let Some(bias) = &self.bias {
             parts.parameter("bias", bias);

@@ -1,6 +1,6 @@
 //! The feed-forward part of a block, plain or gated (SwiGLU with "silu", arXiv 2002.05202).
 
-use super::{Activation, Context, Linear, LinearOptions, Module, Parts, VitNepaConfig, expect_tokens};
+use super::{Activation, Context, Linear, LinearOptions, Module, ModuleVisitor, VitNepaConfig, expect_tokens};
 use crate::error::Result;
 use tch::Tensor;
 
@@ -40,7 +40,7 @@ impl Module for Mlp {
         .to_lowercase()
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         if let Some(gate) = &self.gate {
             parts.child("intermediate.gate_proj", gate);
         }

@@ -22,7 +22,7 @@ mod sequential;
 mod vit_nepa;
 
 pub use attention::Attention;
-pub use block::{Block, BlockParts};
+pub use block::{Block, BlockOverrides};
 pub use blocks::Blocks;
 pub use class_token::ClassToken;
 pub use classifier::Classifier;
@@ -38,14 +38,15 @@ pub use norm::{LayerNorm, LayerNormOptions};
 pub use patch_embed::PatchEmbed;
 pub use rotary::{RotaryEmbedding, RotaryOptions};
 pub use sequential::Sequential;
-pub use vit_nepa::{Output, VitNepa, VitNepaParts, Wanted};
+pub use vit_nepa::{Output, VitNepa, VitNepaOverrides, Wanted};
 
 use crate::bail_hint;
 use crate::error::{Result, did_you_mean, ensure};
+use crate::tensor::shape_text;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use wildmatch::WildMatch;
 
 /// A shared handle to any module; cloning it shares the parameters.
@@ -57,7 +58,7 @@ pub trait Module {
     fn describe(&self) -> String;
 
     /// Shows every own parameter, mode and child to `parts`, in forward order.
-    fn visit(&self, parts: &mut Parts<'_>);
+    fn visit(&self, parts: &mut ModuleVisitor<'_>);
 
     /// Applies the block to `x`.
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor>;
@@ -109,19 +110,19 @@ pub struct Taps {
     pub attentions: RefCell<Vec<Tensor>>,
 }
 
-enum Part<'a> {
+enum Visited<'a> {
     Parameter(&'a Tensor),
     Training(&'a Cell<bool>),
     Recompute(&'a Cell<bool>),
 }
 
 /// Walks a module tree and names what it finds.
-pub struct Parts<'a> {
+pub struct ModuleVisitor<'a> {
     prefix: String,
-    found: &'a mut dyn FnMut(&str, Part<'_>),
+    found: &'a mut dyn FnMut(&str, Visited<'_>),
 }
 
-impl Parts<'_> {
+impl ModuleVisitor<'_> {
     fn name(&self, name: &str) -> String {
         match (self.prefix.as_str(), name) {
             (prefix, "") => prefix.to_string(),
@@ -133,28 +134,28 @@ impl Parts<'_> {
     /// An own parameter.
     pub fn parameter(&mut self, name: &str, tensor: &Tensor) {
         let name = self.name(name);
-        (self.found)(&name, Part::Parameter(tensor));
+        (self.found)(&name, Visited::Parameter(tensor));
     }
 
     /// The flag that tells training from evaluation, where the block behaves differently.
     pub fn training(&mut self, flag: &Cell<bool>) {
-        (self.found)(&self.prefix, Part::Training(flag));
+        (self.found)(&self.prefix, Visited::Training(flag));
     }
 
     /// The flag of a stack of blocks that says whether they are computed again in backward.
     pub fn recompute(&mut self, flag: &Cell<bool>) {
-        (self.found)(&self.prefix, Part::Recompute(flag));
+        (self.found)(&self.prefix, Visited::Recompute(flag));
     }
 
     /// A child; an empty name puts its parameters beside this module's own.
     pub fn child(&mut self, name: &str, module: &dyn Module) {
         let name = self.name(name);
-        module.visit(&mut Parts { prefix: name, found: self.found });
+        module.visit(&mut ModuleVisitor { prefix: name, found: self.found });
     }
 }
 
-fn visit(module: &dyn Module, mut found: impl FnMut(&str, Part<'_>)) {
-    module.visit(&mut Parts { prefix: String::new(), found: &mut found });
+fn visit(module: &dyn Module, mut found: impl FnMut(&str, Visited<'_>)) {
+    module.visit(&mut ModuleVisitor { prefix: String::new(), found: &mut found });
 }
 
 /// All parameters with their full names, in forward order. One that is used in several places
@@ -162,7 +163,7 @@ fn visit(module: &dyn Module, mut found: impl FnMut(&str, Part<'_>)) {
 pub fn named_parameters(module: &dyn Module) -> Vec<(String, Tensor)> {
     let (mut all, mut seen) = (Vec::new(), HashSet::new());
     visit(module, |name, part| {
-        if let Part::Parameter(t) = part
+        if let Visited::Parameter(t) = part
             && (t.numel() == 0 || seen.insert(t.data_ptr()))
         {
             all.push((name.to_string(), t.shallow_clone()));
@@ -179,7 +180,7 @@ pub fn num_parameters(module: &dyn Module) -> i64 {
 /// Puts the module and everything in it in training or evaluation mode.
 pub fn set_training(module: &dyn Module, training: bool) {
     visit(module, |_, part| {
-        if let Part::Training(flag) = part {
+        if let Visited::Training(flag) = part {
             flag.set(training);
         }
     });
@@ -189,7 +190,7 @@ pub fn set_training(module: &dyn Module, training: bool) {
 pub fn is_training(module: &dyn Module) -> bool {
     let mut training = false;
     visit(module, |_, part| {
-        if let Part::Training(flag) = part {
+        if let Visited::Training(flag) = part {
             training |= flag.get();
         }
     });
@@ -201,7 +202,7 @@ pub fn is_training(module: &dyn Module) -> bool {
 pub fn set_recompute(module: &dyn Module, recompute: bool) -> Result<()> {
     let mut stacks = 0;
     visit(module, |_, part| {
-        if let Part::Recompute(flag) = part {
+        if let Visited::Recompute(flag) = part {
             flag.set(recompute);
             stacks += 1;
         }
@@ -219,7 +220,7 @@ pub fn set_recompute(module: &dyn Module, recompute: bool) -> Result<()> {
 pub fn is_recomputed(module: &dyn Module) -> bool {
     let mut recompute = false;
     visit(module, |_, part| {
-        if let Part::Recompute(flag) = part {
+        if let Visited::Recompute(flag) = part {
             recompute |= flag.get();
         }
     });
@@ -252,14 +253,6 @@ fn parameter(values: Tensor) -> Result<Tensor> {
     Ok(values.f_to_device(crate::device::current())?.f_set_requires_grad(true)?)
 }
 
-/// The same values in memory of their own, outside any graph.
-pub fn copy_of(t: &Tensor) -> Result<Tensor> {
-    let t = t.f_detach()?;
-    let mut copy = t.f_empty_like()?;
-    copy.f_copy_(&t)?;
-    Ok(copy)
-}
-
 fn zeros(shape: &[i64]) -> Result<Tensor> {
     parameter(Tensor::f_zeros(shape, tch::kind::FLOAT_CPU)?)
 }
@@ -268,35 +261,13 @@ fn full(shape: &[i64], value: f64) -> Result<Tensor> {
     parameter(Tensor::f_full(shape, value, tch::kind::FLOAT_CPU)?)
 }
 
-/// "[2, 17, 64] float32": a tensor in an error message.
-pub fn shape_words(t: &Tensor) -> String {
-    format!("{:?} {}", t.size(), kind_name(t.kind()))
-}
-
-/// PyTorch's name of a dtype.
-pub fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Float => "float32",
-        Kind::Double => "float64",
-        Kind::Half => "float16",
-        Kind::BFloat16 => "bfloat16",
-        Kind::Int64 => "int64",
-        Kind::Int => "int32",
-        Kind::Int16 => "int16",
-        Kind::Int8 => "int8",
-        Kind::Uint8 => "uint8",
-        Kind::Bool => "bool",
-        _ => "another dtype",
-    }
-}
-
 /// Checks that `x` holds floats and that its last dimension is `width`.
 fn expect_features(x: &Tensor, width: i64, what: &dyn Module) -> Result<()> {
     ensure!(
         x.size().last() == Some(&width) && x.is_floating_point(),
         "{} expects floats with a last dimension of {width}, found {}",
         what.describe(),
-        shape_words(x)
+        shape_text(x)
     );
     Ok(())
 }
@@ -307,7 +278,7 @@ fn expect_tokens(x: &Tensor, width: i64, what: &dyn Module) -> Result<()> {
         x.dim() == 3 && x.size()[2] == width && x.is_floating_point(),
         "{} expects tokens [B, N, {width}] of floats, found {}",
         what.describe(),
-        shape_words(x)
+        shape_text(x)
     );
     Ok(())
 }

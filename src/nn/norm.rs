@@ -1,6 +1,6 @@
 //! LayerNorm over the last dimension (Ba et al., arXiv 1607.06450).
 
-use super::{Context, Module, Parts, expect_features, full, zeros};
+use super::{Context, Module, ModuleVisitor, expect_features, full, zeros};
 use crate::error::{Result, ensure};
 use crate::options;
 use tch::Tensor;
@@ -48,7 +48,7 @@ impl Module for LayerNorm {
         format!("layer_norm({}, eps {:e})", self.size, self.eps)
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         if let Some(weight) = &self.weight {
             parts.parameter("weight", weight);
         }

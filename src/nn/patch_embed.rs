@@ -1,7 +1,8 @@
 //! Images to patch tokens: a convolution whose kernel and stride are the patch side.
 
-use super::{Context, Conv2d, Conv2dOptions, Module, Parts, VitNepaConfig, shape_words};
+use super::{Context, Conv2d, Conv2dOptions, Module, ModuleVisitor, VitNepaConfig};
 use crate::error::{Result, ensure};
+use crate::tensor::shape_text;
 use tch::Tensor;
 
 /// [B, C, S, S] -> [B, T, D] in raster order, T = (S / patch_size)².
@@ -34,7 +35,7 @@ impl Module for PatchEmbed {
         )
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.child("projection", &self.projection);
     }
 
@@ -47,7 +48,7 @@ impl Module for PatchEmbed {
             o.num_channels,
             o.image_size,
             o.image_size,
-            shape_words(x)
+            shape_text(x)
         );
         Ok(self.projection.forward(x, cx)?.f_flatten(2, 3)?.f_transpose(1, 2)?)
     }

@@ -136,7 +136,7 @@ pub fn rotate(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
         size.len() == 3 && size[0] == 2 && size[1] <= tokens && size[2] == x.size()[3],
         "expected rotary angles [2, T, {}] for T of at most {tokens} tokens, found {}",
         x.size()[3],
-        super::shape_words(angles)
+        crate::tensor::shape_text(angles)
     );
     let patches = size[1];
     let (cos, sin) = (angles.f_get(0)?, angles.f_get(1)?);

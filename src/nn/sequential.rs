@@ -1,6 +1,6 @@
 //! Modules one after the other, named by their place: `0`, `1`, …
 
-use super::{Context, Module, ModuleRef, Parts};
+use super::{Context, Module, ModuleRef, ModuleVisitor};
 use crate::error::{Context as _, Result};
 use tch::Tensor;
 
@@ -21,7 +21,7 @@ impl Module for Sequential {
         format!("sequential({} modules)", self.modules.len())
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         for (i, module) in self.modules.iter().enumerate() {
             parts.child(&i.to_string(), module.as_ref());
         }

@@ -3,18 +3,19 @@
 
 use super::blocks::square_side;
 use super::{
-    Blocks, ClassToken, Classifier, Context, LayerNorm, Module, ModuleRef, Parts, PatchEmbed, Taps, VitNepaConfig,
-    shape_words,
+    Blocks, ClassToken, Classifier, Context, LayerNorm, Module, ModuleRef, ModuleVisitor, PatchEmbed, Taps,
+    VitNepaConfig,
 };
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
+use crate::tensor::shape_text;
 use serde_json::{Map, Value};
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
 /// A caller's own modules in place of the built-in ones.
 #[derive(Default)]
-pub struct VitNepaParts {
+pub struct VitNepaOverrides {
     /// Images [B, C, S, S] -> tokens [B, T, D].
     pub patch_embeddings: Option<ModuleRef>,
     /// Tokens [B, T + 1, D] -> [B, T + 1, D].
@@ -60,12 +61,12 @@ pub struct VitNepa {
 
 impl VitNepa {
     /// A model with fresh weights, of the configuration's or a caller's own parts.
-    pub fn new(config: &VitNepaConfig, parts: VitNepaParts) -> Result<Self> {
+    pub fn new(config: &VitNepaConfig, parts: VitNepaOverrides) -> Result<Self> {
         Self::with_generic(config, parts, Map::new())
     }
 
     /// A model that keeps the generic keys of the `config.json` that it comes from.
-    pub fn with_generic(config: &VitNepaConfig, parts: VitNepaParts, generic: Map<String, Value>) -> Result<Self> {
+    pub fn with_generic(config: &VitNepaConfig, parts: VitNepaOverrides, generic: Map<String, Value>) -> Result<Self> {
         config.validate()?;
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         Ok(Self {
@@ -118,7 +119,7 @@ impl VitNepa {
                 Some(side) => cx.grid = Some((side, side)),
                 None => bail_hint!(
                     "the patch embedding gives {count} tokens ({}), which is no square grid, so their places are unknown",
-                    shape_words(&patches);
+                    shape_text(&patches);
                     "let it give a square number of tokens, or switch rotary embedding off with rope_theta: ()"
                 ),
             }
@@ -160,7 +161,7 @@ fn masked(patches: &Tensor, mask: &Tensor) -> Result<Tensor> {
         "input_mask: expected [{}, {}] bool, a value for each patch, found {}",
         size[0],
         size[1],
-        shape_words(mask)
+        shape_text(mask)
     );
     Ok(patches.f_masked_fill(&mask.f_to_device(patches.device())?.f_unsqueeze(-1)?, 0.0)?)
 }
@@ -175,7 +176,7 @@ impl Module for VitNepa {
         )
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.child("vit_nepa.embeddings", &self.class_token);
         parts.child("vit_nepa.embeddings.patch_embeddings", self.patch_embeddings.as_ref());
         parts.child("vit_nepa.encoder", self.encoder.as_ref());

@@ -42,7 +42,7 @@ options! {
 
 options! {
     /// What a grouping function may say about a parameter.
-    pub struct GroupOptions {
+    pub struct ParamGroupOptions {
         /// Factor on the learning rate given to `step`.
         lr_scale: f64 = 1.0,
         /// Weight decay of this parameter; () means the optimizer's own rule.
@@ -53,7 +53,7 @@ options! {
 }
 
 /// Parameters that share their hyperparameters.
-pub struct Group {
+pub struct ParamGroup {
     /// Full names of the parameters.
     pub names: Vec<String>,
     /// Factor on the learning rate.
@@ -74,7 +74,7 @@ struct Slot {
 /// The optimizer: groups of parameters with their moments.
 pub struct Adamw {
     options: AdamwOptions,
-    groups: Vec<Group>,
+    groups: Vec<ParamGroup>,
 }
 
 impl Adamw {
@@ -93,7 +93,7 @@ impl Adamw {
         }
         Self::with_groups(module, options, |name, _| {
             let found = options.groups.iter().zip(&patterns).find(|(_, pattern)| pattern.matches(name));
-            Ok(found.map_or_else(GroupOptions::default, |(g, _)| GroupOptions {
+            Ok(found.map_or_else(ParamGroupOptions::default, |(g, _)| ParamGroupOptions {
                 lr_scale: g.lr_scale,
                 weight_decay: g.weight_decay,
                 llrd_power: g.llrd_power,
@@ -105,20 +105,20 @@ impl Adamw {
     pub fn with_groups(
         module: &dyn Module,
         options: &AdamwOptions,
-        mut group_of: impl FnMut(&str, &Tensor) -> Result<GroupOptions>,
+        mut group_of: impl FnMut(&str, &Tensor) -> Result<ParamGroupOptions>,
     ) -> Result<Self> {
         let [b1, b2] = options.betas;
         ensure!((0.0..1.0).contains(&b1) && (0.0..1.0).contains(&b2), "betas lie in [0, 1), found [{b1}, {b2}]");
         ensure!(options.eps >= 0.0, "eps must not be negative, found {}", options.eps);
         ensure!(options.weight_decay >= 0.0, "weight_decay must not be negative, found {}", options.weight_decay);
         let no_decay: Vec<WildMatch> = options.no_decay.iter().map(|p| WildMatch::new(p)).collect();
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups: Vec<ParamGroup> = Vec::new();
         for (name, param) in named_parameters(module) {
             let o = group_of(&name, &param)?;
             let decays = !no_decay.iter().any(|p| p.matches(&name));
             let weight_decay = o.weight_decay.unwrap_or(if decays { options.weight_decay } else { 0.0 });
             let slot = Slot { param, state: None };
-            let same = |g: &&mut Group| {
+            let same = |g: &&mut ParamGroup| {
                 g.lr_scale == o.lr_scale && g.weight_decay == weight_decay && g.llrd_power == o.llrd_power
             };
             match groups.iter_mut().find(same) {
@@ -126,7 +126,7 @@ impl Adamw {
                     group.names.push(name);
                     group.slots.push(slot);
                 }
-                None => groups.push(Group {
+                None => groups.push(ParamGroup {
                     names: vec![name],
                     lr_scale: o.lr_scale,
                     weight_decay,
@@ -140,7 +140,7 @@ impl Adamw {
     }
 
     /// The groups, in the order of their first parameters.
-    pub fn groups(&self) -> &[Group] {
+    pub fn groups(&self) -> &[ParamGroup] {
         &self.groups
     }
 
@@ -224,7 +224,7 @@ impl Adamw {
         let slots = self.groups.iter_mut().flat_map(|g| &mut g.slots);
         for (slot, state) in slots.zip(states) {
             let device = slot.param.device();
-            let own = |t: Tensor| -> Result<Tensor> { crate::nn::copy_of(&t.f_to_device(device)?) };
+            let own = |t: Tensor| -> Result<Tensor> { crate::tensor::detached_copy(&t.f_to_device(device)?) };
             slot.state = match state {
                 Some([a, b, c]) => Some([own(a)?, own(b)?, own(c)?]),
                 None => None,

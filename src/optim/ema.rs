@@ -2,7 +2,8 @@
 
 use crate::error::{Result, bail, ensure};
 use crate::ffi;
-use crate::nn::{Module, copy_of, named_parameters};
+use crate::nn::{Module, named_parameters};
+use crate::tensor::detached_copy;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -33,7 +34,7 @@ impl Ema {
         match &self.averages {
             Some(averages) => ffi::lerp(averages, &self.params, 1.0 - self.decay),
             None => {
-                let copy = |p: &Tensor| copy_of(&p.f_to_kind(Kind::Float)?);
+                let copy = |p: &Tensor| detached_copy(&p.f_to_kind(Kind::Float)?);
                 self.averages = Some(self.params.iter().map(copy).collect::<Result<_>>()?);
                 Ok(())
             }
@@ -56,7 +57,9 @@ impl Ema {
         let by_name: BTreeMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
         let own = |(name, param): (&String, &Tensor)| -> Result<Tensor> {
             match by_name.get(name.as_str()) {
-                Some(t) if t.size() == param.size() => copy_of(&t.f_to_kind(Kind::Float)?.f_to_device(param.device())?),
+                Some(t) if t.size() == param.size() => {
+                    detached_copy(&t.f_to_kind(Kind::Float)?.f_to_device(param.device())?)
+                }
                 Some(t) => {
                     bail!("the average of `{name}` has the shape {:?}, the parameter {:?}", t.size(), param.size())
                 }
@@ -71,7 +74,7 @@ impl Ema {
     pub fn swap(&self) -> Result<()> {
         tch::no_grad(|| {
             for (param, average) in self.params.iter().zip(self.started()?) {
-                let kept = copy_of(param)?;
+                let kept = detached_copy(param)?;
                 param.shallow_clone().f_copy_(average)?;
                 average.shallow_clone().f_copy_(&kept)?;
             }

@@ -4,7 +4,7 @@ mod adamw;
 mod ema;
 mod schedule;
 
-pub use adamw::{Adamw, AdamwOptions, Group, GroupOptions, PatternGroup};
+pub use adamw::{Adamw, AdamwOptions, ParamGroup, ParamGroupOptions, PatternGroup};
 pub use ema::Ema;
 pub use schedule::{Schedule, ScheduleKind, ScheduleOptions};
 

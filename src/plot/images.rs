@@ -2,7 +2,7 @@
 
 use super::{PlotOptions, draw_to};
 use crate::error::{Result, ensure};
-use crate::nn::shape_words;
+use crate::tensor::shape_text;
 use image::{Rgb, RgbImage};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -14,7 +14,7 @@ pub fn images(path: &Path, batch: &Tensor, columns: u64, zoom: u64, (low, high):
     ensure!(
         size.len() == 4 && [1, 3].contains(&size[1]) && size[0] > 0,
         "expected images [B, 1 or 3, H, W], found {}",
-        shape_words(batch)
+        shape_text(batch)
     );
     ensure!(columns >= 1 && (1..=32).contains(&zoom), "columns must be at least 1 and zoom 1 to 32");
     ensure!(high > low, "expected low < high, found {low} and {high}");

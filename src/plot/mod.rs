@@ -157,7 +157,7 @@ fn draw_file(
         options.width,
         options.height
     );
-    if !crate::dist::is_main() {
+    if !crate::dist::is_rank0() {
         return Ok(());
     }
     fonts();

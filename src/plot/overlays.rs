@@ -2,8 +2,8 @@
 
 use super::{PlotOptions, draw_to, fonts, shorten};
 use crate::error::{Result, ensure};
-use crate::nn::shape_words;
 use crate::options;
+use crate::tensor::shape_text;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::colors::colormaps::ViridisRGB;
@@ -110,7 +110,7 @@ fn read_map(panel: &Overlay) -> Result<Option<Grid>> {
             ensure!(
                 map.dim() == 2 && map.numel() > 0,
                 "{of}: expected a map [rows, columns], found {}",
-                shape_words(map)
+                shape_text(map)
             );
             let (rows, columns) = (map.size()[0] as usize, map.size()[1] as usize);
             let flat = map.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?.f_contiguous()?;
@@ -164,7 +164,7 @@ impl<'a> Picture<'a> {
         ensure!(
             size.len() == 3 && [1, 3].contains(&size[0]) && size[1] > 0 && size[2] > 0,
             "expected an image [1 or 3, H, W], found {}",
-            shape_words(image)
+            shape_text(image)
         );
         let (h, w) = (size[1] as usize, size[2] as usize);
         let (low, high) = if image.kind() == Kind::Uint8 { (0.0, 255.0) } else { (o.low, o.high) };

@@ -1,216 +1,239 @@
-//! Keeps checkpoints of a training loop: written by a thread of its own, the newest few and every m-th kept.
+//! The checkpoints of one training loop: resuming from the newest one, and saving while it trains.
 
-use super::{log, progress};
-use crate::bail_hint;
-use crate::checkpoint::manifest;
-use crate::error::{Result, ensure, one_line};
-use crate::files::PARTIAL;
-use crate::options;
-use crate::run::snapshot::Snapshot;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use crate::dist;
+use crate::error::{Diagnostic, Result, one_line};
+use crate::positions::Positions;
+use crate::provenance::{Versions, timestamp};
+use crate::random;
+use crate::run::Session;
+use crate::run::metrics::METRICS_FILE;
+use crate::run::progress::note_line;
+use crate::run::schema::{CheckpointState, GeneratorState};
+use crate::run::settings::Settings;
+use crate::run::signal_poll::{SignalPoll, SignalRequest};
+use crate::run::signals::Interrupt;
+use crate::run::snapshot::{self, Snapshot, TrainingState};
+use crate::run::writer::{Checkpoint, CheckpointOptions, CheckpointWriter};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+use std::time::Duration;
 
-/// How the name of a checkpoint begins; its step follows.
-const STEP: &str = "step-";
-/// How the name of one that was found damaged begins.
-const DAMAGED: &str = "damaged-";
-/// What is being removed, under a name that nobody reads.
-const REMOVING: &str = ".removing-";
-
-options! {
-    /// When checkpoints are written, and which are kept.
-    pub struct SaverOptions {
-        /// Steps between checkpoints; 0 writes one at the end and where a signal asks for it only.
-        every: i64 = 1000,
-        /// The newest ones that are kept.
-        keep: usize = 3,
-        /// Checkpoints at multiples of so many steps are kept for good; 0 means none are.
-        keep_every: i64 = 0,
-    }
+/// The checkpoints of one training loop. All ranks call everything here; rank 0 reads and writes for all.
+pub struct Checkpoints {
+    label: String,
+    writer: CheckpointWriter,
+    interrupt: Interrupt,
+    signals: SignalPoll,
+    /// What a signal to any rank has asked for after the last step.
+    requested: Option<SignalRequest>,
+    settings: Settings,
 }
 
-/// The checkpoints of one training loop, in a folder of their own.
-pub struct Saver {
+/// The checkpoint to resume from, as rank 0 tells the others.
+#[derive(Serialize, Deserialize)]
+struct Found {
     dir: PathBuf,
-    options: SaverOptions,
-    writing: Option<Writing>,
-    last: Option<(i64, PathBuf)>,
+    state: CheckpointState,
 }
 
-/// Checkpoints being written at this moment, by any loop.
-static IN_WRITING: AtomicUsize = AtomicUsize::new(0);
-
-struct InWriting;
-
-impl InWriting {
-    fn begin() -> Self {
-        IN_WRITING.fetch_add(1, Ordering::Relaxed);
-        Self
-    }
-}
-
-impl Drop for InWriting {
+impl Drop for Checkpoints {
     fn drop(&mut self) {
-        IN_WRITING.fetch_sub(1, Ordering::Relaxed);
+        self.interrupt.hold(false);
+        // A loop that ends by an error still leaves the checkpoint that is being written.
+        self.writer.wait();
     }
 }
 
-/// Waits until no checkpoint is being written, for at most so long: before the process is ended from outside.
-pub fn wait_for_writers(limit: Duration) {
-    let started = Instant::now();
-    while IN_WRITING.load(Ordering::Relaxed) > 0 && started.elapsed() < limit {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-struct Writing {
-    step: i64,
-    path: PathBuf,
-    thread: JoinHandle<Result<(u64, Duration)>>,
-}
-
-impl Saver {
-    /// Keeps checkpoints in `dir`, which is made with the first one.
-    pub fn new(dir: PathBuf, options: &SaverOptions) -> Result<Self> {
-        let o = options;
-        ensure!(o.every >= 0, "every (save_every) must not be negative, found {}", o.every);
-        ensure!(o.keep_every >= 0, "keep_every must not be negative, found {}", o.keep_every);
-        ensure!(o.keep >= 1, "keep must be at least 1, found 0: the last checkpoint is what a lost run goes on from");
-        Ok(Self { dir, options: options.clone(), writing: None, last: None })
+impl Checkpoints {
+    /// Keeps the checkpoints of the loop called `label` in `dir`; see [`Session::checkpoints`].
+    pub fn new(label: &str, dir: PathBuf, options: &CheckpointOptions, interrupt: Interrupt) -> Result<Self> {
+        Ok(Self {
+            label: label.to_string(),
+            writer: CheckpointWriter::new(dir, options)?,
+            interrupt,
+            signals: SignalPoll::default(),
+            requested: None,
+            settings: Settings::default(),
+        })
     }
 
-    /// The newest checkpoint that is known to be whole: its step and folder.
-    pub fn last(&self) -> Option<(i64, &Path)> {
-        self.last.as_ref().map(|(step, path)| (*step, path.as_path()))
-    }
-
-    /// Whether a checkpoint is due after `step` steps by its number.
-    pub fn is_due(&self, step: i64) -> bool {
-        self.options.every > 0 && step % self.options.every == 0
-    }
-
-    /// The newest checkpoint that is whole. Damaged ones before it are named and set aside; it is an error where all are.
-    pub fn newest(&mut self) -> Result<Option<(i64, PathBuf)>> {
-        let mut damaged: Vec<(PathBuf, String)> = Vec::new();
-        for (step, path) in checkpoints(&self.dir).into_iter().rev() {
-            match manifest::verify(&path) {
-                Ok(()) => {
-                    for (path, fault) in damaged {
-                        progress::note_line(&format!("warning: {fault}; the checkpoint before it is used"));
-                        let aside = path.with_file_name(format!("{DAMAGED}{}", name_of(&path)));
-                        let _ = std::fs::remove_dir_all(&aside);
-                        std::fs::rename(&path, &aside)?;
-                    }
-                    self.last = Some((step, path.clone()));
-                    return Ok(Some((step, path)));
-                }
-                Err(e) => damaged.push((path, one_line(&e))),
-            }
-        }
-        if let Some((_, fault)) = damaged.first() {
-            bail_hint!(
-                "no checkpoint in {} is whole: {fault}", self.dir.display();
-                "to begin anew from the first step, remove this folder"
-            );
-        }
-        Ok(None)
-    }
-
-    /// Starts to write a checkpoint. Where the one before is still being written, that is waited for.
-    pub fn save(&mut self, step: i64, snapshot: Snapshot) -> Result<()> {
-        if self.writing.as_ref().is_some_and(|w| !w.thread.is_finished()) {
-            log::write(&format!("the checkpoint before the one at step {step} is still being written: waiting"));
-        }
-        self.poll(true);
-        let path = self.dir.join(format!("{STEP}{step:08}"));
-        // The loop went on from this very checkpoint.
-        if path.exists() {
-            return Ok(());
-        }
-        let (dir, options, to) = (self.dir.clone(), self.options.clone(), path.clone());
-        let work = move || {
-            let _writing = InWriting::begin();
-            let started = Instant::now();
-            let bytes = snapshot.write(&to)?;
-            // What cannot be removed now is tried again after the next one.
-            let _ = prune(&dir, &options);
-            Ok((bytes, started.elapsed()))
+    /// To be called once before the loop: puts the newest intact checkpoint into `training` and gives what the loop had
+    /// saved with it, or `None` where there is none yet. Settings that have changed though they may not are an error;
+    /// others are noted.
+    pub fn resume(
+        &mut self,
+        session: &mut Session,
+        training: &mut TrainingState<'_>,
+        mut settings: Settings,
+    ) -> Result<Option<Map<String, Value>>> {
+        settings.add_model(training.model)?;
+        self.settings = settings;
+        let what = format!("the settings of {}", self.label);
+        dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.fixed.clone()))?;
+        dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.changeable.clone()))?;
+        let Some(Found { dir, state }) = self.find()? else {
+            session.dir()?.begin(None)?;
+            return Ok(None);
         };
-        let thread = std::thread::Builder::new().name("nepa-checkpoint".into()).spawn(work)?;
-        self.writing = Some(Writing { step, path, thread });
+        snapshot::restore(&dir, training)?;
+        let GeneratorState { seed, drawn } = state.rng;
+        random::set_state(random::State { seed, drawn, samples: Positions::default() });
+        if dist::is_rank0() {
+            session.dir()?.begin(Some(&snapshot::read_metrics(&dir)?))?;
+        }
+        note_line(&format!("{}: resumed from step {} ({})", self.label, state.step, dir.display()));
+        for change in self.settings.changes_since(&state.changeable) {
+            note_line(&format!("  {change}"));
+        }
+        if state.processes != dist::world_size() {
+            note_line(&format!("  processes: was {}, now {}", state.processes, dist::world_size()));
+        }
+        Ok(Some(state.loop_state))
+    }
+
+    /// The newest intact checkpoint, which must be one of a loop with these settings.
+    fn find(&mut self) -> Result<Option<Found>> {
+        let what = format!("the checkpoint of {}", self.label);
+        let found = dist::broadcast_from_rank0(&what, || {
+            let Some(Checkpoint { path, .. }) = self.writer.find_newest()? else { return Ok(Value::Null) };
+            let state = CheckpointState::read(&path)?;
+            self.settings.ensure_unchanged(&self.label, &path, &state.fixed)?;
+            Ok(serde_json::to_value(Found { dir: path, state })?)
+        })?;
+        Ok(serde_json::from_value(found)?)
+    }
+
+    /// To be called after every step: whether a checkpoint is due, by the number of steps or because a signal to any rank
+    /// asks for it. All ranks get the same answer.
+    pub fn is_due(&mut self, step: i64) -> Result<bool> {
+        self.writer.poll();
+        self.interrupt.hold(true);
+        self.requested = self.signals.step(&self.interrupt)?;
+        Ok(self.requested.is_some() || self.writer.is_due(step))
+    }
+
+    /// Saves after `step` steps; `loop_state` is what [`Checkpoints::resume`] gives back. Where a signal asked for the
+    /// checkpoint it is on the disk when this returns; where one asked to stop, the script ends then.
+    pub fn save(
+        &mut self,
+        session: &mut Session,
+        training: &TrainingState<'_>,
+        step: i64,
+        loop_state: Map<String, Value>,
+    ) -> Result<()> {
+        self.begin_save(session, training, step, loop_state)?;
+        let requested = self.requested.take();
+        if requested.is_some() {
+            // A process that ended before rank 0 has saved might take it down.
+            dist::on_rank0(&format!("the checkpoint of {} at step {step}", self.label), || {
+                self.writer.wait();
+                if let Some(Checkpoint { step, path }) = self.writer.last() {
+                    note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
+                }
+                Ok(())
+            })?;
+        }
+        if requested == Some(SignalRequest::Stop) {
+            // The script ends at its next operation.
+            self.interrupt.hold(false);
+        }
         Ok(())
     }
 
-    /// Tells how the last write went, once it has ended; with `wait` it is waited for. Whether all is well.
-    pub fn poll(&mut self, wait: bool) -> bool {
-        if !self.writing.as_ref().is_some_and(|w| wait || w.thread.is_finished()) {
-            return true;
+    /// Takes a snapshot and begins to write it, on rank 0.
+    fn begin_save(
+        &mut self,
+        session: &mut Session,
+        training: &TrainingState<'_>,
+        step: i64,
+        loop_state: Map<String, Value>,
+    ) -> Result<()> {
+        if !dist::is_rank0() {
+            return Ok(());
         }
-        let Writing { step, path, thread } = self.writing.take().expect("looked at above");
-        match thread.join().unwrap_or_else(|_| Err(crate::error::Diagnostic::new("internal fault").into())) {
-            Ok((bytes, took)) => {
-                let (size, took) = (bytes as f64 / 1e6, took.as_secs_f64());
-                log::write(&format!("checkpoint at step {step}: {} ({size:.1} MB in {took:.2} s)", path.display()));
-                self.last = Some((step, path));
-                true
-            }
+        let rng = random::state();
+        let info = session.info();
+        let state = CheckpointState {
+            format: CheckpointState::FORMAT,
+            label: self.label.clone(),
+            step,
+            loop_state,
+            rng: GeneratorState { seed: rng.seed, drawn: rng.drawn },
+            fixed: self.settings.fixed.clone(),
+            changeable: self.settings.changeable.clone(),
+            device: info.device.clone(),
+            threads: info.threads,
+            processes: dist::world_size(),
+            saved_at: timestamp(),
+            versions: Versions::of_this_build(),
+            run: session.provenance(),
+        };
+        let recipe = info.source.clone();
+        let metrics = session.dir()?.logged()?;
+        let snapshot = match Snapshot::take(training, &state, metrics, recipe) {
+            Ok(snapshot) => snapshot,
             Err(e) => {
-                let last = match &self.last {
-                    Some((step, path)) => format!("the last good one is {} (step {step})", path.display()),
-                    None => "there is none yet".to_string(),
-                };
-                let why = one_line(&e);
-                progress::note_line(&format!(
-                    "warning: the checkpoint at step {step} could not be written: {why}; {last}"
-                ));
-                false
+                self.writer.wait();
+                let good = self.writer.last_words();
+                let message = format!("{}: no checkpoint at step {step}: {}; {good}", self.label, one_line(&e));
+                return Err(Diagnostic::new(message)
+                    .hint(format!("the training has diverged: see its loss and gradient norm in {METRICS_FILE}"))
+                    .into());
+            }
+        };
+        self.writer.write(step, snapshot)
+    }
+
+    /// To be called after the loop: saves where that was not done yet, and waits until everything is on the disk.
+    pub fn finish(
+        &mut self,
+        session: &mut Session,
+        training: &TrainingState<'_>,
+        step: i64,
+        loop_state: Map<String, Value>,
+    ) -> Result<()> {
+        let requested = self.signals.finish(&self.interrupt)?;
+        let what = format!("the last checkpoint of {}", self.label);
+        let mut save = || self.save_last(session, training, step, &loop_state);
+        match requested {
+            // A process that ended before rank 0 has saved might take it down.
+            Some(SignalRequest::Stop) => dist::on_rank0(&what, save)?,
+            _ if dist::is_rank0() => save()?,
+            _ => {}
+        }
+        self.interrupt.hold(false);
+        Ok(())
+    }
+
+    /// Saves the last step, with a second try where the disk did not take it.
+    fn save_last(
+        &mut self,
+        session: &mut Session,
+        training: &TrainingState<'_>,
+        step: i64,
+        loop_state: &Map<String, Value>,
+    ) -> Result<()> {
+        for pause in [0, 3] {
+            std::thread::sleep(Duration::from_secs(pause));
+            // A step that the interval has saved already is there as it is.
+            if self.writer.wait() && self.writer.last().is_some_and(|last| last.step == step) {
+                break;
+            }
+            self.begin_save(session, training, step, loop_state.clone())?;
+            if self.writer.wait() {
+                break;
             }
         }
+        Ok(())
     }
-}
 
-/// The checkpoints in a folder, by step.
-pub fn checkpoints(dir: &Path) -> Vec<(i64, PathBuf)> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let step = |path: &Path| name_of(path).strip_prefix(STEP)?.parse().ok();
-    let mut all: Vec<(i64, PathBuf)> = entries.filter_map(|e| Some((step(&e.path())?, e.path()))).collect();
-    all.sort();
-    all
-}
-
-fn name_of(path: &Path) -> &str {
-    path.file_name().and_then(|n| n.to_str()).unwrap_or("")
-}
-
-/// Removes all but the newest `keep` checkpoints and those at multiples of `keep_every`.
-fn prune(dir: &Path, options: &SaverOptions) -> Result<()> {
-    let mut old = checkpoints(dir);
-    old.truncate(old.len().saturating_sub(options.keep));
-    for (step, path) in old {
-        if options.keep_every == 0 || step % options.keep_every != 0 {
-            // A name that no one reads first: a folder that is half removed must not look like a checkpoint.
-            let gone = path.with_file_name(format!("{REMOVING}{}", name_of(&path)));
-            std::fs::rename(&path, &gone)?;
-            std::fs::remove_dir_all(&gone)?;
-        }
+    /// The folder of the newest intact checkpoint, on all ranks; one that is being written is waited for.
+    pub fn last(&mut self) -> Result<Option<PathBuf>> {
+        let last = dist::broadcast_from_rank0("the last checkpoint", || {
+            self.writer.wait();
+            Ok(serde_json::to_value(self.writer.last().map(|last| &last.path))?)
+        })?;
+        Ok(serde_json::from_value(last)?)
     }
-    Ok(())
-}
-
-/// Removes what a killed process left unfinished in a run directory, three levels deep.
-pub fn remove_leftovers(dir: &Path) {
-    fn walk(dir: &Path, depth: usize) {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let name = name_of(&path);
-            if name.starts_with(PARTIAL) || name.starts_with(REMOVING) {
-                let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            } else if depth > 0 && path.is_dir() && !path.is_symlink() {
-                walk(&path, depth - 1);
-            }
-        }
-    }
-    walk(dir, 2);
 }

@@ -1,6 +1,7 @@
 //! `run.log`: what a person wants to read about a run afterwards. Everything that was shown on the terminal and more,
 //! each line with its moment (UTC).
 
+use crate::provenance::timestamp;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -12,18 +13,18 @@ pub const LOG_FILE: &str = "run.log";
 /// Lines kept for a log that is not there yet, or cannot be written at the moment.
 const MOST_WAITING: usize = 10_000;
 
-struct Journal {
+struct RunLog {
     file: Option<File>,
     waiting: VecDeque<String>,
 }
 
-static JOURNAL: Mutex<Journal> = Mutex::new(Journal { file: None, waiting: VecDeque::new() });
+static LOG: Mutex<RunLog> = Mutex::new(RunLog { file: None, waiting: VecDeque::new() });
 
-fn journal() -> MutexGuard<'static, Journal> {
-    JOURNAL.lock().unwrap_or_else(|e| e.into_inner())
+fn locked() -> MutexGuard<'static, RunLog> {
+    LOG.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-impl Journal {
+impl RunLog {
     fn flush(&mut self) {
         let Some(file) = &mut self.file else { return };
         while let Some(line) = self.waiting.front() {
@@ -39,24 +40,24 @@ impl Journal {
 /// Starts or continues the log of a run directory; lines written before belong to it.
 pub fn open(dir: &Path) -> std::io::Result<()> {
     let file = OpenOptions::new().create(true).append(true).open(dir.join(LOG_FILE))?;
-    let mut journal = journal();
-    journal.file = Some(file);
-    journal.flush();
+    let mut log = locked();
+    log.file = Some(file);
+    log.flush();
     Ok(())
 }
 
 /// Adds a line, or several.
 pub fn write(text: &str) {
-    if !crate::dist::is_main() {
+    if !crate::dist::is_rank0() {
         return;
     }
-    let moment = super::timestamp().replace('T', " ").replace('Z', "");
-    let mut journal = journal();
+    let moment = timestamp().replace('T', " ").replace('Z', "");
+    let mut log = locked();
     for line in text.lines() {
-        if journal.waiting.len() == MOST_WAITING {
-            journal.waiting.pop_front();
+        if log.waiting.len() == MOST_WAITING {
+            log.waiting.pop_front();
         }
-        journal.waiting.push_back(format!("{moment}  {line}\n"));
+        log.waiting.push_back(format!("{moment}  {line}\n"));
     }
-    journal.flush();
+    log.flush();
 }

@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: what a run logs, one JSON object a line, without gap or repeat also where the run was killed and
-//! went on.
+//! resumed.
 //!
-//! A resumed recipe begins at its first line, and logs again what it logged before its checkpoint. Until it has found
+//! A resumed recipe starts at its first line, and logs again what it logged before its checkpoint. Until it has found
 //! that checkpoint its lines are only kept in memory; then the file becomes what the checkpoint says it was.
 //!
 //! The TensorBoard event file beside it holds the same numbers.
@@ -25,7 +25,7 @@ pub struct Metrics {
     pending: Vec<u8>,
     waits: bool,
     failing: bool,
-    /// `None` where it could not be written: it is made anew when the run goes on or ends.
+    /// `None` where it could not be written: it is rewritten when a loop begins and when the run ends.
     events: Option<EventFile>,
 }
 

@@ -1,18 +1,30 @@
-//! What surrounds a training loop: the run directory, progress, pictures, event files, signals.
+//! A run as a thing of its own, with or without a script: its session, directory, checkpoints, metrics, log, signals and
+//! progress.
+//!
+//! A [`Session`] is a run of one recipe. It owns the [`RunDir`], which is made when something is first written, and makes
+//! the [`Checkpoints`] of each training loop: the newest one is found and its settings compared ([`Settings`]), its
+//! tensors restored ([`snapshot`]), new ones written in the background ([`writer`]).
 
 pub mod checkpoints;
 pub mod directory;
+pub mod lock;
 pub mod log;
 pub mod metrics;
+pub mod pretrained;
 pub mod progress;
+pub mod schema;
+pub mod session;
+pub mod settings;
+pub mod signal_poll;
 pub mod signals;
 pub mod snapshot;
 pub mod tensorboard;
+pub mod writer;
 
-pub use directory::{RunDir, RunInfo, RunState};
-
-/// The present moment in UTC, for example `2026-01-31T12:00:00Z`.
-pub fn timestamp() -> String {
-    let now = time::OffsetDateTime::now_utc().replace_nanosecond(0).expect("0 is a valid nanosecond");
-    now.format(&time::format_description::well_known::Rfc3339).expect("a date can be written")
-}
+pub use checkpoints::Checkpoints;
+pub use directory::RunDir;
+pub use schema::{CheckpointState, RunFile, RunState};
+pub use session::{RunInfo, Session};
+pub use settings::Settings;
+pub use snapshot::TrainingState;
+pub use writer::CheckpointOptions;

@@ -16,9 +16,9 @@ thread_local! {
     static ACTIVE: RefCell<Option<ProgressBar>> = const { RefCell::new(None) };
 }
 
-/// Prints a line to stdout without tearing the bar; of several processes, the first one does.
+/// Prints a line to stdout without tearing the bar; rank 0 alone does.
 pub fn print_line(text: &str) {
-    if !dist::is_main() {
+    if !dist::is_rank0() {
         return;
     }
     super::log::write(text);
@@ -32,18 +32,18 @@ pub fn print_line(text: &str) {
     });
 }
 
-/// Prints a line to stderr without tearing the bar; of several processes, the first one does.
+/// Prints a line to stderr without tearing the bar; rank 0 alone does.
 pub fn note_line(text: &str) {
-    if dist::is_main() {
+    if dist::is_rank0() {
         note_line_of_any(text);
     }
 }
 
-/// The same from whichever process: what it says of itself alone.
+/// Prints a line to stderr from whichever rank: what it says of itself alone.
 pub fn note_line_of_any(text: &str) {
     super::log::write(text);
     let print = || {
-        let _ = writeln!(std::io::stderr(), "{}{text}", dist::prefix());
+        let _ = writeln!(std::io::stderr(), "{}{text}", dist::rank_prefix());
     };
     ACTIVE.with_borrow(|bar| match bar {
         Some(bar) => bar.suspend(print),
@@ -82,7 +82,7 @@ impl Progress {
     }
 
     fn of(unit: &'static str, label: &str, total: u64) -> Self {
-        let bar = (dist::is_main() && std::io::stderr().is_terminal()).then(|| {
+        let bar = (dist::is_rank0() && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
             let template = "{prefix:>12} [{bar:24}] {pos}/{len} {msg}";
             bar.set_style(ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> "));
@@ -107,8 +107,8 @@ impl Progress {
         }
     }
 
-    /// The same where `done` steps were done by an earlier process.
-    pub fn going_on(mut self, done: u64) -> Self {
+    /// Counts `done` steps that an earlier process did.
+    pub fn resumed_after(mut self, done: u64) -> Self {
         (self.done, self.before) = (done, done);
         self
     }
@@ -119,7 +119,7 @@ impl Progress {
         self.images += images;
         self.latest.clone_from(values);
         let due = self.last_line.elapsed() >= PLAIN_INTERVAL;
-        if self.bar.is_none() && !due || !dist::is_main() {
+        if self.bar.is_none() && !due || !dist::is_rank0() {
             return;
         }
         self.values = words(values);
@@ -151,7 +151,7 @@ impl Progress {
 
     /// Says how far it came where that was not to the end, and the last values.
     pub fn interrupted(&mut self) {
-        if self.finished || self.done == self.before || !dist::is_main() {
+        if self.finished || self.done == self.before || !dist::is_rank0() {
             return;
         }
         if let Some(bar) = self.bar.take() {
@@ -167,7 +167,7 @@ impl Progress {
     /// Leaves a last line behind: how long it took and the final values.
     pub fn finish(&mut self, values: &Map<String, Value>) {
         self.finished = true;
-        if !dist::is_main() {
+        if !dist::is_rank0() {
             return;
         }
         if !values.is_empty() {

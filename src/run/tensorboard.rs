@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub const EVENTS_FILE: &str = "events.out.tfevents.nepa";
 
 /// Fields of a line of metrics that say where its numbers belong, and are none themselves.
-const PLACES: &[&str] = &["phase", "step", "time"];
+const NOT_NUMBERS: &[&str] = &["phase", "step", "time"];
 
 /// An event file that grows record by record. A record is written whole by one call, so that a
 /// process that is killed leaves whole records.
@@ -32,12 +32,12 @@ impl EventFile {
         Self::append(path)
     }
 
-    /// Goes on with a file that [`EventFile::create`] or [`rewrite`] made.
+    /// Continues a file that [`EventFile::create`] or [`rewrite`] made.
     pub fn append(path: &Path) -> Result<Self> {
         let file = OpenOptions::new()
             .append(true)
             .open(path)
-            .with_context(|| format!("cannot go on with the event file {}", path.display()))?;
+            .with_context(|| format!("cannot continue the event file {}", path.display()))?;
         Ok(Self { file, path: path.to_path_buf() })
     }
 
@@ -75,7 +75,7 @@ pub fn scalars_of(line: &Map<String, Value>) -> Vec<(String, i64, f64)> {
     };
     let phase = line.get("phase").and_then(Value::as_str);
     line.iter()
-        .filter(|(name, _)| !PLACES.contains(&name.as_str()))
+        .filter(|(name, _)| !NOT_NUMBERS.contains(&name.as_str()))
         .filter_map(|(name, value)| {
             let tag = match phase {
                 Some(phase) => format!("{phase}/{name}"),

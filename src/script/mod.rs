@@ -6,14 +6,15 @@ pub mod docs;
 pub mod error;
 mod params;
 mod registry;
+mod session;
 mod sources;
 mod types;
 mod values;
 
-pub use api::run::Session;
 pub use api::transform::Steps;
 pub use check::{Checked, Problem};
 pub use params::{Declared, Params, type_of};
+pub use session::{finish_run, start_run};
 pub use sources::Sources;
 
 use crate::options::OptionDoc;
@@ -66,7 +67,7 @@ impl Host {
         engine.on_print(crate::run::progress::print_line);
         engine.on_debug(|text, source, position| {
             let line = format!("{}:{position:?}: {text}", source.unwrap_or("script"));
-            match crate::dist::is_main() {
+            match crate::dist::is_rank0() {
                 true => crate::run::progress::print_line(&line),
                 false => crate::run::progress::note_line_of_any(&line),
             }

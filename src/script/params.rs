@@ -5,7 +5,7 @@ use super::values::{from_json, to_json};
 use crate::bail_hint;
 use crate::error::{Diagnostic, Result, did_you_mean};
 use rhai::{ASTNode, Dynamic, Expr, Position, Stmt};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// A `param(…)` found in a script without running it.
@@ -28,9 +28,8 @@ pub struct Declared {
 /// The parameters of one run.
 #[derive(Default)]
 pub struct Params {
+    /// Those given with --set, as written.
     given: BTreeMap<String, String>,
-    /// Values in force, in the order in which the recipe declared them.
-    pub effective: Map<String, Value>,
 }
 
 /// The `param(…)` calls of a script.
@@ -123,11 +122,11 @@ impl Params {
             }
             given.insert(name.clone(), text.clone());
         }
-        Ok(Self { given, effective: Map::new() })
+        Ok(Self { given })
     }
 
-    /// The value of a parameter: the one given, of the default's type, or the default.
-    pub fn declare(&mut self, name: &str, default: &Dynamic) -> Result<Dynamic> {
+    /// The value of a parameter, for the script and to be recorded: the one given, of the default's type, or the default.
+    pub fn declare(&self, name: &str, default: &Dynamic) -> Result<(Dynamic, Value)> {
         let value = match self.given.get(name) {
             Some(text) => parse(name, text, default)?,
             None if default.is_unit() => {
@@ -145,8 +144,7 @@ impl Params {
             true => Dynamic::from_float(value.as_f64().unwrap_or(f64::NAN)),
             false => converted,
         };
-        self.effective.insert(name.to_string(), value);
-        Ok(converted)
+        Ok((converted, value))
     }
 }
 

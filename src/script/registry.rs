@@ -6,7 +6,7 @@ use super::error::to_rhai;
 use super::types;
 use super::values::Tensor;
 use crate::error::{Diagnostic, Result, TorchFault, one_line};
-use crate::nn::shape_words;
+use crate::tensor::shape_text;
 use crate::options::OptionDoc;
 use crate::types::{Type, Typed};
 use rhai::{Engine, EvalAltResult, FuncRegistration, Module, Position, RhaiNativeFunc, Variant};
@@ -122,7 +122,7 @@ pub fn call_guarded<R>(
     let result = crate::error::catch_panic(body);
     result.map_err(|error| {
         let from_torch = error.chain().any(|cause| cause.is::<tch::TchError>() || cause.is::<TorchFault>());
-        let shapes: Vec<String> = given.iter().flatten().map(|t| shape_words(t)).collect();
+        let shapes: Vec<String> = given.iter().flatten().map(|t| shape_text(t)).collect();
         let error = match from_torch && !shapes.is_empty() {
             true => Diagnostic::new(format!("{} (given {})", one_line(&error), shapes.join(" and "))).into(),
             false => error,

@@ -1,9 +1,10 @@
 //! Script values: handles to Rust objects, and conversions that say what they expected.
 
 use crate::error::{Result, bail};
-use crate::nn::{ModuleRef, shape_words};
+use crate::nn::ModuleRef;
 use crate::options::{self, Options};
 use crate::positions::Positions;
+use crate::tensor::shape_text;
 use rhai::{Array, Dynamic, FnPtr, Map};
 use serde_json::{Number, Value};
 use std::cell::Cell;
@@ -38,7 +39,7 @@ pub fn ok(t: tch::Tensor) -> Result<Tensor> {
 /// "integer 3", "tensor [2, 3] float32": a value in an error message.
 pub fn found(value: &Dynamic) -> String {
     if let Some(t) = value.read_lock::<Tensor>() {
-        return format!("a tensor {}", shape_words(&t));
+        return format!("a tensor {}", shape_text(&t));
     }
     if let Some(m) = value.read_lock::<Module>() {
         return format!("the module {}", m.0.describe());

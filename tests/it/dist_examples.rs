@@ -26,7 +26,7 @@ fn the_loop_by_hand_gives_the_same_on_one_and_two_processes() {
     let alone = run(&[]);
     assert_eq!(alone.len(), 3, "losses of steps 20 and 40, and of the held-out images: {alone:?}");
     assert!(alone[1] < alone[0], "it learns: {alone:?}");
-    // Process 0 alone prints; the batches that the two share are those of one, short last ones included.
+    // Rank 0 alone prints; the batches that the two share are those of one, short last ones included.
     assert_close(&run(&["--nproc", "2"]), &alone, 1e-6);
 }
 
@@ -93,7 +93,7 @@ fn the_batch_script_trains_and_goes_on_where_it_is_submitted_again() {
     first.succeeds().says(&["on 2 processes", "1 thread each", "runs/recipe"]);
     assert_eq!(folder.names("runs/recipe/checkpoints/pretrain"), ["step-00000004"]);
     let again = batch(&folder, job + 1, &["recipe.rhai", "--set", "steps=6"]);
-    again.succeeds().says(&["goes on from step 4", "steps: 4 so far, 6 now"]);
+    again.succeeds().says(&["resumed from step 4", "steps: was 4, now 6"]);
     assert_eq!(folder.text("runs/recipe/metrics.jsonl").lines().count(), 6);
     assert_eq!(folder.text("srun.log").lines().count(), 2);
 

@@ -236,7 +236,7 @@ fn a_port_that_is_taken_and_a_process_0_that_is_not_there_are_told() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let at = ("127.0.0.1", taken.local_addr().unwrap().port());
     let said = process(&folder, 0, 2, at, &[]).finish();
-    said.fails(1).says(&[&format!("process 0 cannot listen at port {}", at.1), "it is in use", "MASTER_PORT"]);
+    said.fails(1).says(&[&format!("rank 0 cannot listen at port {}", at.1), "it is in use", "MASTER_PORT"]);
     let said = process(&folder, 1, 2, ("127.0.0.1", free_port()), &[]).finish();
     said.fails(1).says(&["nobody answered at 127.0.0.1:", "within 10 s", "MASTER_ADDR"]);
 }
@@ -295,7 +295,7 @@ fn goes_on(folder: &Folder) {
     let newest = names_in(&folder.path("out/checkpoints/pretrain")).pop().unwrap();
     let step: usize = newest.strip_prefix("step-").unwrap().parse().unwrap();
     let said: Said = training(folder, &["--set", &format!("steps={}", step + 5)]).finish();
-    said.succeeds().says(&[&format!("goes on from step {step} ")]).prints(&["trained"]);
+    said.succeeds().says(&[&format!("resumed from step {step} ")]).prints(&["trained"]);
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn the_launcher_reports_a_killed_process_and_the_checkpoint_is_whole() {
         "nepa: 3 of 3 processes failed",
         &format!("rank 1 (process {victim}) was killed (signal 9)"),
         "rank 1 has given no sign of life",
-        "to go on from its last checkpoint: nepa run recipe.rhai --resume out",
+        "to resume from its last checkpoint: nepa run recipe.rhai --resume out",
         "--nproc 3",
     ]);
     goes_on(&folder);

@@ -101,7 +101,7 @@ fn torchrun_starts_processes_and_starts_them_again() {
     let again = run(&["--max-restarts", "1"], &["--set", "crash=true"]);
     let said = text(&again);
     assert!(again.status.success(), "{said}");
-    for piece in ["[rank 1] error: crashed on purpose", "rank 1 failed: crashed on purpose", "goes on from step 20"] {
+    for piece in ["[rank 1] error: crashed on purpose", "rank 1 failed: crashed on purpose", "resumed from step 20"] {
         assert!(said.contains(piece), "says `{piece}`: {said}");
     }
     let names = folder.names("runs");

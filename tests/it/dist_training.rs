@@ -123,8 +123,8 @@ fn a_run_goes_on_with_another_number_of_processes() {
     };
     // An epoch has 7 steps: the checkpoint is the one at step 6, then that at step 12.
     go(2, "1").fails(1).says(&["stopped on purpose"]);
-    go(1, "2").fails(1).says(&["goes on from step 6", "processes: 2 so far, 1 now"]);
-    go(4, "0").succeeds().says(&["goes on from step 12", "processes: 1 so far, 4 now"]);
+    go(1, "2").fails(1).says(&["resumed from step 6", "processes: was 2, now 1"]);
+    go(4, "0").succeeds().says(&["resumed from step 12", "processes: was 1, now 4"]);
     assert_same_run(&folder, "one", "parts");
 }
 

@@ -36,6 +36,7 @@ mod recompute;
 mod reference;
 mod report;
 mod resume;
+mod run_from_rust;
 mod script_modules;
 mod tensorboard;
 mod transforms;

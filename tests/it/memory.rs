@@ -4,7 +4,7 @@
 
 use nepa::ffi::{self, Autocast};
 use nepa::loss::next_embedding;
-use nepa::nn::{Activation, CostOptions, VitNepa, VitNepaConfig, VitNepaParts, set_recompute};
+use nepa::nn::{Activation, CostOptions, VitNepa, VitNepaConfig, VitNepaOverrides, set_recompute};
 use nepa::optim::{Adamw, AdamwOptions, Ema};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -29,7 +29,7 @@ fn loss(model: &VitNepa, images: &Tensor, kind: Kind) -> Tensor {
 
 /// Bytes that forward keeps for backward.
 fn kept(config: &VitNepaConfig, kind: Kind, batch: i64) -> i64 {
-    let (model, images) = (VitNepa::new(config, VitNepaParts::default()).unwrap(), images(config, batch));
+    let (model, images) = (VitNepa::new(config, VitNepaOverrides::default()).unwrap(), images(config, batch));
     let step = || {
         let before = allocated();
         let _loss = loss(&model, &images, kind);
@@ -53,7 +53,7 @@ fn peak(config: &VitNepaConfig, batch: i64, recompute: bool) -> i64 {
     };
     std::thread::scope(|scope| {
         let watcher = scope.spawn(watch);
-        let model = VitNepa::new(config, VitNepaParts::default()).unwrap();
+        let model = VitNepa::new(config, VitNepaOverrides::default()).unwrap();
         set_recompute(&model, recompute).unwrap();
         let mut adamw = Adamw::new(&model, &AdamwOptions::default()).unwrap();
         let mut ema = Ema::new(&model, 0.999).unwrap();

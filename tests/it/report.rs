@@ -120,7 +120,7 @@ fn a_run_of_which_little_is_left_has_a_page_too() {
     let folder = Folder::new();
     folder.write("runs/a/run.json", json!({ "state": "running", "error": "no <space>" }).to_string());
     folder.write("runs/a/metrics.jsonl", "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"lo");
-    folder.write("runs/a/evaluation.json", "{\"samples\": [{}], \"x\": 3, \"y\": {\"per_class\": [{}, 5]}}");
+    folder.write("runs/a/evaluation.json", "{\"samples\": [{}], \"x\": 3, \"y\": {\"per_class\": [{}, {}]}}");
     folder.write("runs/a/checkpoints/train/step-00000005/manifest.json", "{");
     let page = page(&folder, &[]);
     stands_alone(&page);
@@ -160,6 +160,8 @@ fn what_is_no_run_is_refused_with_what_was_expected() {
     folder.write("runs/first/run.json", "{}");
     folder.write("runs/first/evaluation.json", "[]");
     folder.nepa(&["report", "runs/first"]).fails(1).says(&["evaluation.json: expected a JSON object"]);
+    folder.write("runs/first/evaluation.json", "{\"raw\": {\"per_class\": [{}, 5]}}");
+    folder.nepa(&["report", "runs/first"]).fails(1).says(&["evaluation.json, raw: `per_class[1]`: invalid type"]);
     folder.write("runs/first/evaluation.json", "{}");
     folder.write("runs/first/metrics.jsonl", "nothing\n");
     folder.nepa(&["report", "runs/first"]).fails(1).says(&["metrics.jsonl, line 1: expected a JSON object"]);

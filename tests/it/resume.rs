@@ -1,4 +1,4 @@
-//! A run that is killed, stopped, or meets a full disk or a damaged file goes on as if nothing had been.
+//! A run that is killed, stopped, or meets a full disk or a damaged file is resumed as if nothing had been.
 
 use crate::common::{Folder, Running, Said, fashion, names_in};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -185,7 +185,7 @@ fn ctrl_c_saves_and_prints_the_command_that_goes_on() {
     said.fails(130).says(&[
         "stopping: finishing the step",
         "pretrain: saved at step",
-        "to go on from its last checkpoint",
+        "to resume from its last checkpoint",
     ]);
     let saved = names_in(&folder.path("a b/checkpoints/pretrain"));
     assert_eq!(saved.len(), 1, "{saved:?}");
@@ -197,9 +197,9 @@ fn ctrl_c_saves_and_prints_the_command_that_goes_on() {
     let words: Vec<&str> = command.split(' ').collect();
     let at = words.iter().position(|w| *w == "'a").unwrap();
     let args = [&words[..at], &["a b"], &words[at + 2..]].concat();
-    folder.nepa(&args).succeeds().says(&["pretrain: goes on from step"]);
+    folder.nepa(&args).succeeds().says(&["pretrain: resumed from step"]);
     assert_same(&folder, "whole", "a b");
-    assert!(folder.text("a b/run.log").contains("goes on from step"));
+    assert!(folder.text("a b/run.log").contains("resumed from step"));
 }
 
 fn wait_for_metrics(folder: &Folder, out: &str, lines: usize) {
@@ -217,7 +217,7 @@ fn a_run_stopped_between_its_last_step_and_the_end_of_its_last_epoch_still_ends_
     run(&folder, &data, "whole", &[]).succeeds();
     // A checkpoint of the last step is what such a stop leaves, and all that it leaves.
     run(&folder, &data, "stopped", &["--set", "save_every=20"]).succeeds();
-    run(&folder, &data, "stopped", &["--set", "save_every=20"]).succeeds().says(&["pretrain: goes on from step 20"]);
+    run(&folder, &data, "stopped", &["--set", "save_every=20"]).succeeds().says(&["pretrain: resumed from step 20"]);
     assert_same(&folder, "whole", "stopped");
 }
 
@@ -286,10 +286,10 @@ fn what_would_change_the_past_is_refused_with_the_difference_and_the_rest_is_not
     run(&folder, &data, "o", &["--set", "epochs=2"]).succeeds();
     let before = outcome_of_pretraining(&folder);
     for (change, told) in [
-        ("lr=0.002", "lr: 0.001 so far, 0.002 now"),
-        ("batch=32", "batch: 64 so far, 32 now"),
+        ("lr=0.002", "lr: was 0.001, now 0.002"),
+        ("batch=32", "batch: was 64, now 32"),
         ("padding=3", "transforms: [\"random_crop({"),
-        ("width=32", "model.hidden_size: 16 so far, 32 now"),
+        ("width=32", "model.hidden_size: was 16, now 32"),
         ("images=300", "data: \"320 images, 10 classes"),
     ] {
         let said = run(&folder, &data, "o", &["--set", "epochs=2", "--set", change]);
@@ -298,22 +298,22 @@ fn what_would_change_the_past_is_refused_with_the_difference_and_the_rest_is_not
             "--out",
             "pretrain::fit(model, images, #{",
             "recipe.rhai:11",
-            "to go on from its last",
+            "to resume from its last",
         ]);
         assert_eq!(outcome_of_pretraining(&folder), before, "nothing is changed");
     }
     let said = run(&folder, &data, "o", &["--set", "epochs=2", "--seed", "1"]);
-    said.fails(1).says(&["seed: 0 so far, 1 now"]);
+    said.fails(1).says(&["seed: was 0, now 1"]);
     // A refused value is not what a later --resume takes over.
     folder.nepa(&["run", "--resume", "o", "--threads", "1"]).succeeds();
 
     let said = run(&folder, &data, "o", &["--set", "epochs=3", "--set", "log_every=2", "--set", "finetune_epochs=5"]);
     said.succeeds().says(&[
-        "parameter epochs: 2 so far, 3 now",
-        "  epochs: 2 so far, 3 now",
-        "  steps: 10 so far, 15 now",
-        "  log_every: 1 so far, 2 now",
-        "pretrain: goes on from step 10",
+        "parameter epochs: was 2, now 3",
+        "  epochs: was 2, now 3",
+        "  steps: was 10, now 15",
+        "  log_every: was 1, now 2",
+        "pretrain: resumed from step 10",
     ]);
     assert_eq!(folder.json("o/run.json")["params"]["epochs"], 3);
     let last = folder.text("o/checkpoints/pretrain/step-00000015/metrics.jsonl");
@@ -357,7 +357,7 @@ fn a_changed_byte_in_any_file_of_the_newest_checkpoint_is_named_and_the_one_befo
         std::fs::write(&path, bytes).unwrap();
         let said = run(&folder, &data, &out, &[]);
         let name = Path::new(&out).join(name).display().to_string();
-        said.succeeds().says(&["is damaged", &name, "goes on from step 3"]);
+        said.succeeds().says(&["is damaged", &name, "resumed from step 3"]);
         assert_same(&folder, "whole", &out);
     }
 
@@ -366,7 +366,7 @@ fn a_changed_byte_in_any_file_of_the_newest_checkpoint_is_named_and_the_one_befo
     std::fs::remove_file(folder.path("gone/checkpoints/pretrain/step-00000006/state.json")).unwrap();
     folder.write("gone/checkpoints/pretrain/step-00000003/optimizer.safetensors", "short");
     let said = run(&folder, &data, "gone", &[]);
-    said.fails(1).says(&["no checkpoint in", "is whole", "state.json", "remove this folder"]);
+    said.fails(1).says(&["no checkpoint in", "is intact", "state.json", "remove this folder"]);
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -470,7 +470,7 @@ fn resume_finds_the_run_or_says_what_is_there() {
     let run = format!("runs/{}", folder.names("runs")[0]);
     // The newest run of the recipe; with what it was given.
     let said = folder.nepa(&["run", "recipe.rhai", "--resume"]);
-    said.fails(1).prints(&["5"]).says(&[&run, "begins anew", "seed 4"]);
+    said.fails(1).prints(&["5"]).says(&[&run, "restarted from the first step", "seed 4"]);
     folder.nepa(&["run", "--resume", &run, "--set", "x=6"]).fails(1).prints(&["6"]);
     assert_eq!(folder.names("runs").len(), 1);
 
@@ -567,6 +567,28 @@ fn a_gradient_that_is_not_finite_never_reaches_the_weights_of_a_classifier() {
 }
 
 #[test]
+fn a_checkpoint_with_a_tensor_that_is_not_finite_is_refused_and_the_earlier_ones_stay() {
+    let folder = Folder::new();
+    let script = r#"
+        let model = nn::linear(2, 2);
+        let checkpoints = run::checkpoints("loop", #{ model: model }, #{});
+        checkpoints.resume(#{}, []);
+        checkpoints.save(1, #{});
+        let state = model.state_dict();
+        state.bias = tensor([1.0, 0.0 / 0.0]);
+        model.load_state_dict(state);
+        checkpoints.save(2, #{});
+    "#;
+    folder.run_with(script, &["--out", "o"]).fails(1).says(&[
+        "loop: no checkpoint at step 2: the tensor `bias` (raw) holds NaN or infinite values",
+        "the last good one is o/checkpoints/loop/step-00000001 (step 1)",
+        "checkpoints.save(2, #{});",
+    ]);
+    assert_eq!(names_in(&folder.path("o/checkpoints/loop")), ["step-00000001"]);
+    assert_eq!(folder.json("o/run.json")["state"], "failed");
+}
+
+#[test]
 fn a_checkpoint_is_two_model_folders_and_says_what_the_run_was_started_from() {
     let (folder, data) = folder();
     folder.write(
@@ -611,5 +633,5 @@ fn a_loop_by_hand_resumes_in_the_middle_of_an_epoch_as_if_it_had_not_been_interr
     assert_eq!(last("whole"), last("parts"));
     assert_eq!(folder.text("whole/metrics.jsonl"), folder.text("parts/metrics.jsonl"));
     let said = folder.nepa(&["run", &example, "--out", "parts", "--set", "steps=230", "--set", "lr=0.1"]);
-    said.fails(1).says(&["lr: 0.001 so far, 0.1 now", "these may change: steps"]);
+    said.fails(1).says(&["lr: was 0.001, now 0.1", "these may change: steps"]);
 }

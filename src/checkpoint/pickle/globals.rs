@@ -2,6 +2,7 @@
 
 use crate::bail_hint;
 use crate::error::Result;
+use crate::tensor::Dtype;
 use tch::Kind;
 
 /// What is known by name.
@@ -49,19 +50,8 @@ pub(super) fn global(module: &str, name: &str) -> Result<Global> {
 }
 
 fn storage_kind(name: &str) -> Option<Kind> {
-    Some(match name.strip_suffix("Storage")? {
-        "Double" => Kind::Double,
-        "Float" => Kind::Float,
-        "Half" => Kind::Half,
-        "BFloat16" => Kind::BFloat16,
-        "Long" => Kind::Int64,
-        "Int" => Kind::Int,
-        "Short" => Kind::Int16,
-        "Char" => Kind::Int8,
-        "Byte" => Kind::Uint8,
-        "Bool" => Kind::Bool,
-        _ => return None,
-    })
+    let name = name.strip_suffix("Storage")?;
+    Dtype::find(|dtype| dtype.storage == name).map(|dtype| dtype.kind)
 }
 
 /// `torch.float32` and the like, which configurations beside the weights name.

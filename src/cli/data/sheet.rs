@@ -9,10 +9,10 @@ use crate::data::pipeline::Pipeline;
 use crate::data::resample::resized_crop;
 use crate::data::source::{self, SourceRef};
 use crate::error::{Context as _, Result, catch_panic, ensure};
-use crate::nn::shape_words;
 use crate::plot::contact_sheet::{self, Cell, Row};
 use crate::random::{Key, Permutation};
 use crate::script::Steps;
+use crate::tensor::shape_text;
 use image::{RgbImage, imageops};
 use std::collections::HashMap;
 use std::path::Path;
@@ -134,7 +134,7 @@ fn pictures(images: &Tensor, steps: &[BatchStep]) -> Result<Vec<RgbImage>> {
     ensure!(
         size.len() == 4 && [1, 3].contains(&size[1]),
         "the transforms give {}, expected images [B, 1 or 3, H, W]",
-        shape_words(images)
+        shape_text(images)
     );
     let mut images = images.f_to_kind(Kind::Double)?;
     for step in steps.iter().rev() {

@@ -26,6 +26,8 @@ const METRICS: &[(&str, &str, bool)] = &[
     ("probe_top1", "linear probe top-1 accuracy", false),
     ("top1", "top-1 accuracy", false),
 ];
+/// The picture's name in a run directory.
+pub(super) const CURVES_FILE: &str = "curves.png";
 /// Runs whose state stands above the panels.
 const HEADED: usize = 8;
 
@@ -67,8 +69,8 @@ pub fn plot(args: &PlotArgs) -> Result<()> {
     let picture = picture(&runs, tracks, args)?;
     let out = match (&args.out, runs.as_slice()) {
         (Some(out), _) => out.clone(),
-        (None, [run]) => run.dir.join("curves.png"),
-        (None, _) => PathBuf::from("curves.png"),
+        (None, [run]) => run.dir.join(CURVES_FILE),
+        (None, _) => PathBuf::from(CURVES_FILE),
     };
     panels(&out, &picture)?;
     let drawn: Vec<&str> = picture.panels.iter().map(|p| p.title.split(" (").next().unwrap_or(&p.title)).collect();

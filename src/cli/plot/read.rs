@@ -3,7 +3,8 @@
 use crate::bail_hint;
 use crate::error::{Context as _, Result};
 use crate::files::beside;
-use crate::run::directory::{self, RUN_FILE};
+use crate::run::RunFile;
+use crate::run::lock::RunLock;
 use crate::run::metrics::METRICS_FILE;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -36,8 +37,8 @@ pub fn run(path: &Path) -> Result<Run> {
         );
     }
     let dir = file.parent().map_or(PathBuf::from("."), Path::to_path_buf);
-    let state = match dir.join(RUN_FILE).is_file() {
-        true => Some(directory::state_words(&directory::read_info(&dir)?, directory::is_in_use(&dir))),
+    let state = match RunFile::is_in(&dir) {
+        true => Some(RunFile::read(&dir)?.status(RunLock::is_held(&dir))),
         false => None,
     };
     // "." and "runs/x/.." are named as what they are.
@@ -58,7 +59,7 @@ fn metrics_file(path: &Path) -> Result<PathBuf> {
     if file.is_file() {
         return Ok(file);
     }
-    if path.join(RUN_FILE).is_file() {
+    if RunFile::is_in(path) {
         bail_hint!("{} has no {METRICS_FILE}", path.display(); "it was removed: every run begins with an empty one");
     }
     let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -1,46 +1,135 @@
 //! What evaluation.json holds, as sections of the page. Every key may be missing.
 
 use super::embed::Budget;
+use crate::error::Result;
+use crate::files::{json_value, read_json};
 use maud::{Markup, html};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use std::path::Path;
 
+/// What an evaluation leaves in a run directory: `evaluate::save` of the standard library writes it.
+const EVALUATION_FILE: &str = "evaluation.json";
 /// Rows that stand open: classes, and pairs that are confused.
 const WORST: usize = 12;
-/// Keys of a result that have a place of their own.
-const TABLES: [&str; 4] = ["top1_ci95", "calibration", "per_class", "confusions"];
 
-pub fn sections(evaluation: &Value, dir: &Path, budget: &mut Budget) -> Markup {
-    let results: Vec<(&String, &Map<String, Value>)> = evaluation
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| Some((name, value.as_object()?)))
-        .collect();
-    let samples = evaluation["samples"].as_array().filter(|list| !list.is_empty());
-    html! {
-        @if !results.is_empty() {
-            section { h2 { "Evaluation" } (scores(&results)) }
-        }
-        @for (name, result) in &results {
-            @if let Some(bins) = list(result, "calibration") {
-                section { h2 { "Calibration: " (name) } (calibration(bins)) }
-            }
-            @if let Some(classes) = list(result, "per_class") {
-                section { h2 { "Classes: " (name) } (per_class(classes)) }
-            }
-            @if let Some(pairs) = list(result, "confusions") {
-                section { h2 { "Most confused: " (name) } (confusions(pairs, list(result, "per_class"))) }
-            }
-        }
-        @if let Some(samples) = samples {
-            section { h2 { "Sample predictions" } div.samples { @for s in samples { (sample(s, dir, budget)) } } }
-        }
-    }
+/// What evaluation.json holds.
+pub struct Evaluation {
+    /// By the model's name.
+    results: Vec<(String, ModelResult)>,
+    samples: Vec<Sample>,
 }
 
-fn list<'a>(result: &'a Map<String, Value>, key: &str) -> Option<&'a Vec<Value>> {
-    result.get(key)?.as_array().filter(|list| !list.is_empty())
+#[derive(Deserialize)]
+struct EvaluationFile {
+    #[serde(default)]
+    samples: Vec<Sample>,
+    /// Results by the model's name, and whatever else a script has put there.
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// How one model did.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ModelResult {
+    top1_ci95: Option<[f64; 2]>,
+    calibration: Vec<Bin>,
+    per_class: Vec<Class>,
+    confusions: Vec<Confusion>,
+    /// Among other things, the numbers of the table of scores.
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// Predictions of about the same confidence.
+#[derive(Deserialize)]
+struct Bin {
+    #[serde(default = "nan", deserialize_with = "number")]
+    confidence: f64,
+    #[serde(default = "nan", deserialize_with = "number")]
+    accuracy: f64,
+    #[serde(default, deserialize_with = "number")]
+    count: f64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Class {
+    label: Value,
+    name: Value,
+    images: Value,
+    top1: Value,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Confusion {
+    label: Value,
+    predicted: Value,
+    count: Value,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Sample {
+    item: Value,
+    label: Value,
+    predicted: Value,
+    probability: Option<f64>,
+    image: Option<String>,
+}
+
+/// A number; one that is not finite stands as a string in JSON, and is none here.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(Value::deserialize(deserializer)?.as_f64().unwrap_or(f64::NAN))
+}
+
+fn nan() -> f64 {
+    f64::NAN
+}
+
+impl Evaluation {
+    /// That of a run directory, where there is one.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(EVALUATION_FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let EvaluationFile { samples, rest } = read_json(&path)?;
+        let results = rest.into_iter().filter(|(_, value)| value.is_object());
+        let result = |(name, value)| {
+            let result = json_value(&format!("{}, {name}", path.display()), value)?;
+            Ok((name, result))
+        };
+        Ok(Some(Self { results: results.map(result).collect::<Result<_>>()?, samples }))
+    }
+
+    /// The sections of the page.
+    pub fn sections(&self, dir: &Path, budget: &mut Budget) -> Markup {
+        html! {
+            @if !self.results.is_empty() {
+                section { h2 { "Evaluation" } (scores(&self.results)) }
+            }
+            @for (name, result) in &self.results {
+                @if !result.calibration.is_empty() {
+                    section { h2 { "Calibration: " (name) } (calibration(&result.calibration)) }
+                }
+                @if !result.per_class.is_empty() {
+                    section { h2 { "Classes: " (name) } (per_class(&result.per_class)) }
+                }
+                @if !result.confusions.is_empty() {
+                    section { h2 { "Most confused: " (name) } (confusions(&result.confusions, &result.per_class)) }
+                }
+            }
+            @if !self.samples.is_empty() {
+                section {
+                    h2 { "Sample predictions" }
+                    div.samples { @for s in &self.samples { (sample(s, dir, budget)) } }
+                }
+            }
+        }
+    }
 }
 
 /// A number in few digits, text without quotes.
@@ -59,19 +148,19 @@ pub fn short(value: &Value) -> String {
 }
 
 /// A row for each result: every number it has.
-fn scores(results: &[(&String, &Map<String, Value>)]) -> Markup {
+fn scores(results: &[(String, ModelResult)]) -> Markup {
     let mut keys: Vec<&str> = Vec::new();
-    for (key, value) in results.iter().flat_map(|(_, result)| result.iter()) {
-        if value.is_number() && !keys.contains(&key.as_str()) && !TABLES.contains(&key.as_str()) {
+    for (key, value) in results.iter().flat_map(|(_, result)| result.rest.iter()) {
+        if value.is_number() && !keys.contains(&key.as_str()) {
             keys.push(key);
         }
     }
-    let interval = |result: &Map<String, Value>| {
-        let ends = result.get("top1_ci95")?.as_array()?;
-        Some(format!(" [{}, {}]", short(ends.first()?), short(ends.get(1)?)))
+    let interval = |result: &ModelResult| {
+        let [low, high] = result.top1_ci95?;
+        Some(format!(" [{}, {}]", short(&low.into()), short(&high.into())))
     };
-    let cell = |result: &Map<String, Value>, key: &str| {
-        let text = result.get(key).map(short).unwrap_or_default();
+    let cell = |result: &ModelResult, key: &str| {
+        let text = result.rest.get(key).map(short).unwrap_or_default();
         let ends = (key == "top1").then(|| interval(result)).flatten().unwrap_or_default();
         html! { td.number { (text) span.note { (ends) } } }
     };
@@ -80,7 +169,9 @@ fn scores(results: &[(&String, &Map<String, Value>)]) -> Markup {
             thead { tr { th { "model" } @for key in &keys { th.number { (title(key)) } } } }
             @for (name, result) in results { tr { th scope="row" { (name) } @for key in &keys { (cell(result, key)) } } }
         } }
-        @if results.iter().any(|(_, r)| interval(r).is_some()) { p.note { "In brackets: 95 % confidence interval of top-1." } }
+        @if results.iter().any(|(_, result)| result.top1_ci95.is_some()) {
+            p.note { "In brackets: 95 % confidence interval of top-1." }
+        }
     }
 }
 
@@ -93,20 +184,16 @@ fn title(key: &str) -> &str {
     }
 }
 
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or(f64::NAN)
-}
-
-/// Accuracy over confidence; the share of images is the bar's strength.
-fn calibration(bins: &[Value]) -> Markup {
+/// Accuracy over confidence; the fraction of images is the bar's strength.
+fn calibration(bins: &[Bin]) -> Markup {
     const SIDE: f64 = 220.0;
     const LEFT: f64 = 40.0;
     let bins: Vec<(f64, f64, f64)> = bins
         .iter()
-        .map(|bin| (number(&bin["confidence"]), number(&bin["accuracy"]), number(&bin["count"])))
+        .map(|bin| (bin.confidence, bin.accuracy, bin.count))
         .filter(|(x, y, count)| x.is_finite() && y.is_finite() && *count > 0.0)
         .collect();
-    // Percent or shares of 1, by what is found.
+    // Percent or fractions of 1, by what is found.
     let unit = if bins.iter().any(|b| b.0 > 1.0 || b.1 > 1.0) { 100.0 } else { 1.0 };
     let most = bins.iter().map(|b| b.2).fold(1.0, f64::max);
     let width = (SIDE / bins.len().max(10) as f64) * 0.8;
@@ -134,17 +221,18 @@ fn calibration(bins: &[Value]) -> Markup {
     }
 }
 
-fn per_class(classes: &[Value]) -> Markup {
-    let mut classes: Vec<&Value> = classes.iter().collect();
-    classes.sort_by(|a, b| number(&a["top1"]).total_cmp(&number(&b["top1"])));
-    let rows = |classes: &[&Value]| {
+fn per_class(classes: &[Class]) -> Markup {
+    let mut classes: Vec<&Class> = classes.iter().collect();
+    let top1 = |class: &Class| class.top1.as_f64().unwrap_or(f64::NAN);
+    classes.sort_by(|a, b| top1(a).total_cmp(&top1(b)));
+    let rows = |classes: &[&Class]| {
         html! {
             div.scroll { table {
                 thead { tr { th { "class" } th.number { "label" } th.number { "images" } th.number { "top-1 (%)" } } }
                 @for c in classes {
                     tr {
-                        th scope="row" { (words(&c["name"])) }
-                        td.number { (words(&c["label"])) } td.number { (words(&c["images"])) } td.number { (short(&c["top1"])) }
+                        th scope="row" { (words(&c.name)) }
+                        td.number { (words(&c.label)) } td.number { (words(&c.images)) } td.number { (short(&c.top1)) }
                     }
                 }
             } }
@@ -167,34 +255,34 @@ fn words(value: &Value) -> String {
     if value.is_null() { String::new() } else { super::words(value) }
 }
 
-fn confusions(pairs: &[Value], classes: Option<&Vec<Value>>) -> Markup {
+fn confusions(pairs: &[Confusion], classes: &[Class]) -> Markup {
     // Labels are given by name where the classes are known.
     let named = |label: &Value| {
-        let class = classes.into_iter().flatten().find(|c| c["label"] == *label && !label.is_null());
-        class.map(|c| words(&c["name"])).filter(|name| !name.is_empty()).unwrap_or_else(|| words(label))
+        let class = classes.iter().find(|c| c.label == *label && !label.is_null());
+        class.map(|c| words(&c.name)).filter(|name| !name.is_empty()).unwrap_or_else(|| words(label))
     };
     html! {
         div.scroll { table {
             thead { tr { th { "class" } th { "taken for" } th.number { "images" } } }
             @for pair in pairs.iter().take(2 * WORST) {
-                tr { td { (named(&pair["label"])) } td { (named(&pair["predicted"])) } td.number { (words(&pair["count"])) } }
+                tr { td { (named(&pair.label)) } td { (named(&pair.predicted)) } td.number { (words(&pair.count)) } }
             }
         } }
     }
 }
 
-fn sample(s: &Value, dir: &Path, budget: &mut Budget) -> Markup {
-    let right = s["label"] == s["predicted"];
-    let (label, predicted) = (words(&s["label"]), words(&s["predicted"]));
+fn sample(s: &Sample, dir: &Path, budget: &mut Budget) -> Markup {
+    let right = s.label == s.predicted;
+    let (label, predicted) = (words(&s.label), words(&s.predicted));
     let alt = format!("{label}, predicted {predicted}");
-    let probability = s["probability"].as_f64().map(|p| format!(" ({p:.2})")).unwrap_or_default();
+    let probability = s.probability.map(|p| format!(" ({p:.2})")).unwrap_or_default();
     html! {
         figure {
-            @if let Some(image) = s["image"].as_str() { (budget.picture(dir, image, &alt)) }
+            @if let Some(image) = &s.image { (budget.picture(dir, image, &alt)) }
             figcaption {
                 (label) br;
                 @if right { span.right { "✓ " (predicted) (probability) } } @else { span.wrong { "✗ " (predicted) (probability) } }
-                @if !s["item"].is_null() { br; "item " (words(&s["item"])) }
+                @if !s.item.is_null() { br; "item " (words(&s.item)) }
             }
         }
     }

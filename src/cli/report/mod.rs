@@ -7,6 +7,8 @@ mod read;
 use crate::error::Result;
 use crate::files::write_atomic;
 use crate::plot::{Panels, key_colour, panel_svgs};
+use crate::run::RunFile;
+use crate::run::directory::RECIPE_FILE;
 use crate::{bail_hint, cli::plot};
 use clap::Args;
 use embed::{Budget, bytes_words};
@@ -41,9 +43,10 @@ pub fn report(args: &ReportArgs) -> Result<()> {
 fn page(report: &Report) -> Result<Markup> {
     let curves = plot::panels_of(&report.logged).map(|panels| curves(&panels)).transpose()?;
     let mut budget = Budget::default();
-    let evaluation = report.evaluation.as_ref().map(|found| evaluation::sections(found, &report.dir, &mut budget));
+    let evaluation = report.evaluation.as_ref().map(|found| found.sections(&report.dir, &mut budget));
     let pictures = pictures(report, &mut budget);
-    let info = &report.info;
+    let run = &report.run;
+    let recipe = if run.recipe.is_empty() { "unknown recipe" } else { &run.recipe };
     Ok(html! {
         (DOCTYPE)
         html lang="en" {
@@ -56,21 +59,21 @@ fn page(report: &Report) -> Result<Markup> {
             body {
                 header {
                     h1 { (report.logged.name) }
-                    p { (info["recipe"].as_str().unwrap_or("unknown recipe")) ", " strong { (report.state) } }
-                    @if let Some(error) = info["error"].as_str() { pre.error { (error) } }
+                    p { (recipe) ", " strong { (report.state) } }
+                    @if let Some(error) = &run.error { pre.error { (error) } }
                 }
-                (parameters(info))
+                (parameters(run))
                 @if let Some(curves) = curves { section { h2 { "Curves" } (curves) } }
                 (last_metrics(report))
                 @if let Some(evaluation) = evaluation { (evaluation) }
                 @if let Some(pictures) = pictures { (pictures) }
                 (folders("Models", &report.models))
                 (folders("Checkpoints", &report.checkpoints))
-                (how(info))
+                (how(run))
                 @if let Some(recipe) = &report.recipe {
                     section {
                         h2 { "Recipe" }
-                        details { summary { (report.recipe_file) } pre { code { (recipe) } } }
+                        details { summary { (RECIPE_FILE) } pre { code { (recipe) } } }
                     }
                 }
                 footer { "Written by nepa " (env!("CARGO_PKG_VERSION")) " from " (report.logged.given) }
@@ -95,16 +98,13 @@ fn pairs<'a>(rows: impl IntoIterator<Item = (&'a str, Markup)>) -> Markup {
     }
 }
 
-fn parameters(info: &Value) -> Markup {
-    let none = Map::new();
-    let params = info["params"].as_object().unwrap_or(&none);
-    let set = info["set"].as_object().unwrap_or(&none);
+fn parameters(run: &RunFile) -> Markup {
     html! {
         section {
             h2 { "Parameters" }
-            @if params.is_empty() { p { "The recipe has none." } } @else {
-                (pairs(params.iter().map(|(name, value)| {
-                    let given = set.contains_key(name);
+            @if run.params.is_empty() { p { "The recipe has none." } } @else {
+                (pairs(run.params.iter().map(|(name, value)| {
+                    let given = run.set.iter().any(|(given, _)| given == name);
                     (name.as_str(), html! { (words(value)) @if given { " " span.note { "given with --set" } } })
                 })))
             }
@@ -113,19 +113,24 @@ fn parameters(info: &Value) -> Markup {
 }
 
 /// When and with what the run was made.
-fn how(info: &Value) -> Markup {
-    let known = ["recipe", "started", "ended", "seed", "device", "threads"].into_iter();
-    let mut rows: Vec<(&str, Markup)> =
-        known.filter(|key| !info[*key].is_null()).map(|key| (key, html! { (words(&info[key])) })).collect();
-    if let Some(resumed) = info["resumed"].as_array().filter(|list| !list.is_empty()) {
-        rows.push(("went on", html! { (resumed.iter().map(words).collect::<Vec<_>>().join(", ")) }));
+fn how(run: &RunFile) -> Markup {
+    let (resumed, ended) = (run.resumed.join(", "), run.ended.clone().unwrap_or_default());
+    let (seed, threads) = (run.seed.to_string(), run.threads.to_string());
+    let facts = [
+        ("recipe", run.recipe.as_str()),
+        ("started", &run.started),
+        ("ended", &ended),
+        ("seed", &seed),
+        ("device", &run.device),
+        ("threads", &threads),
+        ("resumed", &resumed),
+    ];
+    let known = facts.into_iter().filter(|(_, text)| !text.is_empty());
+    let mut rows: Vec<(&str, Markup)> = known.map(|(name, text)| (name, html! { (text) })).collect();
+    if !run.command.is_empty() {
+        rows.push(("command", html! { code { (run.command.join(" ")) } }));
     }
-    if let Some(command) = info["command"].as_array() {
-        rows.push(("command", html! { code { (command.iter().map(words).collect::<Vec<_>>().join(" ")) } }));
-    }
-    for (name, version) in info["versions"].as_object().into_iter().flatten() {
-        rows.push((name, html! { (words(version)) }));
-    }
+    rows.extend(run.versions.known().map(|(name, version)| (name, html! { (version) })));
     html! { section { h2 { "How it was made" } (pairs(rows)) } }
 }
 

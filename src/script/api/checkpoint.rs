@@ -1,13 +1,12 @@
 //! Models and tensors on disk.
 
 use super::nn::{report_map, tensor_map};
-use super::run;
-use crate::checkpoint::pretrained::{self, TORCH_EMA_FILE};
-use crate::checkpoint::{self, CONFIG_FILE, FillOptions, SaveOptions};
+use crate::checkpoint::{self, CONFIG_FILE, FillOptions, SaveOptions, TORCH_EMA_FILE};
 use crate::dist;
 use crate::error::Result;
-use crate::run::snapshot;
+use crate::run::{pretrained, snapshot};
 use crate::script::registry::Api;
+use crate::script::session;
 use crate::script::values::{Module, from_json, plain_map, tensors_by_name};
 use nepa_macros::functions;
 use rhai::{Dynamic, Map};
@@ -31,7 +30,7 @@ mod functions {
     /// config.json beside it describes. Every tensor must fit.
     pub fn load(folder: &Path) -> Result<Module> {
         let model = checkpoint::load(folder)?;
-        run::note_loaded(folder);
+        session::note_loaded(folder);
         Ok(Module(Rc::new(model)))
     }
 
@@ -81,8 +80,8 @@ mod functions {
     }
 
     /// Saves a module as a folder: config.json (of a ViT-NEPA), model.safetensors, provenance.json.
-    /// The folder appears whole or not at all; a model folder of that name is replaced. Of several processes the
-    /// first one writes, and the others wait for it.
+    /// The folder appears whole or not at all; a model folder of that name is replaced. Rank 0 writes, and the other
+    /// ranks wait for it.
     pub fn save(m: &Module, folder: &str) -> Result<()> {
         saved(m, folder, &SaveOptions::default())
     }
@@ -104,11 +103,10 @@ mod functions {
         Ok(tensors_by_name(file.tensors))
     }
 
-    /// Writes tensors by name to a safetensors file. Of several processes the first one writes, and the others wait
-    /// for it.
+    /// Writes tensors by name to a safetensors file. Rank 0 writes, and the other ranks wait for it.
     pub fn save_tensors(tensors: Map, path: &str) -> Result<()> {
         let tensors = tensor_map(&tensors, "checkpoint::save_tensors")?;
-        dist::on_main(&format!("the writing of {path}"), || {
+        dist::on_rank0(&format!("the writing of {path}"), || {
             checkpoint::tensors::write(Path::new(path), &tensors, &Default::default())
         })
     }
@@ -124,7 +122,7 @@ fn opened(path: &Path, weights: &str) -> Result<Map> {
     let file = pretrained::find(path, weights)?;
     let config = checkpoint::ConfigFile::read(&file.with_file_name(CONFIG_FILE))?;
     let tensors = checkpoint::weights(&file)?.tensors;
-    run::note_loaded(&file);
+    session::note_loaded(&file);
     let names = config.class_names().map(|names| from_json(&Value::from(names))).unwrap_or(Dynamic::UNIT);
     Ok(Map::from([
         ("path".into(), file.display().to_string().into()),
@@ -139,12 +137,12 @@ fn filled(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {
     let file = checkpoint::tensor_file(Path::new(path))?;
     let source = checkpoint::weights(&file)?;
     let report = checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict)?;
-    run::note_loaded(Path::new(path));
+    session::note_loaded(Path::new(path));
     Ok(report_map(report))
 }
 
 fn saved(m: &Module, folder: &str, o: &SaveOptions) -> Result<()> {
-    dist::on_main(&format!("the writing of {folder}"), || {
-        checkpoint::save(m.0.as_ref(), Path::new(folder), o, run::provenance())
+    dist::on_rank0(&format!("the writing of {folder}"), || {
+        checkpoint::save(m.0.as_ref(), Path::new(folder), o, session::provenance())
     })
 }

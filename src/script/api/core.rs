@@ -1,12 +1,12 @@
 //! Globals: parameters, options, the device, random state, errors.
 
-use super::run;
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, did_you_mean};
 use crate::ffi::{self, Autocast};
 use crate::options;
 use crate::random;
 use crate::script::registry::Api;
+use crate::script::session;
 use crate::script::types::handles;
 use crate::script::values::{call, found, from_json};
 use nepa_macros::functions;
@@ -46,13 +46,13 @@ mod functions {
     /// Example: `let lr = param("lr", 1e-3, "peak learning rate");`
     pub fn param(name: &str, default: Dynamic, doc: &str) -> Result<Dynamic> {
         let _ = doc;
-        run::param(name, &default)
+        session::param(name, &default)
     }
 
     /// Declares a parameter of the recipe without a description, and gives its value.
     #[script(name = "param")]
     pub fn param_without_doc(name: &str, default: Dynamic) -> Result<Dynamic> {
-        run::param(name, &default)
+        session::param(name, &default)
     }
 
     /// Runs `body` without recording gradients and gives its value.

@@ -120,8 +120,8 @@ impl LoaderParts {
         }
         self.told.set(bad.len());
         let source = self.loader.source().describe();
-        if !dist::is_main() {
-            // Process 0 keeps the list of its own.
+        if !dist::is_rank0() {
+            // Rank 0 keeps the list of its own.
             let list: Vec<String> = bad.values().map(|(name, reason)| format!("{name} ({reason})")).collect();
             note_line_of_any(&format!("warning: {source}: broken images were replaced by others: {}", list.join(", ")));
             return Ok(());
@@ -134,8 +134,10 @@ impl LoaderParts {
             };
             all.iter().map(line).collect::<String>()
         });
-        let path = super::run::inside("bad_items.txt")?;
-        crate::files::write_atomic(&path, lines.as_bytes())?;
+        let path = crate::script::session::with_session(|session| {
+            session.write("bad_items.txt", lines.as_bytes())?;
+            session.path("bad_items.txt")
+        })?;
         let plural = if count == 1 { " of its images was broken and" } else { " of its images were broken and" };
         note_line(&format!("warning: {source}: {count}{plural} replaced by others; see {}", path.display()));
         Ok(())
@@ -162,7 +164,7 @@ fn start_epoch(loader: Loader, epoch: i64, done: i64) -> Result<Epoch> {
 /// A source whose listing is kept: of the processes of a machine one makes it.
 fn open(path: &str, split: Option<&str>) -> Result<Source> {
     let what = format!("the listing of {path}");
-    Ok(Source(dist::first_of_machine(&what, || source::open(path, split))?))
+    Ok(Source(dist::local_rank0_first(&what, || source::open(path, split))?))
 }
 
 fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Loader> {
@@ -183,7 +185,7 @@ fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Load
             "drop_last": options.drop_last,
             "seed": options.seed.unwrap_or_else(random::seed),
         });
-        dist::agree("the data", &facts)?;
+        dist::ensure_same_on_all_ranks("the data", &facts)?;
     }
     let loader = loader::Loader::new(source.0, pipeline, &steps.batch, &options)?;
     Ok(Loader(Rc::new(LoaderParts {
@@ -418,7 +420,10 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
             let mut bytes = Vec::new();
             let png = PngEncoder::new(&mut bytes);
             png.write_image(&image.data, image.width as u32, image.height as u32, colour)?;
-            crate::files::write_atomic(Path::new(path.as_str()), &bytes)
+            match dist::is_rank0() {
+                true => crate::files::write_atomic(Path::new(path.as_str()), &bytes),
+                false => Ok(()),
+            }
         }
         /// The image after a list of transforms (of those that work on one image), with what they draw given by a seed.
         "apply" (image: Picked, transforms: Array, seed: i64) -> Picked {

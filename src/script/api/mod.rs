@@ -2,6 +2,7 @@
 
 mod batch;
 mod checkpoint;
+mod checkpoints;
 mod core;
 mod data;
 mod dist;
@@ -10,8 +11,7 @@ mod nn;
 mod optim;
 mod options;
 mod plot;
-pub mod run;
-mod saver;
+mod run;
 mod tensor;
 pub mod transform;
 pub use options::declarations;
@@ -34,6 +34,6 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
     transform::register(engine, reference);
     checkpoint::register(&mut Api { engine, reference });
     run::register(engine, reference);
-    saver::register(engine, reference);
+    checkpoints::register(engine, reference);
     plot::register(&mut Api { engine, reference });
 }

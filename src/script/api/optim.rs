@@ -27,7 +27,7 @@ handles! {
     "Ema": Ema;
 }
 
-fn group_map(group: &optim::Group) -> Dynamic {
+fn group_map(group: &optim::ParamGroup) -> Dynamic {
     from_json(&json!({
         "lr_scale": group.lr_scale,
         "weight_decay": group.weight_decay,

@@ -2,7 +2,8 @@
 
 use crate::bail_hint;
 use crate::error::{Result, bail};
-use crate::nn::{self, Context, Parts, shape_words};
+use crate::nn::{self, Context, ModuleVisitor};
+use crate::tensor::shape_text;
 use crate::script::values::{Module, Tensor, call, found, modules};
 use rhai::{Array, Dynamic, FnPtr, Map};
 use std::cell::{Cell, RefCell};
@@ -63,7 +64,7 @@ impl ScriptModule {
             let part = if let Some(t) = value.read_lock::<Tensor>() {
                 if !matches!(t.kind(), tch::Kind::Float | tch::Kind::Double) {
                     bail_hint!(
-                        "nn::define: the parameter `{name}` is {}, but parameters are floats", shape_words(&t);
+                        "nn::define: the parameter `{name}` is {}, but parameters are floats", shape_text(&t);
                         "use .to(\"float32\")"
                     );
                 }
@@ -97,7 +98,7 @@ impl nn::Module for ScriptModule {
         format!("module({})", names.join(", "))
     }
 
-    fn visit(&self, parts: &mut Parts<'_>) {
+    fn visit(&self, parts: &mut ModuleVisitor<'_>) {
         parts.training(&self.training);
         for (name, part) in &self.parts {
             match part {

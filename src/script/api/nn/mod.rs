@@ -75,7 +75,7 @@ mod functions {
     /// base model's pretraining.
     #[script(options = nn::VitNepaConfig)]
     pub fn vit_nepa(config: Config) -> Result<Module> {
-        wrap(nn::VitNepa::new(&config.0, nn::VitNepaParts::default())?)
+        wrap(nn::VitNepa::new(&config.0, nn::VitNepaOverrides::default())?)
     }
 
     /// A ViT-NEPA with a script's own modules in place of built-in ones: `patch_embeddings` (images ->
@@ -83,7 +83,7 @@ mod functions {
     #[script(name = "vit_nepa", options = nn::VitNepaConfig)]
     pub fn vit_nepa_of_parts(config: Config, parts: Map) -> Result<Module> {
         known_keys("part", "nn::vit_nepa", parts.keys().map(|key| key.as_str()), &["patch_embeddings", "encoder"])?;
-        let own = nn::VitNepaParts {
+        let own = nn::VitNepaOverrides {
             patch_embeddings: part(&parts, "patch_embeddings", "nn::vit_nepa")?,
             encoder: part(&parts, "encoder", "nn::vit_nepa")?,
         };
@@ -123,14 +123,14 @@ mod functions {
     /// One pre-norm transformer block, [B, N, D] -> [B, N, D]; its drop path rate is the
     /// configuration's `drop_path_prob` itself.
     pub fn block(config: Config) -> Result<Module> {
-        wrap(nn::Block::new(&config.0, config.0.drop_path_prob, nn::BlockParts::default())?)
+        wrap(nn::Block::new(&config.0, config.0.drop_path_prob, nn::BlockOverrides::default())?)
     }
 
     /// A block with a script's own `attention` or `mlp`, [B, N, D] -> [B, N, D].
     #[script(name = "block")]
     pub fn block_of_parts(config: Config, parts: Map) -> Result<Module> {
         known_keys("part", "nn::block", parts.keys().map(|key| key.as_str()), &["attention", "mlp"])?;
-        let own = nn::BlockParts {
+        let own = nn::BlockOverrides {
             attention: part(&parts, "attention", "nn::block")?,
             mlp: part(&parts, "mlp", "nn::block")?,
         };

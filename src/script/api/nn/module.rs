@@ -6,13 +6,14 @@ use crate::bail_hint;
 use crate::checkpoint::config_json::class_names_in;
 use crate::checkpoint::{self, FillOptions};
 use crate::error::{Result, bail, ensure};
-use crate::nn::{self, Context, CostOptions, shape_words};
+use crate::nn::{self, Context, CostOptions};
 use crate::options;
 use crate::options::OptionDoc;
 use crate::options::Options as _;
 use crate::script::api::core::precision;
 use crate::script::types::Argument;
 use crate::script::values::{Module, Tensor, found, from_json, plain_map, read_options, tensors_by_name};
+use crate::tensor::{detached_copy, shape_text};
 use crate::types::{Type, Typed, named};
 use nepa_macros::functions;
 use rhai::{Array, Dynamic, Map};
@@ -181,7 +182,7 @@ mod functions {
     /// Copies of all parameters by full name.
     pub fn state_dict(m: &Module) -> Result<Map> {
         let all = nn::named_parameters(m.0.as_ref());
-        let copies = all.into_iter().map(|(name, t)| Ok((name, nn::copy_of(&t)?))).collect::<Result<Vec<_>>>()?;
+        let copies = all.into_iter().map(|(name, t)| Ok((name, detached_copy(&t)?))).collect::<Result<Vec<_>>>()?;
         Ok(tensors_by_name(copies))
     }
 
@@ -312,7 +313,7 @@ fn tree(m: &Module) -> String {
     let mut out = format!("{}: {} parameters", m.0.describe(), nn::num_parameters(m.0.as_ref()));
     for (name, t) in &all {
         let frozen = if t.requires_grad() { "" } else { " frozen" };
-        out += &format!("\n  {name:<width$}  {}{frozen}", shape_words(t));
+        out += &format!("\n  {name:<width$}  {}{frozen}", shape_text(t));
     }
     out
 }

@@ -2,7 +2,7 @@
 
 use crate::bail_hint;
 use crate::error::Result;
-use crate::nn::shape_words;
+use crate::tensor::shape_text;
 use crate::script::values::Tensor;
 use nepa_macros::functions;
 
@@ -64,7 +64,7 @@ mod functions {
 /// Checks that a tensor is a scalar with a graph behind it.
 pub fn can_go_backward(t: &Tensor) -> Result<()> {
     if t.numel() != 1 {
-        bail_hint!("backward: expected a scalar, found {}", shape_words(t); "reduce it first: t.mean().backward()");
+        bail_hint!("backward: expected a scalar, found {}", shape_text(t); "reduce it first: t.mean().backward()");
     }
     if !t.requires_grad() {
         bail_hint!(

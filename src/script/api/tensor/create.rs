@@ -117,7 +117,7 @@ fn float_here() -> (Kind, Device) {
 
 fn from_values(values: &Dynamic) -> Result<tch::Tensor> {
     if let Some(t) = values.read_lock::<Tensor>() {
-        return crate::nn::copy_of(&t);
+        return crate::tensor::detached_copy(&t);
     }
     let mut flat = Vec::new();
     let sizes = flatten(values, &mut flat)?;

@@ -1,7 +1,7 @@
 //! What stands in brackets: rows, ranges, several dimensions, tensors of indices.
 
 use crate::error::{Result, bail, ensure};
-use crate::nn::shape_words;
+use crate::tensor::shape_text;
 use crate::script::values::{Tensor, found};
 use nepa_macros::functions;
 use rhai::Array;
@@ -54,7 +54,7 @@ fn index_one(t: &tch::Tensor, dim: i64, i: i64) -> Result<tch::Tensor> {
     let sizes = t.size();
     ensure!(!sizes.is_empty(), "a scalar tensor cannot be indexed; its value is t.item()");
     let n = sizes[dim as usize];
-    ensure!(-n <= i && i < n, "index {i} is outside dimension {dim} of a tensor {}", shape_words(t));
+    ensure!(-n <= i && i < n, "index {i} is outside dimension {dim} of a tensor {}", shape_text(t));
     Ok(t.f_select(dim, i)?)
 }
 
@@ -62,14 +62,14 @@ fn index_one(t: &tch::Tensor, dim: i64, i: i64) -> Result<tch::Tensor> {
 pub fn narrow(t: &tch::Tensor, dim: i64, start: i64, end: i64) -> Result<tch::Tensor> {
     let sizes = t.size();
     let index = if dim < 0 { dim + sizes.len() as i64 } else { dim };
-    ensure!(index >= 0 && (index as usize) < sizes.len(), "dimension {dim} is outside a tensor {}", shape_words(t));
+    ensure!(index >= 0 && (index as usize) < sizes.len(), "dimension {dim} is outside a tensor {}", shape_text(t));
     let n = sizes[index as usize];
     let at = |i: i64| if i < 0 { i + n } else { i };
     let (start, end) = (at(start), at(end).min(n));
     ensure!(
         0 <= start && start <= end,
         "the range {start}..{end} is outside dimension {index} of a tensor {}",
-        shape_words(t)
+        shape_text(t)
     );
     Ok(t.f_narrow(index, start, end - start)?)
 }
@@ -80,7 +80,7 @@ fn dimensions(t: &tch::Tensor, indices: &Array) -> Result<tch::Tensor> {
         "{} indices for a tensor of {} dimensions: {}",
         indices.len(),
         t.dim(),
-        shape_words(t)
+        shape_text(t)
     );
     let (mut out, mut dim) = (t.shallow_clone(), 0);
     for index in indices {

@@ -16,6 +16,7 @@ use crate::error::{Result, bail, did_you_mean};
 use crate::script::registry::Api;
 use crate::script::types::Argument;
 use crate::script::values::{Tensor, found, ints, shape};
+use crate::tensor::{DTYPES, Dtype};
 use crate::types::{Type, Typed};
 use rhai::{Array, Dynamic};
 use tch::Kind;
@@ -37,24 +38,11 @@ pub fn register(api: &mut Api<'_>) {
     );
 }
 
-const KINDS: [(&str, Kind); 10] = [
-    ("float32", Kind::Float),
-    ("float64", Kind::Double),
-    ("float16", Kind::Half),
-    ("bfloat16", Kind::BFloat16),
-    ("int64", Kind::Int64),
-    ("int32", Kind::Int),
-    ("int16", Kind::Int16),
-    ("int8", Kind::Int8),
-    ("uint8", Kind::Uint8),
-    ("bool", Kind::Bool),
-];
-
 fn kind_of(name: &str) -> Result<Kind> {
-    match KINDS.iter().find(|(n, _)| *n == name) {
-        Some((_, kind)) => Ok(*kind),
+    match Dtype::find(|dtype| dtype.name == name) {
+        Some(dtype) => Ok(dtype.kind),
         None => {
-            let names = KINDS.map(|k| k.0);
+            let names = DTYPES.each_ref().map(|dtype| dtype.name);
             bail_hint!("unknown dtype \"{name}\"{}", did_you_mean(name, names); "the dtypes are: {}", names.join(", "))
         }
     }

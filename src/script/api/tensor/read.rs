@@ -1,7 +1,7 @@
 //! Reading tensors: sizes, values, text.
 
 use crate::error::{Result, bail, ensure};
-use crate::nn::{kind_name, shape_words};
+use crate::tensor::{dtype_name, shape_text};
 use crate::script::values::Tensor;
 use nepa_macros::functions;
 use rhai::{Array, Dynamic};
@@ -34,7 +34,7 @@ mod functions {
     /// The dtype's name, as in PyTorch: "float32", "int64", …
     #[script(get)]
     pub fn dtype(t: &Tensor) -> String {
-        kind_name(t.kind()).to_string()
+        dtype_name(t.kind()).to_string()
     }
 
     /// The device: "cpu", "cuda:0", …
@@ -49,13 +49,13 @@ mod functions {
         let index = if dim < 0 { dim + sizes.len() as i64 } else { dim };
         match sizes.get(index as usize) {
             Some(n) if index >= 0 => Ok(*n),
-            _ => bail!("size: dimension {dim} of a tensor {}", shape_words(t)),
+            _ => bail!("size: dimension {dim} of a tensor {}", shape_text(t)),
         }
     }
 
     /// The value of a tensor of one element, as float, int or bool.
     pub fn item(t: &Tensor) -> Result<Dynamic> {
-        ensure!(t.numel() == 1, "item: expected a tensor of one element, found {}", shape_words(t));
+        ensure!(t.numel() == 1, "item: expected a tensor of one element, found {}", shape_text(t));
         let flat = t.f_reshape([1])?;
         Ok(match t.kind() {
             Kind::Bool => Dynamic::from_bool(flat.f_int64_value(&[0])? != 0),
@@ -102,7 +102,7 @@ const SHOW_ALL: usize = 1000;
 const EDGE: i64 = 3;
 
 fn text(t: &tch::Tensor) -> String {
-    let head = format!("Tensor {} on {}", shape_words(t), crate::device::name(t.device()));
+    let head = format!("Tensor {} on {}", shape_text(t), crate::device::name(t.device()));
     if t.numel() == 0 {
         return head;
     }

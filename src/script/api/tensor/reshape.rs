@@ -114,6 +114,6 @@ mod functions {
 
     /// A copy of the values, outside any graph.
     pub fn copy(t: &Tensor) -> Result<tch::Tensor> {
-        crate::nn::copy_of(t)
+        crate::tensor::detached_copy(t)
     }
 }

@@ -1,16 +1,16 @@
 //! The weights that a path means: of a training checkpoint, a run, a model folder of ours or of Hugging Face, raw or
 //! averaged.
 
-use super::{PROVENANCE_FILE, model_file, tensor_file};
 use crate::bail_hint;
+use crate::checkpoint::{STATE_FILE, TORCH_EMA_FILE, model_file, tensor_file};
 use crate::error::{Result, did_you_mean};
-use crate::run::directory::{RUN_FILE, all_checkpoints};
-use crate::run::snapshot::{EMA_DIR, RAW_DIR, STATE_FILE};
-use serde_json::Value;
+use crate::files::read_json;
+use crate::provenance::ModelProvenance;
+use crate::run::RunFile;
+use crate::run::directory::checkpoints_of_run;
+use crate::run::snapshot::{EMA_DIR, RAW_DIR};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-/// The averaged weights beside the raw ones in the reference's folders.
-pub const TORCH_EMA_FILE: &str = "pytorch_model_ema.bin";
 
 /// The file of the `weights` ("raw" or "ema") that `path` means: a training checkpoint's folder, a run directory with
 /// checkpoints of one loop (the newest), a model folder, or a file. What a folder says about its weights must agree.
@@ -21,13 +21,13 @@ pub fn find(path: &Path, weights: &str) -> Result<PathBuf> {
             "expected \"raw\" (as trained) or \"ema\" (their average)"
         );
     }
-    if path.join(RUN_FILE).is_file() {
+    if RunFile::is_in(path) {
         return find(&newest_of_run(path)?, weights);
     }
     if path.join(STATE_FILE).is_file() {
         let folder = path.join(if weights == "ema" { EMA_DIR } else { RAW_DIR });
         if model_file(&folder).is_none() {
-            bail_hint!("{} holds no {weights} weights", path.display(); "it was written by a loop without an average: pass \"raw\"");
+            bail_hint!("{} holds no {weights} weights", path.display(); "the loop that wrote it had no EMA: pass \"raw\"");
         }
         return tensor_file(&folder);
     }
@@ -37,7 +37,7 @@ pub fn find(path: &Path, weights: &str) -> Result<PathBuf> {
     match (weights, said.as_deref()) {
         (asked, Some(said)) if asked != said => bail_hint!(
             "{} holds {said} weights, but \"{asked}\" were asked for", path.display();
-            "its {PROVENANCE_FILE} says so: pass \"{said}\", or the folder of the others"
+            "its {} says so: pass \"{said}\", or the folder of the others", ModelProvenance::FILE
         ),
         // A folder of the reference: the average lies beside the weights. A file is what it is called.
         ("ema", None) if path.is_dir() => {
@@ -55,15 +55,13 @@ pub fn find(path: &Path, weights: &str) -> Result<PathBuf> {
 
 /// What the folder of a weights file says that they are.
 fn said_of(file: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(file.with_file_name(PROVENANCE_FILE)).ok()?;
-    let about: Value = serde_json::from_str(&text).ok()?;
-    about["weights"].as_str().map(str::to_string)
+    read_json::<ModelProvenance>(&file.with_file_name(ModelProvenance::FILE)).ok()?.weights
 }
 
 /// The newest checkpoint of a run with one training loop.
 fn newest_of_run(run: &Path) -> Result<PathBuf> {
-    let newest = all_checkpoints(run);
-    let loops: std::collections::BTreeSet<_> = newest.iter().filter_map(|c| c.parent()).collect();
+    let newest = checkpoints_of_run(run);
+    let loops: BTreeSet<_> = newest.iter().filter_map(|c| c.parent()).collect();
     match (newest.last(), loops.len()) {
         (Some(checkpoint), 1) => Ok(checkpoint.clone()),
         (None, _) => {

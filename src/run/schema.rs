@@ -1,0 +1,235 @@
+//! What a run writes about itself, as JSON: the one declaration for writer and readers. A key that an older version did
+//! not write yet has a default.
+
+use crate::checkpoint::STATE_FILE;
+use crate::error::{Result, ensure};
+use crate::files::{read_json, write_atomic};
+use crate::provenance::{RunProvenance, Versions};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::path::Path;
+
+/// How a run stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// Under way, or killed.
+    Running,
+    /// Ended by itself.
+    Finished,
+    /// Ended by an error.
+    Failed,
+    /// Ended by a signal.
+    Interrupted,
+    /// One that this version does not know.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RunState::Running => "running",
+            RunState::Finished => "finished",
+            RunState::Failed => "failed",
+            RunState::Interrupted => "interrupted",
+            RunState::Unknown => "unknown state",
+        })
+    }
+}
+
+/// `run.json`: what was run, with which values, and how it stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunFile {
+    /// How the run stands.
+    pub state: RunState,
+    /// When it was started (UTC).
+    pub started: String,
+    /// When it was resumed, each time.
+    pub resumed: Vec<String>,
+    /// When it ended.
+    pub ended: Option<String>,
+    /// The error that it ended by.
+    pub error: Option<String>,
+    /// The recipe's path, as given.
+    pub recipe: String,
+    /// The command line.
+    pub command: Vec<String>,
+    /// Parameters given with --set, as written.
+    #[serde(with = "pairs")]
+    pub set: Vec<(String, String)>,
+    /// Values of the recipe's parameters.
+    pub params: Map<String, Value>,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// The device, as the command line writes it.
+    pub device: String,
+    /// CPU threads.
+    pub threads: usize,
+    /// What ran it.
+    pub versions: Versions,
+}
+
+impl RunFile {
+    /// The file's name in a run directory.
+    pub const NAME: &str = "run.json";
+
+    /// Whether `dir` is a run directory.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(Self::NAME).is_file()
+    }
+
+    /// That of a run directory.
+    pub fn read(dir: &Path) -> Result<Self> {
+        read_json(&dir.join(Self::NAME))
+    }
+
+    /// Writes it to a run directory.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        write_atomic(&dir.join(Self::NAME), &to_json(self)?)
+    }
+
+    /// The state in words; a run that claims to run while no process has its directory `in_use` was killed.
+    pub fn status(&self, in_use: bool) -> String {
+        match self.state {
+            RunState::Running if !in_use => "killed: it never ended, and no process holds it".into(),
+            state => state.to_string(),
+        }
+    }
+}
+
+/// `state.json` of a checkpoint: everything but tensors that a training loop needs to be resumed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointState {
+    /// The layout of the checkpoint.
+    pub format: u32,
+    /// The training loop's name.
+    pub label: String,
+    /// Steps done.
+    pub step: i64,
+    /// What the loop counts, as it gave it.
+    #[serde(rename = "loop")]
+    pub loop_state: Map<String, Value>,
+    /// Of the run's generator.
+    pub rng: GeneratorState,
+    /// Settings that may not change.
+    pub fixed: Map<String, Value>,
+    /// Settings that may.
+    pub changeable: Map<String, Value>,
+    /// The device, as the command line writes it.
+    #[serde(default)]
+    pub device: String,
+    /// CPU threads.
+    #[serde(default)]
+    pub threads: usize,
+    /// How many processes trained together.
+    #[serde(default = "one")]
+    pub processes: usize,
+    /// When the checkpoint was taken (UTC).
+    #[serde(default)]
+    pub saved_at: String,
+    /// What wrote it.
+    #[serde(default)]
+    pub versions: Versions,
+    /// The run that it belongs to.
+    #[serde(default)]
+    pub run: RunProvenance,
+}
+
+/// The run's generator: a seed, and how many keys it gave out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct GeneratorState {
+    pub seed: u64,
+    pub drawn: u64,
+}
+
+impl CheckpointState {
+    /// The layout that is written, and the only one that is read.
+    pub const FORMAT: u32 = 1;
+
+    /// That of a checkpoint's folder. Read it after `manifest::verify`.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(STATE_FILE);
+        let state: Self = read_json(&path)?;
+        ensure!(
+            state.format == Self::FORMAT,
+            "{} has format {}, written by nepa {}; this version reads format {}",
+            path.display(),
+            state.format,
+            state.versions.nepa,
+            Self::FORMAT
+        );
+        Ok(state)
+    }
+}
+
+/// What is written of a file's content.
+pub fn to_json(content: &impl Serialize) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(content)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+fn one() -> usize {
+    1
+}
+
+/// Names and texts as an object, in their order; of several values the last one counts.
+mod pairs {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::{Map, Value};
+
+    pub fn serialize<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+        let object: Map<String, Value> = pairs.iter().map(|(name, text)| (name.clone(), text.clone().into())).collect();
+        object.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, String)>, D::Error> {
+        let pair = |(name, value)| match value {
+            Value::String(text) => Ok((name, text)),
+            other => Err(D::Error::custom(format!("expected strings, found `{name}`: {other}"))),
+        };
+        Map::deserialize(deserializer)?.into_iter().map(pair).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn files_of_older_and_newer_versions_can_be_read() {
+        let old: RunFile = serde_json::from_value(json!({ "state": "paused", "seed": 3, "unheard_of": 1 })).unwrap();
+        assert_eq!(old, RunFile { seed: 3, ..RunFile::default() });
+        assert_eq!(old.status(false), "unknown state");
+    }
+
+    #[test]
+    fn keys_keep_their_order() {
+        let file = RunFile { set: vec![("b".into(), "1".into()), ("a".into(), "2".into())], ..RunFile::default() };
+        let text = String::from_utf8(to_json(&file).unwrap()).unwrap();
+        let keys: Vec<_> = serde_json::from_str::<Map<String, Value>>(&text).unwrap().keys().cloned().collect();
+        assert_eq!(
+            keys,
+            [
+                "state", "started", "resumed", "ended", "error", "recipe", "command", "set", "params", "seed",
+                "device", "threads", "versions"
+            ]
+        );
+        assert!(text.contains("\"b\": \"1\",\n    \"a\": \"2\""), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_names_file_and_key() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(RunFile::NAME), r#"{ "versions": { "rhai": 1 } }"#).unwrap();
+        let error = RunFile::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("run.json: `versions.rhai`: invalid type: integer `1`"), "{error}");
+    }
+}

@@ -1,0 +1,70 @@
+//! The settings of a training loop: those that a resumed run must have kept, and those that may change.
+
+use crate::differences::differences;
+use crate::error::{Diagnostic, Result, bail, did_you_mean};
+use crate::nn::Module;
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Everything that a loop depends on, by name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    /// What may not change when the loop is resumed.
+    pub fixed: Map<String, Value>,
+    /// What may.
+    pub changeable: Map<String, Value>,
+}
+
+impl Settings {
+    /// The settings `all`, of which those named in `changeable` may change.
+    pub fn new(all: Map<String, Value>, changeable: &[String]) -> Result<Self> {
+        if let Some(unknown) = changeable.iter().find(|name| !all.contains_key(*name)) {
+            let near = did_you_mean(unknown, all.keys().map(String::as_str));
+            bail!("resume: there is no setting `{unknown}`{near}");
+        }
+        let (changeable, fixed) = all.into_iter().partition(|(name, _)| changeable.contains(name));
+        Ok(Self { fixed, changeable })
+    }
+
+    /// Adds the model, whose architecture may not change.
+    pub fn add_model(&mut self, model: &dyn Module) -> Result<()> {
+        let model = match model.vit_nepa() {
+            Some(model) => serde_json::to_value(model.config())?,
+            None => model.describe().into(),
+        };
+        self.fixed.insert("model".into(), model);
+        Ok(())
+    }
+
+    /// Refuses to resume the loop `label` from a checkpoint in `dir` where a fixed setting has changed.
+    pub fn ensure_unchanged(&self, label: &str, dir: &Path, before: &Map<String, Value>) -> Result<()> {
+        let changed = changes(before, &self.fixed);
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let changeable: Vec<&str> = self.changeable.keys().map(String::as_str).collect();
+        Err(Diagnostic::new(format!(
+            "{label}: cannot resume from {}, since these settings have changed:\n  {}",
+            dir.display(),
+            changed.join("\n  ")
+        ))
+        .hint(format!(
+            "give the old values back, or start a new run with another --out; these may change: {}",
+            changeable.join(", ")
+        ))
+        .blame_caller()
+        .into())
+    }
+
+    /// "lr: was 0.001, now 0.002" for every changeable setting that differs from what it was `before`.
+    pub fn changes_since(&self, before: &Map<String, Value>) -> Vec<String> {
+        changes(before, &self.changeable)
+    }
+}
+
+fn changes(before: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String> {
+    let word = |v: &Value| if v.is_null() { "()".to_string() } else { v.to_string() };
+    let line =
+        |(name, before, now): (String, Value, Value)| format!("{name}: was {}, now {}", word(&before), word(&now));
+    differences(&Value::Object(before.clone()), &Value::Object(now.clone())).into_iter().map(line).collect()
+}

@@ -1,0 +1,235 @@
+//! Writes the checkpoints of a training loop in a thread of its own, and keeps the newest few and every m-th.
+
+use super::{log, progress};
+use crate::bail_hint;
+use crate::checkpoint::manifest;
+use crate::error::{Diagnostic, Result, ensure, one_line};
+use crate::files::PARTIAL;
+use crate::options;
+use crate::run::snapshot::Snapshot;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How the name of a checkpoint begins; its step follows.
+const STEP: &str = "step-";
+/// How the name of one that was found damaged begins.
+const DAMAGED: &str = "damaged-";
+/// What is being removed, under a name that nobody reads.
+const REMOVING: &str = ".removing-";
+
+options! {
+    /// When checkpoints are written, and which are kept.
+    pub struct CheckpointOptions {
+        /// Steps between checkpoints; 0 writes one only at the end and where a signal asks for it.
+        every: i64 = 1000,
+        /// How many of the newest ones are kept.
+        keep: usize = 3,
+        /// Checkpoints at multiples of so many steps are kept for good; 0 keeps none.
+        keep_every: i64 = 0,
+    }
+}
+
+/// The checkpoints of one training loop on disk, in a folder of their own.
+pub struct CheckpointWriter {
+    dir: PathBuf,
+    options: CheckpointOptions,
+    writing: Option<Writing>,
+    last: Option<Checkpoint>,
+}
+
+/// A checkpoint on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Steps that the loop had done.
+    pub step: i64,
+    /// Its folder.
+    pub path: PathBuf,
+}
+
+/// Checkpoints being written at this moment, by any loop.
+static WRITERS: AtomicUsize = AtomicUsize::new(0);
+
+struct CountedWriter;
+
+impl CountedWriter {
+    fn new() -> Self {
+        WRITERS.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for CountedWriter {
+    fn drop(&mut self) {
+        WRITERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits until no checkpoint is being written, for at most so long: before the process is ended from outside.
+pub fn wait_for_writers(limit: Duration) {
+    let started = Instant::now();
+    while WRITERS.load(Ordering::Relaxed) > 0 && started.elapsed() < limit {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+struct Writing {
+    checkpoint: Checkpoint,
+    /// Gives the checkpoint's size in bytes, and how long it took.
+    thread: JoinHandle<Result<(u64, Duration)>>,
+}
+
+impl CheckpointWriter {
+    /// Keeps checkpoints in `dir`, which is made with the first one.
+    pub fn new(dir: PathBuf, options: &CheckpointOptions) -> Result<Self> {
+        let o = options;
+        ensure!(o.every >= 0, "every (save_every) must not be negative, found {}", o.every);
+        ensure!(o.keep_every >= 0, "keep_every must not be negative, found {}", o.keep_every);
+        ensure!(o.keep >= 1, "keep must be at least 1, found 0: a lost run is resumed from its last checkpoint");
+        Ok(Self { dir, options: options.clone(), writing: None, last: None })
+    }
+
+    /// The newest checkpoint that is known to be intact.
+    pub fn last(&self) -> Option<&Checkpoint> {
+        self.last.as_ref()
+    }
+
+    /// The newest intact checkpoint in words, for an error.
+    pub fn last_words(&self) -> String {
+        match &self.last {
+            Some(Checkpoint { step, path }) => format!("the last good one is {} (step {step})", path.display()),
+            None => "there is none yet".to_string(),
+        }
+    }
+
+    /// Whether a checkpoint is due after `step` steps by its number.
+    pub fn is_due(&self, step: i64) -> bool {
+        self.options.every > 0 && step % self.options.every == 0
+    }
+
+    /// Looks for the newest intact checkpoint on disk. Damaged ones after it are named and set aside; it is an error
+    /// where all are damaged.
+    pub fn find_newest(&mut self) -> Result<Option<Checkpoint>> {
+        let mut damaged: Vec<(PathBuf, String)> = Vec::new();
+        for (step, path) in checkpoints_in(&self.dir).into_iter().rev() {
+            if let Err(e) = manifest::verify(&path) {
+                damaged.push((path, one_line(&e)));
+                continue;
+            }
+            for (path, fault) in damaged {
+                progress::note_line(&format!("warning: {fault}; the checkpoint before it is used"));
+                let aside = path.with_file_name(format!("{DAMAGED}{}", name_of(&path)));
+                let _ = std::fs::remove_dir_all(&aside);
+                std::fs::rename(&path, &aside)?;
+            }
+            self.last = Some(Checkpoint { step, path });
+            return Ok(self.last.clone());
+        }
+        if let Some((_, fault)) = damaged.first() {
+            bail_hint!(
+                "no checkpoint in {} is intact: {fault}", self.dir.display();
+                "to start over from the first step, remove this folder"
+            );
+        }
+        Ok(None)
+    }
+
+    /// Starts to write a checkpoint. Where the one before is still being written, that is waited for.
+    pub fn write(&mut self, step: i64, snapshot: Snapshot) -> Result<()> {
+        if self.writing.as_ref().is_some_and(|w| !w.thread.is_finished()) {
+            log::write(&format!("the checkpoint before the one at step {step} is still being written: waiting"));
+        }
+        self.wait();
+        let path = self.dir.join(format!("{STEP}{step:08}"));
+        // The loop was resumed from this very checkpoint.
+        if path.exists() {
+            return Ok(());
+        }
+        let (dir, options, to) = (self.dir.clone(), self.options.clone(), path.clone());
+        let work = move || {
+            let _counted = CountedWriter::new();
+            let started = Instant::now();
+            let bytes = snapshot.write(&to)?;
+            // What cannot be removed now is tried again after the next one.
+            let _ = prune(&dir, &options);
+            Ok((bytes, started.elapsed()))
+        };
+        let thread = std::thread::Builder::new().name("nepa-checkpoint".into()).spawn(work)?;
+        self.writing = Some(Writing { checkpoint: Checkpoint { step, path }, thread });
+        Ok(())
+    }
+
+    /// Tells how the last write went, where it has ended.
+    pub fn poll(&mut self) {
+        if self.writing.as_ref().is_some_and(|w| w.thread.is_finished()) {
+            self.wait();
+        }
+    }
+
+    /// Waits for the last write and tells how it went. Whether all is well.
+    pub fn wait(&mut self) -> bool {
+        let Some(Writing { checkpoint, thread }) = self.writing.take() else { return true };
+        let Checkpoint { step, path } = &checkpoint;
+        match thread.join().unwrap_or_else(|_| Err(Diagnostic::new("internal fault").into())) {
+            Ok((bytes, took)) => {
+                let (size, took) = (bytes as f64 / 1e6, took.as_secs_f64());
+                log::write(&format!("checkpoint at step {step}: {} ({size:.1} MB in {took:.2} s)", path.display()));
+                self.last = Some(checkpoint);
+                true
+            }
+            Err(e) => {
+                progress::note_line(&format!(
+                    "warning: the checkpoint at step {step} could not be written: {}; {}",
+                    one_line(&e),
+                    self.last_words()
+                ));
+                false
+            }
+        }
+    }
+}
+
+/// The checkpoints in a folder, by step.
+pub fn checkpoints_in(dir: &Path) -> Vec<(i64, PathBuf)> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let step = |path: &Path| name_of(path).strip_prefix(STEP)?.parse().ok();
+    let mut all: Vec<(i64, PathBuf)> = entries.filter_map(|e| Some((step(&e.path())?, e.path()))).collect();
+    all.sort();
+    all
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(|n| n.to_str()).unwrap_or("")
+}
+
+/// Removes all but the newest `keep` checkpoints and those at multiples of `keep_every`.
+fn prune(dir: &Path, options: &CheckpointOptions) -> Result<()> {
+    let mut old = checkpoints_in(dir);
+    old.truncate(old.len().saturating_sub(options.keep));
+    for (step, path) in old {
+        if options.keep_every == 0 || step % options.keep_every != 0 {
+            // Renamed first: a folder that is half removed must not look like a checkpoint.
+            let gone = path.with_file_name(format!("{REMOVING}{}", name_of(&path)));
+            std::fs::rename(&path, &gone)?;
+            std::fs::remove_dir_all(&gone)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a killed process left unfinished in a run directory, three levels deep.
+pub fn remove_leftovers(dir: &Path) {
+    fn walk(dir: &Path, depth: usize) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let name = name_of(&path);
+            if name.starts_with(PARTIAL) || name.starts_with(REMOVING) {
+                let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            } else if depth > 0 && path.is_dir() && !path.is_symlink() {
+                walk(&path, depth - 1);
+            }
+        }
+    }
+    walk(dir, 2);
+}

@@ -1,0 +1,136 @@
+//! The checkpoints of a training loop, for scripts: see [`run::Checkpoints`].
+
+use super::optim::{Adamw, Ema};
+use crate::error::{Result, bail, did_you_mean, ensure};
+use crate::functions;
+use crate::run::{self, CheckpointOptions, Settings, TrainingState};
+use crate::script::docs::Reference;
+use crate::script::registry::Group;
+use crate::script::session::with_session;
+use crate::script::values::{Module, found, from_json, object, to_json};
+use rhai::{Array, Dynamic, Engine, Map};
+use serde_json::Value;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// The checkpoints of one training loop, with handles to what they hold.
+#[derive(Clone)]
+pub struct Checkpoints(Rc<Handles>);
+
+struct Handles {
+    checkpoints: RefCell<run::Checkpoints>,
+    model: Module,
+    ema: Option<Ema>,
+    optimizer: Option<Adamw>,
+}
+
+impl Checkpoints {
+    /// Keeps the checkpoints of a loop called `label`: of the parts `model`, `ema` and `optimizer`.
+    pub fn new(label: &str, parts: &Map, options: &CheckpointOptions) -> Result<Self> {
+        let known = ["model", "ema", "optimizer"];
+        if let Some(other) = parts.keys().find(|k| !known.contains(&k.as_str())) {
+            let near = did_you_mean(other, known);
+            bail!("run::checkpoints: unknown part `{other}`{near} (the parts are: {})", known.join(", "));
+        }
+        let Some(model) = part(parts, "model", "a module")? else {
+            bail!("run::checkpoints: the part `model` is missing");
+        };
+        Ok(Self(Rc::new(Handles {
+            checkpoints: RefCell::new(with_session(|session| session.checkpoints(label, options))?),
+            model,
+            ema: part(parts, "ema", "an average made by optim::ema")?,
+            optimizer: part(parts, "optimizer", "an optimizer made by optim::adamw")?,
+        })))
+    }
+
+    /// Calls `f` with the run, its checkpoints and what they hold.
+    fn with<R>(
+        &self,
+        f: impl FnOnce(&mut run::Session, &mut run::Checkpoints, &mut TrainingState<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let Handles { checkpoints, model, ema, optimizer } = self.0.as_ref();
+        let mut ema = ema.as_ref().map(|e| e.0.borrow_mut());
+        let mut optimizer = optimizer.as_ref().map(|o| o.0.borrow_mut());
+        let mut training =
+            TrainingState { model: model.0.as_ref(), ema: ema.as_deref_mut(), optimizer: optimizer.as_deref_mut() };
+        with_session(|session| f(session, &mut checkpoints.borrow_mut(), &mut training))
+    }
+
+    fn resume(&self, settings: &Map, changeable: &Array) -> Result<Dynamic> {
+        let changeable: Vec<String> = changeable.iter().map(|name| name.to_string()).collect();
+        let settings = settings.iter().map(|(name, value)| (name.to_string(), plain(value))).collect();
+        let settings = Settings::new(settings, &changeable)?;
+        let saved = self.with(|session, checkpoints, training| checkpoints.resume(session, training, settings))?;
+        Ok(saved.map_or(Dynamic::UNIT, |saved| from_json(&Value::Object(saved))))
+    }
+}
+
+/// One of the handles of `run::checkpoints`.
+fn part<T: Clone + 'static>(parts: &Map, name: &str, what: &str) -> Result<Option<T>> {
+    match parts.get(name).filter(|v| !v.is_unit()) {
+        None => Ok(None),
+        Some(value) => match value.read_lock::<T>() {
+            Some(part) => Ok(Some(part.clone())),
+            None => bail!("run::checkpoints: `{name}`: expected {what}, found {}", found(value)),
+        },
+    }
+}
+
+/// A setting as JSON; what is no plain data, as the text that it shows itself with.
+fn plain(value: &Dynamic) -> Value {
+    if let Some(list) = value.read_lock::<Array>() {
+        return list.iter().map(plain).collect();
+    }
+    if let Some(map) = value.read_lock::<Map>() {
+        return Value::Object(map.iter().map(|(name, value)| (name.to_string(), plain(value))).collect());
+    }
+    if value.is_fnptr() {
+        // A function's own name tells its line in the script, and changes with every edit above it.
+        return "a function".into();
+    }
+    if let Some(text) = super::transform::describe(value) {
+        return text.into();
+    }
+    to_json(value).unwrap_or_else(|_| value.type_name().into())
+}
+
+pub fn register(engine: &mut Engine, reference: &mut Reference) {
+    engine.register_type_with_name::<Checkpoints>("Checkpoints");
+    let mut group = Group::global(
+        reference,
+        "Checkpoints",
+        "The checkpoints of a training loop, made by run::checkpoints. See std/pretrain for a loop with them.",
+    );
+    functions! { group;
+        /// To be called once before the loop, by all ranks: puts the newest intact checkpoint of this run into the parts
+        /// and gives what the loop had saved with it, or () where there is none. `settings` is a map of everything that
+        /// the loop depends on; those named in `changeable` may differ from what the run was started with, which is
+        /// noted, others are an error.
+        "resume" (checkpoints: Checkpoints, settings: Map, changeable: Array) -> Dynamic {
+            checkpoints.resume(&settings, &changeable)
+        }
+        /// To be called after every step, by all ranks: whether a checkpoint is due, by the number of steps or because a
+        /// signal (Ctrl-C, SIGTERM, SIGUSR1) to any of them asks for it.
+        "due" (checkpoints: Checkpoints, step: i64) -> bool { checkpoints.0.checkpoints.borrow_mut().is_due(step) }
+        /// Saves after `step` steps; rank 0 writes for all. `state` is a map of plain values, what `resume` gives back.
+        /// Where a signal asked to stop, the run ends after it. A tensor that holds NaN or infinite values is an error,
+        /// and nothing is written.
+        "save" (checkpoints: Checkpoints, step: i64, state: Map) -> () {
+            ensure!(step >= 0, "save: expected a number of steps, found {step}");
+            let state = object(&state)?;
+            checkpoints.with(|session, checkpoints, training| checkpoints.save(session, training, step, state))
+        }
+        /// To be called after the loop: saves where that was not done yet, and waits until everything is on the disk.
+        "finish" (checkpoints: Checkpoints, step: i64, state: Map) -> () {
+            let state = object(&state)?;
+            checkpoints.with(|session, checkpoints, training| checkpoints.finish(session, training, step, state))
+        }
+        /// The folder of the newest intact checkpoint, or "" where there is none yet. One that is being written is waited
+        /// for. All ranks ask, and get rank 0's answer.
+        "get$last" (checkpoints: Checkpoints) -> String {
+            let last = checkpoints.0.checkpoints.borrow_mut().last()?;
+            Ok(last.map_or(String::new(), |path| path.display().to_string()))
+        }
+    }
+    group.register(engine);
+}

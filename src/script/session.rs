@@ -1,0 +1,65 @@
+//! The run that this thread's script belongs to.
+
+use super::params::Params;
+use crate::error::{Result, bail};
+use crate::provenance::RunProvenance;
+use crate::run::{RunState, Session};
+use rhai::Dynamic;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+struct ScriptRun {
+    session: Session,
+    params: Params,
+}
+
+thread_local! {
+    static RUN: RefCell<Option<ScriptRun>> = const { RefCell::new(None) };
+}
+
+/// Scripts of this thread belong to the run `session` from now on, with the parameters given for it.
+pub fn start_run(session: Session, params: Params) {
+    RUN.set(Some(ScriptRun { session, params }));
+}
+
+/// Ends the run of this thread and records how; gives the run directory, if there is one.
+pub fn finish_run(state: RunState, error: Option<&str>) -> Result<Option<PathBuf>> {
+    RUN.take().map_or(Ok(None), |run| run.session.finish(state, error))
+}
+
+fn with_run<R>(f: impl FnOnce(&mut ScriptRun) -> Result<R>) -> Result<R> {
+    RUN.with_borrow_mut(|run| match run {
+        Some(run) => f(run),
+        None => bail!("this function needs a run: start the script with `nepa run`"),
+    })
+}
+
+/// Calls `f` with the run of this thread.
+pub fn with_session<R>(f: impl FnOnce(&mut Session) -> Result<R>) -> Result<R> {
+    with_run(|run| f(&mut run.session))
+}
+
+/// The value of a recipe's parameter.
+pub fn param(name: &str, default: &Dynamic) -> Result<Dynamic> {
+    with_run(|run| {
+        let (value, recorded) = run.params.declare(name, default)?;
+        run.session.set_param(name, recorded);
+        Ok(value)
+    })
+}
+
+/// What a checkpoint says about the present run.
+pub fn provenance() -> Option<RunProvenance> {
+    RUN.with_borrow(|run| run.as_ref().map(|run| run.session.provenance()))
+}
+
+/// Records that the recipe has loaded a model, where there is a run.
+pub fn note_loaded(path: &Path) {
+    RUN.with_borrow_mut(|run| run.as_mut().map(|run| run.session.note_loaded(path)));
+}
+
+/// Whether a signal has asked this thread's run to stop. Any moment may ask, also one in which the thread ends.
+pub fn is_interrupted() -> bool {
+    let asks = |run: &Option<ScriptRun>| run.as_ref().is_some_and(|r| r.session.interrupt().exit_code().is_some());
+    RUN.try_with(|run| run.try_borrow().is_ok_and(|run| asks(&run))).unwrap_or(false)
+}
