@@ -7,6 +7,7 @@
 // Shapes are written [B, N, D], which rustdoc takes for links.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)]
 
+mod cache;
 pub mod checkpoint;
 pub mod cli;
 pub mod data;

@@ -6,18 +6,18 @@
 //! Each measurement is a process of its own, bound to its cores, ours and the peer's in turns; the median of the rounds
 //! counts. Without --python only ours is measured.
 
+mod shards;
+
 use nepa::bail_hint;
-use nepa::data::batch::{self, BatchStep, Normalize};
-use nepa::data::decode::{Picture, backend};
+use nepa::data::decode::{LazyImage, backend};
 use nepa::data::image::{Image, Interpolation, Region};
 use nepa::data::loader::{Loader, LoaderOptions};
-use nepa::data::pipeline::{
-    CenterCrop, OnImage, Pipeline, RandomResizedCrop, RandomResizedCropOptions, Resize, ResizeTo, Transform,
-};
-use nepa::data::resample::{resize_then_crop, resized_crop};
-use nepa::data::source::{self, Content, SourceRef};
+use nepa::data::pillow::{resize_then_crop, resized_crop};
+use nepa::data::pipeline::Pipeline;
+use nepa::data::source::{self, SourceRef, StoredImage};
 use nepa::data::transform::{
-    HorizontalFlip, HorizontalFlipOptions, RandAugment, RandAugmentOptions, RandomErasing, RandomErasingOptions,
+    CenterCrop, Normalize, RandAugment, RandAugmentOptions, RandomErasing, RandomErasingOptions, RandomHorizontalFlip,
+    RandomHorizontalFlipOptions, RandomResizedCrop, RandomResizedCropOptions, Resize, ResizeTo, Transform,
 };
 use nepa::error::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -41,6 +41,11 @@ struct Options {
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if let [first, rest @ ..] = &args[..]
+        && first == "--shards"
+    {
+        return shards::compare(rest);
+    }
     if let [first, folder, task, cores, seconds] = &args[..]
         && first == "--measure"
     {
@@ -74,7 +79,7 @@ fn parse(args: &[String]) -> Result<Options> {
         }
     }
     if options.images.is_empty() {
-        bail_hint!("--images DIR is missing"; "make the pictures with make_images.py, see benches/data/README.md");
+        bail_hint!("--images DIR is missing"; "make the images with make_images.py, see benches/data/README.md");
     }
     Ok(options)
 }
@@ -141,35 +146,26 @@ fn run(command: &mut Command) -> Result<Value> {
     Ok(serde_json::from_str(text.trim().lines().last().unwrap_or_default())?)
 }
 
-fn on_image(
-    apply: impl Fn(Image, &mut rand_chacha::ChaCha8Rng) -> Image + Send + Sync + 'static,
-) -> Arc<dyn Transform> {
-    Arc::new(OnImage { name: String::new(), apply: move |image, rng: &mut _| Ok(apply(image, rng)) })
-}
-
 /// What a task does to images and to batches.
-type Steps = (Vec<Arc<dyn Transform>>, Vec<BatchStep>);
-
-fn transforms(task: &str) -> Result<Steps> {
+fn transforms(task: &str) -> Result<Vec<Arc<dyn Transform>>> {
     let crop = |interpolation| {
         let options = RandomResizedCropOptions { interpolation, ..Default::default() };
-        Ok::<Arc<dyn Transform>, anyhow::Error>(Arc::new(RandomResizedCrop::new(224, 224, &options)?))
+        RandomResizedCrop::new(224, 224, &options)
     };
-    let flip = HorizontalFlip::new(&HorizontalFlipOptions::default())?;
-    let flip = on_image(move |image, rng| flip.apply(image, rng));
-    let normalize = BatchStep::Normalize(Normalize::new(vec![0.5], vec![0.5])?);
+    let flip = RandomHorizontalFlip::new(&RandomHorizontalFlipOptions::default())?;
+    let normalize = Arc::new(Normalize::new(vec![0.5], vec![0.5])?);
     Ok(match task {
-        "a" => (vec![crop(Interpolation::Bilinear)?, flip], vec![normalize]),
+        "a" => vec![Arc::new(crop(Interpolation::Bilinear)?), Arc::new(flip), normalize],
         "b" => {
             let resize = Resize { to: ResizeTo::Shorter(256), interpolation: Interpolation::Bicubic };
-            (vec![Arc::new(resize), Arc::new(CenterCrop { height: 224, width: 224 })], vec![normalize])
+            vec![Arc::new(resize), Arc::new(CenterCrop { height: 224, width: 224 }), normalize]
         }
         "c" => {
             let augment = RandAugment::new(&RandAugmentOptions::default())?;
-            let augment = on_image(move |image, rng| augment.apply(image, rng));
             let options = RandomErasingOptions { p: 0.25, mode: "pixel".into(), ..Default::default() };
-            let erasing = BatchStep::Erase(RandomErasing::new(&options)?);
-            (vec![crop(Interpolation::Bicubic)?, flip, augment], vec![normalize, erasing])
+            let erasing = RandomErasing::new(&options)?;
+            let crop = crop(Interpolation::Bicubic)?;
+            vec![Arc::new(crop), Arc::new(flip), Arc::new(augment), normalize, Arc::new(erasing)]
         }
         other => bail!("unknown task {other}"),
     })
@@ -181,16 +177,14 @@ fn measure(folder: &str, task: &str, cores: &str, seconds: f64) -> Result<Value>
     bind(&cores)?;
     nepa::device::set(tch::Device::Cpu, cores.len())?;
     let images = source::open(folder, None)?;
-    let (on_images, on_batch) = transforms(task)?;
-    let pipeline = Pipeline::new(&on_images, false);
+    let pipeline = Pipeline::new("bench", &transforms(task)?, false)?;
     let options = LoaderOptions { batch: BATCH, drop_last: true, workers: Some(cores.len()), ..Default::default() };
     // Repeated, so that no epoch ends while we measure.
     let many: SourceRef = source::concat(&vec![images; 1000])?;
-    let loader = Loader::new(many, pipeline, &on_batch, &options)?;
+    let loader = Loader::new(many, pipeline, &options)?;
     let mut epoch = loader.epoch(0, 0)?;
-    let mut spare = batch::Spare::default();
     let mut next = || -> Result<usize> {
-        let batch = batch::next(&mut epoch, &mut spare, &on_batch, 1000)?.context("the epoch ended")?;
+        let batch = epoch.next_batch()?.context("the epoch ended")?;
         Ok(black_box(batch).images.size()[0] as usize)
     };
     for _ in 0..2 + 4 * cores.len() {
@@ -231,35 +225,38 @@ fn stages(folder: &str) -> Result<()> {
     let images = source::open(folder, None)?;
     let files: Vec<Vec<u8>> = (0..images.len())
         .map(|i| match images.read(i)? {
-            Content::Encoded(bytes) => Ok(bytes.into_owned()),
-            Content::Pixels(_) => bail!("files were expected"),
+            StoredImage::Encoded(bytes) => Ok(bytes.into_owned()),
+            StoredImage::Pixels(_) => bail!("files were expected"),
         })
         .collect::<Result<_>>()?;
     // The mean area of a random resized crop of 500 x 375.
     let part = Region { left: 80, top: 60, width: 367, height: 275 };
     let centre = Region { left: 58, top: 16, width: 224, height: 224 };
-    let with = |file: &Vec<u8>, f: &dyn Fn(Picture<'_>) -> Result<Image>| {
-        f(Picture::open(&mut Content::Encoded(Cow::Borrowed(file)), false)?)
+    let with = |file: &Vec<u8>, f: &dyn Fn(LazyImage<'_>) -> Result<Image>| {
+        f(LazyImage::open(&mut StoredImage::Encoded(Cow::Borrowed(file)), false)?)
     };
     let small = with(&files[0], &|p| resized_crop(p, part, 224, 224, Interpolation::Bilinear))?;
-    let whole = with(&files[0], &|p| p.whole())?;
-    // Without the copy of the picture that each call takes.
+    let whole = with(&files[0], &|p| p.decode())?;
+    // Without the copy of the image that each call takes.
     let copy = time(&files, |_| Ok(whole.clone()))?;
     let resize = |by| -> Result<f64> {
-        Ok(time(&files, |_| resized_crop(Picture::Whole(whole.clone()), part, 224, 224, by))? - copy)
+        Ok(time(&files, |_| resized_crop(LazyImage::Decoded(whole.clone()), part, 224, 224, by))? - copy)
     };
     let augment = RandAugment::new(&RandAugmentOptions::default())?;
     let mut rng = nepa::random::Key::new(1).rng();
     let rows: Vec<(&str, f64)> = vec![
-        ("decode the whole picture (the limit of full decoding)", time(&files, |f| with(f, &|p| p.whole()))?),
-        ("decode 54 % of it, as a random crop needs", time(&files, |f| with(f, &|p| Ok(p.part(part)?.image)))?),
+        ("decode the whole image (the limit of full decoding)", time(&files, |f| with(f, &|p| p.decode()))?),
+        (
+            "decode 54 % of it, as a random crop needs",
+            time(&files, |f| with(f, &|p| Ok(p.decode_region(part)?.image)))?,
+        ),
         (
             "decode and resize for evaluation",
             time(&files, |f| with(f, &|p| resize_then_crop(p, 341, 256, centre, Interpolation::Bicubic)))?,
         ),
         ("resize 367 x 275 to 224, bilinear", resize(Interpolation::Bilinear)?),
         ("resize 367 x 275 to 224, bicubic", resize(Interpolation::Bicubic)?),
-        ("RandAugment, 224", time(&files, |_| Ok(augment.apply(small.clone(), &mut rng)))?),
+        ("RandAugment, 224", time(&files, |_| augment.apply(small.clone(), &mut rng))?),
     ];
     println!("one core, alone:");
     for (name, seconds) in rows {

@@ -1,8 +1,8 @@
-//! A picture in memory.
+//! An image in memory.
 
 use crate::choices;
 
-/// A part of a picture, in pixels.
+/// A rectangle of an image, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Region {
     /// Rows above it.
@@ -48,9 +48,9 @@ pub struct Image {
 }
 
 impl Image {
-    /// A picture of the given pixels.
+    /// An image of the given pixels.
     pub fn new(width: usize, height: usize, channels: usize, data: Vec<u8>) -> Self {
-        assert_eq!(data.len(), width * height * channels, "pixels of a {width} x {height} x {channels} picture");
+        assert_eq!(data.len(), width * height * channels, "pixels of a {width} x {height} x {channels} image");
         Self { width, height, channels, data }
     }
 
@@ -60,7 +60,7 @@ impl Image {
         &self.data[y * n..(y + 1) * n]
     }
 
-    /// A part of it.
+    /// A region of it.
     pub fn crop(&self, region: Region) -> Image {
         let (at, n) = (region.left * self.channels, region.width * self.channels);
         let mut data = Vec::with_capacity(n * region.height);

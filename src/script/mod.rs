@@ -11,7 +11,7 @@ mod sources;
 mod types;
 mod values;
 
-pub use api::transform::Steps;
+pub use api::transform::pipeline;
 pub use check::{Checked, Problem};
 pub use params::{Declared, Params, type_of};
 pub use session::{finish_run, start_run};
@@ -21,6 +21,7 @@ use crate::options::OptionDoc;
 use crate::run::signals::Interrupt;
 use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
 pub use error::Report;
+use registry::Api;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -81,7 +82,7 @@ impl Host {
             info.namespace.is_empty().then_some((name, info.metadata.num_params))
         };
         reference.builtin = engine.collect_fn_metadata(None, standard, true);
-        api::register(&mut engine, &mut reference);
+        api::register(&mut Api { engine: &mut engine, reference: &mut reference });
         // One engine a process (or a test's thread): it lives as long as anything that calls it.
         let engine: &'static Engine = Box::leak(Box::new(engine));
         ENGINE.set(Some(engine));

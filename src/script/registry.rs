@@ -6,8 +6,8 @@ use super::error::to_rhai;
 use super::types;
 use super::values::Tensor;
 use crate::error::{Diagnostic, Result, TorchFault, one_line};
-use crate::tensor::shape_text;
 use crate::options::OptionDoc;
+use crate::tensor::shape_text;
 use crate::types::{Type, Typed};
 use rhai::{Engine, EvalAltResult, FuncRegistration, Module, Position, RhaiNativeFunc, Variant};
 use std::any::Any;
@@ -129,78 +129,4 @@ pub fn call_guarded<R>(
         };
         to_rhai(error, position)
     })
-}
-
-// ---- until the rest is converted ----
-pub struct Group<'a> {
-    pub module: Module,
-    pub reference: &'a mut Reference,
-    pub name: &'static str,
-    pub qualified: bool,
-    pub options: Vec<(&'static str, Vec<OptionDoc>)>,
-}
-
-impl<'a> Group<'a> {
-    pub fn namespace(reference: &'a mut Reference, name: &'static str, about: &'static str) -> Self {
-        reference.groups.push((name, about));
-        Self { module: Module::new(), reference, name, qualified: true, options: Vec::new() }
-    }
-
-    pub fn global(reference: &'a mut Reference, name: &'static str, about: &'static str) -> Self {
-        reference.groups.push((name, about));
-        Self { module: Module::new(), reference, name, qualified: false, options: Vec::new() }
-    }
-
-    pub fn options<T: crate::options::Options>(&mut self, function: &'static str) {
-        let short = function.rsplit([':', '.']).next().unwrap_or(function);
-        self.options.push((short, T::docs()));
-    }
-
-    pub fn register(self, engine: &mut Engine) {
-        match self.qualified {
-            true => engine.register_static_module(self.name, self.module.into()),
-            false => engine.register_global_module(self.module.into()),
-        };
-    }
-
-    pub fn document(
-        &mut self,
-        name: &'static str,
-        params: Vec<(&'static str, String)>,
-        returns: String,
-        doc: &'static [&'static str],
-    ) {
-        let takes = params.iter().any(|p| p.0 == "options");
-        let options = self.options.iter().find(|o| o.0 == name && takes).map(|o| o.1.clone()).unwrap_or_default();
-        let (group, qualified) = (self.name, self.qualified);
-        self.reference.functions.push(FnDoc { group, qualified, name, params, returns, doc: doc.to_vec(), options });
-    }
-}
-
-#[macro_export]
-macro_rules! functions {
-    ($group:expr; $( $(#[doc = $doc:literal])+ $name:literal ( $($arg:ident : $ty:ty),* $(,)? ) -> $ret:ty $body:block )*) => {
-        $({
-            const DOC: &[&str] = &[$($doc),+];
-            let params: Vec<(&'static str, String)> =
-                vec![$((stringify!($arg), <$ty as $crate::types::Typed>::script_type().to_string())),*];
-            let returns = <$ret as $crate::types::Typed>::script_type().to_string();
-            let info: Vec<String> = params.iter().map(|(n, t)| format!("{n}: {t}")).chain([returns.clone()]).collect();
-            $group.document($name, params, returns, DOC);
-            let comments = DOC.iter().map(|line| format!("///{line}"));
-            rhai::FuncRegistration::new($name)
-                .with_comments(comments)
-                .with_params_info(info)
-                .with_volatility(true)
-                .set_into_module(
-                    &mut $group.module,
-                    move |cx: rhai::NativeCallContext<'_>, $($arg: $ty),*|
-                        -> ::std::result::Result<$ret, Box<rhai::EvalAltResult>> {
-                        let given = [$($crate::script::registry::tensor_of(&$arg)),*];
-                        let body = move || -> $crate::error::Result<$ret> { $body };
-                        $crate::script::registry::call_guarded(body, &given, cx.call_position())
-                    },
-                );
-        })*
-    };
 }

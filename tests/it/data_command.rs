@@ -364,7 +364,7 @@ fn broken_images_are_no_samples() {
 fn the_loader_is_measured_for_each_number_of_threads() {
     let list = "[transform::resize([8, 8]), transform::normalize(0.5, 0.5)]";
     let said = with_odd(&["rgb.jpg"]).nepa(&["data", "d", "--speed", "--threads", "3", "--transforms", list]);
-    said.succeeds().prints(&["decoding whole pictures alone: ", "threads", "of 1 thread"]);
+    said.succeeds().prints(&["decoding whole images alone: ", "threads", "of 1 thread"]);
     let rows: Vec<Vec<&str>> = said
         .stdout
         .lines()
@@ -408,7 +408,7 @@ fn wrong_transforms_are_told_with_their_place_before_anything_is_read() {
         ("[transform::center_crop(sice)]", "1:25", &["unknown variable `sice`"]),
         ("let size = 8;\n[transform::center_crop(sice)]", "2:25", &["did you mean `size`?"]),
         ("8", "1:1", &["expected a list of transforms, found the integer 8", "[transform::random_resized_crop(224)]"]),
-        ("[8]", "1:1", &["found the integer 8 at place 0"]),
+        ("[8]", "1:1", &["found the integer 8 at index 0"]),
         ("[transform::normalize(0.5, 0.5), transform::center_crop(8)]", "1:1", &["center_crop([8, 8])", "before"]),
     ] {
         let said = folder.nepa(&["data", "d", "--sheet", "s.png", "--transforms", list]);

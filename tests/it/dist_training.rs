@@ -229,6 +229,6 @@ fn wrong_arguments_of_exchanges_are_told_at_their_place() {
 fn a_batch_that_processes_cannot_share_names_the_nearest_that_can() {
     let folder = Folder::new();
     let said = run(&folder, "out", 5, &[]);
-    said.fails(1).says(&["batch 48 cannot be shared by 5 processes", "hint: 45 or 50 can"]);
+    said.fails(1).says(&["batch 48 cannot be divided among 5 ranks", "hint: 45 or 50 can"]);
     assert_eq!(said.stderr.matches("cannot be shared").count(), 1, "told once: {said}");
 }

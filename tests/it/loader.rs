@@ -309,10 +309,10 @@ fn samples_and_processes_that_make_no_sense_are_told() {
     let loader = |steps: &str, options: &str| format!("data::loader(images, [{resize}{steps}], #{{ {options} }})");
     let mixup = ", transform::mixup(#{})";
     for (line, pieces) in [
-        (loader("", "batch: 10, world_size: 4"), &["batch 10 cannot be shared by 4 processes", "8 or 12 can"][..]),
+        (loader("", "batch: 10, world_size: 4"), &["batch 10 cannot be divided among 4 ranks", "8 or 12 can"][..]),
         (loader("", "batch: 3, world_size: 4"), &["batch 3", "4 can"]),
-        (loader(mixup, "batch: 10, world_size: 2"), &["batch 10", "2 processes in pairs", "mixup", "8 or 12 can"]),
-        (loader(mixup, "batch: 6, world_size: 4"), &["batch 6", "4 processes in pairs", "hint: 8 can"]),
+        (loader(mixup, "batch: 10, world_size: 2"), &["batch 10", "2 ranks in pairs", "mixup", "8 or 12 can"]),
+        (loader(mixup, "batch: 6, world_size: 4"), &["batch 6", "4 ranks in pairs", "hint: 8 can"]),
         (loader("", "rank: 1"), &["rank must be less than world_size", "1 of 1"]),
         (loader("", "rank: -1"), &["rank", "-1"]),
         (loader("", "world_size: 0"), &["rank must be less than world_size", "0 of 0"]),
@@ -432,7 +432,7 @@ fn a_function_among_the_transforms_gets_the_batch() {
 #[test]
 fn lists_of_transforms_that_make_no_sense_are_told() {
     for (list, pieces) in [
-        ("[3]", &["expected a list of transforms, found the integer 3 at place 0"][..]),
+        ("[3]", &["expected a list of transforms, found the integer 3 at index 0"][..]),
         (
             "[transform::normalize(0.5, 0.5), transform::center_crop(8)]",
             &["center_crop([8, 8])", "before", "normalize"],

@@ -1,11 +1,10 @@
 //! What the machine and the user's environment bring along, checked before anything large is fetched.
 
+use crate::cache;
 use crate::libtorch::VERSION;
 use anyhow::{Context, Result, anyhow, bail};
 use std::{
-    env,
-    ffi::OsString,
-    fs,
+    env, fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -186,15 +185,5 @@ pub fn check_space(folder: &Path, needed: u64) -> Result<()> {
 
 /// The folder that all clones keep libtorch in.
 pub fn cache_dir() -> Result<PathBuf> {
-    let var = |name| env::var_os(name).filter(|v: &OsString| !v.is_empty()).map(PathBuf::from);
-    if let Some(path) = var("NEPA_CACHE") {
-        return Ok(std::path::absolute(path)?);
-    }
-    // The XDG rules: relative values do not count.
-    if let Some(path) = var("XDG_CACHE_HOME").filter(|p| p.is_absolute()) {
-        return Ok(path.join("nepa"));
-    }
-    let home = env::home_dir().filter(|h| h.is_absolute());
-    let home = home.context("HOME is not set; set NEPA_CACHE to a folder for libtorch")?;
-    Ok(home.join(if cfg!(target_os = "macos") { "Library/Caches/nepa" } else { ".cache/nepa" }))
+    cache::folder().context("HOME is not set; set NEPA_CACHE to a folder for libtorch")
 }

@@ -8,6 +8,9 @@ compile_error!(
     "cargo xtask works on Linux and macOS; elsewhere set LIBTORCH to a libtorch 2.11.0 folder and use plain cargo"
 );
 
+// One rule for the folder that libtorch and the listings of the program are kept in.
+#[path = "../../src/cache.rs"]
+mod cache;
 mod commands;
 mod fetch;
 mod host;

@@ -1,7 +1,7 @@
 //! What the header of an image file tells.
 
-use crate::data::decode::Picture;
-use crate::data::source::Content;
+use crate::data::decode::LazyImage;
+use crate::data::source::StoredImage;
 use crate::error::Result;
 use image::metadata::Orientation;
 use image::{ImageFormat, ImageReader};
@@ -22,14 +22,14 @@ pub struct Facts {
 
 impl Facts {
     /// Reads the header only, where the format has one that tells the size.
-    pub fn of(mut content: Content<'_>) -> Result<Self> {
+    pub fn of(mut content: StoredImage<'_>) -> Result<Self> {
         let bytes = match &content {
-            Content::Pixels(image) => {
+            StoredImage::Pixels(image) => {
                 let kinds = if image.channels == 1 { vec!["grey"] } else { Vec::new() };
                 let (width, height) = (image.width, image.height);
                 return Ok(Self { format: "pixels".into(), kinds, width, height, bytes: image.data.len() });
             }
-            Content::Encoded(bytes) => bytes,
+            StoredImage::Encoded(bytes) => bytes,
         };
         let (len, format) = (bytes.len(), image::guess_format(bytes).ok());
         let mut kinds = Vec::new();
@@ -46,14 +46,14 @@ impl Facts {
             Some((width, height)) => (width as usize, height as usize),
             // A JPEG's header is read by its decoder; of others, this tells what is wrong.
             None => {
-                let picture = Picture::open(&mut content, false)?;
-                if let Picture::Jpeg(jpeg) = &picture
+                let image = LazyImage::open(&mut content, false)?;
+                if let LazyImage::Jpeg(jpeg) = &image
                     && let Some(turn) = jpeg.exif().and_then(Orientation::from_exif_chunk)
                     && turn != Orientation::NoTransforms
                 {
                     kinds.push("turned by Exif");
                 }
-                picture.size()
+                image.size()
             }
         };
         Ok(Self { format, kinds, width, height, bytes: len })
@@ -93,7 +93,7 @@ mod tests {
 
     fn of(name: &str) -> Result<Facts> {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images-odd/");
-        Facts::of(Content::Encoded(Cow::Owned(std::fs::read(format!("{dir}{name}")).unwrap())))
+        Facts::of(StoredImage::Encoded(Cow::Owned(std::fs::read(format!("{dir}{name}")).unwrap())))
     }
 
     #[test]

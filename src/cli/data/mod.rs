@@ -12,7 +12,7 @@ use crate::data::source::{self, SourceRef};
 use crate::device;
 use crate::error::Result;
 use crate::run::signals::Interrupt;
-use crate::script::{Host, Report, Steps};
+use crate::script::{self, Host, Report};
 use std::path::Path;
 
 /// What errors call the text of the transforms.
@@ -24,16 +24,16 @@ const PRETRAINING: &str =
 /// For images that are all of one size, small as a rule.
 const ONE_SIZE: &str = "[transform::random_horizontal_flip(), transform::normalize(0.5, 0.5)]";
 
-/// One split, or what has none.
-struct Part {
-    split: Option<String>,
+/// One split, or all images of a layout without splits.
+struct Split {
+    name: Option<String>,
     source: SourceRef,
 }
 
-impl Part {
-    /// What it is called where there are several.
+impl Split {
+    /// Its name in what is printed.
     fn name(&self) -> &str {
-        self.split.as_deref().unwrap_or("images")
+        self.name.as_deref().unwrap_or("images")
     }
 }
 
@@ -54,7 +54,7 @@ pub fn data(args: &DataArgs, host: &Host) -> u8 {
 
 fn run(args: &DataArgs, host: &Host) -> Result<u8, Report> {
     // What can be wrong with the arguments is told before hours of reading.
-    let evaluate = |text: &str| host.evaluate(TRANSFORMS, text, |value| Steps::of(TRANSFORMS, value));
+    let evaluate = |text: &str| host.evaluate(TRANSFORMS, text, |value| script::pipeline(TRANSFORMS, value, false));
     let given = args.transforms.as_deref().map(evaluate).transpose()?;
     if let Some(sheet) = &args.sheet {
         check_sheet(sheet)?;
@@ -67,51 +67,52 @@ fn run(args: &DataArgs, host: &Host) -> Result<u8, Report> {
     device::set(tch::Device::Cpu, threads)?;
     crate::random::set_seed(args.seed);
 
-    let parts = open(&args.path, args.split.as_deref())?;
-    report::print(&args.path, &parts, args.seed)?;
+    let splits = open(&args.path, args.split.as_deref())?;
+    report::print(&args.path, &splits, args.seed)?;
     let mut code = 0;
     let mut interrupt = Interrupt::default();
     if args.scan {
         // From here on Ctrl-C ends the work, not the process, so that what was found is told.
         interrupt = Interrupt::listen()?;
-        code = scan::scan(&args.path, &parts, &args.list, threads, &interrupt)?;
+        code = scan::scan(&args.path, &splits, &args.list, threads, &interrupt)?;
     }
-    let shown = &parts[0];
+    let shown = &splits[0];
     let text = match (&args.transforms, shown.source.shape()) {
         (Some(text), _) => text.as_str(),
         (None, Some(_)) => ONE_SIZE,
         (None, None) => PRETRAINING,
     };
-    let steps = given.map_or_else(|| evaluate(text), Ok)?;
+    let pipeline = given.map_or_else(|| evaluate(text), Ok)?;
     if let (Some(file), None) = (&args.sheet, interrupt.exit_code()) {
         let title = [format!("{}: after {text}", shown.source.describe())];
         let samples = sheet::Samples { count: args.samples.into(), seed: args.seed, threads };
-        sheet::draw(file, &title, shown, &steps, &samples).map_err(|e| host.report_of(e, TRANSFORMS))?;
+        sheet::draw(file, &title, shown, &pipeline, &samples).map_err(|e| host.report_of(e, TRANSFORMS))?;
         out!("\ncontact sheet: {}", file.display());
     }
     if args.speed && interrupt.exit_code().is_none() {
-        speed::measure(shown, &steps, text, threads, &interrupt).map_err(|e| host.report_of(e, TRANSFORMS))?;
+        speed::measure(shown, &pipeline, text, threads, &interrupt).map_err(|e| host.report_of(e, TRANSFORMS))?;
     }
     Ok(interrupt.exit_code().map_or(code, |code| code as u8))
 }
 
 fn check_sheet(sheet: &Path) -> Result<()> {
     if !sheet.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) {
-        bail_hint!("--sheet: expected a PNG file, found {}", sheet.display(); "for example {}", sheet.with_extension("png").display());
+        let example = sheet.with_extension("png");
+        bail_hint!("--sheet: expected a PNG file, found {}", sheet.display(); "for example {}", example.display());
     }
     Ok(())
 }
 
 /// The split that is asked for, or all of them.
-fn open(path: &str, split: Option<&str>) -> Result<Vec<Part>> {
+fn open(path: &str, split: Option<&str>) -> Result<Vec<Split>> {
     let splits = if split.is_some() { Vec::new() } else { source::splits(path)? };
     let names: Vec<Option<&str>> = match splits.is_empty() {
         true => vec![split],
         false => splits.iter().map(|s| Some(s.as_str())).collect(),
     };
-    let part = |name: Option<&str>| {
+    let open = |name: Option<&str>| {
         let source = source::open(path, name)?;
-        Ok(Part { split: source.split().or(name).map(str::to_string), source })
+        Ok(Split { name: source.split().or(name).map(str::to_string), source })
     };
-    names.into_iter().map(part).collect()
+    names.into_iter().map(open).collect()
 }

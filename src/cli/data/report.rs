@@ -1,7 +1,7 @@
 //! Layout, counts, balance of the classes, sizes of the images.
 
 use super::facts::Facts;
-use super::{Part, counted};
+use super::{Split, counted};
 use crate::data::decode;
 use crate::data::source::{self, SourceRef};
 use crate::error::{Result, one_line};
@@ -16,25 +16,25 @@ const FEW_CLASSES: usize = 20;
 /// Of more, the largest and the smallest.
 const SHOWN: usize = 5;
 
-pub fn print(path: &str, parts: &[Part], seed: u64) -> Result<()> {
+pub fn print(path: &str, splits: &[Split], seed: u64) -> Result<()> {
     out!("{path}: {}", source::layout(path)?);
-    let width = parts.iter().map(|p| p.name().chars().count()).max().unwrap_or(0);
-    let first = parts[0].source.class_names();
-    for part in parts {
-        let classes = part.source.class_names();
+    let width = splits.iter().map(|p| p.name().chars().count()).max().unwrap_or(0);
+    let first = splits[0].source.class_names();
+    for split in splits {
+        let classes = split.source.class_names();
         let note = if classes == first { "" } else { "; the classes differ from those above" };
         let classes = counted(classes.len(), "class", "classes");
-        out!("  {:<width$}  {}, {classes}{note}", part.name(), images(part.source.len()));
+        out!("  {:<width$}  {}, {classes}{note}", split.name(), images(split.source.len()));
     }
     // Of pixels nothing is decoded.
-    if parts.iter().any(|p| p.source.shape().is_none()) {
+    if splits.iter().any(|p| p.source.shape().is_none()) {
         out!("JPEGs are decoded by {}", decode::backend().describe());
     }
-    let part = &parts[0];
-    let more = if parts.len() > 1 { " in detail (--split NAME for another)" } else { "" };
-    out!("\n{}{more}", part.name());
-    balance(&part.source);
-    sizes(&part.source, seed);
+    let split = &splits[0];
+    let more = if splits.len() > 1 { " in detail (--split NAME for another)" } else { "" };
+    out!("\n{}{more}", split.name());
+    balance(&split.source);
+    sizes(&split.source, seed);
     Ok(())
 }
 
@@ -96,10 +96,10 @@ fn balance(source: &SourceRef) {
 fn sizes(source: &SourceRef, seed: u64) {
     let n = source.len().min(SAMPLED);
     let order = Permutation::new(Key::new(seed), source.len().max(1));
-    let mut places: Vec<usize> = (0..n).map(|i| order.at(i)).collect();
-    places.sort_unstable();
+    let mut indices: Vec<usize> = (0..n).map(|i| order.at(i)).collect();
+    indices.sort_unstable();
     let of = |&i: &usize| (i, source.read(i).and_then(Facts::of));
-    let read: Vec<(usize, Result<Facts>)> = places.par_iter().map(of).collect();
+    let read: Vec<(usize, Result<Facts>)> = indices.par_iter().map(of).collect();
     let (facts, broken): (Vec<_>, Vec<_>) = read.into_iter().partition(|(_, facts)| facts.is_ok());
     let facts: Vec<Facts> = facts.into_iter().filter_map(|(_, facts)| facts.ok()).collect();
 

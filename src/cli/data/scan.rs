@@ -1,6 +1,6 @@
 //! Reading and decoding every image, to find those that are broken.
 
-use super::{FAILED, Part, counted};
+use super::{FAILED, Split, counted};
 use crate::bail_hint;
 use crate::data::decode;
 use crate::data::source::SourceRef;
@@ -21,7 +21,7 @@ const SHOWN: usize = 20;
 
 /// What is wrong with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Fault {
     /// It cannot be used.
     Broken,
     /// It decodes, but the decoder complains.
@@ -29,10 +29,10 @@ enum State {
 }
 
 struct Found {
-    part: String,
+    split: String,
     index: usize,
     name: String,
-    state: State,
+    fault: Fault,
     reason: String,
 }
 
@@ -50,18 +50,18 @@ pub fn check_list(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Scans all parts, and tells and lists what was found. Returns the exit code.
-pub fn scan(path: &str, parts: &[Part], list: &Path, threads: usize, interrupt: &Interrupt) -> Result<u8> {
-    let (mut found, mut done, total) = (Vec::new(), 0, parts.iter().map(|p| p.source.len()).sum::<usize>());
+/// Scans all splits, and tells and lists what was found. Returns the exit code.
+pub fn scan(path: &str, splits: &[Split], list: &Path, threads: usize, interrupt: &Interrupt) -> Result<u8> {
+    let (mut found, mut done, total) = (Vec::new(), 0, splits.iter().map(|s| s.source.len()).sum::<usize>());
     out!("\nevery image is read and decoded on {}", counted(threads, "thread", "threads"));
-    for part in parts {
-        let (mut of_part, count) = scan_part(part, threads, interrupt)?;
-        of_part.sort_by_key(|f| f.index);
-        found.append(&mut of_part);
+    for split in splits {
+        let (mut of_split, count) = scan_split(split, threads, interrupt)?;
+        of_split.sort_by_key(|f| f.index);
+        found.append(&mut of_split);
         done += count;
     }
-    let count = |state| found.iter().filter(|f| f.state == state).count();
-    let (broken, damaged) = (count(State::Broken), count(State::Damaged));
+    let count = |fault| found.iter().filter(|f| f.fault == fault).count();
+    let (broken, damaged) = (count(Fault::Broken), count(Fault::Damaged));
     let damaged_words = match damaged {
         0 => String::new(),
         n => format!(", {n} damaged but readable"),
@@ -72,8 +72,8 @@ pub fn scan(path: &str, parts: &[Part], list: &Path, threads: usize, interrupt: 
     let plain = |text: &str| text.trim().replace(['\t', '\n', '\r'], " ");
     let (first, rest) = found.split_at(found.len().min(SHOWN));
     for f in first {
-        let state = if f.state == State::Damaged { "damaged: " } else { "" };
-        out!("  {} item {} ({}): {state}{}", f.part, f.index, f.name, plain(&f.reason));
+        let fault = if f.fault == Fault::Damaged { "damaged: " } else { "" };
+        out!("  {} item {} ({}): {fault}{}", f.split, f.index, f.name, plain(&f.reason));
     }
     if !rest.is_empty() {
         out!("  … and {} more", rest.len());
@@ -83,8 +83,8 @@ pub fn scan(path: &str, parts: &[Part], list: &Path, threads: usize, interrupt: 
         check_list(list)?;
         let mut text = format!("{MARK}of {}: {summary}{early}\n# state\tsplit\tindex\tname\treason\n", plain(path));
         for f in &found {
-            let state = if f.state == State::Broken { "broken" } else { "damaged" };
-            text += &format!("{state}\t{}\t{}\t{}\t{}\n", plain(&f.part), f.index, plain(&f.name), plain(&f.reason));
+            let fault = if f.fault == Fault::Broken { "broken" } else { "damaged" };
+            text += &format!("{fault}\t{}\t{}\t{}\t{}\n", plain(&f.split), f.index, plain(&f.name), plain(&f.reason));
         }
         write_atomic(list, text.as_bytes()).with_context(|| format!("cannot write {}", list.display()))?;
         out!("  listed in {}", list.display());
@@ -92,10 +92,10 @@ pub fn scan(path: &str, parts: &[Part], list: &Path, threads: usize, interrupt: 
     Ok(if broken > 0 { FAILED } else { 0 })
 }
 
-/// What was found in one part, and how many images were looked at.
-fn scan_part(part: &Part, threads: usize, interrupt: &Interrupt) -> Result<(Vec<Found>, usize)> {
-    let (source, next) = (&part.source, AtomicUsize::new(0));
-    let mut progress = Progress::of_images(&format!("scan {}", part.name()), source.len() as u64);
+/// What was found in one split, and how many images were looked at.
+fn scan_split(split: &Split, threads: usize, interrupt: &Interrupt) -> Result<(Vec<Found>, usize)> {
+    let (source, next) = (&split.source, AtomicUsize::new(0));
+    let mut progress = Progress::of_images(&format!("scan {}", split.name()), source.len() as u64);
     let (mut found, mut done, mut values) = (Vec::new(), 0, Map::new());
     let (sender, results) = mpsc::sync_channel(256);
     std::thread::scope(|scope| -> Result<()> {
@@ -115,10 +115,10 @@ fn scan_part(part: &Part, threads: usize, interrupt: &Interrupt) -> Result<(Vec<
         }
         drop(sender);
         for (index, wrong) in results {
-            if let Some((state, reason)) = wrong {
+            if let Some((fault, reason)) = wrong {
                 let name = source.name(index);
-                found.push(Found { part: part.name().to_string(), index, name, state, reason });
-                let key = if state == State::Broken { "broken" } else { "damaged" };
+                found.push(Found { split: split.name().to_string(), index, name, fault, reason });
+                let key = if fault == Fault::Broken { "broken" } else { "damaged" };
                 let count = values.get(key).and_then(Value::as_u64).unwrap_or(0);
                 values.insert(key.into(), (count + 1).into());
             }
@@ -132,11 +132,11 @@ fn scan_part(part: &Part, threads: usize, interrupt: &Interrupt) -> Result<(Vec<
 }
 
 /// What is wrong with an image, if anything.
-fn look_at(source: &SourceRef, index: usize) -> Option<(State, String)> {
+fn look_at(source: &SourceRef, index: usize) -> Option<(Fault, String)> {
     let looked = catch_panic(|| decode::complaint(&mut source.read(index)?));
     match looked {
         Ok(None) => None,
-        Ok(Some(complaint)) => Some((State::Damaged, complaint)),
-        Err(e) => Some((State::Broken, one_line(&e))),
+        Ok(Some(complaint)) => Some((Fault::Damaged, complaint)),
+        Err(e) => Some((Fault::Broken, one_line(&e))),
     }
 }

@@ -1,17 +1,16 @@
 //! Samples as they are, and as the model sees them.
 
-use super::Part;
-use crate::data::batch::{self, Batch, BatchStep, Spare};
-use crate::data::decode::Picture;
+use super::Split;
+use crate::data::batch::Batch;
+use crate::data::decode::LazyImage;
 use crate::data::image::{Image, Interpolation, Region};
 use crate::data::loader::{Loader, LoaderOptions};
-use crate::data::pipeline::Pipeline;
-use crate::data::resample::resized_crop;
+use crate::data::pillow::resized_crop;
+use crate::data::pipeline::{Pipeline, as_normalize};
 use crate::data::source::{self, SourceRef};
 use crate::error::{Context as _, Result, catch_panic, ensure};
 use crate::plot::contact_sheet::{self, Cell, Row};
 use crate::random::{Key, Permutation};
-use crate::script::Steps;
 use crate::tensor::shape_text;
 use image::{RgbImage, imageops};
 use std::collections::HashMap;
@@ -20,7 +19,7 @@ use tch::{Kind, Tensor};
 
 /// Versions of each sample: those of so many epochs.
 const EPOCHS: u64 = 6;
-/// Pictures are enlarged, each pixel alike, up to so many pixels …
+/// Images are enlarged, each pixel alike, up to so many pixels …
 const SMALL: u32 = 160;
 /// … and reduced to so many.
 const LARGE: u32 = 256;
@@ -32,10 +31,9 @@ pub struct Samples {
 }
 
 /// Draws the sheet. The versions come from the loader itself, each column a batch.
-pub fn draw(file: &Path, title: &[String], part: &Part, steps: &Steps, samples: &Samples) -> Result<()> {
-    let chosen = choose(&part.source, samples)?;
-    let some = source::subset(&part.source, &chosen)?;
-    let pipeline = Pipeline::new(&steps.image, false);
+pub fn draw(file: &Path, title: &[String], split: &Split, pipeline: &Pipeline, samples: &Samples) -> Result<()> {
+    let chosen = choose(&split.source, samples)?;
+    let some = source::subset(&split.source, &chosen)?;
     let options = LoaderOptions {
         batch: chosen.len(),
         shuffle: false,
@@ -44,28 +42,27 @@ pub fn draw(file: &Path, title: &[String], part: &Part, steps: &Steps, samples: 
         seed: Some(samples.seed),
         ..Default::default()
     };
-    let loader = Loader::new(some.clone(), pipeline, &steps.batch, &options)?;
+    let loader = Loader::new(some.clone(), pipeline.clone(), &options)?;
     let mut columns = Vec::new();
     for epoch in 0..EPOCHS {
         let mut epoch = loader.epoch(epoch, 0)?;
-        let batch = batch::next(&mut epoch, &mut Spare::default(), &steps.batch, some.class_names().len())?;
-        let batch = batch.context("the loader made no batch")?;
-        columns.push((pictures(&batch.images, &steps.batch)?, captions(&batch, &some)?));
+        let batch = epoch.next_batch()?.context("the loader made no batch")?;
+        columns.push((images(&batch.images, pipeline)?, captions(&batch, &some)?));
     }
-    let side = columns.iter().flat_map(|(pictures, _)| pictures).map(|p| p.width().max(p.height())).max().unwrap_or(1);
+    let side = columns.iter().flat_map(|(images, _)| images).map(|p| p.width().max(p.height())).max().unwrap_or(1);
     let zoom = (SMALL / side).max(1);
     let tile = (side * zoom).clamp(SMALL, LARGE);
     let mut rows = Vec::new();
     for (i, &index) in chosen.iter().enumerate() {
-        let original = whole(&part.source, index)?;
+        let original = whole(&split.source, index)?;
         let (width, height) = original.dimensions();
         let class = usize::try_from(some.label(i)).ok().and_then(|label| some.class_names().get(label));
         let class = class.map_or("no label".to_string(), |name| format!("class {} ({name})", some.label(i)));
         let title = format!("{class}, item {index}: {}, {width} × {height}", some.name(i));
         let own_zoom = (tile / width.max(height)).max(1);
         let mut cells = vec![Cell { picture: fitted(original, own_zoom, tile)?, caption: String::new() }];
-        for (pictures, captions) in &columns {
-            let picture = fitted(pictures[i].clone(), zoom, tile)?;
+        for (images, captions) in &columns {
+            let picture = fitted(images[i].clone(), zoom, tile)?;
             cells.push(Cell { picture, caption: captions[i].clone() });
         }
         rows.push(Row { title, cells });
@@ -101,7 +98,7 @@ fn choose(source: &SourceRef, samples: &Samples) -> Result<Vec<usize>> {
 
 /// An image as it is stored.
 fn whole(source: &SourceRef, index: usize) -> Result<RgbImage> {
-    let image = catch_panic(|| Picture::open(&mut source.read(index)?, false)?.whole())?;
+    let image = catch_panic(|| LazyImage::open(&mut source.read(index)?, false)?.decode())?;
     Ok(rgb(image))
 }
 
@@ -111,25 +108,25 @@ fn rgb(image: Image) -> RgbImage {
     RgbImage::from_raw(width as u32, height as u32, data).expect("three values a pixel")
 }
 
-/// A picture that fits a tile: each pixel enlarged `zoom` times, or the whole reduced where it is larger.
-fn fitted(picture: RgbImage, zoom: u32, tile: u32) -> Result<RgbImage> {
-    let (width, height) = picture.dimensions();
+/// An image that fits a tile: each pixel enlarged `zoom` times, or the whole reduced where it is larger.
+fn fitted(image: RgbImage, zoom: u32, tile: u32) -> Result<RgbImage> {
+    let (width, height) = image.dimensions();
     if zoom > 1 {
-        return Ok(imageops::resize(&picture, width * zoom, height * zoom, imageops::FilterType::Nearest));
+        return Ok(imageops::resize(&image, width * zoom, height * zoom, imageops::FilterType::Nearest));
     }
     let side = width.max(height);
     if side <= tile {
-        return Ok(picture);
+        return Ok(image);
     }
     let scaled = |n: u32| (n as f64 * tile as f64 / side as f64).round().max(1.0) as usize;
     let all = Region { left: 0, top: 0, width: width as usize, height: height as usize };
-    let image = Image::new(all.width, all.height, 3, picture.into_raw());
-    let picture = Picture::Whole(image);
-    Ok(rgb(resized_crop(picture, all, scaled(width), scaled(height), Interpolation::Bicubic)?))
+    let image = Image::new(all.width, all.height, 3, image.into_raw());
+    let image = LazyImage::Decoded(image);
+    Ok(rgb(resized_crop(image, all, scaled(width), scaled(height), Interpolation::Bicubic)?))
 }
 
-/// What the model gets, as pictures: normalisation is undone, everything else is left as it is.
-fn pictures(images: &Tensor, steps: &[BatchStep]) -> Result<Vec<RgbImage>> {
+/// What the model gets, as images: normalisation is undone, everything else is left as it is.
+fn images(images: &Tensor, pipeline: &Pipeline) -> Result<Vec<RgbImage>> {
     let size = images.size();
     ensure!(
         size.len() == 4 && [1, 3].contains(&size[1]),
@@ -137,11 +134,9 @@ fn pictures(images: &Tensor, steps: &[BatchStep]) -> Result<Vec<RgbImage>> {
         shape_text(images)
     );
     let mut images = images.f_to_kind(Kind::Double)?;
-    for step in steps.iter().rev() {
-        if let BatchStep::Normalize(n) = step {
-            let column = |values: &[f64]| Tensor::f_from_slice(values)?.f_view([1, -1, 1, 1]);
-            images = images.f_mul(&column(&n.std)?)?.f_add(&column(&n.mean)?)?;
-        }
+    for n in pipeline.on_batch().iter().rev().filter_map(as_normalize) {
+        let column = |values: &[f64]| Tensor::f_from_slice(values)?.f_view([1, -1, 1, 1]);
+        images = images.f_mul(&column(&n.std)?)?.f_add(&column(&n.mean)?)?;
     }
     let [n, h, w] = [size[0], size[2], size[3]];
     let bytes = images

@@ -1,15 +1,13 @@
 //! Images per second of the loader.
 
-use super::Part;
-use crate::data::batch::{self, Spare};
-use crate::data::decode::Picture;
+use super::Split;
+use crate::data::decode::LazyImage;
 use crate::data::loader::{Loader, LoaderOptions, OnBad};
 use crate::data::pipeline::Pipeline;
 use crate::data::source::{self, SourceRef};
 use crate::error::{Context as _, Result};
 use crate::random::{Key, Permutation};
 use crate::run::signals::Interrupt;
-use crate::script::Steps;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -28,16 +26,16 @@ fn steps_to(threads: usize) -> Vec<usize> {
     counts
 }
 
-pub fn measure(part: &Part, steps: &Steps, text: &str, threads: usize, interrupt: &Interrupt) -> Result<()> {
-    let source = &part.source;
+pub fn measure(split: &Split, pipeline: &Pipeline, text: &str, threads: usize, interrupt: &Interrupt) -> Result<()> {
+    let source = &split.source;
     out!("\nloader: batches of {BATCH} after {text}");
     let alone = decoding(source)?;
-    out!("  reading and decoding whole pictures alone: {alone:.0} images/s on 1 thread");
+    out!("  reading and decoding whole images alone: {alone:.0} images/s on 1 thread");
     out!("  {:>7}  {:>9}  {:>11}", "threads", "images/s", "of 1 thread");
     let many = source::concat(&vec![source.clone(); LONG.div_ceil(source.len().max(1))])?;
     let mut one = None;
     for n in steps_to(threads) {
-        let rate = rate(&many, steps, n, interrupt)?;
+        let rate = rate(&many, pipeline, n, interrupt)?;
         if interrupt.exit_code().is_some() {
             out!("interrupted");
             break;
@@ -49,9 +47,8 @@ pub fn measure(part: &Part, steps: &Steps, text: &str, threads: usize, interrupt
 }
 
 /// Images per second of batches as training gets them, with so many loader threads.
-fn rate(source: &SourceRef, steps: &Steps, threads: usize, interrupt: &Interrupt) -> Result<f64> {
+fn rate(source: &SourceRef, pipeline: &Pipeline, threads: usize, interrupt: &Interrupt) -> Result<f64> {
     tch::set_num_threads(threads as i32);
-    let pipeline = Pipeline::new(&steps.image, false);
     let options = LoaderOptions {
         batch: BATCH,
         workers: Some(threads),
@@ -59,11 +56,10 @@ fn rate(source: &SourceRef, steps: &Steps, threads: usize, interrupt: &Interrupt
         on_bad: OnBad::Skip,
         ..Default::default()
     };
-    let loader = Loader::new(source.clone(), pipeline, &steps.batch, &options)?;
-    let classes = source.class_names().len();
-    let (mut epoch, mut spare) = (loader.epoch(0, 0)?, Spare::default());
+    let loader = Loader::new(source.clone(), pipeline.clone(), &options)?;
+    let mut epoch = loader.epoch(0, 0)?;
     let mut next = || -> Result<()> {
-        black_box(batch::next(&mut epoch, &mut spare, &steps.batch, classes)?.context("the epoch ended")?);
+        black_box(epoch.next_batch()?.context("the epoch ended")?);
         Ok(())
     };
     for _ in 0..WARM_UP * threads {
@@ -83,7 +79,7 @@ fn decoding(source: &SourceRef) -> Result<f64> {
     let (mut count, start) = (0, Instant::now());
     while start.elapsed() < MEASURED / 3 {
         let mut content = source.read(order.at(count % source.len()))?;
-        let _ = black_box(Picture::open(&mut content, false).and_then(Picture::whole));
+        let _ = black_box(LazyImage::open(&mut content, false).and_then(LazyImage::decode));
         count += 1;
     }
     Ok(count as f64 / start.elapsed().as_secs_f64())

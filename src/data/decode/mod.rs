@@ -3,7 +3,7 @@
 //! Everything comes out as 8-bit RGB, as Pillow's `convert("RGB")` gives it: alpha is dropped, palettes are looked up,
 //! CMYK is taken as Adobe writes it. 16-bit grey is scaled to 8 bits (where Pillow clips it).
 //!
-//! JPEG, the hot path, is decoded by libjpeg-turbo where it is found (`turbo`), and only where the picture is wanted;
+//! JPEG, the hot path, is decoded by libjpeg-turbo where it is found (`turbo`), and only where the image is wanted;
 //! else by zune-jpeg, in pure Rust.
 
 mod other;
@@ -13,7 +13,7 @@ mod zune;
 pub use turbo::{Backend, backend};
 
 use super::image::{Image, Region};
-use super::source::Content;
+use super::source::StoredImage;
 use crate::bail_hint;
 use crate::error::{Result, ensure};
 use image::metadata::Orientation;
@@ -21,99 +21,104 @@ use image::metadata::Orientation;
 /// More pixels than this are refused: a damaged header can claim any size.
 const MOST_PIXELS: usize = 1 << 28;
 
-/// Pixels of a [`Region`]; they may lie inside somewhat wider rows.
-pub struct Part {
-    /// The rows of the region.
+/// The pixels of a region, perhaps within somewhat more.
+pub struct DecodedRegion {
+    /// What was decoded.
     pub image: Image,
-    /// The region's first column in `image`.
-    pub left: usize,
-    /// The region's first row in `image`.
-    pub top: usize,
+    /// The region's position in `image`.
+    pub region: Region,
 }
 
-/// A picture whose size is known and whose pixels may be still to be decoded.
-pub enum Picture<'a> {
-    /// A JPEG of which a part can be decoded.
+impl DecodedRegion {
+    /// The region alone.
+    pub fn crop(&self) -> Image {
+        self.image.crop(self.region)
+    }
+}
+
+/// An image whose size is known and whose pixels are perhaps still to be decoded.
+pub enum LazyImage<'a> {
+    /// A JPEG of which a region can be decoded.
     Jpeg(turbo::Jpeg<'a>),
     /// Pixels.
-    Whole(Image),
+    Decoded(Image),
 }
 
-impl<'a> Picture<'a> {
+impl<'a> LazyImage<'a> {
     /// Opens an item. With `exif_orientation`, JPEGs are turned as their Exif data says.
-    pub fn open(content: &'a mut Content<'_>, exif_orientation: bool) -> Result<Self> {
+    pub fn open(content: &'a mut StoredImage<'_>, exif_orientation: bool) -> Result<Self> {
         match content {
-            Content::Pixels(image) => Ok(Picture::Whole(std::mem::take(image))),
-            Content::Encoded(bytes) => Self::open_encoded(bytes, exif_orientation),
+            StoredImage::Pixels(image) => Ok(LazyImage::Decoded(std::mem::take(image))),
+            StoredImage::Encoded(bytes) => Self::open_encoded(bytes, exif_orientation),
         }
     }
 
     fn open_encoded(bytes: &'a [u8], exif_orientation: bool) -> Result<Self> {
         if !bytes.starts_with(&[0xff, 0xd8, 0xff]) {
-            return Ok(Picture::Whole(other::decode(bytes)?));
+            return Ok(LazyImage::Decoded(other::decode(bytes)?));
         }
-        let (picture, exif) = match backend() {
+        let (image, exif) = match backend() {
             Backend::LibjpegTurbo(_) => {
                 let jpeg = turbo::Jpeg::open(bytes)?;
                 let exif = jpeg.exif().filter(|_| exif_orientation).map(<[u8]>::to_vec);
-                (Picture::Jpeg(jpeg), exif)
+                (LazyImage::Jpeg(jpeg), exif)
             }
             Backend::ZuneJpeg => {
                 let (image, exif) = zune::decode(bytes)?;
-                (Picture::Whole(image), exif)
+                (LazyImage::Decoded(image), exif)
             }
         };
         let turn = exif.filter(|_| exif_orientation).and_then(|e| Orientation::from_exif_chunk(&e));
         match turn {
-            None | Some(Orientation::NoTransforms) => Ok(picture),
-            Some(turn) => Ok(Picture::Whole(turned(picture.whole()?, turn))),
+            None | Some(Orientation::NoTransforms) => Ok(image),
+            Some(turn) => Ok(LazyImage::Decoded(turned(image.decode()?, turn))),
         }
     }
 
     /// Width and height.
     pub fn size(&self) -> (usize, usize) {
         match self {
-            Picture::Jpeg(jpeg) => jpeg.size(),
-            Picture::Whole(image) => (image.width, image.height),
+            LazyImage::Jpeg(jpeg) => jpeg.size(),
+            LazyImage::Decoded(image) => (image.width, image.height),
         }
     }
 
-    /// The pixels of `region`, which lies inside the picture.
-    pub fn part(self, region: Region) -> Result<Part> {
+    /// The pixels of `region`, which lies inside the image.
+    pub fn decode_region(self, region: Region) -> Result<DecodedRegion> {
         let (width, height) = self.size();
         let Region { left, top, .. } = region;
         assert!(
             region.width > 0 && region.height > 0 && left + region.width <= width && top + region.height <= height,
-            "{region:?} of a picture of {width} x {height}"
+            "{region:?} of an image of {width} x {height}"
         );
         match self {
-            Picture::Jpeg(jpeg) => jpeg.read(region),
-            Picture::Whole(image) => Ok(Part { image, left, top }),
+            LazyImage::Jpeg(jpeg) => jpeg.read(region),
+            LazyImage::Decoded(image) => Ok(DecodedRegion { image, region }),
         }
     }
 
     /// All pixels.
-    pub fn whole(self) -> Result<Image> {
+    pub fn decode(self) -> Result<Image> {
         let (width, height) = self.size();
-        Ok(self.part(Region { left: 0, top: 0, width, height })?.image)
+        Ok(self.decode_region(Region { left: 0, top: 0, width, height })?.image)
     }
 }
 
 /// What was wrong with a JPEG that could be decoded all the same, as for `nepa data --scan`: libjpeg fills what a
 /// damaged part of a file leaves open with grey, and Pillow says nothing about it.
-pub fn complaint(content: &mut Content<'_>) -> Result<Option<String>> {
-    match Picture::open(content, false)? {
-        Picture::Jpeg(jpeg) => jpeg.complaint(),
-        Picture::Whole(_) => Ok(None),
+pub fn complaint(content: &mut StoredImage<'_>) -> Result<Option<String>> {
+    match LazyImage::open(content, false)? {
+        LazyImage::Jpeg(jpeg) => jpeg.complaint(),
+        LazyImage::Decoded(_) => Ok(None),
     }
 }
 
-/// Refuses a size that no picture has.
+/// Refuses a size that no image has.
 pub fn check_size(width: usize, height: usize) -> Result<()> {
-    ensure!(width > 0 && height > 0, "the picture has no pixels: {width} x {height}");
+    ensure!(width > 0 && height > 0, "the image has no pixels: {width} x {height}");
     ensure!(
         width.saturating_mul(height) <= MOST_PIXELS,
-        "the picture claims {width} x {height} pixels, more than the {MOST_PIXELS} that are accepted"
+        "the image claims {width} x {height} pixels, more than the {MOST_PIXELS} that are accepted"
     );
     Ok(())
 }
@@ -134,10 +139,10 @@ fn turned(image: Image, turn: Orientation) -> Image {
     let Image { width, height, channels, data } = image;
     assert_eq!(channels, 3, "JPEGs come out as RGB");
     let buffer = image::RgbImage::from_raw(width as u32, height as u32, data).expect("as many values as pixels");
-    let mut picture = image::DynamicImage::ImageRgb8(buffer);
-    picture.apply_orientation(turn);
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
-    Image::new(width, height, 3, picture.into_rgb8().into_raw())
+    let mut turned = image::DynamicImage::ImageRgb8(buffer);
+    turned.apply_orientation(turn);
+    let (width, height) = (turned.width() as usize, turned.height() as usize);
+    Image::new(width, height, 3, turned.into_rgb8().into_raw())
 }
 
 /// Pillow's conversion from CMYK, of which JPEGs hold the complement.
@@ -168,17 +173,16 @@ mod tests {
     #[test]
     fn a_part_of_a_jpeg_equals_the_same_part_of_the_whole() {
         for name in ["source-420.jpg", "source-444.jpg", "source-gray.jpg", "source-progressive.jpg"] {
-            let mut content = Content::Encoded(Cow::Owned(file(name)));
-            let whole = Picture::open(&mut content, false).unwrap().whole().unwrap();
+            let mut content = StoredImage::Encoded(Cow::Owned(file(name)));
+            let whole = LazyImage::open(&mut content, false).unwrap().decode().unwrap();
             let mut rng = Key::new(1).rng();
             for _ in 0..200 {
                 let (left, top) = (rng.random_range(0..whole.width), rng.random_range(0..whole.height));
                 let width = rng.random_range(1..=whole.width - left);
                 let height = rng.random_range(1..=whole.height - top);
                 let region = Region { left, top, width, height };
-                let part = Picture::open(&mut content, false).unwrap().part(region).unwrap();
-                let found = part.image.crop(Region { left: part.left, top: part.top, width, height });
-                assert_eq!(found, whole.crop(region), "{name} {region:?}");
+                let part = LazyImage::open(&mut content, false).unwrap().decode_region(region).unwrap();
+                assert_eq!(part.crop(), whole.crop(region), "{name} {region:?}");
             }
         }
     }

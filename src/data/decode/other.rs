@@ -7,7 +7,7 @@ use crate::error::{Diagnostic, Result, bail};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
-/// The whole picture as RGB.
+/// The whole image as RGB.
 pub fn decode(bytes: &[u8]) -> Result<Image> {
     if bytes.is_empty() {
         bail!("the file is empty");
@@ -35,22 +35,22 @@ pub fn decode(bytes: &[u8]) -> Result<Image> {
         }
         Err(e) => Err(e),
     };
-    let picture = match decoded {
-        Ok(picture) => picture,
+    let image = match decoded {
+        Ok(image) => image,
         Err(image::ImageError::Unsupported(e)) => bail!("a {format:?} file of a kind that is not read: {e}"),
         Err(e) => return Err(damaged(&e).into()),
     };
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
-    Ok(Image::new(width, height, 3, rgb(picture)))
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    Ok(Image::new(width, height, 3, rgb(image)))
 }
 
 /// As Pillow's `convert("RGB")`: alpha dropped, the upper byte of 16 bits.
-fn rgb(picture: DynamicImage) -> Vec<u8> {
+fn rgb(image: DynamicImage) -> Vec<u8> {
     fn grey(values: impl Iterator<Item = u8>) -> Vec<u8> {
         values.flat_map(|v| [v, v, v]).collect()
     }
     let upper = |v: &u16| (v >> 8) as u8;
-    match picture {
+    match image {
         DynamicImage::ImageRgb8(p) => p.into_raw(),
         DynamicImage::ImageLuma8(p) => grey(p.into_raw().into_iter()),
         DynamicImage::ImageLumaA8(p) => grey(p.pixels().map(|p| p[0])),
@@ -63,7 +63,7 @@ fn rgb(picture: DynamicImage) -> Vec<u8> {
     }
 }
 
-/// The first frame on the background of the whole picture. Transparent pixels keep their palette's colour, as in
+/// The first frame on the background of the whole image. Transparent pixels keep their palette's colour, as in
 /// Pillow.
 fn gif(bytes: &[u8]) -> Result<Image> {
     let mut options = gif::DecodeOptions::new();

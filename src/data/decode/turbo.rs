@@ -4,7 +4,7 @@
 //! that pixels are the reference's own and no assembler is needed to build it), or that of a Pillow installed beside
 //! PyTorch.
 
-use super::{Part, check_end, check_size, cmyk_to_rgb};
+use super::{DecodedRegion, check_end, check_size, cmyk_to_rgb};
 use crate::data::image::{Image, Region};
 use crate::error::{Result, bail};
 use crate::ffi;
@@ -137,7 +137,7 @@ impl Drop for Decoder {
 }
 
 thread_local! {
-    /// The thread's idle decoder: making one costs as much as a small picture.
+    /// The thread's idle decoder: making one costs as much as a small image.
     static IDLE: RefCell<Option<Decoder>> = const { RefCell::new(None) };
 }
 
@@ -184,13 +184,13 @@ impl<'a> Jpeg<'a> {
         if self.info.exif.is_null() {
             return None;
         }
-        // SAFETY: the decoder keeps it until its picture is done with, which takes `self`.
+        // SAFETY: the decoder keeps it until its image is done with, which takes `self`.
         Some(unsafe { std::slice::from_raw_parts(self.info.exif, self.info.exif_len) })
     }
 
-    /// Decodes the part of the picture that is wanted: rows below it are not read, rows above and blocks beside it
+    /// Decodes the part of the image that is wanted: rows below it are not read, rows above and blocks beside it
     /// are read but not transformed.
-    pub fn read(self, region: Region) -> Result<Part> {
+    pub fn read(self, region: Region) -> Result<DecodedRegion> {
         let channels = self.info.channels as usize;
         // Columns are given out from the start of a block, at most 4 × 8 pixels and a neighbour before the region.
         let widest = (region.width + 34).min(self.info.width as usize);
@@ -208,7 +208,8 @@ impl<'a> Jpeg<'a> {
             data = cmyk_to_rgb(&data);
         }
         let image = Image::new(columns as usize, region.height, 3, data);
-        Ok(Part { image, left: region.left - left as usize, top: 0 })
+        let region = Region { left: region.left - left as usize, top: 0, ..region };
+        Ok(DecodedRegion { image, region })
     }
 
     /// Decodes everything and says what was found wrong on the way.
@@ -226,7 +227,7 @@ impl Drop for Jpeg<'_> {
     fn drop(&mut self) {
         let decoder = self.decoder.take();
         if let Some(decoder) = &decoder {
-            // SAFETY: also right after an error or a whole picture.
+            // SAFETY: also right after an error or a whole image.
             unsafe { nepa_jpeg_abort(decoder.0) }
         }
         // The thread may be ending.

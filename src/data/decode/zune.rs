@@ -8,7 +8,7 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-/// The whole picture as RGB, and its Exif data.
+/// The whole image as RGB, and its Exif data.
 pub fn decode(bytes: &[u8]) -> Result<(Image, Option<Vec<u8>>)> {
     let damaged = |e: zune_jpeg::errors::DecodeErrors| crate::error::Diagnostic::new(format!("damaged JPEG: {e:?}"));
     let options = DecoderOptions::default()
@@ -47,7 +47,7 @@ fn ycck_to_cmyk(pixel: &mut [u8; 4]) {
     }
 }
 
-/// Where the coded picture begins: after the first start-of-scan marker's segment.
+/// Where the coded image begins: after the first start-of-scan marker's segment.
 fn header_length(bytes: &[u8]) -> usize {
     let mut at = 2;
     while at + 4 <= bytes.len() && bytes[at] == 0xff {

@@ -97,23 +97,23 @@ pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usi
         return Ok(Matched { labels: in_order(), names });
     }
     let imagenet = is_imagenet(&names);
-    let mut places: HashMap<String, i64> = HashMap::new();
-    for (place, name) in names.iter().enumerate() {
-        let label = if imagenet { Some(place as i64) } else { by_id(name).or(by_id(&short(name).to_string())) };
+    let mut label_of: HashMap<String, i64> = HashMap::new();
+    for (index, name) in names.iter().enumerate() {
+        let label = if imagenet { Some(index as i64) } else { by_id(name).or(by_id(&short(name).to_string())) };
         if let Some(label) = label {
-            places.insert(known.synsets[label as usize].to_string(), place as i64);
+            label_of.insert(known.synsets[label as usize].to_string(), index as i64);
         }
-        places.insert(name.clone(), place as i64);
+        label_of.insert(name.clone(), index as i64);
     }
-    let place = |name: &String| {
+    let find = |name: &String| {
         let id = || by_id(name).or(by_id(&short(name).to_string())).map(|l| known.synsets[l as usize]);
-        places.get(name).or_else(|| places.get(id()?)).copied()
+        label_of.get(name).or_else(|| label_of.get(id()?)).copied()
     };
-    let labels: Option<Vec<i64>> = from.iter().map(place).collect();
+    let labels: Option<Vec<i64>> = from.iter().map(find).collect();
     if let Some(labels) = labels.or(numbers) {
         return Ok(Matched { labels, names });
     }
-    let unknown: Vec<String> = from.iter().filter(|n| place(n).is_none()).cloned().collect();
+    let unknown: Vec<String> = from.iter().filter(|n| find(n).is_none()).cloned().collect();
     bail_hint!(
         "{} of the {} classes of {of} are none of the model's {count}: {}{}",
         unknown.len(), from.len(), some(&unknown), did_you_mean(&unknown[0], names.iter().map(String::as_str));

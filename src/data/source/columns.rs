@@ -145,7 +145,7 @@ pub(super) fn push_labels(labels: &mut Vec<i32>, column: &ArrayRef) {
 pub(super) fn class_names(
     labels: &[i32],
     names: Option<Vec<String>>,
-    place: impl Fn(usize) -> String,
+    name_row: impl Fn(usize) -> String,
 ) -> Result<Vec<String>> {
     let limit = names.as_ref().map_or(i32::MAX as usize, Vec::len);
     if let Some(row) = labels.iter().position(|l| *l < -1 || *l >= 0 && *l as usize >= limit) {
@@ -156,13 +156,13 @@ pub(super) fn class_names(
         let expected = names.map_or("-1 (none) or more".to_string(), |n| {
             format!("0..={} for the {} classes, or -1 for none", n.len().saturating_sub(1), n.len())
         });
-        bail_hint!("{} has {label}, expected {expected}", place(row); "the labels and the class names do not belong together");
+        bail_hint!("{} has {label}, expected {expected}", name_row(row); "the labels and the class names do not belong together");
     }
     let highest = labels.iter().copied().max().unwrap_or(-1);
     // A class costs memory, and a label of a billion is no class.
     if names.is_none() && highest >= 10_000_000 {
         let row = labels.iter().position(|l| *l == highest).unwrap_or(0);
-        bail!("{} has the label {highest}, which is no class", place(row));
+        bail!("{} has the label {highest}, which is no class", name_row(row));
     }
     Ok(names.unwrap_or_else(|| (0..=highest).map(|i| i.to_string()).collect()))
 }

@@ -1,7 +1,7 @@
 //! What `datasets` writes with `save_to_disk`: Arrow streams, mapped into memory.
 
 use super::columns::{Columns, Images, class_names, push_labels};
-use super::{Content, Source, paths};
+use super::{Source, StoredImage, paths};
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
 use arrow_buffer::Buffer;
@@ -23,7 +23,7 @@ pub struct HfDisk {
 }
 
 /// One file: its images' batches, and labels.
-struct Part {
+struct ShardRows {
     batches: Vec<Images>,
     labels: Vec<i32>,
 }
@@ -65,22 +65,22 @@ impl HfDisk {
         let Some(files) = files.filter(|f| !f.is_empty()) else {
             bail!("{} names no data files", dir.join("state.json").display());
         };
-        let read: Vec<(Part, Option<Vec<String>>)> =
-            files.par_iter().map(|file| Part::read(file, info.get("features"))).collect::<Result<_>>()?;
+        let read: Vec<(ShardRows, Option<Vec<String>>)> =
+            files.par_iter().map(|file| ShardRows::read(file, info.get("features"))).collect::<Result<_>>()?;
 
         let (mut labels, mut batches, mut names, mut starts) = (Vec::new(), Vec::new(), None, Vec::new());
-        for (part, told) in read {
+        for (shard, told) in read {
             starts.push(labels.len());
-            labels.extend(part.labels);
-            batches.extend(part.batches);
+            labels.extend(shard.labels);
+            batches.extend(shard.batches);
             names = names.or(told);
         }
         labels.shrink_to_fit();
-        let place = |row: usize| {
+        let name_row = |row: usize| {
             let file = starts.partition_point(|s| *s <= row) - 1;
             format!("{}: row {} (row {row} of all)", files[file].display(), row - starts[file])
         };
-        let class_names = class_names(&labels, names, place)?;
+        let class_names = class_names(&labels, names, name_row)?;
         let ends = batches
             .iter()
             .scan(0, |end, batch: &Images| {
@@ -92,14 +92,14 @@ impl HfDisk {
         Ok(Self { dir, split, class_names, labels, batches, ends })
     }
 
-    /// The batch that holds row `index`, and its place there.
+    /// The batch that holds row `index`, and its index there.
     fn locate(&self, index: usize) -> (&Images, usize) {
         let (batch, row) = super::locate(&self.ends, index);
         (&self.batches[batch], row)
     }
 }
 
-impl Part {
+impl ShardRows {
     fn read(path: &Path, features: Option<&Value>) -> Result<(Self, Option<Vec<String>>)> {
         let reading = || format!("cannot read {}", path.display());
         if !path.exists() {
@@ -117,7 +117,7 @@ impl Part {
         let whole = buffer.ends_with(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
 
         let mut decoder = StreamDecoder::new();
-        let (mut part, mut columns) = (Part { batches: Vec::new(), labels: Vec::new() }, None);
+        let (mut shard, mut columns) = (ShardRows { batches: Vec::new(), labels: Vec::new() }, None);
         let mut row = 0;
         let damaged = |row: usize, what: String| {
             let message = format!("{} is cut short or damaged after row {row} ({size} bytes): {what}", path.display());
@@ -131,11 +131,11 @@ impl Part {
             }
             let columns = columns.as_ref().expect("just set");
             let column = |name: &str| batch.column_by_name(name).expect("a stream has one schema");
-            part.batches.push(Images::new(column(&columns.image))?);
+            shard.batches.push(Images::new(column(&columns.image))?);
             row += batch.num_rows();
             match &columns.label {
-                Some(label) => push_labels(&mut part.labels, column(label)),
-                None => part.labels.resize(row, -1),
+                Some(label) => push_labels(&mut shard.labels, column(label)),
+                None => shard.labels.resize(row, -1),
             }
         }
         decoder.finish().map_err(|e| damaged(row, e.to_string()))?;
@@ -147,7 +147,7 @@ impl Part {
         {
             columns = Some(Columns::choose(path, &schema, features)?);
         }
-        Ok((part, columns.and_then(|c| c.names)))
+        Ok((shard, columns.and_then(|c| c.names)))
     }
 }
 
@@ -172,10 +172,10 @@ impl Source for HfDisk {
         let (batch, row) = self.locate(index);
         paths::row_name(self.split(), index, batch.path(row))
     }
-    fn read(&self, index: usize) -> Result<Content<'_>> {
+    fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let (batch, row) = self.locate(index);
         match (batch.bytes(row), batch.path(row)) {
-            (Some(bytes), _) => Ok(Content::Encoded(Cow::Borrowed(bytes))),
+            (Some(bytes), _) => Ok(StoredImage::Encoded(Cow::Borrowed(bytes))),
             (None, Some(path)) => read_path(&self.dir, path),
             (None, None) => bail!("the row has neither an image nor the path of one"),
         }
@@ -183,10 +183,10 @@ impl Source for HfDisk {
 }
 
 /// An image that is kept beside the table.
-pub(super) fn read_path(dir: &Path, path: &str) -> Result<Content<'static>> {
+pub(super) fn read_path(dir: &Path, path: &str) -> Result<StoredImage<'static>> {
     let path = dir.join(path);
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Content::Encoded(Cow::Owned(bytes)))
+    Ok(StoredImage::Encoded(Cow::Owned(bytes)))
 }
 
 /// The splits of a `DatasetDict` folder; none for a `Dataset` folder.

@@ -1,6 +1,6 @@
 //! The IDX format of MNIST and Fashion-MNIST, plain or gzipped.
 
-use super::{Content, Source, paths};
+use super::{Source, StoredImage, paths};
 use crate::bail_hint;
 use crate::data::image::Image;
 use crate::error::{Context as _, Result, ensure};
@@ -165,10 +165,10 @@ impl Source for Idx {
     fn name(&self, index: usize) -> String {
         paths::row_name(Some(&self.split), index, None)
     }
-    fn read(&self, index: usize) -> Result<Content<'_>> {
+    fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let [_, height, width] = self.shape;
         let n = height * width;
-        Ok(Content::Pixels(Image::new(width, height, 1, self.pixels[index * n..(index + 1) * n].to_vec())))
+        Ok(StoredImage::Pixels(Image::new(width, height, 1, self.pixels[index * n..(index + 1) * n].to_vec())))
     }
     fn shape(&self) -> Option<[usize; 3]> {
         Some(self.shape)

@@ -1,22 +1,23 @@
 //! A folder per class, as torchvision's `ImageFolder` reads it.
 
-use super::listing::{self, Reader, Writer};
+use super::listing;
 use super::names::Names;
 use super::paths;
-use super::{Content, Source};
+use super::{Source, StoredImage};
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 const KIND: &str = "folder";
 
-/// Images in class folders: labels are the places of the sorted class names.
+/// Images in class folders: labels are the indices of the sorted class names.
 pub struct ImageFolder {
     root: PathBuf,
     split: Option<String>,
@@ -25,17 +26,17 @@ pub struct ImageFolder {
 }
 
 /// What the folders hold.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Listing {
     classes: Vec<Class>,
     /// Paths below the class folders.
     files: Names,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Class {
     folder: OsString,
-    /// The place after its last image.
+    /// The index after its last image.
     end: u32,
     /// The folders that were read, below the class folder, and when each last changed.
     dirs: Vec<(OsString, u64)>,
@@ -103,10 +104,10 @@ impl Source for ImageFolder {
     fn name(&self, index: usize) -> String {
         format!("{}/{}", self.class_names[self.label(index) as usize], self.listing.files.text(index))
     }
-    fn read(&self, index: usize) -> Result<Content<'_>> {
+    fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let path = self.path(index);
         let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Content::Encoded(Cow::Owned(bytes)))
+        Ok(StoredImage::Encoded(Cow::Owned(bytes)))
     }
 }
 
@@ -162,8 +163,7 @@ fn listing_of(root: &Path) -> Result<Listing> {
     }
     let cache = listing::folder();
     let key = root.canonicalize().with_context(|| format!("cannot read {}", root.display()))?;
-    let kept = listing::load(cache.as_deref(), KIND, &key).and_then(|body| Listing::read(&mut Reader(&body)));
-    if let Some(kept) = kept {
+    if let Some(kept) = listing::load::<Listing>(cache.as_deref(), KIND, &key).filter(Listing::is_consistent) {
         match kept.change(root, &folders) {
             None => return Ok(kept),
             Some(what) => {
@@ -175,9 +175,7 @@ fn listing_of(root: &Path) -> Result<Listing> {
     let started = SystemTime::now();
     let new = Listing::make(root, folders)?;
     if new.classes.iter().flat_map(|c| &c.dirs).all(|(_, modified)| listing::is_settled(*modified, started)) {
-        let mut body = Writer::default();
-        new.write(&mut body);
-        listing::store(cache.as_deref(), KIND, &key, &body);
+        listing::store(cache.as_deref(), KIND, &key, &new);
     }
     Ok(new)
 }
@@ -185,10 +183,10 @@ fn listing_of(root: &Path) -> Result<Listing> {
 impl Listing {
     fn make(root: &Path, folders: Vec<OsString>) -> Result<Self> {
         let progress = listing::Progress::new(format!("listing {}", root.display()));
-        let parts: Vec<(Vec<(OsString, u64)>, Names)> =
+        let found: Vec<(Vec<(OsString, u64)>, Names)> =
             folders.par_iter().map(|folder| walk(&root.join(folder), &progress)).collect::<Result<_>>()?;
         let empty: Vec<_> =
-            folders.iter().zip(&parts).filter(|(_, p)| p.1.len() == 0).map(|(f, _)| f.to_string_lossy()).collect();
+            folders.iter().zip(&found).filter(|(_, p)| p.1.len() == 0).map(|(f, _)| f.to_string_lossy()).collect();
         if !empty.is_empty() {
             let root = root.display();
             let classes = if empty.len() == 1 { "class folder" } else { "class folders" };
@@ -199,7 +197,7 @@ impl Listing {
             );
         }
         let (mut classes, mut files) = (Vec::new(), Names::default());
-        for (folder, (dirs, names)) in folders.into_iter().zip(parts) {
+        for (folder, (dirs, names)) in folders.into_iter().zip(found) {
             files.append(&names)?;
             classes.push(Class { folder, end: files.len() as u32, dirs });
         }
@@ -226,30 +224,8 @@ impl Listing {
         Some(format!("{} changed", changed.folder.to_string_lossy()))
     }
 
-    fn write(&self, out: &mut Writer) {
-        out.u64(self.classes.len() as u64);
-        for class in &self.classes {
-            out.bytes(class.folder.as_bytes());
-            out.u64(class.end as u64);
-            out.u64(class.dirs.len() as u64);
-            for (dir, modified) in &class.dirs {
-                out.bytes(dir.as_bytes());
-                out.u64(*modified);
-            }
-        }
-        self.files.write(out);
-    }
-
-    fn read(from: &mut Reader) -> Option<Self> {
-        let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-        let mut classes = Vec::new();
-        for _ in 0..from.u64()? {
-            let (folder, end, dirs) = (text(from.bytes()?), from.u64()? as u32, from.u64()?);
-            let dirs = (0..dirs).map(|_| Some((text(from.bytes()?), from.u64()?))).collect::<Option<_>>()?;
-            classes.push(Class { folder, end, dirs });
-        }
-        let files = Names::read(from)?;
-        (classes.last()?.end as usize == files.len()).then_some(Self { classes, files })
+    fn is_consistent(&self) -> bool {
+        self.files.is_consistent() && self.classes.last().is_some_and(|c| c.end as usize == self.files.len())
     }
 }
 
@@ -292,7 +268,7 @@ fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, u64
         for file in files {
             match dir.is_empty() {
                 true => names.push(file.as_bytes())?,
-                false => names.push_parts(&[dir.as_bytes(), b"/", file.as_bytes()])?,
+                false => names.push_joined(&[dir.as_bytes(), b"/", file.as_bytes()])?,
             }
         }
     }

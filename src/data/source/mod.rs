@@ -33,11 +33,11 @@ use crate::error::Result;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Which of several parts, one after the other, holds item `index`, and its place there. `ends` are the places after
-/// each part's last item.
+/// Which of several lists, one after the other, holds item `index`, and its index there. `ends` are the indices after
+/// each list's last item.
 fn locate(ends: &[usize], index: usize) -> (usize, usize) {
-    let part = ends.partition_point(|end| *end <= index);
-    (part, index - if part == 0 { 0 } else { ends[part - 1] })
+    let list = ends.partition_point(|end| *end <= index);
+    (list, index - if list == 0 { 0 } else { ends[list - 1] })
 }
 
 /// How many images each class has, by label, and how many have none.
@@ -67,8 +67,8 @@ pub fn fingerprint(source: &dyn Source) -> Result<String> {
     }
     for i in spread(5) {
         match source.read(i) {
-            Ok(Content::Encoded(bytes)) => hasher.update(&bytes),
-            Ok(Content::Pixels(image)) => hasher.update(&image.data),
+            Ok(StoredImage::Encoded(bytes)) => hasher.update(&bytes),
+            Ok(StoredImage::Pixels(image)) => hasher.update(&image.data),
             // A broken image is the loader's to tell of.
             Err(_) => hasher.update(b"unreadable"),
         }
@@ -80,7 +80,7 @@ pub fn fingerprint(source: &dyn Source) -> Result<String> {
 pub type SourceRef = Arc<dyn Source>;
 
 /// What a source holds for one item.
-pub enum Content<'a> {
+pub enum StoredImage<'a> {
     /// The bytes of an image file (JPEG, PNG, …), told apart by their content.
     Encoded(Cow<'a, [u8]>),
     /// Pixels as they are.
@@ -102,7 +102,7 @@ pub trait Source: Send + Sync {
     /// A name that identifies image `index` within the source and stays the same: "n01440764/n01440764_10026.JPEG".
     fn name(&self, index: usize) -> String;
     /// Image `index`. An error does not name the item: the caller does.
-    fn read(&self, index: usize) -> Result<Content<'_>>;
+    fn read(&self, index: usize) -> Result<StoredImage<'_>>;
     /// Channels, height and width, where all images are known to have the same ones.
     fn shape(&self) -> Option<[usize; 3]> {
         None

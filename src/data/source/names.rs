@@ -1,11 +1,12 @@
 //! Millions of short names in one piece of memory.
 
-use super::listing::{Reader, Writer};
 use crate::error::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
 /// Byte strings, one after the other: 4 bytes each beyond their own length.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Names {
+    #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
     ends: Vec<u32>,
 }
@@ -16,13 +17,13 @@ impl Names {
     }
 
     pub fn push(&mut self, name: &[u8]) -> Result<()> {
-        self.push_parts(&[name])
+        self.push_joined(&[name])
     }
 
-    /// One name made of several parts.
-    pub fn push_parts(&mut self, parts: &[&[u8]]) -> Result<()> {
-        for part in parts {
-            self.bytes.extend_from_slice(part);
+    /// One name made of several pieces.
+    pub fn push_joined(&mut self, pieces: &[&[u8]]) -> Result<()> {
+        for piece in pieces {
+            self.bytes.extend_from_slice(piece);
         }
         ensure!(self.bytes.len() <= u32::MAX as usize, "the names of the images take more than 4 GiB");
         self.ends.push(self.bytes.len() as u32);
@@ -56,14 +57,8 @@ impl Names {
         self.ends.shrink_to_fit();
     }
 
-    pub fn write(&self, out: &mut Writer) {
-        out.bytes(&self.bytes);
-        out.u32s(&self.ends);
-    }
-
-    pub fn read(from: &mut Reader) -> Option<Self> {
-        let names = Self { bytes: from.bytes()?.to_vec(), ends: from.u32s()? };
-        let ordered = names.ends.is_sorted() && names.ends.last().map_or(0, |e| *e as usize) == names.bytes.len();
-        ordered.then_some(names)
+    /// Whether what was read from a file holds together.
+    pub fn is_consistent(&self) -> bool {
+        self.ends.is_sorted() && self.ends.last().map_or(0, |e| *e as usize) == self.bytes.len()
     }
 }

@@ -177,8 +177,8 @@ pub(super) fn splits_of(files: &[PathBuf]) -> Vec<String> {
 }
 
 pub(super) fn sort_splits(splits: &mut Vec<String>) {
-    let place = |s: &str| SPLITS.iter().position(|group| group.contains(&s)).unwrap_or(SPLITS.len());
-    splits.sort_by(|a, b| (place(a), a).cmp(&(place(b), b)));
+    let rank = |s: &str| SPLITS.iter().position(|group| group.contains(&s)).unwrap_or(SPLITS.len());
+    splits.sort_by(|a, b| (rank(a), a).cmp(&(rank(b), b)));
     splits.dedup();
 }
 

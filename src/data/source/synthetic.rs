@@ -1,6 +1,6 @@
-//! Pictures made on the spot: for trying things out and for measuring speed without a disk.
+//! Images made on the spot: for trying things out and for measuring speed without a disk.
 
-use super::{Content, Source, paths};
+use super::{Source, StoredImage, paths};
 use crate::data::image::Image;
 use crate::error::{Result, ensure};
 use crate::options;
@@ -9,9 +9,9 @@ use rand::RngCore as _;
 use std::f64::consts::TAU;
 
 options! {
-    /// Pictures with a colour pattern for each class, and noise.
+    /// Images with a colour pattern for each class, and noise.
     pub struct SyntheticOptions {
-        /// The number of pictures.
+        /// The number of images.
         len: usize = 1000,
         /// The number of classes, taken in turns.
         classes: usize = 10,
@@ -19,12 +19,12 @@ options! {
         size: usize = 224,
         /// 1 (grey) or 3 (colours).
         channels: usize = 3,
-        /// What all pictures follow from.
+        /// What all images follow from.
         seed: u64 = 0,
     }
 }
 
-/// Pictures that depend on the seed and their index alone.
+/// Images that depend on the seed and their index alone.
 pub struct Synthetic {
     options: SyntheticOptions,
     class_names: Vec<String>,
@@ -36,7 +36,7 @@ pub struct Synthetic {
 const SWING: f64 = 95.0;
 
 impl Synthetic {
-    /// A source of pictures as `options` say.
+    /// A source of images as `options` say.
     pub fn new(options: &SyntheticOptions) -> Result<Self> {
         let o = options;
         ensure!(o.len >= 1 && o.len <= u32::MAX as usize, "synthetic: len must be at least 1, found {}", o.len);
@@ -58,7 +58,7 @@ impl Synthetic {
 
 impl Source for Synthetic {
     fn describe(&self) -> String {
-        format!("synthetic pictures (seed {})", self.options.seed)
+        format!("synthetic images (seed {})", self.options.seed)
     }
     fn len(&self) -> usize {
         self.options.len
@@ -75,10 +75,10 @@ impl Source for Synthetic {
     fn name(&self, index: usize) -> String {
         paths::row_name(Some("synthetic"), index, None)
     }
-    fn read(&self, index: usize) -> Result<Content<'_>> {
+    fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let (size, channels) = (self.options.size, self.options.channels);
         let mut rng = Key::new(self.options.seed).fold(1).fold(index as u64).rng();
-        // The pattern lies a little elsewhere in every picture.
+        // The pattern lies a little elsewhere in every image.
         let shift = [uniform(&mut rng, -0.5, 0.5), uniform(&mut rng, -0.5, 0.5)];
         let waves = &self.patterns[index % self.options.classes];
         let value = |frequency: f64, phase: f64, at: usize| {
@@ -108,7 +108,7 @@ impl Source for Synthetic {
                 }
             }
         }
-        Ok(Content::Pixels(Image::new(size, size, channels, data)))
+        Ok(StoredImage::Pixels(Image::new(size, size, channels, data)))
     }
     fn shape(&self) -> Option<[usize; 3]> {
         Some([self.options.channels, self.options.size, self.options.size])

@@ -1,157 +1,151 @@
-//! The headers of tar archives: ustar, GNU long names, pax paths.
-//!
-//! The `tar` crate reads archives as streams and hides where things lie; here the places are what is wanted.
+//! The files in a tar archive and where their content lies, by the `tar` crate.
 
 use super::paths;
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail};
+use ::tar::{Archive, EntryType};
+use std::cell::Cell;
 use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-const BLOCK: usize = 512;
+const BLOCK: u64 = 512;
 /// What is read at a time while looking for headers: small files between the images come along.
 const WINDOW: usize = 4096;
-/// No name or label is longer.
+/// No label is longer.
 const SMALL: u64 = 1 << 20;
 
 /// A file in an archive.
-#[derive(Debug)]
-pub(super) struct Entry {
+#[derive(Debug, Clone)]
+pub(super) struct Member {
     pub name: Vec<u8>,
-    /// Where its content begins.
-    pub at: u64,
+    /// Where its content begins in the archive.
+    pub offset: u64,
     pub size: u64,
 }
 
-/// Goes through an archive's files in their order.
-pub(super) struct Archive<'a> {
-    path: &'a Path,
-    file: File,
-    size: u64,
-    /// The next header.
-    at: u64,
-    window: Vec<u8>,
-    window_at: u64,
-    last: String,
-    /// Whether the archive ended with the mark that it should have.
-    pub marked: bool,
-}
-
-impl<'a> Archive<'a> {
-    pub fn open(path: &'a Path) -> Result<Self> {
-        if !path.exists() {
-            return Err(paths::missing(path));
-        }
-        let reading = || format!("cannot read {}", path.display());
-        let file = File::open(path).with_context(reading)?;
-        let size = file.metadata().with_context(reading)?.len();
-        if size == 0 {
-            bail_hint!("{} is empty (0 bytes)", path.display(); "it was cut short; fetch it again");
-        }
-        let mut archive =
-            Self { path, file, size, at: 0, window: Vec::new(), window_at: 0, last: String::new(), marked: false };
-        let start = archive.bytes(0, size.min(6) as usize)?;
-        let compressed =
-            [(&b"\x1f\x8b"[..], "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz")];
-        if let Some((_, how)) = compressed.iter().find(|(magic, _)| start.starts_with(magic)) {
-            refuse_compressed(path, how)?;
-        }
-        Ok(archive)
-    }
-
-    /// The next file; None at the end.
-    pub fn next(&mut self) -> Result<Option<Entry>> {
-        let (mut long_name, mut long_size) = (None, None);
-        loop {
-            if self.at == self.size {
-                return Ok(None);
-            }
-            if self.size - self.at < BLOCK as u64 {
-                return self.cut("the next header");
-            }
-            let header_at = self.at;
-            let header: [u8; BLOCK] = self.bytes(header_at, BLOCK)?.try_into().expect("a block");
-            if header.iter().all(|b| *b == 0) {
-                self.marked = true;
-                return Ok(None);
-            }
-            let sum: u64 =
-                header.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { *b as u64 }).sum();
-            let (Some(size), true) = (number(&header[124..136]), number(&header[148..156]) == Some(sum)) else {
-                bail_hint!(
-                    "{} is damaged at byte {header_at}{}: there is no tar header", self.path.display(), self.after();
-                    "fetch it again; expected an uncompressed tar archive"
-                );
-            };
-            let kind = header[156];
-            let size = long_size.filter(|_| matches!(kind, b'0' | 0 | b'7')).unwrap_or(size);
-            let name = long_name.clone().unwrap_or_else(|| plain_name(&header));
-            let at = header_at + BLOCK as u64;
-            let end = at.checked_add(size).filter(|end| *end <= self.size);
-            let Some(end) = end else {
-                return self.cut(&format!("{} ({size} bytes from byte {at})", String::from_utf8_lossy(&name)));
-            };
-            // The padding of the last file may be missing.
-            self.at = end.next_multiple_of(BLOCK as u64).min(self.size);
-            match kind {
-                b'0' | 0 | b'7' => {
-                    self.last = String::from_utf8_lossy(&name).into_owned();
-                    return Ok(Some(Entry { name, at, size }));
-                }
-                b'L' | b'x' if size <= SMALL => {
-                    let content = self.bytes(at, size as usize)?.to_vec();
-                    if kind == b'L' {
-                        long_name = Some(until_zero(&content).to_vec());
-                    } else {
-                        for (key, value) in pax(&content) {
-                            match key {
-                                b"path" => long_name = Some(value.to_vec()),
-                                b"size" => long_size = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok()),
-                                _ => (),
-                            }
-                        }
-                    }
-                }
-                b'S' => bail!("{} holds a sparse file, {}", self.path.display(), String::from_utf8_lossy(&name)),
-                // A comment, or the long target of a link, belongs to what follows as well.
-                b'g' | b'K' => (),
-                // Folders, links and the like.
-                _ => (long_name, long_size) = (None, None),
-            }
-        }
-    }
-
-    /// The content of a small file.
-    pub fn content(&mut self, entry: &Entry) -> Result<&[u8]> {
-        if entry.size > SMALL {
-            bail!("{}: {} is too long for a label", self.path.display(), String::from_utf8_lossy(&entry.name));
-        }
-        self.bytes(entry.at, entry.size as usize)
-    }
-
-    fn bytes(&mut self, at: u64, len: usize) -> Result<&[u8]> {
-        let inside = at >= self.window_at && at + len as u64 <= self.window_at + self.window.len() as u64;
-        if !inside {
-            let wanted = WINDOW.max(len).min((self.size - at) as usize);
-            self.window.resize(wanted, 0);
-            let reading = || format!("cannot read {} at byte {at}", self.path.display());
-            self.file.read_exact_at(&mut self.window, at).with_context(reading)?;
-            self.window_at = at;
-        }
-        let start = (at - self.window_at) as usize;
-        Ok(&self.window[start..start + len])
-    }
-
-    fn after(&self) -> String {
-        if self.last.is_empty() { String::new() } else { format!(", after {}", self.last) }
-    }
-
-    fn cut<T>(&self, what: &str) -> Result<T> {
+/// Calls `visit` with each file of an archive, in its order, and a function that reads the file where it is small.
+/// Returns whether the archive ends with the mark that it should have.
+pub(super) fn each_member(
+    path: &Path,
+    mut visit: impl FnMut(&Member, &mut dyn FnMut() -> Result<Vec<u8>>) -> Result<()>,
+) -> Result<bool> {
+    let (file, size) = open(path)?;
+    let position = Position::default();
+    let mut archive = Archive::new(Window { file: &file, position: &position, bytes: Vec::new(), from: 0 });
+    let mut last = String::new();
+    let after = |last: &str| if last.is_empty() { String::new() } else { format!(", after {last}") };
+    let cut = |what: &str, last: &str| -> Result<bool> {
         bail_hint!(
-            "{} is cut short: it ends at byte {}, inside {what}{}", self.path.display(), self.size, self.after();
+            "{} is cut short: it ends at byte {size}, inside {what}{}", path.display(), after(last);
             "fetch it again"
         )
+    };
+    let reading = || format!("cannot read {}", path.display());
+    for entry in archive.entries_with_seek().with_context(reading)? {
+        let mut entry = match entry {
+            Ok(entry) => entry,
+            Err(e) if e.raw_os_error().is_some() => return Err(e).with_context(reading),
+            Err(_) if position.hit_end.get() => return cut("the next header", &last),
+            Err(e) => bail_hint!(
+                "{} is damaged at byte {}{}: {e}", path.display(), position.at.get().saturating_sub(BLOCK), after(&last);
+                "fetch it again; expected an uncompressed tar archive"
+            ),
+        };
+        let member =
+            Member { name: entry.path_bytes().into_owned(), offset: entry.raw_file_position(), size: entry.size() };
+        let name = String::from_utf8_lossy(&member.name).into_owned();
+        if member.offset.checked_add(member.size).is_none_or(|end| end > size) {
+            return cut(&format!("{name} ({} bytes from byte {})", member.size, member.offset), &last);
+        }
+        match entry.header().entry_type() {
+            EntryType::Regular | EntryType::Continuous => (),
+            EntryType::GNUSparse => bail!("{} holds a sparse file, {name}", path.display()),
+            // Folders, links and the like.
+            _ => continue,
+        }
+        visit(&member, &mut || {
+            if member.size > SMALL {
+                bail!("{}: {name} is too long for a label", path.display());
+            }
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).with_context(reading)?;
+            Ok(content)
+        })?;
+        last = name;
+    }
+    Ok(!position.hit_end.get())
+}
+
+/// An archive's file and its size.
+fn open(path: &Path) -> Result<(File, u64)> {
+    if !path.exists() {
+        return Err(paths::missing(path));
+    }
+    let reading = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(reading)?;
+    let size = file.metadata().with_context(reading)?.len();
+    if size == 0 {
+        bail_hint!("{} is empty (0 bytes)", path.display(); "it was cut short; fetch it again");
+    }
+    let mut start = [0; 6];
+    let n = file.read_at(&mut start, 0).with_context(reading)?;
+    let compressed =
+        [(&b"\x1f\x8b"[..], "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz")];
+    if let Some((_, how)) = compressed.iter().find(|(magic, _)| start[..n].starts_with(magic)) {
+        refuse_compressed(path, how)?;
+    }
+    Ok((file, size))
+}
+
+/// How far an archive was read.
+#[derive(Default)]
+struct Position {
+    at: Cell<u64>,
+    /// Whether more was asked for than there is.
+    hit_end: Cell<bool>,
+}
+
+/// Reads a file through a small window, so that skipping content costs nothing.
+struct Window<'a> {
+    file: &'a File,
+    position: &'a Position,
+    bytes: Vec<u8>,
+    /// Where `bytes` begin in the file.
+    from: u64,
+}
+
+impl Read for Window<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let at = self.position.at.get();
+        if !(self.from..self.from + self.bytes.len() as u64).contains(&at) {
+            self.bytes.resize(WINDOW, 0);
+            let n = self.file.read_at(&mut self.bytes, at)?;
+            self.bytes.truncate(n);
+            self.from = at;
+        }
+        let rest = &self.bytes[(at - self.from) as usize..];
+        let n = rest.len().min(out.len());
+        out[..n].copy_from_slice(&rest[..n]);
+        self.position.at.set(at + n as u64);
+        if n == 0 && !out.is_empty() {
+            self.position.hit_end.set(true);
+        }
+        Ok(n)
+    }
+}
+
+impl Seek for Window<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.position.at.get().checked_add_signed(by),
+            SeekFrom::End(by) => self.file.metadata()?.len().checked_add_signed(by),
+        };
+        let at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        self.position.at.set(at);
+        Ok(at)
     }
 }
 
@@ -168,39 +162,4 @@ pub(super) fn refuse_compressed(path: &Path, how: &str) -> Result<()> {
         "images are read in any order, which a compressed archive does not allow; unpack it once: `{unpack} {}`",
         path.display()
     )
-}
-
-fn until_zero(bytes: &[u8]) -> &[u8] {
-    bytes.split(|b| *b == 0).next().unwrap_or_default()
-}
-
-fn plain_name(header: &[u8; BLOCK]) -> Vec<u8> {
-    let (name, prefix) = (until_zero(&header[..100]), until_zero(&header[345..500]));
-    // GNU's own format keeps times where ustar keeps the prefix.
-    if &header[257..263] == b"ustar\0" && !prefix.is_empty() { [prefix, b"/", name].concat() } else { name.to_vec() }
-}
-
-/// An octal number, or a large one in binary.
-fn number(field: &[u8]) -> Option<u64> {
-    if field[0] & 0x80 != 0 {
-        let bytes: [u8; 8] = field.get(field.len() - 8..)?.try_into().ok()?;
-        return Some(u64::from_be_bytes(bytes)).filter(|n| *n < 1 << 62);
-    }
-    let text = std::str::from_utf8(field).ok()?.trim_matches(['\0', ' ']);
-    if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
-}
-
-/// The records "LENGTH KEY=VALUE\n" of a pax header.
-fn pax(mut content: &[u8]) -> Vec<(&[u8], &[u8])> {
-    let mut records = Vec::new();
-    while let Some(space) = content.iter().position(|b| *b == b' ') {
-        let length = std::str::from_utf8(&content[..space]).ok().and_then(|t| t.parse::<usize>().ok());
-        let Some(record) = length.and_then(|n| content.get(space + 1..n)) else { break };
-        let record = record.strip_suffix(b"\n").unwrap_or(record);
-        if let Some(equals) = record.iter().position(|b| *b == b'=') {
-            records.push((&record[..equals], &record[equals + 1..]));
-        }
-        content = &content[length.unwrap_or(content.len())..];
-    }
-    records
 }

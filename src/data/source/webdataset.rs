@@ -1,14 +1,16 @@
 //! WebDataset shards: uncompressed tar archives whose files are grouped into samples by name.
 
-use super::listing::{self, Progress, Reader, Writer};
+use super::listing::{self, FileState, Progress};
 use super::names::Names;
-use super::tar::{Archive, Entry, refuse_compressed};
-use super::{Content, Source, paths};
+use super::tar::{self, Member, refuse_compressed};
+use super::{Source, StoredImage, paths};
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -28,11 +30,11 @@ const NONE: u32 = u32::MAX;
 
 /// The samples of one split's archives, in the archives' order.
 pub struct WebDataset {
-    place: String,
+    path: String,
     split: Option<String>,
     class_names: Vec<String>,
     shards: Vec<Shard>,
-    /// The place after each shard's last sample.
+    /// The index after each shard's last sample.
     ends: Vec<usize>,
 }
 
@@ -43,15 +45,16 @@ struct Shard {
 }
 
 /// Where the images of an archive are.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Index {
     /// Of the image files, in the archive.
     names: Names,
-    at: Vec<u64>,
+    /// File offsets of their content.
+    offsets: Vec<u64>,
     sizes: Vec<u32>,
     /// i32 as u32; -1 without a label.
     labels: Vec<u32>,
-    /// For each sample the place of its class name in `words`, or `NONE`.
+    /// For each sample the index of its class name in `words`, or `NONE`.
     word_of: Vec<u32>,
     words: Names,
     /// Samples without an image.
@@ -92,10 +95,10 @@ impl WebDataset {
             );
         }
         let class_names = class_names(&mut shards)?;
-        Ok(Self { place: path.to_string(), split, class_names, shards, ends })
+        Ok(Self { path: path.to_string(), split, class_names, shards, ends })
     }
 
-    /// The shard that holds item `index`, and its place there.
+    /// The shard that holds item `index`, and its index there.
     fn locate(&self, index: usize) -> (&Shard, usize) {
         let (shard, index) = super::locate(&self.ends, index);
         (&self.shards[shard], index)
@@ -127,27 +130,21 @@ impl Shard {
         let reading = || format!("cannot read {}", path.display());
         let file = File::open(path).with_context(reading)?;
         let meta = file.metadata().with_context(reading)?;
-        let state = [meta.len(), listing::modified(&meta)];
+        let state = FileState::of(&meta);
         let key = path.canonicalize().with_context(reading)?;
         let mut note = None;
-        if let Some(body) = listing::load(cache, KIND, &key) {
-            let mut reader = Reader(&body);
-            if reader.u64s().is_some_and(|kept| kept == state) {
-                if let Some(index) = Index::read(&mut reader) {
-                    return Ok((Self { path: path.to_path_buf(), file, index }, None));
-                }
-            } else {
+        if let Some((kept, index)) = listing::load::<(FileState, Index)>(cache, KIND, &key) {
+            if kept != state {
                 let path = path.display();
                 note = Some(format!("the listing of {path} is out of date (the file changed): listing again"));
+            } else if index.is_consistent() {
+                return Ok((Self { path: path.to_path_buf(), file, index }, None));
             }
         }
         let started = SystemTime::now();
         let index = Index::make(path, progress)?;
-        if listing::is_settled(state[1], started) {
-            let mut body = Writer::default();
-            body.u64s(&state);
-            index.write(&mut body);
-            listing::store(cache, KIND, &key, &body);
+        if state.is_settled(started) {
+            listing::store(cache, KIND, &key, (state, &index));
         }
         Ok((Self { path: path.to_path_buf(), file, index }, note))
     }
@@ -158,9 +155,45 @@ impl Shard {
 struct Sample {
     key: Vec<u8>,
     extensions: Vec<Vec<u8>>,
-    image: Option<Entry>,
+    image: Option<Member>,
     cls: Option<i32>,
     json: (Option<i32>, Option<String>),
+}
+
+impl Sample {
+    /// One more file of the sample; `content` reads it.
+    fn add(
+        &mut self,
+        path: &Path,
+        extension: Vec<u8>,
+        member: &Member,
+        content: &mut dyn FnMut() -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        let name = || String::from_utf8_lossy(&member.name).into_owned();
+        ensure!(!self.extensions.contains(&extension), "{} holds {} twice", path.display(), name());
+        match extension.as_slice() {
+            b"cls" => {
+                let text = String::from_utf8_lossy(&content()?).trim().to_string();
+                let Ok(label) = text.parse::<i32>() else {
+                    bail_hint!(
+                        "{}: {} holds \"{}\", which is not a label", path.display(), name(),
+                        text.chars().take(40).collect::<String>();
+                        "expected the number of the class, as text"
+                    );
+                };
+                self.cls = Some(label);
+            }
+            b"json" => {
+                let value: Value = serde_json::from_slice(&content()?)
+                    .with_context(|| format!("{}: {} is not JSON", path.display(), name()))?;
+                self.json = class_of(&value);
+            }
+            other if self.image.is_none() && paths::is_image_extension(other) => self.image = Some(member.clone()),
+            _ => (),
+        }
+        self.extensions.push(extension);
+        Ok(())
+    }
 }
 
 impl Index {
@@ -169,55 +202,30 @@ impl Index {
     }
 
     fn make(path: &Path, progress: &Progress) -> Result<Self> {
-        let mut archive = Archive::open(path)?;
         let (mut index, mut sample) = (Self::default(), Sample::default());
-        let mut words = std::collections::HashMap::new();
-        let mut keys: Vec<(u64, u32)> = Vec::new();
+        let (mut words, mut keys) = (HashMap::new(), Vec::new());
         let mut told = 0;
-        while let Some(entry) = archive.next()? {
-            let Some((key, extension)) = sample_parts(&entry.name) else { continue };
+        index.marked = tar::each_member(path, |member, content| {
+            let Some((key, extension)) = sample_parts(&member.name) else { return Ok(()) };
             if key != sample.key {
                 index.push(&mut sample, &mut words, &mut keys)?;
                 sample.key = key.to_vec();
             }
-            let extension = extension.to_ascii_lowercase();
-            let name = || String::from_utf8_lossy(&entry.name).into_owned();
-            ensure!(!sample.extensions.contains(&extension), "{} holds {} twice", path.display(), name());
-            match extension.as_slice() {
-                b"cls" => {
-                    let text = String::from_utf8_lossy(archive.content(&entry)?).trim().to_string();
-                    let Ok(label) = text.parse::<i32>() else {
-                        bail_hint!(
-                            "{}: {} holds \"{}\", which is not a label", path.display(), name(),
-                            text.chars().take(40).collect::<String>();
-                            "expected the number of the class, as text"
-                        );
-                    };
-                    sample.cls = Some(label);
-                }
-                b"json" => {
-                    let value: Value = serde_json::from_slice(archive.content(&entry)?)
-                        .with_context(|| format!("{}: {} is not JSON", path.display(), name()))?;
-                    sample.json = class_of(&value);
-                }
-                other if sample.image.is_none() && paths::is_image_extension(other) => sample.image = Some(entry),
-                _ => (),
-            }
-            sample.extensions.push(extension);
+            sample.add(path, extension.to_ascii_lowercase(), member, content)?;
             if index.len() >= told + 1000 {
                 progress.add((index.len() - told) as u64);
                 told = index.len();
             }
-        }
+            Ok(())
+        })?;
         index.push(&mut sample, &mut words, &mut keys)?;
         progress.add((index.len() - told) as u64);
-        index.marked = archive.marked;
         index.check_keys(path, keys)?;
         index.names.shrink();
         for list in [&mut index.sizes, &mut index.labels, &mut index.word_of] {
             list.shrink_to_fit();
         }
-        index.at.shrink_to_fit();
+        index.offsets.shrink_to_fit();
         Ok(index)
     }
 
@@ -225,7 +233,7 @@ impl Index {
     fn push(
         &mut self,
         sample: &mut Sample,
-        words: &mut std::collections::HashMap<String, u32>,
+        words: &mut HashMap<String, u32>,
         keys: &mut Vec<(u64, u32)>,
     ) -> Result<()> {
         let sample = std::mem::take(sample);
@@ -237,13 +245,13 @@ impl Index {
         ensure!(image.size <= u32::MAX as u64, "{} is larger than 4 GiB", String::from_utf8_lossy(&image.name));
         keys.push((hash(&sample.key), self.len() as u32));
         self.names.push(&image.name)?;
-        self.at.push(image.at);
+        self.offsets.push(image.offset);
         self.sizes.push(image.size as u32);
         self.labels.push(sample.cls.or(sample.json.0).unwrap_or(-1) as u32);
         self.word_of.push(match sample.json.1 {
             None => NONE,
             Some(word) => match words.get(&word) {
-                Some(place) => *place,
+                Some(index) => *index,
                 None => {
                     self.words.push(word.as_bytes())?;
                     words.insert(word, self.words.len() as u32 - 1);
@@ -257,7 +265,7 @@ impl Index {
     /// Refuses a key that comes back later: its sample would be torn in two.
     fn check_keys(&self, path: &Path, mut keys: Vec<(u64, u32)>) -> Result<()> {
         keys.sort_unstable();
-        let key = |place: u32| sample_parts(self.names.get(place as usize)).map_or(&b""[..], |p| p.0);
+        let key = |index: u32| sample_parts(self.names.get(index as usize)).map_or(&b""[..], |p| p.0);
         for pair in keys.windows(2) {
             if pair[0].0 == pair[1].0 && key(pair[0].1) == key(pair[1].1) {
                 bail_hint!(
@@ -269,21 +277,16 @@ impl Index {
         Ok(())
     }
 
-    fn write(&self, out: &mut Writer) {
-        out.u64s(&[self.skipped, self.marked as u64]);
-        self.names.write(out);
-        self.words.write(out);
-        out.u64s(&self.at);
-        [&self.sizes, &self.labels, &self.word_of].into_iter().for_each(|list| out.u32s(list));
-    }
-
-    fn read(from: &mut Reader) -> Option<Self> {
-        let [skipped, marked]: [u64; 2] = from.u64s()?.try_into().ok()?;
-        let (names, words, at) = (Names::read(from)?, Names::read(from)?, from.u64s()?);
-        let (sizes, labels, word_of) = (from.u32s()?, from.u32s()?, from.u32s()?);
-        let n = names.len();
-        let fits = at.len() == n && [&sizes, &labels, &word_of].iter().all(|list| list.len() == n);
-        fits.then_some(Self { names, at, sizes, labels, word_of, words, skipped, marked: marked != 0 })
+    /// Whether what was read from a file holds together.
+    fn is_consistent(&self) -> bool {
+        let n = self.names.len();
+        let lists = [&self.sizes, &self.labels, &self.word_of];
+        let words = self.word_of.iter().all(|word| *word == NONE || (*word as usize) < self.words.len());
+        self.names.is_consistent()
+            && self.words.is_consistent()
+            && words
+            && self.offsets.len() == n
+            && lists.iter().all(|list| list.len() == n)
     }
 }
 
@@ -312,12 +315,12 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// The names of the classes: those in `classes.txt` beside the archives, else those in the samples' JSON, else
-/// "0" … the highest label. Samples that tell only a name get the name's place in the sorted list as label.
+/// "0" … the highest label. Samples that tell only a name get the name's index in the sorted list as label.
 fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
     let told = names_beside(shards[0].path.parent().unwrap_or(Path::new(".")))?;
     let highest = highest_label(shards)?;
     if let Some((file, names)) = told {
-        place_words(shards, &names);
+        label_by_words(shards, &names);
         let highest = highest_label(shards)?;
         ensure!(
             highest < names.len() as i64,
@@ -335,7 +338,7 @@ fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
             .collect();
         names.sort();
         names.dedup();
-        place_words(shards, &names);
+        label_by_words(shards, &names);
         return Ok(names);
     }
     let mut names: Vec<String> = (0..=highest).map(|i| i.to_string()).collect();
@@ -353,14 +356,14 @@ fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Gives samples without a label the place of their class name.
-fn place_words(shards: &mut [Shard], names: &[String]) {
+/// Gives samples without a label the index of their class name as label.
+fn label_by_words(shards: &mut [Shard], names: &[String]) {
     for index in shards.iter_mut().map(|s| &mut s.index) {
-        let places: Vec<Option<usize>> =
+        let labels: Vec<Option<usize>> =
             index.words.iter().map(|word| names.iter().position(|n| n.as_bytes() == word)).collect();
         for (label, word) in index.labels.iter_mut().zip(&index.word_of) {
             if *label as i32 == -1 && *word != NONE {
-                *label = places[*word as usize].map_or(u32::MAX, |p| p as u32);
+                *label = labels[*word as usize].map_or(u32::MAX, |l| l as u32);
             }
         }
     }
@@ -398,7 +401,7 @@ fn names_beside(dir: &Path) -> Result<Option<(PathBuf, Vec<String>)>> {
 impl Source for WebDataset {
     fn describe(&self) -> String {
         let split = self.split.as_ref().map(|s| format!(", {s}")).unwrap_or_default();
-        format!("{} (WebDataset{split})", self.place)
+        format!("{} (WebDataset{split})", self.path)
     }
     fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)
@@ -418,11 +421,11 @@ impl Source for WebDataset {
         let tar = shard.path.file_name().unwrap_or_default().to_string_lossy();
         format!("{tar}/{}", shard.index.names.text(index))
     }
-    fn read(&self, index: usize) -> Result<Content<'_>> {
+    fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let (shard, index) = self.locate(index);
-        let (at, size) = (shard.index.at[index], shard.index.sizes[index] as usize);
-        let bytes = paths::read_at(&shard.file, at, size)
-            .with_context(|| format!("cannot read {} at byte {at}", shard.path.display()))?;
-        Ok(Content::Encoded(Cow::Owned(bytes)))
+        let (offset, size) = (shard.index.offsets[index], shard.index.sizes[index] as usize);
+        let bytes = paths::read_at(&shard.file, offset, size)
+            .with_context(|| format!("cannot read {} at byte {offset}", shard.path.display()))?;
+        Ok(StoredImage::Encoded(Cow::Owned(bytes)))
     }
 }

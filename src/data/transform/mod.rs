@@ -1,32 +1,149 @@
-//! Operations on 8-bit pictures that equal Pillow's, and the random transforms made of them, which
-//! draw as torchvision's and timm's do.
+//! What is done to images on their way into a batch: the trait, and each transform in a file of its own.
 //!
-//! A random transform is made of its options with `new`, which checks them, and draws from the
-//! generator that it is given. [`Mixing`], [`RandomErasing`] and [`random_resized_crop_box`] only
-//! draw; others move the pixels.
+//! Transforms draw as torchvision's and timm's do. Each is made of its options with `new`, which checks them.
 
-mod affine;
-mod blur;
-mod crop;
-mod enhance;
-mod hue;
-mod jitter;
-mod mixing;
-mod ops;
+mod center_crop;
+mod color_jitter;
+mod draws;
+mod gaussian_blur;
+mod mixup;
+mod normalize;
+mod op;
 mod rand_augment;
-mod tone;
+mod random_crop;
+mod random_erasing;
+mod random_grayscale;
+mod random_horizontal_flip;
+mod random_resized_crop;
+mod random_solarize;
+mod resize;
+mod resized_crop;
+mod rgb;
+mod three_augment;
 
-pub use affine::{affine, rotate, shear_x, shear_y, translate_x, translate_y};
-pub use blur::gaussian_blur;
-pub use crop::{EraseMode, RandomErasing, RandomErasingOptions, random_resized_crop_box};
-pub use enhance::{brightness, color, contrast, grayscale, sharpness};
-pub use hue::hue;
-pub use jitter::{
-    ColorJitter, ColorJitterOptions, HorizontalFlip, HorizontalFlipOptions, RandomBlur, RandomBlurOptions, RandomCrop,
-    RandomCropOptions, RandomGrayscale, RandomGrayscaleOptions, RandomSolarize, RandomSolarizeOptions, horizontal_flip,
-    padded_crop,
-};
-pub use mixing::{Mix, MixMode, Mixing, MixingOptions};
-pub use ops::{Op, Reach, apply_op};
-pub use rand_augment::{DrawnOp, RandAugment, RandAugmentOptions, ThreeAugment, ThreeAugmentOptions};
-pub use tone::{autocontrast, equalize, invert, posterize, solarize, solarize_add};
+pub use center_crop::CenterCrop;
+pub use color_jitter::{ColorJitter, ColorJitterOptions};
+pub use gaussian_blur::{GaussianBlur, GaussianBlurOptions};
+pub use mixup::{Mix, Mixup, MixupMode, MixupOptions};
+pub use normalize::Normalize;
+pub use op::{FixedOp, Op, Reach, apply_op};
+pub use rand_augment::{DrawnOp, RandAugment, RandAugmentOptions};
+pub use random_crop::{RandomCrop, RandomCropOptions, padded_crop};
+pub use random_erasing::{EraseMode, RandomErasing, RandomErasingOptions};
+pub use random_grayscale::{RandomGrayscale, RandomGrayscaleOptions};
+pub use random_horizontal_flip::{RandomHorizontalFlip, RandomHorizontalFlipOptions, horizontal_flip};
+pub use random_resized_crop::{RandomResizedCrop, RandomResizedCropOptions, random_resized_crop_box};
+pub use random_solarize::{RandomSolarize, RandomSolarizeOptions};
+pub use resize::{Resize, ResizeTo};
+pub use resized_crop::ResizedCrop;
+pub use rgb::Rgb;
+pub use three_augment::{ThreeAugment, ThreeAugmentOptions};
+
+use super::batch::Batch;
+use super::decode::LazyImage;
+use super::image::Image;
+use crate::error::{Result, bail};
+use crate::options::{self, Options};
+use crate::random::Key;
+use rand_chacha::ChaCha8Rng;
+use std::any::Any;
+use std::sync::Arc;
+
+/// One entry of a list of transforms.
+///
+/// A transform of images implements [`apply`](Self::apply), or [`apply_lazily`](Self::apply_lazily) where it can do
+/// with a part of the image; one of batches implements [`stage`](Self::stage) and
+/// [`apply_to_batch`](Self::apply_to_batch).
+pub trait Transform: Any + Send + Sync {
+    /// As a script writes it: "resize(256, bicubic)".
+    fn describe(&self) -> String;
+
+    /// What it works on.
+    fn stage(&self) -> Stage {
+        Stage::Image
+    }
+
+    /// Changes one image, in a worker thread. What it draws depends on `rng` alone.
+    fn apply(&self, image: Image, _rng: &mut ChaCha8Rng) -> Result<Image> {
+        Ok(image)
+    }
+
+    /// [`apply`](Self::apply) to an image that is perhaps still encoded: a crop decodes only what it keeps.
+    fn apply_lazily<'a>(&self, image: LazyImage<'a>, rng: &mut ChaCha8Rng) -> Result<LazyImage<'a>> {
+        Ok(LazyImage::Decoded(self.apply(image.decode()?, rng)?))
+    }
+
+    /// What is known of an image after it, given what is known before.
+    fn shape(&self, before: Shape) -> Shape {
+        before
+    }
+
+    /// The transform that does this one and the next at once, where that is cheaper.
+    fn merge(&self, _next: &dyn Transform) -> Option<Arc<dyn Transform>> {
+        None
+    }
+
+    /// Changes a whole batch, on the run's device and in its thread.
+    fn apply_to_batch(&self, batch: Batch, _context: &BatchContext) -> Result<Batch> {
+        Ok(batch)
+    }
+
+    /// Whether it combines image i of the global batch with image i from the end, so that both must be on one rank.
+    fn needs_pairs(&self) -> bool {
+        false
+    }
+}
+
+/// What a transform works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Each 8-bit image, in a worker thread.
+    Image,
+    /// The batch, on the run's device.
+    Batch,
+}
+
+/// What is known of an image before it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shape {
+    /// 1 or 3.
+    pub channels: Option<usize>,
+    /// Height and width.
+    pub size: Option<(usize, usize)>,
+}
+
+/// What a transform of a batch may know besides the batch.
+pub struct BatchContext {
+    /// For draws that are made once for the global batch: every rank has the same key.
+    pub key: Key,
+    /// For draws of each image of the batch; not the stream that the transforms of images drew from.
+    pub image_keys: Vec<Key>,
+    /// Images in the global batch.
+    pub global_batch: usize,
+    /// Classes of the source.
+    pub classes: usize,
+}
+
+/// Checks a size in pixels that a script gave.
+pub fn check_size(of: &str, height: usize, width: usize) -> Result<()> {
+    const MOST: usize = 1 << 14;
+    if height == 0 || width == 0 || height > MOST || width > MOST {
+        bail!("{of}: expected a size of 1 to {MOST} pixels, found {height} x {width}");
+    }
+    Ok(())
+}
+
+/// A transform with all its options, as those that a run's folder names have always been described: a run goes on only
+/// with equal transforms.
+fn describe_all<T: Options>(name: &str, given: &T) -> String {
+    format!("{name}({})", serde_json::to_string(given).expect("options are plain data"))
+}
+
+/// A transform with those options that differ from their defaults, as a script writes it.
+fn describe_call<T: Options>(name: &str, given: &T) -> String {
+    let value = |o: &T| serde_json::to_value(o).unwrap_or_default();
+    let (given, default) = (value(given), value(&T::default()));
+    let changed = T::NAMES.iter().filter(|n| given[**n] != default[**n]);
+    let changed: Vec<String> = changed.map(|n| format!("{n}: {}", options::script_literal(&given[*n]))).collect();
+    format!("{name}({})", changed.join(", "))
+}

@@ -1,6 +1,7 @@
-//! RandAugment and 3-Augment, as timm draws them.
+//! RandAugment, as timm draws it.
 
-use super::ops::{Op, Reach, fill_option, happens, interpolation_option, within};
+use super::draws::{happens, within};
+use super::{Op, Reach, Transform, describe_call};
 use crate::data::image::{Image, Interpolation};
 use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::options;
@@ -57,6 +58,7 @@ pub struct DrawnOp {
 /// Applies operations chosen at random, in a chain.
 #[derive(Debug, Clone)]
 pub struct RandAugment {
+    options: RandAugmentOptions,
     policy: Policy,
     fill: [u8; 3],
     interpolation: Option<Interpolation>,
@@ -69,6 +71,7 @@ impl RandAugment {
         const OF: &str = "transform::rand_augment";
         within(OF, "translate", options.translate, 0.0, f64::INFINITY)?;
         Ok(Self {
+            options: options.clone(),
             policy: parse_policy(&options.policy)?,
             fill: fill_option(OF, &options.fill)?,
             interpolation: interpolation_option(OF, &options.interpolation)?,
@@ -88,12 +91,6 @@ impl RandAugment {
         drawn
     }
 
-    /// Draws and applies.
-    pub fn apply(&self, image: Image, rng: &mut ChaCha8Rng) -> Image {
-        let drawn = self.draw(rng);
-        drawn.iter().fold(image, |image, d| d.op.apply(image, d.argument, self.fill, d.interpolation))
-    }
-
     fn choose(&self, rng: &mut impl RngCore) -> Vec<Op> {
         let Policy { layers, ops, weights, .. } = &self.policy;
         if weights.is_empty() {
@@ -101,12 +98,12 @@ impl RandAugment {
         }
         let mut left = weights.clone();
         let draw = |_| {
-            let mut place = uniform(rng, 0.0, left.iter().sum());
+            let mut point = uniform(rng, 0.0, left.iter().sum());
             let beyond = |w: &f64| {
-                place -= w;
-                place < 0.0
+                point -= w;
+                point < 0.0
             };
-            // Rounding may leave the place behind the last weight.
+            // Rounding may leave the point behind the last weight.
             let last = left.iter().rposition(|w| *w > 0.0).unwrap_or(0);
             let chosen = left.iter().position(beyond).unwrap_or(last);
             left[chosen] = 0.0;
@@ -126,6 +123,17 @@ impl RandAugment {
         let argument = op.argument(magnitude, self.reach, rng).unwrap_or(0.0);
         let either = if rng.random() { Interpolation::Bilinear } else { Interpolation::Bicubic };
         DrawnOp { op, magnitude, argument, interpolation: self.interpolation.unwrap_or(either) }
+    }
+}
+
+impl Transform for RandAugment {
+    fn describe(&self) -> String {
+        describe_call("rand_augment", &self.options)
+    }
+
+    fn apply(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+        let drawn = self.draw(rng);
+        Ok(drawn.iter().fold(image, |image, d| d.op.apply(image, d.argument, self.fill, d.interpolation)))
     }
 }
 
@@ -234,39 +242,24 @@ fn op_set(name: Option<&str>, increasing: bool) -> (Vec<Op>, Vec<f64>) {
     (ops.to_vec(), weights.to_vec())
 }
 
-options! {
-    /// 3-Augment (DeiT III, Touvron et al., 2022; timm's `3a`): greying, solarizing or blurring, one of
-    /// them for each image.
-    pub struct ThreeAugmentOptions {
-        /// Values from here on are inverted, 0 to 256.
-        threshold: f64 = 128.0,
-        /// Least and greatest standard deviation of the blur, in pixels.
-        radius: [f64; 2] = [0.1, 2.0],
+/// A colour as three bytes, from an option of 3 integers.
+fn fill_option(of: &str, fill: &[i64]) -> Result<[u8; 3]> {
+    match fill {
+        [r, g, b] if fill.iter().all(|v| (0..=255).contains(v)) => Ok([*r as u8, *g as u8, *b as u8]),
+        _ => bail!("option `fill` of {of}: expected 3 integers from 0 to 255, found {fill:?}"),
     }
 }
 
-/// One of three operations.
-#[derive(Debug, Clone)]
-pub struct ThreeAugment {
-    options: ThreeAugmentOptions,
-}
-
-impl ThreeAugment {
-    /// Checks the options.
-    pub fn new(options: &ThreeAugmentOptions) -> Result<Self> {
-        within("transform::three_augment", "threshold", options.threshold, 0.0, 256.0)?;
-        super::ops::range_within("transform::three_augment", "radius", options.radius, 0.0, 1000.0)?;
-        Ok(Self { options: options.clone() })
-    }
-
-    /// Draws and applies.
-    pub fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Image {
-        let [low, high] = self.options.radius;
-        match rng.random_range(0..3) {
-            0 => super::grayscale(&mut image),
-            1 => super::solarize(&mut image, self.options.threshold),
-            _ => super::gaussian_blur(&mut image, uniform(rng, low, high)),
+/// An interpolation, or nothing for `random`: bilinear or bicubic, drawn anew each time.
+fn interpolation_option(of: &str, name: &str) -> Result<Option<Interpolation>> {
+    match (name, name.parse().ok()) {
+        ("random", _) => Ok(None),
+        (_, Some(i)) => Ok(Some(i)),
+        _ => {
+            let names = Interpolation::NAMES.iter().copied().chain(["random"]);
+            let near = did_you_mean(name, names.clone());
+            let names = names.collect::<Vec<_>>().join(", ");
+            bail!("option `interpolation` of {of}: expected one of {names}, found {name:?}{near}")
         }
-        image
     }
 }

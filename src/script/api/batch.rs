@@ -19,13 +19,7 @@ use std::rc::Rc;
 pub struct Batch(Rc<RefCell<Content>>);
 
 struct Content {
-    images: Tensor,
-    labels: Tensor,
-    targets: Tensor,
-    indices: Tensor,
-    /// Positions of the images in the global batch.
-    samples: Positions,
-    loss_weight: f64,
+    batch: batch::Batch,
     /// Whether the step's gradients are complete after this one: a whole batch, or the last of its micro-batches.
     is_last: bool,
 }
@@ -40,17 +34,17 @@ impl Batch {
     }
 
     fn len(&self) -> i64 {
-        self.content().labels.size()[0]
+        self.content().batch.labels.size()[0]
     }
 
     /// Replaces the images.
-    pub fn set_images(&self, images: Tensor) {
-        self.0.borrow_mut().images = images;
+    pub fn set_images(&self, images: &Tensor) {
+        self.0.borrow_mut().batch.images = images.shallow_clone();
     }
 
     /// What the mean loss of these images counts for in the step's loss.
     pub fn loss_weight(&self) -> f64 {
-        self.content().loss_weight
+        self.content().batch.loss_weight
     }
 
     /// Whether the step's gradients are complete after this one.
@@ -60,47 +54,37 @@ impl Batch {
 
     /// Micro-batch number `i` of `count`; the first ones have one image more where `count` does not divide the batch.
     fn micro_batch(&self, i: i64, count: i64) -> Result<Batch> {
-        let whole = self.content();
+        let Content { batch: whole, is_last } = &*self.content();
         let n = whole.labels.size()[0];
         let (start, length) = (i * (n / count) + i.min(n % count), n / count + i64::from(i < n % count));
-        let rows = |t: &Tensor| -> Result<Tensor> { Ok(t.f_narrow(0, start, length)?.into()) };
-        Ok(Batch::new(Content {
+        let rows = |t: &tch::Tensor| t.f_narrow(0, start, length);
+        let batch = batch::Batch {
             images: rows(&whole.images)?,
             labels: rows(&whole.labels)?,
             targets: rows(&whole.targets)?,
             indices: rows(&whole.indices)?,
             samples: whole.samples.part(start as usize, length as usize),
             loss_weight: whole.loss_weight * length as f64 / n as f64,
-            is_last: whole.is_last && i + 1 == count,
-        }))
+        };
+        Ok(Batch::new(Content { batch, is_last: *is_last && i + 1 == count }))
     }
 }
 
 impl From<batch::Batch> for Batch {
-    fn from(b: batch::Batch) -> Self {
-        let batch::Batch { images, labels, targets, indices, samples, share } = b;
-        Self::new(Content {
-            images: images.into(),
-            labels: labels.into(),
-            targets: targets.into(),
-            indices: indices.into(),
-            samples,
-            loss_weight: share,
-            is_last: true,
-        })
+    fn from(batch: batch::Batch) -> Self {
+        Self::new(Content { batch, is_last: true })
     }
 }
 
 impl From<Batch> for batch::Batch {
-    fn from(b: Batch) -> Self {
-        let b = b.content();
+    fn from(batch: Batch) -> Self {
+        let b = &batch.content().batch;
         Self {
             images: b.images.shallow_clone(),
             labels: b.labels.shallow_clone(),
             targets: b.targets.shallow_clone(),
             indices: b.indices.shallow_clone(),
-            samples: b.samples,
-            share: b.loss_weight,
+            ..*b
         }
     }
 }
@@ -128,14 +112,14 @@ impl Iterator for MicroBatches {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.next >= self.count {
-            random::set_samples(self.batch.content().samples);
+            random::set_samples(self.batch.content().batch.samples);
             return None;
         }
         let micro_batch = self.batch.micro_batch(self.next, self.count);
         self.next += 1;
         Some(match micro_batch {
             Ok(micro_batch) => {
-                random::set_state(State { samples: micro_batch.content().samples, ..self.start });
+                random::set_state(State { samples: micro_batch.content().batch.samples, ..self.start });
                 Ok(Dynamic::from(micro_batch))
             }
             Err(e) => Err(to_rhai(e, rhai::Position::NONE)),
@@ -162,38 +146,38 @@ mod functions {
 
     /// float32 [B, C, H, W], normalised where the transforms say so.
     #[script(get)]
-    pub fn images(batch: &Batch) -> Tensor {
-        batch.content().images.clone()
+    pub fn images(batch: &Batch) -> tch::Tensor {
+        batch.content().batch.images.shallow_clone()
     }
 
     /// Replaces the images, as a function among the transforms may.
     #[script(set, name = "images")]
-    pub fn set_images(batch: &Batch, images: Tensor) {
+    pub fn set_images(batch: &Batch, images: &Tensor) {
         batch.set_images(images);
     }
 
     /// int64 [B].
     #[script(get)]
-    pub fn labels(batch: &Batch) -> Tensor {
-        batch.content().labels.clone()
+    pub fn labels(batch: &Batch) -> tch::Tensor {
+        batch.content().batch.labels.shallow_clone()
     }
 
     /// What to learn, for loss::cross_entropy: the labels, or after mixup float32 [B, classes].
     #[script(get)]
-    pub fn targets(batch: &Batch) -> Tensor {
-        batch.content().targets.clone()
+    pub fn targets(batch: &Batch) -> tch::Tensor {
+        batch.content().batch.targets.shallow_clone()
     }
 
     /// Replaces the targets.
     #[script(set, name = "targets")]
-    pub fn set_targets(batch: &Batch, targets: Tensor) {
-        batch.0.borrow_mut().targets = targets;
+    pub fn set_targets(batch: &Batch, targets: &Tensor) {
+        batch.0.borrow_mut().batch.targets = targets.shallow_clone();
     }
 
     /// int64 [B]: the images' numbers in the source.
     #[script(get)]
-    pub fn indices(batch: &Batch) -> Tensor {
-        batch.content().indices.clone()
+    pub fn indices(batch: &Batch) -> tch::Tensor {
+        batch.content().batch.indices.shallow_clone()
     }
 
     /// The batch in k micro-batches of as many images each, or of one image each where it has fewer than k: for
@@ -211,7 +195,7 @@ mod functions {
     /// its position, not on the process or micro-batch that computes it.
     #[script(get)]
     pub fn samples(batch: &Batch) -> Vec<Dynamic> {
-        runs(batch.content().samples)
+        runs(batch.content().batch.samples)
     }
 
     /// What the mean loss of these images counts for in the step's loss, where losses are summed over a process's

@@ -14,26 +14,25 @@ mod plot;
 mod run;
 mod tensor;
 pub mod transform;
+
 pub use options::declarations;
 
-use super::docs::Reference;
 use super::registry::Api;
-use rhai::Engine;
 
 /// Registers everything, in the order in which `nepa api` presents it.
-pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    core::register(&mut Api { engine, reference });
-    options::register(&mut Api { engine, reference });
-    tensor::register(&mut Api { engine, reference });
-    nn::register(&mut Api { engine, reference });
-    loss::register(&mut Api { engine, reference });
-    optim::register(&mut Api { engine, reference });
-    dist::register(&mut Api { engine, reference });
-    data::register(engine, reference);
-    batch::register(&mut Api { engine, reference });
-    transform::register(engine, reference);
-    checkpoint::register(&mut Api { engine, reference });
-    run::register(engine, reference);
-    checkpoints::register(engine, reference);
-    plot::register(&mut Api { engine, reference });
+pub fn register(api: &mut Api<'_>) {
+    core::register(api);
+    options::register(api);
+    tensor::register(api);
+    nn::register(api);
+    loss::register(api);
+    optim::register(api);
+    dist::register(api);
+    data::register(api);
+    batch::register(api);
+    transform::register(api);
+    checkpoint::register(api);
+    run::register(api);
+    checkpoints::register(api);
+    plot::register(api);
 }

@@ -1,4 +1,4 @@
-//! The headers of Parquet pages, which no public part of the `parquet` crate gives with their places.
+//! The headers of Parquet pages, which no public part of the `parquet` crate gives with their file offsets.
 
 use crate::data::source::paths::read_at;
 use crate::error::{Result, bail, ensure};

@@ -6,9 +6,9 @@ mod snappy;
 
 use super::columns::{Columns, Images, class_names, push_labels, text};
 use super::hf_disk::read_path;
-use super::listing::{self, Progress, Reader, Writer};
+use super::listing::{self, FileState, Progress};
 use super::names::Names;
-use super::{Content, Source, paths};
+use super::{Source, StoredImage, paths};
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
 use arrow_array::cast::AsArray as _;
@@ -34,11 +34,11 @@ const KIND: &str = "parquet";
 
 /// The rows of one split's shards, in the shards' order.
 pub struct Parquet {
-    place: String,
+    path: String,
     split: Option<String>,
     class_names: Vec<String>,
     shards: Vec<Shard>,
-    /// The place after each shard's last row.
+    /// The index after each shard's last row.
     ends: Vec<usize>,
     labels: Vec<i32>,
     /// The images' own file names, empty where there is none.
@@ -52,24 +52,24 @@ struct Shard {
     image: String,
     /// The column of the images' bytes among all leaves.
     leaf: usize,
-    groups: Vec<Group>,
+    groups: Vec<RowGroup>,
     /// How many groups have not been gone through.
     left: AtomicUsize,
     kept: Kept,
 }
 
-/// Where the places of a shard's images are kept between runs.
+/// Where the positions of a shard's images are kept between runs.
 struct Kept {
     folder: Option<PathBuf>,
     key: PathBuf,
-    /// Size and last change of the file that they are of.
-    state: [u64; 2],
+    /// Of the file that they are of.
+    state: FileState,
 }
 
-struct Group {
-    /// The place after its last row.
+struct RowGroup {
+    /// The index after its last row.
     end: usize,
-    /// Where the images lie; None if they are packed in a way that needs the general reader.
+    /// Where the images lie; None if they are stored in a way that needs the general reader.
     values: OnceLock<Option<Values>>,
 }
 
@@ -101,12 +101,12 @@ impl Parquet {
         labels.shrink_to_fit();
         files.shrink();
         ensure!(!labels.is_empty(), "{path} has no rows");
-        let place = |row: usize| {
+        let name_row = |row: usize| {
             let (shard, inside) = super::locate(&ends, row);
             format!("{}: row {inside} (row {row} of all)", shards[shard].path.display())
         };
-        let class_names = class_names(&labels, names, place)?;
-        Ok(Self { place: path.to_string(), split, class_names, shards, ends, labels, files })
+        let class_names = class_names(&labels, names, name_row)?;
+        Ok(Self { path: path.to_string(), split, class_names, shards, ends, labels, files })
     }
 
     /// Whether item `index` is read alone rather than with its page.
@@ -116,7 +116,7 @@ impl Parquet {
         self.is_kept(index)
     }
 
-    /// Whether its place is known without going through the file.
+    /// Whether its position is known without going through the file.
     #[cfg(test)]
     pub(super) fn is_kept(&self, index: usize) -> bool {
         let (shard, row) = super::locate(&self.ends, index);
@@ -187,13 +187,13 @@ impl Shard {
         }
         let groups = meta.metadata().row_groups().iter().scan(0, |end, group| {
             *end += group.num_rows() as usize;
-            Some(Group { end: *end, values: OnceLock::new() })
+            Some(RowGroup { end: *end, values: OnceLock::new() })
         });
-        let mut groups: Vec<Group> = groups.collect();
+        let mut groups: Vec<RowGroup> = groups.collect();
         let kept = Kept {
             folder: folder.map(Path::to_path_buf),
             key: path.canonicalize().with_context(reading)?,
-            state: [size, listing::modified(&about)],
+            state: FileState::of(&about),
         };
         // What is of another state of the file is silently made anew: no time is lost at once.
         if let Some(values) = kept.load(&groups) {
@@ -214,10 +214,10 @@ impl Shard {
             {
                 return None;
             }
-            let (at, size) = column.byte_range();
+            let (offset, size) = column.byte_range();
             let rows = self.meta.metadata().row_group(group).num_rows() as usize;
             let snappy = column.compression() == Compression::SNAPPY;
-            let chunk = Chunk { at, size, rows, snappy, max_def: about.max_def_level() as u32 };
+            let chunk = Chunk { offset, size, rows, snappy, max_def: about.max_def_level() as u32 };
             // What is wrong with the file, if anything, the general reader says.
             Values::locate(&self.input.file, &chunk).ok()
         });
@@ -228,20 +228,20 @@ impl Shard {
         values.as_ref()
     }
 
-    fn read(&self, row: usize) -> Result<Content<'_>> {
+    fn read(&self, row: usize) -> Result<StoredImage<'_>> {
         let group = self.groups.partition_point(|g| g.end <= row);
         let row = row - if group == 0 { 0 } else { self.groups[group - 1].end };
         if let Some(values) = self.values(group) {
             let reading = || format!("cannot read {}", self.path.display());
             if let Some(bytes) = values.read(&self.input.file, row).with_context(reading)? {
-                return Ok(Content::Encoded(Cow::Owned(bytes)));
+                return Ok(StoredImage::Encoded(Cow::Owned(bytes)));
             }
         }
         self.read_generally(group, row).with_context(|| format!("cannot read {}", self.path.display()))
     }
 
     /// With all that the format allows, at the price of the image's page.
-    fn read_generally(&self, group: usize, row: usize) -> Result<Content<'static>> {
+    fn read_generally(&self, group: usize, row: usize) -> Result<StoredImage<'static>> {
         let schema = self.meta.parquet_schema();
         let root = schema.columns()[self.leaf].path().parts()[0].clone();
         let leaves = (0..schema.num_columns()).filter(|i| schema.column(*i).path().parts()[0] == root);
@@ -255,7 +255,7 @@ impl Shard {
         let Some(batch) = batch.transpose()? else { bail!("the row is missing") };
         let images = Images::new(batch.column_by_name(&self.image).context("the image column is missing")?)?;
         match (images.bytes(0), images.path(0)) {
-            (Some(bytes), _) => Ok(Content::Encoded(Cow::Owned(bytes.to_vec()))),
+            (Some(bytes), _) => Ok(StoredImage::Encoded(Cow::Owned(bytes.to_vec()))),
             (None, Some(path)) => read_path(self.path.parent().unwrap_or(Path::new(".")), path),
             (None, None) => bail!("the row has neither an image nor the path of one"),
         }
@@ -263,36 +263,21 @@ impl Shard {
 }
 
 impl Kept {
-    fn load(&self, groups: &[Group]) -> Option<Vec<Option<Values>>> {
-        let body = listing::load(self.folder.as_deref(), KIND, &self.key)?;
-        let mut reader = Reader(&body);
-        if reader.u64s()? != self.state || reader.u64()? != groups.len() as u64 {
-            return None;
-        }
+    fn load(&self, groups: &[RowGroup]) -> Option<Vec<Option<Values>>> {
+        type Content = (FileState, Vec<Option<Values>>);
+        let (state, values) = listing::load::<Content>(self.folder.as_deref(), KIND, &self.key)?;
         let starts = std::iter::once(0).chain(groups.iter().map(|g| g.end));
-        let rows = groups.iter().zip(starts).map(|(group, start)| group.end - start);
-        rows.map(|rows| match reader.u64()? {
-            0 => Some(None),
-            _ => Some(Some(Values::from_listing(&mut reader, rows)?)),
-        })
-        .collect()
+        let mut rows = groups.iter().zip(starts).map(|(group, start)| group.end - start);
+        let fits = |(values, rows): (&Option<Values>, usize)| values.as_ref().is_none_or(|v| v.is_consistent(rows));
+        let known = state == self.state && values.len() == groups.len() && values.iter().zip(&mut rows).all(fits);
+        known.then_some(values)
     }
 
-    fn store(&self, groups: &[Group]) {
-        if !listing::is_settled(self.state[1], SystemTime::now()) {
-            return;
+    fn store(&self, groups: &[RowGroup]) {
+        if self.state.is_settled(SystemTime::now()) {
+            let values: Vec<Option<&Values>> = groups.iter().map(|g| g.values.get().and_then(Option::as_ref)).collect();
+            listing::store(self.folder.as_deref(), KIND, &self.key, (self.state, values));
         }
-        let mut body = Writer::default();
-        body.u64s(&self.state);
-        body.u64(groups.len() as u64);
-        for group in groups {
-            let values = group.values.get().and_then(Option::as_ref);
-            body.u64(values.is_some() as u64);
-            if let Some(values) = values {
-                values.write(&mut body);
-            }
-        }
-        listing::store(self.folder.as_deref(), KIND, &self.key, &body);
     }
 }
 
@@ -308,7 +293,7 @@ fn features(meta: &ArrowReaderMetadata) -> Option<Value> {
 impl Source for Parquet {
     fn describe(&self) -> String {
         let split = self.split.as_ref().map(|s| format!(", {s}")).unwrap_or_default();
-        format!("{} (Parquet{split})", self.place)
+        format!("{} (Parquet{split})", self.path)
     }
     fn len(&self) -> usize {
         self.labels.len()
@@ -325,7 +310,7 @@ impl Source for Parquet {
     fn name(&self, index: usize) -> String {
         paths::row_name(self.split(), index, Some(&self.files.text(index)))
     }
-    fn read(&self, index: usize) -> Result<Content<'_>> {
+    fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let (shard, row) = super::locate(&self.ends, index);
         self.shards[shard].read(row)
     }

@@ -1,20 +1,22 @@
 //! Where each value of a column of byte strings lies in its file.
 //!
 //! Writers put a whole row group's images into one page, often the dictionary's. Readers that go by pages would
-//! unpack 10 MB for each image; so a row group's pages are gone through once, and then every value is a place.
+//! unpack 10 MB for each image; so a row group's pages are gone through once, and then the position of every value is
+//! known. benches/data/README.md has the figures.
 
 use super::header::{Compact, Header, Kind};
 use super::snappy::{self, Start};
-use crate::data::source::listing::{Reader, Writer};
 use crate::data::source::paths::read_at;
 use crate::error::{Context as _, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 /// What is needed to know of a column chunk.
 pub(super) struct Chunk {
-    pub at: u64,
+    /// Its file offset.
+    pub offset: u64,
     pub size: u64,
     pub rows: usize,
     pub snappy: bool,
@@ -22,22 +24,26 @@ pub(super) struct Chunk {
     pub max_def: u32,
 }
 
-/// The places of a chunk's values.
+/// Where a chunk's values are.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Values {
-    pages: Vec<Page>,
-    rows: Vec<Spot>,
+    bodies: Vec<PageBody>,
+    rows: Vec<Position>,
 }
 
-/// The part of a page that may be packed.
-struct Page {
-    at: u64,
+/// The part of a page that may be compressed.
+#[derive(Debug, Serialize, Deserialize)]
+struct PageBody {
+    /// Its file offset.
+    offset: u64,
     size: u32,
-    /// Where it can be unpacked from; empty if it is not packed.
+    /// Where decompression can start; empty if it is not compressed.
     starts: Vec<Start>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Spot {
+/// Where a value is in the decompressed body of a page.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Position {
     page: u32,
     at: u32,
     /// `NULL`: there is no value.
@@ -49,157 +55,161 @@ const NULL: u32 = u32::MAX;
 impl Values {
     /// Goes through a chunk's pages. An error means no more than that the chunk is not one of those known here.
     pub fn locate(file: &File, chunk: &Chunk) -> Result<Self> {
-        let (mut pages, mut rows, mut dictionary) = (Vec::new(), Vec::with_capacity(chunk.rows), Vec::new());
-        let (mut at, end) = (chunk.at, chunk.at + chunk.size);
-        while rows.len() < chunk.rows {
-            ensure!(at < end, "a column chunk ends after {} of {} rows", rows.len(), chunk.rows);
+        let mut values = Self { bodies: Vec::new(), rows: Vec::with_capacity(chunk.rows) };
+        let mut dictionary = Vec::new();
+        let (mut at, end) = (chunk.offset, chunk.offset + chunk.size);
+        while values.rows.len() < chunk.rows {
+            ensure!(at < end, "a column chunk ends after {} of {} rows", values.rows.len(), chunk.rows);
             let (header, header_size) = Header::read(file, at, end)?;
             at += header_size;
             let size = u64::try_from(header.packed)?;
             ensure!(at + size <= end, "a page is longer than its column chunk");
-            let mut body = read_at(file, at, size as usize)?;
-            let page = pages.len() as u32;
-            // The levels of the second kind of page stand before what may be packed.
-            let mut levels = Vec::new();
-            let mut body_at = at;
-            if header.kind == Kind::Data2 {
-                ensure!(header.rep_size == 0, "lists");
-                let split = usize::try_from(header.def_size)?;
-                ensure!(split <= body.len(), "a page without levels");
-                let rest = body.split_off(split);
-                levels = std::mem::replace(&mut body, rest);
-                body_at += levels.len() as u64;
-            }
-            let plain_size = usize::try_from(header.plain)?.checked_sub(levels.len());
-            let plain_size = plain_size.context("a page without a size")?;
-            let packed_size = body.len() as u32;
-            let mut starts = Vec::new();
-            if chunk.snappy && header.is_packed && packed_size > 0 {
-                (body, starts) = snappy::unpack(&body, plain_size)?;
-            }
+            let mut page = Page::read(file, at, &header, chunk)?;
+            at += size;
+            let number = values.bodies.len() as u32;
             let count = usize::try_from(header.values)?;
-            let mut used = false;
-            match header.kind {
+            let holds_values = match header.kind {
                 Kind::Dictionary => {
                     ensure!(matches!(header.encoding, PLAIN | PLAIN_DICTIONARY), "an encoding");
-                    dictionary = plain(&body, 0, count, page)?;
-                    used = true;
+                    dictionary = plain(&page.plain, 0, count, number)?;
+                    true
                 }
                 Kind::Data | Kind::Data2 => {
                     // Also keeps a damaged number from asking for gigabytes.
-                    ensure!(count <= chunk.rows - rows.len(), "a page has more rows than its row group");
-                    let mut from = 0;
-                    if header.kind == Kind::Data && chunk.max_def > 0 {
-                        let head = body.get(..4).context("a page without levels")?;
-                        let n = u32::from_le_bytes(head.try_into().expect("4 bytes")) as usize;
-                        levels = body.get(4..4 + n).context("a page without levels")?.to_vec();
-                        from = 4 + n;
-                    }
-                    let there: Vec<bool> = match chunk.max_def {
-                        0 => vec![true; count],
-                        max => {
-                            let bits = 32 - max.leading_zeros();
-                            hybrid(&levels, bits, count)?.into_iter().map(|level| level == max).collect()
-                        }
-                    };
-                    let present = there.iter().filter(|t| **t).count();
-                    let spots: Vec<Spot> = match header.encoding {
-                        PLAIN => {
-                            used = true;
-                            plain(&body, from, present, page)?
-                        }
-                        PLAIN_DICTIONARY | RLE_DICTIONARY if present == 0 => Vec::new(),
-                        PLAIN_DICTIONARY | RLE_DICTIONARY => {
-                            let bits = *body.get(from).context("a page without indices")?;
-                            let spot = |i: u32| dictionary.get(i as usize).copied();
-                            let found = hybrid(&body[from + 1..], bits as u32, present)?.into_iter().map(spot);
-                            found.collect::<Option<_>>().context("no such dictionary entry")?
-                        }
-                        other => bail!("the encoding {other}"),
-                    };
-                    let mut spots = spots.into_iter();
-                    let null = Spot { page, at: 0, size: NULL };
-                    rows.extend(there.iter().map(|t| if *t { spots.next().unwrap_or(null) } else { null }));
+                    ensure!(count <= chunk.rows - values.rows.len(), "a page has more rows than its row group");
+                    page.positions(&header, chunk, number, &dictionary, &mut values.rows)?
                 }
-                Kind::Other => (),
+                Kind::Other => false,
+            };
+            if holds_values {
+                values.bodies.push(page.body);
             }
-            if used {
-                pages.push(Page { at: body_at, size: packed_size, starts });
-            }
-            at += size;
         }
-        ensure!(rows.len() == chunk.rows, "a column chunk has more than its {} rows", chunk.rows);
-        Ok(Self { pages, rows })
+        ensure!(values.rows.len() == chunk.rows, "a column chunk has more than its {} rows", chunk.rows);
+        Ok(values)
     }
 
     /// The value of a row; None if it is null.
     pub fn read(&self, file: &File, row: usize) -> Result<Option<Vec<u8>>> {
-        let Spot { page, at, size } = self.rows[row];
+        let Position { page, at, size } = self.rows[row];
         if size == NULL {
             return Ok(None);
         }
-        let page = &self.pages[page as usize];
-        if page.starts.is_empty() {
-            return Ok(Some(read_at(file, page.at + at as u64, size as usize)?));
+        let body = &self.bodies[page as usize];
+        if body.starts.is_empty() {
+            return Ok(Some(read_at(file, body.offset + at as u64, size as usize)?));
         }
-        let first = page.starts.partition_point(|s| s.plain <= at) - 1;
-        let start = page.starts[first];
-        let behind = page.starts[first..].iter().find(|s| s.plain >= at + size).map_or(page.size, |s| s.packed);
+        let first = body.starts.partition_point(|s| s.plain <= at) - 1;
+        let start = body.starts[first];
+        let behind = body.starts[first..].iter().find(|s| s.plain >= at + size).map_or(body.size, |s| s.packed);
         thread_local! {
             /// What was read and what it was unpacked to, so that each image costs one allocation, its own.
-            static ROOM: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+            static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
         }
-        ROOM.with_borrow_mut(|(packed, plain)| {
+        BUFFERS.with_borrow_mut(|(packed, plain)| {
             let n = (behind - start.packed) as usize;
             if packed.len() < n {
                 packed.resize(n, 0);
             }
-            file.read_exact_at(&mut packed[..n], page.at + start.packed as u64)?;
+            file.read_exact_at(&mut packed[..n], body.offset + start.packed as u64)?;
             let skip = (at - start.plain) as usize;
-            snappy::unpack_part(&packed[..n], skip + size as usize, plain)?;
+            snappy::unpack_some(&packed[..n], skip + size as usize, plain)?;
             Ok(Some(plain[skip..skip + size as usize].to_vec()))
         })
     }
 }
 
 impl Values {
-    pub fn write(&self, out: &mut Writer) {
-        out.u64(self.pages.len() as u64);
-        for page in &self.pages {
-            out.u64s(&[page.at, page.size as u64]);
-            out.u32s(&page.starts.iter().flat_map(|s| [s.packed, s.plain]).collect::<Vec<_>>());
+    /// Whether what was read from a file holds together, for a chunk of `rows` rows.
+    pub fn is_consistent(&self, rows: usize) -> bool {
+        let known = |p: &Position| p.size == NULL || (p.page as usize) < self.bodies.len();
+        self.rows.len() == rows && self.rows.iter().all(known)
+    }
+}
+
+/// A page while its values are being located.
+struct Page {
+    body: PageBody,
+    /// The decompressed body.
+    plain: Vec<u8>,
+    /// The definition levels of the second kind of data page, which stand before the body.
+    levels: Vec<u8>,
+}
+
+impl Page {
+    /// The page behind `header`, at a file offset.
+    fn read(file: &File, at: u64, header: &Header, chunk: &Chunk) -> Result<Self> {
+        let mut plain = read_at(file, at, usize::try_from(header.packed)?)?;
+        let mut levels = Vec::new();
+        if header.kind == Kind::Data2 {
+            ensure!(header.rep_size == 0, "lists");
+            let split = usize::try_from(header.def_size)?;
+            ensure!(split <= plain.len(), "a page without levels");
+            let rest = plain.split_off(split);
+            levels = std::mem::replace(&mut plain, rest);
         }
-        out.u32s(&self.rows.iter().flat_map(|s| [s.page, s.at, s.size]).collect::<Vec<_>>());
+        let plain_size = usize::try_from(header.plain)?.checked_sub(levels.len()).context("a page without a size")?;
+        let mut body = PageBody { offset: at + levels.len() as u64, size: plain.len() as u32, starts: Vec::new() };
+        if chunk.snappy && header.is_packed && body.size > 0 {
+            (plain, body.starts) = snappy::unpack(&plain, plain_size)?;
+        }
+        Ok(Self { body, plain, levels })
     }
 
-    /// Positions that were written before, of a chunk with that many rows.
-    pub fn from_listing(from: &mut Reader, rows: usize) -> Option<Self> {
-        let pages: Option<Vec<Page>> = (0..from.u64()?)
-            .map(|_| {
-                let [at, size]: [u64; 2] = from.u64s()?.try_into().ok()?;
-                let starts = from.u32s()?;
-                let starts = starts.chunks_exact(2).map(|s| Start { packed: s[0], plain: s[1] }).collect();
-                Some(Page { at, size: size as u32, starts })
-            })
-            .collect();
-        let (pages, spots) = (pages?, from.u32s()?);
-        let spots: Vec<Spot> = spots.chunks_exact(3).map(|s| Spot { page: s[0], at: s[1], size: s[2] }).collect();
-        let fits = spots.len() == rows && spots.iter().all(|s| s.size == NULL || (s.page as usize) < pages.len());
-        fits.then_some(Self { pages, rows: spots })
+    /// Adds the positions of a data page's values to `rows`; whether they are in this page, not in the dictionary.
+    fn positions(
+        &mut self,
+        header: &Header,
+        chunk: &Chunk,
+        number: u32,
+        dictionary: &[Position],
+        rows: &mut Vec<Position>,
+    ) -> Result<bool> {
+        let count = usize::try_from(header.values)?;
+        let mut from = 0;
+        if header.kind == Kind::Data && chunk.max_def > 0 {
+            let head = self.plain.get(..4).context("a page without levels")?;
+            let n = u32::from_le_bytes(head.try_into().expect("4 bytes")) as usize;
+            self.levels = self.plain.get(4..4 + n).context("a page without levels")?.to_vec();
+            from = 4 + n;
+        }
+        let there: Vec<bool> = match chunk.max_def {
+            0 => vec![true; count],
+            max => {
+                let bits = 32 - max.leading_zeros();
+                hybrid(&self.levels, bits, count)?.into_iter().map(|level| level == max).collect()
+            }
+        };
+        let present = there.iter().filter(|t| **t).count();
+        let found: Vec<Position> = match header.encoding {
+            PLAIN => plain(&self.plain, from, present, number)?,
+            PLAIN_DICTIONARY | RLE_DICTIONARY if present == 0 => Vec::new(),
+            PLAIN_DICTIONARY | RLE_DICTIONARY => {
+                let bits = *self.plain.get(from).context("a page without indices")?;
+                let indices = hybrid(&self.plain[from + 1..], bits as u32, present)?;
+                let entries = indices.into_iter().map(|i| dictionary.get(i as usize).copied());
+                entries.collect::<Option<_>>().context("no such dictionary entry")?
+            }
+            other => bail!("the encoding {other}"),
+        };
+        let mut found = found.into_iter();
+        let null = Position { page: number, at: 0, size: NULL };
+        rows.extend(there.iter().map(|t| if *t { found.next().unwrap_or(null) } else { null }));
+        Ok(header.encoding == PLAIN)
     }
 }
 
 /// Byte strings, each after its length.
-fn plain(body: &[u8], from: usize, count: usize, page: u32) -> Result<Vec<Spot>> {
-    let (mut at, mut spots) = (from, Vec::with_capacity(count.min(body.len() / 4)));
+fn plain(body: &[u8], from: usize, count: usize, page: u32) -> Result<Vec<Position>> {
+    let (mut at, mut positions) = (from, Vec::with_capacity(count.min(body.len() / 4)));
     for _ in 0..count {
         let Some(head) = body.get(at..at + 4) else { bail!("a page ends inside its values") };
         let size = u32::from_le_bytes(head.try_into().expect("4 bytes"));
         ensure!(at + 4 + size as usize <= body.len() && size != NULL, "a page ends inside a value");
-        spots.push(Spot { page, at: at as u32 + 4, size });
+        positions.push(Position { page, at: at as u32 + 4, size });
         at += 4 + size as usize;
     }
-    Ok(spots)
+    Ok(positions)
 }
 
 /// Runs of one number, and numbers of `bits` bits side by side.

@@ -1,18 +1,20 @@
 //! Snappy in parts: one image of a page is unpacked without the rest.
 //!
-//! Encoders start afresh every 64 KiB, so that nothing after such a place refers to what is before it. Whether that
-//! holds is found out once, when a page is first unpacked; the format does not promise it.
+//! Encoders start afresh every 64 KiB, so that nothing after such a position refers to what is before it. Whether that
+//! holds is found out once, when a page is first unpacked; the format does not promise it. The `snap` crate unpacks
+//! whole pages only.
 
 use crate::error::{Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 
 /// From `packed` on, the content from `plain` on can be unpacked alone.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Start {
     pub packed: u32,
     pub plain: u32,
 }
 
-/// How far apart the places are at least.
+/// How far apart the starts are at least.
 const STEP: usize = 1 << 16;
 
 /// Unpacks a whole page, and finds where parts of it can be unpacked alone.
@@ -46,7 +48,7 @@ pub(super) fn unpack(input: &[u8], size: usize) -> Result<(Vec<u8>, Vec<Start>)>
 }
 
 /// Unpacks from a start on until at least `size` bytes are in `out`, in place of what it holds.
-pub(super) fn unpack_part(input: &[u8], size: usize, out: &mut Vec<u8>) -> Result<()> {
+pub(super) fn unpack_some(input: &[u8], size: usize, out: &mut Vec<u8>) -> Result<()> {
     out.clear();
     out.reserve(size + STEP);
     let mut at = 0;
@@ -57,7 +59,7 @@ pub(super) fn unpack_part(input: &[u8], size: usize, out: &mut Vec<u8>) -> Resul
     Ok(())
 }
 
-/// One literal or copy; gives the oldest place that it looked at.
+/// One literal or copy; gives the oldest position that it looked at.
 #[inline]
 fn element(input: &[u8], at: &mut usize, out: &mut Vec<u8>) -> Result<usize> {
     let cut = || crate::error::Diagnostic::new("damaged snappy data");
@@ -129,7 +131,7 @@ mod tests {
         for (i, start) in starts.iter().enumerate() {
             let end = starts.get(i + 1).map_or(plain.len(), |s| s.plain as usize);
             let mut part = Vec::new();
-            unpack_part(&packed[start.packed as usize..], end - start.plain as usize, &mut part).unwrap();
+            unpack_some(&packed[start.packed as usize..], end - start.plain as usize, &mut part).unwrap();
             assert!(part[..] == plain[start.plain as usize..end]);
         }
     }

@@ -176,7 +176,7 @@ fn idx_gives_pixels() {
     let source = open(&path, Some("validation")).unwrap();
     assert_eq!((source.split(), source.shape()), (Some("test"), Some([1, 2, 3])));
     assert_eq!((labels(&*source), names(&*source)), (vec![1, 0], strings(&["test/00000000", "test/00000001"])));
-    let Content::Pixels(image) = source.read(1).unwrap() else { panic!("pixels") };
+    let StoredImage::Pixels(image) = source.read(1).unwrap() else { panic!("pixels") };
     assert_eq!(image, Image::new(3, 2, 1, (6..12).collect()));
     complains(open(&path, Some("train")), &["no split \"train\"", "test"]);
     complains(Idx::open(Path::new(&path), "tset"), &["\"tset\"", "\"train\" or \"test\""]);

@@ -1,4 +1,4 @@
-//! The same 40 pictures in four layouts.
+//! Forty images in four layouts.
 
 use super::*;
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ fn all_layouts_hold_the_same_pictures_and_labels() {
             assert_eq!(source.class_names().len(), 4);
             let stems = stems(&*source);
             let mut found: Vec<_> = labels(&*source).into_iter().zip(stems.iter().cloned()).collect();
-            // The archives tell apart even and odd pictures, each in the order of the others.
+            // The archives tell apart even and odd images, each in the order of the others.
             match name {
                 "webdataset" => {
                     let (even, odd): (Vec<_>, Vec<_>) =

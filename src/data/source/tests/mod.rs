@@ -75,8 +75,8 @@ fn labels(source: &dyn Source) -> Vec<i64> {
 /// The bytes of an item that is an image file.
 fn bytes(source: &dyn Source, index: usize) -> Vec<u8> {
     match source.read(index).unwrap() {
-        Content::Encoded(bytes) => bytes.into_owned(),
-        Content::Pixels(_) => panic!("pixels"),
+        StoredImage::Encoded(bytes) => bytes.into_owned(),
+        StoredImage::Pixels(_) => panic!("pixels"),
     }
 }
 

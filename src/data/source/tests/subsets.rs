@@ -8,7 +8,7 @@ fn some(len: usize, classes: usize) -> SourceRef {
     std::sync::Arc::new(Synthetic::new(&options).unwrap())
 }
 
-/// The places that a part took from synthetic pictures.
+/// The places that a part took from synthetic images.
 fn places(source: &SourceRef) -> Vec<usize> {
     names(&**source).iter().map(|n| n.rsplit('/').next().unwrap().parse().unwrap()).collect()
 }
@@ -61,7 +61,7 @@ fn items_are_taken_chosen_and_filtered() {
     assert_eq!(places(&odd), [5, 7, 11, 13, 15, 17]);
     complains(filter(&all, |_, _, _| Ok(false)), &["none of the 20"]);
     complains(filter(&all, |_, _, _| bail!("stop")), &["stop"]);
-    assert_eq!(subset(&odd, &[1]).unwrap().describe(), "1 of 6 of synthetic pictures (seed 0)");
+    assert_eq!(subset(&odd, &[1]).unwrap().describe(), "1 of 6 of synthetic images (seed 0)");
 }
 
 #[test]
@@ -84,8 +84,8 @@ fn sources_are_joined() {
 fn synthetic_pictures_follow_seed_and_index_alone() {
     let pixels = |options: &SyntheticOptions, index: usize| match Synthetic::new(options).unwrap().read(index).unwrap()
     {
-        Content::Pixels(image) => image,
-        Content::Encoded(_) => panic!("encoded"),
+        StoredImage::Pixels(image) => image,
+        StoredImage::Encoded(_) => panic!("encoded"),
     };
     let options = SyntheticOptions { size: 30, ..Default::default() };
     let image = pixels(&options, 3);
@@ -94,7 +94,7 @@ fn synthetic_pictures_follow_seed_and_index_alone() {
     assert_ne!(image, pixels(&options, 13));
     assert_ne!(image, pixels(&SyntheticOptions { seed: 1, ..options.clone() }, 3));
     assert_eq!(pixels(&SyntheticOptions { channels: 1, size: 7, ..options.clone() }, 0).data.len(), 49);
-    // Pictures of a class are nearer to each other than to others.
+    // Images of a class are nearer to each other than to others.
     let distance = |a: usize, b: usize| -> u64 {
         let (a, b) = (pixels(&options, a), pixels(&options, b));
         a.data.iter().zip(&b.data).map(|(a, b)| a.abs_diff(*b) as u64).sum()

@@ -224,7 +224,7 @@ fn saved_datasets_are_read_in_the_order_of_their_state() {
     is_as_made(&*source, 50);
     assert_eq!((source.class_names(), source.split()), (&strings(&["a", "b", "c"])[..], Some("train")));
     assert_eq!(source.name(12), "train/00000012/12.jpg");
-    assert!(matches!(source.read(0).unwrap(), Content::Encoded(std::borrow::Cow::Borrowed(_))), "not copied");
+    assert!(matches!(source.read(0).unwrap(), StoredImage::Encoded(std::borrow::Cow::Borrowed(_))), "not copied");
     assert_eq!(open(&dir.text("d/train"), None).unwrap().len(), 50);
     complains(open(&dir.text("d/train"), Some("test")), &["has no splits"]);
     dir.remove("d/train/x/6.jpg");

@@ -3,8 +3,8 @@
 use crate::bail_hint;
 use crate::error::{Result, bail};
 use crate::nn::{self, Context, ModuleVisitor};
-use crate::tensor::shape_text;
 use crate::script::values::{Module, Tensor, call, found, modules};
+use crate::tensor::shape_text;
 use rhai::{Array, Dynamic, FnPtr, Map};
 use std::cell::{Cell, RefCell};
 

@@ -2,8 +2,8 @@
 
 use crate::bail_hint;
 use crate::error::Result;
-use crate::tensor::shape_text;
 use crate::script::values::Tensor;
+use crate::tensor::shape_text;
 use nepa_macros::functions;
 
 pub use functions::register;

@@ -1,8 +1,8 @@
 //! What stands in brackets: rows, ranges, several dimensions, tensors of indices.
 
 use crate::error::{Result, bail, ensure};
-use crate::tensor::shape_text;
 use crate::script::values::{Tensor, found};
+use crate::tensor::shape_text;
 use nepa_macros::functions;
 use rhai::Array;
 use std::ops::{Range, RangeInclusive};

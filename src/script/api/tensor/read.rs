@@ -1,8 +1,8 @@
 //! Reading tensors: sizes, values, text.
 
 use crate::error::{Result, bail, ensure};
-use crate::tensor::{dtype_name, shape_text};
 use crate::script::values::Tensor;
+use crate::tensor::{dtype_name, shape_text};
 use nepa_macros::functions;
 use rhai::{Array, Dynamic};
 use tch::{Device, Kind};

@@ -1,10 +1,11 @@
 //! timm's operations by name, and how its 0–10 magnitudes become their arguments.
 
-use super::*;
+use super::Transform;
 use crate::data::image::{Image, Interpolation};
+use crate::data::pillow::*;
 use crate::error::{Result, did_you_mean, ensure};
-use crate::random::uniform;
 use rand::{Rng, RngCore};
+use rand_chacha::ChaCha8Rng;
 
 /// An operation of timm's `auto_augment` (its `NAME_TO_OP`), under timm's name. The variants of one
 /// operation differ in how a magnitude becomes an argument.
@@ -114,7 +115,7 @@ impl Op {
     }
 
     /// The operation with an argument of [`Op::argument`]'s kind; `fill` comes in from outside the
-    /// picture.
+    /// image.
     pub fn apply(self, mut image: Image, arg: f64, fill: [u8; 3], interpolation: Interpolation) -> Image {
         let (w, h) = (image.width as f64, image.height as f64);
         match self {
@@ -182,50 +183,29 @@ pub fn apply_op(image: &Image, name: &str, args: &[f64], fill: [u8; 3], interpol
     Ok(op.apply(image.clone(), args.first().copied().unwrap_or_default(), fill, interpolation))
 }
 
-/// A picture's colour as three bytes, from an option of 3 integers.
-pub(super) fn fill_option(of: &str, fill: &[i64]) -> Result<[u8; 3]> {
-    match fill {
-        [r, g, b] if fill.iter().all(|v| (0..=255).contains(v)) => Ok([*r as u8, *g as u8, *b as u8]),
-        _ => crate::error::bail!("option `fill` of {of}: expected 3 integers from 0 to 255, found {fill:?}"),
+/// One operation with given arguments, on every image.
+#[derive(Debug, Clone)]
+pub struct FixedOp {
+    name: String,
+    args: Vec<f64>,
+    fill: [u8; 3],
+    interpolation: Interpolation,
+}
+
+impl FixedOp {
+    /// Checks the name and the arguments, those of [`apply_op`].
+    pub fn new(name: &str, args: Vec<f64>, fill: [u8; 3], interpolation: Interpolation) -> Result<Self> {
+        apply_op(&Image::new(1, 1, 3, vec![0; 3]), name, &args, fill, interpolation)?;
+        Ok(Self { name: name.to_string(), args, fill, interpolation })
     }
 }
 
-/// An interpolation, or nothing for `random`: bilinear or bicubic, drawn anew each time.
-pub(super) fn interpolation_option(of: &str, name: &str) -> Result<Option<Interpolation>> {
-    match (name, name.parse().ok()) {
-        ("random", _) => Ok(None),
-        (_, Some(i)) => Ok(Some(i)),
-        _ => {
-            let names = Interpolation::NAMES.iter().copied().chain(["random"]);
-            let near = did_you_mean(name, names.clone());
-            let names = names.collect::<Vec<_>>().join(", ");
-            crate::error::bail!("option `interpolation` of {of}: expected one of {names}, found {name:?}{near}")
-        }
+impl Transform for FixedOp {
+    fn describe(&self) -> String {
+        format!("op({:?}, {:?})", self.name, self.args)
     }
-}
 
-/// A number that must lie in a range.
-pub(super) fn within(of: &str, option: &str, value: f64, low: f64, high: f64) -> Result<()> {
-    let expected = match high.is_finite() {
-        true => format!("a number from {low} to {high}"),
-        false => format!("a number of at least {low}"),
-    };
-    ensure!(
-        value.is_finite() && (low..=high).contains(&value),
-        "option `{option}` of {of}: expected {expected}, found {value}"
-    );
-    Ok(())
-}
-
-/// A range [low, high] with low ≤ high, from `least` on.
-pub(super) fn range_within(of: &str, option: &str, [low, high]: [f64; 2], least: f64, most: f64) -> Result<()> {
-    within(of, option, low, least, most)?;
-    within(of, option, high, least, most)?;
-    ensure!(low <= high, "option `{option}` of {of}: expected [least, greatest], found [{low}, {high}]");
-    Ok(())
-}
-
-/// True with probability `p`; 1 always and 0 never.
-pub(super) fn happens(p: f64, rng: &mut impl RngCore) -> bool {
-    uniform(rng, 0.0, 1.0) < p
+    fn apply(&self, image: Image, _rng: &mut ChaCha8Rng) -> Result<Image> {
+        apply_op(&image, &self.name, &self.args, self.fill, self.interpolation)
+    }
 }

@@ -1,22 +1,22 @@
-//! Resizing as Pillow does it: the filter is widened by the scale when the picture gets smaller ("antialiased"), and what
+//! Resizing as Pillow does it: the filter is widened by the scale when the image gets smaller ("antialiased"), and what
 //! lies between the passes over rows and columns is rounded to 8 bits (Pillow's Resample.c).
 //!
 //! `fast_image_resize` was tried first: it always resizes columns first and clips there, so that bicubic edges differ
 //! from Pillow's by up to 20 of 255. Weights have 14 bits here and 22 in Pillow: results differ by at most 1.
 
-use super::decode::{Part, Picture};
-use super::image::{Image, Interpolation, Region};
-use super::wide::wide;
+use crate::data::decode::{DecodedRegion, LazyImage};
+use crate::data::image::{Image, Interpolation, Region};
 use crate::error::Result;
+use multiversion::multiversion;
 
 /// Bits after the point of a weight; a weight is less than 2.
 const BITS: u32 = 14;
 const HALF: i32 = 1 << (BITS - 1);
 
-/// A region of a picture, cut out and then resized to `width` × `height`: pixels outside the region do not count
+/// A region of an image, cut out and then resized to `width` × `height`: pixels outside the region do not count
 /// (torchvision's `resized_crop`).
 pub fn resized_crop(
-    picture: Picture<'_>,
+    image: LazyImage<'_>,
     region: Region,
     width: usize,
     height: usize,
@@ -25,25 +25,25 @@ pub fn resized_crop(
     let columns = Kernel::new(region.width, width, 0..width, by);
     let rows = Kernel::new(region.height, height, 0..height, by);
     let rows_first = rows_first((region.width, region.height), (width, height));
-    Ok(resample(&picture.part(region)?, &columns, &rows, rows_first))
+    Ok(resample(&image.decode_region(region)?, &columns, &rows, rows_first))
 }
 
-/// The whole picture resized to `width` × `height`, and of that the given region only. The same pixels as resizing
+/// The whole image resized to `width` × `height`, and of that the given region only: the pixels of resizing
 /// everything and cutting then, but only what the region needs is decoded and computed.
 pub fn resize_then_crop(
-    picture: Picture<'_>,
+    image: LazyImage<'_>,
     width: usize,
     height: usize,
     crop: Region,
     by: Interpolation,
 ) -> Result<Image> {
-    let (from_width, from_height) = picture.size();
+    let (from_width, from_height) = image.size();
     let mut columns = Kernel::new(from_width, width, crop.left..crop.left + crop.width, by);
     let mut rows = Kernel::new(from_height, height, crop.top..crop.top + crop.height, by);
     let rows_first = rows_first((from_width, from_height), (width, height));
     let (left, width) = columns.narrow();
     let (top, height) = rows.narrow();
-    Ok(resample(&picture.part(Region { left, top, width, height })?, &columns, &rows, rows_first))
+    Ok(resample(&image.decode_region(Region { left, top, width, height })?, &columns, &rows, rows_first))
 }
 
 /// Whether rows are resized before columns: as Pillow 13 does it, unless the height shrinks by more than twice as many
@@ -153,11 +153,11 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-fn resample(part: &Part, columns: &Kernel, rows: &Kernel, rows_first: bool) -> Image {
+fn resample(part: &DecodedRegion, columns: &Kernel, rows: &Kernel, rows_first: bool) -> Image {
     let channels = part.image.channels;
     let (width, height) = (columns.first.len(), rows.first.len());
     let pitch = part.image.width * channels;
-    let source = &part.image.data[part.top * pitch + part.left * channels..];
+    let source = &part.image.data[part.region.top * pitch + part.region.left * channels..];
     let mut out = Image::new(width, height, channels, vec![0; width * height * channels]);
     let line = width * channels;
     if rows_first {
@@ -177,7 +177,7 @@ fn resample(part: &Part, columns: &Kernel, rows: &Kernel, rows_first: bool) -> I
     out
 }
 
-/// The first `count` rows of a picture, `pitch` bytes apart, resized; with a byte of room behind the last.
+/// The first `count` rows of an image, `pitch` bytes apart, resized; with a byte of room behind the last.
 fn resize_rows(source: &[u8], pitch: usize, count: usize, columns: &Kernel, channels: usize) -> Vec<u8> {
     let line = columns.first.len() * channels;
     let mut out = vec![0u8; line * count + 1];
@@ -268,28 +268,27 @@ fn resize_two_rows_avx2(source: &[u8], pitch: usize, columns: &Kernel, out: &mut
     }
 }
 
-wide! {
-    /// A row of the result from rows that begin `pitch` bytes apart.
-    fn blend_rows(rows: &[u8], pitch: usize, weights: &[i16], out: &mut [u8]) {
-        const CHUNK: usize = 64;
-        let (chunks, rest) = out.as_chunks_mut::<CHUNK>();
-        for (i, out) in chunks.iter_mut().enumerate() {
-            let mut sums = [HALF; CHUNK];
-            for (k, &weight) in weights.iter().enumerate() {
-                let row: &[u8; CHUNK] = rows[k * pitch + i * CHUNK..][..CHUNK].try_into().expect("as long");
-                for (sum, value) in sums.iter_mut().zip(row) {
-                    *sum += *value as i32 * weight as i32;
-                }
-            }
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out = (sum >> BITS).clamp(0, 255) as u8;
+/// A row of the result from rows that begin `pitch` bytes apart.
+#[multiversion(targets("x86_64+avx2"))]
+fn blend_rows(rows: &[u8], pitch: usize, weights: &[i16], out: &mut [u8]) {
+    const CHUNK: usize = 64;
+    let (chunks, rest) = out.as_chunks_mut::<CHUNK>();
+    for (i, out) in chunks.iter_mut().enumerate() {
+        let mut sums = [HALF; CHUNK];
+        for (k, &weight) in weights.iter().enumerate() {
+            let row: &[u8; CHUNK] = rows[k * pitch + i * CHUNK..][..CHUNK].try_into().expect("as long");
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += *value as i32 * weight as i32;
             }
         }
-        let at = chunks.len() * CHUNK;
-        for (i, out) in rest.iter_mut().enumerate() {
-            let values = weights.iter().enumerate().map(|(k, w)| rows[k * pitch + at + i] as i32 * *w as i32);
-            *out = ((values.sum::<i32>() + HALF) >> BITS).clamp(0, 255) as u8;
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = (sum >> BITS).clamp(0, 255) as u8;
         }
+    }
+    let at = chunks.len() * CHUNK;
+    for (i, out) in rest.iter_mut().enumerate() {
+        let values = weights.iter().enumerate().map(|(k, w)| rows[k * pitch + at + i] as i32 * *w as i32);
+        *out = ((values.sum::<i32>() + HALF) >> BITS).clamp(0, 255) as u8;
     }
 }
 
@@ -356,9 +355,9 @@ mod tests {
         out
     }
 
-    fn whole(image: &Image) -> (Picture<'static>, Region) {
+    fn whole(image: &Image) -> (LazyImage<'static>, Region) {
         let region = Region { left: 0, top: 0, width: image.width, height: image.height };
-        (Picture::Whole(image.clone()), region)
+        (LazyImage::Decoded(image.clone()), region)
     }
 
     #[test]
@@ -369,8 +368,8 @@ mod tests {
             for channels in [1, 3] {
                 for by in [Interpolation::Bilinear, Interpolation::Bicubic] {
                     let image = noise(from.0, from.1, channels, 7);
-                    let (picture, region) = whole(&image);
-                    let found = resized_crop(picture, region, to.0, to.1, by).unwrap();
+                    let (lazy, region) = whole(&image);
+                    let found = resized_crop(lazy, region, to.0, to.1, by).unwrap();
                     let expected = slowly(&image, to.0, to.1, by);
                     let most = found.data.iter().zip(&expected.data).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
                     assert!(most <= 1, "{from:?} -> {to:?} {channels} {by:?}: {most}");
@@ -393,9 +392,9 @@ mod tests {
                     width: rng.random_range(1..=width - left),
                     height: rng.random_range(1..=height - top),
                 };
-                let (picture, region) = whole(&image);
-                let expected = resized_crop(picture, region, width, height, by).unwrap().crop(crop);
-                let found = resize_then_crop(Picture::Whole(image.clone()), width, height, crop, by).unwrap();
+                let (lazy, region) = whole(&image);
+                let expected = resized_crop(lazy, region, width, height, by).unwrap().crop(crop);
+                let found = resize_then_crop(LazyImage::Decoded(image.clone()), width, height, crop, by).unwrap();
                 assert_eq!(found, expected, "{width} x {height}, {crop:?}, {by:?}");
             }
         }
@@ -405,8 +404,8 @@ mod tests {
     fn a_plain_picture_stays_plain() {
         let image = Image::new(50, 40, 3, vec![201; 50 * 40 * 3]);
         for by in [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic] {
-            let (picture, region) = whole(&image);
-            let found = resized_crop(picture, region, 23, 61, by).unwrap();
+            let (lazy, region) = whole(&image);
+            let found = resized_crop(lazy, region, 23, 61, by).unwrap();
             assert!(found.data.iter().all(|v| *v == 201), "{by:?}");
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::data::image::Image;
 
-/// Turns the hue by `factor` full circles, −0.5 to 0.5. Grey pictures stay.
+/// Turns the hue by `factor` full circles, −0.5 to 0.5. Grey images stay.
 ///
 /// Hue, saturation and value have 8 bits each, so that even 0 changes colours a little.
 pub fn hue(image: &mut Image, factor: f64) {
@@ -42,9 +42,9 @@ fn to_hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
 /// Where each hue lies: the sixth of the circle, and how far into it.
 fn sectors() -> [(u8, f32); 256] {
     std::array::from_fn(|h| {
-        let place = h as f64 * 6.0 / 255.0;
-        let sector = place.floor();
-        ((sector as u8) % 6, (place - sector) as f32)
+        let turns = h as f64 * 6.0 / 255.0;
+        let sector = turns.floor();
+        ((sector as u8) % 6, (turns - sector) as f32)
     })
 }
 

@@ -6,11 +6,11 @@
 
 use super::enhance::luma;
 use crate::data::image::{Image, Interpolation};
-use crate::data::wide::wide;
+use multiversion::multiversion;
 use std::ops::Range;
 
 /// Turns counterclockwise around the centre (Pillow's `Image.rotate`); what comes from outside the
-/// picture is `fill`.
+/// image is `fill`.
 pub fn rotate(image: &Image, degrees: f64, fill: [u8; 3], interpolation: Interpolation) -> Image {
     let angle = degrees.rem_euclid(360.0);
     let square = image.width == image.height;
@@ -38,13 +38,13 @@ pub fn shear_y(image: &Image, factor: f64, fill: [u8; 3], interpolation: Interpo
     affine(image, [1.0, 0.0, 0.0, factor, 1.0, 0.0], fill, interpolation)
 }
 
-/// Moves the picture to the left by `pixels` (timm's `translate_x_abs`; `translate_x_rel` takes a
+/// Moves the image to the left by `pixels` (timm's `translate_x_abs`; `translate_x_rel` takes a
 /// fraction of the width).
 pub fn translate_x(image: &Image, pixels: f64, fill: [u8; 3], interpolation: Interpolation) -> Image {
     affine(image, [1.0, 0.0, pixels, 0.0, 1.0, 0.0], fill, interpolation)
 }
 
-/// Moves the picture up by `pixels` (timm's `translate_y_abs`; `translate_y_rel` takes a fraction of
+/// Moves the image up by `pixels` (timm's `translate_y_abs`; `translate_y_rel` takes a fraction of
 /// the height).
 pub fn translate_y(image: &Image, pixels: f64, fill: [u8; 3], interpolation: Interpolation) -> Image {
     affine(image, [1.0, 0.0, 0.0, 0.0, 1.0, pixels], fill, interpolation)
@@ -68,9 +68,9 @@ fn turned(image: &Image, from: impl Fn(usize, usize, usize, usize) -> (usize, us
     Image::new(w, h, c, data)
 }
 
-/// The picture whose pixel at (x, y) is found at (a x + b y + c, d x + e y + f) in `image`, with
+/// The image whose pixel at (x, y) is found at (a x + b y + c, d x + e y + f) in `image`, with
 /// pixel centres at halves (Pillow's `Image.transform` with `AFFINE`). The matrix is [a, b, c, d, e, f];
-/// grey pictures are filled with the luminance of `fill`.
+/// grey images are filled with the luminance of `fill`.
 pub fn affine(image: &Image, matrix: [f64; 6], fill: [u8; 3], interpolation: Interpolation) -> Image {
     let (w, h, channels) = (image.width, image.height, image.channels);
     let fill = if channels == 3 { fill } else { [luma(fill[0], fill[1], fill[2]); 3] };
@@ -84,7 +84,7 @@ pub fn affine(image: &Image, matrix: [f64; 6], fill: [u8; 3], interpolation: Int
     }
     let [a, b, c, d, e, f] = matrix;
     // Where a coordinate keeps to pixel centres, interpolation along it gives the pixels themselves.
-    // The cubic in double precision pays where single precision would often leave doubts: at places
+    // The cubic in double precision pays where single precision would often leave doubts: at coordinates
     // like halves and quarters.
     let cubic = interpolation == Interpolation::Bicubic;
     let simple = !cubic || (b == 0.0 && d == 0.0 && (c * 16.0).fract() == 0.0 && (f * 16.0).fract() == 0.0);
@@ -121,7 +121,7 @@ impl RowMap {
         Self { x: [a, b * y, c], y: [d, e * y, f] }
     }
 
-    /// The place that pixel `x` comes from.
+    /// The point that pixel `x` comes from.
     #[inline(always)]
     fn at(&self, x: usize) -> (f64, f64) {
         // Signed: the conversion of signed numbers is one instruction.
@@ -129,7 +129,7 @@ impl RowMap {
         (self.x[0] * x + self.x[1] + self.x[2], self.y[0] * x + self.y[1] + self.y[2])
     }
 
-    /// Row and column of the pixel whose centre is before place `x`, and how far behind it that is.
+    /// Row and column of the pixel whose centre is before the point that `x` comes from, and how far behind it that is.
     #[inline(always)]
     fn split(&self, x: usize) -> (i32, i32, f64, f64) {
         let (u, v) = self.at(x);
@@ -138,7 +138,7 @@ impl RowMap {
         (ix, iy, dx, dy)
     }
 
-    /// The columns that come from inside a picture of the given size.
+    /// The columns that come from inside an image of the given size.
     fn span(&self, width: usize, height: usize) -> Range<usize> {
         let across = inside(self.x[0], |x| self.at(x).0, width, width);
         let down = inside(self.y[0], |x| self.at(x).1, width, height);
@@ -147,14 +147,14 @@ impl RowMap {
     }
 }
 
-/// Where in 0..n the monotonous `place` is in [0, size).
-fn inside(slope: f64, place: impl Fn(usize) -> f64, n: usize, size: usize) -> Range<usize> {
+/// Where in 0..n the monotonous `coordinate` is in [0, size).
+fn inside(slope: f64, coordinate: impl Fn(usize) -> f64, n: usize, size: usize) -> Range<usize> {
     let size = size as f64;
     let first = |holds: &dyn Fn(f64) -> bool| {
         let (mut low, mut high) = (0, n);
         while low < high {
             let middle = (low + high) / 2;
-            if holds(place(middle)) { high = middle } else { low = middle + 1 }
+            if holds(coordinate(middle)) { high = middle } else { low = middle + 1 }
         }
         low
     };
@@ -164,13 +164,13 @@ fn inside(slope: f64, place: impl Fn(usize) -> f64, n: usize, size: usize) -> Ra
 /// The integer below and the rest.
 #[inline(always)]
 fn floor(v: f64) -> (i32, f64) {
-    // SAFETY: places inside a picture are small numbers.
+    // SAFETY: coordinates inside an image are small numbers.
     let t: i32 = unsafe { v.to_int_unchecked() };
     let t = t - i32::from(f64::from(t) > v);
     (t, v - f64::from(t))
 }
 
-/// A picture of four channels whose border pixels are repeated [`BORDER`] times outwards: what Pillow
+/// An image of four channels whose border pixels are repeated [`BORDER`] times outwards: what Pillow
 /// does at the edges needs no tests then.
 struct Padded {
     /// Values in a row.
@@ -212,16 +212,15 @@ impl Padded {
     }
 }
 
-wide! {
-    fn expand_row(row: &[u8], channels: usize, out: &mut [u8]) {
-        if channels == 3 {
-            for (p, o) in row.chunks_exact(3).zip(out.chunks_exact_mut(4)) {
-                o.copy_from_slice(&[p[0], p[1], p[2], 0]);
-            }
-        } else {
-            for (p, o) in row.iter().zip(out.chunks_exact_mut(4)) {
-                o[0] = *p;
-            }
+#[multiversion(targets("x86_64+avx2"))]
+fn expand_row(row: &[u8], channels: usize, out: &mut [u8]) {
+    if channels == 3 {
+        for (p, o) in row.chunks_exact(3).zip(out.chunks_exact_mut(4)) {
+            o.copy_from_slice(&[p[0], p[1], p[2], 0]);
+        }
+    } else {
+        for (p, o) in row.iter().zip(out.chunks_exact_mut(4)) {
+            o[0] = *p;
         }
     }
 }
@@ -235,14 +234,13 @@ fn tap(source: &Padded, index: usize) -> Pixel<i32> {
     source.values::<4>(index).map(i32::from)
 }
 
-wide! {
-    /// The channels that the picture has.
-    fn narrow_row(row: &[Pixel<u8>], channels: usize, out: &mut [u8]) {
-        if channels == 3 {
-            out.as_chunks_mut::<3>().0.iter_mut().zip(row).for_each(|(o, p)| *o = [p[0], p[1], p[2]]);
-        } else {
-            out.iter_mut().zip(row).for_each(|(o, p)| *o = p[0]);
-        }
+/// The channels that the image has.
+#[multiversion(targets("x86_64+avx2"))]
+fn narrow_row(row: &[Pixel<u8>], channels: usize, out: &mut [u8]) {
+    if channels == 3 {
+        out.as_chunks_mut::<3>().0.iter_mut().zip(row).for_each(|(o, p)| *o = [p[0], p[1], p[2]]);
+    } else {
+        out.iter_mut().zip(row).for_each(|(o, p)| *o = p[0]);
     }
 }
 
@@ -264,39 +262,37 @@ fn cubic(v: [f64; 4], d: f64) -> f64 {
     v[1] + d * (p2 + d * (p3 + d * p4))
 }
 
-wide! {
-    /// A row interpolated along one direction: down the columns, or along the row. The polynomial's
-    /// coefficients are integers, so that Pillow's double precision costs little.
-    fn cubic_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mut [Pixel<u8>]) {
-        let step = if down { source.pitch } else { 4 };
-        for (i, out) in out.iter_mut().enumerate() {
-            let (ix, iy, dx, dy) = map.split(start + i);
-            let d = if down { dy } else { dx };
-            let at = source.index(ix, iy);
-            let [a, b] = [tap(source, at - step), tap(source, at)];
-            let [c, e] = [tap(source, at + step), tap(source, at + 2 * step)];
-            for k in 0..4 {
-                let p2 = c[k] - a[k];
-                let p3 = 2 * (a[k] - b[k]) + c[k] - e[k];
-                let p4 = b[k] - a[k] - c[k] + e[k];
-                out[k] = clip(f64::from(b[k]) + d * (f64::from(p2) + d * (f64::from(p3) + d * f64::from(p4))));
-            }
+/// A row interpolated along one direction: down the columns, or along the row. The polynomial's
+/// coefficients are integers, so that Pillow's double precision costs little.
+#[multiversion(targets("x86_64+avx2"))]
+fn cubic_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mut [Pixel<u8>]) {
+    let step = if down { source.pitch } else { 4 };
+    for (i, out) in out.iter_mut().enumerate() {
+        let (ix, iy, dx, dy) = map.split(start + i);
+        let d = if down { dy } else { dx };
+        let at = source.index(ix, iy);
+        let [a, b] = [tap(source, at - step), tap(source, at)];
+        let [c, e] = [tap(source, at + step), tap(source, at + 2 * step)];
+        for k in 0..4 {
+            let p2 = c[k] - a[k];
+            let p3 = 2 * (a[k] - b[k]) + c[k] - e[k];
+            let p4 = b[k] - a[k] - c[k] + e[k];
+            out[k] = clip(f64::from(b[k]) + d * (f64::from(p2) + d * (f64::from(p3) + d * f64::from(p4))));
         }
     }
 }
 
-wide! {
-    /// The same for linear interpolation.
-    fn linear_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mut [Pixel<u8>]) {
-        let step = if down { source.pitch } else { 4 };
-        for (i, out) in out.iter_mut().enumerate() {
-            let (ix, iy, dx, dy) = map.split(start + i);
-            let d = if down { dy } else { dx };
-            let at = source.index(ix, iy);
-            let (a, b) = (tap(source, at), tap(source, at + step));
-            for k in 0..4 {
-                out[k] = clip(f64::from(a[k]) + f64::from(b[k] - a[k]) * d);
-            }
+/// Linear interpolation along rows, or along columns with `down`.
+#[multiversion(targets("x86_64+avx2"))]
+fn linear_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mut [Pixel<u8>]) {
+    let step = if down { source.pitch } else { 4 };
+    for (i, out) in out.iter_mut().enumerate() {
+        let (ix, iy, dx, dy) = map.split(start + i);
+        let d = if down { dy } else { dx };
+        let at = source.index(ix, iy);
+        let (a, b) = (tap(source, at), tap(source, at + step));
+        for k in 0..4 {
+            out[k] = clip(f64::from(a[k]) + f64::from(b[k] - a[k]) * d);
         }
     }
 }
@@ -306,7 +302,7 @@ const DOUBT: f32 = 2e-3;
 
 /// A row in the making, step by step for all its pixels: each step keeps wide registers busy.
 struct Line {
-    /// Where each pixel's neighbour above and to the left begins, and how far behind it the place is.
+    /// Where each pixel's neighbour above and to the left begins, and how far behind it the point is.
     at: Vec<u32>,
     dx: Vec<f32>,
     dy: Vec<f32>,
@@ -326,7 +322,7 @@ impl Line {
     fn interpolate(&mut self, source: &Padded, map: &RowMap, span: Range<usize>, cubic: bool) {
         let at = &mut self.at[span.clone()];
         let (dx, dy) = (&mut self.dx[span.clone()], &mut self.dy[span.clone()]);
-        places(map, span.start, source.pitch as u32, at, dx, dy);
+        sources(map, span.start, source.pitch as u32, at, dx, dy);
         let values = &mut self.values[span.clone()];
         if cubic {
             bicubic(source, at, dx, dy, values)
@@ -345,29 +341,27 @@ impl Line {
     }
 }
 
-wide! {
-    fn places(map: &RowMap, start: usize, pitch: u32, at: &mut [u32], dx: &mut [f32], dy: &mut [f32]) {
-        for (i, ((at, dx), dy)) in at.iter_mut().zip(dx).zip(dy).enumerate() {
-            let (x, y, u, v) = map.split((start as i32 + i as i32) as usize);
-            *at = (y + BORDER as i32) as u32 * pitch + (x + BORDER as i32) as u32 * 4;
-            *dx = u as f32;
-            *dy = v as f32;
-        }
+#[multiversion(targets("x86_64+avx2"))]
+fn sources(map: &RowMap, start: usize, pitch: u32, at: &mut [u32], dx: &mut [f32], dy: &mut [f32]) {
+    for (i, ((at, dx), dy)) in at.iter_mut().zip(dx).zip(dy).enumerate() {
+        let (x, y, u, v) = map.split((start as i32 + i as i32) as usize);
+        *at = (y + BORDER as i32) as u32 * pitch + (x + BORDER as i32) as u32 * 4;
+        *dx = u as f32;
+        *dy = v as f32;
     }
 }
 
-wide! {
-    /// Values truncated to 8 bits.
-    fn truncate(values: &[f32], out: &mut [u8], doubt: &mut [u8]) {
-        for ((v, out), doubt) in values.iter().zip(out).zip(doubt) {
-            // All up to ½ and all from 255½ are beyond doubt.
-            let v = if *v > 0.5 { *v } else { 0.5 };
-            let v = if v < 255.5 { v } else { 255.5 };
-            // SAFETY: a number between 0 and 256.
-            let whole: i32 = unsafe { v.to_int_unchecked() };
-            *out = whole as u8;
-            *doubt = u8::from(((v - whole as f32) - 0.5).abs() > 0.5 - DOUBT);
-        }
+/// Values truncated to 8 bits.
+#[multiversion(targets("x86_64+avx2"))]
+fn truncate(values: &[f32], out: &mut [u8], doubt: &mut [u8]) {
+    for ((v, out), doubt) in values.iter().zip(out).zip(doubt) {
+        // All up to ½ and all from 255½ are beyond doubt.
+        let v = if *v > 0.5 { *v } else { 0.5 };
+        let v = if v < 255.5 { v } else { 255.5 };
+        // SAFETY: a number between 0 and 256.
+        let whole: i32 = unsafe { v.to_int_unchecked() };
+        *out = whole as u8;
+        *doubt = u8::from(((v - whole as f32) - 0.5).abs() > 0.5 - DOUBT);
     }
 }
 
@@ -377,32 +371,28 @@ fn cubic_weights(d: f32) -> [f32; 4] {
     [((2.0 - d) * d - 1.0) * d, (d - 2.0) * d * d + 1.0, ((1.0 - d) * d + 1.0) * d, (d - 1.0) * d * d]
 }
 
-wide! {
-    fn bicubic(source: &Padded, at: &[u32], dx: &[f32], dy: &[f32], out: &mut [Pixel<f32>]) {
-        for (((out, at), dx), dy) in out.iter_mut().zip(at).zip(dx).zip(dy) {
-            let at = *at as usize - source.pitch - 4;
-            // Down the columns first, with all channels of four pixels side by side.
-            let weights = cubic_weights(*dy);
-            let lines: [&[u8; 16]; 4] = [
-                source.values(at),
-                source.values(at + source.pitch),
-                source.values(at + 2 * source.pitch),
-                source.values(at + 3 * source.pitch),
-            ];
-            let mut down = [0.0f32; 16];
-            for (k, v) in down.iter_mut().enumerate() {
-                *v = weights[0] * f32::from(lines[0][k])
-                    + weights[1] * f32::from(lines[1][k])
-                    + weights[2] * f32::from(lines[2][k])
-                    + weights[3] * f32::from(lines[3][k]);
-            }
-            let weights = cubic_weights(*dx);
-            for (k, v) in out.iter_mut().enumerate() {
-                *v = weights[0] * down[k]
-                    + weights[1] * down[4 + k]
-                    + weights[2] * down[8 + k]
-                    + weights[3] * down[12 + k];
-            }
+#[multiversion(targets("x86_64+avx2"))]
+fn bicubic(source: &Padded, at: &[u32], dx: &[f32], dy: &[f32], out: &mut [Pixel<f32>]) {
+    for (((out, at), dx), dy) in out.iter_mut().zip(at).zip(dx).zip(dy) {
+        let at = *at as usize - source.pitch - 4;
+        // Down the columns first, with all channels of four pixels side by side.
+        let weights = cubic_weights(*dy);
+        let lines: [&[u8; 16]; 4] = [
+            source.values(at),
+            source.values(at + source.pitch),
+            source.values(at + 2 * source.pitch),
+            source.values(at + 3 * source.pitch),
+        ];
+        let mut down = [0.0f32; 16];
+        for (k, v) in down.iter_mut().enumerate() {
+            *v = weights[0] * f32::from(lines[0][k])
+                + weights[1] * f32::from(lines[1][k])
+                + weights[2] * f32::from(lines[2][k])
+                + weights[3] * f32::from(lines[3][k]);
+        }
+        let weights = cubic_weights(*dx);
+        for (k, v) in out.iter_mut().enumerate() {
+            *v = weights[0] * down[k] + weights[1] * down[4 + k] + weights[2] * down[8 + k] + weights[3] * down[12 + k];
         }
     }
 }
@@ -412,26 +402,25 @@ wide! {
 fn bicubic_exact(source: &Padded, at: usize, dx: f64, dy: f64) -> Pixel<u8> {
     let at = at - source.pitch - 4;
     let lines: [&[u8; 16]; 4] = std::array::from_fn(|j| source.values(at + j * source.pitch));
-    // Between equal pixels there is nothing to compute; flat parts of pictures come here throughout.
+    // Between equal pixels there is nothing to compute; flat parts of images come here throughout.
     if lines.iter().all(|l| *l == lines[0] && l[..12] == l[4..]) {
         return [lines[0][0], lines[0][1], lines[0][2], 0];
     }
     std::array::from_fn(|k| clip(cubic(lines.map(|l| cubic(std::array::from_fn(|i| f64::from(l[4 * i + k])), dx)), dy)))
 }
 
-wide! {
-    fn bilinear(source: &Padded, at: &[u32], dx: &[f32], dy: &[f32], out: &mut [Pixel<f32>]) {
-        for (((out, at), dx), dy) in out.iter_mut().zip(at).zip(dx).zip(dy) {
-            let at = *at as usize;
-            let lines: [&[u8; 8]; 2] = [source.values(at), source.values(at + source.pitch)];
-            let mut down = [0.0f32; 8];
-            for (k, v) in down.iter_mut().enumerate() {
-                let (a, b) = (f32::from(lines[0][k]), f32::from(lines[1][k]));
-                *v = a + (b - a) * dy;
-            }
-            for (k, v) in out.iter_mut().enumerate() {
-                *v = down[k] + (down[4 + k] - down[k]) * dx;
-            }
+#[multiversion(targets("x86_64+avx2"))]
+fn bilinear(source: &Padded, at: &[u32], dx: &[f32], dy: &[f32], out: &mut [Pixel<f32>]) {
+    for (((out, at), dx), dy) in out.iter_mut().zip(at).zip(dx).zip(dy) {
+        let at = *at as usize;
+        let lines: [&[u8; 8]; 2] = [source.values(at), source.values(at + source.pitch)];
+        let mut down = [0.0f32; 8];
+        for (k, v) in down.iter_mut().enumerate() {
+            let (a, b) = (f32::from(lines[0][k]), f32::from(lines[1][k]));
+            *v = a + (b - a) * dy;
+        }
+        for (k, v) in out.iter_mut().enumerate() {
+            *v = down[k] + (down[4 + k] - down[k]) * dx;
         }
     }
 }
@@ -447,16 +436,16 @@ fn bilinear_exact(source: &Padded, at: usize, dx: f64, dy: f64) -> Pixel<u8> {
 }
 
 /// Pillow's nearest neighbours: running sums for translations and scalings, else fixed point with 16
-/// binary places (which holds pictures of less than 32768 pixels a side).
+/// binary digits (which holds images of less than 32768 pixels a side).
 fn nearest(image: &Image, [a, b, c, d, e, f]: [f64; 6], out: &mut Image) {
     let (w, h, n) = (image.width, image.height, image.channels);
     if b == 0.0 && d == 0.0 {
-        let places = |start: f64, step: f64, count: usize, size: usize| {
+        let sources = |start: f64, step: f64, count: usize, size: usize| {
             let sums = std::iter::successors(Some(start + step * 0.5), move |p| Some(p + step));
             sums.take(count).map(move |p| (p >= 0.0 && p < size as f64).then_some(p as usize)).collect::<Vec<_>>()
         };
-        let columns = places(c, a, w, w);
-        for (y, from) in places(f, e, h, h).into_iter().enumerate() {
+        let columns = sources(c, a, w, w);
+        for (y, from) in sources(f, e, h, h).into_iter().enumerate() {
             let Some(from) = from else { continue };
             for (x, column) in columns.iter().enumerate() {
                 if let Some(column) = column {

@@ -1,7 +1,7 @@
 //! Operations that map every value by itself, as Pillow's `ImageOps` and timm's `auto_augment` do.
 
 use crate::data::image::Image;
-use crate::data::wide::wide;
+use multiversion::multiversion;
 
 /// Stretches each channel so that its least value becomes 0 and its greatest 255 (Pillow's
 /// `ImageOps.autocontrast` without cutoff). A channel of one value stays.
@@ -48,34 +48,29 @@ pub fn solarize_add(image: &mut Image, add: u8, threshold: f64) {
     }
 }
 
-wide! {
-    fn invert_values(data: &mut [u8]) {
-        data.iter_mut().for_each(|v| *v = !*v);
-    }
+#[multiversion(targets("x86_64+avx2"))]
+fn invert_values(data: &mut [u8]) {
+    data.iter_mut().for_each(|v| *v = !*v);
 }
 
-wide! {
-    fn mask_values(data: &mut [u8], mask: u8) {
-        data.iter_mut().for_each(|v| *v &= mask);
-    }
+#[multiversion(targets("x86_64+avx2"))]
+fn mask_values(data: &mut [u8], mask: u8) {
+    data.iter_mut().for_each(|v| *v &= mask);
 }
 
-wide! {
-    fn solarize_values(data: &mut [u8], threshold: u8) {
-        data.iter_mut().for_each(|v| *v = if *v < threshold { *v } else { !*v });
-    }
+#[multiversion(targets("x86_64+avx2"))]
+fn solarize_values(data: &mut [u8], threshold: u8) {
+    data.iter_mut().for_each(|v| *v = if *v < threshold { *v } else { !*v });
 }
 
-wide! {
-    fn add_values(data: &mut [u8], add: u8) {
-        data.iter_mut().for_each(|v| *v = v.saturating_add(add));
-    }
+#[multiversion(targets("x86_64+avx2"))]
+fn add_values(data: &mut [u8], add: u8) {
+    data.iter_mut().for_each(|v| *v = v.saturating_add(add));
 }
 
-wide! {
-    fn add_below(data: &mut [u8], add: u8, threshold: u8) {
-        data.iter_mut().for_each(|v| *v = if *v < threshold { v.saturating_add(add) } else { *v });
-    }
+#[multiversion(targets("x86_64+avx2"))]
+fn add_below(data: &mut [u8], add: u8, threshold: u8) {
+    data.iter_mut().for_each(|v| *v = if *v < threshold { v.saturating_add(add) } else { *v });
 }
 
 /// The table of [`autocontrast`].
@@ -131,26 +126,25 @@ fn extremes(image: &Image) -> Vec<(u8, u8)> {
     (0..image.channels).map(of).collect()
 }
 
-/// A multiple of 3 values and of a register's width, so that a place in a block has one channel.
+/// A multiple of 3 values and of a register's width, so that an index in a block has one channel.
 const BLOCK: usize = 96;
 
-wide! {
-    /// Least and greatest values of each place in a block.
-    fn block_extremes(data: &[u8]) -> ([u8; BLOCK], [u8; BLOCK]) {
-        let (mut low, mut high) = ([255u8; BLOCK], [0u8; BLOCK]);
-        let mut blocks = data.chunks_exact(BLOCK);
-        for block in &mut blocks {
-            for i in 0..BLOCK {
-                low[i] = low[i].min(block[i]);
-                high[i] = high[i].max(block[i]);
-            }
+/// Least and greatest values of each index in a block.
+#[multiversion(targets("x86_64+avx2"))]
+fn block_extremes(data: &[u8]) -> ([u8; BLOCK], [u8; BLOCK]) {
+    let (mut low, mut high) = ([255u8; BLOCK], [0u8; BLOCK]);
+    let mut blocks = data.chunks_exact(BLOCK);
+    for block in &mut blocks {
+        for i in 0..BLOCK {
+            low[i] = low[i].min(block[i]);
+            high[i] = high[i].max(block[i]);
         }
-        for (i, &v) in blocks.remainder().iter().enumerate() {
-            low[i] = low[i].min(v);
-            high[i] = high[i].max(v);
-        }
-        (low, high)
     }
+    for (i, &v) in blocks.remainder().iter().enumerate() {
+        low[i] = low[i].min(v);
+        high[i] = high[i].max(v);
+    }
+    (low, high)
 }
 
 /// How often each value occurs in each channel.

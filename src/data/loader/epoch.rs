@@ -1,0 +1,355 @@
+//! One epoch: the worker threads that make its images, and who takes its batches.
+
+use super::to_float::{BufferPool, to_float};
+use super::{Loader, OnBad, Shared, lock};
+use crate::data::batch::Batch;
+use crate::data::image::Image;
+use crate::data::transform::BatchContext;
+use crate::device;
+use crate::error::{Diagnostic, Result, catch_panic, one_line};
+use crate::positions::Positions;
+use crate::random::{self, Key, Permutation};
+use rand::Rng;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+use tch::{Kind, Tensor};
+
+/// One epoch's work, shared by its workers and whoever takes the batches.
+struct Work {
+    shared: Arc<Shared>,
+    key: Key,
+    order: Permutation,
+    /// Images of the epoch, over all ranks, before the first one here.
+    first: usize,
+    /// Images after those, over all ranks, that become batches.
+    left: usize,
+    /// Images in the global batch.
+    batch: usize,
+    /// The next image to make, of this rank's.
+    next: AtomicUsize,
+    consumed: Mutex<Consumed>,
+    changed: Condvar,
+    /// Batch b is made in slot b mod their number, when batch b minus their number was taken.
+    slots: Vec<Slot>,
+}
+
+/// How far whoever takes the batches is.
+struct Consumed {
+    batches: usize,
+    /// Nobody takes any more.
+    stopped: bool,
+}
+
+/// Room for one batch.
+struct Slot {
+    /// uint8 [B, H, W, C] on the CPU, pinned where a GPU is used.
+    pixels: Tensor,
+    /// The pixels' address: every worker writes to images of its own.
+    address: *mut u8,
+    /// Images that are made.
+    made: AtomicUsize,
+    items: Mutex<Vec<Item>>,
+}
+
+// SAFETY: `pixels` is used by whoever takes a whole batch only, and `address` for images that one worker owns.
+unsafe impl Send for Slot {}
+unsafe impl Sync for Slot {}
+
+/// What came of one image besides its pixels.
+struct Item {
+    /// Its number among this rank's images of the batch.
+    number: usize,
+    index: usize,
+    label: i64,
+    error: Option<anyhow::Error>,
+}
+
+impl Slot {
+    fn new(batch: usize, shape: [usize; 3]) -> Result<Self> {
+        let [c, h, w] = shape.map(|n| n as i64);
+        let mut pixels = Tensor::f_empty([batch as i64, h, w, c], (Kind::Uint8, tch::Device::Cpu))?;
+        if device::current() != tch::Device::Cpu {
+            pixels = pixels.f_pin_memory(device::current())?;
+        }
+        let address = pixels.data_ptr().cast();
+        Ok(Self { pixels, address, made: AtomicUsize::new(0), items: Mutex::default() })
+    }
+}
+
+impl Work {
+    fn batches(&self) -> usize {
+        self.left.div_ceil(self.batch)
+    }
+
+    /// Images in a global batch.
+    fn global_len(&self, batch: usize) -> usize {
+        self.batch.min(self.left - batch * self.batch)
+    }
+
+    /// The positions of this rank's images in a global batch, and their weight in the mean over ranks.
+    fn positions(&self, batch: usize) -> (Positions, f64) {
+        let Shared { rank, world_size, .. } = *self.shared;
+        let size = self.global_len(batch);
+        let own = Positions::of_process(size, rank, world_size, self.shared.pipeline.needs_pairs());
+        match own.is_empty() {
+            // It takes part in the step all the same.
+            true => (Positions::run(0, 1), 0.0),
+            false => (own, (world_size * own.len()) as f64 / size as f64),
+        }
+    }
+
+    /// This rank's images in each batch but a short last one.
+    fn own(&self) -> usize {
+        self.batch / self.shared.world_size
+    }
+
+    /// Images that this rank makes.
+    fn images(&self) -> usize {
+        self.batches().checked_sub(1).map_or(0, |last| last * self.own() + self.positions(last).0.len())
+    }
+
+    /// What the transforms of images draw from for image `index` of the source.
+    fn image_key(&self, index: usize) -> Key {
+        self.key.fold(1 + index as u64)
+    }
+
+    /// A worker's life.
+    fn run(&self) {
+        let images = self.images();
+        loop {
+            let k = self.next.fetch_add(1, Ordering::Relaxed);
+            if k >= images {
+                return;
+            }
+            let (batch, number) = (k / self.own(), k % self.own());
+            let mut consumed = lock(&self.consumed);
+            while !consumed.stopped && batch >= consumed.batches + self.slots.len() {
+                consumed = self.changed.wait(consumed).unwrap_or_else(|e| e.into_inner());
+            }
+            if consumed.stopped {
+                return;
+            }
+            drop(consumed);
+            let slot = &self.slots[batch % self.slots.len()];
+            let n = self.shared.shape.iter().product::<usize>();
+            // SAFETY: image `number` of the slot is this worker's until the batch is whole, and the slot is free.
+            let out = unsafe { std::slice::from_raw_parts_mut(slot.address.add(number * n), n) };
+            // Whatever goes wrong, the image counts as made: whoever waits for it is told, and never waits in vain.
+            let item = catch_panic(|| Ok(self.make(batch, number, out))).unwrap_or_else(|e| Item {
+                number,
+                index: 0,
+                label: -1,
+                error: Some(e),
+            });
+            lock(&slot.items).push(item);
+            if slot.made.fetch_add(1, Ordering::AcqRel) + 1 == self.positions(batch).0.len() {
+                // Under the lock, so that nobody goes to sleep between looking and waiting.
+                let _consumed = lock(&self.consumed);
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// Makes this rank's image `number` of a batch.
+    fn make(&self, batch: usize, number: usize, out: &mut [u8]) -> Item {
+        let shared = &self.shared;
+        let n = shared.source.len();
+        // In the epoch's order, which all ranks go through together.
+        let position = self.first + batch * self.batch + self.positions(batch).0.at(number);
+        let mut index = if shared.shuffle { self.order.at(position) } else { position };
+        let mut replacements = None;
+        for _ in 0..MOST_REPLACEMENTS {
+            match catch_panic(|| shared.image(index, self.image_key(index), out)) {
+                Ok(()) => return Item { number, index, label: shared.source.label(index), error: None },
+                Err(e) => {
+                    let name = shared.source.name(index);
+                    // A wrong list of transforms is no broken image.
+                    let misfit = e.chain().any(|cause| cause.is::<Misfit>());
+                    if shared.on_bad == OnBad::Error || misfit {
+                        let what = format!("cannot read item {index} ({name}) of {}", shared.source.describe());
+                        return Item { number, index, label: -1, error: Some(e.context(what)) };
+                    }
+                    lock(&shared.bad).insert(index, (name, one_line(&e)));
+                    let rng = replacements.get_or_insert_with(|| self.key.fold(0).fold(1 + position as u64).rng());
+                    index = rng.random_range(0..n);
+                }
+            }
+        }
+        let error = Diagnostic::new(format!(
+            "{MOST_REPLACEMENTS} images in a row of {} cannot be read",
+            shared.source.describe()
+        ));
+        Item { number, index, label: -1, error: Some(error.into()) }
+    }
+}
+
+/// An image that is whole, but that the transforms do not fit.
+#[derive(Debug)]
+pub struct Misfit(pub String);
+
+impl std::fmt::Display for Misfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misfit {}
+
+/// Images tried in place of a broken one before the data is taken for lost.
+const MOST_REPLACEMENTS: usize = 100;
+
+impl Shared {
+    /// Image `index` after the transforms of images.
+    fn image(&self, index: usize, key: Key, out: &mut [u8]) -> Result<()> {
+        let image = self.pipeline.apply(self.source.read(index)?, &mut key.rng())?;
+        let [c, h, w] = self.shape;
+        if [image.channels, image.height, image.width] != self.shape {
+            let Image { channels, height, width, .. } = image;
+            return Err(Misfit(format!(
+                "it comes out as {channels} x {height} x {width} (channels, height, width), where {c} x {h} x {w} are \
+                 expected; end the transforms with one that gives every image one size, such as transform::center_crop"
+            ))
+            .into());
+        }
+        out.copy_from_slice(&image.data);
+        Ok(())
+    }
+}
+
+/// The batches of one epoch, in order.
+pub struct Epoch {
+    work: Arc<Work>,
+    workers: Vec<std::thread::JoinHandle<()>>,
+    pool: Arc<Mutex<BufferPool>>,
+    waited: Duration,
+    failed: bool,
+    /// The sample positions that the run's generator draws for outside of the epoch.
+    samples_outside: Positions,
+}
+
+impl Epoch {
+    /// Epoch `epoch` of a loader from image `first` on, of which `left` become batches.
+    pub(super) fn start(loader: &Loader, epoch: u64, first: usize, left: usize) -> Result<Self> {
+        let shared = &loader.shared;
+        let key = Key::new(shared.seed).fold(epoch);
+        let mut work = Work {
+            shared: shared.clone(),
+            key,
+            order: Permutation::new(key, shared.source.len()),
+            first,
+            left,
+            batch: loader.batch,
+            next: AtomicUsize::new(0),
+            consumed: Mutex::new(Consumed { batches: 0, stopped: false }),
+            changed: Condvar::new(),
+            slots: Vec::new(),
+        };
+        // No batch is larger than the first.
+        let (slots, size) = match work.batches() {
+            0 => (0, 0),
+            batches => (loader.prefetch.min(batches), work.positions(0).0.len()),
+        };
+        work.slots = (0..slots).map(|_| Slot::new(size, shared.shape)).collect::<Result<_>>()?;
+        // Made before its workers: should one not start, those before it end with it.
+        let mut epoch = Epoch {
+            work: Arc::new(work),
+            workers: Vec::new(),
+            pool: loader.pool.clone(),
+            waited: Duration::ZERO,
+            failed: false,
+            samples_outside: random::state().samples,
+        };
+        for i in 0..loader.workers.min(epoch.work.images()) {
+            let work = epoch.work.clone();
+            let thread = std::thread::Builder::new().name(format!("nepa-data-{i}"));
+            epoch.workers.push(thread.spawn(move || work.run())?);
+        }
+        Ok(epoch)
+    }
+
+    /// Time spent waiting for the workers so far.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Batches not yet taken.
+    pub fn left(&self) -> usize {
+        if self.failed { 0 } else { self.work.batches() - lock(&self.work.consumed).batches }
+    }
+
+    /// Images of the epoch that were taken, over all ranks: where to go on with [`Loader::epoch`].
+    pub fn done(&self) -> usize {
+        let taken = lock(&self.work.consumed).batches * self.work.batch;
+        self.work.first + taken.min(self.work.left)
+    }
+
+    /// The next batch after all transforms, or `None` after the last or after an error of the workers. The samples that
+    /// the run's generator draws for are those of the batch from here on; after the last, what they were before the
+    /// epoch.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>> {
+        let count = self.left();
+        if count == 0 {
+            random::set_samples(self.samples_outside);
+            return Ok(None);
+        }
+        let batch = self.work.batches() - count;
+        let (samples, loss_weight) = self.work.positions(batch);
+        let (images, items) = self.take(batch, samples.len())?;
+        random::set_samples(samples);
+        let work = &self.work;
+        let device = device::current();
+        let labels: Vec<i64> = items.iter().map(|item| item.label).collect();
+        let indices: Vec<i64> = items.iter().map(|item| item.index as i64).collect();
+        let labels = Tensor::f_from_slice(&labels)?.f_to_device(device)?;
+        let indices = Tensor::f_from_slice(&indices)?.f_to_device(device)?;
+        let context = BatchContext {
+            key: work.key.fold(0).fold(u64::MAX - (work.first + batch * work.batch) as u64),
+            image_keys: items.iter().map(|item| work.image_key(item.index).fold(1)).collect(),
+            global_batch: work.global_len(batch),
+            classes: work.shared.source.class_names().len(),
+        };
+        let batch = Batch { images, targets: labels.shallow_clone(), labels, indices, samples, loss_weight };
+        work.shared.pipeline.apply_to_batch(batch, &context).map(Some)
+    }
+
+    /// Waits for batch `batch` of `count` images and frees its slot: its images as numbers, on the run's device, and
+    /// what else is known of each.
+    fn take(&mut self, batch: usize, count: usize) -> Result<(Tensor, Vec<Item>)> {
+        let work = &self.work;
+        let slot = &work.slots[batch % work.slots.len()];
+        let start = Instant::now();
+        let mut consumed = lock(&work.consumed);
+        while slot.made.load(Ordering::Acquire) < count {
+            consumed = work.changed.wait(consumed).unwrap_or_else(|e| e.into_inner());
+        }
+        drop(consumed);
+        self.waited += start.elapsed();
+
+        let mut items = std::mem::take(&mut *lock(&slot.items));
+        items.sort_unstable_by_key(|item| item.number);
+        // Without its images the batch is lost, and with it the epoch.
+        self.failed = true;
+        if let Some(error) = items.iter_mut().find_map(|item| item.error.take()) {
+            return Err(error);
+        }
+        let pixels = slot.pixels.f_narrow(0, 0, count as i64)?;
+        let images = to_float(&pixels, work.shared.pipeline.first_normalization(), &mut lock(&self.pool))?;
+        self.failed = false;
+        slot.made.store(0, Ordering::Release);
+        lock(&work.consumed).batches += 1;
+        work.changed.notify_all();
+        Ok((images, items))
+    }
+}
+
+impl Drop for Epoch {
+    fn drop(&mut self) {
+        lock(&self.work.consumed).stopped = true;
+        self.work.changed.notify_all();
+        for worker in self.workers.drain(..) {
+            // Each ends after the image that it is at; panics inside of it are caught.
+            let _ = worker.join();
+        }
+    }
+}

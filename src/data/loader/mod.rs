@@ -1,0 +1,279 @@
+//! Batches of transformed images, made ahead of the training step by worker threads.
+//!
+//! What a batch holds depends on (seed, epoch) alone, never on the number of workers, nor on that of the ranks that
+//! divide its images among them. The workers fill the images of a few batches in order, each taking the next image as
+//! soon as it is free, into buffers that are used again and again. Images stay 8-bit until they are on the device.
+
+mod epoch;
+mod to_float;
+
+pub use epoch::{Epoch, Misfit};
+
+use super::pipeline::Pipeline;
+use super::source::SourceRef;
+use crate::error::{Diagnostic, Result, ensure};
+use crate::{choices, options};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use to_float::BufferPool;
+
+choices! {
+    /// What is done about an image that cannot be read.
+    pub enum OnBad {
+        /// The run ends with an error that names it.
+        Error = "error",
+        /// Another image, drawn by (seed, epoch, position), replaces it; it is counted and listed.
+        Skip = "skip",
+    }
+}
+
+options! {
+    /// How a source becomes batches.
+    pub struct LoaderOptions {
+        /// Images in the global batch: a multiple of the number of ranks, with mixup and several ranks of twice their
+        /// number.
+        batch: usize = 128,
+        /// Whether each epoch has its own random order.
+        shuffle: bool = true,
+        /// Whether a short last batch is left out.
+        drop_last: bool = false,
+        /// What is done about an image that cannot be read: "error" ends the run, "skip" takes another image instead,
+        /// counts it and lists it in bad_items.txt of the run directory.
+        on_bad: OnBad = OnBad::Error,
+        /// Whether JPEGs are turned as their Exif data says; off in torchvision's loader.
+        exif_orientation: bool = false,
+        /// Worker threads; () means one per CPU thread of the run.
+        workers: Option<usize> = None,
+        /// Batches made ahead: what bounds the memory.
+        prefetch: usize = 3,
+        /// The rank whose images of each global batch are loaded; () means the run's.
+        rank: Option<usize> = None,
+        /// Ranks that divide each global batch among them; () means the run's. All take part in every step, and every
+        /// image is taken once. Where a short last batch has none left for a rank, it gets the batch's first image,
+        /// with a `loss_weight` of 0.
+        world_size: Option<usize> = None,
+        /// Seed of order and augmentation; () means the run's.
+        seed: Option<u64> = None,
+    }
+}
+
+/// A broken image: its name and what is wrong.
+pub type BadItems = BTreeMap<usize, (String, String)>;
+
+/// Makes the batches of any epoch.
+pub struct Loader {
+    shared: Arc<Shared>,
+    batch: usize,
+    drop_last: bool,
+    workers: usize,
+    prefetch: usize,
+    pool: Arc<Mutex<BufferPool>>,
+}
+
+/// What the workers need to make any image.
+struct Shared {
+    source: SourceRef,
+    pipeline: Pipeline,
+    shape: [usize; 3],
+    shuffle: bool,
+    on_bad: OnBad,
+    seed: u64,
+    rank: usize,
+    world_size: usize,
+    bad: Mutex<BadItems>,
+}
+
+impl Loader {
+    /// A loader of `source`, whose images and batches go through `pipeline`.
+    pub fn new(source: SourceRef, pipeline: Pipeline, options: &LoaderOptions) -> Result<Self> {
+        let o = options;
+        ensure!(o.batch >= 1, "batch must be at least 1, found {}", o.batch);
+        ensure!(o.prefetch >= 1, "prefetch must be at least 1, found {}", o.prefetch);
+        ensure!(o.workers != Some(0), "workers must be at least 1, found 0");
+        let rank = o.rank.unwrap_or_else(crate::dist::rank);
+        let world_size = o.world_size.unwrap_or_else(crate::dist::world_size);
+        ensure!(rank < world_size, "rank must be less than world_size: found {rank} of {world_size}");
+        let pairs = pipeline.needs_pairs() && world_size > 1;
+        let unit = if pairs { 2 * world_size } else { world_size };
+        if !o.batch.is_multiple_of(unit) {
+            let lower = o.batch / unit * unit;
+            let near = if lower == 0 { String::new() } else { format!("{lower} or ") };
+            let how = if pairs { " in pairs, as mixup needs them" } else { "" };
+            return Err(Diagnostic::new(format!("batch {} cannot be divided among {world_size} ranks{how}", o.batch))
+                .hint(format!("{near}{} can", lower + unit))
+                .into());
+        }
+        ensure!(!source.is_empty(), "{} holds no images", source.describe());
+        ensure!(
+            !o.drop_last || o.batch <= source.len(),
+            "batch {} with drop_last leaves nothing of {} images",
+            o.batch,
+            source.len()
+        );
+        let shape = pipeline.shape(source.as_ref(), o.on_bad == OnBad::Skip)?;
+        let shared = Shared {
+            source,
+            pipeline,
+            shape,
+            shuffle: o.shuffle,
+            on_bad: o.on_bad,
+            seed: o.seed.unwrap_or_else(crate::random::seed),
+            rank,
+            world_size,
+            bad: Mutex::default(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            batch: o.batch,
+            drop_last: o.drop_last,
+            workers: o.workers.unwrap_or_else(|| tch::get_num_threads().max(1) as usize),
+            prefetch: o.prefetch,
+            pool: Arc::default(),
+        })
+    }
+
+    /// What the batches are made of.
+    pub fn source(&self) -> &SourceRef {
+        &self.shared.source
+    }
+
+    /// Channels, height and width of the images.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shared.shape
+    }
+
+    /// Images in the global batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Batches in an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        match self.drop_last {
+            true => self.shared.source.len() / self.batch,
+            false => self.shared.source.len().div_ceil(self.batch),
+        }
+    }
+
+    /// Broken images that were replaced so far.
+    pub fn bad_items(&self) -> BadItems {
+        lock(&self.shared.bad).clone()
+    }
+
+    /// The batches of epoch `epoch`, after the first `done` images of it (over all ranks, however many they were).
+    pub fn epoch(&self, epoch: u64, done: usize) -> Result<Epoch> {
+        let n = self.shared.source.len();
+        ensure!(done <= n, "epoch {epoch} has {n} images; {done} cannot be done of them");
+        let left = match self.drop_last {
+            true => (n / self.batch * self.batch).saturating_sub(done) / self.batch * self.batch,
+            false => n - done,
+        };
+        Epoch::start(self, epoch, done, left)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that panics runs under these locks.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::batch::Batch;
+    use crate::data::image::Image;
+    use crate::data::source::{Source, StoredImage};
+    use crate::error::one_line;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    /// Two classes of tiny images; something is wrong with some of them.
+    struct Faulty {
+        reads: AtomicUsize,
+        bad: fn(usize) -> bool,
+        in_label: bool,
+    }
+
+    impl Source for Faulty {
+        fn describe(&self) -> String {
+            "faulty".into()
+        }
+        fn len(&self) -> usize {
+            100
+        }
+        fn class_names(&self) -> &[String] {
+            &[]
+        }
+        fn split(&self) -> Option<&str> {
+            None
+        }
+        fn label(&self, index: usize) -> i64 {
+            assert!(!(self.in_label && (self.bad)(index)), "no label");
+            0
+        }
+        fn name(&self, index: usize) -> String {
+            format!("item-{index}")
+        }
+        fn read(&self, index: usize) -> Result<StoredImage<'_>> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            assert!(self.in_label || !(self.bad)(index), "a fault in reading");
+            Ok(StoredImage::Pixels(Image::new(2, 2, 1, vec![index as u8; 4])))
+        }
+        fn shape(&self) -> Option<[usize; 3]> {
+            Some([1, 2, 2])
+        }
+    }
+
+    fn loader(bad: fn(usize) -> bool, in_label: bool, options: &LoaderOptions) -> (Arc<Faulty>, Loader) {
+        let source = Arc::new(Faulty { reads: AtomicUsize::new(0), bad, in_label });
+        let loader = Loader::new(source.clone(), Pipeline::new("test", &[], false).unwrap(), options).unwrap();
+        (source, loader)
+    }
+
+    #[test]
+    fn a_panic_in_a_worker_is_an_error_and_no_hang() {
+        for in_label in [false, true] {
+            for workers in [1, 4] {
+                let options = LoaderOptions { batch: 8, workers: Some(workers), ..Default::default() };
+                let (_, loader) = loader(|i| i == 77, in_label, &options);
+                let mut epoch = loader.epoch(0, 0).unwrap();
+                let error = loop {
+                    match epoch.next_batch() {
+                        Ok(Some(_)) => {}
+                        Ok(None) => panic!("the fault was not told"),
+                        Err(e) => break one_line(&e),
+                    }
+                };
+                assert!(error.contains("fault"), "{error}");
+                assert!(epoch.next_batch().unwrap().is_none(), "nothing after an error");
+            }
+        }
+    }
+
+    #[test]
+    fn data_of_which_nothing_can_be_read_ends_also_when_skipping() {
+        let options = LoaderOptions { batch: 8, on_bad: OnBad::Skip, ..Default::default() };
+        let (_, loader) = loader(|_| true, false, &options);
+        let error = loader.epoch(0, 0).unwrap().next_batch().err().unwrap();
+        assert!(one_line(&error).contains("100 images in a row"), "{error}");
+    }
+
+    #[test]
+    fn resuming_reads_nothing_of_what_was_done_and_workers_read_no_further_than_allowed() {
+        let options = LoaderOptions { batch: 10, workers: Some(3), prefetch: 2, ..Default::default() };
+        let (source, loader) = loader(|_| false, false, &options);
+        let mut epoch = loader.epoch(3, 60).unwrap();
+        let first = epoch.next_batch().unwrap().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        // One batch taken, two ahead.
+        assert_eq!(source.reads.load(Ordering::Relaxed), 30);
+        let indices = |batch: Batch| Vec::<i64>::try_from(&batch.indices).unwrap();
+        let mut all = Vec::new();
+        let mut whole = loader.epoch(3, 0).unwrap();
+        while let Some(batch) = whole.next_batch().unwrap() {
+            all.push(indices(batch));
+        }
+        assert_eq!(indices(first), all[6]);
+        assert_eq!(all.concat().iter().collect::<std::collections::BTreeSet<_>>().len(), 100);
+    }
+}

@@ -1,0 +1,18 @@
+//! Operations on 8-bit images, equal to Pillow's value for value.
+//!
+//! Their inner loops are compiled twice on x86-64: for any processor, and with AVX2, chosen at run time (the
+//! `multiversion` crate). Both give the same bits, since no multiplication is fused with an addition.
+
+mod affine;
+mod blur;
+mod enhance;
+mod hue;
+mod resample;
+mod tone;
+
+pub use affine::{affine, rotate, shear_x, shear_y, translate_x, translate_y};
+pub use blur::gaussian_blur;
+pub use enhance::{brightness, color, contrast, grayscale, sharpness};
+pub use hue::hue;
+pub use resample::{resize_then_crop, resized_crop};
+pub use tone::{autocontrast, equalize, invert, posterize, solarize, solarize_add};

@@ -1,0 +1,292 @@
+//! timm's `Mixup`: mixup and CutMix of a batch with itself in reverse order.
+
+use super::draws::{happens, within};
+use super::{BatchContext, Stage, Transform, describe_all};
+use crate::data::batch::Batch;
+use crate::data::image::Region;
+use crate::error::{Result, bail, did_you_mean, ensure};
+use crate::options;
+use rand::{Rng, RngCore};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Beta, Distribution};
+use tch::{Kind, Tensor};
+
+options! {
+    /// Mixup (Zhang et al., 2017) and CutMix (Yun et al., 2019) of a batch with itself in reverse order.
+    pub struct MixupOptions {
+        /// Mixup's λ is drawn from Beta(this, this); 0 turns mixup off.
+        mixup_alpha: f64 = 0.8,
+        /// CutMix's λ is drawn from Beta(this, this); 0 turns CutMix off.
+        cutmix_alpha: f64 = 1.0,
+        /// Least and greatest fraction of each side that CutMix replaces, instead of a λ from Beta.
+        cutmix_minmax: Option<[f64; 2]> = None,
+        /// Probability of mixing at all.
+        prob: f64 = 1.0,
+        /// Probability of CutMix where both are on.
+        switch_prob: f64 = 0.5,
+        /// Draws one λ for each batch, elem (image) or pair of images.
+        mode: String = "batch".into(),
+        /// Whether CutMix's λ becomes the fraction of pixels that were left.
+        correct_lam: bool = true,
+        /// Label smoothing inside the mixed targets: every class gets this, divided by their number, and the label
+        /// the rest.
+        label_smoothing: f64 = 0.1,
+    }
+}
+
+/// What has a λ of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MixupMode {
+    /// All images of a batch.
+    Batch,
+    /// Each image.
+    Elem,
+    /// Each image and its partner.
+    Pair,
+}
+
+/// How an image is mixed with its partner, the image as far from the batch's end as it is from its
+/// beginning.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mix {
+    /// λ: the image's weight in the label, and with mixup in every pixel; 1: it stays as it is.
+    pub lam: f64,
+    /// CutMix: what the partner replaces, perhaps nothing. Without it: mixup.
+    pub region: Option<Region>,
+}
+
+impl Mix {
+    /// No mixing.
+    pub const NONE: Mix = Mix { lam: 1.0, region: None };
+}
+
+/// Draws mixes.
+#[derive(Debug, Clone)]
+pub struct Mixup {
+    options: MixupOptions,
+    mode: MixupMode,
+    mixup: Option<Beta<f64>>,
+    cutmix: Option<Beta<f64>>,
+}
+
+impl Mixup {
+    /// Checks the options.
+    pub fn new(options: &MixupOptions) -> Result<Self> {
+        const OF: &str = "transform::mixup";
+        let o = options;
+        within(OF, "mixup_alpha", o.mixup_alpha, 0.0, f64::INFINITY)?;
+        within(OF, "cutmix_alpha", o.cutmix_alpha, 0.0, f64::INFINITY)?;
+        within(OF, "prob", o.prob, 0.0, 1.0)?;
+        within(OF, "switch_prob", o.switch_prob, 0.0, 1.0)?;
+        within(OF, "label_smoothing", o.label_smoothing, 0.0, 1.0)?;
+        if let Some([low, high]) = o.cutmix_minmax {
+            ensure!(
+                0.0 <= low && low < high && high < 1.0,
+                "option `cutmix_minmax` of {OF}: expected [least, greatest] from 0 to below 1, found [{low}, {high}]"
+            );
+        }
+        let mode = match o.mode.as_str() {
+            "batch" => MixupMode::Batch,
+            "elem" => MixupMode::Elem,
+            "pair" => MixupMode::Pair,
+            other => {
+                let near = did_you_mean(other, ["batch", "elem", "pair"]);
+                bail!("option `mode` of {OF}: expected batch, elem or pair, found {other:?}{near}")
+            }
+        };
+        let beta = |alpha: f64| (alpha > 0.0).then(|| Beta::new(alpha, alpha).expect("a positive number"));
+        // timm: with bounds on the sides, CutMix is on and its λ does not come from Beta.
+        let cutmix = beta(if o.cutmix_minmax.is_some() { 1.0 } else { o.cutmix_alpha });
+        ensure!(
+            o.mixup_alpha > 0.0 || cutmix.is_some(),
+            "options of {OF}: expected mixup_alpha or cutmix_alpha to be positive, found 0 for both"
+        );
+        Ok(Self { options: o.clone(), mode, mixup: beta(o.mixup_alpha), cutmix })
+    }
+
+    /// One mix, for a batch or for one of its images.
+    pub fn draw(&self, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Mix {
+        if !happens(self.options.prob, rng) {
+            return Mix::NONE;
+        }
+        let (beta, cut) = match (&self.mixup, &self.cutmix) {
+            (Some(_), Some(cutmix)) if happens(self.options.switch_prob, rng) => (cutmix, true),
+            (Some(mixup), _) => (mixup, false),
+            (None, Some(cutmix)) => (cutmix, true),
+            (None, None) => return Mix::NONE,
+        };
+        let lam = beta.sample(rng);
+        if !cut || lam == 1.0 {
+            return Mix { lam, region: None };
+        }
+        let region = match self.options.cutmix_minmax {
+            Some(bounds) => region_within(height, width, bounds, rng),
+            None => region_of(height, width, lam, rng),
+        };
+        let left = 1.0 - region.area() as f64 / (height * width) as f64;
+        let lam = if self.options.correct_lam || self.options.cutmix_minmax.is_some() { left } else { lam };
+        Mix { lam, region: Some(region) }
+    }
+
+    /// The mixes of all images of a batch, by the mode: all alike, each its own, or partners alike.
+    pub fn draw_batch(&self, batch: usize, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Vec<Mix> {
+        match self.mode {
+            MixupMode::Batch => vec![self.draw(height, width, rng); batch],
+            MixupMode::Elem => (0..batch).map(|_| self.draw(height, width, rng)).collect(),
+            MixupMode::Pair => {
+                let mut mixes = vec![Mix::NONE; batch];
+                for i in 0..batch / 2 {
+                    mixes[i] = self.draw(height, width, rng);
+                    mixes[batch - 1 - i] = mixes[i];
+                }
+                mixes
+            }
+        }
+    }
+}
+
+/// CutMix's rectangle: of 1 − `lam` of the area and the image's form around any pixel, then cut
+/// off at the edges (timm's `rand_bbox`).
+fn region_of(height: usize, width: usize, lam: f64, rng: &mut impl RngCore) -> Region {
+    let ratio = (1.0 - lam).sqrt();
+    let mut side = |n: usize| {
+        let half = (n as f64 * ratio) as usize / 2;
+        let centre = rng.random_range(0..n);
+        (centre.saturating_sub(half), (centre + half).min(n))
+    };
+    let (top, bottom) = side(height);
+    let (left, right) = side(width);
+    Region { top, left, height: bottom - top, width: right - left }
+}
+
+/// A rectangle whose sides are a fraction of the image's within bounds (timm's `rand_bbox_minmax`).
+fn region_within(height: usize, width: usize, [low, high]: [f64; 2], rng: &mut impl RngCore) -> Region {
+    let mut side = |n: usize| {
+        let (low, high) = ((n as f64 * low) as usize, (n as f64 * high) as usize);
+        // Small images may leave one length only.
+        let length = rng.random_range(low..high.max(low + 1));
+        (rng.random_range(0..n - length), length)
+    };
+    let (top, height) = side(height);
+    let (left, width) = side(width);
+    Region { top, left, height, width }
+}
+
+impl Transform for Mixup {
+    fn describe(&self) -> String {
+        describe_all("mixup", &self.options)
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::Batch
+    }
+
+    fn apply_to_batch(&self, batch: Batch, context: &BatchContext) -> Result<Batch> {
+        let size = batch.images.size();
+        // Of the global batch, whichever rank draws them.
+        let (height, width) = (size[2] as usize, size[3] as usize);
+        let all = self.draw_batch(context.global_batch, height, width, &mut context.key.rng());
+        let mixes: Vec<Mix> = (0..batch.samples.len()).map(|i| all[batch.samples.at(i)]).collect();
+        mix(batch, &mixes, self.options.label_smoothing, context.classes)
+    }
+
+    fn needs_pairs(&self) -> bool {
+        true
+    }
+}
+
+/// Mixes every image with its partner, the one as far from the end of the batch as it is from the beginning. Targets
+/// become float32 [B, classes], smoothed and weighted by λ.
+fn mix(batch: Batch, mixes: &[Mix], label_smoothing: f64, classes: usize) -> Result<Batch> {
+    if batch.targets.kind() != Kind::Int64 {
+        bail!("mixup: the targets are mixed already; list it once");
+    }
+    if classes == 0 || batch.labels.f_lt(0)?.f_any()?.f_int64_value(&[])? != 0 {
+        bail!("mixup: the images have no labels to mix");
+    }
+    let device = batch.images.device();
+    let column = |weight: &dyn Fn(&Mix) -> f64| -> Result<Tensor> {
+        let weights: Vec<f32> = mixes.iter().map(|mix| weight(mix) as f32).collect();
+        Ok(Tensor::f_from_slice(&weights)?.f_unsqueeze(1)?.f_to_device(device)?)
+    };
+    let (lam, rest) = (column(&|mix| mix.lam)?, column(&|mix| 1.0 - mix.lam)?);
+    let off = label_smoothing / classes as f64;
+    let mut plain = Tensor::f_full([batch.labels.size()[0], classes as i64], off, (Kind::Float, device))?;
+    let plain = plain.f_scatter_value_(1, &batch.labels.f_unsqueeze(1)?, 1.0 - label_smoothing + off)?;
+    let targets = plain.f_mul(&lam)?.f_add(&plain.f_flip([0])?.f_mul(&rest)?)?;
+
+    let partner = batch.images.f_flip([0])?;
+    let images = if mixes.iter().all(|mix| mix.region.is_none()) {
+        let (lam, rest) = (lam.f_view([-1, 1, 1, 1])?, rest.f_view([-1, 1, 1, 1])?);
+        batch.images.f_mul(&lam)?.f_add_(&partner.f_mul(&rest)?)?
+    } else {
+        let images = batch.images;
+        for (i, mix) in mixes.iter().enumerate() {
+            let (mut image, partner) = (images.f_get(i as i64)?, partner.f_get(i as i64)?);
+            match mix.region {
+                Some(r) if r.area() == 0 => {}
+                Some(r) => {
+                    let cut = |t: &Tensor| -> Result<Tensor> {
+                        let rows = t.f_narrow(1, r.top as i64, r.height as i64)?;
+                        Ok(rows.f_narrow(2, r.left as i64, r.width as i64)?)
+                    };
+                    cut(&image)?.f_copy_(&cut(&partner)?)?;
+                }
+                None if mix.lam < 1.0 => {
+                    let _ = image.f_mul_scalar_(mix.lam)?.f_add_(&partner.f_mul_scalar(1.0 - mix.lam)?)?;
+                }
+                None => {}
+            }
+        }
+        images
+    };
+    Ok(Batch { images, targets, ..batch })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::positions::Positions;
+
+    /// timm's own results (tests/fixtures/train/mixing.*).
+    #[test]
+    fn mixup_and_cutmix_give_timms_images_and_targets() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/train/mixing");
+        let facts: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(format!("{dir}.json")).unwrap()).unwrap();
+        let tensors: std::collections::HashMap<String, Tensor> =
+            Tensor::read_safetensors(format!("{dir}.safetensors")).unwrap().into_iter().collect();
+        let number = |v: &serde_json::Value| v.as_f64().unwrap();
+        let cut = &facts["cutmix_box"];
+        let side = |from: &str, to: &str| {
+            let (from, to) = (number(&cut[from]) as usize, number(&cut[to]) as usize);
+            (from, to - from)
+        };
+        let ((top, height), (left, width)) = (side("y0", "y1"), side("x0", "x1"));
+        let mixup = Mix { lam: number(&facts["lam"]), region: None };
+        let region = Some(Region { top, left, height, width });
+        let cutmix = Mix { lam: number(&facts["cutmix_lam"]), region };
+        let most = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+        for (name, drawn) in [("mixup", mixup), ("cutmix", cutmix)] {
+            let batch = Batch {
+                images: tensors["images"].copy(),
+                labels: tensors["labels"].copy(),
+                targets: tensors["labels"].copy(),
+                indices: tensors["labels"].copy(),
+                samples: Positions::default(),
+                loss_weight: 1.0,
+            };
+            let n = batch.labels.size()[0] as usize;
+            let classes = tensors["logits"].size()[1] as usize;
+            let mixed = mix(batch, &vec![drawn; n], number(&facts["label_smoothing"]), classes).unwrap();
+            let off = (
+                most(&mixed.images, &tensors[&format!("{name}.images")]),
+                most(&mixed.targets, &tensors[&format!("{name}.targets")]),
+            );
+            assert!(off.0 < 1e-6 && off.1 < 1e-6, "{name}: {off:?}");
+        }
+        let loss =
+            crate::loss::cross_entropy(&tensors["logits"], &tensors["mixup.targets"], &Default::default()).unwrap();
+        assert!(most(&loss, &tensors["soft_target_cross_entropy"]) < 1e-6);
+    }
+}

@@ -1,0 +1,74 @@
+//! Normalisation by mean and standard deviation.
+
+use super::{BatchContext, Stage, Transform};
+use crate::data::batch::Batch;
+use crate::error::{Result, bail, ensure};
+use tch::Tensor;
+
+/// (x − mean) / std, x in [0, 1], with a mean and a standard deviation for each channel or one for all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Normalize {
+    /// Subtracted from values in [0, 1].
+    pub mean: Vec<f64>,
+    /// What the result is divided by.
+    pub std: Vec<f64>,
+}
+
+impl Normalize {
+    /// Checks the values.
+    pub fn new(mean: Vec<f64>, std: Vec<f64>) -> Result<Self> {
+        for (name, values) in [("mean", &mean), ("std", &std)] {
+            ensure!(
+                [1, 3].contains(&values.len()) && values.iter().all(|v| v.is_finite()),
+                "normalize: expected {name} to be one number or three, found {values:?}"
+            );
+        }
+        if let Some(wrong) = std.iter().find(|s| **s <= 0.0) {
+            bail!("normalize: expected std to be positive, found {wrong}");
+        }
+        Ok(Self { mean, std })
+    }
+
+    /// `x`, in [0, 1], of a channel: bit by bit what [`Normalize::of_images`] makes of it.
+    pub fn of_value(&self, x: f32, channel: usize) -> f32 {
+        let of_channel = |values: &[f64]| values[if values.len() == 1 { 0 } else { channel }] as f32;
+        (x - of_channel(&self.mean)) / of_channel(&self.std)
+    }
+
+    /// Of images [B, C, H, W] in [0, 1].
+    pub fn of_images(&self, images: &Tensor) -> Result<Tensor> {
+        self.check(images.size()[1] as usize)?;
+        let column = |values: &[f64]| -> Result<Tensor> {
+            let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+            Ok(Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?.f_to_device(images.device())?)
+        };
+        Ok(images.f_sub(&column(&self.mean)?)?.f_div(&column(&self.std)?)?)
+    }
+
+    /// Refuses images of another number of channels.
+    pub fn check(&self, channels: usize) -> Result<()> {
+        for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
+            ensure!(
+                values.len() == 1 || values.len() == channels,
+                "normalize: {name} has {} values, but the images have {channels} channel(s)",
+                values.len()
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Transform for Normalize {
+    fn describe(&self) -> String {
+        format!("normalize({:?}, {:?})", self.mean, self.std)
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::Batch
+    }
+
+    fn apply_to_batch(&self, batch: Batch, _context: &BatchContext) -> Result<Batch> {
+        let images = self.of_images(&batch.images)?;
+        Ok(Batch { images, ..batch })
+    }
+}

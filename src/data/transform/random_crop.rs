@@ -1,0 +1,75 @@
+//! Random crops of padded images.
+
+use super::draws::within;
+use super::{Shape, Transform, check_size, describe_all};
+use crate::data::image::Image;
+use crate::error::{Result, ensure};
+use crate::options;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+options! {
+    /// A crop at random after padding with zeros (torchvision's `RandomCrop`).
+    pub struct RandomCropOptions {
+        /// Height and width in pixels; () means the image's.
+        size: Option<[usize; 2]> = None,
+        /// Zeros added on each side, in pixels.
+        padding: usize = 4,
+    }
+}
+
+/// Crops at random.
+#[derive(Debug, Clone)]
+pub struct RandomCrop(RandomCropOptions);
+
+impl RandomCrop {
+    /// Checks the options.
+    pub fn new(options: &RandomCropOptions) -> Result<Self> {
+        if let Some([height, width]) = options.size {
+            check_size("option `size` of transform::random_crop", height, width)?;
+        }
+        within("transform::random_crop", "padding", options.padding as f64, 0.0, 16384.0)?;
+        Ok(Self(options.clone()))
+    }
+}
+
+impl Transform for RandomCrop {
+    fn describe(&self) -> String {
+        describe_all("random_crop", &self.0)
+    }
+
+    fn apply(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+        let pad = self.0.padding;
+        let [height, width] = self.0.size.unwrap_or([image.height, image.width]);
+        let (down, across) = (image.height + 2 * pad, image.width + 2 * pad);
+        ensure!(
+            height <= down && width <= across,
+            "transform::random_crop: expected an image of at least {height} x {width} pixels with its padding, found \
+             {down} x {across}"
+        );
+        let (top, left) = (rng.random_range(0..=down - height), rng.random_range(0..=across - width));
+        Ok(padded_crop(&image, pad, top, left, height, width))
+    }
+
+    fn shape(&self, before: Shape) -> Shape {
+        Shape { size: self.0.size.map(|[h, w]| (h, w)).or(before.size), ..before }
+    }
+}
+
+/// The region of `image`, surrounded by `pad` zeros, whose upper left corner is at (`left`, `top`) of the padded
+/// image.
+pub fn padded_crop(image: &Image, pad: usize, top: usize, left: usize, height: usize, width: usize) -> Image {
+    let c = image.channels;
+    let mut out = Image::new(width, height, c, vec![0; width * height * c]);
+    // The columns of the result that show the image.
+    let first = pad.saturating_sub(left).min(width);
+    let end = (pad + image.width).saturating_sub(left).clamp(first, width);
+    for y in 0..height {
+        if let Some(row) = (y + top).checked_sub(pad).filter(|r| *r < image.height) {
+            let from = (first + left).saturating_sub(pad) * c;
+            let n = (end - first) * c;
+            out.data[(y * width + first) * c..][..n].copy_from_slice(&image.row(row)[from..from + n]);
+        }
+    }
+    out
+}

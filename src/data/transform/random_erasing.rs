@@ -1,0 +1,158 @@
+//! Random erasing: regions of normalised images become zeros or noise.
+
+use super::draws::{happens, range_within, within};
+use super::{BatchContext, Stage, Transform, describe_all};
+use crate::data::batch::Batch;
+use crate::data::image::Region;
+use crate::error::{Result, bail, did_you_mean, ensure};
+use crate::options;
+use crate::random::uniform;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+use tch::Tensor;
+
+options! {
+    /// Random erasing (Zhong et al., 2017) as timm does it, on normalised images.
+    pub struct RandomErasingOptions {
+        /// Probability that an image has anything erased.
+        p: f64 = 0.5,
+        /// Least fraction of the image that is erased.
+        min_area: f64 = 0.02,
+        /// Greatest fraction.
+        max_area: f64 = 1.0 / 3.0,
+        /// Least height over width of an erased region.
+        min_aspect: f64 = 0.3,
+        /// Greatest; () means 1 over the least.
+        max_aspect: Option<f64> = None,
+        /// What is put in: const (0), rand (a normal colour for each region), pixel (normal values).
+        mode: String = "const".into(),
+        /// Least number of regions of an image; they share the area.
+        min_count: usize = 1,
+        /// Greatest number of regions; () means the least.
+        max_count: Option<usize> = None,
+    }
+}
+
+/// What takes the place of an erased region, in normalised values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EraseMode {
+    /// 0.
+    Const,
+    /// One standard normal number per channel.
+    Rand,
+    /// A standard normal number per value.
+    Pixel,
+}
+
+/// Chooses what to erase.
+#[derive(Debug, Clone)]
+pub struct RandomErasing {
+    options: RandomErasingOptions,
+    mode: EraseMode,
+    /// Logarithms.
+    aspect: [f64; 2],
+    max_count: usize,
+}
+
+impl RandomErasing {
+    /// Checks the options.
+    pub fn new(options: &RandomErasingOptions) -> Result<Self> {
+        const OF: &str = "transform::random_erasing";
+        let o = options;
+        within(OF, "p", o.p, 0.0, 1.0)?;
+        range_within(OF, "max_area", [o.min_area, o.max_area], 0.0, 1.0)?;
+        ensure!(o.min_aspect > 0.0, "option `min_aspect` of {OF}: expected a positive number, found {}", o.min_aspect);
+        let max_aspect = o.max_aspect.unwrap_or(1.0 / o.min_aspect);
+        range_within(OF, "max_aspect", [o.min_aspect, max_aspect], 0.0, f64::MAX)?;
+        let mode = match o.mode.as_str() {
+            "const" => EraseMode::Const,
+            "rand" => EraseMode::Rand,
+            "pixel" => EraseMode::Pixel,
+            other => {
+                let near = did_you_mean(other, ["const", "rand", "pixel"]);
+                bail!("option `mode` of {OF}: expected const, rand or pixel, found {other:?}{near}")
+            }
+        };
+        let max_count = o.max_count.unwrap_or(o.min_count);
+        ensure!(
+            o.min_count >= 1 && max_count >= o.min_count,
+            "option `max_count` of {OF}: expected at least min_count, which is at least 1, found {max_count} and {}",
+            o.min_count
+        );
+        Ok(Self { options: o.clone(), mode, aspect: [o.min_aspect.ln(), max_aspect.ln()], max_count })
+    }
+
+    /// The regions of one image to erase, in this order. A region that fits in none of ten attempts is left out.
+    pub fn draw(&self, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Vec<Region> {
+        let o = &self.options;
+        if !happens(o.p, rng) {
+            return Vec::new();
+        }
+        let area = (height * width) as f64;
+        let count = rng.random_range(o.min_count..=self.max_count);
+        let mut region = || {
+            let target = uniform(rng, o.min_area, o.max_area) * area / count as f64;
+            let aspect = uniform(rng, self.aspect[0], self.aspect[1]).exp();
+            let h = (target * aspect).sqrt().round_ties_even() as usize;
+            let w = (target / aspect).sqrt().round_ties_even() as usize;
+            (w < width && h < height).then(|| Region {
+                top: rng.random_range(0..=height - h),
+                left: rng.random_range(0..=width - w),
+                height: h,
+                width: w,
+            })
+        };
+        (0..count).filter_map(|_| (0..10).find_map(|_| region())).collect()
+    }
+
+    fn draw_values(&self, [channels, height, width]: [usize; 3], rng: &mut ChaCha8Rng) -> Vec<Erased> {
+        let regions = self.draw(height, width, rng);
+        let mut normal = |n: usize| (0..n).map(|_| StandardNormal.sample(rng)).collect();
+        let with_values = |region: Region| {
+            let values = match self.mode {
+                EraseMode::Const => vec![0.0; channels],
+                EraseMode::Rand => normal(channels),
+                EraseMode::Pixel => normal(channels * region.area()),
+            };
+            Erased { region, values }
+        };
+        regions.into_iter().map(with_values).collect()
+    }
+}
+
+/// A region and what takes its place: the values channel by channel, one a channel or one a pixel.
+struct Erased {
+    region: Region,
+    values: Vec<f32>,
+}
+
+impl Transform for RandomErasing {
+    fn describe(&self) -> String {
+        describe_all("random_erasing", &self.options)
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::Batch
+    }
+
+    fn apply_to_batch(&self, batch: Batch, context: &BatchContext) -> Result<Batch> {
+        let [_, channels, height, width] = batch.images.size()[..] else { bail!("images of a batch") };
+        let size = [channels, height, width].map(|n| n as usize);
+        // Noise for every pixel takes long to draw.
+        let drawn: Vec<Vec<Erased>> =
+            context.image_keys.par_iter().map(|key| self.draw_values(size, &mut key.rng())).collect();
+        for (i, erased) in drawn.iter().enumerate() {
+            for Erased { region, values } in erased {
+                let (h, w) = (region.height as i64, region.width as i64);
+                let image = batch.images.f_get(i as i64)?;
+                let mut part = image.f_narrow(1, region.top as i64, h)?.f_narrow(2, region.left as i64, w)?;
+                let values = Tensor::f_from_slice(values)?.f_to_device(batch.images.device())?;
+                let shape = if values.numel() as i64 == channels { [channels, 1, 1] } else { [channels, h, w] };
+                part.f_copy_(&values.f_view(shape)?)?;
+            }
+        }
+        Ok(batch)
+    }
+}

@@ -1,0 +1,28 @@
+//! Grey images to colour.
+
+use super::{Shape, Transform};
+use crate::data::image::Image;
+use crate::error::Result;
+use rand_chacha::ChaCha8Rng;
+
+/// Grey to red, green and blue of one value; images of three channels stay as they are.
+#[derive(Debug, Clone, Copy)]
+pub struct Rgb;
+
+impl Transform for Rgb {
+    fn describe(&self) -> String {
+        "rgb".into()
+    }
+
+    fn apply(&self, image: Image, _rng: &mut ChaCha8Rng) -> Result<Image> {
+        if image.channels == 3 {
+            return Ok(image);
+        }
+        let data = image.data.iter().flat_map(|&v| [v, v, v]).collect();
+        Ok(Image::new(image.width, image.height, 3, data))
+    }
+
+    fn shape(&self, before: Shape) -> Shape {
+        Shape { channels: Some(3), ..before }
+    }
+}
