@@ -138,7 +138,8 @@ pub(super) fn push_labels(labels: &mut Vec<i32>, column: &ArrayRef) {
         };
     }
     push!(Int8 => types::Int8Type, Int16 => types::Int16Type, Int32 => types::Int32Type, Int64 => types::Int64Type,
-          UInt8 => types::UInt8Type, UInt16 => types::UInt16Type, UInt32 => types::UInt32Type, UInt64 => types::UInt64Type);
+          UInt8 => types::UInt8Type, UInt16 => types::UInt16Type, UInt32 => types::UInt32Type,
+          UInt64 => types::UInt64Type);
 }
 
 /// The classes' names: those told, against which every label is checked, else "0" … the highest label.
@@ -156,7 +157,10 @@ pub(super) fn class_names(
         let expected = names.map_or("-1 (none) or more".to_string(), |n| {
             format!("0..={} for the {} classes, or -1 for none", n.len().saturating_sub(1), n.len())
         });
-        bail_hint!("{} has {label}, expected {expected}", name_row(row); "the labels and the class names do not belong together");
+        bail_hint!(
+            "{} has {label}, expected {expected}", name_row(row);
+            "the labels and the class names do not belong together"
+        );
     }
     let highest = labels.iter().copied().max().unwrap_or(-1);
     // A class costs memory, and a label of a billion is no class.

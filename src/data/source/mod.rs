@@ -52,8 +52,9 @@ pub fn class_counts(source: &dyn Source) -> (Vec<usize>, usize) {
     (counts, unlabelled)
 }
 
-/// "1281167 images, 1000 classes, 9c2f07ab": a text that differs where the images do, wherever they lie. The checksum is
-/// over the classes, the names and labels of up to 1000 images, and the content of up to 5 of them.
+/// "1281167 images, 1000 classes, 9c2f07ab": a text that differs where the images do, wherever they lie.
+///
+/// The checksum is over the classes, the names and labels of up to 1000 images, and the content of up to 5 of them.
 pub fn fingerprint(source: &dyn Source) -> Result<String> {
     let mut hasher = crc32fast::Hasher::new();
     let spread = |most: usize| (0..most.min(source.len())).map(move |k| k * source.len() / most.min(source.len()));

@@ -65,7 +65,10 @@ pub fn layout(path: &str) -> Result<Layout> {
             if let Some(layout) = by_name(&files[0].to_string_lossy()) {
                 return Ok(layout);
             }
-            bail_hint!("the pattern \"{path}\" fits {}, among others", files[0].display(); "patterns are for .parquet and .tar files");
+            bail_hint!(
+                "the pattern \"{path}\" fits {}, among others", files[0].display();
+                "patterns are for .parquet and .tar files"
+            );
         }
         if !dir.exists() {
             return Err(paths::missing(dir));

@@ -48,10 +48,13 @@ pub(super) fn each_member(
             Ok(entry) => entry,
             Err(e) if e.raw_os_error().is_some() => return Err(e).with_context(reading),
             Err(_) if position.hit_end.get() => return cut("the next header", &last),
-            Err(e) => bail_hint!(
-                "{} is damaged at byte {}{}: {e}", path.display(), position.at.get().saturating_sub(BLOCK), after(&last);
-                "fetch it again; expected an uncompressed tar archive"
-            ),
+            Err(e) => {
+                let at = position.at.get().saturating_sub(BLOCK);
+                bail_hint!(
+                    "{} is damaged at byte {at}{}: {e}", path.display(), after(&last);
+                    "fetch it again; expected an uncompressed tar archive"
+                )
+            }
         };
         let member =
             Member { name: entry.path_bytes().into_owned(), offset: entry.raw_file_position(), size: entry.size() };
