@@ -1,7 +1,7 @@
 //! The reference of everything registered with the engine: what `nepa api` prints, what errors
 //! quote, what `nepa check` resolves against.
 
-use crate::error::{did_you_mean, nearest};
+use crate::error::{Diagnostic, did_you_mean, nearest};
 use crate::options::OptionDoc;
 use std::fmt::Write;
 
@@ -110,20 +110,18 @@ impl Reference {
 
     /// Message and hint for a call that fits no function; `signature` is Rhai's, for example
     /// `nn::linera (i64, i64)`.
-    pub fn explain_missing(&self, signature: &str) -> (String, Option<String>) {
+    pub fn explain_missing(&self, signature: &str) -> Diagnostic {
         let (name, arguments) = match signature.split_once('(') {
             Some((name, rest)) => (name.trim(), rest.trim_end_matches(')').trim()),
             None => (signature.trim(), ""),
         };
         if name.starts_with("anon$") {
             let count = if arguments.is_empty() { 0 } else { arguments.split(", ").count() };
-            return (
-                format!(
-                    "a closure was called with {count} argument{} ({arguments}), but takes another number of them",
-                    if count == 1 { "" } else { "s" }
-                ),
-                Some("the parameters stand between its bars: |a, b| …".into()),
-            );
+            return Diagnostic::new(format!(
+                "a closure was called with {count} argument{} ({arguments}), but takes another number of them",
+                if count == 1 { "" } else { "s" }
+            ))
+            .hint("the parameters stand between its bars: |a, b| …");
         }
         let arguments = arguments
             .replace("&str | ImmutableString | String", "string")
@@ -140,18 +138,18 @@ impl Reference {
         let same: Vec<String> =
             self.functions.iter().filter(here).filter(|f| f.name == short).map(FnDoc::signature).collect();
         if !same.is_empty() {
-            return (
-                format!("no `{name}` takes ({arguments})"),
-                Some(format!("it is called as: {}", same.join("  or  "))),
-            );
+            return Diagnostic::new(format!("no `{name}` takes ({arguments})"))
+                .hint(format!("it is called as: {}", same.join("  or  ")));
         }
-        let (message, elsewhere) = self.unknown_function(namespace, short, &[]);
-        let arguments = if arguments.is_empty() { String::new() } else { format!(" (called with {arguments})") };
-        (format!("{message}{arguments}"), elsewhere)
+        let mut unknown = self.unknown_function(namespace, short, &[]);
+        if !arguments.is_empty() {
+            unknown.message += &format!(" (called with {arguments})");
+        }
+        unknown
     }
 
     /// Message and hint for a name that no function has; `own` are the script's functions.
-    pub fn unknown_function(&self, namespace: Option<&str>, short: &str, own: &[String]) -> (String, Option<String>) {
+    pub fn unknown_function(&self, namespace: Option<&str>, short: &str, own: &[String]) -> Diagnostic {
         let name = match namespace {
             Some(namespace) => format!("{namespace}::{short}"),
             None => short.to_string(),
@@ -166,14 +164,14 @@ impl Reference {
         // The same word in another place: `linear` for `nn::linear`.
         let elsewhere = self.functions.iter().find(|f| f.name == short).map(|f| format!("there is {}", f.signature()));
         let hint = elsewhere.or_else(|| namespace.map(|n| format!("`nepa api {n}` lists what {n} has")));
-        (format!("unknown function `{name}`{near}"), hint)
+        Diagnostic { hint, ..Diagnostic::new(format!("unknown function `{name}`{near}")) }
     }
 
     /// Message and hint for Rhai's complaint about a property.
-    pub fn explain_property(&self, text: &str) -> (String, Option<String>) {
+    pub fn explain_property(&self, text: &str) -> Diagnostic {
         // "Unknown property 'x' - a getter is not registered for type 'Batch'"
         let mut quoted = text.split('\'').skip(1).step_by(2);
-        let (Some(property), Some(typ)) = (quoted.next(), quoted.next()) else { return (text.to_string(), None) };
+        let (Some(property), Some(typ)) = (quoted.next(), quoted.next()) else { return Diagnostic::new(text) };
         let typ = typ.rsplit("::").next().unwrap_or(typ);
         let of_type: Vec<&FnDoc> =
             self.functions.iter().filter(|f| !f.qualified && f.params.first().is_some_and(|p| p.1 == typ)).collect();
@@ -183,7 +181,8 @@ impl Reference {
             None if getters.is_empty() => None,
             None => Some(format!("its properties are: {}", getters.join(", "))),
         };
-        (format!("{typ} has no property `{property}`{}", did_you_mean(property, getters)), hint)
+        let near = did_you_mean(property, getters);
+        Diagnostic { hint, ..Diagnostic::new(format!("{typ} has no property `{property}`{near}")) }
     }
 
     /// The whole reference, or what matches `query`: a group, a function, a stdlib module.

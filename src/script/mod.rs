@@ -1,6 +1,7 @@
 //! The script host: the one place that knows Rhai.
 
 mod api;
+mod ast;
 mod check;
 pub mod docs;
 pub mod error;
@@ -17,10 +18,11 @@ pub use params::{Declared, Params, type_of};
 pub use session::{finish_run, start_run};
 pub use sources::Sources;
 
+use crate::error::{Diagnostic, hint_of, one_line};
 use crate::options::OptionDoc;
 use crate::run::signals::Interrupt;
 use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
-pub use error::Report;
+pub use error::ScriptError;
 use registry::Api;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope};
 use std::cell::Cell;
@@ -48,7 +50,7 @@ pub struct Host {
 /// How a script ended early.
 pub enum Failure {
     /// An error, ready to be shown.
-    Error(Report),
+    Error(ScriptError),
     /// Stopped by Ctrl-C or SIGTERM, with the exit code.
     Interrupted(i32),
 }
@@ -133,9 +135,9 @@ impl Host {
     }
 
     /// Reads and compiles a recipe.
-    pub fn compile(&self, path: &Path) -> Result<AST, Report> {
+    pub fn compile(&self, path: &Path) -> Result<AST, ScriptError> {
         let file = path.display().to_string();
-        let text = self.sources.read_recipe(path).map_err(|e| Report::of_rust(&e))?;
+        let text = self.sources.read_recipe(path).map_err(|e| ScriptError::of_rust(&e))?;
         let mut ast =
             self.engine.compile(&text).map_err(|e| self.report(&EvalAltResult::ErrorParsing(*e.0, e.1), &file))?;
         ast.set_source(file.as_str());
@@ -143,7 +145,7 @@ impl Host {
     }
 
     /// Resolves every import and function of a compiled recipe, without running it.
-    pub fn check(&self, ast: &AST, path: &Path) -> Result<Checked, Report> {
+    pub fn check(&self, ast: &AST, path: &Path) -> Result<Checked, ScriptError> {
         let file = path.display().to_string();
         check::check(self, ast, &file).map_err(|e| self.report(&e, &file))
     }
@@ -167,33 +169,33 @@ impl Host {
         name: &str,
         text: &str,
         make: impl FnOnce(&Dynamic) -> crate::error::Result<T>,
-    ) -> Result<T, Report> {
+    ) -> Result<T, ScriptError> {
         self.sources.remember(name, text);
         let report = |e: &EvalAltResult| self.report(e, name);
         let mut ast = self.engine.compile(text).map_err(|e| report(&EvalAltResult::ErrorParsing(*e.0, e.1)))?;
         ast.set_source(name);
         let value: Dynamic = self.engine.eval_ast(&ast).map_err(|e| report(&e))?;
         make(&value).map_err(|e| {
-            let Report { message, hint, .. } = Report::of_rust(&e);
-            Report::at(message, hint, name.to_string(), Position::new(1, 1))
+            let diagnostic = Diagnostic { hint: hint_of(&e), ..Diagnostic::new(one_line(&e)) };
+            ScriptError::at(diagnostic, name.to_string(), Position::new(1, 1))
         })
     }
 
     /// An error that came out of Rust code, perhaps from a function of the text called `name`.
-    pub fn report_of(&self, error: anyhow::Error, name: &str) -> Report {
+    pub fn report_of(&self, error: anyhow::Error, name: &str) -> ScriptError {
         match error::is_scripts(&error) {
             true => self.report(&error::to_rhai(error, Position::NONE), name),
-            false => Report::of_rust(&error),
+            false => ScriptError::of_rust(&error),
         }
     }
 
-    fn report(&self, error: &EvalAltResult, main: &str) -> Report {
-        Report::new(error, main, &self.sources, &self.reference)
+    fn report(&self, error: &EvalAltResult, main: &str) -> ScriptError {
+        ScriptError::new(error, main, &self.sources, &self.reference)
     }
 
     /// A problem found by `check`, shown like an error.
     pub fn render_problem(&self, problem: &Problem) -> String {
-        Report::at(problem.message.clone(), problem.hint.clone(), problem.file.clone(), problem.position)
+        ScriptError::at(problem.diagnostic.clone(), problem.file.clone(), problem.position)
             .render(&self.sources)
     }
 

@@ -33,10 +33,10 @@ pub struct Params {
 }
 
 /// The `param(…)` calls of a script.
-pub fn scan(ast: &rhai::AST, file: &str, text: &str) -> Result<Vec<Declared>, (String, Position)> {
+pub fn scan(ast: &rhai::AST, file: &str, text: &str) -> Result<Vec<Declared>, (Diagnostic, Position)> {
     let mut found = Vec::new();
     let mut fault = None;
-    super::check::walk(ast, &mut |path: &[ASTNode]| {
+    super::ast::walk(ast, &mut |path: &[ASTNode]| {
         let (call, position) = match path.last() {
             Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position),
             Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => (call, *position),
@@ -46,7 +46,7 @@ pub fn scan(ast: &rhai::AST, file: &str, text: &str) -> Result<Vec<Declared>, (S
             return true;
         }
         let Expr::StringConstant(name, _) = &call.args[0] else {
-            fault = Some(("param: the name must be written as a string literal".to_string(), position));
+            fault = Some((Diagnostic::new("param: the name must be written as a string literal"), position));
             return false;
         };
         let doc = match call.args.get(2) {
