@@ -16,8 +16,9 @@ use nepa::data::pillow::{resize_then_crop, resized_crop};
 use nepa::data::pipeline::Pipeline;
 use nepa::data::source::{self, SourceRef, StoredImage};
 use nepa::data::transform::{
-    CenterCrop, EraseMode, Normalize, RandAugment, RandAugmentOptions, RandomErasing, RandomErasingOptions, RandomHorizontalFlip,
-    RandomHorizontalFlipOptions, RandomResizedCrop, RandomResizedCropOptions, Resize, ResizeTo, Transform,
+    CenterCrop, EraseMode, Normalize, RandAugment, RandAugmentOptions, RandomErasing, RandomErasingOptions,
+    RandomHorizontalFlip, RandomHorizontalFlipOptions, RandomResizedCrop, RandomResizedCropOptions, Resize, ResizeTo,
+    Transform,
 };
 use nepa::error::{Context as _, Result, bail};
 use serde_json::{Value, json};

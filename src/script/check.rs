@@ -191,9 +191,7 @@ fn wrong_count(name: &str, given: usize, signatures: Vec<String>) -> Diagnostic 
 
 fn explain_script_call(namespace: &str, name: &str, given: usize, functions: &Functions) -> Diagnostic {
     match functions.iter().find(|f| f.0 == name) {
-        Some((_, params)) => {
-            Diagnostic::new(format!("`{namespace}{name}` takes {params} arguments, found {given}"))
-        }
+        Some((_, params)) => Diagnostic::new(format!("`{namespace}{name}` takes {params} arguments, found {given}")),
         None => {
             let names: Vec<&str> = functions.iter().map(|f| f.0.as_str()).filter(|n| !n.starts_with("anon$")).collect();
             let near = did_you_mean(name, names.iter().copied());

@@ -191,12 +191,13 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
         EvalAltResult::ErrorDataRace(name, _) => {
             let name = if name.is_empty() { "a captured variable" } else { name };
             Diagnostic::new(format!("{name} is used while a call on it is under way")).hint(
-                "a closure captured it: make the call on a value of its own, as in let ema = state.ema; ema.apply(|| …)",
+                "a closure captured it: make the call on a value of its own, as in let ema = state.ema; \
+                 ema.apply(|| …)",
             )
         }
-        EvalAltResult::ErrorFor(_) => Diagnostic::new(
-            "this value cannot be looped over: expected a range, an array, a map, a string or an epoch",
-        ),
+        EvalAltResult::ErrorFor(_) => {
+            Diagnostic::new("this value cannot be looped over: expected a range, an array, a map, a string or an epoch")
+        }
         other => {
             // Rhai's own text carries the position at its end; it is shown apart.
             let text = other.to_string();

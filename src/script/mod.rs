@@ -195,8 +195,7 @@ impl Host {
 
     /// A problem found by `check`, shown like an error.
     pub fn render_problem(&self, problem: &Problem) -> String {
-        ScriptError::at(problem.diagnostic.clone(), problem.file.clone(), problem.position)
-            .render(&self.sources)
+        ScriptError::at(problem.diagnostic.clone(), problem.file.clone(), problem.position).render(&self.sources)
     }
 
     /// Writes definition files for editors' Rhai language servers.

@@ -125,7 +125,8 @@ impl Params {
         Ok(Self { given })
     }
 
-    /// The value of a parameter, for the script and to be recorded: the one given, of the default's type, or the default.
+    /// The value of a parameter, for the script and to be recorded: the one given, of the default's type, or the
+    /// default.
     pub fn declare(&self, name: &str, default: &Dynamic) -> Result<(Dynamic, Value)> {
         let value = match self.given.get(name) {
             Some(text) => parse(name, text, default)?,

@@ -123,7 +123,8 @@ fn an_option_of_the_right_type_but_a_bad_value_is_told_with_the_value() {
 #[test]
 fn all_unknown_options_of_a_call_are_told_at_once() {
     run("nn::blocks(#{ hidden_sise: 8, speed: 1, qkv_bais: true, image_size: 8 });").fails(1).says(&[
-        "unknown options of nn::blocks: `hidden_sise` (did you mean `hidden_size`?), `qkv_bais` (did you mean `qkv_bias`?), \
+        "unknown options of nn::blocks: `hidden_sise` (did you mean `hidden_size`?), \
+         `qkv_bais` (did you mean `qkv_bias`?), \
          `speed`",
     ]);
 }
@@ -148,7 +149,10 @@ fn options_of_a_script_function_are_blamed_on_its_caller() {
     let blames = |given: &str, pieces: &[&str]| {
         with_declared_options(given).blames("recipe.rhai:9:7", &format!("print(fit(#{{ {given} }}));"), pieces);
     };
-    blames("epocs: 3", &["unknown option `epocs` of fit; did you mean `epochs`?", "the options are: epochs, lr, dtype, clip"]);
+    blames(
+        "epocs: 3",
+        &["unknown option `epocs` of fit; did you mean `epochs`?", "the options are: epochs, lr, dtype, clip"],
+    );
     blames("epocs: 3, speed: 1", &["unknown options of fit: `epocs` (did you mean `epochs`?), `speed`"]);
     blames("lr: \"fast\"", &["option `lr` of fit: expected a number, found the string \"fast\""]);
     blames("dtype: \"bfloat\"", &["option `dtype` of fit: unknown value \"bfloat\"; did you mean `bfloat16`?"]);
@@ -161,8 +165,14 @@ fn options_of_a_script_function_are_blamed_on_its_caller() {
 #[test]
 fn a_declaration_that_contradicts_itself_is_told() {
     for (declaration, pieces) in [
-        ("option(\"lr\", 0.1, \"flaot\", \"\");", &["the type of `lr`", "unknown type \"flaot\"; did you mean `float`?"][..]),
-        ("option(\"lr\", \"fast\", \"float\", \"\");", &["the default of `lr`", "expected a number, found the string \"fast\""]),
+        (
+            "option(\"lr\", 0.1, \"flaot\", \"\");",
+            &["the type of `lr`", "unknown type \"flaot\"; did you mean `float`?"][..],
+        ),
+        (
+            "option(\"lr\", \"fast\", \"float\", \"\");",
+            &["the default of `lr`", "expected a number, found the string \"fast\""],
+        ),
         ("option(\"mode\", \"c\", [\"a\", \"b\"], \"\");", &["the default of `mode`", "(one of: a, b)"]),
     ] {
         run(declaration).blames("recipe.rhai:1:1", declaration, pieces);

@@ -72,7 +72,10 @@ fn options_are_shown_with_the_types_that_users_know() {
     };
     shows("nn::vit_nepa", &["hidden_act: \"gelu\" | \"silu\" = \"gelu\"", "intermediate_size: int or () = ()"]);
     shows("Module.encode", &["input_mask: Tensor or () = ()", "hidden_states: bool = false"]);
-    shows("data::loader", &["on_bad: \"error\" | \"skip\" = \"error\"", "data::loader(source: Source, transforms: array"]);
+    shows(
+        "data::loader",
+        &["on_bad: \"error\" | \"skip\" = \"error\"", "data::loader(source: Source, transforms: array"],
+    );
     shows("pretrain::fit", &["epochs: ", "Options:"]);
 }
 

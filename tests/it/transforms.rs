@@ -397,8 +397,13 @@ fn erased_parts_have_their_areas_and_ratios() {
     assert_uniform("log ratio", ratios, -log, log, 0.006);
     assert!(parts.iter().all(|r| r.top + r.height <= 1000 && r.left + r.width <= 1000));
 
-    let options =
-        RandomErasingOptions { p: 1.0, max_count: Some(3), mode: EraseMode::Pixel, max_area: 0.2, ..Default::default() };
+    let options = RandomErasingOptions {
+        p: 1.0,
+        max_count: Some(3),
+        mode: EraseMode::Pixel,
+        max_area: 0.2,
+        ..Default::default()
+    };
     let erasing = RandomErasing::new(&options).unwrap();
     let mut counts = [0; 4];
     for _ in 0..n {

@@ -90,8 +90,8 @@ impl From<Batch> for batch::Batch {
 }
 
 /// The micro-batches of a batch, for Rhai's `for`. All begin at one state of the run's generator, each with its own
-/// samples, so that together they draw what the batch would have drawn at once; after the last one the generator has the
-/// batch's samples again.
+/// samples, so that together they draw what the batch would have drawn at once; after the last one the generator has
+/// the batch's samples again.
 #[derive(Clone)]
 struct MicroBatches {
     batch: Batch,

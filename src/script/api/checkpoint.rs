@@ -38,8 +38,8 @@ mod functions {
     /// path is that of a training checkpoint (checkpoints/LABEL/step-N), a run directory (its newest checkpoint), a
     /// model folder, ours or Hugging Face's (with pytorch_model_ema.bin for "ema"), or a file of weights beside a
     /// config.json. A folder that says that it holds the others is refused. Gives a map: `path` of the file, `weights`,
-    /// `config` (with the keys of config.json), `class_names` (an array, or () without a head), `tensors` by name, on the
-    /// CPU.
+    /// `config` (with the keys of config.json), `class_names` (an array, or () without a head), `tensors` by name, on
+    /// the CPU.
     ///
     /// Example: `let pretrained = checkpoint::open("runs/vitb/checkpoints/pretrain/step-00499200", "ema");`
     pub fn open(path: &Path, weights: &str) -> Result<Map> {

@@ -38,8 +38,9 @@ choice_arguments! { Reduction }
 pub fn register(api: &mut Api<'_>) {
     api.namespace(
         "dist",
-        "Processes that train one model together, started by `nepa run --nproc N`, torchrun or srun: each runs the whole \
-         script on its part of every batch. All must call the functions that exchange something, in the same order; each \
+        "Processes that train one model together, started by `nepa run --nproc N`, torchrun or srun: each runs the \
+         whole script on its images of every batch. All must call the functions that exchange something, in the same \
+         order; each \
          waits for the others. Rank 0 alone writes files and prints. A run that was started alone is rank 0 of 1.",
         functions::register,
     );

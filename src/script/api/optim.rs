@@ -58,8 +58,8 @@ mod functions {
         Ok(Adamw(Rc::new(RefCell::new(optim::Adamw::new(m.0.as_ref(), &options)?))))
     }
 
-    /// AdamW over all parameters of a module, in groups that a function makes: `group(name, tensor)` is called for every parameter and gives a map
-    /// with any of `lr_scale` (1.0), `weight_decay` (the optimizer's rule) and `llrd_power` (0).
+    /// AdamW over all parameters of a module, in groups that a function makes: `group(name, tensor)` is called for every
+    /// parameter and gives a map with any of `lr_scale` (1.0), `weight_decay` (the optimizer's rule) and `llrd_power` (0).
     ///
     /// Example: `optim::adamw(model, #{}, |name, t| #{ weight_decay: if t.ndim <= 1 { 0.0 } else { 0.05 } })`
     #[script(name = "adamw")]
@@ -88,7 +88,8 @@ mod functions {
         schedule(ScheduleKind::LlrdCosine, &options)
     }
 
-    /// Warm-up and cosine times llrd^power, where groups of smaller factors warm up longer (the reference's `llrd_cosine_warmup`).
+    /// Warm-up and cosine times llrd^power, where groups of smaller factors warm up longer (the reference's
+    /// `llrd_cosine_warmup`).
     pub fn llrd_cosine_warmup(options: ScheduleOptions) -> Result<Schedule> {
         schedule(ScheduleKind::LlrdCosineWarmup, &options)
     }

@@ -124,7 +124,7 @@ mod functions {
     /// Declares an option: its name, its default, from which the type follows, and what it means. A default of `()`
     /// takes anything.
     ///
-    /// Example: `fn fit_options() { [option("epochs", 10, "passes over the images"), option("lr", 1e-3, "peak learning rate")] }`
+    /// Example: `fn fit_options() { [option("epochs", 10, "passes over the images"), option("lr", 1e-3, "peak rate")] }`
     pub fn option(name: ImmutableString, default: Dynamic, doc: ImmutableString) -> Result<Declaration> {
         let of = type_of_default(&default);
         Declaration::new(name, default, of, doc)

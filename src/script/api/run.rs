@@ -95,7 +95,8 @@ pub fn register(api: &mut Api<'_>) {
         functions::register,
     );
     api.methods::<Progress>(
-        "A progress display: a bar on a terminal, else plain lines. Where a signal ends the run, it says how far it came.",
+        "A progress display: a bar on a terminal, else plain lines. Where a signal ends the run, it says how far \
+         it came.",
         methods::register,
     );
 }
@@ -152,7 +153,7 @@ mod functions {
     /// generator's state, the metrics so far, the recipe and its parameters. They are written in the background;
     /// training waits for the copy only.
     ///
-    /// Example: `let checkpoints = run::checkpoints("pretrain", #{ model: model, ema: ema, optimizer: opt }, #{ every: 500 });`
+    /// Example: `let checkpoints = run::checkpoints("pretrain", #{ model: model, optimizer: opt }, #{ every: 500 });`
     pub fn checkpoints(label: &str, parts: Map, options: CheckpointOptions) -> Result<Checkpoints> {
         Checkpoints::new(label, &parts, &options)
     }

@@ -154,7 +154,8 @@ mod functions {
 
     /// Batches of a source, each image through a list of transforms, made ahead by worker threads. What they hold
     /// depends on the seed and the epoch alone, not on the number of workers, nor on that of the processes that
-    /// train together: each of these gets its images of every global batch (`batch.samples`). All of them must make the loader.
+    /// train together: each of these gets its images of every global batch (`batch.samples`). All of them must make the
+    /// loader.
     pub fn loader(source: &Source, transforms: Array, options: LoaderOptions) -> Result<Loader> {
         Loader::new(source, transforms, &options)
     }

@@ -58,7 +58,8 @@ impl ScriptModule {
         for (name, value) in parts {
             if ["training", "rotary"].contains(&name.as_str()) {
                 bail!(
-                    "nn::define: the part name `{name}` is taken: the forward function finds the mode or the angles there"
+                    "nn::define: the part name `{name}` is taken: the forward function finds the mode or the angles \
+                     there"
                 );
             }
             let part = if let Some(t) = value.read_lock::<Tensor>() {

@@ -195,7 +195,8 @@ mod functions {
 
     /// A script's own module. `parts` maps names to tensors (which become parameters), modules, arrays of modules
     /// (named by their places) and other values; `forward` is called with a map of them and the input tensor, and gives
-    /// a tensor. The map also holds `training` (bool) and `rotary`: the angles [2, T, d], or () where none are passed on.
+    /// a tensor. The map also holds `training` (bool) and `rotary`: the angles [2, T, d], or () where none are passed
+    /// on.
     ///
     /// Example: `let scale = nn::define(#{ s: ones([8]) }, |m, x| x * m.s);`
     pub fn define(parts: Map, forward: FnPtr) -> Result<Module> {
