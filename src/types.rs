@@ -130,11 +130,6 @@ macro_rules! choices {
         impl $name {
             /// The names, as scripts write them.
             pub const NAMES: &'static [&'static str] = &[$($text),+];
-
-            /// The name, as scripts write it.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
         }
 
         impl std::str::FromStr for $name {
@@ -190,7 +185,6 @@ mod tests {
     #[test]
     fn choices_are_told_by_name() {
         assert_eq!("green".parse::<Colour>().unwrap(), Colour::Green);
-        assert_eq!(Colour::Red.name(), "red");
         let error = "gren".parse::<Colour>().unwrap_err();
         assert_eq!(error.message, "unknown value \"gren\"; did you mean `green`? (one of: red, green)");
     }

@@ -107,7 +107,10 @@ fn registration(function: &ItemFn, script: &Script) -> Result<TokenStream> {
     let raised = if fallible { quote!(?) } else { quote!() };
     let options = match &script.options {
         Some(options) => quote!(<#options as crate::options::Options>::docs()),
-        None => quote!([#(<#types as crate::script::types::Argument>::options()),*].concat()),
+        None => quote!({
+            let options: &[Vec<crate::options::OptionDoc>] = &[#(<#types as crate::script::types::Argument>::options()),*];
+            options.concat()
+        }),
     };
     let raw: Vec<Ident> = idents.iter().map(|ident| format_ident!("raw_{ident}")).collect();
     Ok(quote! {

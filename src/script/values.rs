@@ -31,11 +31,6 @@ impl From<tch::Tensor> for Tensor {
 #[derive(Clone)]
 pub struct Module(pub ModuleRef);
 
-/// Wraps libtorch's result for a script.
-pub fn ok(t: tch::Tensor) -> Result<Tensor> {
-    Ok(t.into())
-}
-
 /// "integer 3", "tensor [2, 3] float32": a value in an error message.
 pub fn found(value: &Dynamic) -> String {
     if let Some(t) = value.read_lock::<Tensor>() {

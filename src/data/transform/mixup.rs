@@ -4,7 +4,7 @@ use super::draws::{happens, within};
 use super::{BatchContext, Stage, Transform, describe_all};
 use crate::data::batch::Batch;
 use crate::data::image::Region;
-use crate::error::{Result, ensure};
+use crate::error::{Result, bail, ensure};
 use crate::{choices, options};
 use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;

@@ -2,7 +2,6 @@
 
 use crate::data::batch;
 use crate::error::{Result, ensure};
-use crate::positions::Positions;
 use crate::random::{self, State};
 use crate::script::error::to_rhai;
 use crate::script::registry::Api;

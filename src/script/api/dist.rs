@@ -40,8 +40,8 @@ pub fn register(api: &mut Api<'_>) {
         "dist",
         "Processes that train one model together, started by `nepa run --nproc N`, torchrun or srun: each runs the \
          whole script on its images of every batch. All must call the functions that exchange something, in the same \
-         order; each \
-         waits for the others. Rank 0 alone writes files and prints. A run that was started alone is rank 0 of 1.",
+         order; each waits for the others. Rank 0 alone writes files and prints. A run that was started alone is rank 0 \
+         of 1.",
         functions::register,
     );
     api.methods::<Gradients>("Averages gradients over processes, made by dist::gradients.", gradients::register);
@@ -78,7 +78,7 @@ mod functions {
     pub fn all_reduce_by(t: &Tensor, op: Reduction) -> Result<tch::Tensor> {
         match op {
             Reduction::Sum => dist::all_reduce(t, ReduceOp::Sum),
-            Reduction::Mean => dist::mean(t),
+            Reduction::Mean => dist::all_reduce_mean(t),
             Reduction::Min => dist::all_reduce(t, ReduceOp::Min),
             Reduction::Max => dist::all_reduce(t, ReduceOp::Max),
         }

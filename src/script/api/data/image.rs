@@ -32,7 +32,7 @@ impl Image {
     fn content(&self) -> StoredImage<'_> {
         match self {
             Image::Encoded(bytes) => StoredImage::Encoded(Cow::Borrowed(bytes)),
-            Image::Decoded(image) => StoredImage::Decoded(image.as_ref().clone()),
+            Image::Decoded(image) => StoredImage::Pixels(image.as_ref().clone()),
         }
     }
 
