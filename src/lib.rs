@@ -29,3 +29,4 @@ pub mod run;
 pub mod script;
 pub mod table_file;
 pub mod tensor;
+pub mod types;

@@ -4,7 +4,8 @@
 //! `nepa api` prints it. [`read`] turns serde's complaints into sentences that name the option,
 //! what was expected, what was found and the nearest valid name.
 
-use crate::error::{Diagnostic, did_you_mean};
+use crate::error::{Diagnostic, did_you_mean, nearest};
+use crate::types::{Type, Typed, unknown_choice};
 use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -13,17 +14,17 @@ use std::fmt;
 #[derive(Debug, Clone)]
 pub struct OptionDoc {
     /// As a script writes it.
-    pub name: &'static str,
-    /// The Rust type as written, for example `Option<f64>`.
-    pub rust_type: &'static str,
-    /// The default, as a script would write it.
-    pub default: Value,
+    pub name: String,
+    /// Which values it takes.
+    pub of: Type,
+    /// The default, as a script would write it; without one it must be given.
+    pub default: Option<String>,
     /// What it means.
     pub doc: String,
 }
 
 /// A struct made by [`options!`].
-pub trait Options: DeserializeOwned + serde::Serialize + Default {
+pub trait Options: Typed + DeserializeOwned + serde::Serialize + Default {
     /// The options' names, in the order of their declaration.
     const NAMES: &'static [&'static str];
 
@@ -46,15 +47,21 @@ macro_rules! options {
             fn default() -> Self { Self { $($field: $default),* } }
         }
 
+        impl $crate::types::Typed for $name {
+            fn script_type() -> $crate::types::Type {
+                $crate::types::Type::named("map")
+            }
+        }
+
         impl $crate::options::Options for $name {
             const NAMES: &'static [&'static str] = &[$(stringify!($field)),*];
 
             fn docs() -> Vec<$crate::options::OptionDoc> {
                 let defaults = serde_json::to_value(Self::default()).expect("options are plain values");
                 vec![$($crate::options::OptionDoc {
-                    name: stringify!($field),
-                    rust_type: stringify!($ty),
-                    default: defaults[stringify!($field)].clone(),
+                    name: stringify!($field).to_string(),
+                    of: <$ty as $crate::types::Typed>::script_type(),
+                    default: Some($crate::options::script_literal(&defaults[stringify!($field)])),
                     doc: [$($doc),*].map(str::trim).join(" "),
                 }),*]
             }
@@ -63,32 +70,31 @@ macro_rules! options {
 }
 
 /// Reads `map` into the options of `of` ("nn::blocks", "config.json"), rejecting what does not fit.
-pub fn read<T: DeserializeOwned>(of: &str, map: Map<String, Value>) -> Result<T, Diagnostic> {
+pub fn read<T: Options>(of: &str, map: Map<String, Value>) -> Result<T, Diagnostic> {
+    known_keys("option", of, map.keys().map(String::as_str), T::NAMES)?;
     T::deserialize(Reader(Value::Object(map))).map_err(|e| e.diagnose(of))
 }
 
-/// A type in a script user's words.
-pub fn type_words(rust_type: &str) -> String {
-    let t = rust_type.replace(' ', "");
-    if let Some(inner) = t.strip_prefix("Option<").and_then(|t| t.strip_suffix('>')) {
-        return format!("{} or ()", type_words(inner));
-    }
-    if let Some(inner) = t.strip_prefix("Vec<").and_then(|t| t.strip_suffix('>')) {
-        return format!("array of {}", type_words(inner));
-    }
-    if let Some((inner, n)) = t.strip_prefix('[').and_then(|t| t.strip_suffix(']')?.split_once(';')) {
-        return format!("array of {n} {}s", type_words(inner));
-    }
-    match t.as_str() {
-        "i64" | "usize" | "u64" | "u8" => "int",
-        "f64" => "float",
-        "bool" => "bool",
-        // Choices are written as strings.
-        "String" | "PathBuf" | "OnBad" | "Interpolation" => "string",
-        "Map<String,Value>" | "PatternGroup" => "map",
-        other => return other.to_lowercase(),
-    }
-    .to_string()
+/// Rejects keys that are none of `known`, all of them at once; `what` is what a key names: "option", "part".
+pub fn known_keys<'a>(
+    what: &str,
+    of: &str,
+    given: impl IntoIterator<Item = &'a str>,
+    known: &[impl AsRef<str>],
+) -> Result<(), Diagnostic> {
+    let known: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
+    let unknown: Vec<&str> = given.into_iter().filter(|key| !known.contains(key)).collect();
+    let message = match unknown.as_slice() {
+        [] => return Ok(()),
+        [key] => format!("unknown {what} `{key}` of {of}{}", did_you_mean(key, known.iter().copied())),
+        keys => {
+            let near =
+                |key| nearest(key, known.iter().copied()).map_or(String::new(), |n| format!(" (did you mean `{n}`?)"));
+            let list: Vec<String> = keys.iter().map(|key| format!("`{key}`{}", near(key))).collect();
+            format!("unknown {what}s of {of}: {}", list.join(", "))
+        }
+    };
+    Err(Diagnostic::new(message).hint(format!("the {what}s are: {}", known.join(", "))))
 }
 
 /// A value as a script would write it.
@@ -187,8 +193,7 @@ impl de::Error for ReadError {
     }
 
     fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {
-        let near = did_you_mean(variant, known.iter().copied());
-        Self::custom(format!("unknown value \"{variant}\"{near} (one of: {})", known.join(", ")))
+        Self::custom(unknown_choice(variant, known))
     }
 
     fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {
@@ -331,6 +336,10 @@ mod tests {
         let e = |v| read_sample(v).unwrap_err();
         assert_eq!(e(json!({ "dpeth": 2 })), "unknown option `dpeth` of nn::sample; did you mean `depth`?");
         assert_eq!(
+            e(json!({ "dpeth": 2, "speed": 1, "clip": 1 })),
+            "unknown options of nn::sample: `dpeth` (did you mean `depth`?), `speed`"
+        );
+        assert_eq!(
             e(json!({ "depth": 1.5 })),
             "option `depth` of nn::sample: expected an integer, found the float 1.5"
         );
@@ -341,9 +350,8 @@ mod tests {
     #[test]
     fn documents_itself() {
         let docs = Sample::docs();
-        assert_eq!(docs[1].name, "lr");
-        assert_eq!(script_literal(&docs[1].default), "0.001");
-        assert_eq!(type_words(docs[2].rust_type), "float or ()");
+        assert_eq!((docs[1].name.as_str(), docs[1].default.as_deref()), ("lr", Some("0.001")));
+        assert_eq!(docs[2].of.to_string(), "float or ()");
         assert_eq!(docs[0].doc, "How many.");
     }
 }

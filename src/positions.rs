@@ -1,19 +1,18 @@
-//! Where the images of one process, or of a part of its batch, stand in the batch that all processes compute together.
+//! Where the images of one process, or of one of its micro-batches, stand in the global batch: the one that all processes
+//! compute together.
 
-use crate::error::{Result, bail};
-
-/// Positions of a batch: at most two runs of neighbours, each (first, length). None at all stands for the first so many
-/// places as there are images.
+/// Positions in the global batch: at most two runs of neighbours, each (first, length). None at all stands for the first
+/// ones, as many as there are images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Positions([(usize, usize); 2]);
 
 impl Positions {
-    /// `length` places from `first` on.
+    /// `length` positions from `first` on.
     pub const fn run(first: usize, length: usize) -> Self {
         Self([(first, length), (0, 0)])
     }
 
-    /// One run after the other; they become one where the second goes on where the first ends.
+    /// One run after the other; they become one where the second starts where the first ends.
     fn two(a: (usize, usize), b: (usize, usize)) -> Self {
         match (a, b) {
             (a, (_, 0)) => Self::run(a.0, a.1),
@@ -23,25 +22,11 @@ impl Positions {
         }
     }
 
-    /// Runs that a script gives, each [first, length].
-    pub fn of_runs(runs: &[[usize; 2]]) -> Result<Self> {
-        // As far as a tensor's sizes go.
-        let fits =
-            |[first, length]: &[usize; 2]| first.checked_add(*length).is_some_and(|end| end <= i64::MAX as usize);
-        match runs {
-            _ if !runs.iter().all(fits) => bail!("samples: {runs:?} are more places than can be counted"),
-            [] => Ok(Self::default()),
-            [a] => Ok(Self::two((a[0], a[1]), (0, 0))),
-            [a, b] => Ok(Self::two((a[0], a[1]), (b[0], b[1]))),
-            _ => bail!("samples: expected at most two runs [first, length], found {runs:?}"),
-        }
-    }
-
-    /// The places of a batch of `size` images that process `rank` of `world` computes; none where there are too few.
+    /// The positions in a batch of `size` images that rank `rank` of `world` computes; none where there are too few.
     ///
     /// They are neighbours. Where images are mixed with the one opposite (as far from the end as they are from the
     /// beginning) they are two `mirrored` runs: partners are on one process, and the process's images in reverse order
-    /// are the partners of each. An image that is its own partner is the last process's.
+    /// are the partners of each. An image that is its own partner is the last rank's.
     pub fn of_process(size: usize, rank: usize, world: usize, mirrored: bool) -> Self {
         if !mirrored {
             let cut = |r: usize| r * size / world;
@@ -62,7 +47,7 @@ impl Positions {
         self.0.into_iter().filter(|run| run.1 > 0)
     }
 
-    /// How many places.
+    /// How many positions.
     pub fn len(&self) -> usize {
         self.0[0].1 + self.0[1].1
     }
@@ -72,18 +57,18 @@ impl Positions {
         self.len() == 0
     }
 
-    /// The place after the last one.
+    /// The position after the last one.
     pub fn end(&self) -> usize {
         self.runs().map(|(first, length)| first + length).max().unwrap_or(0)
     }
 
-    /// Place number `i` of these.
+    /// Position number `i` of these.
     pub fn at(&self, i: usize) -> usize {
         let [(a, length), (b, _)] = self.0;
         if i < length { a + i } else { b + (i - length) }
     }
 
-    /// `length` of these places from number `start` on.
+    /// `length` of these positions from number `start` on.
     pub fn part(&self, start: usize, length: usize) -> Self {
         let [(a, n), (b, _)] = self.0;
         let (from, to) = (start.min(n), (start + length).min(n));
@@ -95,9 +80,9 @@ impl Positions {
 mod tests {
     use super::*;
 
-    fn all(places: Positions) -> Vec<usize> {
-        let all: Vec<usize> = places.runs().flat_map(|(first, length)| first..first + length).collect();
-        assert_eq!(all, (0..places.len()).map(|i| places.at(i)).collect::<Vec<_>>());
+    fn all(positions: Positions) -> Vec<usize> {
+        let all: Vec<usize> = positions.runs().flat_map(|(first, length)| first..first + length).collect();
+        assert_eq!(all, (0..positions.len()).map(|i| positions.at(i)).collect::<Vec<_>>());
         all
     }
 
@@ -126,28 +111,22 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_the_places_in_order() {
-        for places in [
-            Positions::run(3, 9),
-            Positions::of_process(20, 1, 3, true),
-            Positions::of_runs(&[[8, 3], [1, 4]]).unwrap(),
-        ] {
-            let whole = all(places);
+    fn parts_are_the_positions_in_order() {
+        for positions in [Positions::run(3, 9), Positions::of_process(20, 1, 3, true), Positions::two((8, 3), (1, 4))] {
+            let whole = all(positions);
             for start in 0..=whole.len() {
                 for length in 0..=whole.len() - start {
-                    assert_eq!(all(places.part(start, length)), whole[start..start + length]);
+                    assert_eq!(all(positions.part(start, length)), whole[start..start + length]);
                 }
             }
-            assert_eq!(Some(places.end()), whole.iter().max().map(|last| last + 1));
+            assert_eq!(Some(positions.end()), whole.iter().max().map(|last| last + 1));
         }
     }
 
     #[test]
-    fn runs_that_touch_are_one_and_more_than_two_are_an_error() {
-        assert_eq!(Positions::of_runs(&[[0, 4], [4, 2]]).unwrap(), Positions::run(0, 6));
-        assert_eq!(Positions::of_runs(&[[5, 0], [4, 2]]).unwrap(), Positions::run(4, 2));
+    fn runs_that_touch_are_one() {
+        assert_eq!(Positions::two((0, 4), (4, 2)), Positions::run(0, 6));
+        assert_eq!(Positions::two((5, 0), (4, 2)), Positions::run(4, 2));
         assert_eq!(Positions::of_process(8, 0, 1, true), Positions::run(0, 8));
-        assert!(Positions::of_runs(&[[0, 1], [2, 1], [4, 1]]).is_err());
-        assert!(Positions::of_runs(&[[usize::MAX, 1]]).is_err());
     }
 }

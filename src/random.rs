@@ -120,8 +120,8 @@ pub struct State {
     pub seed: u64,
     /// Keys given out so far.
     pub drawn: u64,
-    /// The places in the step's batch, over all processes, of the samples of this forward pass: what is drawn for each
-    /// sample (drop path) then is what the whole batch would have drawn for it.
+    /// Positions in the global batch of the samples of this forward pass: what is drawn for each sample (drop path) then
+    /// is what the global batch would have drawn for it.
     pub samples: Positions,
 }
 
@@ -144,22 +144,22 @@ pub fn set_state(state: State) {
     GENERATOR.set(state);
 }
 
-/// Says which places in the step's batch the samples of the next forward passes have.
+/// Says which positions in the global batch the samples of the next forward passes have.
 pub fn set_samples(samples: Positions) {
     GENERATOR.set(State { samples, ..GENERATOR.get() });
 }
 
 /// Uniform float32 values in [0, 1) of shape `sizes`, a row for each sample of the forward pass under way: the one that
-/// its place in the step's batch gives it, whichever process or part of the batch computes it. Where there are not as
-/// many samples as the generator has places for, they are taken for the first ones of a batch.
+/// its position in the global batch gives it, whichever process or micro-batch computes it. Where there are not as many
+/// samples as the generator has positions for, they are taken for the first ones of a batch.
 pub fn next_per_sample(sizes: &[i64]) -> Result<Tensor> {
     let [n, row @ ..] = sizes else { bail!("expected the number of samples as the first size, found no sizes") };
-    let mut places = GENERATOR.get().samples;
-    if places.len() as i64 != *n {
-        places = Positions::run(0, *n as usize);
+    let mut samples = GENERATOR.get().samples;
+    if samples.len() as i64 != *n {
+        samples = Positions::run(0, *n as usize);
     }
-    let all = next_key().uniform(&[&[places.end() as i64], row].concat())?;
-    let rows = places.runs().map(|(first, length)| all.f_narrow(0, first as i64, length as i64));
+    let all = next_key().uniform(&[&[samples.end() as i64], row].concat())?;
+    let rows = samples.runs().map(|(first, length)| all.f_narrow(0, first as i64, length as i64));
     match &rows.collect::<std::result::Result<Vec<_>, _>>()?[..] {
         [] => Ok(all),
         rows => Ok(Tensor::f_cat(rows, 0)?),
@@ -234,6 +234,19 @@ mod tests {
         assert!(places < 61.0, "{places}");
         let pairs = chi2(&mut pairs.iter().flatten().copied().filter(|c| *c > 0), keys as f64 / 30.0);
         assert!(pairs < 67.0, "{pairs}");
+    }
+
+    #[test]
+    fn samples_get_the_rows_of_their_positions() {
+        let draw = |samples, n| {
+            set_state(State { seed: 1, drawn: 0, samples });
+            next_per_sample(&[n, 2]).unwrap()
+        };
+        let first = |n| draw(Positions::default(), n);
+        assert!(draw(Positions::run(7, 4), 4).equal(&first(11).narrow(0, 7, 4)));
+        // Another number of samples than the generator has positions for: the first ones of a batch.
+        assert!(draw(Positions::run(7, 5), 4).equal(&first(4)));
+        assert_eq!(first(0).size(), [0, 2]);
     }
 
     #[test]

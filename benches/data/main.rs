@@ -16,8 +16,9 @@ use nepa::data::pillow::{resize_then_crop, resized_crop};
 use nepa::data::pipeline::Pipeline;
 use nepa::data::source::{self, SourceRef, StoredImage};
 use nepa::data::transform::{
-    CenterCrop, Normalize, RandAugment, RandAugmentOptions, RandomErasing, RandomErasingOptions, RandomHorizontalFlip,
-    RandomHorizontalFlipOptions, RandomResizedCrop, RandomResizedCropOptions, Resize, ResizeTo, Transform,
+    CenterCrop, EraseMode, Normalize, RandAugment, RandAugmentOptions, RandomErasing, RandomErasingOptions,
+    RandomHorizontalFlip, RandomHorizontalFlipOptions, RandomResizedCrop, RandomResizedCropOptions, Resize, ResizeTo,
+    Transform,
 };
 use nepa::error::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -162,7 +163,7 @@ fn transforms(task: &str) -> Result<Vec<Arc<dyn Transform>>> {
         }
         "c" => {
             let augment = RandAugment::new(&RandAugmentOptions::default())?;
-            let options = RandomErasingOptions { p: 0.25, mode: "pixel".into(), ..Default::default() };
+            let options = RandomErasingOptions { p: 0.25, mode: EraseMode::Pixel, ..Default::default() };
             let erasing = RandomErasing::new(&options)?;
             let crop = crop(Interpolation::Bicubic)?;
             vec![Arc::new(crop), Arc::new(flip), Arc::new(augment), normalize, Arc::new(erasing)]

@@ -18,7 +18,7 @@ mod report;
 mod run;
 
 use crate::run::signals::Interrupt;
-use crate::script::{Host, Sources, error::Report};
+use crate::script::{Host, Sources, error::ScriptError};
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -211,7 +211,7 @@ fn dispatch(cli: Cli) -> u8 {
     match result {
         Ok(()) => 0,
         Err(e) => {
-            eprint!("{}", Report::of_rust(&e).render(&Sources::new(None)));
+            eprint!("{}", ScriptError::of_rust(&e).render(&Sources::new(None)));
             FAILED
         }
     }

@@ -9,7 +9,7 @@ use crate::run::progress::note_line;
 use crate::run::signals::Interrupt;
 use crate::run::writer::wait_for_writers;
 use crate::run::{RunFile, RunInfo, RunState, Session, directory};
-use crate::script::error::Report;
+use crate::script::error::ScriptError;
 use crate::script::{Checked, Declared, Failure, Host, Params, finish_run, start_run, type_of};
 use clap::CommandFactory;
 use rhai::AST;
@@ -24,7 +24,7 @@ const INTERNAL_FAULT: u8 = 70;
 pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     match args.nproc {
         Some(processes) if !args.help => {
-            launcher::launch(processes.into()).unwrap_or_else(|e| fail(&Report::of_rust(&e), None))
+            launcher::launch(processes.into()).unwrap_or_else(|e| fail(&ScriptError::of_rust(&e), None))
         }
         _ => run_here(args, host).unwrap_or_else(|code| code),
     }
@@ -35,14 +35,14 @@ fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::res
     shorten_openmp_spin();
     let interrupt = Interrupt::listen();
     launcher::end_with_launcher();
-    let interrupt = interrupt.map_err(|e| fail(&Report::of_rust(&e), None))?;
+    let interrupt = interrupt.map_err(|e| fail(&ScriptError::of_rust(&e), None))?;
     let host = host(interrupt.clone());
     if args.help {
         return Ok(help(&args, &host));
     }
     let (rendezvous, prepared) = prepare_with_all_ranks(&mut args, &host)?;
     start(args.clone(), rendezvous, &host, &prepared, interrupt.clone()).map_err(|e| {
-        let report = Report::of_rust(&e);
+        let report = ScriptError::of_rust(&e);
         if dist::report_failure(&report.message) { fail(&report, Some(&host)) } else { FAILED }
     })?;
     let outcome = execute(&host, &prepared, &interrupt);
@@ -51,13 +51,13 @@ fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::res
 
 /// Prepares the recipe, and agrees with the other ranks, where there are some, that they run the same.
 fn prepare_with_all_ranks(args: &mut RunArgs, host: &Host) -> std::result::Result<(Option<Rendezvous>, Prepared), u8> {
-    let mut rendezvous = open_rendezvous(args).map_err(|e| fail(&Report::of_rust(&e), None))?;
+    let mut rendezvous = open_rendezvous(args).map_err(|e| fail(&ScriptError::of_rust(&e), None))?;
     let prepared = prepare(args, host);
     // Whatever is wrong on one rank, the others are told.
     let agreed = rendezvous.as_mut().map_or(Ok(true), |rendezvous| rendezvous.compare(facts(args, host, &prepared)));
     match (prepared, agreed) {
         (Ok(prepared), Ok(_)) => Ok((rendezvous, prepared)),
-        (Ok(_), Err(e)) => Err(fail(&Report::of_rust(&e), None)),
+        (Ok(_), Err(e)) => Err(fail(&ScriptError::of_rust(&e), None)),
         (Err(text), agreed) => {
             if agreed.unwrap_or(true) {
                 eprint!("{}{text}", dist::rank_prefix());
@@ -110,7 +110,7 @@ fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 
     }
     let dir = match finished {
         Ok(dir) => dir,
-        Err(e) => return fail(&Report::of_rust(&e), Some(host)).max(exit_code),
+        Err(e) => return fail(&ScriptError::of_rust(&e), Some(host)).max(exit_code),
     };
     match (state, &dir) {
         (RunState::Interrupted, Some(dir)) => eprintln!("interrupted; what was saved is in {}", dir.display()),
@@ -141,9 +141,9 @@ fn open_rendezvous(args: &RunArgs) -> Result<Option<Rendezvous>> {
 
 /// Compiles and checks the recipe, and chooses the device; the error is ready to be printed.
 fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, String> {
-    let render = |report: Report| report.render(&host.sources);
+    let render = |report: ScriptError| report.render(&host.sources);
     if args.recipe.is_none() {
-        args.recipe = Some(recipe_of(args).map_err(|e| render(Report::of_rust(&e)))?);
+        args.recipe = Some(recipe_of(args).map_err(|e| render(ScriptError::of_rust(&e)))?);
     }
     let recipe = args.recipe.clone().expect("just found");
     let ast = host.compile(&recipe).map_err(render)?;
@@ -153,7 +153,7 @@ fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, Str
         return Err(checked.problems.iter().map(|problem| host.render_problem(problem)).collect());
     }
     let device = device::choose(args.device.as_deref(), dist::local_rank(), dist::local_world_size());
-    let device = device.map_err(|e| render(Report::of_rust(&e)))?;
+    let device = device.map_err(|e| render(ScriptError::of_rust(&e)))?;
     Ok(Prepared { recipe, ast, checked, device })
 }
 
@@ -280,7 +280,7 @@ fn shorten_openmp_spin() {
 #[cfg(not(target_os = "linux"))]
 fn shorten_openmp_spin() {}
 
-fn fail(report: &Report, host: Option<&Host>) -> u8 {
+fn fail(report: &ScriptError, host: Option<&Host>) -> u8 {
     let none = crate::script::Sources::new(None);
     eprint!("{}{}", dist::rank_prefix(), report.render(host.map_or(&none, |h| &h.sources)));
     FAILED

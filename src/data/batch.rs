@@ -18,5 +18,5 @@ pub struct Batch {
     pub samples: Positions,
     /// How much the mean over these images counts where the ranks' gradients are averaged: 1 where all ranks have as
     /// many images, 0 where a short last batch has none for this one.
-    pub share: f64,
+    pub loss_weight: f64,
 }

@@ -1,6 +1,6 @@
 //! An image in memory.
 
-use serde::{Deserialize, Serialize};
+use crate::choices;
 
 /// A rectangle of an image, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,26 +22,15 @@ impl Region {
     }
 }
 
-/// How values between pixels are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Interpolation {
-    /// The value of the pixel around the point.
-    Nearest,
-    /// Linear between 2 × 2 pixels.
-    Bilinear,
-    /// Cubic through 4 × 4 pixels, with Pillow's a: −½ in resizing, −1 where pixels are moved.
-    Bicubic,
-}
-
-impl Interpolation {
-    /// The names, as scripts write them.
-    pub const NAMES: [&str; 3] = ["nearest", "bilinear", "bicubic"];
-
-    /// The interpolation of the given name.
-    pub fn parse(name: &str) -> Option<Self> {
-        let all = [Self::Nearest, Self::Bilinear, Self::Bicubic];
-        Self::NAMES.iter().position(|n| *n == name).map(|i| all[i])
+choices! {
+    /// How values between pixels are found.
+    pub enum Interpolation {
+        /// The value of the pixel around the place.
+        Nearest = "nearest",
+        /// Linear between 2 × 2 pixels.
+        Bilinear = "bilinear",
+        /// Cubic through 4 × 4 pixels, with Pillow's a: −½ in resizing, −1 where pixels are moved.
+        Bicubic = "bicubic",
     }
 }
 

@@ -1,19 +1,18 @@
 //! The model's configuration, with the keys of the reference's Hugging Face `config.json`.
 
 use crate::error::{Result, ensure};
-use crate::options;
-use serde::{Deserialize, Serialize};
+use crate::{choices, options};
 use std::ops::Deref;
 use tch::Tensor;
 
-/// The nonlinearity of the mlp.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// Exact GELU (erf), arXiv 1606.08415.
-    Gelu,
-    /// x · sigmoid(x), also called swish.
-    Silu,
+choices! {
+    /// The nonlinearity of the mlp.
+    pub enum Activation {
+        /// Exact GELU (erf), arXiv 1606.08415.
+        Gelu = "gelu",
+        /// x · sigmoid(x), also called swish.
+        Silu = "silu",
+    }
 }
 
 impl Activation {

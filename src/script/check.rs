@@ -1,18 +1,15 @@
 //! `nepa check`: resolves every import and function of a recipe without running it.
 
-use super::Host;
-use crate::error::Result;
+use super::{Host, ast};
+use crate::error::{Diagnostic, Result, did_you_mean};
 use crate::script::params::{self, Declared};
-use crate::script::walk::walk;
 use rhai::{AST, ASTNode, EvalAltResult, Expr, FnCallExpr, Position, Stmt};
 use std::collections::{HashMap, HashSet};
 
 /// Something that would fail when it is reached.
 pub struct Problem {
-    /// What is wrong.
-    pub message: String,
-    /// What could be meant, or done.
-    pub hint: Option<String>,
+    /// What is wrong, and what could be meant or done.
+    pub diagnostic: Diagnostic,
     /// The script it is in.
     pub file: String,
     /// Line and column.
@@ -50,13 +47,13 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
     let text = host.sources.text(file).unwrap_or_default();
     match params::scan(ast, file, &text) {
         Ok(found) => checked.params.extend(found),
-        Err((message, position)) => checked.problems.push(Problem { message, hint: None, file: file.into(), position }),
+        Err((diagnostic, position)) => checked.problems.push(Problem { diagnostic, file: file.into(), position }),
     }
 
     // Imports first: their aliases are needed to resolve calls.
     let mut imports: Vec<(String, String, Position)> = Vec::new();
     let mut computed: Vec<String> = Vec::new();
-    walk(ast, &mut |path: &[ASTNode]| {
+    ast::walk(ast, &mut |path: &[ASTNode]| {
         match path.last() {
             Some(ASTNode::Stmt(Stmt::Import(import, position))) => match &import.0 {
                 Expr::StringConstant(target, _) => {
@@ -89,8 +86,10 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
             Err(error) => match *error {
                 EvalAltResult::ErrorModuleNotFound(..) => {
                     checked.problems.push(Problem {
-                        message: format!("cannot find the module `{target}`"),
-                        hint: host.sources.import_hint(&target),
+                        diagnostic: Diagnostic {
+                            hint: host.sources.import_hint(&target),
+                            ..Diagnostic::new(format!("cannot find the module `{target}`"))
+                        },
                         file: file.into(),
                         position,
                     });
@@ -102,7 +101,7 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
         }
     }
 
-    walk(ast, &mut |path: &[ASTNode]| {
+    ast::walk(ast, &mut |path: &[ASTNode]| {
         let (call, position, is_method) = match path.last() {
             Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position, false),
             Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => (call, *position, false),
@@ -111,8 +110,8 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
         };
         if call.op_token.is_none() && !(is_method && checked.keys.contains(call.name.as_str())) {
             checked.calls += 1;
-            if let Some((message, hint)) = judge(host, call, is_method, &own, &modules) {
-                checked.problems.push(Problem { message, hint, file: file.into(), position });
+            if let Some(diagnostic) = judge(host, call, is_method, &own, &modules) {
+                checked.problems.push(Problem { diagnostic, file: file.into(), position });
             }
         }
         true
@@ -137,7 +136,7 @@ fn judge(
     is_method: bool,
     own: &Functions,
     modules: &HashMap<String, Functions>,
-) -> Option<(String, Option<String>)> {
+) -> Option<Diagnostic> {
     let name = call.name.as_str();
     let given = call.args.len();
     let reference = &host.reference;
@@ -179,27 +178,25 @@ fn judge(
         return Some(wrong_count(name, given, signatures));
     }
     if reference.builtin.iter().any(|(n, _)| n == name) {
-        return Some((format!("no `{name}` takes {given} arguments"), None));
+        return Some(Diagnostic::new(format!("no `{name}` takes {given} arguments")));
     }
     let own_names: Vec<String> = own.iter().map(|f| f.0.clone()).filter(|n| !n.starts_with("anon$")).collect();
     Some(reference.unknown_function(None, name, &own_names))
 }
 
-fn wrong_count(name: &str, given: usize, signatures: Vec<String>) -> (String, Option<String>) {
-    (
-        format!("no `{name}` takes {given} argument{}", if given == 1 { "" } else { "s" }),
-        Some(format!("it is called as: {}", signatures.join("  or  "))),
-    )
+fn wrong_count(name: &str, given: usize, signatures: Vec<String>) -> Diagnostic {
+    Diagnostic::new(format!("no `{name}` takes {given} argument{}", if given == 1 { "" } else { "s" }))
+        .hint(format!("it is called as: {}", signatures.join("  or  ")))
 }
 
-fn explain_script_call(namespace: &str, name: &str, given: usize, functions: &Functions) -> (String, Option<String>) {
+fn explain_script_call(namespace: &str, name: &str, given: usize, functions: &Functions) -> Diagnostic {
     match functions.iter().find(|f| f.0 == name) {
-        Some((_, params)) => (format!("`{namespace}{name}` takes {params} arguments, found {given}"), None),
+        Some((_, params)) => Diagnostic::new(format!("`{namespace}{name}` takes {params} arguments, found {given}")),
         None => {
             let names: Vec<&str> = functions.iter().map(|f| f.0.as_str()).filter(|n| !n.starts_with("anon$")).collect();
-            let near = crate::error::did_you_mean(name, names.iter().copied());
-            let has = format!("it has: {}", names.join(", "));
-            (format!("unknown function `{namespace}{name}`{near}"), Some(has))
+            let near = did_you_mean(name, names.iter().copied());
+            Diagnostic::new(format!("unknown function `{namespace}{name}`{near}"))
+                .hint(format!("it has: {}", names.join(", ")))
         }
     }
 }

@@ -1,9 +1,8 @@
 //! The reference of everything registered with the engine: what `nepa api` prints, what errors
 //! quote, what `nepa check` resolves against.
 
-use crate::error::{did_you_mean, nearest};
-use crate::options::{OptionDoc, script_literal, type_words};
-use std::collections::BTreeMap;
+use crate::error::{Diagnostic, did_you_mean, nearest};
+use crate::options::OptionDoc;
 use std::fmt::Write;
 
 /// A registered function.
@@ -21,6 +20,8 @@ pub struct FnDoc {
     pub returns: String,
     /// Its documentation, line by line.
     pub doc: Vec<&'static str>,
+    /// The options that it takes as a map.
+    pub options: Vec<OptionDoc>,
 }
 
 impl FnDoc {
@@ -73,6 +74,8 @@ pub struct ScriptFnDoc {
     pub params: Vec<String>,
     /// Its documentation.
     pub doc: String,
+    /// The options that it takes: what the function of its name and `_options` declares.
+    pub options: Vec<OptionDoc>,
 }
 
 /// A script of the standard library.
@@ -93,8 +96,6 @@ pub struct Reference {
     pub functions: Vec<FnDoc>,
     /// What each namespace or type is about, in the order of presentation.
     pub groups: Vec<(&'static str, &'static str)>,
-    /// Options by function name.
-    pub options: BTreeMap<&'static str, Vec<OptionDoc>>,
     /// Names and numbers of parameters of Rhai's own functions.
     pub builtin: Vec<(String, usize)>,
     /// The standard library's scripts.
@@ -109,20 +110,18 @@ impl Reference {
 
     /// Message and hint for a call that fits no function; `signature` is Rhai's, for example
     /// `nn::linera (i64, i64)`.
-    pub fn explain_missing(&self, signature: &str) -> (String, Option<String>) {
+    pub fn explain_missing(&self, signature: &str) -> Diagnostic {
         let (name, arguments) = match signature.split_once('(') {
             Some((name, rest)) => (name.trim(), rest.trim_end_matches(')').trim()),
             None => (signature.trim(), ""),
         };
         if name.starts_with("anon$") {
             let count = if arguments.is_empty() { 0 } else { arguments.split(", ").count() };
-            return (
-                format!(
-                    "a closure was called with {count} argument{} ({arguments}), but takes another number of them",
-                    if count == 1 { "" } else { "s" }
-                ),
-                Some("the parameters stand between its bars: |a, b| …".into()),
-            );
+            return Diagnostic::new(format!(
+                "a closure was called with {count} argument{} ({arguments}), but takes another number of them",
+                if count == 1 { "" } else { "s" }
+            ))
+            .hint("the parameters stand between its bars: |a, b| …");
         }
         let arguments = arguments
             .replace("&str | ImmutableString | String", "string")
@@ -139,18 +138,18 @@ impl Reference {
         let same: Vec<String> =
             self.functions.iter().filter(here).filter(|f| f.name == short).map(FnDoc::signature).collect();
         if !same.is_empty() {
-            return (
-                format!("no `{name}` takes ({arguments})"),
-                Some(format!("it is called as: {}", same.join("  or  "))),
-            );
+            return Diagnostic::new(format!("no `{name}` takes ({arguments})"))
+                .hint(format!("it is called as: {}", same.join("  or  ")));
         }
-        let (message, elsewhere) = self.unknown_function(namespace, short, &[]);
-        let arguments = if arguments.is_empty() { String::new() } else { format!(" (called with {arguments})") };
-        (format!("{message}{arguments}"), elsewhere)
+        let mut unknown = self.unknown_function(namespace, short, &[]);
+        if !arguments.is_empty() {
+            unknown.message += &format!(" (called with {arguments})");
+        }
+        unknown
     }
 
     /// Message and hint for a name that no function has; `own` are the script's functions.
-    pub fn unknown_function(&self, namespace: Option<&str>, short: &str, own: &[String]) -> (String, Option<String>) {
+    pub fn unknown_function(&self, namespace: Option<&str>, short: &str, own: &[String]) -> Diagnostic {
         let name = match namespace {
             Some(namespace) => format!("{namespace}::{short}"),
             None => short.to_string(),
@@ -165,14 +164,14 @@ impl Reference {
         // The same word in another place: `linear` for `nn::linear`.
         let elsewhere = self.functions.iter().find(|f| f.name == short).map(|f| format!("there is {}", f.signature()));
         let hint = elsewhere.or_else(|| namespace.map(|n| format!("`nepa api {n}` lists what {n} has")));
-        (format!("unknown function `{name}`{near}"), hint)
+        Diagnostic { hint, ..Diagnostic::new(format!("unknown function `{name}`{near}")) }
     }
 
     /// Message and hint for Rhai's complaint about a property.
-    pub fn explain_property(&self, text: &str) -> (String, Option<String>) {
+    pub fn explain_property(&self, text: &str) -> Diagnostic {
         // "Unknown property 'x' - a getter is not registered for type 'Batch'"
         let mut quoted = text.split('\'').skip(1).step_by(2);
-        let (Some(property), Some(typ)) = (quoted.next(), quoted.next()) else { return (text.to_string(), None) };
+        let (Some(property), Some(typ)) = (quoted.next(), quoted.next()) else { return Diagnostic::new(text) };
         let typ = typ.rsplit("::").next().unwrap_or(typ);
         let of_type: Vec<&FnDoc> =
             self.functions.iter().filter(|f| !f.qualified && f.params.first().is_some_and(|p| p.1 == typ)).collect();
@@ -182,7 +181,8 @@ impl Reference {
             None if getters.is_empty() => None,
             None => Some(format!("its properties are: {}", getters.join(", "))),
         };
-        (format!("{typ} has no property `{property}`{}", did_you_mean(property, getters)), hint)
+        let near = did_you_mean(property, getters);
+        Diagnostic { hint, ..Diagnostic::new(format!("{typ} has no property `{property}`{near}")) }
     }
 
     /// The whole reference, or what matches `query`: a group, a function, a stdlib module.
@@ -264,17 +264,24 @@ impl Reference {
         for line in text.lines() {
             let _ = writeln!(out, "    {line}");
         }
-        let takes_options = f.params.iter().any(|p| p.0 == "options" || p.0 == "config");
-        if takes_options && let Some(options) = self.options.get(name.as_str()) {
-            let _ = writeln!(out, "    Options:");
-            for o in options {
-                let (typ, default) = (type_words(o.rust_type), script_literal(&o.default));
-                let _ = writeln!(out, "      {}: {typ} = {default}\n          {}", o.name, o.doc);
-            }
-        }
+        print_options(&f.options, out);
         let _ = writeln!(out);
         *last = key;
     }
+}
+
+fn print_options(options: &[OptionDoc], out: &mut String) {
+    if !options.is_empty() {
+        let _ = writeln!(out, "    Options:");
+    }
+    for option in options {
+        print_option(option, out);
+    }
+}
+
+fn print_option(option: &OptionDoc, out: &mut String) {
+    let default = option.default.as_ref().map_or(String::new(), |default| format!(" = {default}"));
+    let _ = writeln!(out, "      {}: {}{default}\n          {}", option.name, option.of, option.doc);
 }
 
 fn print_script_module(module: &ScriptModuleDoc, out: &mut String) {
@@ -290,26 +297,6 @@ fn print_script_function(path: &str, f: &ScriptFnDoc, out: &mut String) {
     for line in f.doc.lines() {
         let _ = writeln!(out, "    {line}");
     }
+    print_options(&f.options, out);
     let _ = writeln!(out);
-}
-
-/// A Rust type in a script user's words.
-pub fn rust_type_words(name: &str) -> String {
-    match name.replace(' ', "").as_str() {
-        "i64" => "int",
-        "f64" => "float",
-        "bool" => "bool",
-        "()" => "()",
-        "ImmutableString" | "String" | "&str" => "string",
-        "Array" => "array",
-        "Map" => "map",
-        "FnPtr" => "function",
-        "Dynamic" => "any",
-        // As scripts know them.
-        "Step" => "Transform",
-        "Picked" => "Image",
-        "Range<i64>" | "RangeInclusive<i64>" => "range",
-        other => return other.rsplit("::").next().unwrap_or(other).to_string(),
-    }
-    .to_string()
 }

@@ -1,6 +1,7 @@
 //! Errors between Rust and scripts, and how they are shown to the user.
 
 use super::Sources;
+use super::docs::Reference;
 use crate::error::{Diagnostic, did_you_mean, hint_of, one_line};
 use rhai::{Dynamic, EvalAltResult, ParseErrorType, Position};
 use send_wrapper::SendWrapper;
@@ -51,6 +52,8 @@ pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
 
 /// Marks a frame that is a place inside a module rather than a function.
 const PLACE: &str = "place ";
+/// How the names of the standard library's files begin: a caller's mistake is not theirs.
+const STDLIB: &str = "std/";
 
 /// One entry of the script's call stack: a function, and where it was called.
 struct Frame {
@@ -59,7 +62,7 @@ struct Frame {
 }
 
 /// An error ready to be shown.
-pub struct Report {
+pub struct ScriptError {
     /// What went wrong.
     pub message: String,
     /// What to do about it.
@@ -68,9 +71,9 @@ pub struct Report {
     stack: Vec<Frame>,
 }
 
-impl Report {
+impl ScriptError {
     /// Finds message, place and call stack of a script's error. `main` is the recipe's path.
-    pub fn new(error: &EvalAltResult, main: &str, sources: &Sources, api: &super::docs::Reference) -> Self {
+    pub fn new(error: &EvalAltResult, main: &str, sources: &Sources, api: &Reference) -> Self {
         let mut stack = Vec::new();
         let (mut file, mut inner) = (main.to_string(), error);
         loop {
@@ -90,7 +93,7 @@ impl Report {
                 _ => break,
             }
         }
-        let (message, mut hint, blame_caller) = words(inner, api, sources.text(&file).as_deref());
+        let Diagnostic { message, mut hint, blame_caller, .. } = diagnose(inner, api, sources.text(&file).as_deref());
         if let EvalAltResult::ErrorModuleNotFound(path, _) = inner {
             hint = hint.or_else(|| sources.import_hint(path));
         }
@@ -99,7 +102,7 @@ impl Report {
         while place.1.is_none() || (blame_caller && !stack.is_empty()) {
             let Some(frame) = stack.pop() else { break };
             place = frame.called_from;
-            if blame_caller && !place.1.is_none() {
+            if blame_caller && !place.1.is_none() && !place.0.starts_with(STDLIB) {
                 break;
             }
         }
@@ -107,7 +110,8 @@ impl Report {
     }
 
     /// A message about a given place.
-    pub fn at(message: String, hint: Option<String>, file: String, position: Position) -> Self {
+    pub fn at(diagnostic: Diagnostic, file: String, position: Position) -> Self {
+        let Diagnostic { message, hint, .. } = diagnostic;
         Self { message, hint, place: Some((file, position)), stack: Vec::new() }
     }
 
@@ -139,7 +143,7 @@ impl Report {
     }
 }
 
-impl From<anyhow::Error> for Report {
+impl From<anyhow::Error> for ScriptError {
     fn from(error: anyhow::Error) -> Self {
         Self::of_rust(&error)
     }
@@ -169,95 +173,77 @@ fn excerpt(file: &str, position: Position, sources: &Sources) -> String {
     out
 }
 
-/// Message, hint and blame of the innermost error.
-fn words(error: &EvalAltResult, api: &super::docs::Reference, text: Option<&str>) -> (String, Option<String>, bool) {
+/// What the innermost error says.
+fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagnostic {
     match error {
-        EvalAltResult::ErrorRuntime(value, _) => {
-            if let Some(d) = value.read_lock::<Diagnostic>() {
-                return (d.message.clone(), d.hint.clone(), d.blame_caller);
-            }
-            match value.is_unit() {
-                true => ("the script threw an error".into(), None, false),
-                false => (value.to_string(), None, false),
-            }
-        }
-        EvalAltResult::ErrorFunctionNotFound(signature, _) => {
-            let (message, hint) = api.explain_missing(signature);
-            (message, hint, false)
-        }
+        EvalAltResult::ErrorRuntime(value, _) => match value.read_lock::<Diagnostic>() {
+            Some(diagnostic) => diagnostic.clone(),
+            None if value.is_unit() => Diagnostic::new("the script threw an error"),
+            None => Diagnostic::new(value.to_string()),
+        },
+        EvalAltResult::ErrorFunctionNotFound(signature, _) => api.explain_missing(signature),
         EvalAltResult::ErrorVariableNotFound(name, _) => unknown_variable(name, api, text),
-        EvalAltResult::ErrorParsing(kind, _) => parse_words(kind, api, text),
-        EvalAltResult::ErrorModuleNotFound(path, _) => (format!("cannot find the module `{path}`"), None, false),
-        EvalAltResult::ErrorDotExpr(text, _) => {
-            let (message, hint) = api.explain_property(text);
-            (message, hint, false)
+        EvalAltResult::ErrorParsing(kind, _) => diagnose_syntax(kind, api, text),
+        EvalAltResult::ErrorModuleNotFound(path, _) => Diagnostic::new(format!("cannot find the module `{path}`")),
+        EvalAltResult::ErrorDotExpr(text, _) => api.explain_property(text),
+        EvalAltResult::ErrorMismatchDataType(expected, found, _) => mismatch(expected, found),
+        EvalAltResult::ErrorPropertyNotFound(name, _) => Diagnostic::new(format!("the map has no `{name}`")),
+        EvalAltResult::ErrorDataRace(name, _) => {
+            let name = if name.is_empty() { "a captured variable" } else { name };
+            Diagnostic::new(format!("{name} is used while a call on it is under way")).hint(
+                "a closure captured it: make the call on a value of its own, as in let ema = state.ema; \
+                 ema.apply(|| …)",
+            )
         }
-        EvalAltResult::ErrorMismatchDataType(expected, found, _) => {
-            let short = |name: &str| name.rsplit("::").next().unwrap_or(name).to_string();
-            let hint = (short(found) == "Tensor" && expected == "bool")
-                .then(|| "a comparison of tensors is a tensor: use .all(), .any() or .equal(other)".to_string());
-            (format!("expected {}, found {}", short(expected), short(found)), hint, false)
+        EvalAltResult::ErrorFor(_) => {
+            Diagnostic::new("this value cannot be looped over: expected a range, an array, a map, a string or an epoch")
         }
-        EvalAltResult::ErrorPropertyNotFound(name, _) => (format!("the map has no `{name}`"), None, false),
-        EvalAltResult::ErrorDataRace(name, _) => (
-            format!(
-                "{} is used while a call on it is under way",
-                if name.is_empty() { "a captured variable" } else { name }
-            ),
-            Some(
-                "a closure captured it: make the call on a value of its own, as in let ema = state.ema; ema.apply(|| …)"
-                    .into(),
-            ),
-            false,
-        ),
-        EvalAltResult::ErrorFor(_) => (
-            "this value cannot be looped over: expected a range, an array, a map, a string or an epoch".into(),
-            None,
-            false,
-        ),
         other => {
             // Rhai's own text carries the position at its end; it is shown apart.
             let text = other.to_string();
             let cut = text.rfind(" (line ").unwrap_or(text.len());
-            (text[..cut].to_string(), None, false)
+            Diagnostic::new(&text[..cut])
         }
     }
 }
 
-fn parse_words(
-    kind: &ParseErrorType,
-    api: &super::docs::Reference,
-    text: Option<&str>,
-) -> (String, Option<String>, bool) {
+fn mismatch(expected: &str, found: &str) -> Diagnostic {
+    let short = |name: &str| name.rsplit("::").next().unwrap_or(name).to_string();
+    let diagnostic = Diagnostic::new(format!("expected {}, found {}", short(expected), short(found)));
+    match short(found) == "Tensor" && expected == "bool" {
+        true => diagnostic.hint("a comparison of tensors is a tensor: use .all(), .any() or .equal(other)"),
+        false => diagnostic,
+    }
+}
+
+fn diagnose_syntax(kind: &ParseErrorType, api: &Reference, text: Option<&str>) -> Diagnostic {
     match kind {
         ParseErrorType::VariableUndefined(name) => unknown_variable(name, api, text),
         ParseErrorType::ModuleUndefined(name) => {
             let near = did_you_mean(name, api.module_names());
-            (
-                format!("unknown module `{name}`{near}"),
-                Some(format!(
-                    "built-in modules: {}; a script's own come by import \"path\" as {name};",
-                    api.module_names().collect::<Vec<_>>().join(", ")
-                )),
-                false,
-            )
+            let modules: Vec<&str> = api.module_names().collect();
+            Diagnostic::new(format!("unknown module `{name}`{near}")).hint(format!(
+                "built-in modules: {}; a script's own come by import \"path\" as {name};",
+                modules.join(", ")
+            ))
         }
-        other => (format!("syntax error: {other}"), None, false),
+        other => Diagnostic::new(format!("syntax error: {other}")),
     }
 }
 
-fn unknown_variable(name: &str, api: &super::docs::Reference, text: Option<&str>) -> (String, Option<String>, bool) {
+fn unknown_variable(name: &str, api: &Reference, text: Option<&str>) -> Diagnostic {
     let declared = text.map(declared_names).unwrap_or_default();
     let near = did_you_mean(name, declared.iter().map(String::as_str).filter(|n| *n != name));
-    let hint = match (declared.iter().any(|n| n == name), api.module_names().any(|m| m == name)) {
-        (_, true) => Some(format!("`{name}` is a module: write {name}::function(…)")),
-        (true, _) => Some(
-            "a Rhai function sees its own parameters only: pass the value in, or use a closure |…| that captures it"
-                .into(),
+    let diagnostic = Diagnostic::new(format!("unknown variable `{name}`{near}"));
+    if api.module_names().any(|module| module == name) {
+        return diagnostic.hint(format!("`{name}` is a module: write {name}::function(…)"));
+    }
+    match declared.iter().any(|n| n == name) {
+        true => diagnostic.hint(
+            "a Rhai function sees its own parameters only: pass the value in, or use a closure |…| that captures it",
         ),
-        _ => None,
-    };
-    (format!("unknown variable `{name}`{near}"), hint, false)
+        false => diagnostic,
+    }
 }
 
 /// Names that a script declares: let, const, for, function parameters, import aliases.

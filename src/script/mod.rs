@@ -1,6 +1,7 @@
 //! The script host: the one place that knows Rhai.
 
 mod api;
+mod ast;
 mod check;
 pub mod docs;
 pub mod error;
@@ -8,8 +9,8 @@ mod params;
 mod registry;
 mod session;
 mod sources;
+mod types;
 mod values;
-mod walk;
 
 pub use api::transform::pipeline;
 pub use check::{Checked, Problem};
@@ -17,9 +18,12 @@ pub use params::{Declared, Params, type_of};
 pub use session::{finish_run, start_run};
 pub use sources::Sources;
 
+use crate::error::{Diagnostic, hint_of, one_line};
+use crate::options::OptionDoc;
 use crate::run::signals::Interrupt;
 use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
-pub use error::Report;
+pub use error::ScriptError;
+use registry::Api;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -46,7 +50,7 @@ pub struct Host {
 /// How a script ended early.
 pub enum Failure {
     /// An error, ready to be shown.
-    Error(Report),
+    Error(ScriptError),
     /// Stopped by Ctrl-C or SIGTERM, with the exit code.
     Interrupted(i32),
 }
@@ -80,7 +84,7 @@ impl Host {
             info.namespace.is_empty().then_some((name, info.metadata.num_params))
         };
         reference.builtin = engine.collect_fn_metadata(None, standard, true);
-        api::register(&mut engine, &mut reference);
+        api::register(&mut Api { engine: &mut engine, reference: &mut reference });
         // One engine a process (or a test's thread): it lives as long as anything that calls it.
         let engine: &'static Engine = Box::leak(Box::new(engine));
         ENGINE.set(Some(engine));
@@ -114,6 +118,7 @@ impl Host {
                     name: f.name.to_string(),
                     params: f.params.iter().map(|p| p.to_string()).collect(),
                     doc: strip(&f.comments.join("\n"), "///"),
+                    options: self.declared_options(&ast, f.name),
                 })
                 .collect();
             functions.sort_by(|a, b| a.name.cmp(&b.name));
@@ -122,10 +127,17 @@ impl Host {
         modules
     }
 
+    /// The options that the function called `name` and `_options` declares; none where there is no such function.
+    fn declared_options(&self, ast: &AST, name: &str) -> Vec<OptionDoc> {
+        let declared = self.engine.call_fn::<rhai::Array>(&mut Scope::new(), ast, format!("{name}_options"), ());
+        let declarations = declared.ok().and_then(|list| api::declarations(&list).ok()).unwrap_or_default();
+        declarations.iter().map(|declaration| declaration.doc()).collect()
+    }
+
     /// Reads and compiles a recipe.
-    pub fn compile(&self, path: &Path) -> Result<AST, Report> {
+    pub fn compile(&self, path: &Path) -> Result<AST, ScriptError> {
         let file = path.display().to_string();
-        let text = self.sources.read_recipe(path).map_err(|e| Report::of_rust(&e))?;
+        let text = self.sources.read_recipe(path).map_err(|e| ScriptError::of_rust(&e))?;
         let mut ast =
             self.engine.compile(&text).map_err(|e| self.report(&EvalAltResult::ErrorParsing(*e.0, e.1), &file))?;
         ast.set_source(file.as_str());
@@ -133,7 +145,7 @@ impl Host {
     }
 
     /// Resolves every import and function of a compiled recipe, without running it.
-    pub fn check(&self, ast: &AST, path: &Path) -> Result<Checked, Report> {
+    pub fn check(&self, ast: &AST, path: &Path) -> Result<Checked, ScriptError> {
         let file = path.display().to_string();
         check::check(self, ast, &file).map_err(|e| self.report(&e, &file))
     }
@@ -157,34 +169,33 @@ impl Host {
         name: &str,
         text: &str,
         make: impl FnOnce(&Dynamic) -> crate::error::Result<T>,
-    ) -> Result<T, Report> {
+    ) -> Result<T, ScriptError> {
         self.sources.remember(name, text);
         let report = |e: &EvalAltResult| self.report(e, name);
         let mut ast = self.engine.compile(text).map_err(|e| report(&EvalAltResult::ErrorParsing(*e.0, e.1)))?;
         ast.set_source(name);
         let value: Dynamic = self.engine.eval_ast(&ast).map_err(|e| report(&e))?;
         make(&value).map_err(|e| {
-            let Report { message, hint, .. } = Report::of_rust(&e);
-            Report::at(message, hint, name.to_string(), Position::new(1, 1))
+            let diagnostic = Diagnostic { hint: hint_of(&e), ..Diagnostic::new(one_line(&e)) };
+            ScriptError::at(diagnostic, name.to_string(), Position::new(1, 1))
         })
     }
 
     /// An error that came out of Rust code, perhaps from a function of the text called `name`.
-    pub fn report_of(&self, error: anyhow::Error, name: &str) -> Report {
+    pub fn report_of(&self, error: anyhow::Error, name: &str) -> ScriptError {
         match error::is_scripts(&error) {
             true => self.report(&error::to_rhai(error, Position::NONE), name),
-            false => Report::of_rust(&error),
+            false => ScriptError::of_rust(&error),
         }
     }
 
-    fn report(&self, error: &EvalAltResult, main: &str) -> Report {
-        Report::new(error, main, &self.sources, &self.reference)
+    fn report(&self, error: &EvalAltResult, main: &str) -> ScriptError {
+        ScriptError::new(error, main, &self.sources, &self.reference)
     }
 
     /// A problem found by `check`, shown like an error.
     pub fn render_problem(&self, problem: &Problem) -> String {
-        Report::at(problem.message.clone(), problem.hint.clone(), problem.file.clone(), problem.position)
-            .render(&self.sources)
+        ScriptError::at(problem.diagnostic.clone(), problem.file.clone(), problem.position).render(&self.sources)
     }
 
     /// Writes definition files for editors' Rhai language servers.

@@ -2,7 +2,6 @@
 //! overrides it.
 
 use super::values::{from_json, to_json};
-use super::walk::walk;
 use crate::bail_hint;
 use crate::error::{Diagnostic, Result, did_you_mean};
 use rhai::{ASTNode, Dynamic, Expr, Position, Stmt};
@@ -34,10 +33,10 @@ pub struct Params {
 }
 
 /// The `param(…)` calls of a script.
-pub fn scan(ast: &rhai::AST, file: &str, text: &str) -> Result<Vec<Declared>, (String, Position)> {
+pub fn scan(ast: &rhai::AST, file: &str, text: &str) -> Result<Vec<Declared>, (Diagnostic, Position)> {
     let mut found = Vec::new();
     let mut fault = None;
-    walk(ast, &mut |path: &[ASTNode]| {
+    super::ast::walk(ast, &mut |path: &[ASTNode]| {
         let (call, position) = match path.last() {
             Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position),
             Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => (call, *position),
@@ -47,7 +46,7 @@ pub fn scan(ast: &rhai::AST, file: &str, text: &str) -> Result<Vec<Declared>, (S
             return true;
         }
         let Expr::StringConstant(name, _) = &call.args[0] else {
-            fault = Some(("param: the name must be written as a string literal".to_string(), position));
+            fault = Some((Diagnostic::new("param: the name must be written as a string literal"), position));
             return false;
         };
         let doc = match call.args.get(2) {
@@ -126,7 +125,8 @@ impl Params {
         Ok(Self { given })
     }
 
-    /// The value of a parameter, for the script and to be recorded: the one given, of the default's type, or the default.
+    /// The value of a parameter, for the script and to be recorded: the one given, of the default's type, or the
+    /// default.
     pub fn declare(&self, name: &str, default: &Dynamic) -> Result<(Dynamic, Value)> {
         let value = match self.given.get(name) {
             Some(text) => parse(name, text, default)?,

@@ -31,11 +31,6 @@ impl From<tch::Tensor> for Tensor {
 #[derive(Clone)]
 pub struct Module(pub ModuleRef);
 
-/// Wraps libtorch's result for a script.
-pub fn ok(t: tch::Tensor) -> Result<Tensor> {
-    Ok(t.into())
-}
-
 /// "integer 3", "tensor [2, 3] float32": a value in an error message.
 pub fn found(value: &Dynamic) -> String {
     if let Some(t) = value.read_lock::<Tensor>() {
@@ -102,6 +97,19 @@ pub fn tensors(values: &Array, what: &str) -> Result<Vec<tch::Tensor>> {
         .collect()
 }
 
+/// Tensors by name, as a script's map.
+pub fn tensors_by_name(tensors: impl IntoIterator<Item = (String, tch::Tensor)>) -> Map {
+    tensors.into_iter().map(|(name, t)| (name.into(), Dynamic::from(Tensor::from(t)))).collect()
+}
+
+/// A struct of plain data, as a script's map.
+pub fn plain_map(value: &impl serde::Serialize) -> Result<Map> {
+    match from_json(&serde_json::to_value(value)?).try_cast::<Map>() {
+        Some(map) => Ok(map),
+        None => unreachable!("a struct is a map"),
+    }
+}
+
 /// A list of modules.
 pub fn modules(values: &Array, what: &str) -> Result<Vec<ModuleRef>> {
     values.iter().map(|v| module(v, what)).collect()
@@ -142,6 +150,26 @@ pub fn to_json(value: &Dynamic) -> Result<Value> {
             _ => bail!("expected plain data (numbers, strings, arrays, maps), found {}", found(value)),
         },
     })
+}
+
+/// A value as a script writes it; what no text makes, as the text that it shows itself with.
+pub fn literal(value: &Dynamic) -> String {
+    if let Some(list) = value.read_lock::<Array>() {
+        return format!("[{}]", list.iter().map(literal).collect::<Vec<_>>().join(", "));
+    }
+    if let Some(map) = value.read_lock::<Map>() {
+        let fields: Vec<String> = map.iter().map(|(name, value)| format!("{name}: {}", literal(value))).collect();
+        return format!("#{{ {} }}", fields.join(", "));
+    }
+    if value.is_fnptr() {
+        return "a function".into();
+    }
+    match to_json(value) {
+        Ok(plain) => options::script_literal(&plain),
+        Err(_) => FnPtr::new("to_string")
+            .and_then(|shown| super::with_engine(|engine| shown.call(engine, &rhai::AST::empty(), (value.clone(),))))
+            .unwrap_or_else(|_| value.type_name().to_string()),
+    }
 }
 
 /// JSON as a script's plain data.

@@ -121,20 +121,65 @@ fn an_option_of_the_right_type_but_a_bad_value_is_told_with_the_value() {
 }
 
 #[test]
+fn all_unknown_options_of_a_call_are_told_at_once() {
+    run("nn::blocks(#{ hidden_sise: 8, speed: 1, qkv_bais: true, image_size: 8 });").fails(1).says(&[
+        "unknown options of nn::blocks: `hidden_sise` (did you mean `hidden_size`?), \
+         `qkv_bais` (did you mean `qkv_bias`?), \
+         `speed`",
+    ]);
+}
+
+/// A script function with declared options, and a call of it on the last line.
+fn with_declared_options(given: &str) -> Said {
+    run(&format!(
+        "fn fit_options() {{[\n    \
+             option(\"epochs\", 10, \"passes over the images\"),\n    \
+             option(\"lr\", 1e-3, \"peak learning rate\").changeable(),\n    \
+             option(\"dtype\", \"float32\", [\"float32\", \"bfloat16\"], \"what products are computed in\"),\n    \
+             option(\"clip\", (), \"float or ()\", \"limit of the gradient's norm\"),\n\
+         ]}}\n\
+         fn fit(given) {{ options(\"fit\", given, fit_options()) }}\n\
+         print(changeable(fit_options()));\n\
+         print(fit(#{{ {given} }}));"
+    ))
+}
+
+#[test]
 fn options_of_a_script_function_are_blamed_on_its_caller() {
-    let script = "fn fit(given) {\n    let o = options(\"fit\", given, #{ epochs: 10, lr: 1e-3 });\n    o.epochs\n}\nlet e = fit(#{ CALL });\nprint(e);";
-    let with = |call: &str| run(&script.replace("CALL", call));
-    with("epocs: 3").blames(
-        "recipe.rhai:5:9",
-        "let e = fit(#{ epocs: 3 });",
-        &["unknown option `epocs` of fit; did you mean `epochs`?", "the options are: epochs, lr"],
+    let blames = |given: &str, pieces: &[&str]| {
+        with_declared_options(given).blames("recipe.rhai:9:7", &format!("print(fit(#{{ {given} }}));"), pieces);
+    };
+    blames(
+        "epocs: 3",
+        &["unknown option `epocs` of fit; did you mean `epochs`?", "the options are: epochs, lr, dtype, clip"],
     );
-    with("lr: \"fast\"").blames(
-        "recipe.rhai:5:9",
-        "let e = fit(#{ lr: \"fast\" });",
-        &["option `lr` of fit: expected a number, found the string \"fast\""],
-    );
-    with("epochs: 3, lr: 1").succeeds().prints(&["3"]);
+    blames("epocs: 3, speed: 1", &["unknown options of fit: `epocs` (did you mean `epochs`?), `speed`"]);
+    blames("lr: \"fast\"", &["option `lr` of fit: expected a number, found the string \"fast\""]);
+    blames("dtype: \"bfloat\"", &["option `dtype` of fit: unknown value \"bfloat\"; did you mean `bfloat16`?"]);
+    blames("clip: true", &["option `clip` of fit: expected a number or (), found true"]);
+    with_declared_options("epochs: 3, lr: 1, clip: 1")
+        .succeeds()
+        .prints(&["[\"lr\"]", "#{\"clip\": 1.0, \"dtype\": \"float32\", \"epochs\": 3, \"lr\": 1.0}"]);
+}
+
+#[test]
+fn a_declaration_that_contradicts_itself_is_told() {
+    for (declaration, pieces) in [
+        (
+            "option(\"lr\", 0.1, \"flaot\", \"\");",
+            &["the type of `lr`", "unknown type \"flaot\"; did you mean `float`?"][..],
+        ),
+        (
+            "option(\"lr\", \"fast\", \"float\", \"\");",
+            &["the default of `lr`", "expected a number, found the string \"fast\""],
+        ),
+        ("option(\"mode\", \"c\", [\"a\", \"b\"], \"\");", &["the default of `mode`", "(one of: a, b)"]),
+    ] {
+        run(declaration).blames("recipe.rhai:1:1", declaration, pieces);
+    }
+    run("options(\"fit\", #{}, [option(\"images\", (), \"Source\", \"what to learn from\")]);")
+        .fails(1)
+        .says(&["the option `images` of fit must be given: a source"]);
 }
 
 // ---- names ----

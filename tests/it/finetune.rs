@@ -251,7 +251,7 @@ fn frozen_parts_stay_to_the_bit_and_lower_layers_move_less() {
 }
 
 #[test]
-fn a_batch_in_parts_trains_as_the_whole_does() {
+fn a_batch_in_micro_batches_trains_as_the_whole_does() {
     let fit = |accumulate: i32| {
         classifier(&format!(
             "let r = finetune::fit(model, images.take(96), #{{ epochs: 2, batch: 32, accumulate: {accumulate}, \

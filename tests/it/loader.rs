@@ -96,18 +96,18 @@ const DIVIDED: &str = r#"
                     if parts.some(|part| part != ()) { wrong.push("more batches than alone"); }
                     break;
                 }
-                if all.samples != [[0, all.len]] || all.share != 1.0 { wrong.push(`alone: ${all.samples}, ${all.share}`); }
+                if all.samples != [[0, all.len]] || all.loss_weight != 1.0 { wrong.push(`alone: ${all.samples}, ${all.loss_weight}`); }
                 let places = [];
                 for part in parts {
                     let what = `${images.len} images, ${options}, ${world} processes, ${part.samples} of ${all.len}`;
                     if part.samples.reduce(|n, run| n + run[1], 0) != part.len { wrong.push(`${what}: ${part.len} images`); }
-                    if part.share != 0.0 {
+                    if part.loss_weight != 0.0 {
                         for run in part.samples { for i in run[0]..run[0] + run[1] { places.push(i); } }
-                        if part.share != 1.0 * (world * part.len) / all.len { wrong.push(`${what}: share ${part.share}`); }
+                        if part.loss_weight != 1.0 * (world * part.len) / all.len { wrong.push(`${what}: weight ${part.loss_weight}`); }
                     } else if part.samples != [[0, 1]] {
                         wrong.push(`${what}: a stand-in`);
                     }
-                    if part.share == 0.0 && mixed { continue; }              // its partner is elsewhere
+                    if part.loss_weight == 0.0 && mixed { continue; }              // its partner is elsewhere
                     let rows = |t| cat(part.samples.map(|run| t.slice(0, run[0], run[0] + run[1])), 0);
                     if !part.indices.equal(rows.call(all.indices)) { wrong.push(`${what}: indices`); }
                     if !part.labels.equal(rows.call(all.labels)) { wrong.push(`${what}: labels`); }
@@ -188,7 +188,7 @@ fn an_epoch_goes_on_with_another_number_of_processes() {
             for step in 0..stage[2] {
                 for epoch in epochs {
                     let b = epoch.next();
-                    if b != () && b.share > 0.0 { seen += b.indices.to_array(); }
+                    if b != () && b.loss_weight > 0.0 { seen += b.indices.to_array(); }
                 }
             }
             done = epochs[0].done;
@@ -201,7 +201,7 @@ fn an_epoch_goes_on_with_another_number_of_processes() {
 }
 
 #[test]
-fn what_is_drawn_for_a_sample_is_the_same_on_any_process_and_in_any_part() {
+fn what_is_drawn_for_a_sample_is_the_same_on_any_process_and_in_any_micro_batch() {
     let said = with_images(
         r#"
         let drop = nn::drop_path(0.5);
@@ -231,59 +231,76 @@ fn what_is_drawn_for_a_sample_is_the_same_on_any_process_and_in_any_part() {
                         };
                         check.call(batch, draw.call(batch.len));
                         for k in 1..=batch.len {
-                            for part in batch.split(k) {
-                                rng_state(rng_state() + #{ samples: part.samples });
-                                check.call(part, draw.call(part.len));
-                                if part.share != batch.share { wrong.push("share"); }
+                            let weight = 0.0;
+                            for micro_batch in batch.micro_batches(k) {
+                                check.call(micro_batch, draw.call(micro_batch.len));
+                                weight += micro_batch.loss_weight;
                             }
+                            if (weight - batch.loss_weight).abs() > 1e-12 { wrong.push(`weight ${weight}`); }
+                            check.call(batch, draw.call(batch.len));         // as before the micro-batches
                         }
                     }
                 }
             }
             print(wrong);
         }
-        // Another number of samples than the batch has: the first ones of a batch.
-        let draws = |samples, n| { rng_state(#{ seed: 1, drawn: 0, samples: samples }); rand_per_sample([n, 2]) };
-        print(draws.call([[7, 5]], 4).equal(draws.call([], 4)));
-        print(draws.call([[7, 4]], 4).equal(draws.call([], 11).slice(0, 7, 11)));
-        print(draws.call([], 0).shape);
         "#,
     );
-    assert_eq!(said.values(), [json!([]), json!([]), json!(true), json!(true), json!([0, 2])]);
+    assert_eq!(said.values(), [json!([]), json!([])]);
 }
 
 #[test]
-fn the_generator_has_the_samples_of_the_batch_under_way() {
+fn micro_batches_begin_at_one_state_of_the_generator_and_divide_the_batch() {
     let said = with_images(
         r#"
-        let of = |options| data::loader(images, [transform::resize([8, 8])], #{ batch: 16, world_size: 2 } + options);
-        print(rng_state().samples);
-        for batch in of.call(#{ rank: 1 }).epoch(0) {
-            print(rng_state().samples);
-            for inner in of.call(#{ batch: 26, rank: 0 }).epoch(0) { print(rng_state().samples); }
-            print(rng_state().samples);
+        for batch in data::loader(images, [transform::resize([8, 8])], #{ batch: 10 }).epoch(0) {
+            let drawn = [];
+            let sizes = [];
+            let indices = [];
+            for micro_batch in batch.micro_batches(4) {
+                drawn.push(rand([1]).item());
+                sizes.push(micro_batch.len);
+                indices += micro_batch.indices.to_array();
+            }
+            print(sizes);
+            print(drawn.all(|x| x == drawn[0]) && rand([1]).item() != drawn[0]);
+            print(indices == batch.indices.to_array());
+            let count = 0;
+            for micro_batch in batch.micro_batches(99) { count += micro_batch.len; }
+            print(count == batch.len);
         }
-        print(rng_state().samples);
-        rng_state(rng_state() + #{ samples: [[6, 2], [1, 2]] });
-        print(rng_state().samples);
-        seed(1);
-        print(rng_state().samples);
         "#,
     );
-    let none = json!([]);
-    let (first, second) = (json!([[8, 8]]), json!([[6, 6]]));
-    let inner = [json!([[0, 13]]), json!([[0, 1]])];
-    assert_eq!(
-        said.values(),
-        [
-            &[none.clone(), first.clone()][..],
-            &inner,
-            &[first, second.clone()],
-            &inner,
-            &[second, none.clone(), json!([[6, 2], [1, 2]]), none]
-        ]
-        .concat()
+    let batch = |sizes| [sizes, json!(true), json!(true), json!(true)];
+    let batches = [json!([3, 3, 2, 2]), json!([3, 3, 2, 2]), json!([2, 2, 2, 2])].map(batch);
+    assert_eq!(said.values(), batches.concat());
+    with_images(
+        "for batch in data::loader(images, [transform::resize([8, 8])], #{}).epoch(0) { batch.micro_batches(0); }",
+    )
+    .fails(1)
+    .says(&["micro_batches: expected a number of at least 1, found 0"]);
+}
+
+#[test]
+fn the_generator_draws_for_the_samples_of_the_batch_under_way() {
+    let said = with_images(
+        r#"
+        let draw = |n| { rng_state(#{ seed: 3, drawn: 0 }); rand_per_sample([n]).to_array() };
+        let all = draw.call(26);
+        // Whether what is drawn for n samples is what belongs to these positions.
+        let from = |first, n| print(draw.call(n) == all.extract(first, n));
+        let of = |options| data::loader(images, [transform::resize([8, 8])], #{ batch: 16, world_size: 2 } + options);
+        let starts = [8, 6];
+        let sizes = [8, 6];
+        for (batch, i) in of.call(#{ rank: 1 }).epoch(0) {
+            from.call(starts[i], sizes[i]);
+            for inner in of.call(#{ batch: 26, rank: 0 }).epoch(0) { from.call(0, inner.len); }
+            from.call(starts[i], sizes[i]);
+        }
+        from.call(0, 6);
+        "#,
     );
+    assert_eq!(said.values(), vec![json!(true); 9]);
 }
 
 #[test]
@@ -302,14 +319,6 @@ fn samples_and_processes_that_make_no_sense_are_told() {
         (format!("{}.epoch(1, 29)", loader("", "")), &["epoch 1 has 28 images", "29 cannot be done"]),
         ("rand_per_sample([])".into(), &["rand_per_sample", "number of samples", "found []"]),
         ("rand_per_sample([-1])".into(), &["must not be negative"]),
-        ("rng_state(#{ samples: 3 })".into(), &["samples", "rng_state", "expected an array", "3"]),
-        ("rng_state(#{ samples: [[1, 2, 3]] })".into(), &["samples", "rng_state"]),
-        ("rng_state(#{ samples: [[0, -2]] })".into(), &["samples", "-2"]),
-        (
-            "rng_state(#{ samples: [[0, 1], [2, 1], [4, 1]] })".into(),
-            &["rng_state", "at most two runs [first, length]", "[4, 1]"],
-        ),
-        ("rng_state(#{ samples: [[9223372036854775807, 9]] })".into(), &["rng_state", "can be counted"]),
     ] {
         with_images(&format!("{line};")).fails(1).says(pieces);
     }

@@ -30,7 +30,7 @@ fn the_run_says_at_its_start_what_will_happen_and_then_how_fast() {
     let said = fit(&folder, "o", "#{ epochs: 3, accumulate: 2, report_flops: true }");
     said.succeeds().says(&[
         "pretrain: vit_nepa(28² / 7, 2 x 16, 2 heads), 0.01 M parameters, float32 on cpu",
-        "640 images 1 x 28 x 28, 10 classes; batch 64 in 2 parts, 10 steps an epoch",
+        "640 images 1 x 28 x 28, 10 classes; batch 64 in 2 micro-batches, 10 steps an epoch",
         "30 steps (warm-up 1), 3.0 epochs, 0.00 M images",
         "17 tokens an image",
         "memory     about",
@@ -163,7 +163,7 @@ fn steps_may_stand_in_place_of_epochs_and_embeddings_have_a_rate_of_their_own() 
 }
 
 #[test]
-fn hidden_patches_and_the_intermediate_loss_change_what_is_learned_and_parts_of_a_batch_do_not() {
+fn hidden_patches_and_the_intermediate_loss_change_what_is_learned_and_micro_batches_do_not() {
     let folder = Folder::new();
     let mut losses = Vec::new();
     for (i, options) in

@@ -71,6 +71,60 @@ fn the_examples_of_an_own_embedder_and_an_own_loop_train() {
 }
 
 #[test]
+fn a_task_of_ones_own_learns_resumes_exactly_and_runs_on_two_processes() {
+    let folder = Folder::new();
+    let script = path("examples/custom_task.rhai");
+    let args = |out| {
+        ["run", &script, "--threads", "1", "--device", "cpu", "--set", "epochs=1", "--out", out].map(String::from)
+    };
+    let run = |out: &'static str, more: &[&str]| {
+        let args = args(out);
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        let said = folder.nepa(&args);
+        let numbers = said.succeeds().stdout.split_whitespace().filter_map(|w| w.trim_end_matches(',').parse().ok());
+        numbers.collect::<Vec<f64>>()
+    };
+    let whole = run("whole", &[]);
+    // The variance of the noise is 0.25, that of the pixels 1.
+    assert!(whole[0] < 0.2 && whole[1] == 93.0, "{whole:?}");
+
+    let args = args("killed");
+    let running = folder.start(&args.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+    let checkpoint = folder.path("killed/checkpoints/denoise/step-00000050");
+    while !checkpoint.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    running.signal(libc::SIGKILL);
+    running.killed();
+    assert_eq!(run("killed", &[]), whole);
+    let last = |out: &str| folder.read(&format!("{out}/checkpoints/denoise/step-00000093/model_raw/model.safetensors"));
+    assert_eq!(last("killed"), last("whole"));
+
+    let two = run("two", &["--nproc", "2", "--dist-timeout", "60"]);
+    crate::common::assert_close(&two, &whole, 1e-3);
+}
+
+#[test]
+fn mistakes_in_a_task_are_told_by_its_name() {
+    let fit = |task: &str, options: &str| {
+        let script = format!(
+            "import \"std/train\" as train;\nlet images = data::synthetic(#{{ len: 8, size: 8 }});\n\
+             let model = nn::conv2d(3, 4, #{{ kernel_size: 8 }});\n\
+             let loss = |model, batch, o| #{{ loss: model.forward(batch.images).mean() }};\n\
+             train::fit(model, images, #{{ {task} }}, #{{ batch: 4, epochs: 1, {options} }});"
+        );
+        Folder::new().run(&script)
+    };
+    fit("loss: loss", "").succeeds();
+    fit("", "").fails(1).says(&["the option `loss` of a task of train::fit must be given"]);
+    fit("loss: loss, evalute: 1", "").fails(1).says(&["evalute", "did you mean `evaluate`?"]);
+    fit("loss: loss, name: \"mine\"", "lrr: 1.0").fails(1).says(&["unknown option `lrr` of mine", "recipe.rhai:5:"]);
+    fit("loss: loss, name: \"mine\"", "evaluate: #{ every_epochs: 1 }").fails(1).says(&["mine: the option evaluate"]);
+    fit("loss: loss, evaluate: |m, e, n, o| #{}", "evaluate: #{}").fails(1).says(&["every_epochs or every_steps"]);
+    fit("loss: loss", "accumulate: 5").fails(1).says(&["a batch of 4 images can be computed in 1 to 4 micro-batches"]);
+}
+
+#[test]
 fn hooks_of_the_loops_are_called() {
     let folder = Folder::new();
     let script = r#"

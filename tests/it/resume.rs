@@ -491,7 +491,7 @@ fn resume_finds_the_run_or_says_what_is_there() {
 }
 
 #[test]
-fn parts_of_a_batch_give_what_the_whole_batch_gives() {
+fn micro_batches_give_what_the_whole_batch_gives() {
     let script = r#"
         import "std/pretrain" as pretrain;
         let images = data::idx(param("data", ()), "test").take(240);
@@ -540,6 +540,30 @@ fn a_loss_that_is_not_finite_names_step_images_and_checkpoint_or_is_left_out() {
     let said = run(&folder, &data, "one", &["--set", "skip=1"]);
     said.fails(1).says(&["left out (1 of at most 1)", "diverged at step 8"]);
     run(&folder, &data, "two", &["--set", "skip=2"]).succeeds().says(&["left out (2 of at most 2)"]).prints(&["true"]);
+}
+
+/// Fine-tuning once applied such a gradient, and noticed it when the next line was logged.
+#[test]
+fn a_gradient_that_is_not_finite_never_reaches_the_weights_of_a_classifier() {
+    let (folder, data) = folder();
+    let script = r#"
+        import "std/finetune" as finetune;
+        let images = data::idx(param("data", ()), "test").take(64);
+        let model = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_labels: 10 });
+        let calls = #{ n: 0 };
+        let spoil = |batch| { calls.n += 1; if calls.n == 5 { batch.images * (0.0 / 0.0) } else { batch.images } };
+        let result = finetune::fit(model, images, #{ epochs: 3, batch: 16, save_every: 2, skip_nonfinite: param("skip", 0),
+            transforms: [transform::normalize(0.5, 0.5), spoil] });
+        for weights in [model.named_parameters(), result.ema.state_dict()] { print(weights.values().all(|p| p.is_finite())); }
+    "#;
+    folder.write("recipe.rhai", script);
+    run(&folder, &data, "o", &[])
+        .fails(1)
+        .says(&["finetune::fit: it diverged at step 5", "the last checkpoint is o/checkpoints/finetune/step-00000004"]);
+    assert_eq!(folder.text("o/nonfinite-finetune-step-5.txt").lines().count(), 16);
+    let said = run(&folder, &data, "one", &["--set", "skip=1"]);
+    said.succeeds().says(&["left out (1 of at most 1)"]);
+    assert_eq!(said.values(), [true, true]);
 }
 
 #[test]
@@ -595,7 +619,7 @@ fn a_checkpoint_is_two_model_folders_and_says_what_the_run_was_started_from() {
 }
 
 #[test]
-fn a_loop_by_hand_goes_on_from_the_middle_of_an_epoch_as_if_it_had_not_stopped() {
+fn a_loop_by_hand_resumes_in_the_middle_of_an_epoch_as_if_it_had_not_been_interrupted() {
     let folder = Folder::new();
     let example = crate::common::repository("examples/resumable_loop.rhai").display().to_string();
     let run = |out: &str, steps: &str| folder.nepa(&["run", &example, "--threads", "1", "--out", out, "--set", steps]);

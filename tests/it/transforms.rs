@@ -52,7 +52,7 @@ fn difference(folder: &str, case: &Value) -> (u8, f64) {
         op => {
             let fill = numbers(&case["fill"]);
             let fill = [fill[0] as u8, fill[1] as u8, fill[2] as u8];
-            apply_op(&source, op, &args, fill, Interpolation::parse(text("interpolation")).unwrap()).unwrap()
+            apply_op(&source, op, &args, fill, text("interpolation").parse::<Interpolation>().unwrap()).unwrap()
         }
     };
     let expected = read(folder, text("file"));
@@ -397,8 +397,13 @@ fn erased_parts_have_their_areas_and_ratios() {
     assert_uniform("log ratio", ratios, -log, log, 0.006);
     assert!(parts.iter().all(|r| r.top + r.height <= 1000 && r.left + r.width <= 1000));
 
-    let options =
-        RandomErasingOptions { p: 1.0, max_count: Some(3), mode: "pixel".into(), max_area: 0.2, ..Default::default() };
+    let options = RandomErasingOptions {
+        p: 1.0,
+        max_count: Some(3),
+        mode: EraseMode::Pixel,
+        max_area: 0.2,
+        ..Default::default()
+    };
     let erasing = RandomErasing::new(&options).unwrap();
     let mut counts = [0; 4];
     for _ in 0..n {
@@ -409,8 +414,8 @@ fn erased_parts_have_their_areas_and_ratios() {
     }
     assert!(counts[0] == 0);
     (1..4).for_each(|k| assert_share("parts", counts[k], n, 1.0 / 3.0));
-    let error = RandomErasing::new(&RandomErasingOptions { mode: "pixels".into(), ..Default::default() });
-    assert!(error.unwrap_err().to_string().contains("did you mean `pixel`?"));
+    let error = "pixels".parse::<EraseMode>().unwrap_err();
+    assert!(error.message.contains("did you mean `pixel`?"), "{error}");
 }
 
 #[test]
@@ -458,10 +463,10 @@ fn mixes_have_their_shares_and_regions() {
         let region = mixing.draw(100, 50, &mut rng).region.unwrap();
         assert!((20..80).contains(&region.height) && (10..40).contains(&region.width));
     }
-    let pair = Mixup::new(&MixupOptions { mode: "pair".into(), ..Default::default() }).unwrap();
+    let pair = Mixup::new(&MixupOptions { mode: MixupMode::Pair, ..Default::default() }).unwrap();
     let mixes = pair.draw_batch(8, 32, 32, &mut rng);
     assert!((0..8).all(|i| mixes[i] == mixes[7 - i]) && mixes[0] != mixes[1]);
-    let elem = Mixup::new(&MixupOptions { mode: "elem".into(), ..Default::default() }).unwrap();
+    let elem = Mixup::new(&MixupOptions { mode: MixupMode::Elem, ..Default::default() }).unwrap();
     assert!(elem.draw_batch(2, 32, 32, &mut rng)[0] != elem.draw_batch(2, 32, 32, &mut rng)[1]);
     assert!(Mixup::new(&MixupOptions { mixup_alpha: 0.0, cutmix_alpha: 0.0, ..Default::default() }).is_err());
 }

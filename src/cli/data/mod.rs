@@ -12,7 +12,7 @@ use crate::data::source::{self, SourceRef};
 use crate::device;
 use crate::error::Result;
 use crate::run::signals::Interrupt;
-use crate::script::{self, Host, Report};
+use crate::script::{self, Host, ScriptError};
 use std::path::Path;
 
 /// What errors call the text of the transforms.
@@ -52,7 +52,7 @@ pub fn data(args: &DataArgs, host: &Host) -> u8 {
     }
 }
 
-fn run(args: &DataArgs, host: &Host) -> Result<u8, Report> {
+fn run(args: &DataArgs, host: &Host) -> Result<u8, ScriptError> {
     // What can be wrong with the arguments is told before hours of reading.
     let evaluate = |text: &str| host.evaluate(TRANSFORMS, text, |value| script::pipeline(TRANSFORMS, value, false));
     let given = args.transforms.as_deref().map(evaluate).transpose()?;

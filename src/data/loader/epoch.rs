@@ -294,7 +294,7 @@ impl Epoch {
             return Ok(None);
         }
         let batch = self.work.batches() - count;
-        let (samples, share) = self.work.positions(batch);
+        let (samples, loss_weight) = self.work.positions(batch);
         let (images, items) = self.take(batch, samples.len())?;
         random::set_samples(samples);
         let work = &self.work;
@@ -309,7 +309,7 @@ impl Epoch {
             global_batch: work.global_len(batch),
             classes: work.shared.source.class_names().len(),
         };
-        let batch = Batch { images, targets: labels.shallow_clone(), labels, indices, samples, share };
+        let batch = Batch { images, targets: labels.shallow_clone(), labels, indices, samples, loss_weight };
         work.shared.pipeline.apply_to_batch(batch, &context).map(Some)
     }
 

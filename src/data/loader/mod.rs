@@ -12,20 +12,19 @@ pub use epoch::{Epoch, Misfit};
 use super::pipeline::Pipeline;
 use super::source::SourceRef;
 use crate::error::{Diagnostic, Result, ensure};
-use crate::options;
-use serde::{Deserialize, Serialize};
+use crate::{choices, options};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use to_float::BufferPool;
 
-/// What is done about an image that cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnBad {
-    /// The run ends with an error that names it.
-    Error,
-    /// Another image, drawn by (seed, epoch, position), replaces it; it is counted and listed.
-    Skip,
+choices! {
+    /// What is done about an image that cannot be read.
+    pub enum OnBad {
+        /// The run ends with an error that names it.
+        Error = "error",
+        /// Another image, drawn by (seed, epoch, position), replaces it; it is counted and listed.
+        Skip = "skip",
+    }
 }
 
 options! {
@@ -51,7 +50,7 @@ options! {
         rank: Option<usize> = None,
         /// Ranks that divide each global batch among them; () means the run's. All take part in every step, and every
         /// image is taken once. Where a short last batch has none left for a rank, it gets the batch's first image,
-        /// with a `share` of 0.
+        /// with a `loss_weight` of 0.
         world_size: Option<usize> = None,
         /// Seed of order and augmentation; () means the run's.
         seed: Option<u64> = None,

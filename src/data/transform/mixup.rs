@@ -4,8 +4,8 @@ use super::draws::{happens, within};
 use super::{BatchContext, Stage, Transform, describe_all};
 use crate::data::batch::Batch;
 use crate::data::image::Region;
-use crate::error::{Result, bail, did_you_mean, ensure};
-use crate::options;
+use crate::error::{Result, bail, ensure};
+use crate::{choices, options};
 use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Beta, Distribution};
@@ -25,7 +25,7 @@ options! {
         /// Probability of CutMix where both are on.
         switch_prob: f64 = 0.5,
         /// Draws one λ for each batch, elem (image) or pair of images.
-        mode: String = "batch".into(),
+        mode: MixupMode = MixupMode::Batch,
         /// Whether CutMix's λ becomes the fraction of pixels that were left.
         correct_lam: bool = true,
         /// Label smoothing inside the mixed targets: every class gets this, divided by their number, and the label
@@ -34,15 +34,16 @@ options! {
     }
 }
 
-/// What has a λ of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MixupMode {
-    /// All images of a batch.
-    Batch,
-    /// Each image.
-    Elem,
-    /// Each image and its partner.
-    Pair,
+choices! {
+    /// What has a λ of its own.
+    pub enum MixupMode {
+        /// All images of a batch.
+        Batch = "batch",
+        /// Each image.
+        Elem = "elem",
+        /// Each image and its partner.
+        Pair = "pair",
+    }
 }
 
 /// How an image is mixed with its partner, the image as far from the batch's end as it is from its
@@ -64,7 +65,6 @@ impl Mix {
 #[derive(Debug, Clone)]
 pub struct Mixup {
     options: MixupOptions,
-    mode: MixupMode,
     mixup: Option<Beta<f64>>,
     cutmix: Option<Beta<f64>>,
 }
@@ -85,15 +85,6 @@ impl Mixup {
                 "option `cutmix_minmax` of {OF}: expected [least, greatest] from 0 to below 1, found [{low}, {high}]"
             );
         }
-        let mode = match o.mode.as_str() {
-            "batch" => MixupMode::Batch,
-            "elem" => MixupMode::Elem,
-            "pair" => MixupMode::Pair,
-            other => {
-                let near = did_you_mean(other, ["batch", "elem", "pair"]);
-                bail!("option `mode` of {OF}: expected batch, elem or pair, found {other:?}{near}")
-            }
-        };
         let beta = |alpha: f64| (alpha > 0.0).then(|| Beta::new(alpha, alpha).expect("a positive number"));
         // timm: with bounds on the sides, CutMix is on and its λ does not come from Beta.
         let cutmix = beta(if o.cutmix_minmax.is_some() { 1.0 } else { o.cutmix_alpha });
@@ -101,7 +92,7 @@ impl Mixup {
             o.mixup_alpha > 0.0 || cutmix.is_some(),
             "options of {OF}: expected mixup_alpha or cutmix_alpha to be positive, found 0 for both"
         );
-        Ok(Self { options: o.clone(), mode, mixup: beta(o.mixup_alpha), cutmix })
+        Ok(Self { options: o.clone(), mixup: beta(o.mixup_alpha), cutmix })
     }
 
     /// One mix, for a batch or for one of its images.
@@ -130,7 +121,7 @@ impl Mixup {
 
     /// The mixes of all images of a batch, by the mode: all alike, each its own, or partners alike.
     pub fn draw_batch(&self, batch: usize, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Vec<Mix> {
-        match self.mode {
+        match self.options.mode {
             MixupMode::Batch => vec![self.draw(height, width, rng); batch],
             MixupMode::Elem => (0..batch).map(|_| self.draw(height, width, rng)).collect(),
             MixupMode::Pair => {
@@ -274,7 +265,7 @@ mod tests {
                 targets: tensors["labels"].copy(),
                 indices: tensors["labels"].copy(),
                 samples: Positions::default(),
-                share: 1.0,
+                loss_weight: 1.0,
             };
             let n = batch.labels.size()[0] as usize;
             let classes = tensors["logits"].size()[1] as usize;

@@ -252,7 +252,7 @@ fn fill_option(of: &str, fill: &[i64]) -> Result<[u8; 3]> {
 
 /// An interpolation, or nothing for `random`: bilinear or bicubic, drawn anew each time.
 fn interpolation_option(of: &str, name: &str) -> Result<Option<Interpolation>> {
-    match (name, Interpolation::parse(name)) {
+    match (name, name.parse().ok()) {
         ("random", _) => Ok(None),
         (_, Some(i)) => Ok(Some(i)),
         _ => {

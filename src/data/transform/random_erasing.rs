@@ -4,9 +4,9 @@ use super::draws::{happens, range_within, within};
 use super::{BatchContext, Stage, Transform, describe_all};
 use crate::data::batch::Batch;
 use crate::data::image::Region;
-use crate::error::{Result, bail, did_you_mean, ensure};
-use crate::options;
+use crate::error::{Result, bail, ensure};
 use crate::random::uniform;
+use crate::{choices, options};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -27,7 +27,7 @@ options! {
         /// Greatest; () means 1 over the least.
         max_aspect: Option<f64> = None,
         /// What is put in: const (0), rand (a normal colour for each region), pixel (normal values).
-        mode: String = "const".into(),
+        mode: EraseMode = EraseMode::Const,
         /// Least number of regions of an image; they share the area.
         min_count: usize = 1,
         /// Greatest number of regions; () means the least.
@@ -35,22 +35,22 @@ options! {
     }
 }
 
-/// What takes the place of an erased region, in normalised values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EraseMode {
-    /// 0.
-    Const,
-    /// One standard normal number per channel.
-    Rand,
-    /// A standard normal number per value.
-    Pixel,
+choices! {
+    /// What takes the place of an erased region, in normalised values.
+    pub enum EraseMode {
+        /// 0.
+        Const = "const",
+        /// One standard normal number per channel.
+        Rand = "rand",
+        /// A standard normal number per value.
+        Pixel = "pixel",
+    }
 }
 
 /// Chooses what to erase.
 #[derive(Debug, Clone)]
 pub struct RandomErasing {
     options: RandomErasingOptions,
-    mode: EraseMode,
     /// Logarithms.
     aspect: [f64; 2],
     max_count: usize,
@@ -66,22 +66,13 @@ impl RandomErasing {
         ensure!(o.min_aspect > 0.0, "option `min_aspect` of {OF}: expected a positive number, found {}", o.min_aspect);
         let max_aspect = o.max_aspect.unwrap_or(1.0 / o.min_aspect);
         range_within(OF, "max_aspect", [o.min_aspect, max_aspect], 0.0, f64::MAX)?;
-        let mode = match o.mode.as_str() {
-            "const" => EraseMode::Const,
-            "rand" => EraseMode::Rand,
-            "pixel" => EraseMode::Pixel,
-            other => {
-                let near = did_you_mean(other, ["const", "rand", "pixel"]);
-                bail!("option `mode` of {OF}: expected const, rand or pixel, found {other:?}{near}")
-            }
-        };
         let max_count = o.max_count.unwrap_or(o.min_count);
         ensure!(
             o.min_count >= 1 && max_count >= o.min_count,
             "option `max_count` of {OF}: expected at least min_count, which is at least 1, found {max_count} and {}",
             o.min_count
         );
-        Ok(Self { options: o.clone(), mode, aspect: [o.min_aspect.ln(), max_aspect.ln()], max_count })
+        Ok(Self { options: o.clone(), aspect: [o.min_aspect.ln(), max_aspect.ln()], max_count })
     }
 
     /// The regions of one image to erase, in this order. A region that fits in none of ten attempts is left out.
@@ -111,7 +102,7 @@ impl RandomErasing {
         let regions = self.draw(height, width, rng);
         let mut normal = |n: usize| (0..n).map(|_| StandardNormal.sample(rng)).collect();
         let with_values = |region: Region| {
-            let values = match self.mode {
+            let values = match self.options.mode {
                 EraseMode::Const => vec![0.0; channels],
                 EraseMode::Rand => normal(channels),
                 EraseMode::Pixel => normal(channels * region.area()),

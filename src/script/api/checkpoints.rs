@@ -1,14 +1,15 @@
 //! The checkpoints of a training loop, for scripts: see [`run::Checkpoints`].
 
 use super::optim::{Adamw, Ema};
-use crate::error::{Result, bail, did_you_mean, ensure};
-use crate::functions;
+use crate::error::{Result, bail, ensure};
+use crate::options::known_keys;
 use crate::run::{self, CheckpointOptions, Settings, TrainingState};
-use crate::script::docs::Reference;
-use crate::script::registry::Group;
+use crate::script::registry::Api;
 use crate::script::session::with_session;
+use crate::script::types::handles;
 use crate::script::values::{Module, found, from_json, object, to_json};
-use rhai::{Array, Dynamic, Engine, Map};
+use nepa_macros::functions;
+use rhai::{Array, Dynamic, Map};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -28,10 +29,7 @@ impl Checkpoints {
     /// Keeps the checkpoints of a loop called `label`: of the parts `model`, `ema` and `optimizer`.
     pub fn new(label: &str, parts: &Map, options: &CheckpointOptions) -> Result<Self> {
         let known = ["model", "ema", "optimizer"];
-        if let Some(other) = parts.keys().find(|k| !known.contains(&k.as_str())) {
-            let near = did_you_mean(other, known);
-            bail!("run::checkpoints: unknown part `{other}`{near} (the parts are: {})", known.join(", "));
-        }
+        known_keys("part", "run::checkpoints", parts.keys().map(|key| key.as_str()), &known)?;
         let Some(model) = part(parts, "model", "a module")? else {
             bail!("run::checkpoints: the part `model` is missing");
         };
@@ -94,43 +92,53 @@ fn plain(value: &Dynamic) -> Value {
     to_json(value).unwrap_or_else(|_| value.type_name().into())
 }
 
-pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    engine.register_type_with_name::<Checkpoints>("Checkpoints");
-    let mut group = Group::global(
-        reference,
-        "Checkpoints",
+handles! { "Checkpoints": Checkpoints; }
+
+pub fn register(api: &mut Api<'_>) {
+    api.methods::<Checkpoints>(
         "The checkpoints of a training loop, made by run::checkpoints. See std/pretrain for a loop with them.",
+        functions::register,
     );
-    functions! { group;
-        /// To be called once before the loop, by all ranks: puts the newest intact checkpoint of this run into the parts
-        /// and gives what the loop had saved with it, or () where there is none. `settings` is a map of everything that
-        /// the loop depends on; those named in `changeable` may differ from what the run was started with, which is
-        /// noted, others are an error.
-        "resume" (checkpoints: Checkpoints, settings: Map, changeable: Array) -> Dynamic {
-            checkpoints.resume(&settings, &changeable)
-        }
-        /// To be called after every step, by all ranks: whether a checkpoint is due, by the number of steps or because a
-        /// signal (Ctrl-C, SIGTERM, SIGUSR1) to any of them asks for it.
-        "due" (checkpoints: Checkpoints, step: i64) -> bool { checkpoints.0.checkpoints.borrow_mut().is_due(step) }
-        /// Saves after `step` steps; rank 0 writes for all. `state` is a map of plain values, what `resume` gives back.
-        /// Where a signal asked to stop, the run ends after it. A tensor that holds NaN or infinite values is an error,
-        /// and nothing is written.
-        "save" (checkpoints: Checkpoints, step: i64, state: Map) -> () {
-            ensure!(step >= 0, "save: expected a number of steps, found {step}");
-            let state = object(&state)?;
-            checkpoints.with(|session, checkpoints, training| checkpoints.save(session, training, step, state))
-        }
-        /// To be called after the loop: saves where that was not done yet, and waits until everything is on the disk.
-        "finish" (checkpoints: Checkpoints, step: i64, state: Map) -> () {
-            let state = object(&state)?;
-            checkpoints.with(|session, checkpoints, training| checkpoints.finish(session, training, step, state))
-        }
-        /// The folder of the newest intact checkpoint, or "" where there is none yet. One that is being written is waited
-        /// for. All ranks ask, and get rank 0's answer.
-        "get$last" (checkpoints: Checkpoints) -> String {
-            let last = checkpoints.0.checkpoints.borrow_mut().last()?;
-            Ok(last.map_or(String::new(), |path| path.display().to_string()))
-        }
+}
+
+#[functions]
+mod functions {
+    use super::*;
+
+    /// To be called once before the loop, by all ranks: puts the newest intact checkpoint of this run into the parts
+    /// and gives what the loop had saved with it, or () where there is none. `settings` is a map of everything that
+    /// the loop depends on; those named in `changeable` may differ from what the run was started with, which is
+    /// noted, others are an error.
+    pub fn resume(checkpoints: &Checkpoints, settings: Map, changeable: Array) -> Result<Dynamic> {
+        checkpoints.resume(&settings, &changeable)
     }
-    group.register(engine);
+
+    /// To be called after every step, by all ranks: whether a checkpoint is due, by the number of steps or because a
+    /// signal (Ctrl-C, SIGTERM, SIGUSR1) to any of them asks for it.
+    pub fn due(checkpoints: &Checkpoints, step: i64) -> Result<bool> {
+        checkpoints.0.checkpoints.borrow_mut().is_due(step)
+    }
+
+    /// Saves after `step` steps; rank 0 writes for all. `state` is a map of plain values, what `resume` gives back.
+    /// Where a signal asked to stop, the run ends after it. A tensor that holds NaN or infinite values is an error,
+    /// and nothing is written.
+    pub fn save(checkpoints: &Checkpoints, step: i64, state: Map) -> Result<()> {
+        ensure!(step >= 0, "save: expected a number of steps, found {step}");
+        let state = object(&state)?;
+        checkpoints.with(|session, checkpoints, training| checkpoints.save(session, training, step, state))
+    }
+
+    /// To be called after the loop: saves where that was not done yet, and waits until everything is on the disk.
+    pub fn finish(checkpoints: &Checkpoints, step: i64, state: Map) -> Result<()> {
+        let state = object(&state)?;
+        checkpoints.with(|session, checkpoints, training| checkpoints.finish(session, training, step, state))
+    }
+
+    /// The folder of the newest intact checkpoint, or "" where there is none yet. One that is being written is waited
+    /// for. All ranks ask, and get rank 0's answer.
+    #[script(get)]
+    pub fn last(checkpoints: &Checkpoints) -> Result<String> {
+        let last = checkpoints.0.checkpoints.borrow_mut().last()?;
+        Ok(last.map_or(String::new(), |path| path.display().to_string()))
+    }
 }

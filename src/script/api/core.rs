@@ -3,14 +3,15 @@
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, did_you_mean};
 use crate::ffi::{self, Autocast};
-use crate::functions;
 use crate::options;
-use crate::positions::Positions;
 use crate::random;
-use crate::script::docs::Reference;
-use crate::script::registry::Group;
-use crate::script::values::{call, found, from_json, number, read_options, runs};
-use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
+use crate::script::registry::Api;
+use crate::script::session;
+use crate::script::types::handles;
+use crate::script::values::{call, found, from_json};
+use nepa_macros::functions;
+use rhai::{Array, Dynamic, FnPtr, Map};
+use std::path::Path;
 use tch::Kind;
 
 options! {
@@ -18,119 +19,157 @@ options! {
     pub struct RngState {
         /// The seed it started from.
         seed: i64 = 0,
-        /// Keys given out since.
+        /// Draws since.
         drawn: u64 = 0,
-        /// The places in the batch of the next forward pass's samples, each [first, length].
-        samples: Vec<[usize; 2]> = Vec::new(),
     }
 }
 
-pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    engine.register_type_with_name::<Diagnostic>("Error");
-    let mut group = Group::global(
-        reference,
+handles! { "Error": Diagnostic; }
+
+pub fn register(api: &mut Api<'_>) {
+    api.named_type::<Diagnostic>();
+    api.globals(
         "",
         "Functions without a namespace. Rhai's own (print, arrays, maps, strings, maths) are there too: rhai.rs/book.",
+        functions::register,
     );
-    functions! { group;
-        /// Declares a parameter of the recipe and gives its value: the default, or what
-        /// `--set name=value` says, which must be of the default's type. A default of `()` means that
-        /// the parameter must be given; it is a string. The name is a string literal.
-        ///
-        /// Example: `let lr = param("lr", 1e-3, "peak learning rate");`
-        "param" (name: ImmutableString, default: Dynamic, doc: ImmutableString) -> Dynamic {
-            let _ = doc;
-            crate::script::session::param(&name, &default)
-        }
-        /// The same without a description.
-        "param" (name: ImmutableString, default: Dynamic) -> Dynamic { crate::script::session::param(&name, &default) }
-        /// Options given by a caller, completed by defaults: a map with the keys of `defaults`. A key
-        /// that `defaults` lacks, or a value of another type, is an error at the caller's line that
-        /// names `of`. A float may be given as an int; a default of `()` takes anything.
-        ///
-        /// Example: `fn fit(model, data, given) { let o = options("fit", given, #{ epochs: 10, lr: 1e-3 }); … }`
-        "options" (of: ImmutableString, given: Map, defaults: Map) -> Map { options(&of, given, defaults) }
-        /// Runs `body` without recording gradients and gives its value.
-        ///
-        /// Example: `let accuracy = no_grad(|| evaluate(model));`
-        "no_grad" (body: FnPtr) -> Dynamic { tch::no_grad(|| call(&body, ())) }
-        /// Runs `body` with autocast to `dtype` ("bfloat16") and gives its value: matrix products, convolutions and
-        /// attention cast their inputs to that type, all else computes in the type that it finds, and losses in
-        /// float32. Parameters and gradients stay float32. Inside, "float32" switches it off again. For the forward
-        /// pass and the loss; backward() keeps each operation's type wherever it is called.
-        ///
-        /// Example: `let loss = autocast("bfloat16", || my_loss(model, batch)); loss.backward();`
-        "autocast" (dtype: ImmutableString, body: FnPtr) -> Dynamic {
-            let _autocast = Autocast::enter(precision("autocast", &dtype)?)?;
-            call(&body, ())
-        }
-        /// Whether float32 matrix products and convolutions on CUDA may round their inputs to TF32 (10 bits of
-        /// mantissa, several times faster); off at the start of a run. Without effect on a CPU.
-        "allow_tf32" (allow: bool) -> () { ffi::allow_tf32(allow) }
-        /// Floating-point operations a second that plain matrix products of `dtype` ("float32", "bfloat16") reach on the
-        /// run's device, measured for about a second: the yardstick for a model's own rate.
-        ///
-        /// Example: `let share = flops_per_second / matmul_rate("bfloat16");`
-        "matmul_rate" (dtype: ImmutableString) -> f64 { crate::device::matmul_rate(precision("matmul_rate", &dtype)?) }
-        /// The device of the run: "cpu", "cuda:0", … Parameters and batches live there.
-        "device" () -> String { Ok(crate::device::name(crate::device::current())) }
-        /// The seed of the run's generator, from which initial weights, drop path, position
-        /// augmentation, `rand` and `randn` are drawn.
-        "seed" () -> i64 { Ok(random::seed() as i64) }
-        /// Starts the run's generator anew from `seed`.
-        "seed" (seed: i64) -> () { random::set_seed(seed as u64); Ok(()) }
-        /// The state of the run's generator, a map of `seed`, `drawn` (keys given out so far) and `samples`: the places
-        /// that the next forward pass's samples have in the batch that all processes compute together, as runs
-        /// [first, length], two at most. Without any, or where there is another number of samples, they are the first
-        /// ones.
-        "rng_state" () -> Map {
-            let state = random::state();
-            let count = |n: u64| Dynamic::from_int(n as i64);
-            Ok(Map::from([
-                ("seed".into(), count(state.seed)),
-                ("drawn".into(), count(state.drawn)),
-                ("samples".into(), runs(state.samples).into()),
-            ]))
-        }
-        /// Puts the run's generator back to a state, so that the same is drawn again.
-        ///
-        /// Example: `let before = rng_state(); evaluate(model); rng_state(before);`
-        ///
-        /// Example: `rng_state(rng_state() + #{ samples: part.samples });`
-        "rng_state" (state: Map) -> () {
-            let o: RngState = read_options("rng_state", &state)?;
-            let samples = Positions::of_runs(&o.samples).context("rng_state")?;
-            random::set_state(random::State { seed: o.seed as u64, drawn: o.drawn, samples });
-            Ok(())
-        }
-        /// Mean and sample deviation (n − 1) of numbers: a map with `mean` and `std` (0 for one number).
-        "mean_std" (values: Array) -> Map { mean_std(&values) }
-        /// Prints rows of cells as a table with aligned columns; the first row is the heading.
-        "table" (rows: Array) -> () { table(&rows) }
-        /// A number with `digits` digits after the point.
-        "fixed" (value: Dynamic, digits: i64) -> String {
-            Ok(format!("{:.*}", digits.clamp(0, 17) as usize, number(&value, "fixed")?))
-        }
-        /// A number in scientific notation with `digits` digits after the point, such as 1.25e-7.
-        "scientific" (value: Dynamic, digits: i64) -> String {
-            Ok(format!("{:.*e}", digits.clamp(0, 17) as usize, number(&value, "scientific")?))
-        }
-        /// Seconds since an unspecified moment, for measuring durations.
-        "seconds" () -> f64 {
-            use std::{sync::OnceLock, time::Instant};
-            static START: OnceLock<Instant> = OnceLock::new();
-            Ok(START.get_or_init(Instant::now).elapsed().as_secs_f64())
-        }
-        /// The content of a JSON file: maps, arrays, numbers, strings.
-        "read_json" (path: ImmutableString) -> Dynamic { read_json(&path) }
-        /// What a caught error says.
-        "get$message" (error: Diagnostic) -> String { Ok(error.message.clone()) }
-        /// A caught error's advice, or "".
-        "get$hint" (error: Diagnostic) -> String { Ok(error.hint.clone().unwrap_or_default()) }
-        /// A caught error as text.
-        "to_string" (error: Diagnostic) -> String { Ok(error.message.clone()) }
+}
+
+#[functions]
+mod functions {
+    use super::*;
+
+    /// Declares a parameter of the recipe and gives its value: the default, or what
+    /// `--set name=value` says, which must be of the default's type. A default of `()` means that
+    /// the parameter must be given; it is a string. The name is a string literal.
+    ///
+    /// Example: `let lr = param("lr", 1e-3, "peak learning rate");`
+    pub fn param(name: &str, default: Dynamic, doc: &str) -> Result<Dynamic> {
+        let _ = doc;
+        session::param(name, &default)
     }
-    group.register(engine);
+
+    /// Declares a parameter of the recipe without a description, and gives its value.
+    #[script(name = "param")]
+    pub fn param_without_doc(name: &str, default: Dynamic) -> Result<Dynamic> {
+        session::param(name, &default)
+    }
+
+    /// Runs `body` without recording gradients and gives its value.
+    ///
+    /// Example: `let accuracy = no_grad(|| evaluate(model));`
+    pub fn no_grad(body: FnPtr) -> Result<Dynamic> {
+        tch::no_grad(|| call(&body, ()))
+    }
+
+    /// Runs `body` with autocast to `dtype` ("bfloat16") and gives its value: matrix products, convolutions and
+    /// attention cast their inputs to that type, all else computes in the type that it finds, and losses in
+    /// float32. Parameters and gradients stay float32. Inside, "float32" switches it off again. For the forward
+    /// pass and the loss; backward() keeps each operation's type wherever it is called.
+    ///
+    /// Example: `let loss = autocast("bfloat16", || my_loss(model, batch)); loss.backward();`
+    pub fn autocast(dtype: &str, body: FnPtr) -> Result<Dynamic> {
+        let _autocast = Autocast::enter(precision("autocast", dtype)?)?;
+        call(&body, ())
+    }
+
+    /// Whether float32 matrix products and convolutions on CUDA may round their inputs to TF32 (10 bits of
+    /// mantissa, several times faster); off at the start of a run. Without effect on a CPU.
+    pub fn allow_tf32(allow: bool) -> Result<()> {
+        ffi::allow_tf32(allow)
+    }
+
+    /// Floating-point operations a second that plain matrix products of `dtype` ("float32", "bfloat16") reach on the
+    /// run's device, measured for about a second: the yardstick for a model's own rate.
+    ///
+    /// Example: `let utilisation = flops_per_second / matmul_rate("bfloat16");`
+    pub fn matmul_rate(dtype: &str) -> Result<f64> {
+        crate::device::matmul_rate(precision("matmul_rate", dtype)?)
+    }
+
+    /// The device of the run: "cpu", "cuda:0", … Parameters and batches live there.
+    pub fn device() -> String {
+        crate::device::name(crate::device::current())
+    }
+
+    /// The seed of the run's generator, from which initial weights, drop path, position
+    /// augmentation, `rand` and `randn` are drawn.
+    pub fn seed() -> i64 {
+        random::seed() as i64
+    }
+
+    /// Starts the run's generator anew from `seed`.
+    #[script(name = "seed")]
+    pub fn set_seed(seed: i64) {
+        random::set_seed(seed as u64);
+    }
+
+    /// The state of the run's generator, a map of `seed` and `drawn`, the number of draws so far.
+    pub fn rng_state() -> Map {
+        let state = random::state();
+        let count = |n: u64| Dynamic::from_int(n as i64);
+        Map::from([("seed".into(), count(state.seed)), ("drawn".into(), count(state.drawn))])
+    }
+
+    /// Puts the run's generator back to a state, so that the same is drawn again.
+    ///
+    /// Example: `let before = rng_state(); evaluate(model); rng_state(before);`
+    #[script(name = "rng_state")]
+    pub fn set_rng_state(state: RngState) {
+        random::set_state(random::State { seed: state.seed as u64, drawn: state.drawn, ..random::state() });
+    }
+
+    /// Mean and sample deviation (n − 1) of numbers: a map with `mean` and `std` (0 for one number).
+    pub fn mean_std(values: Vec<f64>) -> Result<Map> {
+        moments(&values)
+    }
+
+    /// Prints rows of cells as a table with aligned columns; the first row is the heading.
+    pub fn table(rows: Array) -> Result<()> {
+        print_table(&rows)
+    }
+
+    /// A number with `digits` digits after the point.
+    pub fn fixed(value: f64, digits: i64) -> String {
+        format!("{:.*}", digits.clamp(0, 17) as usize, value)
+    }
+
+    /// A number in scientific notation with `digits` digits after the point, such as 1.25e-7.
+    pub fn scientific(value: f64, digits: i64) -> String {
+        format!("{:.*e}", digits.clamp(0, 17) as usize, value)
+    }
+
+    /// Seconds since an unspecified moment, for measuring durations.
+    pub fn seconds() -> f64 {
+        use std::{sync::OnceLock, time::Instant};
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed().as_secs_f64()
+    }
+
+    /// The content of a JSON file: maps, arrays, numbers, strings.
+    pub fn read_json(path: &Path) -> Result<Dynamic> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+        let value = serde_json::from_str(&text).with_context(|| format!("{shown} is not valid JSON"))?;
+        Ok(from_json(&value))
+    }
+
+    /// What a caught error says.
+    #[script(get)]
+    pub fn message(error: &Diagnostic) -> String {
+        error.message.clone()
+    }
+
+    /// A caught error's advice, or "".
+    #[script(get)]
+    pub fn hint(error: &Diagnostic) -> String {
+        error.hint.clone().unwrap_or_default()
+    }
+
+    /// A caught error as text.
+    pub fn to_string(error: &Diagnostic) -> String {
+        error.message.clone()
+    }
 }
 
 /// A dtype to compute in.
@@ -145,46 +184,7 @@ pub fn precision(of: &str, dtype: &str) -> Result<Kind> {
     }
 }
 
-fn options(of: &str, given: Map, mut defaults: Map) -> Result<Map> {
-    for (name, value) in given {
-        let Some(default) = defaults.get(&name) else {
-            let known: Vec<String> = defaults.keys().map(|k| k.to_string()).collect();
-            let near = did_you_mean(&name, known.iter().map(String::as_str));
-            return Err(Diagnostic::new(format!("unknown option `{name}` of {of}{near}"))
-                .hint(format!("the options are: {}", known.join(", ")))
-                .blame_caller()
-                .into());
-        };
-        let value = match (default.is_float(), value.as_int()) {
-            (true, Ok(whole)) => Dynamic::from_float(whole as f64),
-            _ => value,
-        };
-        let fits = default.is_unit() || default.type_name() == value.type_name();
-        if !fits {
-            let expected = match default.type_name() {
-                "i64" => "an integer",
-                "f64" => "a number",
-                "bool" => "true or false",
-                "string" => "a string",
-                "array" => "an array",
-                "map" => "a map",
-                "Fn" => "a function",
-                other => other,
-            };
-            return Err(Diagnostic::new(format!(
-                "option `{name}` of {of}: expected {expected}, found {}",
-                found(&value)
-            ))
-            .blame_caller()
-            .into());
-        }
-        defaults.insert(name, value);
-    }
-    Ok(defaults)
-}
-
-fn mean_std(values: &Array) -> Result<Map> {
-    let x: Vec<f64> = values.iter().map(|v| number(v, "mean_std")).collect::<Result<_>>()?;
+fn moments(x: &[f64]) -> Result<Map> {
     if x.is_empty() {
         bail!("mean_std: expected at least one number, found an empty array");
     }
@@ -194,7 +194,7 @@ fn mean_std(values: &Array) -> Result<Map> {
     Ok(Map::from([("mean".into(), mean.into()), ("std".into(), std.into())]))
 }
 
-fn table(rows: &Array) -> Result<()> {
+fn print_table(rows: &Array) -> Result<()> {
     let mut cells: Vec<Vec<String>> = Vec::new();
     for row in rows {
         let Some(row) = row.read_lock::<Array>() else {
@@ -214,11 +214,4 @@ fn table(rows: &Array) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn read_json(path: &str) -> Result<Dynamic> {
-    use crate::error::Context as _;
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    let value = serde_json::from_str(&text).with_context(|| format!("{path} is not valid JSON"))?;
-    Ok(from_json(&value))
 }

@@ -1,5 +1,6 @@
 //! What a script can call, one file per concept.
 
+mod batch;
 mod checkpoint;
 mod checkpoints;
 mod core;
@@ -8,26 +9,30 @@ mod dist;
 mod loss;
 mod nn;
 mod optim;
+mod options;
 mod plot;
 mod run;
 mod tensor;
 pub mod transform;
 
-use super::docs::Reference;
-use rhai::Engine;
+pub use options::declarations;
+
+use super::registry::Api;
 
 /// Registers everything, in the order in which `nepa api` presents it.
-pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    core::register(engine, reference);
-    tensor::register(engine, reference);
-    nn::register(engine, reference);
-    loss::register(engine, reference);
-    optim::register(engine, reference);
-    dist::register(engine, reference);
-    data::register(engine, reference);
-    transform::register(engine, reference);
-    checkpoint::register(engine, reference);
-    run::register(engine, reference);
-    checkpoints::register(engine, reference);
-    plot::register(engine, reference);
+pub fn register(api: &mut Api<'_>) {
+    core::register(api);
+    options::register(api);
+    tensor::register(api);
+    nn::register(api);
+    loss::register(api);
+    optim::register(api);
+    dist::register(api);
+    data::register(api);
+    batch::register(api);
+    transform::register(api);
+    checkpoint::register(api);
+    run::register(api);
+    checkpoints::register(api);
+    plot::register(api);
 }

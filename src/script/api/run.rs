@@ -2,15 +2,15 @@
 
 use super::checkpoints::Checkpoints;
 use crate::error::{Result, bail, ensure};
-use crate::functions;
 use crate::run::{CheckpointOptions, progress};
-use crate::script::docs::Reference;
-use crate::script::registry::Group;
+use crate::script::registry::Api;
 use crate::script::session::{is_interrupted, with_session};
-use crate::script::values::{Tensor, found, ints, number, object, read_options};
+use crate::script::types::handles;
+use crate::script::values::{Tensor, found, ints, number, object};
 use crate::table_file::{self, Column};
 use crate::tensor::shape_text;
-use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
+use nepa_macros::functions;
+use rhai::{Array, Dynamic, Map};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::path::{Component, Path, PathBuf};
@@ -86,103 +86,134 @@ impl Progress {
     }
 }
 
-pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    engine.register_type_with_name::<Progress>("Progress");
-    let mut group = Group::namespace(
-        reference,
+handles! { "Progress": Progress; }
+
+pub fn register(api: &mut Api<'_>) {
+    api.namespace(
         "run",
         "The run directory (--out DIR, else runs/RECIPE-DATE, made when first needed): metrics, progress, checkpoints.",
+        functions::register,
     );
-    group.options::<CheckpointOptions>("run::checkpoints");
-    functions! { group;
-        /// The run directory's path.
-        "dir" () -> String { with_session(|s| Ok(s.dir()?.path().display().to_string())) }
-        /// A path inside the run directory.
-        "path" (name: ImmutableString) -> String {
-            with_session(|s| Ok(s.path(&name)?.display().to_string()))
-        }
-        /// Appends a map of plain values (scalar tensors too) as one line to metrics.jsonl.
-        "log" (values: Map) -> () {
-            let values = object(&values)?;
-            with_session(|s| s.log(&values))
-        }
-        /// Records what the run was started from, beside the models that it loads: the path, and a map of anything worth
-        /// knowing. The models and checkpoints that it saves say so in their provenance, under `started_from`.
-        "started_from" (path: ImmutableString, about: Map) -> () {
-            let about = object(&about)?;
-            with_session(|s| {
-                s.note_started_from(&path, about);
-                Ok(())
-            })
-        }
-        /// Says something beside the results: a line on stderr, and in run.log.
-        "note" (text: ImmutableString) -> () { progress::note_line(&text); Ok(()) }
-        /// Shows progress of `total` steps under a label.
-        "progress" (label: ImmutableString, total: i64) -> Progress {
-            Ok(Progress::of(progress::Progress::new(&label, total.max(0) as u64)))
-        }
-        /// Shows progress of a loop that is resumed after `done` of its `total` steps.
-        "progress" (label: ImmutableString, total: i64, done: i64) -> Progress {
-            Ok(Progress::of(progress::Progress::new(&label, total.max(0) as u64).resumed_after(done.max(0) as u64)))
-        }
-        /// Keeps the checkpoints of a training loop, in checkpoints/LABEL/step-N of the run directory: `nepa run … --resume
-        /// DIR`, or the same command again, resumes the run from the newest one. `parts` is a map of what changes from
-        /// step to step: `model`, and where there are such `ema` and `optimizer`. Each checkpoint also holds the
-        /// generator's state, the metrics so far, the recipe and its parameters. They are written in the background;
-        /// training waits for the copy only.
-        ///
-        /// Example: `let checkpoints = run::checkpoints("pretrain", #{ model: model, ema: ema, optimizer: opt }, #{ every: 500 });`
-        "checkpoints" (label: ImmutableString, parts: Map, options: Map) -> Checkpoints {
-            Checkpoints::new(&label, &parts, &read_options("run::checkpoints", &options)?)
-        }
-        /// A path relative to the recipe's own folder, so that it holds wherever nepa is started.
-        "beside" (path: ImmutableString) -> String {
-            with_session(|s| {
-                let folder = s.info().recipe.parent().unwrap_or(Path::new(""));
-                Ok(without_dots(&folder.join(path.as_str())).display().to_string())
-            })
-        }
-        /// Writes a map of plain values to a JSON file of the run directory.
-        "write_json" (name: ImmutableString, values: Map) -> () {
-            let text = format!("{:#}\n", Value::Object(object(&values)?));
-            with_session(|s| s.write(&name, text.as_bytes()))
-        }
-        /// Writes a table to a file of the run directory whose name ends in .parquet or .csv: an array of columns
-        /// [name, values], the values being integers, numbers or strings in an array, or a tensor [n].
-        ///
-        /// Example: `run::write_table("predictions.csv", [["item", ["a.png", "b.png"]], ["label", [3, 7]]]);`
-        "write_table" (name: ImmutableString, columns: Array) -> () {
-            let columns = columns.iter().map(column).collect::<Result<_>>()?;
-            let content = table_file::encode(Path::new(name.as_str()), columns)?;
-            with_session(|s| s.write(&name, &content))
-        }
-        /// Writes text to a file of the run directory.
-        "write" (name: ImmutableString, text: ImmutableString) -> () {
-            with_session(|s| s.write(&name, text.as_bytes()))
-        }
-    }
-    group.register(engine);
+    api.methods::<Progress>(
+        "A progress display: a bar on a terminal, else plain lines. Where a signal ends the run, it says how far \
+         it came.",
+        methods::register,
+    );
+}
 
-    let mut group = Group::global(
-        reference,
-        "Progress",
-        "A progress display: a bar on a terminal, else plain lines. Where a signal ends the run, it says how far it came.",
-    );
-    functions! { group;
-        /// One step done, with the values to show.
-        "step" (progress: Progress, values: Map) -> () { progress.0.borrow_mut().0.step(0, &object(&values)?); Ok(()) }
-        /// One step done on a number of images, with the values to show.
-        "step" (progress: Progress, images: i64, values: Map) -> () {
-            progress.0.borrow_mut().0.step(images.max(0) as u64, &object(&values)?);
-            Ok(())
-        }
-        /// Ends the display with a line that stays.
-        "finish" (progress: Progress) -> () { progress.0.borrow_mut().0.finish(&Default::default()); Ok(()) }
-        /// Ends the display with a line that stays, and the final values in it.
-        "finish" (progress: Progress, values: Map) -> () {
-            progress.0.borrow_mut().0.finish(&object(&values)?);
-            Ok(())
-        }
+#[functions]
+mod functions {
+    use super::*;
+
+    /// The run directory's path.
+    pub fn dir() -> Result<String> {
+        with_session(|s| Ok(s.dir()?.path().display().to_string()))
     }
-    group.register(engine);
+
+    /// A path inside the run directory.
+    pub fn path(name: &str) -> Result<String> {
+        with_session(|s| Ok(s.path(name)?.display().to_string()))
+    }
+
+    /// Appends a map of plain values (scalar tensors too) as one line to metrics.jsonl.
+    pub fn log(values: Map) -> Result<()> {
+        let values = object(&values)?;
+        with_session(|s| s.log(&values))
+    }
+
+    /// Records what the run was started from, beside the models that it loads: the path, and a map of anything worth
+    /// knowing. The models and checkpoints that it saves say so in their provenance, under `started_from`.
+    pub fn started_from(path: &str, about: Map) -> Result<()> {
+        let about = object(&about)?;
+        with_session(|s| {
+            s.note_started_from(path, about);
+            Ok(())
+        })
+    }
+
+    /// Says something beside the results: a line on stderr, and in run.log.
+    pub fn note(text: &str) {
+        progress::note_line(text);
+    }
+
+    /// Shows progress of `total` steps under a label.
+    pub fn progress(label: &str, total: i64) -> Progress {
+        Progress::of(progress::Progress::new(label, total.max(0) as u64))
+    }
+
+    /// Shows progress of a loop that is resumed after `done` of its `total` steps.
+    #[script(name = "progress")]
+    pub fn progress_from(label: &str, total: i64, done: i64) -> Progress {
+        Progress::of(progress::Progress::new(label, total.max(0) as u64).resumed_after(done.max(0) as u64))
+    }
+
+    /// Keeps the checkpoints of a training loop, in checkpoints/LABEL/step-N of the run directory: `nepa run … --resume
+    /// DIR`, or the same command again, resumes the run from the newest one. `parts` is a map of what changes from
+    /// step to step: `model`, and where there are such `ema` and `optimizer`. Each checkpoint also holds the
+    /// generator's state, the metrics so far, the recipe and its parameters. They are written in the background;
+    /// training waits for the copy only.
+    ///
+    /// Example: `let checkpoints = run::checkpoints("pretrain", #{ model: model, optimizer: opt }, #{ every: 500 });`
+    pub fn checkpoints(label: &str, parts: Map, options: CheckpointOptions) -> Result<Checkpoints> {
+        Checkpoints::new(label, &parts, &options)
+    }
+
+    /// A path relative to the recipe's own folder, so that it holds wherever nepa is started.
+    pub fn beside(path: &str) -> Result<String> {
+        with_session(|s| {
+            let folder = s.info().recipe.parent().unwrap_or(Path::new(""));
+            Ok(without_dots(&folder.join(path)).display().to_string())
+        })
+    }
+
+    /// Writes a map of plain values to a JSON file of the run directory.
+    pub fn write_json(name: &str, values: Map) -> Result<()> {
+        let text = format!("{:#}\n", Value::Object(object(&values)?));
+        with_session(|s| s.write(name, text.as_bytes()))
+    }
+
+    /// Writes a table to a file of the run directory whose name ends in .parquet or .csv: an array of columns
+    /// [name, values], the values being integers, numbers or strings in an array, or a tensor [n].
+    ///
+    /// Example: `run::write_table("predictions.csv", [["item", ["a.png", "b.png"]], ["label", [3, 7]]]);`
+    pub fn write_table(name: &str, columns: Array) -> Result<()> {
+        let columns = columns.iter().map(column).collect::<Result<_>>()?;
+        let content = table_file::encode(Path::new(name), columns)?;
+        with_session(|s| s.write(name, &content))
+    }
+
+    /// Writes text to a file of the run directory.
+    pub fn write(name: &str, text: &str) -> Result<()> {
+        with_session(|s| s.write(name, text.as_bytes()))
+    }
+}
+
+#[functions]
+mod methods {
+    use super::*;
+
+    /// One step done, with the values to show.
+    pub fn step(progress: &Progress, values: Map) -> Result<()> {
+        progress.0.borrow_mut().0.step(0, &object(&values)?);
+        Ok(())
+    }
+
+    /// One step done on a number of images, with the values to show.
+    #[script(name = "step")]
+    pub fn step_images(progress: &Progress, images: i64, values: Map) -> Result<()> {
+        progress.0.borrow_mut().0.step(images.max(0) as u64, &object(&values)?);
+        Ok(())
+    }
+
+    /// Ends the display with a line that stays.
+    pub fn finish(progress: &Progress) {
+        progress.0.borrow_mut().0.finish(&Default::default());
+    }
+
+    /// Ends the display with a line that stays, and the final values in it.
+    #[script(name = "finish")]
+    pub fn finish_with(progress: &Progress, values: Map) -> Result<()> {
+        progress.0.borrow_mut().0.finish(&object(&values)?);
+        Ok(())
+    }
 }

@@ -1,19 +1,19 @@
 //! What is done to images on their way into a batch.
 
-use super::data::Batch;
+use super::batch::Batch;
 use crate::bail_hint;
 use crate::data;
 use crate::data::image::{Interpolation, Region};
 use crate::data::pipeline::Pipeline;
 use crate::data::transform::{self, *};
 use crate::error::{Result, bail, ensure};
-use crate::functions;
 use crate::options;
-use crate::options::Options;
-use crate::script::docs::Reference;
-use crate::script::registry::Group;
-use crate::script::values::{Tensor, call, found, number, read_options};
-use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
+use crate::script::registry::Api;
+use crate::script::types::{Argument, handles};
+use crate::script::values::{Tensor, call, found, number};
+use crate::types::{Type, Typed};
+use nepa_macros::functions;
+use rhai::{Array, Dynamic, FnPtr};
 use send_wrapper::SendWrapper;
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ impl transform::Transform for ScriptFunction {
         let given = Batch::from(batch);
         let value = call(&self.0, (given.clone(),))?;
         let batch: data::batch::Batch = if let Some(images) = value.read_lock::<Tensor>() {
-            given.set_images(images.clone());
+            given.set_images(&images);
             given.into()
         } else if let Some(batch) = value.clone().try_cast::<Batch>() {
             batch.into()
@@ -106,185 +106,219 @@ pub fn pipeline(of: &str, value: &Dynamic, exif_orientation: bool) -> Result<Pip
     Pipeline::new(of, &transforms, exif_orientation)
 }
 
+handles! { "Transform": Transform; }
+
 /// A number of pixels for both sides, or [height, width].
-fn size(of: &str, value: &Dynamic) -> Result<(usize, usize)> {
-    let side = |v: &Dynamic| v.as_int().ok().and_then(|n| usize::try_from(n).ok());
-    let (height, width) = match (side(value), value.read_lock::<Array>().as_deref().map(Vec::as_slice)) {
-        (Some(n), _) => (n, n),
-        (None, Some([h, w])) if side(h).is_some() && side(w).is_some() => (side(h).unwrap_or(0), side(w).unwrap_or(0)),
-        _ => bail!("{of}: expected a size in pixels, or [height, width], found {}", found(value)),
-    };
-    check_size(of, height, width)?;
-    Ok((height, width))
+struct Size {
+    height: usize,
+    width: usize,
+    /// Whether both sides were given.
+    exact: bool,
 }
 
-fn numbers(of: &str, value: &Dynamic) -> Result<Vec<f64>> {
-    match value.read_lock::<Array>() {
-        Some(list) => list.iter().map(|v| number(v, of)).collect(),
-        None => Ok(vec![number(value, of)?]),
+impl Size {
+    fn to_resize(&self) -> ResizeTo {
+        match self.exact {
+            true => ResizeTo::Exactly(self.height, self.width),
+            false => ResizeTo::Shorter(self.height),
+        }
     }
 }
 
-fn resize(value: &Dynamic, options: &Map) -> Result<Transform> {
-    const OF: &str = "transform::resize";
-    let o: ResizeOptions = read_options(OF, options)?;
-    let (height, width) = size(OF, value)?;
-    let to = if value.is_array() { ResizeTo::Exactly(height, width) } else { ResizeTo::Shorter(height) };
-    Ok(Resize { to, interpolation: o.interpolation }.into())
-}
-
-fn resized_crop(region: [i64; 4], size: &Dynamic, options: &Map) -> Result<Transform> {
-    const OF: &str = "transform::resized_crop";
-    let o: ResizeOptions = read_options(OF, options)?;
-    let [top, left, height, width] = region;
-    if top < 0 || left < 0 || height < 1 || width < 1 {
-        bail!("{OF}: expected top, left, height and width of a region, found {region:?}");
+impl Typed for Size {
+    fn script_type() -> Type {
+        Type::Either(vec![usize::script_type(), <[usize; 2]>::script_type()])
     }
-    let [top, left, height, width] = region.map(|n| n as usize);
-    let region = Region { top, left, height, width };
-    let (height, width) = self::size(OF, size)?;
-    Ok(ResizedCrop { region, height, width, interpolation: o.interpolation }.into())
 }
 
-fn random_resized_crop(value: &Dynamic, options: &Map) -> Result<Transform> {
-    const OF: &str = "transform::random_resized_crop";
-    let o: RandomResizedCropOptions = read_options(OF, options)?;
-    let (height, width) = size(OF, value)?;
-    Ok(RandomResizedCrop::new(height, width, &o)?.into())
+impl Argument for Size {
+    type Raw = Dynamic;
+    fn read(raw: Dynamic, of: &str) -> Result<Self> {
+        let side = |v: &Dynamic| v.as_int().ok().and_then(|n| usize::try_from(n).ok());
+        let sides = raw.read_lock::<Array>().map(|list| list.iter().map(side).collect::<Option<Vec<_>>>());
+        let (height, width, exact) = match (side(&raw), sides.flatten().as_deref()) {
+            (Some(n), _) => (n, n, false),
+            (None, Some(&[height, width])) => (height, width, true),
+            _ => bail!("{of}: expected a size in pixels, or [height, width], found {}", found(&raw)),
+        };
+        check_size(of, height, width)?;
+        Ok(Self { height, width, exact })
+    }
 }
 
-/// A transform that takes nothing but options.
-fn from_options<O: Options, T: transform::Transform>(
-    of: &str,
-    options: &Map,
-    new: impl Fn(&O) -> Result<T>,
-) -> Result<Transform> {
-    let o: O = read_options(of, options)?;
-    Ok(new(&o)?.into())
+/// A number for all channels, or one for each.
+struct PerChannel(Vec<f64>);
+
+impl Typed for PerChannel {
+    fn script_type() -> Type {
+        Type::Either(vec![f64::script_type(), Vec::<f64>::script_type()])
+    }
 }
 
-fn flip(options: &Map) -> Result<Transform> {
-    from_options("transform::random_horizontal_flip", options, RandomHorizontalFlip::new)
+impl Argument for PerChannel {
+    type Raw = Dynamic;
+    fn read(raw: Dynamic, of: &str) -> Result<Self> {
+        match raw.read_lock::<Array>() {
+            Some(list) => list.iter().map(|v| number(v, of)).collect::<Result<_>>().map(Self),
+            None => Ok(Self(vec![number(&raw, of)?])),
+        }
+    }
 }
 
-fn rand_augment(policy: &str, mut options: Map) -> Result<Transform> {
-    options.insert("policy".into(), policy.into());
-    from_options("transform::rand_augment", &options, RandAugment::new)
-}
-
-fn op(name: &str, args: &Array, options: &Map) -> Result<Transform> {
-    const OF: &str = "transform::op";
-    let o: OpOptions = read_options(OF, options)?;
-    let args = args.iter().map(|v| number(v, OF)).collect::<Result<_>>()?;
-    Ok(FixedOp::new(name, args, o.fill, o.interpolation)?.into())
-}
-
-pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    engine.register_type_with_name::<Transform>("Transform");
-    let mut group = Group::namespace(
-        reference,
+pub fn register(api: &mut Api<'_>) {
+    api.namespace(
         "transform",
         "What is done to images on their way into a batch, as a list for data::loader: first what works on each 8-bit \
          image, in worker threads; then what works on the batch, on the device (normalize, random_erasing, mixup, and \
          functions of your own: |batch| -> batch, or a tensor of images [B, C, H, W]). Pixels are Pillow's, draws \
          distributed as in torchvision and timm.",
+        functions::register,
     );
-    group.options::<RandomResizedCropOptions>("transform::random_resized_crop");
-    group.options::<ResizeOptions>("transform::resize");
-    group.options::<ResizeOptions>("transform::resized_crop");
-    group.options::<RandomCropOptions>("transform::random_crop");
-    group.options::<RandomHorizontalFlipOptions>("transform::random_horizontal_flip");
-    group.options::<ColorJitterOptions>("transform::color_jitter");
-    group.options::<RandomGrayscaleOptions>("transform::random_grayscale");
-    group.options::<GaussianBlurOptions>("transform::gaussian_blur");
-    group.options::<RandomSolarizeOptions>("transform::random_solarize");
-    group.options::<RandAugmentOptions>("transform::rand_augment");
-    group.options::<ThreeAugmentOptions>("transform::three_augment");
-    group.options::<OpOptions>("transform::op");
-    group.options::<RandomErasingOptions>("transform::random_erasing");
-    group.options::<MixupOptions>("transform::mixup");
-    functions! { group;
-        /// A region of random size, form and position, resized to a square of `size` pixels or to [height, width]
-        /// (torchvision's RandomResizedCrop, antialiased as in Pillow). Of a JPEG, only that region is decoded.
-        "random_resized_crop" (size: Dynamic, options: Map) -> Transform { random_resized_crop(&size, &options) }
-        /// A region of random size, form and position, resized, with the default options.
-        "random_resized_crop" (size: Dynamic) -> Transform { random_resized_crop(&size, &Map::new()) }
-        /// The region of `height` x `width` pixels with `top` rows above and `left` columns to the left of it, resized
-        /// to a square of `size` pixels or to [height, width].
-        "resized_crop" (top: i64, left: i64, height: i64, width: i64, size: Dynamic, options: Map) -> Transform {
-            resized_crop([top, left, height, width], &size, &options)
-        }
-        /// Resizes: the shorter side to `size` pixels, the longer in proportion; or to exactly [height, width]
-        /// (torchvision's Resize, antialiased as in Pillow).
-        "resize" (size: Dynamic, options: Map) -> Transform { resize(&size, &options) }
-        /// Resizes, bilinear.
-        "resize" (size: Dynamic) -> Transform { resize(&size, &Map::new()) }
-        /// The middle: a square of `size` pixels or [height, width]; smaller images get a black border. Right after
-        /// resize, only what is kept is decoded and resized.
-        "center_crop" (size: Dynamic) -> Transform {
-            let (height, width) = self::size("transform::center_crop", &size)?;
-            Ok(CenterCrop { height, width }.into())
-        }
-        /// A crop at random after padding with zeros.
-        "random_crop" (options: Map) -> Transform {
-            from_options("transform::random_crop", &options, RandomCrop::new)
-        }
-        /// Mirrors an image left to right with probability p.
-        "random_horizontal_flip" (options: Map) -> Transform { flip(&options) }
-        /// Mirrors an image left to right with probability ½.
-        "random_horizontal_flip" () -> Transform { flip(&Map::new()) }
-        /// Random changes of brightness, contrast, saturation and hue, in random order.
-        "color_jitter" (options: Map) -> Transform {
-            from_options("transform::color_jitter", &options, ColorJitter::new)
-        }
-        /// Greys an image with probability p.
-        "random_grayscale" (options: Map) -> Transform {
-            from_options("transform::random_grayscale", &options, RandomGrayscale::new)
-        }
-        /// Blurs an image with probability p (Pillow's Gaussian blur).
-        "gaussian_blur" (options: Map) -> Transform {
-            from_options("transform::gaussian_blur", &options, GaussianBlur::new)
-        }
-        /// Inverts what is brighter than a threshold, with probability p.
-        "random_solarize" (options: Map) -> Transform {
-            from_options("transform::random_solarize", &options, RandomSolarize::new)
-        }
-        /// RandAugment by one of timm's policy strings, such as "rand-m9-mstd0.5-inc1".
-        "rand_augment" (policy: ImmutableString, options: Map) -> Transform { rand_augment(&policy, options) }
-        /// RandAugment by one of timm's policy strings, with the default options.
-        "rand_augment" (policy: ImmutableString) -> Transform { rand_augment(&policy, Map::new()) }
-        /// 3-Augment: greying, solarizing or blurring, one of them for each image (DeiT III).
-        "three_augment" (options: Map) -> Transform {
-            from_options("transform::three_augment", &options, ThreeAugment::new)
-        }
-        /// One of RandAugment's operations with given arguments, always: "Rotate" [degrees], "ShearX" [factor],
-        /// "TranslateXRel" [fraction of the width], "Posterize" [bits], "Solarize" [threshold], "SolarizeAdd" [value],
-        /// "Color", "Contrast", "Brightness", "Sharpness" [factor], "AutoContrast", "Equalize", "Invert" [].
-        "op" (name: ImmutableString, args: Array, options: Map) -> Transform { op(&name, &args, &options) }
-        /// Grey images to three equal channels; images with three stay as they are.
-        "rgb" () -> Transform { Ok(Rgb.into()) }
-        /// (x − mean) / std, x in [0, 1]: a number for all channels or an array with one for each. Without it, images
-        /// stay in [0, 1].
-        "normalize" (mean: Dynamic, std: Dynamic) -> Transform {
-            let (mean, std) = (numbers("transform::normalize", &mean)?, numbers("transform::normalize", &std)?);
-            Ok(Normalize::new(mean, std)?.into())
-        }
-        /// Replaces regions of normalised images by zeros or noise.
-        "random_erasing" (options: Map) -> Transform {
-            from_options("transform::random_erasing", &options, RandomErasing::new)
-        }
-        /// Mixup and CutMix: each image is mixed with another of the batch, and `batch.targets` becomes float32
-        /// [B, classes], for loss::cross_entropy.
-        "mixup" (options: Map) -> Transform {
-            from_options("transform::mixup", &options, Mixup::new)
-        }
-    }
-    group.register(engine);
+    api.methods::<Transform>("One entry of a list of transforms.", methods::register);
+}
 
-    let mut group = Group::global(reference, "Transform", "One entry of a list of transforms.");
-    functions! { group;
-        /// As a script writes it.
-        "to_string" (transform: Transform) -> String { Ok(transform.0.describe()) }
+#[functions]
+mod functions {
+    use super::*;
+
+    /// A region of random size, form and position, resized to a square of `size` pixels or to [height, width]
+    /// (torchvision's RandomResizedCrop, antialiased as in Pillow). Of a JPEG, only that region is decoded.
+    pub fn random_resized_crop(size: Size, options: RandomResizedCropOptions) -> Result<Transform> {
+        Ok(RandomResizedCrop::new(size.height, size.width, &options)?.into())
     }
-    group.register(engine);
+
+    /// A region of random size, form and position, resized, with the default options.
+    #[script(name = "random_resized_crop")]
+    pub fn random_resized_crop_default(size: Size) -> Result<Transform> {
+        Ok(RandomResizedCrop::new(size.height, size.width, &Default::default())?.into())
+    }
+
+    /// The region of `height` x `width` pixels with `top` rows above and `left` columns to the left of it, resized
+    /// to a square of `size` pixels or to [height, width].
+    pub fn resized_crop(
+        top: i64,
+        left: i64,
+        height: i64,
+        width: i64,
+        size: Size,
+        options: ResizeOptions,
+    ) -> Result<Transform> {
+        if top < 0 || left < 0 || height < 1 || width < 1 {
+            let found = [top, left, height, width];
+            bail!("transform::resized_crop: expected top, left, height and width of a region, found {found:?}");
+        }
+        let [top, left, height, width] = [top, left, height, width].map(|n| n as usize);
+        let region = Region { top, left, height, width };
+        let Size { height, width, .. } = size;
+        Ok(ResizedCrop { region, height, width, interpolation: options.interpolation }.into())
+    }
+
+    /// Resizes: the shorter side to `size` pixels, the longer in proportion; or to exactly [height, width]
+    /// (torchvision's Resize, antialiased as in Pillow).
+    pub fn resize(size: Size, options: ResizeOptions) -> Result<Transform> {
+        Ok(Resize { to: size.to_resize(), interpolation: options.interpolation }.into())
+    }
+
+    /// Resizes, bilinear.
+    #[script(name = "resize")]
+    pub fn resize_default(size: Size) -> Result<Transform> {
+        resize(size, ResizeOptions::default())
+    }
+
+    /// The middle: a square of `size` pixels or [height, width]; smaller images get a black border. Right after
+    /// resize, only what is kept is decoded and resized.
+    pub fn center_crop(size: Size) -> Result<Transform> {
+        Ok(CenterCrop { height: size.height, width: size.width }.into())
+    }
+
+    /// A crop at random after padding with zeros.
+    pub fn random_crop(options: RandomCropOptions) -> Result<Transform> {
+        Ok(RandomCrop::new(&options)?.into())
+    }
+
+    /// Mirrors an image left to right with probability p.
+    pub fn random_horizontal_flip(options: RandomHorizontalFlipOptions) -> Result<Transform> {
+        Ok(RandomHorizontalFlip::new(&options)?.into())
+    }
+
+    /// Mirrors an image left to right with probability ½.
+    #[script(name = "random_horizontal_flip")]
+    pub fn random_horizontal_flip_default() -> Result<Transform> {
+        Ok(RandomHorizontalFlip::new(&Default::default())?.into())
+    }
+
+    /// Random changes of brightness, contrast, saturation and hue, in random order.
+    pub fn color_jitter(options: ColorJitterOptions) -> Result<Transform> {
+        Ok(ColorJitter::new(&options)?.into())
+    }
+
+    /// Greys an image with probability p.
+    pub fn random_grayscale(options: RandomGrayscaleOptions) -> Result<Transform> {
+        Ok(RandomGrayscale::new(&options)?.into())
+    }
+
+    /// Blurs an image with probability p (Pillow's Gaussian blur).
+    pub fn gaussian_blur(options: GaussianBlurOptions) -> Result<Transform> {
+        Ok(GaussianBlur::new(&options)?.into())
+    }
+
+    /// Inverts what is brighter than a threshold, with probability p.
+    pub fn random_solarize(options: RandomSolarizeOptions) -> Result<Transform> {
+        Ok(RandomSolarize::new(&options)?.into())
+    }
+
+    /// RandAugment by one of timm's policy strings, such as "rand-m9-mstd0.5-inc1".
+    pub fn rand_augment(policy: &str, options: RandAugmentOptions) -> Result<Transform> {
+        Ok(RandAugment::new(&RandAugmentOptions { policy: policy.to_string(), ..options })?.into())
+    }
+
+    /// RandAugment by one of timm's policy strings, with the default options.
+    #[script(name = "rand_augment")]
+    pub fn rand_augment_default(policy: &str) -> Result<Transform> {
+        rand_augment(policy, RandAugmentOptions::default())
+    }
+
+    /// 3-Augment: greying, solarizing or blurring, one of them for each image (DeiT III).
+    pub fn three_augment(options: ThreeAugmentOptions) -> Result<Transform> {
+        Ok(ThreeAugment::new(&options)?.into())
+    }
+
+    /// One of RandAugment's operations with given arguments, always: "Rotate" [degrees], "ShearX" [factor],
+    /// "TranslateXRel" [fraction of the width], "Posterize" [bits], "Solarize" [threshold], "SolarizeAdd" [value],
+    /// "Color", "Contrast", "Brightness", "Sharpness" [factor], "AutoContrast", "Equalize", "Invert" [].
+    pub fn op(name: &str, args: Vec<f64>, options: OpOptions) -> Result<Transform> {
+        Ok(FixedOp::new(name, args, options.fill, options.interpolation)?.into())
+    }
+
+    /// Grey images to three equal channels; images with three stay as they are.
+    pub fn rgb() -> Transform {
+        Rgb.into()
+    }
+
+    /// (x − mean) / std, x in [0, 1]: a number for all channels or an array with one for each. Without it, images
+    /// stay in [0, 1].
+    pub fn normalize(mean: PerChannel, std: PerChannel) -> Result<Transform> {
+        Ok(Normalize::new(mean.0, std.0)?.into())
+    }
+
+    /// Replaces regions of normalised images by zeros or noise.
+    pub fn random_erasing(options: RandomErasingOptions) -> Result<Transform> {
+        Ok(RandomErasing::new(&options)?.into())
+    }
+
+    /// Mixup and CutMix: each image is mixed with another of the batch, and `batch.targets` becomes float32
+    /// [B, classes], for loss::cross_entropy.
+    pub fn mixup(options: MixupOptions) -> Result<Transform> {
+        Ok(Mixup::new(&options)?.into())
+    }
+}
+
+#[functions]
+mod methods {
+    use super::*;
+
+    /// As a script writes it.
+    pub fn to_string(transform: &Transform) -> String {
+        transform.0.describe()
+    }
 }

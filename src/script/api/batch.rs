@@ -1,0 +1,214 @@
+//! Batches, and the micro-batches that a step may be computed in.
+
+use crate::data::batch;
+use crate::error::{Result, ensure};
+use crate::random::{self, State};
+use crate::script::error::to_rhai;
+use crate::script::registry::Api;
+use crate::script::types::handles;
+use crate::script::values::{Tensor, runs};
+use nepa_macros::functions;
+use rhai::{Dynamic, EvalAltResult};
+use std::any::TypeId;
+use std::cell::{Ref, RefCell};
+use std::rc::Rc;
+
+/// A batch as a script sees it; cloning it shares what a function among the transforms sets.
+#[derive(Clone)]
+pub struct Batch(Rc<RefCell<Content>>);
+
+struct Content {
+    batch: batch::Batch,
+    /// Whether the step's gradients are complete after this one: a whole batch, or the last of its micro-batches.
+    is_last: bool,
+}
+
+impl Batch {
+    fn new(content: Content) -> Self {
+        Self(Rc::new(RefCell::new(content)))
+    }
+
+    fn content(&self) -> Ref<'_, Content> {
+        self.0.borrow()
+    }
+
+    fn len(&self) -> i64 {
+        self.content().batch.labels.size()[0]
+    }
+
+    /// Replaces the images.
+    pub fn set_images(&self, images: &Tensor) {
+        self.0.borrow_mut().batch.images = images.shallow_clone();
+    }
+
+    /// What the mean loss of these images counts for in the step's loss.
+    pub fn loss_weight(&self) -> f64 {
+        self.content().batch.loss_weight
+    }
+
+    /// Whether the step's gradients are complete after this one.
+    pub fn is_last(&self) -> bool {
+        self.content().is_last
+    }
+
+    /// Micro-batch number `i` of `count`; the first ones have one image more where `count` does not divide the batch.
+    fn micro_batch(&self, i: i64, count: i64) -> Result<Batch> {
+        let Content { batch: whole, is_last } = &*self.content();
+        let n = whole.labels.size()[0];
+        let (start, length) = (i * (n / count) + i.min(n % count), n / count + i64::from(i < n % count));
+        let rows = |t: &tch::Tensor| t.f_narrow(0, start, length);
+        let batch = batch::Batch {
+            images: rows(&whole.images)?,
+            labels: rows(&whole.labels)?,
+            targets: rows(&whole.targets)?,
+            indices: rows(&whole.indices)?,
+            samples: whole.samples.part(start as usize, length as usize),
+            loss_weight: whole.loss_weight * length as f64 / n as f64,
+        };
+        Ok(Batch::new(Content { batch, is_last: *is_last && i + 1 == count }))
+    }
+}
+
+impl From<batch::Batch> for Batch {
+    fn from(batch: batch::Batch) -> Self {
+        Self::new(Content { batch, is_last: true })
+    }
+}
+
+impl From<Batch> for batch::Batch {
+    fn from(batch: Batch) -> Self {
+        let b = &batch.content().batch;
+        Self {
+            images: b.images.shallow_clone(),
+            labels: b.labels.shallow_clone(),
+            targets: b.targets.shallow_clone(),
+            indices: b.indices.shallow_clone(),
+            ..*b
+        }
+    }
+}
+
+/// The micro-batches of a batch, for Rhai's `for`. All begin at one state of the run's generator, each with its own
+/// samples, so that together they draw what the batch would have drawn at once; after the last one the generator has
+/// the batch's samples again.
+#[derive(Clone)]
+struct MicroBatches {
+    batch: Batch,
+    count: i64,
+    next: i64,
+    start: State,
+}
+
+impl MicroBatches {
+    fn of(batch: Batch, k: i64) -> Result<Self> {
+        ensure!(k >= 1, "micro_batches: expected a number of at least 1, found {k}");
+        Ok(Self { count: k.min(batch.len()), next: 0, start: random::state(), batch })
+    }
+}
+
+impl Iterator for MicroBatches {
+    type Item = Result<Dynamic, Box<EvalAltResult>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next >= self.count {
+            random::set_samples(self.batch.content().batch.samples);
+            return None;
+        }
+        let micro_batch = self.batch.micro_batch(self.next, self.count);
+        self.next += 1;
+        Some(match micro_batch {
+            Ok(micro_batch) => {
+                random::set_state(State { samples: micro_batch.content().batch.samples, ..self.start });
+                Ok(Dynamic::from(micro_batch))
+            }
+            Err(e) => Err(to_rhai(e, rhai::Position::NONE)),
+        })
+    }
+}
+
+handles! {
+    "Batch": Batch;
+    "MicroBatches": MicroBatches;
+}
+
+pub fn register(api: &mut Api<'_>) {
+    api.named_type::<MicroBatches>();
+    api.methods::<Batch>("Images with their labels, on the run's device.", |batch| {
+        functions::register(batch);
+        batch.module.set_iter_result(TypeId::of::<MicroBatches>(), |value| Box::new(value.cast::<MicroBatches>()));
+    });
+}
+
+#[functions]
+mod functions {
+    use super::*;
+
+    /// float32 [B, C, H, W], normalised where the transforms say so.
+    #[script(get)]
+    pub fn images(batch: &Batch) -> tch::Tensor {
+        batch.content().batch.images.shallow_clone()
+    }
+
+    /// Replaces the images, as a function among the transforms may.
+    #[script(set, name = "images")]
+    pub fn set_images(batch: &Batch, images: &Tensor) {
+        batch.set_images(images);
+    }
+
+    /// int64 [B].
+    #[script(get)]
+    pub fn labels(batch: &Batch) -> tch::Tensor {
+        batch.content().batch.labels.shallow_clone()
+    }
+
+    /// What to learn, for loss::cross_entropy: the labels, or after mixup float32 [B, classes].
+    #[script(get)]
+    pub fn targets(batch: &Batch) -> tch::Tensor {
+        batch.content().batch.targets.shallow_clone()
+    }
+
+    /// Replaces the targets.
+    #[script(set, name = "targets")]
+    pub fn set_targets(batch: &Batch, targets: &Tensor) {
+        batch.0.borrow_mut().batch.targets = targets.shallow_clone();
+    }
+
+    /// int64 [B]: the images' numbers in the source.
+    #[script(get)]
+    pub fn indices(batch: &Batch) -> tch::Tensor {
+        batch.content().batch.indices.shallow_clone()
+    }
+
+    /// The batch in k micro-batches of as many images each, or of one image each where it has fewer than k: for
+    /// accumulating gradients with less memory. The first ones have one image more where k does not divide the batch.
+    /// Each is a batch itself; taking it sets the run's generator so that drop path and the like draw for its images
+    /// what they would draw for them in the batch as a whole.
+    ///
+    /// Example: `for b in batch.micro_batches(4) { (my_loss(model, b.images) * b.loss_weight).backward(); }`
+    pub fn micro_batches(batch: &Batch, k: i64) -> Result<MicroBatches> {
+        MicroBatches::of(batch.clone(), k)
+    }
+
+    /// Positions of the images in the global batch, the one that all processes compute together, as runs of
+    /// neighbours [first, length], two at most. What is drawn for each image (drop path, rand_per_sample) depends on
+    /// its position, not on the process or micro-batch that computes it.
+    #[script(get)]
+    pub fn samples(batch: &Batch) -> Vec<Dynamic> {
+        runs(batch.content().batch.samples)
+    }
+
+    /// What the mean loss of these images counts for in the step's loss, where losses are summed over a process's
+    /// micro-batches and averaged over the processes; `gradients.backward(loss, batch)` applies it. 1.0 for a whole
+    /// batch of one process. 0.0 where a short last batch has no image for this process: it then has the batch's
+    /// first one, to take part in the step.
+    #[script(get)]
+    pub fn loss_weight(batch: &Batch) -> f64 {
+        batch.loss_weight()
+    }
+
+    /// The number of images.
+    #[script(get)]
+    pub fn len(batch: &Batch) -> i64 {
+        batch.len()
+    }
+}

@@ -1,0 +1,234 @@
+//! Loaders, and the epochs that they make.
+
+use super::source::Source;
+use crate::data::loader::{self, LoaderOptions};
+use crate::data::{decode, source as sources};
+use crate::dist;
+use crate::error::Result;
+use crate::random;
+use crate::run::progress::{note_line, note_line_of_any};
+use crate::script::api::batch::Batch;
+use crate::script::api::transform;
+use crate::script::error::to_rhai;
+use crate::script::registry::Namespace;
+use crate::script::session::with_session;
+use crate::script::types::handles;
+use nepa_macros::functions;
+use rhai::{Array, Dynamic, EvalAltResult, Map, Position};
+use serde_json::json;
+use std::any::TypeId;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+pub use functions::register;
+
+handles! {
+    "Loader": Loader;
+    "Epoch": Epoch;
+}
+
+/// Registers the methods of an epoch, and the loop over it.
+pub fn register_epoch(namespace: &mut Namespace<'_>) {
+    epoch::register(namespace);
+    namespace.module.set_iter_result(TypeId::of::<Epoch>(), |value| Box::new(Batches(value.cast())));
+}
+
+/// A loader with what is done to its batches.
+#[derive(Clone)]
+pub struct Loader(Rc<LoaderParts>);
+
+struct LoaderParts {
+    loader: loader::Loader,
+    /// Broken images that the user was told of.
+    told: Cell<usize>,
+}
+
+/// One pass over a loader's images in a script.
+#[derive(Clone)]
+pub struct Epoch(Rc<EpochParts>);
+
+struct EpochParts {
+    epoch: RefCell<loader::Epoch>,
+    loader: Loader,
+}
+
+impl Drop for EpochParts {
+    /// Also an epoch that was left early tells what was broken.
+    fn drop(&mut self) {
+        let _ = self.loader.0.tell_of_bad_items();
+    }
+}
+
+impl Loader {
+    /// Batches of a source, each image through a script's list of transforms.
+    pub fn new(source: &Source, transforms: Array, options: &LoaderOptions) -> Result<Self> {
+        let pipeline = transform::pipeline("data::loader", &transforms.into(), options.exif_orientation)?;
+        if source.0.shape().is_none() {
+            // Files are decoded: by what, is told once.
+            static TOLD: std::sync::Once = std::sync::Once::new();
+            TOLD.call_once(|| note_line(&format!("JPEGs are decoded by {}", decode::backend().describe())));
+        }
+        if dist::world_size() > 1 && options.world_size.is_none() {
+            let facts = json!({
+                "images": sources::fingerprint(source.0.as_ref())?,
+                "batch": options.batch,
+                "shuffle": options.shuffle,
+                "drop_last": options.drop_last,
+                "seed": options.seed.unwrap_or_else(random::seed),
+            });
+            dist::ensure_same_on_all_ranks("the data", &facts)?;
+        }
+        let loader = loader::Loader::new(source.0.clone(), pipeline, options)?;
+        Ok(Self(Rc::new(LoaderParts { loader, told: Cell::new(0) })))
+    }
+
+    fn start(&self, epoch: usize, done: usize) -> Result<Epoch> {
+        let started = self.0.loader.epoch(epoch as u64, done)?;
+        Ok(Epoch(Rc::new(EpochParts { epoch: RefCell::new(started), loader: self.clone() })))
+    }
+}
+
+impl Epoch {
+    /// The next batch; after the last one, broken images that were replaced are told.
+    fn next_batch(&self) -> Result<Option<Batch>> {
+        let batch = self.0.epoch.borrow_mut().next_batch()?;
+        if batch.is_none() {
+            self.0.loader.0.tell_of_bad_items()?;
+        }
+        Ok(batch.map(Batch::from))
+    }
+}
+
+/// The batches of an epoch for Rhai's `for`; after an error there are no more.
+struct Batches(Epoch);
+
+impl Iterator for Batches {
+    type Item = Result<Dynamic, Box<EvalAltResult>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.0.next_batch().map_err(|e| to_rhai(e, Position::NONE)).transpose()?;
+        Some(batch.map(Dynamic::from))
+    }
+}
+
+thread_local! {
+    /// All broken images of the run, by source and name, with place and reason.
+    static BAD: RefCell<BTreeMap<(String, String), (usize, String)>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+impl LoaderParts {
+    /// Lists broken images that were replaced in bad_items.txt, and says how many there are.
+    fn tell_of_bad_items(&self) -> Result<()> {
+        let bad = self.loader.bad_items();
+        if bad.len() == self.told.get() {
+            return Ok(());
+        }
+        self.told.set(bad.len());
+        let source = self.loader.source().describe();
+        if !dist::is_rank0() {
+            // Rank 0 keeps the list of its own.
+            let list: Vec<String> = bad.values().map(|(name, reason)| format!("{name} ({reason})")).collect();
+            note_line_of_any(&format!("warning: {source}: broken images were replaced by others: {}", list.join(", ")));
+            return Ok(());
+        }
+        let count = bad.len();
+        let lines = BAD.with_borrow_mut(|all| {
+            all.extend(bad.into_iter().map(|(index, (name, reason))| ((source.clone(), name), (index, reason))));
+            let line = |((source, name), (index, reason)): (&(String, String), &(usize, String))| {
+                format!("{source}\t{index}\t{name}\t{reason}\n")
+            };
+            all.iter().map(line).collect::<String>()
+        });
+        let path = with_session(|session| {
+            session.write("bad_items.txt", lines.as_bytes())?;
+            session.path("bad_items.txt")
+        })?;
+        let plural = if count == 1 { " of its images was broken and" } else { " of its images were broken and" };
+        note_line(&format!("warning: {source}: {count}{plural} replaced by others; see {}", path.display()));
+        Ok(())
+    }
+}
+
+#[functions]
+mod functions {
+    use super::*;
+
+    /// The batches of epoch e: `for batch in loader.epoch(0) { … }`.
+    pub fn epoch(loader: &Loader, e: usize) -> Result<Epoch> {
+        loader.start(e, 0)
+    }
+
+    /// The batches of epoch e after its first `done` images (over all processes), at once and exactly as if they
+    /// had been gone through.
+    #[script(name = "epoch")]
+    pub fn epoch_from(loader: &Loader, e: usize, done: usize) -> Result<Epoch> {
+        loader.start(e, done)
+    }
+
+    /// Batches in an epoch.
+    #[script(get)]
+    pub fn steps_per_epoch(loader: &Loader) -> usize {
+        loader.0.loader.steps_per_epoch()
+    }
+
+    /// Images in a batch, over all processes.
+    #[script(get)]
+    pub fn batch(loader: &Loader) -> usize {
+        loader.0.loader.batch()
+    }
+
+    /// Images in the source.
+    #[script(get)]
+    pub fn len(loader: &Loader) -> usize {
+        loader.0.loader.source().len()
+    }
+
+    /// The size of the images: [channels, height, width].
+    #[script(get)]
+    pub fn shape(loader: &Loader) -> Vec<usize> {
+        loader.0.loader.shape().to_vec()
+    }
+
+    /// Broken images that were replaced so far (on_bad: "skip"): maps with index, name, reason.
+    #[script(get)]
+    pub fn bad_items(loader: &Loader) -> Vec<Map> {
+        let bad = loader.0.loader.bad_items();
+        let item = |(index, (name, reason)): (usize, (String, String))| {
+            Map::from([
+                ("index".into(), Dynamic::from_int(index as i64)),
+                ("name".into(), name.into()),
+                ("reason".into(), reason.into()),
+            ])
+        };
+        bad.into_iter().map(item).collect()
+    }
+}
+
+#[functions]
+mod epoch {
+    use super::*;
+
+    /// Seconds that the loop has waited for data so far.
+    #[script(get)]
+    pub fn waited(epoch: &Epoch) -> f64 {
+        epoch.0.epoch.borrow().waited().as_secs_f64()
+    }
+
+    /// Batches not yet taken.
+    #[script(get)]
+    pub fn left(epoch: &Epoch) -> usize {
+        epoch.0.epoch.borrow().left()
+    }
+
+    /// Images of the epoch that were taken, over all processes: what `loader.epoch(e, done)` starts after.
+    #[script(get)]
+    pub fn done(epoch: &Epoch) -> usize {
+        epoch.0.epoch.borrow().done()
+    }
+
+    /// The next batch, or () after the last.
+    pub fn next(epoch: &Epoch) -> Result<Option<Batch>> {
+        epoch.next_batch()
+    }
+}
