@@ -122,7 +122,8 @@ fn an_option_of_the_right_type_but_a_bad_value_is_told_with_the_value() {
 
 #[test]
 fn options_of_a_script_function_are_blamed_on_its_caller() {
-    let script = "fn fit(given) {\n    let o = options(\"fit\", given, #{ epochs: 10, lr: 1e-3 });\n    o.epochs\n}\nlet e = fit(#{ CALL });\nprint(e);";
+    let script = "fn fit(given) {\n    let o = options(\"fit\", given, [option(\"epochs\", 10, \"passes\"), option(\"lr\", 1e-3, \"rate\")]);\n    \
+                  o.epochs\n}\nlet e = fit(#{ CALL });\nprint(e);";
     let with = |call: &str| run(&script.replace("CALL", call));
     with("epocs: 3").blames(
         "recipe.rhai:5:9",

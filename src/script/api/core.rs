@@ -41,12 +41,6 @@ pub fn register(engine: &mut Engine, reference: &mut Reference) {
         }
         /// The same without a description.
         "param" (name: ImmutableString, default: Dynamic) -> Dynamic { super::run::param(&name, &default) }
-        /// Options given by a caller, completed by defaults: a map with the keys of `defaults`. A key
-        /// that `defaults` lacks, or a value of another type, is an error at the caller's line that
-        /// names `of`. A float may be given as an int; a default of `()` takes anything.
-        ///
-        /// Example: `fn fit(model, data, given) { let o = options("fit", given, #{ epochs: 10, lr: 1e-3 }); … }`
-        "options" (of: ImmutableString, given: Map, defaults: Map) -> Map { options(&of, given, defaults) }
         /// Runs `body` without recording gradients and gives its value.
         ///
         /// Example: `let accuracy = no_grad(|| evaluate(model));`
@@ -130,44 +124,6 @@ pub fn precision(of: &str, dtype: &str) -> Result<Kind> {
             "the dtypes to compute in are bfloat16 and float32"
         ),
     }
-}
-
-fn options(of: &str, given: Map, mut defaults: Map) -> Result<Map> {
-    for (name, value) in given {
-        let Some(default) = defaults.get(&name) else {
-            let known: Vec<String> = defaults.keys().map(|k| k.to_string()).collect();
-            let near = did_you_mean(&name, known.iter().map(String::as_str));
-            return Err(Diagnostic::new(format!("unknown option `{name}` of {of}{near}"))
-                .hint(format!("the options are: {}", known.join(", ")))
-                .blame_caller()
-                .into());
-        };
-        let value = match (default.is_float(), value.as_int()) {
-            (true, Ok(whole)) => Dynamic::from_float(whole as f64),
-            _ => value,
-        };
-        let fits = default.is_unit() || default.type_name() == value.type_name();
-        if !fits {
-            let expected = match default.type_name() {
-                "i64" => "an integer",
-                "f64" => "a number",
-                "bool" => "true or false",
-                "string" => "a string",
-                "array" => "an array",
-                "map" => "a map",
-                "Fn" => "a function",
-                other => other,
-            };
-            return Err(Diagnostic::new(format!(
-                "option `{name}` of {of}: expected {expected}, found {}",
-                found(&value)
-            ))
-            .blame_caller()
-            .into());
-        }
-        defaults.insert(name, value);
-    }
-    Ok(defaults)
 }
 
 fn mean_std(values: &Array) -> Result<Map> {
