@@ -5,7 +5,7 @@
 //! what was expected, what was found and the nearest valid name.
 
 use crate::error::{Diagnostic, did_you_mean, nearest};
-use crate::types::{Type, unknown_choice};
+use crate::types::{Type, Typed, unknown_choice};
 use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -24,7 +24,7 @@ pub struct OptionDoc {
 }
 
 /// A struct made by [`options!`].
-pub trait Options: DeserializeOwned + serde::Serialize + Default {
+pub trait Options: Typed + DeserializeOwned + serde::Serialize + Default {
     /// The options' names, in the order of their declaration.
     const NAMES: &'static [&'static str];
 

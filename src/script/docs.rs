@@ -3,7 +3,6 @@
 
 use crate::error::{did_you_mean, nearest};
 use crate::options::OptionDoc;
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// A registered function.
@@ -21,6 +20,8 @@ pub struct FnDoc {
     pub returns: String,
     /// Its documentation, line by line.
     pub doc: Vec<&'static str>,
+    /// The options that it takes as a map.
+    pub options: Vec<OptionDoc>,
 }
 
 impl FnDoc {
@@ -95,8 +96,6 @@ pub struct Reference {
     pub functions: Vec<FnDoc>,
     /// What each namespace or type is about, in the order of presentation.
     pub groups: Vec<(&'static str, &'static str)>,
-    /// Options by function name.
-    pub options: BTreeMap<&'static str, Vec<OptionDoc>>,
     /// Names and numbers of parameters of Rhai's own functions.
     pub builtin: Vec<(String, usize)>,
     /// The standard library's scripts.
@@ -266,13 +265,18 @@ impl Reference {
         for line in text.lines() {
             let _ = writeln!(out, "    {line}");
         }
-        let takes_options = f.params.iter().any(|p| p.0 == "options" || p.0 == "config");
-        if takes_options && let Some(options) = self.options.get(name.as_str()) {
-            let _ = writeln!(out, "    Options:");
-            options.iter().for_each(|option| print_option(option, out));
-        }
+        print_options(&f.options, out);
         let _ = writeln!(out);
         *last = key;
+    }
+}
+
+fn print_options(options: &[OptionDoc], out: &mut String) {
+    if !options.is_empty() {
+        let _ = writeln!(out, "    Options:");
+    }
+    for option in options {
+        print_option(option, out);
     }
 }
 
@@ -294,30 +298,6 @@ fn print_script_function(path: &str, f: &ScriptFnDoc, out: &mut String) {
     for line in f.doc.lines() {
         let _ = writeln!(out, "    {line}");
     }
-    if !f.options.is_empty() {
-        let _ = writeln!(out, "    Options:");
-        f.options.iter().for_each(|option| print_option(option, out));
-    }
+    print_options(&f.options, out);
     let _ = writeln!(out);
-}
-
-/// A Rust type in a script user's words.
-pub fn rust_type_words(name: &str) -> String {
-    match name.replace(' ', "").as_str() {
-        "i64" => "int",
-        "f64" => "float",
-        "bool" => "bool",
-        "()" => "()",
-        "ImmutableString" | "String" | "&str" => "string",
-        "Array" => "array",
-        "Map" => "map",
-        "FnPtr" => "function",
-        "Dynamic" => "any",
-        // As scripts know them.
-        "Step" => "Transform",
-        "Picked" => "Image",
-        "Range<i64>" | "RangeInclusive<i64>" => "range",
-        other => return other.rsplit("::").next().unwrap_or(other).to_string(),
-    }
-    .to_string()
 }

@@ -1,64 +1,109 @@
-//! Registering functions: one macro gives each its name, parameters, documentation and body, so
-//! that none can be without.
+//! Registering functions: what `#[functions]` collects of plain Rust functions becomes known to the engine and to the
+//! reference alike, so that nothing that scripts can call is without documentation.
 
 use super::docs::{FnDoc, Reference};
 use super::error::to_rhai;
+use super::types;
 use super::values::Tensor;
 use crate::error::{Diagnostic, Result, TorchFault, one_line};
 use crate::nn::shape_words;
-use crate::options::Options;
-use rhai::{Engine, EvalAltResult, Module, Position};
+use crate::options::OptionDoc;
+use crate::types::{Type, Typed};
+use rhai::{Engine, EvalAltResult, FuncRegistration, Module, Position, RhaiNativeFunc, Variant};
 use std::any::Any;
 
-/// Functions on their way into the engine: one namespace, or the global functions and methods.
-pub struct Group<'a> {
-    pub module: Module,
+/// The engine, and the reference of what it knows.
+pub struct Api<'a> {
+    pub engine: &'a mut Engine,
     pub reference: &'a mut Reference,
-    pub name: &'static str,
-    pub qualified: bool,
 }
 
-impl<'a> Group<'a> {
+impl Api<'_> {
     /// Functions written `name::function(…)`.
-    pub fn namespace(reference: &'a mut Reference, name: &'static str, about: &'static str) -> Self {
-        reference.groups.push((name, about));
-        Self { module: Module::new(), reference, name, qualified: true }
+    pub fn namespace(&mut self, name: &'static str, about: &'static str, functions: impl FnOnce(&mut Namespace<'_>)) {
+        let module = self.register(name, true, about, functions);
+        self.engine.register_static_module(name, module.into());
     }
 
-    /// Global functions, or the methods of the type `name`.
-    pub fn global(reference: &'a mut Reference, name: &'static str, about: &'static str) -> Self {
-        reference.groups.push((name, about));
-        Self { module: Module::new(), reference, name, qualified: false }
+    /// Functions written without a namespace, under a heading of the reference.
+    pub fn globals(&mut self, heading: &'static str, about: &'static str, functions: impl FnOnce(&mut Namespace<'_>)) {
+        let module = self.register(heading, false, about, functions);
+        self.engine.register_global_module(module.into());
     }
 
-    /// Documents the options that a function of this group takes.
-    pub fn options<T: Options>(&mut self, function: &'static str) {
-        self.reference.options.insert(function, T::docs());
+    /// A type with its methods.
+    pub fn methods<T: Typed + Variant + Clone>(
+        &mut self,
+        about: &'static str,
+        functions: impl FnOnce(&mut Namespace<'_>),
+    ) {
+        let name = self.named_type::<T>();
+        self.globals(name, about, functions);
     }
 
-    pub fn register(self, engine: &mut Engine) {
-        match self.qualified {
-            true => engine.register_static_module(self.name, self.module.into()),
-            false => engine.register_global_module(self.module.into()),
-        };
+    /// A type whose functions stand under another heading; gives its name.
+    pub fn named_type<T: Typed + Variant + Clone>(&mut self) -> &'static str {
+        types::register::<T>(self.engine)
     }
 
-    pub fn document(
+    fn register(
         &mut self,
         name: &'static str,
-        params: &[(&'static str, &str)],
-        returns: &str,
-        doc: &'static [&'static str],
+        qualified: bool,
+        about: &'static str,
+        functions: impl FnOnce(&mut Namespace<'_>),
+    ) -> Module {
+        self.reference.groups.push((name, about));
+        let mut namespace = Namespace { module: Module::new(), reference: self.reference, name, qualified };
+        functions(&mut namespace);
+        namespace.module
+    }
+}
+
+/// Functions on their way into the engine, which stand together in the reference.
+pub struct Namespace<'a> {
+    /// What the engine gets.
+    pub module: Module,
+    reference: &'a mut Reference,
+    name: &'static str,
+    qualified: bool,
+}
+
+/// All that is said about a function.
+pub struct Signature {
+    pub name: &'static str,
+    pub doc: &'static [&'static str],
+    pub params: Vec<(&'static str, Type)>,
+    pub returns: Type,
+    pub options: Vec<OptionDoc>,
+}
+
+impl Namespace<'_> {
+    /// What an error calls a function: `nn::linear`, but `sum` for a method or a global function.
+    pub fn error_name(&self, function: &str) -> String {
+        match self.qualified {
+            true => format!("{}::{function}", self.name),
+            false => function.to_string(),
+        }
+    }
+
+    /// Registers a function.
+    pub fn add<A: 'static, const N: usize, const X: bool, R: Variant + Clone, const F: bool>(
+        &mut self,
+        signature: Signature,
+        function: impl RhaiNativeFunc<A, N, X, R, F> + 'static,
     ) {
-        use super::docs::rust_type_words;
-        self.reference.functions.push(FnDoc {
-            group: self.name,
-            qualified: self.qualified,
-            name,
-            params: params.iter().map(|(n, t)| (*n, rust_type_words(t))).collect(),
-            returns: rust_type_words(returns),
-            doc: doc.to_vec(),
-        });
+        let Signature { name, doc, params, returns, options } = signature;
+        let params: Vec<(&str, String)> = params.into_iter().map(|(name, of)| (name, of.to_string())).collect();
+        let returns = returns.to_string();
+        let typed = params.iter().map(|(name, of)| format!("{name}: {of}"));
+        FuncRegistration::new(name)
+            .with_comments(doc.iter().map(|line| format!("///{line}")))
+            .with_params_info(typed.chain([returns.clone()]))
+            .with_volatility(true)
+            .set_into_module(&mut self.module, function);
+        let (group, qualified) = (self.name, self.qualified);
+        self.reference.functions.push(FnDoc { group, qualified, name, params, returns, doc: doc.to_vec(), options });
     }
 }
 
@@ -86,28 +131,66 @@ pub fn call_guarded<R>(
     })
 }
 
-/// Registers functions in a [`Group`]:
-///
-/// ```ignore
-/// functions! { group;
-///     /// What it does, shapes, dtypes, defaults.
-///     "matmul" (a: Tensor, b: Tensor) -> Tensor { ok(a.f_matmul(&b)?) }
-/// }
-/// ```
-///
-/// The body is a block of type `Result<return type>`.
+// ---- until the rest is converted ----
+pub struct Group<'a> {
+    pub module: Module,
+    pub reference: &'a mut Reference,
+    pub name: &'static str,
+    pub qualified: bool,
+    pub options: Vec<(&'static str, Vec<OptionDoc>)>,
+}
+
+impl<'a> Group<'a> {
+    pub fn namespace(reference: &'a mut Reference, name: &'static str, about: &'static str) -> Self {
+        reference.groups.push((name, about));
+        Self { module: Module::new(), reference, name, qualified: true, options: Vec::new() }
+    }
+
+    pub fn global(reference: &'a mut Reference, name: &'static str, about: &'static str) -> Self {
+        reference.groups.push((name, about));
+        Self { module: Module::new(), reference, name, qualified: false, options: Vec::new() }
+    }
+
+    pub fn options<T: crate::options::Options>(&mut self, function: &'static str) {
+        let short = function.rsplit([':', '.']).next().unwrap_or(function);
+        self.options.push((short, T::docs()));
+    }
+
+    pub fn register(self, engine: &mut Engine) {
+        match self.qualified {
+            true => engine.register_static_module(self.name, self.module.into()),
+            false => engine.register_global_module(self.module.into()),
+        };
+    }
+
+    pub fn document(
+        &mut self,
+        name: &'static str,
+        params: Vec<(&'static str, String)>,
+        returns: String,
+        doc: &'static [&'static str],
+    ) {
+        let takes = params.iter().any(|p| p.0 == "options");
+        let options = self.options.iter().find(|o| o.0 == name && takes).map(|o| o.1.clone()).unwrap_or_default();
+        let (group, qualified) = (self.name, self.qualified);
+        self.reference.functions.push(FnDoc { group, qualified, name, params, returns, doc: doc.to_vec(), options });
+    }
+}
+
 #[macro_export]
 macro_rules! functions {
     ($group:expr; $( $(#[doc = $doc:literal])+ $name:literal ( $($arg:ident : $ty:ty),* $(,)? ) -> $ret:ty $body:block )*) => {
         $({
             const DOC: &[&str] = &[$($doc),+];
-            $group.document($name, &[$((stringify!($arg), stringify!($ty))),*], stringify!($ret), DOC);
+            let params: Vec<(&'static str, String)> =
+                vec![$((stringify!($arg), <$ty as $crate::types::Typed>::script_type().to_string())),*];
+            let returns = <$ret as $crate::types::Typed>::script_type().to_string();
+            let info: Vec<String> = params.iter().map(|(n, t)| format!("{n}: {t}")).chain([returns.clone()]).collect();
+            $group.document($name, params, returns, DOC);
             let comments = DOC.iter().map(|line| format!("///{line}"));
-            let params = [$(format!("{}: {}", stringify!($arg), $crate::script::docs::rust_type_words(stringify!($ty))),)*
-                $crate::script::docs::rust_type_words(stringify!($ret))];
             rhai::FuncRegistration::new($name)
                 .with_comments(comments)
-                .with_params_info(params)
+                .with_params_info(info)
                 .with_volatility(true)
                 .set_into_module(
                     &mut $group.module,

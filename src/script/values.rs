@@ -3,7 +3,6 @@
 use crate::error::{Result, bail};
 use crate::nn::{ModuleRef, shape_words};
 use crate::options::{self, Options};
-use crate::positions::Positions;
 use rhai::{Array, Dynamic, FnPtr, Map};
 use serde_json::{Number, Value};
 use std::cell::Cell;
@@ -101,6 +100,19 @@ pub fn tensors(values: &Array, what: &str) -> Result<Vec<tch::Tensor>> {
         .collect()
 }
 
+/// Tensors by name, as a script's map.
+pub fn tensors_by_name(tensors: impl IntoIterator<Item = (String, tch::Tensor)>) -> Map {
+    tensors.into_iter().map(|(name, t)| (name.into(), Dynamic::from(Tensor::from(t)))).collect()
+}
+
+/// A struct of plain data, as a script's map.
+pub fn plain_map(value: &impl serde::Serialize) -> Result<Map> {
+    match from_json(&serde_json::to_value(value)?).try_cast::<Map>() {
+        Some(map) => Ok(map),
+        None => unreachable!("a struct is a map"),
+    }
+}
+
 /// A list of modules.
 pub fn modules(values: &Array, what: &str) -> Result<Vec<ModuleRef>> {
     values.iter().map(|v| module(v, what)).collect()
@@ -184,12 +196,6 @@ pub fn object(map: &Map) -> Result<serde_json::Map<String, Value>> {
         Value::Object(map) => Ok(map),
         _ => unreachable!("a map is an object"),
     }
-}
-
-/// Positions of a batch as a script's runs, each [first, length].
-pub fn runs(places: Positions) -> Array {
-    let int = |n: usize| Dynamic::from_int(n as i64);
-    places.runs().map(|(first, length)| Dynamic::from_array(vec![int(first), int(length)])).collect()
 }
 
 /// Reads a map of options of the function `of`.

@@ -2,14 +2,14 @@
 
 use crate::data::batch;
 use crate::error::{Result, ensure};
-use crate::functions;
 use crate::positions::Positions;
 use crate::random::{self, State};
-use crate::script::docs::Reference;
 use crate::script::error::to_rhai;
-use crate::script::registry::Group;
-use crate::script::values::{Tensor, runs};
-use rhai::{Array, Dynamic, Engine, EvalAltResult};
+use crate::script::registry::Api;
+use crate::script::types::handles;
+use crate::script::values::Tensor;
+use nepa_macros::functions;
+use rhai::{Dynamic, EvalAltResult};
 use std::any::TypeId;
 use std::cell::{Ref, RefCell};
 use std::rc::Rc;
@@ -143,44 +143,91 @@ impl Iterator for MicroBatches {
     }
 }
 
-pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    engine
-        .register_type_with_name::<Batch>("Batch")
-        .register_type_with_name::<MicroBatches>("MicroBatches");
+handles! {
+    "Batch": Batch;
+    "MicroBatches": MicroBatches;
+}
 
-    let mut group = Group::global(reference, "Batch", "Images with their labels, on the run's device.");
-    functions! { group;
-        /// float32 [B, C, H, W], normalised where the transforms say so.
-        "get$images" (batch: Batch) -> Tensor { Ok(batch.content().images.clone()) }
-        /// Replaces the images, as a function among the transforms may.
-        "set$images" (batch: Batch, images: Tensor) -> () { batch.set_images(images); Ok(()) }
-        /// int64 [B].
-        "get$labels" (batch: Batch) -> Tensor { Ok(batch.content().labels.clone()) }
-        /// What to learn, for loss::cross_entropy: the labels, or after mixup float32 [B, classes].
-        "get$targets" (batch: Batch) -> Tensor { Ok(batch.content().targets.clone()) }
-        /// Replaces the targets.
-        "set$targets" (batch: Batch, targets: Tensor) -> () { batch.0.borrow_mut().targets = targets; Ok(()) }
-        /// int64 [B]: the images' numbers in the source.
-        "get$indices" (batch: Batch) -> Tensor { Ok(batch.content().indices.clone()) }
-        /// The batch in k micro-batches of as many images each, or of one image each where it has fewer than k: for
-        /// accumulating gradients with less memory. The first ones have one image more where k does not divide the batch.
-        /// Each is a batch itself; taking it sets the run's generator so that drop path and the like draw for its images
-        /// what they would draw for them in the batch as a whole.
-        ///
-        /// Example: `for b in batch.micro_batches(4) { (my_loss(model, b.images) * b.loss_weight).backward(); }`
-        "micro_batches" (batch: Batch, k: i64) -> MicroBatches { MicroBatches::of(batch, k) }
-        /// Positions of the images in the global batch, the one that all processes compute together, as runs of
-        /// neighbours [first, length], two at most. What is drawn for each image (drop path, rand_per_sample) depends on
-        /// its position, not on the process or micro-batch that computes it.
-        "get$samples" (batch: Batch) -> Array { Ok(runs(batch.content().samples)) }
-        /// What the mean loss of these images counts for in the step's loss, where losses are summed over a process's
-        /// micro-batches and averaged over the processes; `gradients.backward(loss, batch)` applies it. 1.0 for a whole
-        /// batch of one process. 0.0 where a short last batch has no image for this process: it then has the batch's
-        /// first one, to take part in the step.
-        "get$loss_weight" (batch: Batch) -> f64 { Ok(batch.loss_weight()) }
-        /// The number of images.
-        "get$len" (batch: Batch) -> i64 { Ok(batch.len()) }
+pub fn register(api: &mut Api<'_>) {
+    api.named_type::<MicroBatches>();
+    api.methods::<Batch>("Images with their labels, on the run's device.", |namespace| {
+        functions::register(namespace);
+        let iterate = |value: Dynamic| -> Box<dyn Iterator<Item = _>> { Box::new(value.cast::<MicroBatches>()) };
+        namespace.module.set_iter_result(TypeId::of::<MicroBatches>(), iterate);
+    });
+}
+
+#[functions]
+mod functions {
+    use super::*;
+
+    /// float32 [B, C, H, W], normalised where the transforms say so.
+    #[script(get)]
+    pub fn images(batch: &Batch) -> Tensor {
+        batch.content().images.clone()
     }
-    group.module.set_iter_result(TypeId::of::<MicroBatches>(), |value| Box::new(value.cast::<MicroBatches>()));
-    group.register(engine);
+
+    /// Replaces the images, as a function among the transforms may.
+    #[script(set, name = "images")]
+    pub fn set_images(batch: &Batch, images: &Tensor) {
+        batch.set_images(images.clone());
+    }
+
+    /// int64 [B].
+    #[script(get)]
+    pub fn labels(batch: &Batch) -> Tensor {
+        batch.content().labels.clone()
+    }
+
+    /// What to learn, for loss::cross_entropy: the labels, or after mixup float32 [B, classes].
+    #[script(get)]
+    pub fn targets(batch: &Batch) -> Tensor {
+        batch.content().targets.clone()
+    }
+
+    /// Replaces the targets.
+    #[script(set, name = "targets")]
+    pub fn set_targets(batch: &Batch, targets: &Tensor) {
+        batch.0.borrow_mut().targets = targets.clone();
+    }
+
+    /// int64 [B]: the images' numbers in the source.
+    #[script(get)]
+    pub fn indices(batch: &Batch) -> Tensor {
+        batch.content().indices.clone()
+    }
+
+    /// The batch in k micro-batches of as many images each, or of one image each where it has fewer than k: for
+    /// accumulating gradients with less memory. The first ones have one image more where k does not divide the batch.
+    /// Each is a batch itself; taking it sets the run's generator so that drop path and the like draw for its images
+    /// what they would draw for them in the batch as a whole.
+    ///
+    /// Example: `for b in batch.micro_batches(4) { (my_loss(model, b) * b.loss_weight).backward(); }`
+    pub fn micro_batches(batch: &Batch, k: i64) -> Result<MicroBatches> {
+        MicroBatches::of(batch.clone(), k)
+    }
+
+    /// Positions of the images in the global batch, the one that all processes compute together, as runs of neighbours
+    /// [first, length], two at most. What is drawn for each image (drop path, rand_per_sample) depends on its position,
+    /// not on the process or micro-batch that computes it.
+    #[script(get)]
+    pub fn samples(batch: &Batch) -> Vec<Vec<i64>> {
+        let samples = batch.content().samples;
+        samples.runs().map(|(first, length)| vec![first as i64, length as i64]).collect()
+    }
+
+    /// What the mean loss of these images counts for in the step's loss, where losses are summed over a process's
+    /// micro-batches and averaged over the processes; `gradients.backward(loss, batch)` applies it. 1.0 for a whole batch
+    /// of one process. 0.0 where a short last batch has no image for this process: it then has the batch's first one, to
+    /// take part in the step.
+    #[script(get)]
+    pub fn loss_weight(batch: &Batch) -> f64 {
+        batch.loss_weight()
+    }
+
+    /// The number of images.
+    #[script(get)]
+    pub fn len(batch: &Batch) -> i64 {
+        batch.len()
+    }
 }

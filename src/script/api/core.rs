@@ -22,6 +22,8 @@ options! {
     }
 }
 
+crate::script::types::handles! { "Error": Diagnostic; }
+
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     engine.register_type_with_name::<Diagnostic>("Error");
     let mut group = Group::global(

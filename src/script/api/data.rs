@@ -195,12 +195,13 @@ fn make_loader(source: Source, transforms: &Array, options: &Map) -> Result<Load
     })))
 }
 
+crate::script::types::handles! { "Source": Source; "Loader": Loader; "Epoch": Epoch; "Image": Picked; }
+
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    engine
-        .register_type_with_name::<Source>("Source")
-        .register_type_with_name::<Loader>("Loader")
-        .register_type_with_name::<Epoch>("Epoch")
-        .register_type_with_name::<Picked>("Image");
+    crate::script::types::register::<Source>(engine);
+    crate::script::types::register::<Loader>(engine);
+    crate::script::types::register::<Epoch>(engine);
+    crate::script::types::register::<Picked>(engine);
 
     let mut group = Group::namespace(
         reference,

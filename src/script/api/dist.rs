@@ -36,6 +36,8 @@ fn rank(from: i64) -> Result<usize> {
     }
 }
 
+crate::script::types::handles! { "Gradients": Gradients; }
+
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     engine.register_type_with_name::<Gradients>("Gradients");
     let mut group = Group::namespace(

@@ -1,14 +1,13 @@
 //! Options of a script's function: each declared once, with its default, type and meaning.
 
 use crate::error::{Context as _, Diagnostic, Result, bail};
-use crate::functions;
 use crate::options::{OptionDoc, known_keys};
-use crate::script::docs::Reference;
-use crate::script::registry::Group;
-use crate::script::types::{self, fit, type_of};
+use crate::script::registry::Api;
+use crate::script::types::{self, fit, handles, type_of};
 use crate::script::values::{found, literal};
-use crate::types::{Type, named, unknown_choice};
-use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
+use crate::types::{Type, unknown_choice};
+use nepa_macros::functions;
+use rhai::{Array, Dynamic, ImmutableString, Map};
 
 /// One option of a script's function.
 #[derive(Clone)]
@@ -20,7 +19,7 @@ pub struct Declaration {
     changeable: bool,
 }
 
-named! { "Declaration": Declaration; }
+handles! { "Declaration": Declaration; }
 
 impl Declaration {
     fn new(name: ImmutableString, default: Dynamic, of: Type, doc: ImmutableString) -> Result<Self> {
@@ -108,58 +107,74 @@ fn complete(of: &str, mut given: Map, declared: &[Declaration]) -> Result<Map> {
     declared.iter().map(value).collect()
 }
 
-pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    types::register::<Declaration>(engine);
-    let mut group = Group::global(
-        reference,
+pub fn register(api: &mut Api<'_>) {
+    api.globals(
         "options",
         "Options of a script's function, declared once: what it checks, completes and `nepa api` shows. By convention \
          the declarations of a function `fit` are what the function `fit_options()` of the same script gives.",
+        functions::register,
     );
-    functions! { group;
-        /// Declares an option: its name, its default, from which the type follows, and what it means. A default of `()`
-        /// takes anything.
-        ///
-        /// Example: `fn fit_options() { [option("epochs", 10, "passes over the images"), option("lr", 1e-3, "peak learning rate")] }`
-        "option" (name: ImmutableString, default: Dynamic, doc: ImmutableString) -> Declaration {
-            let of = type_of_default(&default);
-            Declaration::new(name, default, of, doc)
-        }
-        /// Declares an option of a type: "int", "float", "bool", "string", "array", "map", "function", "Tensor",
-        /// "Module", "Source" or another that `nepa api` shows, several of them ("int or ()", "array of float"), or an
-        /// array of strings, one of which it then is. An option whose default is `()` must be given, unless its type has
-        /// `()` too.
-        ///
-        /// Example: `option("dtype", "float32", ["float32", "bfloat16"], "what products are computed in")`
-        "option" (name: ImmutableString, default: Dynamic, of: Dynamic, doc: ImmutableString) -> Declaration {
-            let of = declared_type(&of).with_context(|| format!("option: the type of `{name}`"))?;
-            Declaration::new(name, default, of, doc)
-        }
-        /// Options given by a caller, completed by the defaults of their declarations. Keys that are not declared and
-        /// values of other types are errors at the caller's line, which name `of`. An int may be given for a float.
-        ///
-        /// Example: `fn fit(model, data, given) { let o = options("fit", given, fit_options()); … }`
-        "options" (of: ImmutableString, given: Map, declared: Array) -> Map {
-            complete(&of, given, &declarations(&declared).context("options")?)
-        }
-        /// The names of the declared options that may change when a run is resumed, for `saver.resume`.
-        "changeable" (declared: Array) -> Array {
-            let declared = declarations(&declared).context("changeable")?;
-            Ok(declared.into_iter().filter(|d| d.changeable).map(|d| Dynamic::from(d.name)).collect())
-        }
-    }
-    group.register(engine);
+    api.methods::<Declaration>("The declaration of an option, made by option(…).", declaration::register);
+}
 
-    let mut group = Group::global(reference, "Declaration", "The declaration of an option, made by option(…).");
-    functions! { group;
-        /// The declaration of an option that may change when a run is resumed.
-        ///
-        /// Example: `option("log_every", 10, "steps between lines in metrics.jsonl").changeable()`
-        "changeable" (declaration: Declaration) -> Declaration { Ok(Declaration { changeable: true, ..declaration }) }
-        /// The declaration as text.
-        "to_string" (declaration: Declaration) -> String {
-            Ok(format!("{}: {} = {}", declaration.name, declaration.of, literal(&declaration.default)))
-        }
+#[functions]
+mod functions {
+    use super::*;
+
+    /// Declares an option: its name, its default, from which the type follows, and what it means. A default of `()`
+    /// takes anything.
+    ///
+    /// Example: `fn fit_options() { [option("epochs", 10, "passes over the images"), option("lr", 1e-3, "peak learning rate")] }`
+    pub fn option(name: ImmutableString, default: Dynamic, doc: ImmutableString) -> Result<Declaration> {
+        let of = type_of_default(&default);
+        Declaration::new(name, default, of, doc)
     }
-    group.register(engine);
+
+    /// Declares an option of a type: "int", "float", "bool", "string", "array", "map", "function", "Tensor",
+    /// "Module", "Source" or another that `nepa api` shows, several of them ("int or ()", "array of float"), or an
+    /// array of strings, one of which it then is. An option whose default is `()` must be given, unless its type has
+    /// `()` too.
+    ///
+    /// Example: `option("dtype", "float32", ["float32", "bfloat16"], "what products are computed in")`
+    #[script(name = "option")]
+    pub fn option_of_type(
+        name: ImmutableString,
+        default: Dynamic,
+        of: Dynamic,
+        doc: ImmutableString,
+    ) -> Result<Declaration> {
+        let of = declared_type(&of).with_context(|| format!("option: the type of `{name}`"))?;
+        Declaration::new(name, default, of, doc)
+    }
+
+    /// Options given by a caller, completed by the defaults of their declarations. Keys that are not declared and
+    /// values of other types are errors at the caller's line, which name `of`. An int may be given for a float.
+    ///
+    /// Example: `fn fit(model, data, given) { let o = options("fit", given, fit_options()); … }`
+    pub fn options(of: &str, given: Map, declared: Array) -> Result<Map> {
+        complete(of, given, &declarations(&declared).context("options")?)
+    }
+
+    /// The names of the declared options that may change when a run is resumed, for `saver.resume`.
+    pub fn changeable(declared: Array) -> Result<Vec<String>> {
+        let declared = declarations(&declared).context("changeable")?;
+        Ok(declared.into_iter().filter(|d| d.changeable).map(|d| d.name.to_string()).collect())
+    }
+}
+
+#[functions]
+mod declaration {
+    use super::*;
+
+    /// The declaration of an option that may change when a run is resumed.
+    ///
+    /// Example: `option("log_every", 10, "steps between lines in metrics.jsonl").changeable()`
+    pub fn changeable(declaration: Declaration) -> Declaration {
+        Declaration { changeable: true, ..declaration }
+    }
+
+    /// The declaration as text.
+    pub fn to_string(declaration: &Declaration) -> String {
+        format!("{}: {} = {}", declaration.name, declaration.of, literal(&declaration.default))
+    }
 }

@@ -1,13 +1,13 @@
 //! Pictures.
 
-use crate::error::{Result, bail, did_you_mean, ensure};
-use crate::functions;
+use crate::error::{Result, bail, ensure};
 use crate::options;
+use crate::options::known_keys;
 use crate::plot::{self, Bar, Frame, Overlay, OverlaysOptions, PlotOptions, Series};
-use crate::script::docs::Reference;
-use crate::script::registry::Group;
-use crate::script::values::{Tensor, found, number, read_options};
-use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
+use crate::script::registry::Api;
+use crate::script::values::{Tensor, found, number};
+use nepa_macros::functions;
+use rhai::{Array, Dynamic, Map};
 use std::path::Path;
 
 options! {
@@ -24,42 +24,46 @@ options! {
     }
 }
 
-pub fn register(engine: &mut Engine, reference: &mut Reference) {
-    let mut group =
-        Group::namespace(reference, "plot", "Pictures as PNG files; curves and bars as SVG too, by the file's name.");
-    group.options::<PlotOptions>("plot::lines");
-    group.options::<PlotOptions>("plot::bars");
-    group.options::<ImagesOptions>("plot::images");
-    group.options::<OverlaysOptions>("plot::overlays");
-    functions! { group;
-        /// Curves over a common axis: a map from names to arrays of [x, y]. A .png or .svg file.
-        ///
-        /// Example: `plot::lines(run::path("loss.png"), #{ loss: [[0, 2.3], [1, 1.9]] }, #{ x: "step" });`
-        "lines" (path: ImmutableString, series: Map, options: Map) -> () {
-            let series: Vec<Series> = series.iter().map(|(name, points)| curve(name, points)).collect::<Result<_>>()?;
-            plot::lines(Path::new(path.as_str()), &series, &read_options("plot::lines", &options)?)
-        }
-        /// Bars with error bars: an array of [name, value, deviation]. A .png or .svg file.
-        "bars" (path: ImmutableString, bars: Array, options: Map) -> () {
-            let bars: Vec<Bar> = bars.iter().map(bar).collect::<Result<_>>()?;
-            plot::bars(Path::new(path.as_str()), &bars, &read_options("plot::bars", &options)?)
-        }
-        /// A grid of images [B, 1 or 3, H, W], uint8 or float. A .png file.
-        "images" (path: ImmutableString, batch: Tensor, options: Map) -> () {
-            let o: ImagesOptions = read_options("plot::images", &options)?;
-            plot::images(Path::new(path.as_str()), &batch, o.columns, o.zoom, (o.low, o.high))
-        }
-        /// Maps over the patches of one image [1 or 3, H, W] (uint8 or float), each drawn on it in a panel of its own:
-        /// an array of #{ title, map (a tensor [rows, columns]; without it the image alone), gamma, frames (an array of
-        /// [row, column, name]), grid ([rows, columns], for frames without a map) }. Colours are viridis, from the map's
-        /// least value to its greatest, as ((value - least) / (greatest - least))^gamma; the colour bar is drawn with the
-        /// same gamma. Patches whose value is exactly 0 are faded and count for neither end. A .png file.
-        "overlays" (path: ImmutableString, image: Tensor, panels: Array, options: Map) -> () {
-            let panels: Vec<Overlay> = panels.iter().map(overlay).collect::<Result<_>>()?;
-            plot::overlays(Path::new(path.as_str()), &image, &panels, &read_options("plot::overlays", &options)?)
-        }
+pub fn register(api: &mut Api<'_>) {
+    api.namespace(
+        "plot",
+        "Pictures as PNG files; curves and bars as SVG too, by the file's name.",
+        functions::register,
+    );
+}
+
+#[functions]
+mod functions {
+    use super::*;
+
+    /// Curves over a common axis: a map from names to arrays of [x, y]. A .png or .svg file.
+    ///
+    /// Example: `plot::lines(run::path("loss.png"), #{ loss: [[0, 2.3], [1, 1.9]] }, #{ x: "step" });`
+    pub fn lines(path: &Path, series: Map, options: PlotOptions) -> Result<()> {
+        let series: Vec<Series> = series.iter().map(|(name, points)| curve(name, points)).collect::<Result<_>>()?;
+        plot::lines(path, &series, &options)
     }
-    group.register(engine);
+
+    /// Bars with error bars: an array of [name, value, deviation]. A .png or .svg file.
+    pub fn bars(path: &Path, bars: Array, options: PlotOptions) -> Result<()> {
+        let bars: Vec<Bar> = bars.iter().map(bar).collect::<Result<_>>()?;
+        plot::bars(path, &bars, &options)
+    }
+
+    /// A grid of images [B, 1 or 3, H, W], uint8 or float. A .png file.
+    pub fn images(path: &Path, batch: &Tensor, options: ImagesOptions) -> Result<()> {
+        plot::images(path, batch, options.columns, options.zoom, (options.low, options.high))
+    }
+
+    /// Maps over the patches of one image [1 or 3, H, W] (uint8 or float), each drawn on it in a panel of its own:
+    /// an array of #{ title, map (a tensor [rows, columns]; without it the image alone), gamma, frames (an array of
+    /// [row, column, name]), grid ([rows, columns], for frames without a map) }. Colours are viridis, from the map's
+    /// least value to its greatest, as ((value - least) / (greatest - least))^gamma; the colour bar is drawn with the
+    /// same gamma. Patches whose value is exactly 0 are faded and count for neither end. A .png file.
+    pub fn overlays(path: &Path, image: &Tensor, panels: Array, options: OverlaysOptions) -> Result<()> {
+        let panels: Vec<Overlay> = panels.iter().map(overlay).collect::<Result<_>>()?;
+        plot::overlays(path, image, &panels, &options)
+    }
 }
 
 fn curve(name: &str, points: &Dynamic) -> Result<Series> {
@@ -90,13 +94,7 @@ fn overlay(value: &Dynamic) -> Result<Overlay> {
     let Some(map) = value.read_lock::<Map>() else {
         bail!("plot::overlays: expected a map as panel, found {}", found(value));
     };
-    if let Some(key) = map.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        bail!(
-            "plot::overlays: unknown key `{key}` of a panel{}; the keys are {}",
-            did_you_mean(key, KEYS),
-            KEYS.join(", ")
-        );
-    }
+    known_keys("key", "a panel of plot::overlays", map.keys().map(|key| key.as_str()), &KEYS)?;
     let count = |value: &Dynamic, what: &str| match value.as_int() {
         Ok(n) if n >= 0 => Ok(n as usize),
         _ => bail!("plot::overlays: {what}: expected a number from 0, found {}", found(value)),

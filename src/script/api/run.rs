@@ -245,6 +245,8 @@ impl Progress {
     }
 }
 
+crate::script::types::handles! { "Progress": Progress; }
+
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     engine.register_type_with_name::<Progress>("Progress");
     let mut group = Group::namespace(

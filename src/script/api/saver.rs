@@ -361,6 +361,8 @@ fn changes(before: &Value, now: &Value) -> Vec<String> {
     differences(before, now).into_iter().map(line).collect()
 }
 
+crate::script::types::handles! { "Saver": Saver; }
+
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     engine.register_type_with_name::<Saver>("Saver");
     let mut group = Group::global(

@@ -207,6 +207,8 @@ fn apply_op_step(name: &str, args: &Array, options: &Map) -> Result<Step> {
     Ok(on_image(describe, move |image, _| apply_op(&image, &name, &args, o.fill, o.interpolation)))
 }
 
+crate::script::types::handles! { "Transform": Step; }
+
 pub fn register(engine: &mut Engine, reference: &mut Reference) {
     engine.register_type_with_name::<Step>("Transform");
     let mut group = Group::namespace(

@@ -1,0 +1,196 @@
+//! `#[functions]`: plain Rust functions become functions of nepa's scripts.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::{
+    Attribute, Error, Expr, ExprLit, FnArg, GenericArgument, Ident, Item, ItemFn, ItemMod, Lit, LitStr, Meta, Pat,
+    PathArguments, Result, ReturnType, Type, Visibility, parse_macro_input,
+};
+
+/// Registers the public functions of a module with scripts, in their order.
+///
+/// ```ignore
+/// #[functions]
+/// mod methods {
+///     use super::*;
+///
+///     /// The sum over one dimension, which vanishes.
+///     #[script(name = "sum")]
+///     pub fn sum_over(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
+///         Ok(t.f_sum_dim_intlist(dim, false, None)?)
+///     }
+/// }
+/// ```
+///
+/// The module gets a function `register(&mut Namespace)`. A function's doc comment is its documentation; its parameters
+/// implement `Argument` (or are references to what does), its value `Output`, perhaps in a `Result`. Scripts know it by
+/// its Rust name, unless `#[script(name = "…")]` gives another, as overloads and operators need. `#[script(get)]` makes
+/// it a property that is read, `#[script(set)]` one that is assigned, `#[script(index)]` what `value[…]` means;
+/// `#[script(options = T)]` documents the options `T` of a function that takes them in another form.
+#[proc_macro_attribute]
+pub fn functions(_: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let module = parse_macro_input!(item as ItemMod);
+    expand(module).unwrap_or_else(Error::into_compile_error).into()
+}
+
+fn expand(mut module: ItemMod) -> Result<TokenStream> {
+    let Some((_, items)) = &mut module.content else {
+        return Err(Error::new_spanned(&module, "expected a module with its functions in braces"));
+    };
+    let mut registrations = Vec::new();
+    for item in items.iter_mut() {
+        if let Item::Fn(function) = item
+            && matches!(function.vis, Visibility::Public(_))
+        {
+            let script = Script::take(&mut function.attrs)?;
+            registrations.push(registration(function, &script)?);
+        }
+    }
+    items.push(syn::parse_quote! {
+        /// Registers the functions above.
+        pub fn register(namespace: &mut crate::script::registry::Namespace<'_>) {
+            #(#registrations)*
+        }
+    });
+    Ok(quote!(#module))
+}
+
+/// What `#[script(…)]` says of a function.
+#[derive(Default)]
+struct Script {
+    name: Option<String>,
+    /// What Rhai puts before the names of getters and setters.
+    prefix: &'static str,
+    options: Option<Type>,
+}
+
+impl Script {
+    /// Reads the attribute, and takes it away from the function.
+    fn take(attributes: &mut Vec<Attribute>) -> Result<Self> {
+        let mut script = Self::default();
+        for attribute in attributes.iter().filter(|a| a.path().is_ident("script")) {
+            attribute.parse_nested_meta(|meta| {
+                if meta.path.is_ident("name") {
+                    script.name = Some(meta.value()?.parse::<LitStr>()?.value());
+                } else if meta.path.is_ident("get") {
+                    script.prefix = "get$";
+                } else if meta.path.is_ident("set") {
+                    script.prefix = "set$";
+                } else if meta.path.is_ident("index") {
+                    script.name = Some("index$get$".into());
+                } else if meta.path.is_ident("options") {
+                    script.options = Some(meta.value()?.parse()?);
+                } else {
+                    return Err(meta.error("expected name, get, set, index or options"));
+                }
+                Ok(())
+            })?;
+        }
+        attributes.retain(|a| !a.path().is_ident("script"));
+        Ok(script)
+    }
+}
+
+/// The code that registers one function.
+fn registration(function: &ItemFn, script: &Script) -> Result<TokenStream> {
+    let ident = &function.sig.ident;
+    let name = format!("{}{}", script.prefix, script.name.clone().unwrap_or_else(|| ident.to_string()));
+    let doc = documentation(function)?;
+    let parameters: Vec<Parameter> = function.sig.inputs.iter().map(Parameter::of).collect::<Result<_>>()?;
+    let (idents, types): (Vec<_>, Vec<_>) = parameters.iter().map(|p| (&p.ident, &p.owned)).unzip();
+    let names = idents.iter().map(|ident| ident.to_string());
+    let passed = parameters.iter().map(|p| {
+        let ident = &p.ident;
+        if p.borrowed { quote!(&#ident) } else { quote!(#ident) }
+    });
+    let (returned, fallible) = returned(&function.sig.output);
+    let raised = if fallible { quote!(?) } else { quote!() };
+    let options = match &script.options {
+        Some(options) => quote!(<#options as crate::options::Options>::docs()),
+        None => quote!([#(<#types as crate::script::types::Argument>::options()),*].concat()),
+    };
+    let raw: Vec<Ident> = idents.iter().map(|ident| format_ident!("raw_{ident}")).collect();
+    Ok(quote! {
+        let function_name = namespace.error_name(#name);
+        namespace.add(
+            crate::script::registry::Signature {
+                name: #name,
+                doc: &[#(#doc),*],
+                params: vec![#((#names, <#types as crate::types::Typed>::script_type())),*],
+                returns: <#returned as crate::types::Typed>::script_type(),
+                options: #options,
+            },
+            move |call: rhai::NativeCallContext<'_>, #(#raw: <#types as crate::script::types::Argument>::Raw),*| {
+                let given = [#(crate::script::registry::tensor_of(&#raw)),*];
+                let body = || {
+                    #(let #idents = <#types as crate::script::types::Argument>::read(#raw, &function_name)?;)*
+                    Ok(<#returned as crate::script::types::Output>::into_raw(self::#ident(#(#passed),*)#raised))
+                };
+                crate::script::registry::call_guarded(body, &given, call.call_position())
+            },
+        );
+    })
+}
+
+/// The lines of a function's doc comment.
+fn documentation(function: &ItemFn) -> Result<Vec<String>> {
+    let line = |attribute: &Attribute| match &attribute.meta {
+        Meta::NameValue(meta) if meta.path.is_ident("doc") => match &meta.value {
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let lines: Vec<String> = function.attrs.iter().filter_map(line).collect();
+    match lines.is_empty() {
+        true => Err(Error::new_spanned(&function.sig, "a function of scripts needs a doc comment")),
+        false => Ok(lines),
+    }
+}
+
+/// A parameter of a function.
+struct Parameter {
+    ident: Ident,
+    /// Its type, of a reference what it refers to.
+    owned: TokenStream,
+    borrowed: bool,
+}
+
+impl Parameter {
+    fn of(argument: &FnArg) -> Result<Self> {
+        let FnArg::Typed(argument) = argument else {
+            return Err(Error::new_spanned(argument, "a function of scripts has no self"));
+        };
+        let Pat::Ident(pattern) = argument.pat.as_ref() else {
+            return Err(Error::new_spanned(&argument.pat, "a parameter of a function of scripts needs a name"));
+        };
+        let ident = pattern.ident.clone();
+        Ok(match argument.ty.as_ref() {
+            Type::Reference(reference) => {
+                let inner = &reference.elem;
+                let is = |name| matches!(inner.as_ref(), Type::Path(path) if path.path.is_ident(name));
+                let owned = match (is("str"), is("Path")) {
+                    (true, _) => quote!(rhai::ImmutableString),
+                    (_, true) => quote!(std::path::PathBuf),
+                    _ => quote!(#inner),
+                };
+                Self { ident, owned, borrowed: true }
+            }
+            owned => Self { ident, owned: quote!(#owned), borrowed: false },
+        })
+    }
+}
+
+/// The type of a function's value, and whether it comes in a `Result`.
+fn returned(output: &ReturnType) -> (TokenStream, bool) {
+    let ReturnType::Type(_, returned) = output else { return (quote!(()), false) };
+    if let Type::Path(path) = returned.as_ref()
+        && let Some(last) = path.path.segments.last()
+        && last.ident == "Result"
+        && let PathArguments::AngleBracketed(arguments) = &last.arguments
+        && let Some(GenericArgument::Type(inner)) = arguments.args.first()
+    {
+        return (quote!(#inner), true);
+    }
+    (quote!(#returned), false)
+}

@@ -1,0 +1,318 @@
+//! What any module can do, and what only a ViT-NEPA can.
+
+use super::Rotary;
+use super::define::outer_context;
+use crate::bail_hint;
+use crate::checkpoint::config_json::class_names_in;
+use crate::checkpoint::{self, FillOptions};
+use crate::error::{Result, bail, ensure};
+use crate::nn::{self, Context, CostOptions, shape_words};
+use crate::options;
+use crate::options::OptionDoc;
+use crate::options::Options as _;
+use crate::script::api::core::precision;
+use crate::script::types::Argument;
+use crate::script::values::{Module, Tensor, found, from_json, plain_map, read_options, tensors_by_name};
+use crate::types::{Type, Typed, named};
+use nepa_macros::functions;
+use rhai::{Array, Dynamic, Map};
+use serde_json::Value;
+use std::rc::Rc;
+
+pub use functions::register;
+
+options! {
+    /// What else a forward pass should give.
+    pub struct EncodeOptions {
+        /// What the first block sees and each block's raw output.
+        hidden_states: bool = false,
+        /// Attention probabilities [B, H, N, N] of each block.
+        attentions: bool = false,
+        /// How many blocks are computed: the final norm is then that of block `blocks`, and there are no logits unless
+        /// it is the last. () means all.
+        blocks: Option<usize> = None,
+        /// A bool tensor [B, T]: true where the blocks see zeros in place of a patch's embedding. The class token is
+        /// always seen.
+        input_mask: Option<Mask> = None,
+    }
+}
+
+/// Holds the place of a tensor among plain options.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Mask;
+
+named! { "Tensor": Mask; }
+
+/// What a forward pass should give: the options, and the mask among them, which is no plain value.
+#[derive(Default)]
+struct Encoding {
+    options: EncodeOptions,
+    mask: Option<Tensor>,
+}
+
+impl Typed for Encoding {
+    fn script_type() -> Type {
+        EncodeOptions::script_type()
+    }
+}
+
+impl Argument for Encoding {
+    type Raw = Map;
+    fn read(mut raw: Map, of: &str) -> Result<Self> {
+        let mask = raw.remove("input_mask").unwrap_or(Dynamic::UNIT);
+        let mask = match mask.read_lock::<Tensor>() {
+            Some(mask) => Some(mask.clone()),
+            None if mask.is_unit() => None,
+            None => bail!("{of}: expected a bool tensor [B, T] as input_mask, found {}", found(&mask)),
+        };
+        Ok(Self { options: read_options(of, &raw)?, mask })
+    }
+
+    fn options() -> Vec<OptionDoc> {
+        EncodeOptions::docs()
+    }
+}
+
+#[functions]
+mod functions {
+    use super::*;
+
+    /// Applies the module.
+    pub fn forward(m: &Module, x: &Tensor) -> Result<tch::Tensor> {
+        m.0.forward(x, &outer_context())
+    }
+
+    /// Applies the module (attention, block, blocks) with rotary angles [2, T, d] for the last T tokens.
+    #[script(name = "forward")]
+    pub fn forward_with_rotary(m: &Module, x: &Tensor, rotary: &Tensor) -> Result<tch::Tensor> {
+        let cx = Context { rotary: Some(rotary.shallow_clone()), ..outer_context() };
+        m.0.forward(x, &cx)
+    }
+
+    /// A ViT-NEPA's forward pass of images [B, C, S, S] with what it gives: `input_embedding` z and
+    /// `last_hidden_state` h, both [B, N, D], and `logits` [B, num_labels] of a model with a head.
+    pub fn encode(m: &Module, images: &Tensor) -> Result<Map> {
+        encoded(m, images, &Encoding::default())
+    }
+
+    /// A ViT-NEPA's forward pass that also gives `hidden_states` or `attentions` (arrays of tensors) where asked for,
+    /// or with `blocks` goes no further than a block whose output is all that is needed. With `input_mask` some patches
+    /// are hidden from the blocks, as in the paper's ablation of masking, while `input_embedding`, the targets, stays
+    /// whole. The reference puts a learned mask token in the place of hidden patches, which starts at zero, but its
+    /// pretraining never makes one; here it is zeros throughout.
+    #[script(name = "encode")]
+    pub fn encode_with(m: &Module, images: &Tensor, options: Encoding) -> Result<Map> {
+        encoded(m, images, &options)
+    }
+
+    /// A ViT-NEPA's configuration, with the keys of config.json.
+    #[script(get)]
+    pub fn config(m: &Module) -> Result<Map> {
+        let model = vit(m, "config")?;
+        let config = model.vit_nepa().expect("checked").config();
+        plain_map(config)
+    }
+
+    /// The names of a ViT-NEPA's classes, by label, where the folder that it was loaded from has some; else ().
+    #[script(get)]
+    pub fn class_names(m: &Module) -> Option<Vec<String>> {
+        m.0.vit_nepa().and_then(|model| class_names_in(model.generic()))
+    }
+
+    /// All parameters by full name.
+    pub fn named_parameters(m: &Module) -> Map {
+        tensors_by_name(nn::named_parameters(m.0.as_ref()))
+    }
+
+    /// The number of scalars in all parameters.
+    pub fn num_parameters(m: &Module) -> i64 {
+        nn::num_parameters(m.0.as_ref())
+    }
+
+    /// What it costs to train a ViT-NEPA on the run's device, counted from its configuration. A map: `parameters`;
+    /// `tokens` of an image; `flops_per_image`, the floating-point operations of one image's forward pass
+    /// (its matrix products, attention counted as if it were not causal); `flops_per_step` of a training step (three
+    /// times as many for each image, and the blocks' once more where they are computed again);
+    /// `memory`, in bytes: `weights`, `gradients`, `optimizer` (AdamW), `ema`, `activations` (what forward keeps for
+    /// backward) and `total`, without what an operation needs while it runs.
+    ///
+    /// Example: `let flops = model.cost(#{ batch: 256, dtype: "bfloat16" }).flops_per_step;`
+    pub fn cost(m: &Module, options: CostOptions) -> Result<Map> {
+        counted(m, &options)
+    }
+
+    /// Whether the module is in training mode: whether any part of it is that behaves differently.
+    #[script(get)]
+    pub fn training(m: &Module) -> bool {
+        nn::is_training(m.0.as_ref())
+    }
+
+    /// Training mode (true: drop path and position augmentation are on) or evaluation mode (false:
+    /// nothing is random), as PyTorch's `train(mode)`.
+    pub fn train(m: &Module, mode: bool) {
+        nn::set_training(m.0.as_ref(), mode);
+    }
+
+    /// Whether each block of a ViT-NEPA or of nn::blocks keeps only its input in training, and is computed again
+    /// when backward comes to it (arXiv 1604.06174): the same result for a third more computation and the memory
+    /// of one block's inner values in place of all. Off in a new model.
+    ///
+    /// Example: `model.recompute(true);`
+    pub fn recompute(m: &Module, on: bool) -> Result<()> {
+        nn::set_recompute(m.0.as_ref(), on)
+    }
+
+    /// Stops training the parameters whose full name matches the pattern, `*` standing for any
+    /// characters; gives their number. No match is an error.
+    pub fn freeze(m: &Module, pattern: &str) -> Result<usize> {
+        nn::set_trainable(m.0.as_ref(), pattern, false)
+    }
+
+    /// Trains the parameters whose full name matches the pattern again; gives their number. No match is an error.
+    pub fn unfreeze(m: &Module, pattern: &str) -> Result<usize> {
+        nn::set_trainable(m.0.as_ref(), pattern, true)
+    }
+
+    /// Drops all gradients. An optimizer's step does so by itself.
+    pub fn zero_grad(m: &Module) -> Result<()> {
+        crate::optim::zero_grad(m.0.as_ref())
+    }
+
+    /// Copies of all parameters by full name.
+    pub fn state_dict(m: &Module) -> Result<Map> {
+        let all = nn::named_parameters(m.0.as_ref());
+        let copies = all.into_iter().map(|(name, t)| Ok((name, nn::copy_of(&t)?))).collect::<Result<Vec<_>>>()?;
+        Ok(tensors_by_name(copies))
+    }
+
+    /// Puts tensors into the parameters of the same name; all must fit.
+    pub fn load_state_dict(m: &Module, tensors: Map) -> Result<Map> {
+        filled(m, &tensors, &FillOptions::default())
+    }
+
+    /// Puts tensors into the parameters of the same name; with `strict: false` what fits is taken. Gives the account:
+    /// arrays `loaded`, `missing`, `unexpected` and `mismatched` of names.
+    #[script(name = "load_state_dict")]
+    pub fn load_state_dict_with(m: &Module, tensors: Map, options: FillOptions) -> Result<Map> {
+        filled(m, &tensors, &options)
+    }
+
+    /// The module in a few words, such as "vit_nepa(224² / 14, 12 x 768, 12 heads)".
+    pub fn describe(m: &Module) -> String {
+        m.0.describe()
+    }
+
+    /// The module and its parameters, as text.
+    pub fn to_string(m: &Module) -> String {
+        tree(m)
+    }
+
+    /// The module and its parameters, as `to_string` gives them.
+    pub fn to_debug(m: &Module) -> String {
+        tree(m)
+    }
+
+    /// Cosines and sines of a patch grid, [2, rows · columns, head_size], float32.
+    pub fn angles(rotary: &Rotary, rows: i64, columns: i64) -> Result<tch::Tensor> {
+        rotary.0.angles((rows, columns))
+    }
+
+    /// Training mode (position augmentation is on) or evaluation mode (the same angles every time).
+    #[script(name = "train")]
+    pub fn train_rotary(rotary: &Rotary, mode: bool) {
+        rotary.0.set_training(mode);
+    }
+
+    /// The rotary embedding as text.
+    #[script(name = "to_string")]
+    pub fn rotary_to_string(rotary: &Rotary) -> String {
+        rotary.0.describe()
+    }
+}
+
+fn vit(m: &Module, what: &str) -> Result<Rc<dyn nn::Module>> {
+    if m.0.vit_nepa().is_none() {
+        bail_hint!(
+            "{what}: expected a model made by nn::vit_nepa, found {}", m.0.describe();
+            "compose the parts yourself: embeddings, blocks, forward"
+        );
+    }
+    Ok(m.0.clone())
+}
+
+fn counted(m: &Module, o: &CostOptions) -> Result<Map> {
+    let model = vit(m, "cost")?;
+    let config = model.vit_nepa().expect("checked").config();
+    ensure!(o.batch > 0, "cost: batch must be positive, found {}", o.batch);
+    precision("cost", &o.dtype)?;
+    let (counted, there) = (config.parameters(), nn::num_parameters(model.as_ref()));
+    if counted != there {
+        bail_hint!(
+            "cost: this model has {there} parameters, but its configuration makes {counted}";
+            "only models of the built-in parts can be counted"
+        );
+    }
+    let on_cuda = matches!(crate::device::current(), tch::Device::Cuda(_));
+    plain_map(&config.cost(o, on_cuda))
+}
+
+fn encoded(m: &Module, images: &Tensor, Encoding { options: o, mask }: &Encoding) -> Result<Map> {
+    let model = vit(m, "encode")?;
+    let wanted = nn::Wanted { hidden_states: o.hidden_states, attentions: o.attentions, blocks: o.blocks };
+    let output = model.vit_nepa().expect("checked").encode(images, mask.as_deref(), &wanted)?;
+    let array = |list: Vec<tch::Tensor>| -> Dynamic {
+        list.into_iter().map(|t| Dynamic::from(Tensor::from(t))).collect::<Array>().into()
+    };
+    let mut map = Map::from([
+        ("input_embedding".into(), Dynamic::from(Tensor::from(output.input_embedding))),
+        ("last_hidden_state".into(), Dynamic::from(Tensor::from(output.last_hidden_state))),
+    ]);
+    if let Some(logits) = output.logits {
+        map.insert("logits".into(), Dynamic::from(Tensor::from(logits)));
+    }
+    if o.hidden_states {
+        map.insert("hidden_states".into(), array(output.hidden_states));
+    }
+    if o.attentions {
+        map.insert("attentions".into(), array(output.attentions));
+    }
+    Ok(map)
+}
+
+/// Named tensors of a script's map.
+pub fn tensor_map(map: &Map, what: &str) -> Result<Vec<(String, tch::Tensor)>> {
+    map.iter()
+        .map(|(name, value)| match value.read_lock::<Tensor>() {
+            Some(t) => Ok((name.to_string(), t.shallow_clone())),
+            None => bail!("{what}: expected a tensor under `{name}`, found {}", found(value)),
+        })
+        .collect()
+}
+
+/// A script's map of an account of filling.
+pub fn report_map(report: checkpoint::Report) -> Map {
+    let names = |list: Vec<String>| from_json(&Value::from(list));
+    let mismatched: Vec<String> = report.mismatched.into_iter().map(|m| m.0).collect();
+    Map::from([
+        ("loaded".into(), names(report.loaded)),
+        ("missing".into(), names(report.missing)),
+        ("unexpected".into(), names(report.unexpected)),
+        ("mismatched".into(), names(mismatched)),
+    ])
+}
+
+fn filled(m: &Module, tensors: &Map, o: &FillOptions) -> Result<Map> {
+    let source = tensor_map(tensors, "load_state_dict")?;
+    Ok(report_map(checkpoint::fill(m.0.as_ref(), &source, "the state dict", o.strict)?))
+}
+
+fn tree(m: &Module) -> String {
+    let all = nn::named_parameters(m.0.as_ref());
+    let width = all.iter().map(|(n, _)| n.len()).max().unwrap_or(0);
+    let mut out = format!("{}: {} parameters", m.0.describe(), nn::num_parameters(m.0.as_ref()));
+    for (name, t) in &all {
+        let frozen = if t.requires_grad() { "" } else { " frozen" };
+        out += &format!("\n  {name:<width$}  {}{frozen}", shape_words(t));
+    }
+    out
+}

@@ -1,0 +1,102 @@
+//! What stands in brackets: rows, ranges, several dimensions, tensors of indices.
+
+use crate::error::{Result, bail, ensure};
+use crate::nn::shape_words;
+use crate::script::values::{Tensor, found};
+use nepa_macros::functions;
+use rhai::Array;
+use std::ops::{Range, RangeInclusive};
+use tch::Kind;
+
+pub use functions::register;
+
+#[functions]
+mod functions {
+    use super::*;
+
+    /// Row i, or the element i of a 1-D tensor: one dimension less.
+    #[script(index)]
+    pub fn index_row(t: &Tensor, i: i64) -> Result<tch::Tensor> {
+        index_one(t, 0, i)
+    }
+
+    /// Rows a..b of the first dimension.
+    #[script(index)]
+    pub fn index_rows(t: &Tensor, rows: Range<i64>) -> Result<tch::Tensor> {
+        narrow(t, 0, rows.start, rows.end)
+    }
+
+    /// Rows a..=b of the first dimension.
+    #[script(index)]
+    pub fn index_rows_inclusive(t: &Tensor, rows: RangeInclusive<i64>) -> Result<tch::Tensor> {
+        narrow(t, 0, *rows.start(), *rows.end() + 1)
+    }
+
+    /// Several dimensions at once: an int picks, a range cuts, `()` keeps.
+    ///
+    /// Example: `let first_token = h[[(), 0]];   // [B, D] of [B, N, D]`
+    #[script(index)]
+    pub fn index_dimensions(t: &Tensor, indices: Array) -> Result<tch::Tensor> {
+        dimensions(t, &indices)
+    }
+
+    /// Rows by an int64 tensor of indices, or elements by a bool tensor of the same shape.
+    #[script(index)]
+    pub fn index_tensor(t: &Tensor, index: &Tensor) -> Result<tch::Tensor> {
+        match index.kind() {
+            Kind::Bool => Ok(t.f_masked_select(index)?),
+            _ => Ok(t.f_index_select(0, &index.f_to_kind(Kind::Int64)?)?),
+        }
+    }
+}
+
+fn index_one(t: &tch::Tensor, dim: i64, i: i64) -> Result<tch::Tensor> {
+    let sizes = t.size();
+    ensure!(!sizes.is_empty(), "a scalar tensor cannot be indexed; its value is t.item()");
+    let n = sizes[dim as usize];
+    ensure!(-n <= i && i < n, "index {i} is outside dimension {dim} of a tensor {}", shape_words(t));
+    Ok(t.f_select(dim, i)?)
+}
+
+/// Elements start … end − 1 of a dimension; negative places count from the end.
+pub fn narrow(t: &tch::Tensor, dim: i64, start: i64, end: i64) -> Result<tch::Tensor> {
+    let sizes = t.size();
+    let index = if dim < 0 { dim + sizes.len() as i64 } else { dim };
+    ensure!(index >= 0 && (index as usize) < sizes.len(), "dimension {dim} is outside a tensor {}", shape_words(t));
+    let n = sizes[index as usize];
+    let at = |i: i64| if i < 0 { i + n } else { i };
+    let (start, end) = (at(start), at(end).min(n));
+    ensure!(
+        0 <= start && start <= end,
+        "the range {start}..{end} is outside dimension {index} of a tensor {}",
+        shape_words(t)
+    );
+    Ok(t.f_narrow(index, start, end - start)?)
+}
+
+fn dimensions(t: &tch::Tensor, indices: &Array) -> Result<tch::Tensor> {
+    ensure!(
+        indices.len() <= t.dim(),
+        "{} indices for a tensor of {} dimensions: {}",
+        indices.len(),
+        t.dim(),
+        shape_words(t)
+    );
+    let (mut out, mut dim) = (t.shallow_clone(), 0);
+    for index in indices {
+        if index.is_unit() {
+            dim += 1;
+        } else if let Ok(i) = index.as_int() {
+            out = index_one(&out, dim, i)?;
+        } else if let Some(r) = index.read_lock::<Range<i64>>() {
+            out = narrow(&out, dim, r.start, r.end)?;
+            dim += 1;
+        } else if let Some(r) = index.read_lock::<RangeInclusive<i64>>() {
+            out = narrow(&out, dim, *r.start(), *r.end() + 1)?;
+            dim += 1;
+        } else {
+            bail!("an index is an int, a range or (), found {}", found(index));
+        }
+    }
+    Ok(out)
+}

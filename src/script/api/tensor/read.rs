@@ -1,0 +1,153 @@
+//! Reading tensors: sizes, values, text.
+
+use crate::error::{Result, bail, ensure};
+use crate::nn::{kind_name, shape_words};
+use crate::script::values::Tensor;
+use nepa_macros::functions;
+use rhai::{Array, Dynamic};
+use tch::{Device, Kind};
+
+pub use functions::register;
+
+#[functions]
+mod functions {
+    use super::*;
+
+    /// The sizes of the dimensions, as an array of ints.
+    #[script(get)]
+    pub fn shape(t: &Tensor) -> Vec<i64> {
+        t.size()
+    }
+
+    /// The number of dimensions.
+    #[script(get)]
+    pub fn ndim(t: &Tensor) -> usize {
+        t.dim()
+    }
+
+    /// The number of elements.
+    #[script(get)]
+    pub fn numel(t: &Tensor) -> usize {
+        t.numel()
+    }
+
+    /// The dtype's name, as in PyTorch: "float32", "int64", …
+    #[script(get)]
+    pub fn dtype(t: &Tensor) -> String {
+        kind_name(t.kind()).to_string()
+    }
+
+    /// The device: "cpu", "cuda:0", …
+    #[script(get)]
+    pub fn device(t: &Tensor) -> String {
+        crate::device::name(t.device())
+    }
+
+    /// The size of one dimension.
+    pub fn size(t: &Tensor, dim: i64) -> Result<i64> {
+        let sizes = t.size();
+        let index = if dim < 0 { dim + sizes.len() as i64 } else { dim };
+        match sizes.get(index as usize) {
+            Some(n) if index >= 0 => Ok(*n),
+            _ => bail!("size: dimension {dim} of a tensor {}", shape_words(t)),
+        }
+    }
+
+    /// The value of a tensor of one element, as float, int or bool.
+    pub fn item(t: &Tensor) -> Result<Dynamic> {
+        ensure!(t.numel() == 1, "item: expected a tensor of one element, found {}", shape_words(t));
+        let flat = t.f_reshape([1])?;
+        Ok(match t.kind() {
+            Kind::Bool => Dynamic::from_bool(flat.f_int64_value(&[0])? != 0),
+            _ if t.is_floating_point() => Dynamic::from_float(flat.f_double_value(&[0])?),
+            _ => Dynamic::from_int(flat.f_int64_value(&[0])?),
+        })
+    }
+
+    /// The elements as a flat array of floats, ints or bools.
+    pub fn to_array(t: &Tensor) -> Result<Array> {
+        let flat = t.f_detach()?.f_to_device(Device::Cpu)?.f_reshape([-1])?;
+        Ok(match t.kind() {
+            Kind::Bool => Vec::<bool>::try_from(flat)?.into_iter().map(Dynamic::from_bool).collect(),
+            _ if t.is_floating_point() => {
+                Vec::<f64>::try_from(flat.f_to_kind(Kind::Double)?)?.into_iter().map(Dynamic::from_float).collect()
+            }
+            _ => Vec::<i64>::try_from(flat.f_to_kind(Kind::Int64)?)?.into_iter().map(Dynamic::from_int).collect(),
+        })
+    }
+
+    /// The tensor as text: shape, dtype, device and values, shortened where it is large.
+    pub fn to_string(t: &Tensor) -> String {
+        text(t)
+    }
+
+    /// The tensor as text, as `to_string` gives it.
+    pub fn to_debug(t: &Tensor) -> String {
+        text(t)
+    }
+
+    /// Whether two tensors have the same shape and values.
+    pub fn equal(a: &Tensor, b: &Tensor) -> Result<bool> {
+        Ok(a.size() == b.size() && a.f_equal(b)?)
+    }
+
+    /// Whether all values are finite.
+    pub fn is_finite(t: &Tensor) -> Result<bool> {
+        Ok(t.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
+    }
+}
+
+/// More elements than this are shown by their first and last few along each dimension.
+const SHOW_ALL: usize = 1000;
+const EDGE: i64 = 3;
+
+fn text(t: &tch::Tensor) -> String {
+    let head = format!("Tensor {} on {}", shape_words(t), crate::device::name(t.device()));
+    if t.numel() == 0 {
+        return head;
+    }
+    let mut out = String::new();
+    let cpu = t.detach().to_device(Device::Cpu);
+    match values_text(&cpu, t.numel() > SHOW_ALL, 0, &mut out) {
+        Ok(()) => format!("{head}\n{out}"),
+        Err(e) => format!("{head} ({e})"),
+    }
+}
+
+/// The values as nested brackets, one row a line.
+fn values_text(t: &tch::Tensor, shorten: bool, depth: usize, out: &mut String) -> Result<()> {
+    let sizes = t.size();
+    let Some(&n) = sizes.first() else {
+        out.push_str(&match t.kind() {
+            Kind::Bool => (t.f_int64_value(&[])? != 0).to_string(),
+            _ if t.is_floating_point() => number_text(t.f_double_value(&[])?),
+            _ => t.f_int64_value(&[])?.to_string(),
+        });
+        return Ok(());
+    };
+    let between = if sizes.len() == 1 { ", ".to_string() } else { format!(",\n{}", " ".repeat(depth + 1)) };
+    out.push('[');
+    let mut i = 0;
+    while i < n {
+        if i > 0 {
+            out.push_str(&between);
+        }
+        if shorten && n > 2 * EDGE && i == EDGE {
+            out.push('…');
+            i = n - EDGE;
+            continue;
+        }
+        values_text(&t.f_get(i)?, shorten, depth + 1, out)?;
+        i += 1;
+    }
+    out.push(']');
+    Ok(())
+}
+
+fn number_text(x: f64) -> String {
+    match x.abs() {
+        0.0 => "0.0".into(),
+        v if v.is_finite() && !(1e-3..1e6).contains(&v) => format!("{x:.4e}"),
+        _ => format!("{x:.4}"),
+    }
+}
