@@ -112,11 +112,7 @@ mod tests {
 
     #[test]
     fn parts_are_the_positions_in_order() {
-        for positions in [
-            Positions::run(3, 9),
-            Positions::of_process(20, 1, 3, true),
-            Positions::two((8, 3), (1, 4)),
-        ] {
+        for positions in [Positions::run(3, 9), Positions::of_process(20, 1, 3, true), Positions::two((8, 3), (1, 4))] {
             let whole = all(positions);
             for start in 0..=whole.len() {
                 for length in 0..=whole.len() - start {

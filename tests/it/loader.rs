@@ -274,9 +274,11 @@ fn micro_batches_begin_at_one_state_of_the_generator_and_divide_the_batch() {
     let batch = |sizes| [sizes, json!(true), json!(true), json!(true)];
     let batches = [json!([3, 3, 2, 2]), json!([3, 3, 2, 2]), json!([2, 2, 2, 2])].map(batch);
     assert_eq!(said.values(), batches.concat());
-    with_images("for batch in data::loader(images, [transform::resize([8, 8])], #{}).epoch(0) { batch.micro_batches(0); }")
-        .fails(1)
-        .says(&["micro_batches: expected a number of at least 1, found 0"]);
+    with_images(
+        "for batch in data::loader(images, [transform::resize([8, 8])], #{}).epoch(0) { batch.micro_batches(0); }",
+    )
+    .fails(1)
+    .says(&["micro_batches: expected a number of at least 1, found 0"]);
 }
 
 #[test]

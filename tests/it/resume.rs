@@ -557,10 +557,9 @@ fn a_gradient_that_is_not_finite_never_reaches_the_weights_of_a_classifier() {
         for weights in [model.named_parameters(), result.ema.state_dict()] { print(weights.values().all(|p| p.is_finite())); }
     "#;
     folder.write("recipe.rhai", script);
-    run(&folder, &data, "o", &[]).fails(1).says(&[
-        "finetune::fit: it diverged at step 5",
-        "the last checkpoint is o/checkpoints/finetune/step-00000004",
-    ]);
+    run(&folder, &data, "o", &[])
+        .fails(1)
+        .says(&["finetune::fit: it diverged at step 5", "the last checkpoint is o/checkpoints/finetune/step-00000004"]);
     assert_eq!(folder.text("o/nonfinite-finetune-step-5.txt").lines().count(), 16);
     let said = run(&folder, &data, "one", &["--set", "skip=1"]);
     said.succeeds().says(&["left out (1 of at most 1)"]);
