@@ -219,12 +219,13 @@ fn functions_that_modules_of_the_standard_library_call_without_a_module_have_nam
     }
     for ((name, _), modules) in defined.iter().filter(|(_, modules)| modules.len() > 1) {
         for text in &texts {
-            let calls = text.match_indices(&format!("{name}(")).map(|(at, _)| &text[..at]);
+            let call = format!("{name}(");
+            let mut calls = text.match_indices(&call).map(|(at, _)| &text[..at]);
             let plain = |before: &str| {
                 let of_word = |c: char| c.is_alphanumeric() || "_:.`".contains(c);
                 !before.ends_with(of_word) && !before.ends_with("fn ")
             };
-            assert!(!calls.into_iter().any(plain), "{name} is a function of {modules:?}, and called without a module");
+            assert!(!calls.any(plain), "{name} is a function of {modules:?}, and called without a module");
         }
     }
 }
