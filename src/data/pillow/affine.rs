@@ -5,8 +5,8 @@
 //! near to an integer that the two could differ.
 
 use super::enhance::luma;
+use super::simd_dispatch::simd_dispatch;
 use crate::data::image::{Image, Interpolation};
-use multiversion::multiversion;
 use std::ops::Range;
 
 /// Turns counterclockwise around the centre (Pillow's `Image.rotate`); what comes from outside the
@@ -212,15 +212,16 @@ impl Padded {
     }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn expand_row(row: &[u8], channels: usize, out: &mut [u8]) {
-    if channels == 3 {
-        for (p, o) in row.chunks_exact(3).zip(out.chunks_exact_mut(4)) {
-            o.copy_from_slice(&[p[0], p[1], p[2], 0]);
-        }
-    } else {
-        for (p, o) in row.iter().zip(out.chunks_exact_mut(4)) {
-            o[0] = *p;
+simd_dispatch! {
+    fn expand_row(row: &[u8], channels: usize, out: &mut [u8]) {
+        if channels == 3 {
+            for (p, o) in row.chunks_exact(3).zip(out.chunks_exact_mut(4)) {
+                o.copy_from_slice(&[p[0], p[1], p[2], 0]);
+            }
+        } else {
+            for (p, o) in row.iter().zip(out.chunks_exact_mut(4)) {
+                o[0] = *p;
+            }
         }
     }
 }
@@ -234,13 +235,14 @@ fn tap(source: &Padded, index: usize) -> Pixel<i32> {
     source.values::<4>(index).map(i32::from)
 }
 
-/// The channels that the image has.
-#[multiversion(targets("x86_64+avx2"))]
-fn narrow_row(row: &[Pixel<u8>], channels: usize, out: &mut [u8]) {
-    if channels == 3 {
-        out.as_chunks_mut::<3>().0.iter_mut().zip(row).for_each(|(o, p)| *o = [p[0], p[1], p[2]]);
-    } else {
-        out.iter_mut().zip(row).for_each(|(o, p)| *o = p[0]);
+simd_dispatch! {
+    /// The channels that the image has.
+    fn narrow_row(row: &[Pixel<u8>], channels: usize, out: &mut [u8]) {
+        if channels == 3 {
+            out.as_chunks_mut::<3>().0.iter_mut().zip(row).for_each(|(o, p)| *o = [p[0], p[1], p[2]]);
+        } else {
+            out.iter_mut().zip(row).for_each(|(o, p)| *o = p[0]);
+        }
     }
 }
 
@@ -262,37 +264,39 @@ fn cubic(v: [f64; 4], d: f64) -> f64 {
     v[1] + d * (p2 + d * (p3 + d * p4))
 }
 
-/// A row interpolated along one direction: down the columns, or along the row. The polynomial's
-/// coefficients are integers, so that Pillow's double precision costs little.
-#[multiversion(targets("x86_64+avx2"))]
-fn cubic_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mut [Pixel<u8>]) {
-    let step = if down { source.pitch } else { 4 };
-    for (i, out) in out.iter_mut().enumerate() {
-        let (ix, iy, dx, dy) = map.split(start + i);
-        let d = if down { dy } else { dx };
-        let at = source.index(ix, iy);
-        let [a, b] = [tap(source, at - step), tap(source, at)];
-        let [c, e] = [tap(source, at + step), tap(source, at + 2 * step)];
-        for k in 0..4 {
-            let p2 = c[k] - a[k];
-            let p3 = 2 * (a[k] - b[k]) + c[k] - e[k];
-            let p4 = b[k] - a[k] - c[k] + e[k];
-            out[k] = clip(f64::from(b[k]) + d * (f64::from(p2) + d * (f64::from(p3) + d * f64::from(p4))));
+simd_dispatch! {
+    /// A row interpolated along one direction: down the columns, or along the row. The polynomial's
+    /// coefficients are integers, so that Pillow's double precision costs little.
+    fn cubic_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mut [Pixel<u8>]) {
+        let step = if down { source.pitch } else { 4 };
+        for (i, out) in out.iter_mut().enumerate() {
+            let (ix, iy, dx, dy) = map.split(start + i);
+            let d = if down { dy } else { dx };
+            let at = source.index(ix, iy);
+            let [a, b] = [tap(source, at - step), tap(source, at)];
+            let [c, e] = [tap(source, at + step), tap(source, at + 2 * step)];
+            for k in 0..4 {
+                let p2 = c[k] - a[k];
+                let p3 = 2 * (a[k] - b[k]) + c[k] - e[k];
+                let p4 = b[k] - a[k] - c[k] + e[k];
+                out[k] = clip(f64::from(b[k]) + d * (f64::from(p2) + d * (f64::from(p3) + d * f64::from(p4))));
+            }
         }
     }
 }
 
-/// Linear interpolation along rows, or along columns with `down`.
-#[multiversion(targets("x86_64+avx2"))]
-fn linear_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mut [Pixel<u8>]) {
-    let step = if down { source.pitch } else { 4 };
-    for (i, out) in out.iter_mut().enumerate() {
-        let (ix, iy, dx, dy) = map.split(start + i);
-        let d = if down { dy } else { dx };
-        let at = source.index(ix, iy);
-        let (a, b) = (tap(source, at), tap(source, at + step));
-        for k in 0..4 {
-            out[k] = clip(f64::from(a[k]) + f64::from(b[k] - a[k]) * d);
+simd_dispatch! {
+    /// Linear interpolation along rows, or along columns with `down`.
+    fn linear_along(source: &Padded, map: &RowMap, start: usize, down: bool, out: &mut [Pixel<u8>]) {
+        let step = if down { source.pitch } else { 4 };
+        for (i, out) in out.iter_mut().enumerate() {
+            let (ix, iy, dx, dy) = map.split(start + i);
+            let d = if down { dy } else { dx };
+            let at = source.index(ix, iy);
+            let (a, b) = (tap(source, at), tap(source, at + step));
+            for k in 0..4 {
+                out[k] = clip(f64::from(a[k]) + f64::from(b[k] - a[k]) * d);
+            }
         }
     }
 }
@@ -341,27 +345,29 @@ impl Line {
     }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn sources(map: &RowMap, start: usize, pitch: u32, at: &mut [u32], dx: &mut [f32], dy: &mut [f32]) {
-    for (i, ((at, dx), dy)) in at.iter_mut().zip(dx).zip(dy).enumerate() {
-        let (x, y, u, v) = map.split((start as i32 + i as i32) as usize);
-        *at = (y + BORDER as i32) as u32 * pitch + (x + BORDER as i32) as u32 * 4;
-        *dx = u as f32;
-        *dy = v as f32;
+simd_dispatch! {
+    fn sources(map: &RowMap, start: usize, pitch: u32, at: &mut [u32], dx: &mut [f32], dy: &mut [f32]) {
+        for (i, ((at, dx), dy)) in at.iter_mut().zip(dx).zip(dy).enumerate() {
+            let (x, y, u, v) = map.split((start as i32 + i as i32) as usize);
+            *at = (y + BORDER as i32) as u32 * pitch + (x + BORDER as i32) as u32 * 4;
+            *dx = u as f32;
+            *dy = v as f32;
+        }
     }
 }
 
-/// Values truncated to 8 bits.
-#[multiversion(targets("x86_64+avx2"))]
-fn truncate(values: &[f32], out: &mut [u8], doubt: &mut [u8]) {
-    for ((v, out), doubt) in values.iter().zip(out).zip(doubt) {
-        // All up to ½ and all from 255½ are beyond doubt.
-        let v = if *v > 0.5 { *v } else { 0.5 };
-        let v = if v < 255.5 { v } else { 255.5 };
-        // SAFETY: a number between 0 and 256.
-        let whole: i32 = unsafe { v.to_int_unchecked() };
-        *out = whole as u8;
-        *doubt = u8::from(((v - whole as f32) - 0.5).abs() > 0.5 - DOUBT);
+simd_dispatch! {
+    /// Values truncated to 8 bits.
+    fn truncate(values: &[f32], out: &mut [u8], doubt: &mut [u8]) {
+        for ((v, out), doubt) in values.iter().zip(out).zip(doubt) {
+            // All up to ½ and all from 255½ are beyond doubt.
+            let v = if *v > 0.5 { *v } else { 0.5 };
+            let v = if v < 255.5 { v } else { 255.5 };
+            // SAFETY: a number between 0 and 256.
+            let whole: i32 = unsafe { v.to_int_unchecked() };
+            *out = whole as u8;
+            *doubt = u8::from(((v - whole as f32) - 0.5).abs() > 0.5 - DOUBT);
+        }
     }
 }
 
@@ -371,28 +377,29 @@ fn cubic_weights(d: f32) -> [f32; 4] {
     [((2.0 - d) * d - 1.0) * d, (d - 2.0) * d * d + 1.0, ((1.0 - d) * d + 1.0) * d, (d - 1.0) * d * d]
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn bicubic(source: &Padded, at: &[u32], dx: &[f32], dy: &[f32], out: &mut [Pixel<f32>]) {
-    for (((out, at), dx), dy) in out.iter_mut().zip(at).zip(dx).zip(dy) {
-        let at = *at as usize - source.pitch - 4;
-        // Down the columns first, with all channels of four pixels side by side.
-        let weights = cubic_weights(*dy);
-        let lines: [&[u8; 16]; 4] = [
-            source.values(at),
-            source.values(at + source.pitch),
-            source.values(at + 2 * source.pitch),
-            source.values(at + 3 * source.pitch),
-        ];
-        let mut down = [0.0f32; 16];
-        for (k, v) in down.iter_mut().enumerate() {
-            *v = weights[0] * f32::from(lines[0][k])
-                + weights[1] * f32::from(lines[1][k])
-                + weights[2] * f32::from(lines[2][k])
-                + weights[3] * f32::from(lines[3][k]);
-        }
-        let weights = cubic_weights(*dx);
-        for (k, v) in out.iter_mut().enumerate() {
-            *v = weights[0] * down[k] + weights[1] * down[4 + k] + weights[2] * down[8 + k] + weights[3] * down[12 + k];
+simd_dispatch! {
+    fn bicubic(source: &Padded, at: &[u32], dx: &[f32], dy: &[f32], out: &mut [Pixel<f32>]) {
+        for (((out, at), dx), dy) in out.iter_mut().zip(at).zip(dx).zip(dy) {
+            let at = *at as usize - source.pitch - 4;
+            // Down the columns first, with all channels of four pixels side by side.
+            let weights = cubic_weights(*dy);
+            let lines: [&[u8; 16]; 4] = [
+                source.values(at),
+                source.values(at + source.pitch),
+                source.values(at + 2 * source.pitch),
+                source.values(at + 3 * source.pitch),
+            ];
+            let mut down = [0.0f32; 16];
+            for (k, v) in down.iter_mut().enumerate() {
+                *v = weights[0] * f32::from(lines[0][k])
+                    + weights[1] * f32::from(lines[1][k])
+                    + weights[2] * f32::from(lines[2][k])
+                    + weights[3] * f32::from(lines[3][k]);
+            }
+            let weights = cubic_weights(*dx);
+            for (k, v) in out.iter_mut().enumerate() {
+                *v = weights[0] * down[k] + weights[1] * down[4 + k] + weights[2] * down[8 + k] + weights[3] * down[12 + k];
+            }
         }
     }
 }
@@ -409,18 +416,19 @@ fn bicubic_exact(source: &Padded, at: usize, dx: f64, dy: f64) -> Pixel<u8> {
     std::array::from_fn(|k| clip(cubic(lines.map(|l| cubic(std::array::from_fn(|i| f64::from(l[4 * i + k])), dx)), dy)))
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn bilinear(source: &Padded, at: &[u32], dx: &[f32], dy: &[f32], out: &mut [Pixel<f32>]) {
-    for (((out, at), dx), dy) in out.iter_mut().zip(at).zip(dx).zip(dy) {
-        let at = *at as usize;
-        let lines: [&[u8; 8]; 2] = [source.values(at), source.values(at + source.pitch)];
-        let mut down = [0.0f32; 8];
-        for (k, v) in down.iter_mut().enumerate() {
-            let (a, b) = (f32::from(lines[0][k]), f32::from(lines[1][k]));
-            *v = a + (b - a) * dy;
-        }
-        for (k, v) in out.iter_mut().enumerate() {
-            *v = down[k] + (down[4 + k] - down[k]) * dx;
+simd_dispatch! {
+    fn bilinear(source: &Padded, at: &[u32], dx: &[f32], dy: &[f32], out: &mut [Pixel<f32>]) {
+        for (((out, at), dx), dy) in out.iter_mut().zip(at).zip(dx).zip(dy) {
+            let at = *at as usize;
+            let lines: [&[u8; 8]; 2] = [source.values(at), source.values(at + source.pitch)];
+            let mut down = [0.0f32; 8];
+            for (k, v) in down.iter_mut().enumerate() {
+                let (a, b) = (f32::from(lines[0][k]), f32::from(lines[1][k]));
+                *v = a + (b - a) * dy;
+            }
+            for (k, v) in out.iter_mut().enumerate() {
+                *v = down[k] + (down[4 + k] - down[k]) * dx;
+            }
         }
     }
 }

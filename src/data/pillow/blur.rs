@@ -1,8 +1,8 @@
 //! Pillow's Gaussian blur: three box blurs in each direction, with boxes of fractional width
 //! (P. Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering").
 
+use super::simd_dispatch::simd_dispatch;
 use crate::data::image::Image;
-use multiversion::multiversion;
 
 /// Pillow's number of box blurs.
 const PASSES: usize = 3;
@@ -67,23 +67,26 @@ fn box_radius(radius: f32) -> f32 {
     whole + part / (6.0 * (variance - (whole + 1.0) * (whole + 1.0)))
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn add(sums: &mut [u32], row: &[u8]) {
-    sums.iter_mut().zip(row).for_each(|(s, v)| *s += u32::from(*v));
-}
-
-#[multiversion(targets("x86_64+avx2"))]
-fn advance(sums: &mut [u32], leaving: &[u8], entering: &[u8]) {
-    for ((s, l), e) in sums.iter_mut().zip(leaving).zip(entering) {
-        *s = s.wrapping_add(u32::from(*e)).wrapping_sub(u32::from(*l));
+simd_dispatch! {
+    fn add(sums: &mut [u32], row: &[u8]) {
+        sums.iter_mut().zip(row).for_each(|(s, v)| *s += u32::from(*v));
     }
 }
 
-/// Rounded means of boxes: whole pixels and the parts of those at both ends.
-#[multiversion(targets("x86_64+avx2"))]
-fn finish(sums: &[u32], before: &[u8], after: &[u8], whole: u32, part: u32, out: &mut [u8]) {
-    for (((o, s), b), a) in out.iter_mut().zip(sums).zip(before).zip(after) {
-        let ends = u32::from(*b) + u32::from(*a);
-        *o = (s.wrapping_mul(whole).wrapping_add(ends.wrapping_mul(part)).wrapping_add(1 << 23) >> 24) as u8;
+simd_dispatch! {
+    fn advance(sums: &mut [u32], leaving: &[u8], entering: &[u8]) {
+        for ((s, l), e) in sums.iter_mut().zip(leaving).zip(entering) {
+            *s = s.wrapping_add(u32::from(*e)).wrapping_sub(u32::from(*l));
+        }
+    }
+}
+
+simd_dispatch! {
+    /// Rounded means of boxes: whole pixels and the parts of those at both ends.
+    fn finish(sums: &[u32], before: &[u8], after: &[u8], whole: u32, part: u32, out: &mut [u8]) {
+        for (((o, s), b), a) in out.iter_mut().zip(sums).zip(before).zip(after) {
+            let ends = u32::from(*b) + u32::from(*a);
+            *o = (s.wrapping_mul(whole).wrapping_add(ends.wrapping_mul(part)).wrapping_add(1 << 23) >> 24) as u8;
+        }
     }
 }

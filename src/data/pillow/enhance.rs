@@ -1,8 +1,8 @@
 //! Blends of an image with a duller one, as Pillow's `ImageEnhance` makes them: 0 gives the duller
 //! image, 1 the image itself, more than 1 moves further away.
 
+use super::simd_dispatch::simd_dispatch;
 use crate::data::image::Image;
-use multiversion::multiversion;
 
 /// Colourfulness: a blend with the grey image (Pillow's `ImageEnhance.Color`; torchvision's
 /// saturation). Grey images stay.
@@ -71,24 +71,26 @@ pub(super) fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
 }
 
-/// Each pixel's luminance, three times.
-#[multiversion(targets("x86_64+avx2"))]
-fn grey_row(row: &[u8], out: &mut [u8]) {
-    for (p, o) in row.chunks_exact(3).zip(out.chunks_exact_mut(3)) {
-        let v = luma(p[0], p[1], p[2]);
-        o[0] = v;
-        o[1] = v;
-        o[2] = v;
+simd_dispatch! {
+    /// Each pixel's luminance, three times.
+    fn grey_row(row: &[u8], out: &mut [u8]) {
+        for (p, o) in row.chunks_exact(3).zip(out.chunks_exact_mut(3)) {
+            let v = luma(p[0], p[1], p[2]);
+            o[0] = v;
+            o[1] = v;
+            o[2] = v;
+        }
     }
 }
 
 /// Pixels whose luminances a 32-bit sum holds.
 const SUMMED: usize = 1 << 16;
 
-/// The sum of the luminances of at most [`SUMMED`] pixels.
-#[multiversion(targets("x86_64+avx2"))]
-fn grey_sum(data: &[u8]) -> u64 {
-    u64::from(data.chunks_exact(3).map(|p| u32::from(luma(p[0], p[1], p[2]))).sum::<u32>())
+simd_dispatch! {
+    /// The sum of the luminances of at most [`SUMMED`] pixels.
+    fn grey_sum(data: &[u8]) -> u64 {
+        u64::from(data.chunks_exact(3).map(|p| u32::from(luma(p[0], p[1], p[2]))).sum::<u32>())
+    }
 }
 
 /// One value of Pillow's `Image.blend`: single precision, cut off to 0–255 and truncated.
@@ -102,33 +104,36 @@ fn mixed(dull: u8, value: u8, factor: f32) -> u8 {
     unsafe { mixed.to_int_unchecked::<i32>() as u8 }
 }
 
-/// `values` blended with `dull`.
-#[multiversion(targets("x86_64+avx2"))]
-fn blend(dull: &[u8], values: &mut [u8], factor: f32) {
-    for (v, d) in values.iter_mut().zip(dull) {
-        *v = mixed(*d, *v, factor);
+simd_dispatch! {
+    /// `values` blended with `dull`.
+    fn blend(dull: &[u8], values: &mut [u8], factor: f32) {
+        for (v, d) in values.iter_mut().zip(dull) {
+            *v = mixed(*d, *v, factor);
+        }
     }
 }
 
-/// `values` blended with an image of one value.
-#[multiversion(targets("x86_64+avx2"))]
-fn blend_constant(dull: u8, values: &mut [u8], factor: f32) {
-    values.iter_mut().for_each(|v| *v = mixed(dull, *v, factor));
+simd_dispatch! {
+    /// `values` blended with an image of one value.
+    fn blend_constant(dull: u8, values: &mut [u8], factor: f32) {
+        values.iter_mut().for_each(|v| *v = mixed(dull, *v, factor));
+    }
 }
 
-/// Means of 3 × 3 pixels, the middle one counted five times, for all but the first and last pixel.
-/// Pillow adds up thirteenths in floating point; no sum of integers comes so near to a half that
-/// its rounding shows.
-#[multiversion(targets("x86_64+avx2"))]
-fn smooth_row(rows: [&[u8]; 3], channels: usize, columns: &mut [u16], out: &mut [u8]) {
-    let [above, row, below] = rows;
-    for (((sum, a), r), b) in columns.iter_mut().zip(above).zip(row).zip(below) {
-        *sum = u16::from(*a) + u16::from(*r) + u16::from(*b);
-    }
-    let (left, middle, right) = (&columns[..], &columns[channels..], &columns[2 * channels..]);
-    for ((((o, l), m), r), v) in out.iter_mut().zip(left).zip(middle).zip(right).zip(&row[channels..]) {
-        let sum = l + m + r + 4 * u16::from(*v);
-        // A thirteenth, rounded: exact for all sums.
-        *o = ((u32::from(sum + 6) * 5042) >> 16) as u8;
+simd_dispatch! {
+    /// Means of 3 × 3 pixels, the middle one counted five times, for all but the first and last pixel.
+    /// Pillow adds up thirteenths in floating point; no sum of integers comes so near to a half that
+    /// its rounding shows.
+    fn smooth_row(rows: [&[u8]; 3], channels: usize, columns: &mut [u16], out: &mut [u8]) {
+        let [above, row, below] = rows;
+        for (((sum, a), r), b) in columns.iter_mut().zip(above).zip(row).zip(below) {
+            *sum = u16::from(*a) + u16::from(*r) + u16::from(*b);
+        }
+        let (left, middle, right) = (&columns[..], &columns[channels..], &columns[2 * channels..]);
+        for ((((o, l), m), r), v) in out.iter_mut().zip(left).zip(middle).zip(right).zip(&row[channels..]) {
+            let sum = l + m + r + 4 * u16::from(*v);
+            // A thirteenth, rounded: exact for all sums.
+            *o = ((u32::from(sum + 6) * 5042) >> 16) as u8;
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! Operations on 8-bit images, equal to Pillow's value for value.
 //!
-//! Their inner loops are compiled twice on x86-64: for any processor, and with AVX2, chosen at run time (the
-//! `multiversion` crate). Both give the same bits, since no multiplication is fused with an addition.
+//! Their inner loops are compiled twice on x86-64, see `simd_dispatch`.
 
 mod affine;
 mod blur;
 mod enhance;
 mod hue;
 mod resample;
+mod simd_dispatch;
 mod tone;
 
 pub use affine::{affine, rotate, shear_x, shear_y, translate_x, translate_y};

@@ -1,7 +1,7 @@
 //! Operations that map every value by itself, as Pillow's `ImageOps` and timm's `auto_augment` do.
 
+use super::simd_dispatch::simd_dispatch;
 use crate::data::image::Image;
-use multiversion::multiversion;
 
 /// Stretches each channel so that its least value becomes 0 and its greatest 255 (Pillow's
 /// `ImageOps.autocontrast` without cutoff). A channel of one value stays.
@@ -48,29 +48,34 @@ pub fn solarize_add(image: &mut Image, add: u8, threshold: f64) {
     }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn invert_values(data: &mut [u8]) {
-    data.iter_mut().for_each(|v| *v = !*v);
+simd_dispatch! {
+    fn invert_values(data: &mut [u8]) {
+        data.iter_mut().for_each(|v| *v = !*v);
+    }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn mask_values(data: &mut [u8], mask: u8) {
-    data.iter_mut().for_each(|v| *v &= mask);
+simd_dispatch! {
+    fn mask_values(data: &mut [u8], mask: u8) {
+        data.iter_mut().for_each(|v| *v &= mask);
+    }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn solarize_values(data: &mut [u8], threshold: u8) {
-    data.iter_mut().for_each(|v| *v = if *v < threshold { *v } else { !*v });
+simd_dispatch! {
+    fn solarize_values(data: &mut [u8], threshold: u8) {
+        data.iter_mut().for_each(|v| *v = if *v < threshold { *v } else { !*v });
+    }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn add_values(data: &mut [u8], add: u8) {
-    data.iter_mut().for_each(|v| *v = v.saturating_add(add));
+simd_dispatch! {
+    fn add_values(data: &mut [u8], add: u8) {
+        data.iter_mut().for_each(|v| *v = v.saturating_add(add));
+    }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn add_below(data: &mut [u8], add: u8, threshold: u8) {
-    data.iter_mut().for_each(|v| *v = if *v < threshold { v.saturating_add(add) } else { *v });
+simd_dispatch! {
+    fn add_below(data: &mut [u8], add: u8, threshold: u8) {
+        data.iter_mut().for_each(|v| *v = if *v < threshold { v.saturating_add(add) } else { *v });
+    }
 }
 
 /// The table of [`autocontrast`].
@@ -129,22 +134,23 @@ fn extremes(image: &Image) -> Vec<(u8, u8)> {
 /// A multiple of 3 values and of a register's width, so that an index in a block has one channel.
 const BLOCK: usize = 96;
 
-/// Least and greatest values of each index in a block.
-#[multiversion(targets("x86_64+avx2"))]
-fn block_extremes(data: &[u8]) -> ([u8; BLOCK], [u8; BLOCK]) {
-    let (mut low, mut high) = ([255u8; BLOCK], [0u8; BLOCK]);
-    let mut blocks = data.chunks_exact(BLOCK);
-    for block in &mut blocks {
-        for i in 0..BLOCK {
-            low[i] = low[i].min(block[i]);
-            high[i] = high[i].max(block[i]);
+simd_dispatch! {
+    /// Least and greatest values of each index in a block.
+    fn block_extremes(data: &[u8]) -> ([u8; BLOCK], [u8; BLOCK]) {
+        let (mut low, mut high) = ([255u8; BLOCK], [0u8; BLOCK]);
+        let mut blocks = data.chunks_exact(BLOCK);
+        for block in &mut blocks {
+            for i in 0..BLOCK {
+                low[i] = low[i].min(block[i]);
+                high[i] = high[i].max(block[i]);
+            }
         }
+        for (i, &v) in blocks.remainder().iter().enumerate() {
+            low[i] = low[i].min(v);
+            high[i] = high[i].max(v);
+        }
+        (low, high)
     }
-    for (i, &v) in blocks.remainder().iter().enumerate() {
-        low[i] = low[i].min(v);
-        high[i] = high[i].max(v);
-    }
-    (low, high)
 }
 
 /// How often each value occurs in each channel.
