@@ -263,7 +263,8 @@ fn micro_batches_begin_at_one_state_of_the_generator_and_divide_the_batch() {
                 indices += micro_batch.indices.to_array();
             }
             print(sizes);
-            print(drawn.all(|x| x == drawn[0]) && rand([1]).item() != drawn[0]);
+            let first = drawn[0];
+            print(drawn.all(|x| x == first) && rand([1]).item() != first);
             print(indices == batch.indices.to_array());
             let count = 0;
             for micro_batch in batch.micro_batches(99) { count += micro_batch.len; }
