@@ -126,7 +126,7 @@ fn unusable_loader_settings_are_told() {
         ("workers: 0", &["workers", "found 0"]),
         ("prefetch: 0", &["prefetch", "found 0"]),
         ("on_bad: \"skp\"", &["on_bad", "skp", "did you mean `skip`?"]),
-        ("batch: 10, world_size: 3", &["batch 10", "3 processes", "9 or 12 can"]),
+        ("batch: 10, world_size: 3", &["batch 10", "3 ranks", "9 or 12 can"]),
         ("rank: 2, world_size: 2, batch: 10", &["rank", "2 of 2"]),
         ("seed: -1", &["seed", "-1"]),
     ] {
