@@ -74,7 +74,7 @@ fn the_examples_of_an_own_embedder_and_an_own_loop_train() {
 fn a_task_of_ones_own_learns_resumes_exactly_and_runs_on_two_processes() {
     let folder = Folder::new();
     let script = path("examples/custom_task.rhai");
-    let args = |out| {
+    let args = |out: &str| {
         ["run", &script, "--threads", "1", "--device", "cpu", "--set", "epochs=1", "--out", out].map(String::from)
     };
     let run = |out: &str, more: &[&str]| {
