@@ -52,7 +52,7 @@ fn difference(folder: &str, case: &Value) -> (u8, f64) {
         op => {
             let fill = numbers(&case["fill"]);
             let fill = [fill[0] as u8, fill[1] as u8, fill[2] as u8];
-            apply_op(&source, op, &args, fill, text("interpolation").parse::<Interpolation>().unwrap()).unwrap()
+            apply_op(&source, op, &args, fill, text("interpolation").parse().unwrap()).unwrap()
         }
     };
     let expected = read(folder, text("file"));
