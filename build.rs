@@ -6,7 +6,6 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-changed=src/ffi");
-    println!("cargo:rerun-if-changed=stdlib");
     println!("cargo:rerun-if-changed=Cargo.lock");
     let lib =
         env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies; run `cargo xtask setup` first");

@@ -3,14 +3,30 @@
 //! importing one.
 
 use crate::error::{Context as _, Result, did_you_mean, nearest};
-use include_dir::{Dir, include_dir};
 use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-static STDLIB: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/stdlib");
+/// The embedded standard library: each script's file name and text.
+macro_rules! embedded {
+    ($($file:literal),+ $(,)?) => {
+        &[$(($file, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/stdlib/", $file)))),+]
+    };
+}
+
+const STDLIB: &[(&str, &str)] = embedded![
+    "evaluate.rhai",
+    "features.rhai",
+    "finetune.rhai",
+    "imagenet.rhai",
+    "imagenet_training.rhai",
+    "pretrain.rhai",
+    "probe.rhai",
+    "train.rhai",
+    "visualize.rhai",
+];
 
 #[derive(Default)]
 struct Store {
@@ -91,7 +107,7 @@ impl Sources {
                     return Some((file.display().to_string(), text));
                 }
             }
-            let text = STDLIB.get_file(name)?.contents_utf8()?;
+            let (_, text) = STDLIB.iter().find(|(file, _)| *file == name)?;
             return Some((with_extension, text.to_string()));
         }
         let folder = Path::new(importer).parent().unwrap_or(Path::new(""));
@@ -142,10 +158,7 @@ impl Sources {
 
     /// Names of the standard library's scripts.
     pub fn stdlib_names(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            STDLIB.files().filter_map(|f| Some(f.path().file_stem()?.to_str()?.to_string())).collect();
-        names.sort();
-        names
+        STDLIB.iter().map(|(file, _)| file.trim_end_matches(".rhai").to_string()).collect()
     }
 }
 
