@@ -46,12 +46,12 @@ impl Drop for Checkpoints {
 }
 
 impl Checkpoints {
-    /// Keeps the checkpoints of the loop called `label` in `dir`; see [`Session::checkpoints`].
-    pub fn new(label: &str, dir: PathBuf, options: &CheckpointOptions, interrupt: Interrupt) -> Result<Self> {
+    /// Keeps the checkpoints of the run's next loop, which is called `label`.
+    pub fn new(session: &mut Session, label: &str, options: &CheckpointOptions) -> Result<Self> {
         Ok(Self {
             label: label.to_string(),
-            writer: CheckpointWriter::new(dir, options)?,
-            interrupt,
+            writer: CheckpointWriter::new(session.next_loop_dir(label)?, options)?,
+            interrupt: session.interrupt().clone(),
             signals: SignalPoll::default(),
             requested: None,
             settings: Settings::default(),

@@ -16,7 +16,7 @@ use crate::files::{PARTIAL, beside, folders_in, write_atomic};
 use crate::provenance::{Versions, timestamp};
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::{METRICS_FILE, Metrics};
-use crate::run::session::RunInfo;
+use crate::run::schema::RECIPE_FILE;
 use crate::run::tensorboard::EVENTS_FILE;
 use crate::run::writer::{checkpoints_in, remove_leftovers};
 use crate::run::{RunFile, RunState, log, progress};
@@ -27,10 +27,29 @@ use std::path::{Path, PathBuf};
 pub const RUNS_DIR: &str = "runs";
 /// The folder of a run's checkpoints.
 pub const CHECKPOINTS_DIR: &str = "checkpoints";
-/// The recipe as it was run; a checkpoint has it too.
-pub const RECIPE_FILE: &str = "recipe.rhai";
 /// The key under which torchrun's store remembers a run directory over a restart.
 pub const REMEMBERED_KEY: &str = "nepa/run";
+
+/// What is known about a run when it starts.
+#[derive(Debug, Clone, Default)]
+pub struct RunInfo {
+    /// The recipe's path, as given.
+    pub recipe: PathBuf,
+    /// The recipe's text.
+    pub source: String,
+    /// Parameters given with --set, as written.
+    pub set: Vec<(String, String)>,
+    /// Values of the recipe's parameters, those that it has declared so far.
+    pub params: Map<String, Value>,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// The device, as the command line writes it.
+    pub device: String,
+    /// CPU threads.
+    pub threads: usize,
+    /// The command line.
+    pub command: Vec<String>,
+}
 
 /// An open run directory, locked against other runs for as long as it lives.
 pub struct RunDir {

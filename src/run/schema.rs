@@ -10,6 +10,9 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::path::Path;
 
+/// The recipe as it was run, in the run directory and in each checkpoint.
+pub const RECIPE_FILE: &str = "recipe.rhai";
+
 /// How a run stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

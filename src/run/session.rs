@@ -4,33 +4,12 @@ use crate::dist;
 use crate::error::{Result, ensure};
 use crate::files::{read_json, write_atomic};
 use crate::provenance::{ModelProvenance, RunProvenance, StartedFrom, timestamp};
-use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR};
+use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR, RunInfo};
 use crate::run::signals::Interrupt;
-use crate::run::{CheckpointOptions, Checkpoints, RunDir, RunState};
+use crate::run::{RunDir, RunState};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// What is known about a run when it starts.
-#[derive(Debug, Clone, Default)]
-pub struct RunInfo {
-    /// The recipe's path, as given.
-    pub recipe: PathBuf,
-    /// The recipe's text.
-    pub source: String,
-    /// Parameters given with --set, as written.
-    pub set: Vec<(String, String)>,
-    /// Values of the recipe's parameters, those that it has declared so far.
-    pub params: Map<String, Value>,
-    /// Seed of everything random.
-    pub seed: u64,
-    /// The device, as the command line writes it.
-    pub device: String,
-    /// CPU threads.
-    pub threads: usize,
-    /// The command line.
-    pub command: Vec<String>,
-}
 
 /// A run under way. All ranks have one, and rank 0's alone writes files.
 pub struct Session {
@@ -114,17 +93,16 @@ impl Session {
         self.info.params.insert(name.to_string(), value);
     }
 
-    /// The checkpoints of the training loop called `label`, in a folder of that name: in letters that any file system
-    /// takes, with a number where the run had a loop of that name before.
-    pub fn checkpoints(&mut self, label: &str, options: &CheckpointOptions) -> Result<Checkpoints> {
+    /// A folder for the checkpoints of one more training loop, called `label`: in letters that any file system takes, with
+    /// a number where the run had a loop of that name before.
+    pub fn next_loop_dir(&mut self, label: &str) -> Result<PathBuf> {
         let plain: String = label.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
         let words: Vec<&str> = plain.split('-').filter(|w| !w.is_empty()).collect();
         let name = if words.is_empty() { "loop".to_string() } else { words.join("-") };
         let uses = self.loops.entry(name.clone()).or_insert(0);
         *uses += 1;
         let name = if *uses == 1 { name } else { format!("{name}-{uses}") };
-        let dir = self.dir()?.path().join(CHECKPOINTS_DIR).join(name);
-        Checkpoints::new(label, dir, options, self.interrupt.clone())
+        Ok(self.dir()?.path().join(CHECKPOINTS_DIR).join(name))
     }
 
     /// What a checkpoint says about this run.

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::files::write_atomic;
 use crate::plot::{Panels, key_colour, panel_svgs};
 use crate::run::RunFile;
-use crate::run::directory::RECIPE_FILE;
+use crate::run::schema::RECIPE_FILE;
 use crate::{bail_hint, cli::plot};
 use clap::Args;
 use embed::{Budget, bytes_words};

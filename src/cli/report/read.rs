@@ -10,9 +10,10 @@ use crate::error::{Context as _, Result};
 use crate::files::{beside, folders_in, read_json};
 use crate::provenance::ModelProvenance;
 use crate::run::RunFile;
-use crate::run::directory::{RECIPE_FILE, checkpoints_of_run};
+use crate::run::directory::checkpoints_of_run;
 use crate::run::lock::RunLock;
 use crate::run::metrics::METRICS_FILE;
+use crate::run::schema::RECIPE_FILE;
 use std::path::{Path, PathBuf};
 
 /// Pictures that the page shows at most.
