@@ -18,12 +18,14 @@ pub struct Diagnostic {
     /// Show the line that called the current script function rather than the one inside it: set
     /// where the function's own arguments are at fault.
     pub blame_caller: bool,
+    /// The key at fault, where the call was given a map: the caret stands at it.
+    pub key: Option<String>,
 }
 
 impl Diagnostic {
     /// A message without advice.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, blame_caller: false }
+        Self { message: message.into(), hint: None, blame_caller: false, key: None }
     }
 
     /// Adds advice.
@@ -35,6 +37,12 @@ impl Diagnostic {
     /// Shows the error at the caller's line.
     pub fn blame_caller(mut self) -> Self {
         self.blame_caller = true;
+        self
+    }
+
+    /// Shows the error at this key of a map in the call.
+    pub fn at_key(mut self, key: &str) -> Self {
+        self.key = Some(key.to_string());
         self
     }
 }

@@ -94,7 +94,7 @@ pub fn known_keys<'a>(
             format!("unknown {what}s of {of}: {}", list.join(", "))
         }
     };
-    Err(Diagnostic::new(message).hint(format!("the {what}s are: {}", known.join(", "))))
+    Err(Diagnostic::new(message).hint(format!("the {what}s are: {}", known.join(", "))).at_key(unknown[0]))
 }
 
 /// A value as a script would write it.
@@ -139,9 +139,12 @@ impl ReadError {
                 let near = did_you_mean(&field, known.iter().copied());
                 Diagnostic::new(format!("unknown option `{field}` of {of}{near}"))
                     .hint(format!("the options are: {}", known.join(", ")))
+                    .at_key(&field)
             }
-            Fault::Other(text) if path.is_empty() => Diagnostic::new(format!("{of}: {text}")),
-            Fault::Other(text) => Diagnostic::new(format!("option `{path}` of {of}: {text}")),
+            Fault::Other(text) => match self.path.last() {
+                Some(key) => Diagnostic::new(format!("option `{path}` of {of}: {text}")).at_key(key),
+                None => Diagnostic::new(format!("{of}: {text}")),
+            },
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Errors between Rust and scripts, and how they are shown to the user.
 
-use super::Sources;
 use super::docs::Reference;
+use super::{Sources, ast};
 use crate::error::{Diagnostic, did_you_mean, hint_of, one_line};
-use rhai::{Dynamic, EvalAltResult, ParseErrorType, Position};
+use rhai::{Dynamic, Engine, EvalAltResult, ParseErrorType, Position};
 use send_wrapper::SendWrapper;
 use std::fmt;
 
@@ -45,8 +45,10 @@ pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
         let place = places.join(", ").replace("in ", "");
         return Box::new(EvalAltResult::ErrorInFunctionCall(format!("{PLACE}{place}"), String::new(), inner, position));
     }
-    let blame_caller = error.chain().any(|c| c.downcast_ref::<Diagnostic>().is_some_and(|d| d.blame_caller));
-    let diagnostic = Diagnostic { message: one_line(&error), hint: hint_of(&error), blame_caller };
+    let mut diagnostics = error.chain().filter_map(|cause| cause.downcast_ref::<Diagnostic>());
+    let blame_caller = diagnostics.clone().any(|d| d.blame_caller);
+    let key = diagnostics.find_map(|d| d.key.clone());
+    let diagnostic = Diagnostic { message: one_line(&error), hint: hint_of(&error), blame_caller, key };
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(diagnostic), position))
 }
 
@@ -73,7 +75,7 @@ pub struct ScriptError {
 
 impl ScriptError {
     /// Finds message, place and call stack of a script's error. `main` is the recipe's path.
-    pub fn new(error: &EvalAltResult, main: &str, sources: &Sources, api: &Reference) -> Self {
+    pub fn new(error: &EvalAltResult, main: &str, engine: &Engine, sources: &Sources, api: &Reference) -> Self {
         let mut stack = Vec::new();
         let (mut file, mut inner) = (main.to_string(), error);
         loop {
@@ -93,7 +95,7 @@ impl ScriptError {
                 _ => break,
             }
         }
-        let Diagnostic { message, mut hint, blame_caller, .. } = diagnose(inner, api, sources.text(&file).as_deref());
+        let Diagnostic { message, mut hint, blame_caller, key } = diagnose(inner, api, sources.text(&file).as_deref());
         if let EvalAltResult::ErrorModuleNotFound(path, _) = inner {
             hint = hint.or_else(|| sources.import_hint(path));
         }
@@ -105,6 +107,12 @@ impl ScriptError {
             if blame_caller && !place.1.is_none() && !place.0.starts_with(STDLIB) {
                 break;
             }
+        }
+        if let Some(key) = key
+            && let Some(text) = sources.text(&place.0)
+            && let Ok(ast) = engine.compile(text)
+        {
+            place.1 = ast::key_position(&ast, place.1, &key).unwrap_or(place.1);
         }
         Self { message, hint, place: Some(place), stack }
     }

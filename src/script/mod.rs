@@ -190,7 +190,7 @@ impl Host {
     }
 
     fn report(&self, error: &EvalAltResult, main: &str) -> ScriptError {
-        ScriptError::new(error, main, &self.sources, &self.reference)
+        ScriptError::new(error, main, self.engine, &self.sources, &self.reference)
     }
 
     /// A problem found by `check`, shown like an error.
