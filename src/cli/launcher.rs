@@ -1,5 +1,5 @@
-//! `nepa run --nproc N`: starts N processes of this command on this machine, passes signals on to them, and ends them
-//! all where one fails.
+//! `nepa run --nproc N`: starts N processes of this command on this machine, passes signals on to them, and ends all of
+//! them if one fails.
 
 use crate::dist::STORE_FD;
 use crate::error::{Context as _, Result};
@@ -88,7 +88,7 @@ fn start(rank: usize, n: usize, port: u16, listener: &OwnedFd) -> std::io::Resul
     command.spawn()
 }
 
-/// In a process that [`launch`] has started: makes the launcher's end, however it comes, a SIGTERM for this process, so
+/// In a process that [`launch`] has started: sends this process a SIGTERM when the launcher ends, however it ends, so
 /// that none is left behind.
 pub fn end_with_launcher() {
     #[cfg(target_os = "linux")]
@@ -134,7 +134,7 @@ impl Processes {
         }
     }
 
-    /// Waits for all processes; returns the exit code of the whole.
+    /// Waits for all processes; returns the overall exit code.
     fn watch(&mut self, events: &Receiver<Event>) -> u8 {
         let mut failed: Vec<(usize, ExitStatus)> = Vec::new();
         let mut stopped_by = None;

@@ -35,20 +35,20 @@ pub struct RunInfo {
 /// A run under way. All ranks have one, and rank 0's alone writes files.
 pub struct Session {
     info: RunInfo,
-    /// The directory asked for; without it one is made when something is first written.
+    /// The directory asked for; without it one is created when something is first written.
     out: Option<PathBuf>,
     must_resume: bool,
     interrupt: Interrupt,
     dir: Option<RunDir>,
-    /// Names of training loops met so far, and how often.
+    /// Names of training loops so far, and how often each came.
     loops: BTreeMap<String, usize>,
     started_from: Vec<StartedFrom>,
 }
 
 impl Session {
-    /// Starts a run in the directory `out`, or resumes the one that is in it; `must_resume` wants one to be there. It is
-    /// opened at once, so that a run does not find out at its end that it cannot write. Without `out` a directory is made
-    /// in [`RUNS_DIR`] when it is first needed.
+    /// Starts a run in the directory `out`, or resumes the one that is in it; with `must_resume`, one must be there.
+    /// The directory is opened at once, so that a run does not find out at its end that it cannot write. Without `out`,
+    /// a directory is created in [`RUNS_DIR`] when it is first needed.
     pub fn start(info: RunInfo, out: Option<PathBuf>, must_resume: bool, interrupt: Interrupt) -> Result<Self> {
         let (loops, started_from) = (BTreeMap::new(), Vec::new());
         let mut session = Self { info, out, must_resume, interrupt, dir: None, loops, started_from };
@@ -68,7 +68,7 @@ impl Session {
         &self.interrupt
     }
 
-    /// The run directory, which rank 0 makes where it is not there yet.
+    /// The run directory, which rank 0 creates if needed.
     pub fn dir(&mut self) -> Result<&mut RunDir> {
         if self.dir.is_none() {
             let mut opened = None;
@@ -114,8 +114,8 @@ impl Session {
         self.info.params.insert(name.to_string(), value);
     }
 
-    /// The checkpoints of the training loop called `label`, in a folder of that name: in letters that any file system
-    /// takes, with a number where the run had a loop of that name before.
+    /// The checkpoints of the training loop called `label`, in a folder of that name: in characters that any file
+    /// system accepts, with a number if the run had a loop of that name before.
     pub fn checkpoints(&mut self, label: &str, options: &CheckpointOptions) -> Result<Checkpoints> {
         let plain: String = label.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
         let words: Vec<&str> = plain.split('-').filter(|w| !w.is_empty()).collect();
@@ -138,7 +138,7 @@ impl Session {
         }
     }
 
-    /// Records that a model was loaded, a folder or a file in one, which this run's own are started from.
+    /// Records a loaded model (a folder, or a file in one) that this run's models are started from.
     pub fn note_loaded(&mut self, path: &Path) {
         let name = ModelProvenance::FILE;
         let provenance = if path.is_dir() { path.join(name) } else { path.with_file_name(name) };
@@ -149,7 +149,7 @@ impl Session {
         }
     }
 
-    /// Records what there is to say about a model that the run was started from, in place of what was said before.
+    /// Records details of a model that the run was started from, replacing those recorded before.
     pub fn note_started_from(&mut self, path: &str, about: Map<String, Value>) {
         match self.started_from.iter_mut().find(|known| known.path == path) {
             Some(known) => known.replace(about),

@@ -44,12 +44,12 @@ impl Settings {
         }
         let changeable: Vec<&str> = self.changeable.keys().map(String::as_str).collect();
         Err(Diagnostic::new(format!(
-            "{label}: cannot resume from {}, since these settings have changed:\n  {}",
+            "{label}: cannot resume from {}, because these settings have changed:\n  {}",
             dir.display(),
             changed.join("\n  ")
         ))
         .hint(format!(
-            "give the old values back, or start a new run with another --out; these may change: {}",
+            "restore the old values, or start a new run with another --out; these may change: {}",
             changeable.join(", ")
         ))
         .blame_caller()

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// Images whose headers are read.
 const SAMPLED: usize = 1000;
-/// Up to so many classes are all shown.
+/// Up to this many classes are all shown.
 const FEW_CLASSES: usize = 20;
 /// Of more, the largest and the smallest.
 const SHOWN: usize = 5;
@@ -26,7 +26,7 @@ pub fn print(path: &str, splits: &[Split], seed: u64) -> Result<()> {
         let classes = counted(classes.len(), "class", "classes");
         out!("  {:<width$}  {}, {classes}{note}", split.name(), images(split.source.len()));
     }
-    // Of pixels nothing is decoded.
+    // Stored pixels need no decoding.
     if splits.iter().any(|p| p.source.shape().is_none()) {
         out!("JPEGs are decoded by {}", decode::backend().describe());
     }
@@ -70,7 +70,7 @@ fn balance(source: &SourceRef) {
     }
     let empty = counts.iter().filter(|n| **n == 0).count();
     if empty > 0 {
-        out!("             {empty} without any image");
+        out!("             {empty} without images");
     }
     if least == most {
         return;

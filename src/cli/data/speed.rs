@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 64;
 /// How long each number of threads is measured.
 const MEASURED: Duration = Duration::from_secs(3);
-/// Batches before that, for each thread.
+/// Warm-up batches, for each thread.
 const WARM_UP: usize = 2;
-/// Small sources are repeated to so many images, so that epochs are long.
+/// Small sources are repeated to this many images, so that epochs are long.
 const LONG: usize = 1 << 20;
 
 /// 1, 2, 4, … and the greatest number.

@@ -36,7 +36,8 @@ pub struct PlotArgs {
     /// Run directories, or metrics.jsonl files.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
-    /// The picture, a .png or .svg file [default: curves.png in the run directory; of several runs, here].
+    /// The picture, a .png or .svg file [default: curves.png in the run directory; for several runs, in the current
+    /// folder].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// The horizontal axis.
@@ -51,16 +52,16 @@ pub struct PlotArgs {
 }
 
 pub fn plot(args: &PlotArgs) -> Result<()> {
-    // A wrong name is told before anything is read.
+    // A wrong name is reported before anything is read.
     args.out.as_deref().map(Format::of).transpose()?;
     let mut runs = args.runs.iter().map(|path| read::run(path)).collect::<Result<Vec<Run>>>()?;
     for run in runs.iter().filter(|run| run.torn) {
         eprintln!(
-            "note: the last line of {}'s metrics was cut short, as a killed run leaves it; it is left out",
+            "note: ignoring the last line of {}'s metrics, which was cut short, as when a run is killed",
             run.given
         );
     }
-    // Folders of the same name are told apart by what was given.
+    // Folders of the same name are distinguished by the paths given.
     let names: Vec<String> = runs.iter().map(|r| r.name.clone()).collect();
     for run in runs.iter_mut().filter(|run| names.iter().filter(|n| **n == run.name).count() > 1) {
         run.name = run.given.clone();
@@ -132,7 +133,7 @@ fn tracks<'a>(runs: &'a [Run], args: &PlotArgs) -> Result<Vec<Track<'a>>> {
     tracks.retain(|t| t.phase == Some(wanted));
     for (i, run) in runs.iter().enumerate() {
         if !tracks.iter().any(|t| t.run == i) {
-            eprintln!("note: {} has no phase `{wanted}`; it is left out", run.given);
+            eprintln!("note: {} is left out: it has no phase `{wanted}`", run.given);
         }
     }
     Ok(tracks)
@@ -164,8 +165,8 @@ fn picture(runs: &[Run], mut tracks: Vec<Track>, args: &PlotArgs) -> Result<Pane
         let logged: BTreeSet<&str> =
             tracks.iter().flat_map(|t| &t.lines).flat_map(|l| l.keys()).map(String::as_str).collect();
         bail_hint!(
-            "there is nothing to draw over {}: the lines hold {}", args.x.field(), logged.into_iter().collect::<Vec<_>>().join(", ");
-            "what is drawn is: {}", known.join(", ")
+            "nothing to draw over {}: the lines hold {}", args.x.field(), logged.into_iter().collect::<Vec<_>>().join(", ");
+            "`nepa plot` draws: {}", known.join(", ")
         );
     }
 
@@ -211,7 +212,7 @@ fn keys(runs: &[Run], tracks: &[Track]) -> Vec<Key> {
     keys
 }
 
-/// Whether several runs are told apart by colour alone: then the legend says how each stands.
+/// Whether colour alone distinguishes several runs: then the legend shows the state of each.
 fn one_track_each(runs: &[Run], tracks: &[Track]) -> bool {
     runs.len() > 1 && (1..tracks.len()).all(|i| tracks[i].run != tracks[i - 1].run)
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// What an evaluation leaves in a run directory: `evaluate::save` of the standard library writes it.
 const EVALUATION_FILE: &str = "evaluation.json";
-/// Rows that stand open: classes, and pairs that are confused.
+/// Rows shown without unfolding: of classes, and of confused pairs.
 const WORST: usize = 12;
 
 /// What evaluation.json holds.
@@ -80,7 +80,7 @@ struct Sample {
     image: Option<String>,
 }
 
-/// A number; one that is not finite stands as a string in JSON, and is none here.
+/// A number; in JSON, those that are not finite are strings, which count as missing here.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
     Ok(Value::deserialize(deserializer)?.as_f64().unwrap_or(f64::NAN))
 }
@@ -90,7 +90,7 @@ fn nan() -> f64 {
 }
 
 impl Evaluation {
-    /// That of a run directory, where there is one.
+    /// Reads it from a run directory, if there is one.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(EVALUATION_FILE);
         if !path.exists() {
@@ -184,7 +184,7 @@ fn title(key: &str) -> &str {
     }
 }
 
-/// Accuracy over confidence; the fraction of images is the bar's strength.
+/// Accuracy over confidence; the opacity of a bar shows its fraction of the images.
 fn calibration(bins: &[Bin]) -> Markup {
     const SIDE: f64 = 220.0;
     const LEFT: f64 = 40.0;
@@ -216,7 +216,7 @@ fn calibration(bins: &[Bin]) -> Markup {
                 text x=(at(LEFT + SIDE / 2.0)) y=(at(SIDE + 43.0)) text-anchor="middle" { "confidence" }
                 text x="10" y=(at(10.0 + SIDE / 2.0)) text-anchor="middle" transform={ "rotate(-90 10 " (at(10.0 + SIDE / 2.0)) ")" } { "accuracy" }
             }
-            figcaption { "Dashed: as confident as right. Fainter bars stand for fewer images." }
+            figcaption { "Dashed: perfectly calibrated. Fainter bars stand for fewer images." }
         }
     }
 }
@@ -250,7 +250,7 @@ fn per_class(classes: &[Class]) -> Markup {
     }
 }
 
-/// A missing value shows as nothing.
+/// A missing value leaves its cell empty.
 fn words(value: &Value) -> String {
     if value.is_null() { String::new() } else { super::words(value) }
 }
@@ -263,7 +263,7 @@ fn confusions(pairs: &[Confusion], classes: &[Class]) -> Markup {
     };
     html! {
         div.scroll { table {
-            thead { tr { th { "class" } th { "taken for" } th.number { "images" } } }
+            thead { tr { th { "class" } th { "predicted as" } th.number { "images" } } }
             @for pair in pairs.iter().take(2 * WORST) {
                 tr { td { (named(&pair.label)) } td { (named(&pair.predicted)) } td.number { (words(&pair.count)) } }
             }
