@@ -102,7 +102,7 @@ pub fn hint_of(error: &anyhow::Error) -> Option<String> {
 /// What libtorch's error is about, by the type of its C++ exception.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TorchFaultKind {
-    /// Any error that nothing here decides by.
+    /// Any other error.
     Other,
     /// An exchange with other processes failed: Gloo, NCCL or the store.
     Distributed,

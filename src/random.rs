@@ -11,7 +11,7 @@ use rand_distr::{Distribution, StandardNormal};
 use std::cell::Cell;
 use tch::Tensor;
 
-/// A place in the tree of random streams.
+/// A node in the tree of random streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(u64);
 
@@ -69,8 +69,8 @@ fn fill<T: tch::kind::Element>(shape: &[i64], mut draw: impl FnMut() -> T) -> Re
     Ok(Tensor::f_from_slice(&values)?.f_reshape(shape)?)
 }
 
-/// `0..n` in an order that depends on a key alone, computed place by place: no list is kept, and any place is
-/// reached at once.
+/// `0..n` in an order that depends on a key alone, computed element by element: no list is kept, and any element is
+/// available at once.
 ///
 /// A Feistel network over the least even number of bits that holds n, applied again to what falls outside of it.
 #[derive(Debug, Clone, Copy)]
@@ -88,9 +88,9 @@ impl Permutation {
         Self { key, n: n as u64, half: bits.div_ceil(2) }
     }
 
-    /// What stands at place `i`, which is less than n.
+    /// The element at index `i`, which is less than n.
     pub fn at(&self, i: usize) -> usize {
-        assert!((i as u64) < self.n, "place {i} of a permutation of {}", self.n);
+        assert!((i as u64) < self.n, "index {i} of a permutation of {}", self.n);
         let mask = (1u64 << self.half) - 1;
         let mut value = i as u64;
         loop {
@@ -129,7 +129,7 @@ thread_local! {
     static GENERATOR: Cell<State> = const { Cell::new(State { seed: 0, drawn: 0, samples: Positions::run(0, 0) }) };
 }
 
-/// Starts the run's generator anew.
+/// Restarts the run's generator.
 pub fn set_seed(seed: u64) {
     GENERATOR.set(State { seed, drawn: 0, samples: Positions::default() });
 }
@@ -216,7 +216,7 @@ mod tests {
             order.sort_unstable();
             assert!(order.iter().enumerate().all(|(i, &v)| i == v), "{n}");
         }
-        // Over many keys every value comes to every place equally often, and so does every pair of neighbours.
+        // Over many keys every value comes to every index equally often, and so does every pair of neighbours.
         let (n, keys) = (6usize, 36_000u64);
         let (mut places, mut pairs) = ([[0u32; 6]; 6], [[0u32; 6]; 6]);
         for seed in 0..keys {

@@ -213,7 +213,7 @@ fn bind(cores: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// Seconds that the process has had a processor for, all threads together.
+/// CPU time of the process in seconds, all threads together.
 fn processor_time() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a plain system call into a struct of our own.

@@ -137,7 +137,7 @@ fn side(o: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Seconds that the process has had a processor for, all threads together.
+/// CPU time of the process in seconds, all threads together.
 fn processor_time() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a plain system call into a struct of our own.
@@ -145,7 +145,7 @@ fn processor_time() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-/// The most memory that this process has had, in bytes; 0 where the system does not tell.
+/// The peak memory of this process, in bytes; 0 if unknown.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or("0");

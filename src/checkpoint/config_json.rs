@@ -26,7 +26,7 @@ const GENERIC: &[&str] = &[
     "use_cache",
 ];
 
-/// Keys whose value must be this one, the only behaviour there is.
+/// Keys that must have this value: nothing else is supported.
 const FIXED: &[(&str, f64)] =
     &[("attention_probs_dropout_prob", 0.0), ("hidden_dropout_prob", 0.0), ("num_prompt_token", 0.0)];
 
@@ -134,7 +134,7 @@ impl ConfigFile {
     }
 }
 
-/// Class names by index among generic keys; those that were made up for want of any (LABEL_0, …) are none.
+/// Class names by index among generic keys; placeholders (LABEL_0, …) do not count.
 pub fn class_names_in(generic: &Map<String, Value>) -> Option<Vec<String>> {
     let names = names_in(generic)?;
     let made_up = names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"));

@@ -50,7 +50,7 @@ pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(diagnostic), position))
 }
 
-/// Marks a frame that is a place inside a module rather than a function.
+/// Marks a frame that is a position inside a module rather than a function.
 const PLACE: &str = "place ";
 /// How the names of the standard library's files begin: a caller's mistake is not theirs.
 const STDLIB: &str = "std/";
@@ -190,7 +190,7 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
         EvalAltResult::ErrorPropertyNotFound(name, _) => Diagnostic::new(format!("the map has no `{name}`")),
         EvalAltResult::ErrorDataRace(name, _) => {
             let name = if name.is_empty() { "a captured variable" } else { name };
-            Diagnostic::new(format!("{name} is used while a call on it is under way")).hint(
+            Diagnostic::new(format!("{name} is in use: a call on it has not returned yet")).hint(
                 "a closure captured it: make the call on a value of its own, as in let ema = state.ema; \
                  ema.apply(|| …)",
             )

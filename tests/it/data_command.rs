@@ -394,7 +394,7 @@ fn wrong_arguments_are_told() {
     folder.nepa(&["data", "d", "--sheet", "s.png", "--samples", "25"]).fails(2).says(&["25", "1..=24"]);
     folder.nepa(&["data", "d/cat"]).fails(1).says(&["1 images, but no class folders", "CLASS/IMAGE.jpg"]);
     folder.write("e/notes.md", "");
-    folder.nepa(&["data", "e"]).fails(1).says(&["e is in no known layout"]);
+    folder.nepa(&["data", "e"]).fails(1).says(&["e has no known layout"]);
     assert_eq!(folder.names(""), ["d", "e"]);
 }
 

@@ -172,7 +172,7 @@ pub fn check_space(folder: &Path, needed: u64) -> Result<()> {
     });
     match free {
         Some(free) if free * 1024 < needed => bail!(
-            "setting libtorch up takes {:.1} GB of disk space for a while, and {} has {:.1} GB free. Make room, or set \
+            "setting up libtorch takes {:.1} GB of disk space for a while, but {} has {:.1} GB free. Free some, or set \
              NEPA_CACHE to a folder on another disk",
             needed as f64 / 1e9,
             folder.display(),

@@ -1,4 +1,4 @@
-//! Image files to pixels: what a file is, is told by its content, never by its name.
+//! Image files to pixels: a file's format is recognised by its content, never by its name.
 //!
 //! Everything comes out as 8-bit RGB, as Pillow's `convert("RGB")` gives it: alpha is dropped, palettes are looked up,
 //! CMYK is taken as Adobe writes it. 16-bit grey is scaled to 8 bits (where Pillow clips it).

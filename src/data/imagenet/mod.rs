@@ -89,8 +89,8 @@ pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usi
             return Ok(Matched { labels: in_order(), names: from.to_vec() });
         }
         bail_hint!(
-            "the model tells {count} classes apart, but {of} has {}: {}", from.len(), some(from);
-            "the model has no class names (id2label in config.json) by which its classes could be found among them"
+            "the model has {count} classes, but {of} has {}: {}", from.len(), some(from);
+            "the model has no class names (id2label in config.json) to match its classes by"
         );
     };
     ensure!(names.len() == count, "the model has {count} outputs, but {} class names", names.len());
@@ -116,7 +116,7 @@ pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usi
     }
     let unknown: Vec<String> = from.iter().filter(|n| find(n).is_none()).cloned().collect();
     bail_hint!(
-        "{} of the {} classes of {of} are none of the model's {count}: {}{}",
+        "{} of the {} classes of {of} are not among the model's {count}: {}{}",
         unknown.len(), from.len(), some(&unknown), did_you_mean(&unknown[0], names.iter().map(String::as_str));
         "the model's are: {}", some(&names)
     )

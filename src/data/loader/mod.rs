@@ -163,7 +163,7 @@ impl Loader {
     /// The batches of epoch `epoch`, after the first `done` images of it (over all ranks, however many they were).
     pub fn epoch(&self, epoch: u64, done: usize) -> Result<Epoch> {
         let n = self.shared.source.len();
-        ensure!(done <= n, "epoch {epoch} has {n} images; {done} cannot be done of them");
+        ensure!(done <= n, "epoch {epoch} has {n} images, fewer than the {done} already done");
         let left = match self.drop_last {
             true => (n / self.batch * self.batch).saturating_sub(done) / self.batch * self.batch,
             false => n - done,

@@ -7,8 +7,8 @@ use crate::ffi;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-/// Memory of batches on the CPU, used again once nobody else holds it: getting so much anew from the system for every
-/// batch costs as much as filling it.
+/// Memory of batches on the CPU, used again once nobody else holds it: getting that much from the system again for
+/// every batch costs as much as filling it.
 #[derive(Default)]
 pub(super) struct BufferPool(Vec<Tensor>);
 

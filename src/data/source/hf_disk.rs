@@ -55,7 +55,7 @@ impl HfDisk {
         let (state, info) = (json(&dir.join("state.json"))?, json(&dir.join("dataset_info.json"))?);
         if state["_indices_data_files"].as_array().is_some_and(|f| !f.is_empty()) {
             bail_hint!(
-                "{} is a selection of rows that was saved without being carried out", dir.display();
+                "{} was saved with a selection of rows that was never applied", dir.display();
                 "load it with `datasets` and save `dataset.flatten_indices()`"
             );
         }
@@ -113,7 +113,7 @@ impl ShardRows {
         // Pages are wanted one by one, in a random order.
         let _ = map.advise(memmap2::Advice::Random);
         let mut buffer = Buffer::from(bytes::Bytes::from_owner(map));
-        // The writer's last word: a stream without it was cut short, if only by whole batches.
+        // The writer's end mark: a stream without it was cut short, if only by whole batches.
         let whole = buffer.ends_with(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
 
         let mut decoder = StreamDecoder::new();

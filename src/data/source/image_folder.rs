@@ -111,8 +111,8 @@ impl Source for ImageFolder {
     }
 }
 
-/// The folders in `dir` that are splits with classes of their own: they are called so and hold folders, but no
-/// images. None where other folders hold images: then `train` is a class, too.
+/// The folders in `dir` that are splits with classes of their own: they are called so and hold folders, but no images.
+/// None if other folders hold images: then `train` is a class, too.
 pub(super) fn split_folders(dir: &Path) -> Vec<String> {
     let mut splits = Vec::new();
     for folder in class_folders(dir).unwrap_or_default() {
@@ -148,7 +148,7 @@ pub(super) fn class_folders(dir: &Path) -> Result<Vec<OsString>> {
     Ok(folders)
 }
 
-/// The listing of `root`: the kept one where it still holds, else a new one.
+/// The listing of `root`: the stored one if it is still valid, else a new one.
 fn listing_of(root: &Path) -> Result<Listing> {
     let folders = class_folders(root)?;
     if folders.is_empty() {
@@ -205,7 +205,7 @@ impl Listing {
         Ok(Self { classes, files })
     }
 
-    /// What is no longer as it was listed, in words.
+    /// What has changed since the listing, in words.
     fn change(&self, root: &Path, folders: &[OsString]) -> Option<String> {
         let listed: HashMap<&OsStr, ()> = self.classes.iter().map(|c| (c.folder.as_os_str(), ())).collect();
         if let Some(new) = folders.iter().find(|f| !listed.contains_key(f.as_os_str())) {

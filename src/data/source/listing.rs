@@ -1,7 +1,7 @@
-//! What was found in large folders and archives, kept between runs; and what is said while looking.
+//! What was found in large folders and archives, kept between runs; and progress messages while looking.
 //!
-//! A listing is only ever a shortcut: one that is missing, damaged or of another version is made anew,
-//! one that cannot be written is no error.
+//! A listing is only ever a shortcut: one that is missing, damaged or of another version is made again, and failing to
+//! write one is not an error.
 
 use crate::cache;
 use serde::de::DeserializeOwned;
@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Begins a listing; another number for another layout.
+/// How a listing begins; its number changes with the layout.
 const MAGIC: &[u8; 8] = b"nepalst2";
 /// Magic, checksum of the body.
 const HEADER: usize = 8 + 4;
-/// How often progress is told.
+/// How often progress is printed.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Where listings are kept; none where no cache folder is known.
@@ -106,7 +106,7 @@ pub(super) fn is_settled(modified: u64, now: SystemTime) -> bool {
     modified < now.saturating_sub(2_000_000_000)
 }
 
-/// Says one line on stderr.
+/// Prints one line to stderr.
 pub(super) fn note(line: &str) {
     #[cfg(test)]
     testing::said(line);
@@ -114,10 +114,10 @@ pub(super) fn note(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Tells how far a listing is, every two seconds, from any thread.
+/// Prints how far a listing is, every two seconds, from any thread.
 pub(super) struct Progress {
     what: String,
-    /// Images so far, and when that was last told.
+    /// Images so far, and when that was last printed.
     told: Mutex<(u64, Instant)>,
 }
 
@@ -150,7 +150,7 @@ pub(super) fn thousands(n: u64) -> String {
     out
 }
 
-/// A folder for listings and a record of what was said, for the thread that runs a test.
+/// A folder for listings and a record of what was printed, for the thread that runs a test.
 #[cfg(test)]
 pub(super) mod testing {
     use std::cell::RefCell;
@@ -173,7 +173,7 @@ pub(super) mod testing {
         SAID.with_borrow_mut(|s| s.push(line.to_string()));
     }
 
-    /// What was said since the last call.
+    /// What was printed since the last call.
     pub fn take_said() -> Vec<String> {
         SAID.take()
     }

@@ -70,7 +70,7 @@ pub fn fingerprint(source: &dyn Source) -> Result<String> {
         match source.read(i) {
             Ok(StoredImage::Encoded(bytes)) => hasher.update(&bytes),
             Ok(StoredImage::Pixels(image)) => hasher.update(&image.data),
-            // A broken image is the loader's to tell of.
+            // The loader reports broken images.
             Err(_) => hasher.update(b"unreadable"),
         }
     }
@@ -98,7 +98,7 @@ pub trait Source: Send + Sync {
     fn class_names(&self) -> &[String];
     /// The split that the images are of, where the layout has splits: "train".
     fn split(&self) -> Option<&str>;
-    /// The class of image `index`, 0 … classes − 1; −1 where the layout says that it has none. Cheap.
+    /// The class of image `index`, 0 … classes − 1; −1 if the layout says that it has none. Cheap.
     fn label(&self, index: usize) -> i64;
     /// A name that identifies image `index` within the source and stays the same: "n01440764/n01440764_10026.JPEG".
     fn name(&self, index: usize) -> String;

@@ -66,7 +66,7 @@ pub fn layout(path: &str) -> Result<Layout> {
                 return Ok(layout);
             }
             bail_hint!(
-                "the pattern \"{path}\" fits {}, among others", files[0].display();
+                "the pattern \"{path}\" matches {}, among others", files[0].display();
                 "patterns are for .parquet and .tar files"
             );
         }
@@ -100,8 +100,8 @@ pub fn layout(path: &str) -> Result<Layout> {
         );
     }
     bail_hint!(
-        "{path} is in no known layout; it holds: {}", paths::some(&names);
-        "recognised are: class folders with images (or train/, val/ with class folders); dataset_dict.json or \
+        "{path} has no known layout; it holds: {}", paths::some(&names);
+        "recognised layouts: class folders with images (or train/, val/ with class folders); dataset_dict.json or \
          state.json (datasets, saved to disk); *.parquet; *.tar (WebDataset); *-idx3-ubyte[.gz] (IDX)"
     )
 }
@@ -115,7 +115,7 @@ fn has_class_folders(dir: &Path) -> bool {
     })
 }
 
-/// The splits of what is stored there, training first; none where the layout tells none.
+/// The splits of what is stored there, training first; none if the layout has none.
 pub fn splits(path: &str) -> Result<Vec<String>> {
     let dir = Path::new(path);
     Ok(match layout(path)? {

@@ -1,4 +1,4 @@
-//! Paths, patterns and splits, and what is said about those that are not there.
+//! Paths, patterns and splits, and errors about those that do not exist.
 
 use crate::bail_hint;
 use crate::error::{Diagnostic, Result, did_you_mean, ensure, nearest};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Names that mean the same split; the order is the one in which splits are listed.
 const SPLITS: [&[&str]; 3] = [&["train", "training"], &["validation", "val", "valid", "dev"], &["test", "testing"]];
 
-/// What is said of a path that does not exist: the nearest thing that does.
+/// The error for a path that does not exist, with the nearest one that does.
 pub(super) fn missing(path: &Path) -> anyhow::Error {
     let there = path.ancestors().skip(1).find(|p| p.is_dir());
     let there = there.map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
@@ -48,7 +48,7 @@ pub(super) fn some<S: AsRef<str>>(names: &[S]) -> String {
     }
 }
 
-/// Whether it is a pattern rather than the path of something.
+/// Whether it is a pattern rather than a path.
 pub(super) fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?', '[', '{']) && !Path::new(path).exists()
 }
@@ -85,7 +85,7 @@ pub(super) fn expand(path: &str, extensions: &[&str]) -> Result<Vec<PathBuf>> {
             if !dir.is_dir() {
                 return Err(missing(dir));
             }
-            bail_hint!("no file fits the pattern \"{path}\""; "{} holds: {}", dir.display(), some(&entries(dir)));
+            bail_hint!("no file matches the pattern \"{path}\""; "{} holds: {}", dir.display(), some(&entries(dir)));
         }
     } else {
         return Err(missing(plain));
@@ -121,7 +121,7 @@ fn braces(pattern: &str) -> Result<Vec<String>> {
             let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
             let (Some(first), Some(last)) = (number(from), number(to)) else {
                 bail_hint!(
-                    "the pattern \"{pattern}\" has the range {{{inside}}}, which is not one of numbers";
+                    "the pattern \"{pattern}\" has {{{inside}}}, which is not a range of numbers";
                     "write for example {{0000..0146}}"
                 );
             };

@@ -133,8 +133,7 @@ pub fn check_size(of: &str, height: usize, width: usize) -> Result<()> {
     Ok(())
 }
 
-/// A transform with all its options, as those that a run's folder names have always been described: a run goes on only
-/// with equal transforms.
+/// A transform with all its options, in the form that checkpoints record: a run resumes only with equal transforms.
 fn describe_all<T: Options>(name: &str, given: &T) -> String {
     format!("{name}({})", serde_json::to_string(given).expect("options are plain data"))
 }

@@ -250,7 +250,7 @@ fn fill_option(of: &str, fill: &[i64]) -> Result<[u8; 3]> {
     }
 }
 
-/// An interpolation, or nothing for `random`: bilinear or bicubic, drawn anew each time.
+/// An interpolation, or nothing for `random`: bilinear or bicubic, drawn each time.
 fn interpolation_option(of: &str, name: &str) -> Result<Option<Interpolation>> {
     match (name, name.parse().ok()) {
         ("random", _) => Ok(None),

@@ -105,6 +105,6 @@ fn patterns_choose_shards() {
         open(&at("webdataset/train-{0000..0003}.tar"), None),
         &["names a file that is missing", "train-0002.tar"],
     );
-    complains(open(&at("webdataset/test-*.tar"), None), &["no file fits", "train-0000.tar"]);
+    complains(open(&at("webdataset/test-*.tar"), None), &["no file matches", "train-0000.tar"]);
     complains(open(&at("webdataset/train-{0000.tar"), None), &["without a `}`"]);
 }
