@@ -59,7 +59,7 @@ pub struct RunProvenance {
 /// A model that a run was started from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StartedFrom {
-    /// Where it lies.
+    /// Its path.
     pub path: String,
     /// Its weights, when it was saved, and whatever else the recipe says about it.
     #[serde(flatten)]

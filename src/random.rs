@@ -149,7 +149,7 @@ pub fn set_samples(samples: Positions) {
     GENERATOR.set(State { samples, ..GENERATOR.get() });
 }
 
-/// Uniform float32 values in [0, 1) of shape `sizes`, a row for each sample of the forward pass under way: the one that
+/// Uniform float32 values in [0, 1) of shape `sizes`, a row for each sample of the current forward pass: the one that
 /// its position in the global batch gives it, whichever process or micro-batch computes it. Where there are not as many
 /// samples as the generator has positions for, they are taken for the first ones of a batch.
 pub fn next_per_sample(sizes: &[i64]) -> Result<Tensor> {
@@ -218,11 +218,11 @@ mod tests {
         }
         // Over many keys every value comes to every index equally often, and so does every pair of neighbours.
         let (n, keys) = (6usize, 36_000u64);
-        let (mut places, mut pairs) = ([[0u32; 6]; 6], [[0u32; 6]; 6]);
+        let (mut counts_at, mut pairs) = ([[0u32; 6]; 6], [[0u32; 6]; 6]);
         for seed in 0..keys {
             let permutation = Permutation::new(Key::new(seed), n);
-            for (place, counts) in places.iter_mut().enumerate() {
-                counts[permutation.at(place)] += 1;
+            for (index, counts) in counts_at.iter_mut().enumerate() {
+                counts[permutation.at(index)] += 1;
             }
             pairs[permutation.at(0)][permutation.at(1)] += 1;
         }
@@ -230,8 +230,8 @@ mod tests {
         let chi2 = |found: &mut dyn Iterator<Item = u32>, expected: f64| {
             found.map(|c| (c as f64 - expected).powi(2) / expected).sum::<f64>()
         };
-        let places = chi2(&mut places.iter().flatten().copied(), keys as f64 / 6.0);
-        assert!(places < 61.0, "{places}");
+        let indices = chi2(&mut counts_at.iter().flatten().copied(), keys as f64 / 6.0);
+        assert!(indices < 61.0, "{indices}");
         let pairs = chi2(&mut pairs.iter().flatten().copied().filter(|c| *c > 0), keys as f64 / 30.0);
         assert!(pairs < 67.0, "{pairs}");
     }

@@ -118,7 +118,7 @@ impl ConfigFile {
         };
         map.extend(own);
         map.insert("intermediate_size".into(), json!(self.config.mlp_size()));
-        // Hugging Face derives the number of labels from id2label, and writes no key of its own.
+        // Hugging Face derives the number of labels from id2label, and writes no key for it.
         map.remove("num_labels");
         let labels = map.get("id2label").and_then(Value::as_object).map(Map::len);
         if !classifies {

@@ -167,7 +167,7 @@ impl<'a> Records<'a> {
         Ok(all)
     }
 
-    /// A record's bytes, whose checksum must fit; PyTorch can be told to write none.
+    /// A record's bytes, whose checksum must match; PyTorch can be told to write none.
     fn get(&self, name: &str) -> Result<&'a [u8]> {
         let Some(Record { data, crc, plain }) = self.by_name.get(name) else {
             bail_hint!("its record {} is missing", name.escape_debug(); "it was damaged; copy or save it again");
@@ -176,7 +176,7 @@ impl<'a> Records<'a> {
             bail_hint!("its record {name} is compressed, which PyTorch never does"; "save it again with torch.save");
         }
         if *crc != 0 && crc32fast::hash(data) != *crc {
-            bail_hint!("its record {name} is damaged: its checksum does not fit"; "copy or save it again");
+            bail_hint!("its record {name} is damaged: its checksum does not match"; "copy or save it again");
         }
         Ok(data)
     }

@@ -77,7 +77,7 @@ fn start(rank: usize, n: usize, port: u16, listener: &OwnedFd) -> std::io::Resul
     // SAFETY: only plain system calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
-            // A process group of its own: Ctrl-C reaches it once, through the launcher.
+            // A new process group: Ctrl-C reaches it once, through the launcher.
             setpgid(None, None)?;
             if let Some(listener) = &handed_over {
                 fcntl_setfd(listener, FdFlags::empty())?;

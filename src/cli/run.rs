@@ -53,7 +53,7 @@ fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::res
 fn prepare_with_all_ranks(args: &mut RunArgs, host: &Host) -> std::result::Result<(Option<Rendezvous>, Prepared), u8> {
     let mut rendezvous = open_rendezvous(args).map_err(|e| fail(&ScriptError::of_rust(&e), None))?;
     let prepared = prepare(args, host);
-    // Whatever fails on one rank, the others are told.
+    // A failure on one rank is reported to the others.
     let agreed = rendezvous.as_mut().map_or(Ok(true), |rendezvous| rendezvous.compare(facts(args, host, &prepared)));
     match (prepared, agreed) {
         (Ok(prepared), Ok(_)) => Ok((rendezvous, prepared)),

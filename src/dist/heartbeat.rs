@@ -254,7 +254,7 @@ impl HeartbeatThread {
             match self.tick() {
                 Ok(Some(failure)) => break failure,
                 Ok(None) => {}
-                // The end of the store is no failure once the script has ended here.
+                // The store going away is not a failure once the script has ended here.
                 Err(_) if lock(&self.shared).own.ended => return,
                 Err(_) => break self.info.store_lost(),
             }

@@ -219,7 +219,7 @@ impl Rendezvous {
     }
 }
 
-/// Tells torchrun why this process fails, for its own report.
+/// Tells torchrun why this process fails, for torchrun's report.
 pub(super) fn tell_torchrun(message: &str) {
     let Some(file) = std::env::var_os("TORCHELASTIC_ERROR_FILE") else { return };
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -84,11 +84,11 @@ impl Metrics {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     self.failing = true;
-                    let told = format!(
+                    let warning = format!(
                         "cannot write {}: {e}; its lines are kept, and writing is tried again",
                         self.path.display()
                     );
-                    return (!failing).then_some(told);
+                    return (!failing).then_some(warning);
                 }
             }
         }

@@ -33,12 +33,12 @@ pub fn find(path: &Path, weights: &str) -> Result<PathBuf> {
         return tensor_file(&folder);
     }
     let file = tensor_file(path)?;
-    let said = said_of(&file);
+    let declared = declared_weights(&file);
     let ema = file.with_file_name(TORCH_EMA_FILE);
-    match (weights, said.as_deref()) {
-        (asked, Some(said)) if asked != said => bail_hint!(
-            "{} holds {said} weights, but \"{asked}\" were asked for", path.display();
-            "its {} says so: pass \"{said}\", or give the folder of the {asked} weights", ModelProvenance::FILE
+    match (weights, declared.as_deref()) {
+        (asked, Some(declared)) if asked != declared => bail_hint!(
+            "{} holds {declared} weights, but \"{asked}\" were asked for", path.display();
+            "its {} says so: pass \"{declared}\", or give the folder of the {asked} weights", ModelProvenance::FILE
         ),
         // In a folder of the reference, the average lies beside the weights. The name of a file settles which it is.
         ("ema", None) if path.is_dir() => {
@@ -55,7 +55,7 @@ pub fn find(path: &Path, weights: &str) -> Result<PathBuf> {
 }
 
 /// Which weights the folder of a weights file says it holds.
-fn said_of(file: &Path) -> Option<String> {
+fn declared_weights(file: &Path) -> Option<String> {
     read_json::<ModelProvenance>(&file.with_file_name(ModelProvenance::FILE)).ok()?.weights
 }
 

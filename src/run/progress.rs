@@ -23,7 +23,7 @@ pub fn print_line(text: &str) {
     }
     super::log::write(text);
     let print = || {
-        // A closed pipe is no reason to lose a run.
+        // A closed pipe should not end the run.
         let _ = writeln!(std::io::stdout(), "{text}");
     };
     ACTIVE.with_borrow(|bar| match bar {
@@ -203,8 +203,8 @@ pub fn log_line(values: &Map<String, Value>) -> String {
         _ => String::new(),
     };
     // Step and epoch come first.
-    let place = ["step", "epoch"].into_iter().filter_map(|name| rest.shift_remove_entry(name)).collect::<Vec<_>>();
-    format!("{phase}{}", words(&place.into_iter().chain(rest).collect()))
+    let position = ["step", "epoch"].into_iter().filter_map(|name| rest.shift_remove_entry(name)).collect::<Vec<_>>();
+    format!("{phase}{}", words(&position.into_iter().chain(rest).collect()))
 }
 
 /// "loss -0.8123, lr 1.0e-3"

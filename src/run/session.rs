@@ -32,7 +32,7 @@ pub struct RunInfo {
     pub command: Vec<String>,
 }
 
-/// A run under way. All ranks have one, and rank 0's alone writes files.
+/// A run in progress. All ranks have one; only rank 0's writes files.
 pub struct Session {
     info: RunInfo,
     /// The directory asked for; without it one is created when something is first written.

@@ -17,7 +17,7 @@ struct Flags {
     save: Arc<AtomicBool>,
     /// A training loop is running that stops by itself, after a checkpoint.
     held: AtomicBool,
-    told: AtomicBool,
+    announced: AtomicBool,
 }
 
 impl Interrupt {
@@ -57,7 +57,7 @@ impl Interrupt {
         if !self.0.held.load(Ordering::Relaxed) {
             return Some(code);
         }
-        if !self.0.told.swap(true, Ordering::Relaxed) {
+        if !self.0.announced.swap(true, Ordering::Relaxed) {
             super::progress::note_line("stopping: finishing the step and saving; a second signal stops at once");
         }
         None

@@ -31,7 +31,7 @@ options! {
     }
 }
 
-/// The checkpoints of one training loop on disk, in a folder of their own.
+/// The checkpoints of one training loop on disk, in one folder.
 pub struct CheckpointWriter {
     dir: PathBuf,
     options: CheckpointOptions,

@@ -37,7 +37,7 @@ pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
         if inner.position().is_none() {
             inner.set_position(position);
         }
-        // Where it happened inside a module ("in encoder", "in layer 3") becomes a frame of its own.
+        // Where it happened inside a module ("in encoder", "in layer 3") becomes a separate frame.
         let places: Vec<String> = error.chain().map(|c| c.to_string()).take_while(|t| t.starts_with("in ")).collect();
         if places.is_empty() {
             return inner;
@@ -98,7 +98,7 @@ impl ScriptError {
             hint = hint.or_else(|| sources.import_hint(path));
         }
         let mut place = (file, inner.position());
-        // An error of Rust code that a script function was called from has no place of its own.
+        // An error of Rust code that called a script function has no position itself.
         while place.1.is_none() || (blame_caller && !stack.is_empty()) {
             let Some(frame) = stack.pop() else { break };
             place = frame.called_from;
@@ -191,7 +191,7 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
         EvalAltResult::ErrorDataRace(name, _) => {
             let name = if name.is_empty() { "a captured variable" } else { name };
             Diagnostic::new(format!("{name} is in use: a call on it has not returned yet")).hint(
-                "a closure captured it: make the call on a value of its own, as in let ema = state.ema; \
+                "a closure captured it: call it on a separate variable, as in let ema = state.ema; \
                  ema.apply(|| …)",
             )
         }

@@ -162,8 +162,7 @@ impl Host {
         }
     }
 
-    /// Evaluates a text that stands in no file, and makes something of its value. Errors show the text as a file called
-    /// `name`.
+    /// Evaluates a text that is not in a file, and converts its value. Errors show the text as a file called `name`.
     pub fn evaluate<T>(
         &self,
         name: &str,

@@ -69,7 +69,7 @@ pub struct Namespace<'a> {
     qualified: bool,
 }
 
-/// All that is said about a function.
+/// The documentation of a function.
 pub struct Signature {
     pub name: &'static str,
     pub doc: &'static [&'static str],
@@ -107,7 +107,7 @@ impl Namespace<'_> {
     }
 }
 
-/// The tensor that an argument is, to be told in an error.
+/// The tensor that an argument is, to be shown in an error.
 pub fn tensor_of(argument: &dyn Any) -> Option<Tensor> {
     argument.downcast_ref::<Tensor>().cloned()
 }

@@ -85,7 +85,7 @@ fn a_script_reads_and_loads_them() {
     let names = ["0.weight", "0.bias", "1.weight", "1.bias"];
     let nested: Vec<String> =
         ["0.bias", "0.weight", "1.bias", "1.weight"].iter().map(|n| format!("state_dict.{n}")).collect();
-    said.succeeds().says(&["note: checkpoint.pt: left out are 14 values that are not tensors: epoch"]);
+    said.succeeds().says(&["note: checkpoint.pt: left out 14 values that are not tensors: epoch"]);
     let expected = [serde_json::json!(nested), serde_json::json!(names), serde_json::json!(names), true.into()];
     assert_eq!(said.values(), expected);
 }

@@ -16,7 +16,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-/// A mistake on the command line: told without a chain of causes, exit code 2.
+/// A mistake on the command line: shown without a chain of causes, exit code 2.
 #[derive(Debug)]
 pub struct Usage(String);
 

@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Downloads each wheel into `staging` and unpacks what is wanted of it into `dest`. One wheel at a time, so that
-/// their archives never fill the disk together.
+/// Downloads each wheel into `staging` and unpacks what is wanted of it into `dest`. One wheel at a time, so that the
+/// archives never fill the disk together.
 pub fn fetch(wheels: &[Wheel], staging: &Path, dest: &Path) -> Result<()> {
     let mut progress = Progress::new(wheels.iter().map(|w| w.bytes).sum());
     for wheel in wheels {

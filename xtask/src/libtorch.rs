@@ -128,7 +128,7 @@ fn set_up(layout: &Layout, platform: &str) -> Result<()> {
     let wheels = wheels::list(layout.variant, platform)?;
     host::check_compiler()?;
     host::check_python()?;
-    let cache = layout.dir.parent().expect("a layout lies in the cache");
+    let cache = layout.dir.parent().expect("a layout is in the cache");
     let _lock = lock(cache)?;
     match layout.state() {
         // Another set-up made it while this one waited.
@@ -178,7 +178,7 @@ fn build(layout: &Layout, wheels: &[wheels::Wheel], staging: &Staging) -> Result
     }
     fs::rename(&new, &layout.dir)?;
     // Makes the rename last; failing that, the next command finds out by the manifest.
-    let _ = File::open(layout.dir.parent().expect("a layout lies in the cache")).and_then(|d| d.sync_all());
+    let _ = File::open(layout.dir.parent().expect("a layout is in the cache")).and_then(|d| d.sync_all());
     Ok(())
 }
 

@@ -103,7 +103,7 @@ fn sizes(source: &SourceRef, seed: u64) {
     let (facts, broken): (Vec<_>, Vec<_>) = read.into_iter().partition(|(_, facts)| facts.is_ok());
     let facts: Vec<Facts> = facts.into_iter().filter_map(|(_, facts)| facts.ok()).collect();
 
-    let whole = if n < source.len() { format!("of {n} sampled images") } else { format!("of {}", images(n)) };
+    let sampled = if n < source.len() { format!("of {n} sampled images") } else { format!("of {}", images(n)) };
     if !facts.is_empty() {
         let range = |of: &dyn Fn(&Facts) -> usize| {
             let mut all: Vec<usize> = facts.iter().map(of).collect();
@@ -111,13 +111,13 @@ fn sizes(source: &SourceRef, seed: u64) {
             format!("{} / {} / {}", all[0], all[all.len() / 2], all[all.len() - 1])
         };
         let (width, height) = (range(&|f| f.width), range(&|f| f.height));
-        out!("  sizes      width {width}, height {height} (least / median / most, {whole})");
+        out!("  sizes      width {width}, height {height} (least / median / most, {sampled})");
         let mean = facts.iter().map(|f| f.bytes as f64).sum::<f64>() / facts.len() as f64;
         out!("  bytes      {} an image on average, about {} in all", bytes(mean), bytes(mean * source.len() as f64));
         out!("  formats    {}", formats(&facts));
     }
     if let Some((index, Err(e))) = broken.first() {
-        out!("  broken     {} {whole}: item {index} ({}): {}", broken.len(), source.name(*index), one_line(e));
+        out!("  broken     {} {sampled}: item {index} ({}): {}", broken.len(), source.name(*index), one_line(e));
         out!("             --scan lists all");
     }
 }

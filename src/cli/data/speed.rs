@@ -46,7 +46,7 @@ pub fn measure(split: &Split, pipeline: &Pipeline, text: &str, threads: usize, i
     Ok(())
 }
 
-/// Images per second of batches as training gets them, with so many loader threads.
+/// Images per second of batches as training gets them, with this many loader threads.
 fn rate(source: &SourceRef, pipeline: &Pipeline, threads: usize, interrupt: &Interrupt) -> Result<f64> {
     tch::set_num_threads(threads as i32);
     let options = LoaderOptions {

@@ -141,14 +141,14 @@ fn tracks<'a>(runs: &'a [Run], args: &PlotArgs) -> Result<Vec<Track<'a>>> {
 
 fn picture(runs: &[Run], mut tracks: Vec<Track>, args: &PlotArgs) -> Result<Panels> {
     let scale = args.x.scale(tracks.iter().map(|t| t.lines.as_slice()));
-    let places: Vec<Vec<Option<f64>>> = tracks.iter().map(|t| scale.places(&t.lines)).collect();
+    let positions: Vec<Vec<Option<f64>>> = tracks.iter().map(|t| scale.positions(&t.lines)).collect();
     let (mut all, mut left_out) = (Vec::new(), Vec::new());
     for (metric, title, log) in METRICS {
         let mut curves: Vec<Curve> = Vec::new();
-        for (key, (track, places)) in tracks.iter().zip(&places).enumerate() {
+        for (key, (track, positions)) in tracks.iter().zip(&positions).enumerate() {
             let value = |line: &Map<String, Value>| line.get(*metric).and_then(Value::as_f64);
             let points: Vec<(f64, f64)> =
-                track.lines.iter().zip(places).filter_map(|(line, x)| Some(((*x)?, value(line)?))).collect();
+                track.lines.iter().zip(positions).filter_map(|(line, x)| Some(((*x)?, value(line)?))).collect();
             if !points.is_empty() {
                 curves.push(Curve { key, points });
             }

@@ -193,7 +193,7 @@ fn calibration(bins: &[Bin]) -> Markup {
         .map(|bin| (bin.confidence, bin.accuracy, bin.count))
         .filter(|(x, y, count)| x.is_finite() && y.is_finite() && *count > 0.0)
         .collect();
-    // Percent or fractions of 1, by what is found.
+    // Percent or fractions of 1, judging by the values.
     let unit = if bins.iter().any(|b| b.0 > 1.0 || b.1 > 1.0) { 100.0 } else { 1.0 };
     let most = bins.iter().map(|b| b.2).fold(1.0, f64::max);
     let width = (SIDE / bins.len().max(10) as f64) * 0.8;

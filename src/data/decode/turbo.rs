@@ -197,7 +197,7 @@ impl<'a> Jpeg<'a> {
         let mut data: Vec<u8> = Vec::with_capacity(widest * region.height * channels);
         let (mut left, mut columns) = (region.left as u32, region.width as u32);
         let (top, height) = (region.top as u32, region.height as u32);
-        // SAFETY: `data` has the capacity that is told.
+        // SAFETY: `data` has the capacity given.
         let fault = unsafe {
             nepa_jpeg_read(self.raw(), &mut left, &mut columns, top, height, data.as_mut_ptr(), data.capacity())
         };

@@ -45,7 +45,7 @@ struct Consumed {
 struct Slot {
     /// uint8 [B, H, W, C] on the CPU, pinned where a GPU is used.
     pixels: Tensor,
-    /// The pixels' address: every worker writes to images of its own.
+    /// The pixels' address: every worker writes only to its own images.
     address: *mut u8,
     /// Images made so far.
     made: AtomicUsize,
@@ -229,7 +229,7 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// Epoch `epoch` of a loader from image `first` on, of which `left` become batches.
+    /// Epoch `epoch` of a loader from image `first` on; `left` images become batches.
     pub(super) fn start(loader: &Loader, epoch: u64, first: usize, left: usize) -> Result<Self> {
         let shared = &loader.shared;
         let key = Key::new(shared.seed).fold(epoch);

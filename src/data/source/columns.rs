@@ -29,10 +29,10 @@ impl Columns {
         };
         let find = |kind: &str, names: &[&'static str], fits: fn(&DataType) -> bool| -> Option<String> {
             let fits = |name: &str| schema.field_with_name(name).is_ok_and(|f| fits(f.data_type()));
-            let told: Vec<&str> = of_type(kind).into_iter().filter(|n| fits(n)).collect();
-            let usual = names.iter().copied().find(|n| told.contains(n));
+            let typed: Vec<&str> = of_type(kind).into_iter().filter(|n| fits(n)).collect();
+            let usual = names.iter().copied().find(|n| typed.contains(n));
             let any = names.iter().copied().find(|n| fits(n));
-            usual.or(told.first().copied()).or(any).map(str::to_string)
+            usual.or(typed.first().copied()).or(any).map(str::to_string)
         };
         let Some(image) = find("Image", &IMAGE_NAMES, is_image) else {
             let columns: Vec<String> =
@@ -163,7 +163,7 @@ pub(super) fn class_names(
         );
     }
     let highest = labels.iter().copied().max().unwrap_or(-1);
-    // A class costs memory, and a label of a billion is no class.
+    // Every class costs memory, and a label of a billion is surely wrong.
     if names.is_none() && highest >= 10_000_000 {
         let row = labels.iter().position(|l| *l == highest).unwrap_or(0);
         bail!("{} has the label {highest}, which is too high for a class", name_row(row));

@@ -69,11 +69,11 @@ impl HfDisk {
             files.par_iter().map(|file| ShardRows::read(file, info.get("features"))).collect::<Result<_>>()?;
 
         let (mut labels, mut batches, mut names, mut starts) = (Vec::new(), Vec::new(), None, Vec::new());
-        for (shard, told) in read {
+        for (shard, classes) in read {
             starts.push(labels.len());
             labels.extend(shard.labels);
             batches.extend(shard.batches);
-            names = names.or(told);
+            names = names.or(classes);
         }
         labels.shrink_to_fit();
         let name_row = |row: usize| {

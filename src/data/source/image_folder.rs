@@ -111,7 +111,7 @@ impl Source for ImageFolder {
     }
 }
 
-/// The folders in `dir` that are splits with classes of their own: they are called so and hold folders, but no images.
+/// The folders in `dir` that are splits with classes inside: they have a split's name and hold folders, but no images.
 /// None if other folders hold images: then `train` is a class, too.
 pub(super) fn split_folders(dir: &Path) -> Vec<String> {
     let mut splits = Vec::new();
@@ -244,7 +244,7 @@ fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, u64
             let (name, kind) = (entry.file_name(), entry.file_type().with_context(reading)?);
             let link = kind.is_symlink();
             if kind.is_dir() || link && entry.path().is_dir() {
-                if link && is_circle(&path, &entry.path()) {
+                if link && is_cycle(&path, &entry.path()) {
                     bail!("{} links to a folder that it lies in", entry.path().display());
                 }
                 let mut below = dir.clone();
@@ -275,7 +275,7 @@ fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, u64
     Ok((found.into_iter().map(|(dir, modified, _)| (dir, modified)).collect(), names))
 }
 
-fn is_circle(dir: &Path, link: &Path) -> bool {
+fn is_cycle(dir: &Path, link: &Path) -> bool {
     match (dir.canonicalize(), link.canonicalize()) {
         (Ok(dir), Ok(target)) => dir.starts_with(target),
         _ => false,

@@ -99,8 +99,8 @@ pub(super) fn modified(meta: &Metadata) -> u64 {
     (meta.mtime() as u64).wrapping_mul(1_000_000_000).wrapping_add(meta.mtime_nsec() as u64)
 }
 
-/// Whether that was so long before `now` that another change could not have the same time: the clocks of file systems
-/// are coarse, and what changed a moment ago may change again without a trace.
+/// Whether that was long enough before `now` that another change could not have the same time: the clocks of file
+/// systems are coarse, and what changed a moment ago may change again without a trace.
 pub(super) fn is_settled(modified: u64, now: SystemTime) -> bool {
     let now = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
     modified < now.saturating_sub(2_000_000_000)
@@ -109,8 +109,8 @@ pub(super) fn is_settled(modified: u64, now: SystemTime) -> bool {
 /// Prints one line to stderr.
 pub(super) fn note(line: &str) {
     #[cfg(test)]
-    testing::said(line);
-    // A closed stderr is no reason to stop.
+    testing::printed(line);
+    // A closed stderr should not stop the run.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -118,21 +118,21 @@ pub(super) fn note(line: &str) {
 pub(super) struct Progress {
     what: String,
     /// Images so far, and when that was last printed.
-    told: Mutex<(u64, Instant)>,
+    printed: Mutex<(u64, Instant)>,
 }
 
 impl Progress {
     /// `what`: "listing DIR".
     pub fn new(what: String) -> Self {
-        Self { what, told: Mutex::new((0, Instant::now())) }
+        Self { what, printed: Mutex::new((0, Instant::now())) }
     }
 
     pub fn add(&self, images: u64) {
-        let mut told = self.told.lock().unwrap_or_else(|e| e.into_inner());
-        told.0 += images;
-        if told.1.elapsed() >= INTERVAL {
-            told.1 = Instant::now();
-            note(&format!("{}: {} images…", self.what, thousands(told.0)));
+        let mut printed = self.printed.lock().unwrap_or_else(|e| e.into_inner());
+        printed.0 += images;
+        if printed.1.elapsed() >= INTERVAL {
+            printed.1 = Instant::now();
+            note(&format!("{}: {} images…", self.what, thousands(printed.0)));
         }
     }
 }
@@ -169,12 +169,12 @@ pub(super) mod testing {
         FOLDER.with_borrow(Clone::clone)
     }
 
-    pub fn said(line: &str) {
+    pub fn printed(line: &str) {
         SAID.with_borrow_mut(|s| s.push(line.to_string()));
     }
 
     /// What was printed since the last call.
-    pub fn take_said() -> Vec<String> {
+    pub fn take_printed() -> Vec<String> {
         SAID.take()
     }
 }

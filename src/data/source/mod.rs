@@ -52,7 +52,7 @@ pub fn class_counts(source: &dyn Source) -> (Vec<usize>, usize) {
     (counts, unlabelled)
 }
 
-/// "1281167 images, 1000 classes, 9c2f07ab": a text that differs where the images do, wherever they lie.
+/// "1281167 images, 1000 classes, 9c2f07ab": a text that differs if the images do, wherever they are stored.
 ///
 /// The checksum is over the classes, the names and labels of up to 1000 images, and the content of up to 5 of them.
 pub fn fingerprint(source: &dyn Source) -> Result<String> {
@@ -82,7 +82,7 @@ pub type SourceRef = Arc<dyn Source>;
 
 /// What a source holds for one item.
 pub enum StoredImage<'a> {
-    /// The bytes of an image file (JPEG, PNG, …), told apart by their content.
+    /// The bytes of an image file (JPEG, PNG, …), recognised by their content.
     Encoded(Cow<'a, [u8]>),
     /// Pixels as they are.
     Pixels(Image),

@@ -160,8 +160,8 @@ pub(super) fn split_of(file: &Path) -> Option<String> {
     let stem = name.split('.').next().unwrap_or_default();
     let mut parts = stem.split('-');
     let split = parts.clone().find(|p| is_split_name(p)).or(parts.next())?;
-    let told = !split.is_empty() && !split.bytes().all(|b| b.is_ascii_digit());
-    if told {
+    let is_name = !split.is_empty() && !split.bytes().all(|b| b.is_ascii_digit());
+    if is_name {
         return Some(split.to_string());
     }
     // `train/0000.parquet`

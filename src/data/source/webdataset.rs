@@ -204,7 +204,7 @@ impl Index {
     fn make(path: &Path, progress: &Progress) -> Result<Self> {
         let (mut index, mut sample) = (Self::default(), Sample::default());
         let (mut words, mut keys) = (HashMap::new(), Vec::new());
-        let mut told = 0;
+        let mut reported = 0;
         index.marked = tar::each_member(path, |member, content| {
             let Some((key, extension)) = sample_parts(&member.name) else { return Ok(()) };
             if key != sample.key {
@@ -212,14 +212,14 @@ impl Index {
                 sample.key = key.to_vec();
             }
             sample.add(path, extension.to_ascii_lowercase(), member, content)?;
-            if index.len() >= told + 1000 {
-                progress.add((index.len() - told) as u64);
-                told = index.len();
+            if index.len() >= reported + 1000 {
+                progress.add((index.len() - reported) as u64);
+                reported = index.len();
             }
             Ok(())
         })?;
         index.push(&mut sample, &mut words, &mut keys)?;
-        progress.add((index.len() - told) as u64);
+        progress.add((index.len() - reported) as u64);
         index.check_keys(path, keys)?;
         index.names.shrink();
         for list in [&mut index.sizes, &mut index.labels, &mut index.word_of] {
@@ -317,9 +317,9 @@ fn hash(bytes: &[u8]) -> u64 {
 /// The names of the classes: those in `classes.txt` beside the archives, else those in the samples' JSON, else "0" …
 /// the highest label. Samples that give only a name get the name's index in the sorted list as label.
 fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
-    let told = names_beside(shards[0].path.parent().unwrap_or(Path::new(".")))?;
+    let given = names_beside(shards[0].path.parent().unwrap_or(Path::new(".")))?;
     let highest = highest_label(shards)?;
-    if let Some((file, names)) = told {
+    if let Some((file, names)) = given {
         label_by_words(shards, &names);
         let highest = highest_label(shards)?;
         ensure!(

@@ -35,7 +35,7 @@ options! {
 }
 
 choices! {
-    /// What has a λ of its own.
+    /// What gets a λ.
     pub enum MixupMode {
         /// All images of a batch.
         Batch = "batch",

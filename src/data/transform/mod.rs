@@ -1,4 +1,4 @@
-//! What is done to images on their way into a batch: the trait, and each transform in a file of its own.
+//! What is done to images on their way into a batch: the trait, and one file per transform.
 //!
 //! Transforms draw as torchvision's and timm's do. Each is made of its options with `new`, which checks them.
 

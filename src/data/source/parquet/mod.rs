@@ -285,10 +285,10 @@ impl Kept {
 /// The features that `datasets` notes in a file.
 fn features(meta: &ArrowReaderMetadata) -> Option<Value> {
     let kept = meta.metadata().file_metadata().key_value_metadata();
-    let told = kept.into_iter().flatten().find(|kv| kv.key == "huggingface").and_then(|kv| kv.value.clone());
-    let told = told.or_else(|| meta.schema().metadata().get("huggingface").cloned())?;
-    let mut told: Value = serde_json::from_str(&told).ok()?;
-    Some(told["info"]["features"].take())
+    let text = kept.into_iter().flatten().find(|kv| kv.key == "huggingface").and_then(|kv| kv.value.clone());
+    let text = text.or_else(|| meta.schema().metadata().get("huggingface").cloned())?;
+    let mut about: Value = serde_json::from_str(&text).ok()?;
+    Some(about["info"]["features"].take())
 }
 
 impl Source for Parquet {
