@@ -16,7 +16,7 @@ pub struct Diagnostic {
     /// What to do about it.
     pub hint: Option<String>,
     /// Show the line that called the current script function rather than the one inside it: set
-    /// where the function's own arguments are at fault.
+    /// if the function's own arguments are at fault.
     pub blame_caller: bool,
 }
 

@@ -137,7 +137,7 @@ pub fn json_value<T: DeserializeOwned>(of: &str, value: Value) -> Result<T> {
     })
 }
 
-/// The folders in `dir`, by name; none where it cannot be read.
+/// The folders in `dir`, by name; none if it cannot be read.
 pub fn folders_in(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir()).collect();

@@ -22,7 +22,7 @@ impl Positions {
         }
     }
 
-    /// The positions in a batch of `size` images that rank `rank` of `world` computes; none where there are too few.
+    /// The positions in a batch of `size` images that rank `rank` of `world` computes; none if there are too few.
     ///
     /// They are neighbours. Where images are mixed with the one opposite (as far from the end as they are from the
     /// beginning) they are two `mirrored` runs: partners are on one process, and the process's images in reverse order

@@ -9,7 +9,7 @@ pub fn timestamp() -> String {
     now.format(&time::format_description::well_known::Rfc3339).expect("a date can be written")
 }
 
-/// Versions of what a result depends on; "" where a file does not say.
+/// Versions of what a result depends on; "" if a file does not say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Versions {
@@ -83,7 +83,7 @@ impl StartedFrom {
         self.about.extend(about);
     }
 
-    /// "raw" or "ema", where that is known.
+    /// "raw" or "ema", if known.
     pub fn weights(&self) -> Option<&str> {
         self.about.get(Self::WEIGHTS)?.as_str()
     }
@@ -103,7 +103,7 @@ pub struct ModelProvenance {
     pub saved_at: Option<String>,
     /// How many values the model's parameters have.
     pub parameters: i64,
-    /// The run that saved it, where one did.
+    /// The run that saved it, if one did.
     #[serde(flatten)]
     pub run: Option<RunProvenance>,
 }

@@ -150,7 +150,7 @@ pub fn set_samples(samples: Positions) {
 }
 
 /// Uniform float32 values in [0, 1) of shape `sizes`, a row for each sample of the current forward pass: the one that
-/// its position in the global batch gives it, whichever process or micro-batch computes it. Where there are not as many
+/// its position in the global batch gives it, whichever process or micro-batch computes it. If there are not as many
 /// samples as the generator has positions for, they are taken for the first ones of a batch.
 pub fn next_per_sample(sizes: &[i64]) -> Result<Tensor> {
     let [n, row @ ..] = sizes else { bail!("expected the number of samples as the first size, found no sizes") };

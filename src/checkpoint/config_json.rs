@@ -98,7 +98,7 @@ impl ConfigFile {
         Ok(file)
     }
 
-    /// Class names by index, where the file has `id2label`.
+    /// Class names by index, if the file has `id2label`.
     pub fn class_names(&self) -> Option<Vec<String>> {
         names_in(&self.generic)
     }

@@ -147,7 +147,7 @@ pub fn tensor_file(path: &Path) -> Result<PathBuf> {
     Ok(path.to_path_buf())
 }
 
-/// The tensors meant by `path`, under the names that a model has for them. Where a file keeps a
+/// The tensors meant by `path`, under the names that a model has for them. If a file keeps a
 /// `state_dict` among other things, these are its tensors, as the reference's loader has it. A model
 /// folder of a checkpoint is verified by its checksums.
 pub fn weights(path: &Path) -> Result<TensorFile> {
@@ -276,7 +276,7 @@ impl ModelFolder {
     }
 }
 
-/// Saves a module: its parameters, its configuration where it has one, and where it came from. The
+/// Saves a module: its parameters, its configuration if it has one, and where it came from. The
 /// folder appears whole or not at all; a model folder of the same name is replaced.
 pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Option<RunProvenance>) -> Result<()> {
     let model = ModelFolder::new(module, named_parameters(module), options, run)?;

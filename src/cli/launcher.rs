@@ -93,7 +93,7 @@ fn start(rank: usize, n: usize, port: u16, listener: &OwnedFd) -> std::io::Resul
 pub fn end_with_launcher() {
     #[cfg(target_os = "linux")]
     if let Some(launcher) = std::env::var(LAUNCHER).ok().and_then(|pid| pid.parse::<i32>().ok()) {
-        // The setting belongs to this thread, and is lost by exec. Where it fails, the launcher's end goes unnoticed.
+        // The setting belongs to this thread, and is lost by exec. If it fails, the launcher's end goes unnoticed.
         let _ = set_parent_process_death_signal(Some(Signal::TERM));
         if getppid() != Pid::from_raw(launcher) {
             crate::dist::exit_immediately(128 + SIGTERM);

@@ -35,7 +35,7 @@ impl Pipeline {
                     None => on_images.push(transform.clone()),
                 },
                 (Stage::Image, Some(first)) => bail!(
-                    "{of}: {} works on 8-bit images, so it must come before what works on the batch ({})",
+                    "{of}: {} works on 8-bit images, so it must come before transforms of the batch ({})",
                     transform.describe(),
                     first.describe()
                 ),

@@ -32,7 +32,7 @@ pub struct ClusterEnvironment {
 }
 
 impl ClusterEnvironment {
-    /// Reads the environment; `None` where there is one process only.
+    /// Reads the environment; `None` if there is only one process.
     pub fn from_env() -> Result<Option<Self>> {
         Self::read(&|name| std::env::var(name).ok().filter(|v| !v.is_empty()))
     }
@@ -141,7 +141,7 @@ fn port(number: usize) -> Result<u16> {
     }
 }
 
-/// How many cores srun gave this process; `None` where the processes of a machine share its cores.
+/// How many cores srun gave this process; `None` if the processes of a machine share its cores.
 pub fn slurm_cpus_per_task() -> Option<usize> {
     let var = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
     var("SLURM_STEP_NUM_TASKS").filter(|_| var("RANK").is_none())?;

@@ -27,7 +27,7 @@ const FAILURE_KEY: &str = "failure";
 /// The first failure in the process group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankFailure {
-    /// The process at fault; `None` where it is torchrun's agent.
+    /// The process at fault; `None` if it is torchrun's agent.
     pub rank: Option<usize>,
     /// What happened to it.
     pub cause: String,
@@ -351,7 +351,7 @@ impl HeartbeatThread {
         RankFailure { rank: Some(rank), cause, exited: heartbeat.ended }
     }
 
-    /// Which process is at fault where an operation failed here.
+    /// Which process is at fault for an operation that failed here.
     fn diagnose(&mut self, FailedOperation { what, error, missing }: &FailedOperation) -> Result<RankFailure> {
         let asked = Instant::now();
         while self.info.rank > 0 && asked.elapsed() < RANK0_FIRST {

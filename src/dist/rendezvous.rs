@@ -39,7 +39,7 @@ struct RendezvousOutcome {
     nonces: Vec<u64>,
     /// Why they cannot start together.
     problem: Option<Problem>,
-    /// An address on the network between the machines, where there are several.
+    /// An address on the network between the machines, if there are several.
     outside: Option<IpAddr>,
 }
 

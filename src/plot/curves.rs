@@ -67,7 +67,7 @@ impl Drawing for Lines<'_> {
 pub(super) struct Axes<'a> {
     pub title: &'a str,
     pub x: &'a str,
-    /// Empty where the title says it.
+    /// Empty if the title says it.
     pub y: &'a str,
     /// Size of the title's letters.
     pub size: u32,

@@ -41,7 +41,7 @@ pub struct Overlay {
     pub gamma: f64,
     /// Patches with a frame around them.
     pub frames: Vec<Frame>,
-    /// Rows and columns of patches, where there is no map.
+    /// Rows and columns of patches, if there is no map.
     pub grid: Option<(usize, usize)>,
 }
 

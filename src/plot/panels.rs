@@ -33,7 +33,7 @@ pub struct Curve {
 pub struct Panel {
     /// What it shows, with its unit.
     pub title: String,
-    /// Whether y is drawn logarithmically, where that spans more than two decades.
+    /// Whether y is drawn logarithmically, if that spans more than two decades.
     pub log: bool,
     /// Its curves.
     pub curves: Vec<Curve>,
@@ -45,7 +45,7 @@ pub struct Panels {
     pub header: Vec<String>,
     /// Name and unit of the common axis.
     pub x: String,
-    /// The legend; not drawn where it has one entry.
+    /// The legend; not drawn if it has one entry.
     pub keys: Vec<Key>,
     /// The charts.
     pub panels: Vec<Panel>,
@@ -61,9 +61,9 @@ const MARGIN: u32 = 18;
 const MAX_KEYS: usize = 28;
 /// Length of a legend's line, and its distance from the text.
 const SAMPLE: u32 = 26;
-/// A curve of so few points is one of evaluations: it is not averaged.
+/// A curve of at most this many points shows evaluations: it is not averaged.
 const FEW: usize = 40;
-/// A curve of so few points has them marked, where there are few curves.
+/// A curve of at most this many points has them marked, if there are few curves.
 const MARKED: (usize, usize) = (20, 8);
 
 /// Draws panels side by side; the picture is as large as they need.
@@ -259,7 +259,7 @@ impl Picture<'_> {
     }
 }
 
-/// The moving average, of the logarithms where these are drawn.
+/// The moving average, of the logarithms if these are drawn.
 fn average(points: &[(f64, f64)], n: usize, log: bool) -> Vec<(f64, f64)> {
     if !log {
         return moving_average(points, n);

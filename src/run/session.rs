@@ -165,7 +165,7 @@ impl Session {
     }
 }
 
-/// `runs/RECIPE-DATE-TIME`, with a number where that is taken.
+/// `runs/RECIPE-DATE-TIME`, with a number if that is taken.
 fn default_dir(recipe: &Path) -> PathBuf {
     let stem = recipe.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
     let moment = timestamp().replace([':', '-'], "").replace('T', "-").replace('Z', "");

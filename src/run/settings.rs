@@ -36,7 +36,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Refuses to resume the loop `label` from a checkpoint in `dir` where a fixed setting has changed.
+    /// Refuses to resume the loop `label` from a checkpoint in `dir` if a fixed setting has changed.
     pub fn ensure_unchanged(&self, label: &str, dir: &Path, before: &Map<String, Value>) -> Result<()> {
         let changed = changes(before, &self.fixed);
         if changed.is_empty() {

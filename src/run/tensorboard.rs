@@ -67,8 +67,8 @@ pub fn rewrite(path: &Path, lines: impl IntoIterator<Item = Map<String, Value>>)
     write_atomic(path, &bytes)
 }
 
-/// The numbers of a line of metrics as (tag, step, value): each field with a number, where the line
-/// has an integer `step`. The tag is `PHASE/NAME`, or the name alone of a line without a phase.
+/// The numbers of a line of metrics as (tag, step, value): each field with a number, if the line has an integer `step`.
+/// The tag is `PHASE/NAME`, or the name alone of a line without a phase.
 pub fn scalars_of(line: &Map<String, Value>) -> Vec<(String, i64, f64)> {
     let Some(step) = line.get("step").and_then(Value::as_i64) else {
         return Vec::new();
@@ -90,7 +90,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// One event of all numbers of a line, where it has any.
+/// One event of all numbers of a line, if it has any.
 fn line_event(line: &Map<String, Value>) -> Option<Vec<u8>> {
     let scalars = scalars_of(line);
     let (_, step, _) = *scalars.first()?;

@@ -223,7 +223,7 @@ fn diagnose_syntax(kind: &ParseErrorType, api: &Reference, text: Option<&str>) -
             let near = did_you_mean(name, api.module_names());
             let modules: Vec<&str> = api.module_names().collect();
             Diagnostic::new(format!("unknown module `{name}`{near}")).hint(format!(
-                "built-in modules: {}; a script's own come by import \"path\" as {name};",
+                "built-in modules: {}; import a script's own with import \"path\" as {name};",
                 modules.join(", ")
             ))
         }

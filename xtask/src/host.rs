@@ -146,14 +146,14 @@ pub fn check_python() -> Result<()> {
         .output()
         .map_err(|e| {
             anyhow!(
-                "libtorch is fetched with Python's pip, and there is no `python3` ({e}). Install it (`apt install \
+                "libtorch is fetched with Python's pip, but there is no `python3` ({e}). Install it (`apt install \
                  python3 python3-pip` on Debian and Ubuntu), {own}"
             )
         })?;
     match String::from_utf8_lossy(&output.stdout).trim() {
         "True" => Ok(()),
         "False" => bail!(
-            "libtorch is fetched with Python's pip, and `python3` has none. Install it (`apt install python3-pip` on \
+            "libtorch is fetched with Python's pip, but `python3` has none. Install it (`apt install python3-pip` on \
              Debian and Ubuntu, elsewhere `python3 -m ensurepip --user`), {own}"
         ),
         _ => {

@@ -106,7 +106,7 @@ fn scan_split(split: &Split, threads: usize, interrupt: &Interrupt) -> Result<(V
                 if index >= source.len() || interrupt.exit_code().is_some() {
                     return;
                 }
-                // Nobody listens any more only where something failed.
+                // The receiver is gone only if something failed.
                 if sender.send((index, look_at(source, index))).is_err() {
                     return;
                 }

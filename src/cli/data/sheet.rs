@@ -78,7 +78,7 @@ fn choose(source: &SourceRef, samples: &Samples) -> Result<Vec<usize>> {
     let order = Permutation::new(Key::new(samples.seed), source.len().max(1));
     let a_class = count.div_ceil(source.class_names().len().max(1));
     let (mut chosen, mut of_class): (Vec<usize>, HashMap<i64, usize>) = Default::default();
-    // A second round takes any images where a class has too few.
+    // A second round takes any images if a class has too few.
     for most in [a_class, usize::MAX] {
         for index in (0..source.len()).map(|i| order.at(i)) {
             if chosen.len() == count {
@@ -108,7 +108,7 @@ fn rgb(image: Image) -> RgbImage {
     RgbImage::from_raw(width as u32, height as u32, data).expect("three values a pixel")
 }
 
-/// An image that fits a tile: each pixel enlarged `zoom` times, or the whole reduced where it is larger.
+/// An image that fits a tile: each pixel enlarged `zoom` times, or the whole reduced if it is larger.
 fn fitted(image: RgbImage, zoom: u32, tile: u32) -> Result<RgbImage> {
     let (width, height) = image.dimensions();
     if zoom > 1 {
@@ -157,7 +157,7 @@ fn images(images: &Tensor, pipeline: &Pipeline) -> Result<Vec<RgbImage>> {
         .collect()
 }
 
-/// The target of each image, where it is a mixture: "0.70 cat + 0.30 dog".
+/// The target of each image, if it is a mixture: "0.70 cat + 0.30 dog".
 fn captions(batch: &Batch, source: &SourceRef) -> Result<Vec<String>> {
     let n = batch.labels.size()[0] as usize;
     let size = batch.targets.size();

@@ -86,7 +86,7 @@ fn epochs(lines: &[&Line]) -> Vec<Option<f64>> {
     let least = pairs().map(|(epoch, step)| step / (epoch + 1.0)).fold(1.0, f64::max).ceil();
     let below =
         pairs().filter(|(epoch, _)| *epoch > 0.0).map(|(epoch, step)| step / epoch).fold(f64::INFINITY, f64::min);
-    // Where no number fits, as when a recipe counts otherwise, the epochs are as logged.
+    // If no number fits, as when a recipe counts otherwise, the epochs are as logged.
     let steps = (least < below && pairs().all(|(epoch, step)| epoch >= 0.0 && step > 0.0)).then_some(least);
     lines
         .iter()

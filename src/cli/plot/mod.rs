@@ -79,7 +79,7 @@ pub fn plot(args: &PlotArgs) -> Result<()> {
     Ok(())
 }
 
-/// The panels of one run over its steps; none where nothing that is drawn was logged.
+/// The panels of one run over its steps; none if nothing that is drawn was logged.
 pub(super) fn panels_of(run: &Run) -> Option<Panels> {
     let args = PlotArgs { runs: Vec::new(), out: None, x: Axis::Step, phase: None, smooth: 1 };
     let drawn =
@@ -93,7 +93,7 @@ pub(super) fn panels_of(run: &Run) -> Option<Panels> {
         state: None,
         torn: false,
     }];
-    // It fails only where there is nothing to draw.
+    // It fails only if there is nothing to draw.
     tracks(&runs, &args).and_then(|tracks| picture(&runs, tracks, &args)).ok()
 }
 

@@ -15,7 +15,7 @@ pub struct Run {
     pub given: String,
     /// The folder of its metrics.
     pub dir: PathBuf,
-    /// The folder's name, which tells runs apart where they have different ones.
+    /// The folder's name, which tells runs apart if they differ.
     pub name: String,
     /// Its state, if known.
     pub state: Option<String>,

@@ -256,7 +256,7 @@ fn words(value: &Value) -> String {
 }
 
 fn confusions(pairs: &[Confusion], classes: &[Class]) -> Markup {
-    // Labels are given by name where the classes are known.
+    // Labels are given by name if the classes are known.
     let named = |label: &Value| {
         let class = classes.iter().find(|c| c.label == *label && !label.is_null());
         class.map(|c| words(&c.name)).filter(|name| !name.is_empty()).unwrap_or_else(|| words(label))

@@ -101,7 +101,7 @@ fn is_run(dir: &Path) -> Result<()> {
     bail_hint!("{} is not a run directory: it has no {}", dir.display(), RunFile::NAME; "expected a directory made by `nepa run`{list}")
 }
 
-/// A file's text, where there is one.
+/// A file's text, if there is one.
 fn optional(path: &Path) -> Result<Option<String>> {
     match path.exists() {
         true => Ok(Some(std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?)),

@@ -3,8 +3,8 @@
 //! Everything comes out as 8-bit RGB, as Pillow's `convert("RGB")` gives it: alpha is dropped, palettes are looked up,
 //! CMYK is taken as Adobe writes it. 16-bit grey is scaled to 8 bits (where Pillow clips it).
 //!
-//! JPEG, the hot path, is decoded by libjpeg-turbo where it is found (`turbo`), and only where the image is wanted;
-//! else by zune-jpeg, in pure Rust.
+//! JPEG, the hot path, is decoded by libjpeg-turbo if it is found (`turbo`), and then only the part of the image that
+//! is wanted; else by zune-jpeg, in pure Rust.
 
 mod other;
 mod turbo;

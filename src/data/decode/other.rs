@@ -90,7 +90,7 @@ fn gif(bytes: &[u8]) -> Result<Image> {
     Ok(Image::new(width, height, 3, data))
 }
 
-/// The first bytes, as text where they are text.
+/// The first bytes, as text if they are text.
 fn beginning(bytes: &[u8]) -> String {
     let start = &bytes[..bytes.len().min(24)];
     match std::str::from_utf8(start) {

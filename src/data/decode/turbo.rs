@@ -30,7 +30,7 @@ impl Backend {
     pub fn describe(&self) -> String {
         match self {
             Backend::LibjpegTurbo(path) => format!("libjpeg-turbo ({})", path.display()),
-            Backend::ZuneJpeg => "zune-jpeg (pure Rust: no libjpeg-turbo was found, which is faster)".into(),
+            Backend::ZuneJpeg => "zune-jpeg (pure Rust; libjpeg-turbo, which is faster, was not found)".into(),
         }
     }
 }
@@ -80,7 +80,7 @@ fn open(path: &Path) -> Result<()> {
     }
     match Decoder::new() {
         Some(_) => Ok(()),
-        None => bail!("it is not of libjpeg's version 6.2"),
+        None => bail!("it does not have the interface of libjpeg 6.2"),
     }
 }
 

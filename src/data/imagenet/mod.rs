@@ -61,11 +61,11 @@ pub struct Matched {
     pub names: Vec<String>,
 }
 
-/// Finds the classes of a source among the `count` classes of a model, whose names are `names` where it has any.
+/// Finds the classes of a source among the `count` classes of a model, whose names are `names` if it has any.
 ///
 /// A class is the model's of the same name, where WordNet ids and the names of ImageNet's classes count as the same;
 /// names that are numbers are labels. Without names on the model's side, images that have as many classes have the same
-/// ones, and a model of 1000 classes is taken for one of ImageNet where the images' classes are WordNet ids or numbers.
+/// ones, and a model of 1000 classes is taken for one of ImageNet if the images' classes are WordNet ids or numbers.
 pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usize) -> Result<Matched> {
     let (from, of) = (source.class_names(), source.describe());
     let known = classes();

@@ -43,7 +43,7 @@ struct Consumed {
 
 /// Room for one batch.
 struct Slot {
-    /// uint8 [B, H, W, C] on the CPU, pinned where a GPU is used.
+    /// uint8 [B, H, W, C] on the CPU, pinned if a GPU is used.
     pixels: Tensor,
     /// The pixels' address: every worker writes only to its own images.
     address: *mut u8,

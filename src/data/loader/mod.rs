@@ -106,7 +106,7 @@ impl Loader {
         ensure!(!source.is_empty(), "{} holds no images", source.describe());
         ensure!(
             !o.drop_last || o.batch <= source.len(),
-            "batch {} with drop_last leaves nothing of {} images",
+            "batch {} with drop_last leaves no batch of {} images",
             o.batch,
             source.len()
         );

@@ -83,7 +83,7 @@ pub fn affine(image: &Image, matrix: [f64; 6], fill: [u8; 3], interpolation: Int
         return out;
     }
     let [a, b, c, d, e, f] = matrix;
-    // Where a coordinate keeps to pixel centres, interpolation along it gives the pixels themselves.
+    // If a coordinate keeps to pixel centres, interpolation along it gives the pixels themselves.
     // The cubic in double precision pays where single precision would often leave doubts: at coordinates
     // like halves and quarters.
     let cubic = interpolation == Interpolation::Bicubic;

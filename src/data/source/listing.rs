@@ -20,7 +20,7 @@ const HEADER: usize = 8 + 4;
 /// How often progress is printed.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Where listings are kept; none where no cache folder is known.
+/// Where listings are kept; none if no cache folder is known.
 pub(super) fn folder() -> Option<PathBuf> {
     #[cfg(test)]
     if let Some(dir) = testing::folder() {

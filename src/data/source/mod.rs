@@ -96,7 +96,7 @@ pub trait Source: Send + Sync {
     fn len(&self) -> usize;
     /// The names of the classes, by label.
     fn class_names(&self) -> &[String];
-    /// The split that the images are of, where the layout has splits: "train".
+    /// The split that the images are of, if the layout has splits: "train".
     fn split(&self) -> Option<&str>;
     /// The class of image `index`, 0 … classes − 1; −1 if the layout says that it has none. Cheap.
     fn label(&self, index: usize) -> i64;
@@ -104,7 +104,7 @@ pub trait Source: Send + Sync {
     fn name(&self, index: usize) -> String;
     /// Image `index`. An error does not name the item: the caller does.
     fn read(&self, index: usize) -> Result<StoredImage<'_>>;
-    /// Channels, height and width, where all images are known to have the same ones.
+    /// Channels, height and width, if all images are known to have the same ones.
     fn shape(&self) -> Option<[usize; 3]> {
         None
     }

@@ -127,7 +127,7 @@ pub fn splits(path: &str) -> Result<Vec<String>> {
     })
 }
 
-/// Opens labelled images in any known layout. `split` may be left out where there is only one; "validation" and
+/// Opens labelled images in any known layout. `split` may be left out if there is only one; "validation" and
 /// "train" also find what is called val, valid, dev or training.
 pub fn open(path: &str, split: Option<&str>) -> Result<SourceRef> {
     let dir = Path::new(path);

@@ -29,7 +29,7 @@ pub(super) fn missing(path: &Path) -> anyhow::Error {
     }
 }
 
-/// The names in a folder, sorted; none where it cannot be read.
+/// The names in a folder, sorted; none if it cannot be read.
 pub(super) fn entries(dir: &Path) -> Vec<String> {
     let found = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<String> = found.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
@@ -243,7 +243,7 @@ pub(super) fn read_at(file: &File, at: u64, len: usize) -> std::io::Result<Vec<u
     Ok(bytes)
 }
 
-/// A name for row `row`, stable and unique, that ends in the file's own name where there is one.
+/// A name for row `row`, stable and unique, that ends in the file's own name if there is one.
 pub(super) fn row_name(split: Option<&str>, row: usize, file: Option<&str>) -> String {
     let file = file.and_then(|f| f.rsplit('/').next()).filter(|f| !f.is_empty());
     let parts = [split.map(str::to_string), Some(format!("{row:08}")), file.map(str::to_string)];

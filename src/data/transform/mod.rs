@@ -51,7 +51,7 @@ use std::sync::Arc;
 
 /// One entry of a list of transforms.
 ///
-/// A transform of images implements [`apply`](Self::apply), or [`apply_lazily`](Self::apply_lazily) where it can do
+/// A transform of images implements [`apply`](Self::apply), or [`apply_lazily`](Self::apply_lazily) if it can do
 /// with a part of the image; one of batches implements [`stage`](Self::stage) and
 /// [`apply_to_batch`](Self::apply_to_batch).
 pub trait Transform: Any + Send + Sync {
@@ -78,7 +78,7 @@ pub trait Transform: Any + Send + Sync {
         before
     }
 
-    /// The transform that does this one and the next at once, where that is cheaper.
+    /// The transform that does this one and the next at once, if that is cheaper.
     fn merge(&self, _next: &dyn Transform) -> Option<Arc<dyn Transform>> {
         None
     }

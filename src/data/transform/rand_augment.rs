@@ -49,7 +49,7 @@ pub struct DrawnOp {
     pub op: Op,
     /// Its magnitude.
     pub magnitude: f64,
-    /// What that came to; 0 where the operation has no argument.
+    /// What that came to; 0 if the operation has no argument.
     pub argument: f64,
     /// For what moves pixels.
     pub interpolation: Interpolation,

@@ -60,7 +60,7 @@ pub struct ProcessGroup {
 
 impl ProcessGroup {
     /// Connects `size` processes that share a store. The others reach this machine at `address`, or over a network
-    /// `interface` where one is named. With `cuda`, tensors on a GPU go through NCCL; all others go through Gloo.
+    /// `interface` if one is named. With `cuda`, tensors on a GPU go through NCCL; all others go through Gloo.
     pub fn open(
         store: &Store,
         [rank, size]: [usize; 2],

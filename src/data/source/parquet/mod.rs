@@ -41,7 +41,7 @@ pub struct Parquet {
     /// The index after each shard's last row.
     ends: Vec<usize>,
     labels: Vec<i32>,
-    /// The images' own file names, empty where there is none.
+    /// The images' own file names, empty if there is none.
     files: Names,
 }
 
