@@ -120,8 +120,8 @@ pub struct State {
     pub seed: u64,
     /// Keys given out so far.
     pub drawn: u64,
-    /// Positions in the global batch of the samples of this forward pass: what is drawn for each sample (drop path) then
-    /// is what the global batch would have drawn for it.
+    /// Positions in the global batch of the samples of this forward pass: what is drawn for each sample (drop path)
+    /// then is what the global batch would have drawn for it.
     pub samples: Positions,
 }
 

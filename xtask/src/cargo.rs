@@ -29,7 +29,8 @@ pub fn command(project: &Path) -> Command {
 
 /// Builds nepa in release mode and returns its path, or the code with which cargo failed (after cargo's own message).
 pub fn build_nepa(project: &Path) -> Result<Result<PathBuf, ExitCode>> {
-    // Only cargo knows the target folder for sure; its JSON messages name the binary, diagnostics go to stderr as usual.
+    // Only cargo knows the target folder for sure; its JSON messages name the binary, diagnostics go to stderr as
+    // usual.
     let mut child = command(project)
         .args(["build", "--release", "--bin", "nepa", "--message-format=json-render-diagnostics"])
         .stdout(Stdio::piped())

@@ -28,7 +28,7 @@ fn parts_are_disjoint_complete_and_follow_the_seed() {
     for fraction in [0.0, 1.0, 0.001, -0.5, 1.5, f64::NAN] {
         complains(split(&all, fraction, 0), &["leaves one part empty"]);
     }
-    // The permutation of the seed, unchanged since the first version.
+    // The permutation of the seed.
     let mut chosen = crate::random::Key::new(7).permutation(100)[..25].to_vec();
     chosen.sort();
     assert_eq!(indices(&a), chosen.iter().map(|i| *i as usize).collect::<Vec<_>>());
