@@ -3,7 +3,7 @@
 //!     cargo xtask bench data --images DIR [--python VENV/bin/python] [--seconds 4] [--rounds 3]
 //!
 //! DIR is what make_images.py writes; README.md in this folder has the commands for it and for the Python environment.
-//! Each measurement is a process of its own, bound to its cores, ours and the peer's in turns; the median of the rounds
+//! Each measurement is a separate process, bound to its cores, ours and the peer's in turns; the median of the rounds
 //! counts. Without --python only ours is measured.
 
 mod shards;

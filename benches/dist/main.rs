@@ -122,7 +122,7 @@ fn steps(case: &Case, rounds: usize) -> Result<()> {
     row(&format!("1 process, {batch} images"), &one);
     row(&format!("1 process, {} images", PROCESSES * batch), &whole);
     row(&format!("{PROCESSES} processes, {batch} images each, no exchange"), &alone);
-    row("  exchange beside backward (dist::gradients)", &overlapped);
+    row("  exchange during backward (dist::gradients)", &overlapped);
     row("  exchange after backward (one all_reduce)", &blocking);
     // Steps of one round saw much the same machine.
     let ratio = |a: &[f64], b: &[f64]| median(&a.iter().zip(b).map(|(a, b)| a / b).collect::<Vec<_>>());

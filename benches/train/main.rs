@@ -3,7 +3,7 @@
 //!     cargo xtask bench train [--reference DIR --python PYTHON] [--batch 8] [--layers 12] [--rounds 5]
 //!                             [--dtype float32,bfloat16] [--device cpu] [--threads N]
 //!
-//! Ours and the reference are processes of their own that take one step each in turns, on the same threads, batch and
+//! Ours and the reference are separate processes that take one step each in turns, on the same threads, batch and
 //! configuration; medians of the rounds count. Where other programs run too, the processor time tells more. README.md
 //! in this folder says what is timed, and how to get the peer.
 

@@ -102,7 +102,7 @@ struct Picture<'a> {
     layout: Layout,
 }
 
-/// Where things stand.
+/// The layout of the picture.
 struct Layout {
     columns: u32,
     width: u32,

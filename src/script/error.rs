@@ -38,12 +38,17 @@ pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
             inner.set_position(position);
         }
         // Where it happened inside a module ("in encoder", "in layer 3") becomes a separate frame.
-        let places: Vec<String> = error.chain().map(|c| c.to_string()).take_while(|t| t.starts_with("in ")).collect();
-        if places.is_empty() {
+        let contexts: Vec<String> = error.chain().map(|c| c.to_string()).take_while(|t| t.starts_with("in ")).collect();
+        if contexts.is_empty() {
             return inner;
         }
-        let place = places.join(", ").replace("in ", "");
-        return Box::new(EvalAltResult::ErrorInFunctionCall(format!("{PLACE}{place}"), String::new(), inner, position));
+        let context = contexts.join(", ").replace("in ", "");
+        return Box::new(EvalAltResult::ErrorInFunctionCall(
+            format!("{PLACE}{context}"),
+            String::new(),
+            inner,
+            position,
+        ));
     }
     let blame_caller = error.chain().any(|c| c.downcast_ref::<Diagnostic>().is_some_and(|d| d.blame_caller));
     let diagnostic = Diagnostic { message: one_line(&error), hint: hint_of(&error), blame_caller };

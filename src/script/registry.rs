@@ -1,5 +1,5 @@
 //! Registering functions: what `#[functions]` collects of plain Rust functions becomes known to the engine and to the
-//! reference alike, so that nothing that scripts can call is without documentation.
+//! reference alike, so that everything that scripts can call is documented.
 
 use super::docs::{FnDoc, Reference};
 use super::error::to_rhai;

@@ -104,7 +104,7 @@ impl<'a> LazyImage<'a> {
     }
 }
 
-/// What was wrong with a JPEG that could be decoded all the same, as for `nepa data --scan`: libjpeg fills what a
+/// What was wrong with a JPEG that could be decoded nevertheless, as for `nepa data --scan`: libjpeg fills what a
 /// damaged part of a file leaves open with grey, and Pillow says nothing about it.
 pub fn complaint(content: &mut StoredImage<'_>) -> Result<Option<String>> {
     match LazyImage::open(content, false)? {

@@ -93,7 +93,7 @@ impl Work {
         let size = self.global_len(batch);
         let own = Positions::of_process(size, rank, world_size, self.shared.pipeline.needs_pairs());
         match own.is_empty() {
-            // It takes part in the step all the same.
+            // It still takes part in the step.
             true => (Positions::run(0, 1), 0.0),
             false => (own, (world_size * own.len()) as f64 / size as f64),
         }

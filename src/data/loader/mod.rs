@@ -240,7 +240,7 @@ mod tests {
                 let error = loop {
                     match epoch.next_batch() {
                         Ok(Some(_)) => {}
-                        Ok(None) => panic!("the fault was not told"),
+                        Ok(None) => panic!("the fault was not reported"),
                         Err(e) => break one_line(&e),
                     }
                 };

@@ -158,7 +158,7 @@ pub(super) mod testing {
 
     thread_local! {
         static FOLDER: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
-        static SAID: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+        static PRINTED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     }
 
     pub fn set_folder(dir: &Path) {
@@ -170,11 +170,11 @@ pub(super) mod testing {
     }
 
     pub fn printed(line: &str) {
-        SAID.with_borrow_mut(|s| s.push(line.to_string()));
+        PRINTED.with_borrow_mut(|s| s.push(line.to_string()));
     }
 
     /// What was printed since the last call.
     pub fn take_printed() -> Vec<String> {
-        SAID.take()
+        PRINTED.take()
     }
 }

@@ -38,7 +38,7 @@ struct Policy {
     layers: usize,
     probability: f64,
     ops: Vec<Op>,
-    /// By operation; empty: all alike, with repetition.
+    /// By operation; empty: all equal, with repetition.
     weights: Vec<f64>,
 }
 

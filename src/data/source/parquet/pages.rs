@@ -132,7 +132,7 @@ struct Page {
     body: PageBody,
     /// The decompressed body.
     plain: Vec<u8>,
-    /// The definition levels of the second kind of data page, which stand before the body.
+    /// The definition levels of a data page of version 2, which precede the body.
     levels: Vec<u8>,
 }
 

@@ -38,12 +38,12 @@ fn features(names: &str) -> String {
 const NAMES: &str = r#"["a", "b", "c"]"#;
 
 fn with_features(batch: RecordBatch, names: &str) -> RecordBatch {
-    let told = format!(r#"{{"info": {{"features": {}}}}}"#, features(names));
+    let metadata = format!(r#"{{"info": {{"features": {}}}}}"#, features(names));
     let schema = batch
         .schema()
         .as_ref()
         .clone()
-        .with_metadata(std::collections::HashMap::from([("huggingface".to_string(), told)]));
+        .with_metadata(std::collections::HashMap::from([("huggingface".to_string(), metadata)]));
     RecordBatch::try_new(Arc::new(schema), batch.columns().to_vec()).unwrap()
 }
 
