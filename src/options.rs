@@ -1,8 +1,8 @@
 //! Options read from a map of names to values: a script's `#{ … }` or a `config.json`.
 //!
-//! [`options!`] declares a struct with its defaults and documentation in one place: serde reads it,
-//! `nepa api` prints it. [`read`] turns serde's complaints into sentences that name the option,
-//! what was expected, what was found and the nearest valid name.
+//! [`options!`] declares a struct with its defaults and documentation in one place: serde reads it, `nepa api` prints
+//! it. [`read`] turns serde's errors into sentences that name the option, what was expected, what was found and the
+//! nearest valid name.
 
 use crate::error::{Diagnostic, did_you_mean, nearest};
 use crate::types::{Type, Typed, unknown_choice};
@@ -28,7 +28,7 @@ pub trait Options: Typed + DeserializeOwned + serde::Serialize + Default {
     /// The options' names, in the order of their declaration.
     const NAMES: &'static [&'static str];
 
-    /// The options with all that is said about them.
+    /// The options with their documentation.
     fn docs() -> Vec<OptionDoc>;
 }
 
@@ -75,7 +75,7 @@ pub fn read<T: Options>(of: &str, map: Map<String, Value>) -> Result<T, Diagnost
     T::deserialize(Reader(Value::Object(map))).map_err(|e| e.diagnose(of))
 }
 
-/// Rejects keys that are none of `known`, all of them at once; `what` is what a key names: "option", "part".
+/// Rejects keys that are not among `known`, all of them at once; `what` is what a key names: "option", "part".
 pub fn known_keys<'a>(
     what: &str,
     of: &str,
@@ -116,7 +116,7 @@ pub fn script_literal(value: &Value) -> String {
     }
 }
 
-/// What serde found wrong, kept apart so that it can be said in our words.
+/// What serde found wrong, in parts, so that the message can be worded here.
 #[derive(Debug)]
 enum Fault {
     Unknown { field: String, known: &'static [&'static str] },

@@ -1,7 +1,6 @@
-//! A run as a thing of its own, with or without a script: its session, directory, checkpoints, metrics, log, signals and
-//! progress.
+//! A run, with or without a script: its session, directory, checkpoints, metrics, log, signals and progress.
 //!
-//! A [`Session`] is a run of one recipe. It owns the [`RunDir`], which is made when something is first written. Each
+//! A [`Session`] is a run of one recipe. It owns the [`RunDir`], which is created when something is first written. Each
 //! training loop keeps [`Checkpoints`] in it: the newest one is found and its settings compared ([`Settings`]), its
 //! tensors restored ([`snapshot`]), new ones written in the background ([`writer`]).
 

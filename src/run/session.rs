@@ -11,23 +11,23 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// A run under way. All ranks have one, and rank 0's alone writes files.
+/// A run in progress. All ranks have one; only rank 0's writes files.
 pub struct Session {
     info: RunInfo,
-    /// The directory asked for; without it one is made when something is first written.
+    /// The directory asked for; without it one is created when something is first written.
     out: Option<PathBuf>,
     must_resume: bool,
     interrupt: Interrupt,
     dir: Option<RunDir>,
-    /// Names of training loops met so far, and how often.
+    /// Names of training loops so far, and how often each came.
     loops: BTreeMap<String, usize>,
     started_from: Vec<StartedFrom>,
 }
 
 impl Session {
-    /// Starts a run in the directory `out`, or resumes the one that is in it; `must_resume` wants one to be there. It is
-    /// opened at once, so that a run does not find out at its end that it cannot write. Without `out` a directory is made
-    /// in [`RUNS_DIR`] when it is first needed.
+    /// Starts a run in the directory `out`, or resumes the one that is in it; with `must_resume`, one must be there.
+    /// The directory is opened at once, so that a run does not find out at its end that it cannot write. Without `out`,
+    /// a directory is created in [`RUNS_DIR`] when it is first needed.
     pub fn start(info: RunInfo, out: Option<PathBuf>, must_resume: bool, interrupt: Interrupt) -> Result<Self> {
         let (loops, started_from) = (BTreeMap::new(), Vec::new());
         let mut session = Self { info, out, must_resume, interrupt, dir: None, loops, started_from };
@@ -47,7 +47,7 @@ impl Session {
         &self.interrupt
     }
 
-    /// The run directory, which rank 0 makes where it is not there yet.
+    /// The run directory, which rank 0 creates if needed.
     pub fn dir(&mut self) -> Result<&mut RunDir> {
         if self.dir.is_none() {
             let mut opened = None;
@@ -93,8 +93,8 @@ impl Session {
         self.info.params.insert(name.to_string(), value);
     }
 
-    /// A folder for the checkpoints of one more training loop, called `label`: in letters that any file system takes, with
-    /// a number where the run had a loop of that name before.
+    /// A folder for the checkpoints of one more training loop, called `label`: in characters that any file system accepts,
+    /// with a number if the run had a loop of that name before.
     pub fn next_loop_dir(&mut self, label: &str) -> Result<PathBuf> {
         let plain: String = label.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
         let words: Vec<&str> = plain.split('-').filter(|w| !w.is_empty()).collect();
@@ -116,7 +116,7 @@ impl Session {
         }
     }
 
-    /// Records that a model was loaded, a folder or a file in one, which this run's own are started from.
+    /// Records a loaded model (a folder, or a file in one) that this run's models are started from.
     pub fn note_loaded(&mut self, path: &Path) {
         let name = ModelProvenance::FILE;
         let provenance = if path.is_dir() { path.join(name) } else { path.with_file_name(name) };
@@ -127,7 +127,7 @@ impl Session {
         }
     }
 
-    /// Records what there is to say about a model that the run was started from, in place of what was said before.
+    /// Records details of a model that the run was started from, replacing those recorded before.
     pub fn note_started_from(&mut self, path: &str, about: Map<String, Value>) {
         match self.started_from.iter_mut().find(|known| known.path == path) {
             Some(known) => known.replace(about),
@@ -143,7 +143,7 @@ impl Session {
     }
 }
 
-/// `runs/RECIPE-DATE-TIME`, with a number where that is taken.
+/// `runs/RECIPE-DATE-TIME`, with a number if that is taken.
 fn default_dir(recipe: &Path) -> PathBuf {
     let stem = recipe.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
     let moment = timestamp().replace([':', '-'], "").replace('T', "-").replace('Z', "");

@@ -66,7 +66,7 @@ mod functions {
     pub fn adamw_with_groups(m: &Module, options: AdamwOptions, group: FnPtr) -> Result<Adamw> {
         ensure!(
             options.groups.is_empty(),
-            "optim::adamw: groups come by patterns (the option `groups`) or by a function, not both"
+            "optim::adamw: give groups by patterns (the option `groups`) or by a function, not both"
         );
         let new = optim::Adamw::with_groups(m.0.as_ref(), &options, |name, t| {
             let given = call(&group, (name.to_string(), Tensor::from(t.shallow_clone())))?;

@@ -91,7 +91,7 @@ handles! { "Progress": Progress; }
 pub fn register(api: &mut Api<'_>) {
     api.namespace(
         "run",
-        "The run directory (--out DIR, else runs/RECIPE-DATE, made when first needed): metrics, progress, checkpoints.",
+        "The run directory (--out DIR, else runs/RECIPE-DATE, created when first needed): metrics, progress, checkpoints.",
         functions::register,
     );
     api.methods::<Progress>(

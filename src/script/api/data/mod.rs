@@ -23,7 +23,7 @@ pub fn register(api: &mut Api<'_>) {
     api.namespace(
         "data",
         "Labelled images in any layout, and how they become batches. Listings and indices that take long to make are \
-         kept in the cache folder (NEPA_CACHE) and made anew when the data changed.",
+         kept in the cache folder (NEPA_CACHE) and made again when the data changes.",
         functions::register,
     );
     api.methods::<Source>("A list of labelled images.", source::register);

@@ -75,13 +75,13 @@ impl ScriptModule {
             } else if let Some(list) = value.read_lock::<Array>()
                 && list.iter().any(|v| v.is::<Module>() || v.is::<Tensor>())
             {
-                // Modules in an array are parts too; tensors there would be trained by nobody.
+                // Modules in an array are parts too; tensors there would not be trained.
                 Member::Modules(modules(&list, &format!("nn::define: the part `{name}`"))?)
             } else if let Some(map) = value.read_lock::<Map>()
                 && map.values().any(|v| v.is::<Module>() || v.is::<Tensor>())
             {
                 bail_hint!(
-                    "nn::define: the part `{name}` is a map with modules or tensors in it, which nobody would train";
+                    "nn::define: the part `{name}` is a map with modules or tensors in it, which would not be trained";
                     "put them among the parts themselves, or in an array"
                 );
             } else {

@@ -250,7 +250,7 @@ fn counted(m: &Module, o: &CostOptions) -> Result<Map> {
     if counted != there {
         bail_hint!(
             "cost: this model has {there} parameters, but its configuration makes {counted}";
-            "only models of the built-in parts can be counted"
+            "only models made of built-in parts can be counted"
         );
     }
     let on_cuda = matches!(crate::device::current(), tch::Device::Cuda(_));
