@@ -70,10 +70,10 @@ impl StartedFrom {
     const SAVED_AT: &str = "saved_at";
     const WEIGHTS: &str = "weights";
 
-    /// A model with the `provenance` found in its folder.
-    pub fn model(path: String, provenance: &ModelProvenance) -> Self {
-        let weights = (Self::WEIGHTS.into(), provenance.weights.clone().into());
-        let saved_at = (Self::SAVED_AT.into(), provenance.saved_at.clone().into());
+    /// A model with what its folder says of its weights.
+    pub fn model(path: String, saved: SavedWeights) -> Self {
+        let weights = (Self::WEIGHTS.into(), saved.weights.into());
+        let saved_at = (Self::SAVED_AT.into(), saved.saved_at.into());
         Self { path, about: Map::from_iter([weights, saved_at]) }
     }
 
@@ -106,6 +106,17 @@ pub struct ModelProvenance {
     /// The run that saved it, if one did.
     #[serde(flatten)]
     pub run: Option<RunProvenance>,
+}
+
+/// The part of `provenance.json` that says which weights a folder holds. Its other keys may be anything, since a script
+/// may have set them when it saved the model.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SavedWeights {
+    /// "raw" or "ema".
+    pub weights: Option<String>,
+    /// When (UTC).
+    pub saved_at: Option<String>,
 }
 
 impl ModelProvenance {

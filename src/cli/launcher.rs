@@ -4,7 +4,7 @@
 use crate::dist::STORE_FD;
 use crate::error::{Context as _, Result};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal, setpgid};
+use rustix::process::{Pid, Signal, kill_process, setpgid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::net::TcpListener;
@@ -94,8 +94,8 @@ pub fn end_with_launcher() {
     #[cfg(target_os = "linux")]
     if let Some(launcher) = std::env::var(LAUNCHER).ok().and_then(|pid| pid.parse::<i32>().ok()) {
         // The setting belongs to this thread, and is lost by exec. If it fails, the launcher's end goes unnoticed.
-        let _ = set_parent_process_death_signal(Some(Signal::TERM));
-        if getppid() != Pid::from_raw(launcher) {
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+        if rustix::process::getppid() != Pid::from_raw(launcher) {
             crate::dist::exit_immediately(128 + SIGTERM);
         }
     }

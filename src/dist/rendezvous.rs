@@ -297,8 +297,7 @@ fn listen(port: u16, listen_fd: Option<i32>) -> Result<TcpListener> {
         // SAFETY: `nepa run --nproc` leaves this socket open for rank 0, which takes it once, here.
         return Ok(unsafe { TcpListener::from_raw_fd(fd) });
     }
-    // On Linux this listens for IPv4 too.
-    let listener = match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)) {
+    let listener = match listen_dual_stack(port) {
         Err(e) if e.kind() != ErrorKind::AddrInUse => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)),
         bound => bound,
     };
@@ -312,6 +311,19 @@ fn listen(port: u16, listen_fd: Option<i32>) -> Result<TcpListener> {
             )
         }
     }
+}
+
+/// A socket for IPv6 that listens for IPv4 too, whatever the system's default.
+fn listen_dual_stack(port: u16) -> std::io::Result<TcpListener> {
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+    let fd = socket(AddressFamily::INET6, SocketType::STREAM, None)?;
+    // As std does: not handed to other programs; the port of a run that has just ended is free.
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    sockopt::set_socket_reuseaddr(&fd, true)?;
+    sockopt::set_ipv6_v6only(&fd, false)?;
+    bind(&fd, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
+    listen(&fd, 128)?;
+    Ok(fd.into())
 }
 
 /// The address from which this machine reaches `target`. Nothing is sent.

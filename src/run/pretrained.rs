@@ -5,7 +5,7 @@ use crate::bail_hint;
 use crate::checkpoint::{STATE_FILE, TORCH_EMA_FILE, model_file, tensor_file};
 use crate::error::{Result, did_you_mean};
 use crate::files::read_json;
-use crate::provenance::ModelProvenance;
+use crate::provenance::{ModelProvenance, SavedWeights};
 use crate::run::RunFile;
 use crate::run::directory::checkpoints_of_run;
 use crate::run::snapshot::{EMA_DIR, RAW_DIR};
@@ -56,7 +56,7 @@ pub fn find(path: &Path, weights: &str) -> Result<PathBuf> {
 
 /// Which weights the folder of a weights file says it holds.
 fn declared_weights(file: &Path) -> Option<String> {
-    read_json::<ModelProvenance>(&file.with_file_name(ModelProvenance::FILE)).ok()?.weights
+    read_json::<SavedWeights>(&file.with_file_name(ModelProvenance::FILE)).ok()?.weights
 }
 
 /// The newest checkpoint of a run with one training loop.

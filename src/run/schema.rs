@@ -157,17 +157,23 @@ impl CheckpointState {
 
     /// Reads it from a checkpoint's folder. Call `manifest::verify` first.
     pub fn read(dir: &Path) -> Result<Self> {
+        /// What every format has.
+        #[derive(Deserialize)]
+        struct Header {
+            format: u32,
+            #[serde(default)]
+            versions: Versions,
+        }
         let path = dir.join(STATE_FILE);
-        let state: Self = read_json(&path)?;
+        let Header { format, versions } = read_json(&path)?;
         ensure!(
-            state.format == Self::FORMAT,
-            "{} has format {}, written by nepa {}; this version reads format {}",
+            format == Self::FORMAT,
+            "{} has format {format}, written by nepa {}; this version reads format {}",
             path.display(),
-            state.format,
-            state.versions.nepa,
+            versions.nepa,
             Self::FORMAT
         );
-        Ok(state)
+        read_json(&path)
     }
 }
 

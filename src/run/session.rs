@@ -120,7 +120,7 @@ impl Session {
     pub fn note_loaded(&mut self, path: &Path) {
         let name = ModelProvenance::FILE;
         let provenance = if path.is_dir() { path.join(name) } else { path.with_file_name(name) };
-        let model = StartedFrom::model(path.display().to_string(), &read_json(&provenance).unwrap_or_default());
+        let model = StartedFrom::model(path.display().to_string(), read_json(&provenance).unwrap_or_default());
         match self.started_from.iter_mut().find(|known| known.path == model.path) {
             Some(known) => known.replace(model.about),
             None => self.started_from.push(model),
@@ -128,7 +128,9 @@ impl Session {
     }
 
     /// Records details of a model that the run was started from, replacing those recorded before.
-    pub fn note_started_from(&mut self, path: &str, about: Map<String, Value>) {
+    pub fn note_started_from(&mut self, path: &str, mut about: Map<String, Value>) {
+        // The entry has the path itself.
+        about.shift_remove("path");
         match self.started_from.iter_mut().find(|known| known.path == path) {
             Some(known) => known.replace(about),
             None => self.started_from.push(StartedFrom { path: path.to_string(), about }),

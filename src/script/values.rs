@@ -1,6 +1,6 @@
 //! Script values: handles to Rust objects, and conversions that say what they expected.
 
-use crate::error::{Result, bail};
+use crate::error::{Diagnostic, Result, bail, one_line};
 use crate::nn::ModuleRef;
 use crate::options::{self, Options};
 use crate::positions::Positions;
@@ -210,7 +210,10 @@ pub fn read_options<T: Options>(of: &str, map: &Map) -> Result<T> {
             Ok(json) => plain.insert(name.to_string(), json),
             // Unknown names are reported first, whatever their values.
             Err(_) if !known => plain.insert(name.to_string(), Value::Null),
-            Err(e) => return Err(e.context(format!("option `{name}` of {of}"))),
+            Err(e) => {
+                let message = format!("option `{name}` of {of}: {}", one_line(&e));
+                return Err(Diagnostic::new(message).at_key(name).into());
+            }
         };
     }
     Ok(options::read(of, plain)?)

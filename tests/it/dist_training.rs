@@ -220,7 +220,7 @@ fn wrong_arguments_of_exchanges_are_told_at_their_place() {
         &["expected a rank from 0 to 0, found 1"],
     );
     let said = folder.run("dist::all_reduce(ones([2]).to(\"int64\"), \"mean\");\n");
-    said.fails(1).says(&["a mean over processes needs a tensor of floats"]);
+    said.fails(1).says(&["a mean over processes needs a floating-point tensor, found int64"]);
     let said = folder.run("let m = nn::linear(2, 2);\ndist::gradients(m).backward(ones([2, 2]));\n");
     said.fails(1).says(&["backward: expected a scalar", "recipe.rhai:2:"]);
 }

@@ -4,6 +4,7 @@ use super::embed::Budget;
 use crate::error::Result;
 use crate::files::{json_value, read_json};
 use maud::{Markup, html};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -33,6 +34,7 @@ struct EvaluationFile {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ModelResult {
+    #[serde(deserialize_with = "finite")]
     top1_ci95: Option<[f64; 2]>,
     calibration: Vec<Bin>,
     per_class: Vec<Class>,
@@ -76,6 +78,7 @@ struct Sample {
     item: Value,
     label: Value,
     predicted: Value,
+    #[serde(deserialize_with = "finite")]
     probability: Option<f64>,
     image: Option<String>,
 }
@@ -83,6 +86,11 @@ struct Sample {
 /// A number; in JSON, those that are not finite are strings, which count as missing here.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
     Ok(Value::deserialize(deserializer)?.as_f64().unwrap_or(f64::NAN))
+}
+
+/// Numbers, unless one of them is not finite.
+fn finite<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
 fn nan() -> f64 {
