@@ -303,6 +303,23 @@ fn a_run_that_was_stopped_ends_with_the_same_best() {
 }
 
 #[test]
+fn an_evaluation_after_the_last_step_is_made_again_where_the_checkpoint_was_written_before_it() {
+    let folder = Folder::new();
+    let body = r#"
+        let o = #{ batch: 16, save_every: 4, evaluate: #{ images: images.take(40), best: "best" } };
+        let result = finetune::fit(model, images.take(96), o + #{ steps: 8 });
+        print(result.evaluations);
+        print(result.best);
+    "#;
+    let first = folder.run_with(&classifier(body), &["--out", "o"]);
+    first.succeeds();
+    let again = folder.run_with(&classifier(body), &["--out", "o"]);
+    again.succeeds().says(&["resumed from step 8"]);
+    assert_eq!(first.stdout, again.stdout);
+    assert!(first.stdout.contains("], [1, "), "{first}");
+}
+
+#[test]
 fn labels_and_classes_that_do_not_match_are_told_with_both_sides() {
     let fit =
         |images: &str, more: &str| classifier(&format!("finetune::fit(model, {images}, #{{ epochs: 1, {more} }});"));

@@ -117,7 +117,7 @@ fn collapse_is_logged_and_warned_of_once() {
         let images = data::idx(param("data", ()), "test").take(320);
         let model = nn::vit_nepa(#{ image_size: 28, patch_size: 7, num_channels: 1, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2 },
             #{ patch_embeddings: nn::define(#{ bias: randn([16]) }, |m, x| zeros([x.size(0), 16, 16]) + m.bias) });
-        pretrain::fit(model, images, #{ epochs: 4, batch: 64, log_every: 2 });
+        pretrain::fit(model, images, #{ epochs: param("epochs", 4), batch: 64, log_every: 2 });
     "#;
     let data = format!("data={}", fashion());
     let said = folder.run_with(script, &["--set", &data, "--out", "flat"]);
@@ -127,6 +127,9 @@ fn collapse_is_logged_and_warned_of_once() {
         "not counted",
     ]);
     assert_eq!(said.stderr.matches("have collapsed").count(), 1, "{said}");
+    let resumed = folder.run_with(script, &["--set", &data, "--out", "flat", "--set", "epochs=5"]);
+    resumed.succeeds().says(&["resumed from step 20"]);
+    assert!(!resumed.stderr.contains("have collapsed"), "{resumed}");
     let rows = metrics(&folder, "flat");
     assert!(
         rows.iter().all(|r| r["target_cosine"].as_f64().unwrap() > 0.99 && r["target_std"].as_f64().unwrap() < 0.01)

@@ -121,6 +121,14 @@ fn mistakes_in_a_task_are_told_by_its_name() {
     fit("loss: loss, name: \"mine\"", "lrr: 1.0").fails(1).says(&["unknown option `lrr` of mine", "recipe.rhai:5:"]);
     fit("loss: loss, name: \"mine\"", "evaluate: #{ every_epochs: 1 }").fails(1).says(&["mine: the option evaluate"]);
     fit("loss: loss, evaluate: |m, e, n, o| #{}", "evaluate: #{}").fails(1).says(&["every_epochs or every_steps"]);
+    let evaluated = "loss: loss, name: \"mine\", evaluate: |m, e, n, o| #{ step: 1 }";
+    fit(evaluated, "evaluate: #{ every_epochs: 1 }").fails(1).says(&["mine: evaluate: ", "counts or gives step"]);
+    fit("loss: loss, name: \"mine\", state: #{ done: 1 }", "")
+        .fails(1)
+        .says(&["mine: state: ", "counts or gives done"]);
+    fit("loss: loss, options: train::declared(#{ lr: 1e-2, label: \"own\" })", "").succeeds().says(&["own: "]);
+    let said = fit("loss: loss, options: train::declared(#{ lrr: 1e-2 })", "");
+    said.fails(1).says(&["unknown option `lrr` of train::declared", "did you mean `lr`?", "recipe.rhai:5:"]);
     fit("loss: loss", "accumulate: 5").fails(1).says(&["a batch of 4 images can be computed in 1 to 4 micro-batches"]);
 }
 
