@@ -89,8 +89,8 @@ impl From<Batch> for batch::Batch {
 }
 
 /// The micro-batches of a batch, for Rhai's `for`. All begin at one state of the run's generator, each with its own
-/// samples, so that together they draw what the batch would have drawn at once; after the last one the generator has
-/// the batch's samples again.
+/// samples, so that together they draw what the batch would have drawn at once; after the loop the generator has the
+/// batch's samples again.
 #[derive(Clone)]
 struct MicroBatches {
     batch: Batch,
@@ -111,7 +111,6 @@ impl Iterator for MicroBatches {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.next >= self.count {
-            random::set_samples(self.batch.content().batch.samples);
             return None;
         }
         let micro_batch = self.batch.micro_batch(self.next, self.count);
@@ -123,6 +122,15 @@ impl Iterator for MicroBatches {
             }
             Err(e) => Err(to_rhai(e, rhai::Position::NONE)),
         })
+    }
+}
+
+impl Drop for MicroBatches {
+    /// However the loop ends, also by `break`.
+    fn drop(&mut self) {
+        if self.next > 0 {
+            random::set_samples(self.batch.content().batch.samples);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::options::known_keys;
 use crate::run::{self, CheckpointOptions, Settings, TrainingState};
 use crate::script::registry::Api;
 use crate::script::session::with_session;
-use crate::script::types::handles;
+use crate::script::types::{handles, type_of};
 use crate::script::values::{Module, found, from_json, object, to_json};
 use nepa_macros::functions;
 use rhai::{Array, Dynamic, Map};
@@ -89,7 +89,7 @@ fn plain(value: &Dynamic) -> Value {
     if let Some(text) = super::transform::describe(value) {
         return text.into();
     }
-    to_json(value).unwrap_or_else(|_| value.type_name().into())
+    to_json(value).unwrap_or_else(|_| type_of(value).to_string().into())
 }
 
 handles! { "Checkpoints": Checkpoints; }

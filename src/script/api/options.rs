@@ -57,14 +57,20 @@ impl Declaration {
     }
 }
 
-/// The declarations that an array holds.
+/// The declarations that an array holds. One of a name that came before takes the earlier one's place, as in
+/// `train::declared(#{}) + [option("lr", 5e-3, "…")]`.
 pub fn declarations(list: &Array) -> Result<Vec<Declaration>> {
-    list.iter()
-        .map(|entry| match entry.read_lock::<Declaration>() {
-            Some(declaration) => Ok(declaration.clone()),
-            None => bail!("expected an array of declarations made by option(…), found {} in it", found(entry)),
-        })
-        .collect()
+    let mut declared: Vec<Declaration> = Vec::new();
+    for entry in list {
+        let Some(declaration) = entry.read_lock::<Declaration>().map(|d| d.clone()) else {
+            bail!("expected an array of declarations made by option(…), found {} in it", found(entry));
+        };
+        match declared.iter_mut().find(|earlier| earlier.name == declaration.name) {
+            Some(earlier) => *earlier = declaration,
+            None => declared.push(declaration),
+        }
+    }
+    Ok(declared)
 }
 
 /// The type that a default is of; one of `()` takes anything.
