@@ -91,7 +91,7 @@ handles! { "Progress": Progress; }
 pub fn register(api: &mut Api<'_>) {
     api.namespace(
         "run",
-        "The run directory (--out DIR, by default runs/RECIPE-DATE, made when first needed): metrics, progress, \
+        "The run directory (--out DIR, by default runs/RECIPE-DATE, created when first needed): metrics, progress, \
          checkpoints.",
         functions::register,
     );

@@ -75,7 +75,7 @@ impl ScriptModule {
             } else if let Some(list) = value.read_lock::<Array>()
                 && list.iter().any(|v| v.is::<Module>() || v.is::<Tensor>())
             {
-                // Modules in an array are parts too; tensors there would be trained by nobody.
+                // Modules in an array are parts too; tensors there would not be trained.
                 Member::Modules(modules(&list, &format!("nn::define: the part `{name}`"))?)
             } else if let Some(map) = value.read_lock::<Map>()
                 && map.values().any(|v| v.is::<Module>() || v.is::<Tensor>())
