@@ -8,7 +8,7 @@ fn main() {
     println!("cargo:rerun-if-changed=src/ffi");
     println!("cargo:rerun-if-changed=Cargo.lock");
     let lib =
-        env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys tells where libtorch lies; run `cargo xtask setup` first");
+        env::var("DEP_TCH_LIBTORCH_LIB").expect("torch-sys says where libtorch is; run `cargo xtask setup` first");
     let lib = PathBuf::from(lib);
     // Touched by every relink of the set-up, so that the rpath follows a switch of layout.
     println!("cargo:rerun-if-changed={}", lib.with_file_name("build-version").display());
@@ -49,7 +49,7 @@ fn libtorch_version(include: &Path) -> String {
 
 /// The version of a dependency in Cargo.lock.
 fn locked_version(package: &str) -> String {
-    let lock = fs::read_to_string("Cargo.lock").expect("Cargo.lock lies beside build.rs");
+    let lock = fs::read_to_string("Cargo.lock").expect("Cargo.lock is beside build.rs");
     let entry = format!("name = \"{package}\"\nversion = \"");
     let (_, rest) = lock.split_once(&entry).unwrap_or_else(|| panic!("{package} is in Cargo.lock"));
     rest.split('"').next().unwrap_or_default().to_string()
@@ -58,7 +58,7 @@ fn locked_version(package: &str) -> String {
 /// One translation unit of all C++ files: reading libtorch's headers takes most of the time, and this way it happens
 /// once.
 fn one_unit() -> PathBuf {
-    let sources = fs::canonicalize("src/ffi").expect("src/ffi lies beside build.rs");
+    let sources = fs::canonicalize("src/ffi").expect("src/ffi is beside build.rs");
     let mut files = Vec::new();
     let mut folders = vec![sources];
     while let Some(folder) = folders.pop() {

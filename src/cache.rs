@@ -1,4 +1,4 @@
-//! The folder for what takes long to make or to fetch, which all clones share. `xtask` includes this file: one rule for
+//! The folder, shared by all clones, for what takes long to make or to fetch. `xtask` includes this file: one rule for
 //! libtorch and for listings.
 
 use std::env;

@@ -16,7 +16,7 @@ pub fn current() -> Device {
     DEVICE.get()
 }
 
-/// Parses `cpu`, `cuda` or `cuda:N` and checks that it is there.
+/// Parses `cpu`, `cuda` or `cuda:N` and checks that it exists.
 pub fn parse(text: &str) -> Result<Device> {
     let device = match text {
         "cpu" => return Ok(Device::Cpu),
@@ -25,7 +25,7 @@ pub fn parse(text: &str) -> Result<Device> {
             Some(n) => Device::Cuda(n),
             None => bail_hint!(
                 "unknown device `{text}`{}", did_you_mean(text, ["cpu", "cuda"]);
-                "expected cpu, cuda or cuda:N, N counting from 0"
+                "expected cpu, cuda or cuda:N, where N counts from 0"
             ),
         },
     };
@@ -47,8 +47,8 @@ pub fn parse(text: &str) -> Result<Device> {
     Ok(device)
 }
 
-/// The device of process `local_rank` of `processes` on this machine: the one `asked` for, else CUDA where it is there.
-/// Several processes get a GPU each.
+/// The device of local rank `local_rank`, of `processes` on this machine: the one `asked` for, else CUDA if available.
+/// Several processes get one GPU each.
 pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Result<Device> {
     let device = match asked {
         Some(name) => parse(name)?,
@@ -60,7 +60,7 @@ pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Resul
     if let Some(name) = asked.filter(|name| *name != "cuda") {
         bail_hint!(
             "--device {name} names one GPU, but the {processes} processes of this machine need one each";
-            "give --device cuda: process N gets cuda:N"
+            "use --device cuda: local rank N gets cuda:N"
         );
     }
     // A batch system may show each process its own GPU only.
@@ -75,8 +75,8 @@ pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Resul
     }
 }
 
-/// Sets the run's device and thread count. libtorch keeps its own threads; rayon's fill batches
-/// while libtorch computes, and get the same number.
+/// Sets the run's device and thread count. libtorch has its own threads; rayon's, which fill batches while libtorch
+/// computes, get the same number.
 pub fn set(device: Device, threads: usize) -> Result<()> {
     keep_memory();
     DEVICE.set(device);

@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-/// The places where two values differ, with what stands there (null where nothing does): maps are gone into, and names
-/// joined with dots.
+/// Where two values differ, with both values (null if there is none): descends into maps, and joins names with dots.
 pub fn differences(a: &Value, b: &Value) -> Vec<(String, Value, Value)> {
     fn walk(name: &str, a: &Value, b: &Value, out: &mut Vec<(String, Value, Value)>) {
         match (a, b) {

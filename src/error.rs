@@ -16,14 +16,16 @@ pub struct Diagnostic {
     /// What to do about it.
     pub hint: Option<String>,
     /// Show the line that called the current script function rather than the one inside it: set
-    /// where the function's own arguments are at fault.
+    /// if the function's own arguments are at fault.
     pub blame_caller: bool,
+    /// The key at fault, where the call was given a map: the caret stands at it.
+    pub key: Option<String>,
 }
 
 impl Diagnostic {
     /// A message without advice.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, blame_caller: false }
+        Self { message: message.into(), hint: None, blame_caller: false, key: None }
     }
 
     /// Adds advice.
@@ -35,6 +37,12 @@ impl Diagnostic {
     /// Shows the error at the caller's line.
     pub fn blame_caller(mut self) -> Self {
         self.blame_caller = true;
+        self
+    }
+
+    /// Shows the error at this key of a map in the call.
+    pub fn at_key(mut self, key: &str) -> Self {
+        self.key = Some(key.to_string());
         self
     }
 }
@@ -55,8 +63,8 @@ macro_rules! bail_hint {
     };
 }
 
-/// The candidate nearest to `name`, if one is near enough to be what was meant: no edit for names of
-/// one or two letters, one for up to four, else a third of the letters and one. Operators are no names.
+/// The candidate nearest to `name`, if one is near enough to be what was meant: no edit for names of one or two
+/// letters, one for up to four, else a third of the letters and one. Operators are not names.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();
     let allowed = match name.chars().count() {
@@ -102,7 +110,7 @@ pub fn hint_of(error: &anyhow::Error) -> Option<String> {
 /// What libtorch's error is about, by the type of its C++ exception.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TorchFaultKind {
-    /// Any error that nothing here decides by.
+    /// Any other error.
     Other,
     /// An exchange with other processes failed: Gloo, NCCL or the store.
     Distributed,
@@ -132,7 +140,7 @@ impl fmt::Display for TorchFault {
 impl std::error::Error for TorchFault {}
 
 thread_local! {
-    /// How many [`catch_panic`] are under way on this thread: their panics are not printed.
+    /// How many [`catch_panic`] calls are active on this thread: their panics are not printed.
     static CATCHING: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -161,15 +169,15 @@ fn torch_panic(text: &str) -> Option<TorchFault> {
     Some(TorchFault::new(TorchFaultKind::Other, &message.replace("\\n", "\n").replace("\\\"", "\"")))
 }
 
-/// Prints panics that nothing catches as faults of ours.
+/// Prints panics that nothing catches as bugs in nepa.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         if CATCHING.get() > 0 {
             return;
         }
-        let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+        let location = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
         let message = info.payload_as_str().unwrap_or("no message");
-        eprintln!("error: internal fault{place}: {message}");
+        eprintln!("error: internal fault{location}: {message}");
         eprintln!("hint: this is a bug in nepa, not in your recipe; please report it");
     }));
 }

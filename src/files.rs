@@ -1,4 +1,4 @@
-//! Files and folders that appear whole or not at all: made beside their place, synced, then renamed into it.
+//! Files and folders that appear whole or not at all: written beside their destination, synced, then renamed.
 
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 /// How the names of unfinished files and folders begin; what a killed process leaves of them may be removed.
 pub const PARTIAL: &str = ".partial-";
-/// How the name of a folder begins that another one is replacing at this moment.
+/// How the name of a folder begins while another one replaces it.
 const REPLACED: &str = ".replaced-";
 /// Bytes that are collected before they are written.
 const BUFFER: usize = 1 << 20;
@@ -41,12 +41,12 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> Resu
     Ok(())
 }
 
-/// Whether a folder may take another one's place.
+/// What to do if the folder exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// It is an error where something lies there already.
+    /// An existing one is an error.
     Refuse,
-    /// What lies there is replaced, and comes back where that fails.
+    /// An existing one is replaced, and restored if that fails.
     Replace,
 }
 
@@ -68,7 +68,7 @@ impl FolderWriter<'_> {
 }
 
 /// Makes the folder `dir` of the files that `fill` writes. It appears whole or not at all, and is on the disk when this
-/// returns. Nothing is left behind where it fails.
+/// returns. If it fails, nothing is left behind.
 pub fn write_folder(dir: &Path, existing: Existing, fill: impl FnOnce(&FolderWriter<'_>) -> Result<()>) -> Result<()> {
     ensure!(dir.file_name().is_some(), "expected a folder's path, found \"{}\"", dir.display());
     ensure!(existing == Existing::Replace || !dir.exists(), "{} exists already", dir.display());
@@ -95,7 +95,7 @@ pub fn write_folder(dir: &Path, existing: Existing, fill: impl FnOnce(&FolderWri
     Ok(File::open(folder_of(dir))?.sync_all()?)
 }
 
-/// A folder beside `path`, to be filled and renamed to it; removed where that does not come about.
+/// A folder beside `path`, to be filled and renamed to it; removed if that does not happen.
 pub fn staging(path: &Path) -> Result<TempDir> {
     let parent = folder_of(path);
     std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
@@ -104,7 +104,7 @@ pub fn staging(path: &Path) -> Result<TempDir> {
     Ok(staging)
 }
 
-/// What is temporary is private at first; a result is as readable as anything else.
+/// Temporary files are private at first; a finished one gets the usual permissions.
 fn set_mode(path: &Path, mode: u32) {
     #[cfg(unix)]
     {
@@ -137,7 +137,7 @@ pub fn json_value<T: DeserializeOwned>(of: &str, value: Value) -> Result<T> {
     })
 }
 
-/// The folders in `dir`, by name; none where it cannot be read.
+/// The folders in `dir`, by name; none if it cannot be read.
 pub fn folders_in(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir()).collect();
@@ -145,7 +145,7 @@ pub fn folders_in(dir: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// "; did you mean …?" from the names that lie where `path` was looked for.
+/// "; did you mean …?" from the names in the folder of `path`.
 pub fn beside(path: &Path) -> String {
     let Some(name) = path.file_name().and_then(|n| n.to_str()) else { return String::new() };
     let parent = folder_of(path);

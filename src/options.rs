@@ -1,8 +1,8 @@
 //! Options read from a map of names to values: a script's `#{ … }` or a `config.json`.
 //!
-//! [`options!`] declares a struct with its defaults and documentation in one place: serde reads it,
-//! `nepa api` prints it. [`read`] turns serde's complaints into sentences that name the option,
-//! what was expected, what was found and the nearest valid name.
+//! [`options!`] declares a struct with its defaults and documentation in one place: serde reads it, `nepa api` prints
+//! it. [`read`] turns serde's errors into sentences that name the option, what was expected, what was found and the
+//! nearest valid name.
 
 use crate::error::{Diagnostic, did_you_mean, nearest};
 use crate::types::{Type, Typed, unknown_choice};
@@ -28,7 +28,7 @@ pub trait Options: Typed + DeserializeOwned + serde::Serialize + Default {
     /// The options' names, in the order of their declaration.
     const NAMES: &'static [&'static str];
 
-    /// The options with all that is said about them.
+    /// The options with their documentation.
     fn docs() -> Vec<OptionDoc>;
 }
 
@@ -75,7 +75,7 @@ pub fn read<T: Options>(of: &str, map: Map<String, Value>) -> Result<T, Diagnost
     T::deserialize(Reader(Value::Object(map))).map_err(|e| e.diagnose(of))
 }
 
-/// Rejects keys that are none of `known`, all of them at once; `what` is what a key names: "option", "part".
+/// Rejects keys that are not among `known`, all of them at once; `what` is what a key names: "option", "part".
 pub fn known_keys<'a>(
     what: &str,
     of: &str,
@@ -94,7 +94,7 @@ pub fn known_keys<'a>(
             format!("unknown {what}s of {of}: {}", list.join(", "))
         }
     };
-    Err(Diagnostic::new(message).hint(format!("the {what}s are: {}", known.join(", "))))
+    Err(Diagnostic::new(message).hint(format!("the {what}s are: {}", known.join(", "))).at_key(unknown[0]))
 }
 
 /// A value as a script would write it.
@@ -116,7 +116,7 @@ pub fn script_literal(value: &Value) -> String {
     }
 }
 
-/// What serde found wrong, kept apart so that it can be said in our words.
+/// What serde found wrong, in parts, so that the message can be worded here.
 #[derive(Debug)]
 enum Fault {
     Unknown { field: String, known: &'static [&'static str] },
@@ -139,9 +139,12 @@ impl ReadError {
                 let near = did_you_mean(&field, known.iter().copied());
                 Diagnostic::new(format!("unknown option `{field}` of {of}{near}"))
                     .hint(format!("the options are: {}", known.join(", ")))
+                    .at_key(&field)
             }
-            Fault::Other(text) if path.is_empty() => Diagnostic::new(format!("{of}: {text}")),
-            Fault::Other(text) => Diagnostic::new(format!("option `{path}` of {of}: {text}")),
+            Fault::Other(text) => match self.path.last() {
+                Some(key) => Diagnostic::new(format!("option `{path}` of {of}: {text}")).at_key(key),
+                None => Diagnostic::new(format!("{of}: {text}")),
+            },
         }
     }
 }

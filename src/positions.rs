@@ -1,7 +1,7 @@
-//! Where the images of one process, or of one of its micro-batches, stand in the global batch: the one that all processes
+//! Where the images of one process, or of one of its micro-batches, are in the global batch: the one that all processes
 //! compute together.
 
-/// Positions in the global batch: at most two runs of neighbours, each (first, length). None at all stands for the first
+/// Positions in the global batch: at most two runs of neighbours, each (first, length). None at all means the first
 /// ones, as many as there are images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Positions([(usize, usize); 2]);
@@ -22,7 +22,7 @@ impl Positions {
         }
     }
 
-    /// The positions in a batch of `size` images that rank `rank` of `world` computes; none where there are too few.
+    /// The positions in a batch of `size` images that rank `rank` of `world` computes; none if there are too few.
     ///
     /// They are neighbours. Where images are mixed with the one opposite (as far from the end as they are from the
     /// beginning) they are two `mirrored` runs: partners are on one process, and the process's images in reverse order

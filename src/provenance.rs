@@ -1,15 +1,15 @@
-//! Where a file comes from: the moment, the versions, the run.
+//! Where a file comes from: the time, the versions, the run.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The present moment in UTC, for example `2026-01-31T12:00:00Z`.
+/// The current time in UTC, for example `2026-01-31T12:00:00Z`.
 pub fn timestamp() -> String {
     let now = time::OffsetDateTime::now_utc().replace_nanosecond(0).expect("0 is a valid nanosecond");
     now.format(&time::format_description::well_known::Rfc3339).expect("a date can be written")
 }
 
-/// Versions of what a result depends on; "" where a file does not say.
+/// Versions of what a result depends on; "" if a file does not say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Versions {
@@ -59,7 +59,7 @@ pub struct RunProvenance {
 /// A model that a run was started from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StartedFrom {
-    /// Where it lies.
+    /// Its path.
     pub path: String,
     /// Its weights, when it was saved, and whatever else the recipe says about it.
     #[serde(flatten)]
@@ -70,26 +70,26 @@ impl StartedFrom {
     const SAVED_AT: &str = "saved_at";
     const WEIGHTS: &str = "weights";
 
-    /// A model whose folder says of itself what `provenance` holds.
-    pub fn model(path: String, provenance: &ModelProvenance) -> Self {
-        let weights = (Self::WEIGHTS.into(), provenance.weights.clone().into());
-        let saved_at = (Self::SAVED_AT.into(), provenance.saved_at.clone().into());
+    /// A model with what its folder says of its weights.
+    pub fn model(path: String, saved: SavedWeights) -> Self {
+        let weights = (Self::WEIGHTS.into(), saved.weights.into());
+        let saved_at = (Self::SAVED_AT.into(), saved.saved_at.into());
         Self { path, about: Map::from_iter([weights, saved_at]) }
     }
 
-    /// Says `about` of the model in place of what was known of it; only the moment of its saving is kept.
+    /// Replaces what is known about the model by `about`; only the time it was saved is kept.
     pub fn replace(&mut self, about: Map<String, Value>) {
         self.about.retain(|key, _| key == Self::SAVED_AT);
         self.about.extend(about);
     }
 
-    /// "raw" or "ema", where that is known.
+    /// "raw" or "ema", if known.
     pub fn weights(&self) -> Option<&str> {
         self.about.get(Self::WEIGHTS)?.as_str()
     }
 }
 
-/// `provenance.json` of a model folder. Whatever else a script said when it saved the model stands there too.
+/// `provenance.json` of a model folder. It also holds whatever else a script recorded when it saved the model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ModelProvenance {
@@ -103,9 +103,20 @@ pub struct ModelProvenance {
     pub saved_at: Option<String>,
     /// How many values the model's parameters have.
     pub parameters: i64,
-    /// The run that saved it, where one did.
+    /// The run that saved it, if one did.
     #[serde(flatten)]
     pub run: Option<RunProvenance>,
+}
+
+/// The part of `provenance.json` that says which weights a folder holds. Its other keys may be anything, since a script
+/// may have set them when it saved the model.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SavedWeights {
+    /// "raw" or "ema".
+    pub weights: Option<String>,
+    /// When (UTC).
+    pub saved_at: Option<String>,
 }
 
 impl ModelProvenance {

@@ -11,7 +11,7 @@ use rand_distr::{Distribution, StandardNormal};
 use std::cell::Cell;
 use tch::Tensor;
 
-/// A place in the tree of random streams.
+/// A node in the tree of random streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(u64);
 
@@ -69,8 +69,8 @@ fn fill<T: tch::kind::Element>(shape: &[i64], mut draw: impl FnMut() -> T) -> Re
     Ok(Tensor::f_from_slice(&values)?.f_reshape(shape)?)
 }
 
-/// `0..n` in an order that depends on a key alone, computed place by place: no list is kept, and any place is
-/// reached at once.
+/// `0..n` in an order that depends on a key alone, computed element by element: no list is kept, and any element is
+/// available at once.
 ///
 /// A Feistel network over the least even number of bits that holds n, applied again to what falls outside of it.
 #[derive(Debug, Clone, Copy)]
@@ -88,9 +88,9 @@ impl Permutation {
         Self { key, n: n as u64, half: bits.div_ceil(2) }
     }
 
-    /// What stands at place `i`, which is less than n.
+    /// The element at index `i`, which is less than n.
     pub fn at(&self, i: usize) -> usize {
-        assert!((i as u64) < self.n, "place {i} of a permutation of {}", self.n);
+        assert!((i as u64) < self.n, "index {i} of a permutation of {}", self.n);
         let mask = (1u64 << self.half) - 1;
         let mut value = i as u64;
         loop {
@@ -120,8 +120,8 @@ pub struct State {
     pub seed: u64,
     /// Keys given out so far.
     pub drawn: u64,
-    /// Positions in the global batch of the samples of this forward pass: what is drawn for each sample (drop path) then
-    /// is what the global batch would have drawn for it.
+    /// Positions in the global batch of the samples of this forward pass: what is drawn for each sample (drop path)
+    /// then is what the global batch would have drawn for it.
     pub samples: Positions,
 }
 
@@ -129,7 +129,7 @@ thread_local! {
     static GENERATOR: Cell<State> = const { Cell::new(State { seed: 0, drawn: 0, samples: Positions::run(0, 0) }) };
 }
 
-/// Starts the run's generator anew.
+/// Restarts the run's generator.
 pub fn set_seed(seed: u64) {
     GENERATOR.set(State { seed, drawn: 0, samples: Positions::default() });
 }
@@ -149,8 +149,8 @@ pub fn set_samples(samples: Positions) {
     GENERATOR.set(State { samples, ..GENERATOR.get() });
 }
 
-/// Uniform float32 values in [0, 1) of shape `sizes`, a row for each sample of the forward pass under way: the one that
-/// its position in the global batch gives it, whichever process or micro-batch computes it. Where there are not as many
+/// Uniform float32 values in [0, 1) of shape `sizes`, a row for each sample of the current forward pass: the one that
+/// its position in the global batch gives it, whichever process or micro-batch computes it. If there are not as many
 /// samples as the generator has positions for, they are taken for the first ones of a batch.
 pub fn next_per_sample(sizes: &[i64]) -> Result<Tensor> {
     let [n, row @ ..] = sizes else { bail!("expected the number of samples as the first size, found no sizes") };
@@ -216,13 +216,13 @@ mod tests {
             order.sort_unstable();
             assert!(order.iter().enumerate().all(|(i, &v)| i == v), "{n}");
         }
-        // Over many keys every value comes to every place equally often, and so does every pair of neighbours.
+        // Over many keys every value comes to every index equally often, and so does every pair of neighbours.
         let (n, keys) = (6usize, 36_000u64);
-        let (mut places, mut pairs) = ([[0u32; 6]; 6], [[0u32; 6]; 6]);
+        let (mut counts_at, mut pairs) = ([[0u32; 6]; 6], [[0u32; 6]; 6]);
         for seed in 0..keys {
             let permutation = Permutation::new(Key::new(seed), n);
-            for (place, counts) in places.iter_mut().enumerate() {
-                counts[permutation.at(place)] += 1;
+            for (index, counts) in counts_at.iter_mut().enumerate() {
+                counts[permutation.at(index)] += 1;
             }
             pairs[permutation.at(0)][permutation.at(1)] += 1;
         }
@@ -230,8 +230,8 @@ mod tests {
         let chi2 = |found: &mut dyn Iterator<Item = u32>, expected: f64| {
             found.map(|c| (c as f64 - expected).powi(2) / expected).sum::<f64>()
         };
-        let places = chi2(&mut places.iter().flatten().copied(), keys as f64 / 6.0);
-        assert!(places < 61.0, "{places}");
+        let indices = chi2(&mut counts_at.iter().flatten().copied(), keys as f64 / 6.0);
+        assert!(indices < 61.0, "{indices}");
         let pairs = chi2(&mut pairs.iter().flatten().copied().filter(|c| *c > 0), keys as f64 / 30.0);
         assert!(pairs < 67.0, "{pairs}");
     }

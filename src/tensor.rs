@@ -51,7 +51,7 @@ pub fn shape_text(t: &Tensor) -> String {
     format!("{:?} {}", t.size(), dtype_name(t.kind()))
 }
 
-/// A copy in memory of its own, outside any graph.
+/// A copy in new memory, outside any graph.
 pub fn detached_copy(t: &Tensor) -> Result<Tensor> {
     let t = t.f_detach()?;
     let mut copy = t.f_empty_like()?;

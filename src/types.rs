@@ -15,7 +15,7 @@ pub enum Type {
     OneOf(Vec<Cow<'static, str>>),
     /// An array of any length.
     ArrayOf(Box<Type>),
-    /// An array of so many.
+    /// An array of a fixed length.
     ArrayOfLength(usize, Box<Type>),
     /// A value of any of several types.
     Either(Vec<Type>),
@@ -151,7 +151,7 @@ macro_rules! choices {
     };
 }
 
-/// The complaint about a string that is none of the choices.
+/// The error for a string that is not one of the choices.
 pub fn unknown_choice<'a>(found: &str, choices: &'a [impl AsRef<str> + 'a]) -> String {
     let names: Vec<&str> = choices.iter().map(AsRef::as_ref).collect();
     let near = crate::error::did_you_mean(found, names.iter().copied());
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_are_told_by_name() {
+    fn choices_are_listed_by_name() {
         assert_eq!("green".parse::<Colour>().unwrap(), Colour::Green);
         let error = "gren".parse::<Colour>().unwrap_err();
         assert_eq!(error.message, "unknown value \"gren\"; did you mean `green`? (one of: red, green)");

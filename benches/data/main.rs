@@ -3,7 +3,7 @@
 //!     cargo xtask bench data --images DIR [--python VENV/bin/python] [--seconds 4] [--rounds 3]
 //!
 //! DIR is what make_images.py writes; README.md in this folder has the commands for it and for the Python environment.
-//! Each measurement is a process of its own, bound to its cores, ours and the peer's in turns; the median of the rounds
+//! Each measurement is a separate process, bound to its cores, ours and the peer's in turns; the median of the rounds
 //! counts. Without --python only ours is measured.
 
 mod shards;
@@ -213,7 +213,7 @@ fn bind(cores: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// Seconds that the process has had a processor for, all threads together.
+/// CPU time of the process in seconds, all threads together.
 fn processor_time() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a plain system call into a struct of our own.

@@ -19,8 +19,8 @@ use std::time::Instant;
 /// How long one reader is measured.
 const SECONDS: f64 = 3.0;
 
-/// `--shards DIR`: every shard in DIR by both readers, each in a process of its own. `--shards ours|crate FILE` is such
-/// a process.
+/// `--shards DIR`: every shard in DIR by both readers, each in a separate process. `--shards ours|crate FILE` is such a
+/// process.
 pub fn compare(args: &[String]) -> Result<()> {
     let folder = match args {
         [folder] => folder,

@@ -1,4 +1,4 @@
-//! What two processes gain over one, how much of their exchange hides behind backward, and how fast an exchange is.
+//! What two processes gain over one, how much of their exchange is hidden behind backward, and how fast an exchange is.
 //!
 //!     cargo xtask bench dist [--rounds 9] [--python PYTHON]
 //!
@@ -122,7 +122,7 @@ fn steps(case: &Case, rounds: usize) -> Result<()> {
     row(&format!("1 process, {batch} images"), &one);
     row(&format!("1 process, {} images", PROCESSES * batch), &whole);
     row(&format!("{PROCESSES} processes, {batch} images each, no exchange"), &alone);
-    row("  exchange beside backward (dist::gradients)", &overlapped);
+    row("  exchange during backward (dist::gradients)", &overlapped);
     row("  exchange after backward (one all_reduce)", &blocking);
     // Steps of one round saw much the same machine.
     let ratio = |a: &[f64], b: &[f64]| median(&a.iter().zip(b).map(|(a, b)| a / b).collect::<Vec<_>>());
@@ -132,7 +132,7 @@ fn steps(case: &Case, rounds: usize) -> Result<()> {
     println!("  weak scaling without any exchange, what the machine allows: {:.0} %", 100.0 * ratio(&one, &alone));
     let cost = median(&blocking) - median(&alone);
     let hidden = (median(&blocking) - median(&overlapped)) / cost;
-    println!("  share of the exchange that hides behind backward: {:.0} % of {:.1} ms", 100.0 * hidden, 1e3 * cost);
+    println!("  fraction of the exchange hidden behind backward: {:.0} % of {:.1} ms", 100.0 * hidden, 1e3 * cost);
     Ok(())
 }
 
@@ -189,7 +189,7 @@ fn all_reduces(python: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Two processes that meet at a port; what the first of them printed.
+/// Two processes that rendezvous at a port; what rank 0 printed.
 fn pair(command: impl Fn(usize, u16) -> Command) -> Result<Value> {
     let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
     let mut children = Vec::new();

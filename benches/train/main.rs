@@ -3,8 +3,9 @@
 //!     cargo xtask bench train [--reference DIR --python PYTHON] [--batch 8] [--layers 12] [--rounds 5]
 //!                             [--dtype float32,bfloat16] [--device cpu] [--threads N]
 //!
-//! Ours and the reference are processes of their own that take one step each in turns, on the same threads, batch and
-//! configuration; medians of the rounds count. Where other programs run too, the processor time tells more. README.md in this folder says what is timed, and how to get the peer.
+//! Ours and the reference are separate processes that take one step each in turns, on the same threads, batch and
+//! configuration; medians of the rounds count. Where other programs run too, the processor time tells more. README.md
+//! in this folder says what is timed, and how to get the peer.
 
 use nepa::bail_hint;
 use nepa::device;
@@ -137,7 +138,7 @@ fn side(o: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Seconds that the process has had a processor for, all threads together.
+/// CPU time of the process in seconds, all threads together.
 fn processor_time() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a plain system call into a struct of our own.
@@ -145,7 +146,7 @@ fn processor_time() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-/// The most memory that this process has had, in bytes; 0 where the system does not tell.
+/// The peak memory of this process, in bytes; 0 if unknown.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or("0");

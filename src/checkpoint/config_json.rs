@@ -26,7 +26,7 @@ const GENERIC: &[&str] = &[
     "use_cache",
 ];
 
-/// Keys whose value must be this one, the only behaviour there is.
+/// Keys that must have this value: nothing else is supported.
 const FIXED: &[(&str, f64)] =
     &[("attention_probs_dropout_prob", 0.0), ("hidden_dropout_prob", 0.0), ("num_prompt_token", 0.0)];
 
@@ -98,7 +98,7 @@ impl ConfigFile {
         Ok(file)
     }
 
-    /// Class names by index, where the file has `id2label`.
+    /// Class names by index, if the file has `id2label`.
     pub fn class_names(&self) -> Option<Vec<String>> {
         names_in(&self.generic)
     }
@@ -118,7 +118,7 @@ impl ConfigFile {
         };
         map.extend(own);
         map.insert("intermediate_size".into(), json!(self.config.mlp_size()));
-        // Hugging Face derives the number of labels from id2label, and writes no key of its own.
+        // Hugging Face derives the number of labels from id2label, and writes no key for it.
         map.remove("num_labels");
         let labels = map.get("id2label").and_then(Value::as_object).map(Map::len);
         if !classifies {
@@ -134,7 +134,7 @@ impl ConfigFile {
     }
 }
 
-/// Class names by index among generic keys; those that were made up for want of any (LABEL_0, …) are none.
+/// Class names by index among generic keys; placeholders (LABEL_0, …) do not count.
 pub fn class_names_in(generic: &Map<String, Value>) -> Option<Vec<String>> {
     let names = names_in(generic)?;
     let made_up = names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"));

@@ -60,8 +60,8 @@ impl Write for ChecksumWriter<'_> {
     }
 }
 
-/// Makes the folder `dir`, which must not exist, of what `fill` writes and a manifest of it: whole or not at all. Gives
-/// its size in bytes.
+/// Creates the folder `dir`, which must not exist, with what `fill` writes and a manifest of it: whole or not at all.
+/// Returns its size in bytes.
 pub fn write(dir: &Path, fill: impl FnOnce(&mut ManifestWriter<'_>) -> Result<()>) -> Result<u64> {
     let mut size = 0;
     write_folder(dir, Existing::Refuse, |folder| {
@@ -76,12 +76,12 @@ pub fn write(dir: &Path, fill: impl FnOnce(&mut ManifestWriter<'_>) -> Result<()
     Ok(size)
 }
 
-/// Reads every file of a folder against its manifest; the first one that is not as it was written is named.
+/// Checks every file of a folder against its manifest; the error names the first damaged one.
 pub fn verify(dir: &Path) -> Result<()> {
     verify_below(dir, "")
 }
 
-/// Reads the files whose names begin with `prefix` against the manifest.
+/// Checks the files whose names begin with `prefix` against the manifest.
 pub fn verify_below(dir: &Path, prefix: &str) -> Result<()> {
     for (name, expected) in checksums(dir)?.iter().filter(|(name, _)| name.starts_with(prefix)) {
         let path = dir.join(name);
@@ -116,7 +116,7 @@ fn checksums(dir: &Path) -> Result<BTreeMap<String, Checksum>> {
     let damaged = || format!("{} is damaged", path.display());
     let text = std::str::from_utf8(&text).with_context(damaged)?;
     let Some((list, sum)) = text.strip_suffix('\n').and_then(|t| t.split_once('\n')) else {
-        bail_hint!("{}: it does not end as it should", damaged(); "it was cut short or changed");
+        bail_hint!("{}: its end is missing", damaged(); "it was cut short or changed");
     };
     ensure!(sum == format!("{:08x}", crc32fast::hash(list.as_bytes())), "{}: its checksum does not match", damaged());
     serde_json::from_str(list).with_context(damaged)

@@ -34,7 +34,7 @@ pub const TORCH_EMA_FILE: &str = "pytorch_model_ema.bin";
 /// What a training checkpoint has beside its model folders: see `run::snapshot`.
 pub const STATE_FILE: &str = "state.json";
 
-/// What became of each tensor when a module was filled.
+/// What happened to each tensor when a module was filled.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Report {
     /// Parameters that were filled.
@@ -52,7 +52,7 @@ impl Report {
         self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
     }
 
-    /// The strict reading: an error that names every tensor that does not fit.
+    /// Strict loading: an error that names every tensor that does not fit.
     fn check(&self, of: &str) -> Result<()> {
         if self.is_complete() {
             return Ok(());
@@ -69,7 +69,7 @@ impl Report {
             }
         };
         list(
-            "missing from it",
+            "missing",
             self.missing
                 .iter()
                 .map(|name| match nearest(name, self.unexpected.iter().map(String::as_str)) {
@@ -78,9 +78,9 @@ impl Report {
                 })
                 .collect(),
         );
-        list("unexpected in it", self.unexpected.clone());
+        list("unexpected", self.unexpected.clone());
         list(
-            "of another shape",
+            "wrong shape",
             self.mismatched
                 .iter()
                 .map(|(name, expected, found)| format!("{name}: the model has {expected:?}, it has {found:?}"))
@@ -147,7 +147,7 @@ pub fn tensor_file(path: &Path) -> Result<PathBuf> {
     Ok(path.to_path_buf())
 }
 
-/// The tensors meant by `path`, under the names that a model has for them. Where a file keeps a
+/// The tensors meant by `path`, under the names that a model has for them. If a file keeps a
 /// `state_dict` among other things, these are its tensors, as the reference's loader has it. A model
 /// folder of a checkpoint is verified by its checksums.
 pub fn weights(path: &Path) -> Result<TensorFile> {
@@ -276,7 +276,7 @@ impl ModelFolder {
     }
 }
 
-/// Saves a module: its parameters, its configuration where it has one, and where it came from. The
+/// Saves a module: its parameters, its configuration if it has one, and where it came from. The
 /// folder appears whole or not at all; a model folder of the same name is replaced.
 pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Option<RunProvenance>) -> Result<()> {
     let model = ModelFolder::new(module, named_parameters(module), options, run)?;
@@ -286,7 +286,7 @@ pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Option<
         .with_context(saving)
 }
 
-/// What is no model folder is not replaced by one.
+/// Refuses to replace anything but a model folder.
 fn refuse_other_content(dir: &Path) -> Result<()> {
     let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if dir.is_file() || (occupied && !dir.join(MODEL_FILE).is_file()) {

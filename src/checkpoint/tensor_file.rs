@@ -16,10 +16,10 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
-    /// What is left out because it is no tensor, in words; `None` where that is nothing.
+    /// What is left out because it is not a tensor, in words; `None` if nothing is.
     pub fn left_out(&self) -> Option<String> {
         let more = if self.others_total > self.others.len() { ", …" } else { "" };
-        let plural = if self.others_total == 1 { "value that is no tensor" } else { "values that are no tensors" };
+        let plural = if self.others_total == 1 { "value that is not a tensor" } else { "values that are not tensors" };
         (self.others_total > 0).then(|| format!("{} {plural}: {}{more}", self.others_total, self.others.join(", ")))
     }
 }

@@ -18,8 +18,8 @@ use tch::{Device, Tensor};
 pub fn read(path: &Path) -> Result<TensorFile> {
     let reading = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(reading)?;
-    // SAFETY: only read. Who cuts the file short meanwhile ends the process; checkpoints are replaced
-    // by renaming. Mapped, a file need not be in memory beside its tensors.
+    // SAFETY: only read. Truncating the file meanwhile would end the process, so checkpoints are replaced by renaming.
+    // A mapped file need not be in memory beside its tensors.
     let bytes = unsafe { memmap2::Mmap::map(&file) }.with_context(reading)?;
     match torch_file::is_torch(path, &bytes) {
         true => torch_file::read(path, &bytes),
@@ -30,7 +30,7 @@ pub fn read(path: &Path) -> Result<TensorFile> {
 fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<TensorFile> {
     let damaged = |e: SafeTensorError| -> anyhow::Error {
         crate::error::Diagnostic::new(format!(
-            "{} is not a whole safetensors file ({} bytes): {}",
+            "{} is not a complete safetensors file ({} bytes): {}",
             path.display(),
             bytes.len(),
             fault_words(&e)
@@ -60,7 +60,7 @@ fn fault_words(e: &SafeTensorError) -> String {
     match e {
         SafeTensorError::HeaderTooSmall => "it is shorter than a header".into(),
         SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeaderLength => {
-            "its header's length makes no sense".into()
+            "its header has an impossible length".into()
         }
         SafeTensorError::MetadataIncompleteBuffer => "it does not end where its header says".into(),
         other => other.to_string(),

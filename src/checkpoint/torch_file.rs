@@ -115,13 +115,13 @@ impl<'a> Records<'a> {
         if !bytes.starts_with(b"PK") {
             let begins: String = bytes.iter().take(8).map(|b| format!("{b:02x} ")).collect();
             bail_hint!(
-                "{shown} ({} bytes) is no file of torch.save: expected a zip archive, found one that begins {}",
+                "{shown} ({} bytes) is not a torch.save file: expected a zip archive, found a file that begins {}",
                 bytes.len(), if bytes.is_empty() { "with nothing" } else { begins.trim_end() };
                 "expected .safetensors, or a .bin, .pt or .pth file that PyTorch 1.6 or later wrote"
             );
         }
         let by_name = Self::list(bytes).map_err(|e| {
-            Diagnostic::new(format!("{shown} is not a whole file of torch.save ({} bytes): {e:#}", bytes.len()))
+            Diagnostic::new(format!("{shown} is not a complete torch.save file ({} bytes): {e:#}", bytes.len()))
                 .hint("it was cut short or damaged; copy or save it again")
         })?;
         let has = |name: &str| by_name.contains_key(name);
@@ -133,7 +133,7 @@ impl<'a> Records<'a> {
         }
         if !has("data.pkl") {
             bail_hint!(
-                "{shown} is a zip archive without a data.pkl, so no file of torch.save";
+                "{shown} is a zip archive without a data.pkl, so not a torch.save file";
                 "expected .safetensors, or a .bin, .pt or .pth file that PyTorch 1.6 or later wrote"
             );
         }
@@ -167,7 +167,7 @@ impl<'a> Records<'a> {
         Ok(all)
     }
 
-    /// A record's bytes, whose checksum must fit; PyTorch can be told to write none.
+    /// A record's bytes, whose checksum must match; PyTorch can be told to write none.
     fn get(&self, name: &str) -> Result<&'a [u8]> {
         let Some(Record { data, crc, plain }) = self.by_name.get(name) else {
             bail_hint!("its record {} is missing", name.escape_debug(); "it was damaged; copy or save it again");
@@ -176,7 +176,7 @@ impl<'a> Records<'a> {
             bail_hint!("its record {name} is compressed, which PyTorch never does"; "save it again with torch.save");
         }
         if *crc != 0 && crc32fast::hash(data) != *crc {
-            bail_hint!("its record {name} is damaged: its checksum does not fit"; "copy or save it again");
+            bail_hint!("its record {name} is damaged: its checksum does not match"; "copy or save it again");
         }
         Ok(data)
     }

@@ -16,7 +16,7 @@ pub fn api(args: &ApiArgs, host: &Host) -> Result<()> {
         .reference
         .print(args.name.as_deref())
         .map_err(|e| Diagnostic::new(e).hint("`nepa api` without a name prints everything"))?;
-    // A pager that is closed early is no error.
+    // Closing a pager early is not an error.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! `nepa run --nproc N`: starts N processes of this command on this machine, passes signals on to them, and ends them
-//! all where one fails.
+//! `nepa run --nproc N`: starts N processes of this command on this machine, passes signals on to them, and ends all of
+//! them if one fails.
 
 use crate::dist::STORE_FD;
 use crate::error::{Context as _, Result};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal, setpgid};
+use rustix::process::{Pid, Signal, kill_process, setpgid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::net::TcpListener;
@@ -77,7 +77,7 @@ fn start(rank: usize, n: usize, port: u16, listener: &OwnedFd) -> std::io::Resul
     // SAFETY: only plain system calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
-            // A process group of its own: Ctrl-C reaches it once, through the launcher.
+            // A new process group: Ctrl-C reaches it once, through the launcher.
             setpgid(None, None)?;
             if let Some(listener) = &handed_over {
                 fcntl_setfd(listener, FdFlags::empty())?;
@@ -88,14 +88,14 @@ fn start(rank: usize, n: usize, port: u16, listener: &OwnedFd) -> std::io::Resul
     command.spawn()
 }
 
-/// In a process that [`launch`] has started: makes the launcher's end, however it comes, a SIGTERM for this process, so
+/// In a process that [`launch`] has started: sends this process a SIGTERM when the launcher ends, however it ends, so
 /// that none is left behind.
 pub fn end_with_launcher() {
     #[cfg(target_os = "linux")]
     if let Some(launcher) = std::env::var(LAUNCHER).ok().and_then(|pid| pid.parse::<i32>().ok()) {
-        // The setting belongs to this thread, and is lost by exec. Where it fails, the launcher's end goes unnoticed.
-        let _ = set_parent_process_death_signal(Some(Signal::TERM));
-        if getppid() != Pid::from_raw(launcher) {
+        // The setting belongs to this thread, and is lost by exec. If it fails, the launcher's end goes unnoticed.
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+        if rustix::process::getppid() != Pid::from_raw(launcher) {
             crate::dist::exit_immediately(128 + SIGTERM);
         }
     }
@@ -134,7 +134,7 @@ impl Processes {
         }
     }
 
-    /// Waits for all processes; returns the exit code of the whole.
+    /// Waits for all processes; returns the overall exit code.
     fn watch(&mut self, events: &Receiver<Event>) -> u8 {
         let mut failed: Vec<(usize, ExitStatus)> = Vec::new();
         let mut stopped_by = None;

@@ -1,6 +1,6 @@
-//! The command line, one file a command.
+//! The command line, one file per command.
 
-/// Prints a line; a reader that has gone away, as `head` does, is no error.
+/// Prints a line; a reader that closes the pipe, as `head` does, is not an error.
 macro_rules! out {
     ($($text:tt)*) => {{
         use std::io::Write as _;
@@ -23,7 +23,7 @@ use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Exit code for a fault of the user's: arguments, a recipe, a file.
+/// Exit code for a user's mistake: in the arguments, a recipe, a file.
 const FAILED: u8 = 1;
 
 /// Trains, fine-tunes and evaluates NEPA vision transformers, composed in Rhai scripts.
@@ -32,7 +32,7 @@ const FAILED: u8 = 1;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Folder whose scripts stand in for those of the embedded standard library.
+    /// Folder whose scripts replace those of the embedded standard library.
     #[arg(long, global = true, env = "NEPA_STDLIB", value_name = "DIR")]
     stdlib: Option<PathBuf>,
 }
@@ -50,7 +50,7 @@ enum Command {
     Data(DataArgs),
     /// Shows a model (tensors, configuration, provenance), a checkpoint of a run, or a run directory.
     Inspect(InspectArgs),
-    /// Draws the curves of one or several runs: loss, learning rate, gradients, collapse, throughput, accuracy.
+    /// Draws the curves of one or more runs: loss, learning rate, gradients, collapse, throughput, accuracy.
     Plot(plot::PlotArgs),
     /// Writes a run directory as one HTML page: parameters, curves, evaluation, samples, pictures, checkpoints, recipe.
     Report(report::ReportArgs),
@@ -60,32 +60,32 @@ enum Command {
 struct RunArgs {
     /// The recipe, a .rhai file.
     recipe: Option<PathBuf>,
-    /// Overrides a parameter of the recipe; may be given several times.
+    /// Overrides a parameter of the recipe; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
-    /// Where to compute: cpu, cuda or cuda:N [default: cuda where there is one, else cpu].
+    /// Where to compute: cpu, cuda or cuda:N [default: cuda if available, else cpu].
     #[arg(long)]
     device: Option<String>,
-    /// The run directory: new, empty, or that of an earlier run of this recipe, which resumes from its last checkpoint
-    /// [default: runs/RECIPE-DATE-TIME, made when first needed].
+    /// The run directory: new, empty, or that of an earlier run of this recipe, which is resumed from its last
+    /// checkpoint [default: runs/RECIPE-DATE-TIME, created when first needed].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Resumes an interrupted run with its own parameters and seed: the run in DIR, else that in --out, else the newest
-    /// run of the recipe in runs/. With DIR the recipe may be left out.
+    /// run of the recipe in runs/. With DIR the recipe may be omitted.
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     resume: Option<Option<PathBuf>>,
     /// CPU threads of each process [default: the machine's cores divided by its processes].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Starts N processes on this machine that train together, one a GPU where there are GPUs. Under torchrun or srun
-    /// leave it out.
+    /// Starts N processes on this machine that train together, one per GPU if there are GPUs. Omit it under torchrun or
+    /// srun.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     nproc: Option<u16>,
     /// How long processes wait for each other before they give up.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, env = "NEPA_DIST_TIMEOUT",
         value_parser = clap::value_parser!(u64).range(1..=604800))]
     dist_timeout: u64,
-    /// Seed of everything random [default: 0].
+    /// Seed of all randomness [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Lists the options, and the recipe's own parameters.
@@ -101,7 +101,7 @@ struct CheckArgs {
 
 #[derive(Args)]
 struct ApiArgs {
-    /// A namespace, a type, a function or a std module; everything without it.
+    /// A namespace, type, function or std module [default: everything].
     name: Option<String>,
     /// Writes definition files for editors' Rhai language servers instead.
     #[arg(long, value_name = "DIR")]
@@ -111,19 +111,20 @@ struct ApiArgs {
 #[derive(Args)]
 #[command(
     group(ArgGroup::new("transformed").args(["sheet", "speed"]).multiple(true)),
-    after_help = "Exit code: 0; 1 where --scan finds broken images or something else is wrong; 130 after Ctrl-C."
+    after_help = "Exit code: 0 on success; 1 if --scan finds broken images or something else is wrong; 130 after Ctrl-C."
 )]
 struct DataArgs {
     /// Class folders (perhaps below train/, val/), a folder saved by `datasets`, parquet or tar files or a pattern of
     /// them ("shards/train-{0000..0146}.tar"), or MNIST's IDX files.
     path: String,
-    /// One split only, such as train or validation [default: counts of all, and the first in detail].
+    /// One split only, such as train or validation [default: the counts of all, and the first in detail].
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
-    /// Reads and decodes every image, and names the broken ones.
+    /// Reads and decodes every image, and lists the broken ones.
     #[arg(long)]
     scan: bool,
-    /// Where --scan lists broken images; without any it writes nothing, and it never overwrites another kind of file.
+    /// The file in which --scan lists broken images. If there are none, it writes nothing; it never overwrites another
+    /// kind of file.
     #[arg(long, value_name = "FILE", requires = "scan", default_value = "broken.txt")]
     list: PathBuf,
     /// Draws a contact sheet of samples: each as it is, and as the model sees it in six epochs.
@@ -139,7 +140,7 @@ struct DataArgs {
     /// The transforms of --sheet and --speed, as a recipe lists them [default: the pretraining augmentation].
     #[arg(long, value_name = "LIST", requires = "transformed")]
     transforms: Option<String>,
-    /// CPU threads [default: one a core].
+    /// CPU threads [default: one per core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Seed of the samples and their transforms.
@@ -165,7 +166,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     crate::error::install_panic_hook();
-    // Scripts nest: the interpreter gets a stack that outlasts its own limit on calls.
+    // Scripts nest: the interpreter's limit on nested calls must be reached before the stack overflows.
     let worker = std::thread::Builder::new().name("nepa".into()).stack_size(512 << 20).spawn(move || dispatch(cli));
     let code = match worker.map(|w| w.join()) {
         Ok(Ok(code)) => code,
@@ -197,7 +198,7 @@ fn dispatch(cli: Cli) -> u8 {
                 out!("{}", run.clone().bin_name("nepa run").render_long_help());
                 return 0;
             }
-            eprintln!("error: which recipe?\n\n{}", run.clone().bin_name("nepa run").render_usage());
+            eprintln!("error: no recipe given\n\n{}", run.clone().bin_name("nepa run").render_usage());
             return 2;
         }
         Command::Run(args) => return run::run(args, host),

@@ -30,7 +30,7 @@ pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     }
 }
 
-/// Runs the recipe in this process; an error is an exit code whose cause has been told.
+/// Runs the recipe in this process. Reports an error, and returns its exit code.
 fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::result::Result<u8, u8> {
     shorten_openmp_spin();
     let interrupt = Interrupt::listen();
@@ -49,11 +49,11 @@ fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::res
     Ok(conclude(outcome, &args, &host, &prepared.recipe))
 }
 
-/// Prepares the recipe, and agrees with the other ranks, where there are some, that they run the same.
+/// Prepares the recipe, and checks with the other ranks, if any, that all run the same.
 fn prepare_with_all_ranks(args: &mut RunArgs, host: &Host) -> std::result::Result<(Option<Rendezvous>, Prepared), u8> {
     let mut rendezvous = open_rendezvous(args).map_err(|e| fail(&ScriptError::of_rust(&e), None))?;
     let prepared = prepare(args, host);
-    // Whatever is wrong on one rank, the others are told.
+    // A failure on one rank is reported to the others.
     let agreed = rendezvous.as_mut().map_or(Ok(true), |rendezvous| rendezvous.compare(facts(args, host, &prepared)));
     match (prepared, agreed) {
         (Ok(prepared), Ok(_)) => Ok((rendezvous, prepared)),
@@ -82,7 +82,7 @@ fn execute(host: &Host, prepared: &Prepared, interrupt: &Interrupt) -> Outcome {
         Ok(Ok(())) => Outcome { exit_code: 0, state: RunState::Finished, error: None },
         Ok(Err(Failure::Interrupted(code))) => interrupted(code),
         Ok(Err(Failure::Error(report))) => match interrupt.exit_code() {
-            // What the other ranks say of one that a signal ended is not the cause.
+            // The other ranks' errors about one that a signal ended are not the cause.
             Some(code) if dist::lost_exited_peer() => interrupted(code),
             _ => {
                 if dist::report_failure(&report.message) {
@@ -98,7 +98,7 @@ fn execute(host: &Host, prepared: &Prepared, interrupt: &Interrupt) -> Outcome {
     }
 }
 
-/// Records how the run ended and tells where it is and how to resume it. Gives the exit code.
+/// Records how the run ended, and prints where it is and how to resume it. Returns the exit code.
 fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 {
     let Outcome { exit_code, state, error } = outcome;
     let finished = finish_run(state, error.as_deref());
@@ -132,7 +132,7 @@ struct Prepared {
     device: tch::Device,
 }
 
-/// Finds the other ranks, where there are some.
+/// Finds the other ranks, if any.
 fn open_rendezvous(args: &RunArgs) -> Result<Option<Rendezvous>> {
     let Some(environment) = ClusterEnvironment::from_env()? else { return Ok(None) };
     let hooks = Hooks { note: note_line, before_exit: || wait_for_writers(Duration::from_secs(60)) };
@@ -148,7 +148,7 @@ fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, Str
     let recipe = args.recipe.clone().expect("just found");
     let ast = host.compile(&recipe).map_err(render)?;
     let checked = host.check(&ast, &recipe).map_err(render)?;
-    // A typo on the last line is told before the first step, not after the last.
+    // A typo on the last line is reported before the first step, not after the last.
     if !checked.problems.is_empty() {
         return Err(checked.problems.iter().map(|problem| host.render_problem(problem)).collect());
     }
@@ -164,7 +164,7 @@ fn recipe_of(args: &RunArgs) -> Result<PathBuf> {
     Ok(PathBuf::from(RunFile::read(dir)?.recipe))
 }
 
-/// What has to be the same on all ranks, by name.
+/// What must be the same on all ranks, by name.
 fn facts(args: &RunArgs, host: &Host, prepared: &std::result::Result<Prepared, String>) -> RankFacts {
     let prepared = prepared.as_ref().map_err(|text| {
         let first = text.lines().next().unwrap_or_default();
@@ -215,14 +215,14 @@ fn adopt_choices(args: &mut RunArgs) -> Result<()> {
     Ok(())
 }
 
-/// Finds the run that `--resume` means; what the command line gives goes before what that run was given.
+/// Finds the run that `--resume` means; the command line takes precedence over what that run was given.
 fn choose(args: &RunArgs) -> Result<Choices> {
     let Some(resume) = args.resume.clone() else {
         return Ok(Choices { set: args.set.clone(), seed: args.seed, out: args.out.clone() });
     };
     let dir = match (resume, &args.out, &args.recipe) {
         (Some(dir), Some(out), _) if dir != *out => bail_hint!(
-            "--resume {} and --out {} are two directories", dir.display(), out.display();
+            "--resume {} and --out {} name different directories", dir.display(), out.display();
             "a run is resumed in its own directory: give --resume alone"
         ),
         (Some(dir), ..) => dir,
@@ -260,9 +260,9 @@ fn resuming_command(args: &RunArgs, recipe: &Path, dir: &Path) -> String {
     words.join(" ")
 }
 
-/// libtorch's OpenMP threads wait for each other by spinning, long enough that two busy processes on
-/// one machine slow each other down many times. libgomp reads how long when it is loaded, so the
-/// process starts itself once more with a short spin, unless the user has chosen one.
+/// libtorch's OpenMP threads wait for each other by spinning, long enough that two busy processes on one machine slow
+/// each other down many times over. libgomp reads how long when it is loaded, so the process starts itself once more
+/// with a short spin, unless the user has chosen one.
 #[cfg(target_os = "linux")]
 fn shorten_openmp_spin() {
     use std::os::unix::process::CommandExt;
@@ -272,7 +272,7 @@ fn shorten_openmp_spin() {
     }
     let mut args = std::env::args_os();
     if let (Ok(nepa), Some(name)) = (std::env::current_exe(), args.next()) {
-        // Returns only where it fails; then the run goes on as it is.
+        // Returns only if it fails; then the run continues without it.
         let _ = std::process::Command::new(nepa).arg0(name).args(args).env(SPIN, "1000").exec();
     }
 }
@@ -360,7 +360,7 @@ fn print_help(recipe: &Path, host: &Host, declared: &[Declared]) {
         let width = declared.iter().map(|d| typed(d).len()).max().unwrap_or(0);
         for d in declared {
             let default = match &d.default {
-                Some(default) if default.is_unit() => "(must be given)".to_string(),
+                Some(default) if default.is_unit() => "(required)".to_string(),
                 _ => format!("= {}", d.default_text),
             };
             out!("  {:<width$}  {default}", typed(d));

@@ -16,7 +16,7 @@ pub struct Batch {
     pub indices: Tensor,
     /// The images' positions in the global batch, which all ranks compute together.
     pub samples: Positions,
-    /// How much the mean over these images counts where the ranks' gradients are averaged: 1 where all ranks have as
-    /// many images, 0 where a short last batch has none for this one.
+    /// How much the mean over these images counts when the ranks' gradients are averaged: 1 if all ranks have as
+    /// many images, 0 if a short last batch has none for this one.
     pub loss_weight: f64,
 }

@@ -25,7 +25,7 @@ impl Region {
 choices! {
     /// How values between pixels are found.
     pub enum Interpolation {
-        /// The value of the pixel around the place.
+        /// The value of the pixel that contains the point.
         Nearest = "nearest",
         /// Linear between 2 × 2 pixels.
         Bilinear = "bilinear",

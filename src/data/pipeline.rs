@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use std::any::Any;
 use std::sync::Arc;
 
-/// Broken images at a source's beginning before it is taken for lost.
+/// Broken images at the start of a source before giving up on it.
 const MOST_BAD: usize = 100;
 
 /// A list of transforms, applied in order.
@@ -35,7 +35,7 @@ impl Pipeline {
                     None => on_images.push(transform.clone()),
                 },
                 (Stage::Image, Some(first)) => bail!(
-                    "{of}: {} works on 8-bit images, so it must come before what works on the batch ({})",
+                    "{of}: {} works on 8-bit images, so it must come before transforms of the batch ({})",
                     transform.describe(),
                     first.describe()
                 ),

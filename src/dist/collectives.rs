@@ -8,7 +8,7 @@ use crate::tensor::{detached_copy, dtype_name};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-/// The tensor as a collective takes it: contiguous and without a graph, on the CPU or on the run's own GPU.
+/// The tensor, ready for a collective: contiguous, detached, on the CPU or on the run's GPU.
 fn prepared(t: &Tensor, what: &str) -> Result<Tensor> {
     let t = t.f_detach()?.f_contiguous()?;
     if let Device::Cuda(_) = t.device() {
@@ -18,7 +18,7 @@ fn prepared(t: &Tensor, what: &str) -> Result<Tensor> {
     Ok(t)
 }
 
-/// The tensors of all processes reduced to one, a new tensor; with one process, the tensor itself.
+/// Reduces the tensors of all processes into a new tensor; with one process, returns the tensor itself.
 pub fn all_reduce(t: &Tensor, op: ReduceOp) -> Result<Tensor> {
     let Some(world) = world() else { return Ok(t.f_detach()?) };
     let out = detached_copy(&prepared(t, "all_reduce")?)?;
@@ -88,7 +88,7 @@ impl World {
     }
 }
 
-/// Waits until every process has called it.
+/// Waits until every process has called this.
 pub fn barrier() -> Result<()> {
     let Some(world) = world() else { return Ok(()) };
     let nothing = Tensor::f_zeros([1], tch::kind::INT64_CPU)?;
@@ -100,7 +100,7 @@ pub fn all_reduce_max<const N: usize>(own: [i64; N], what: &str) -> Result<[i64;
     all_reduce_max_async(own, what)?.wait(what)
 }
 
-/// Begins an [`all_reduce_max`] that runs while the caller goes on.
+/// Starts an [`all_reduce_max`] that runs in the background.
 pub fn all_reduce_max_async<const N: usize>(own: [i64; N], what: &str) -> Result<PendingMax<N>> {
     let begin = |world: &World| {
         let all = Tensor::f_from_slice(&own)?;
@@ -109,14 +109,14 @@ pub fn all_reduce_max_async<const N: usize>(own: [i64; N], what: &str) -> Result
     Ok(PendingMax { own, work: world().map(begin).transpose()? })
 }
 
-/// An [`all_reduce_max_async`] under way.
+/// A pending [`all_reduce_max_async`].
 pub struct PendingMax<const N: usize> {
     own: [i64; N],
     work: Option<Work>,
 }
 
 impl<const N: usize> PendingMax<N> {
-    /// The maxima, once all processes have given their numbers.
+    /// Waits until all processes have given their numbers, and returns the maxima.
     pub fn wait(self, what: &str) -> Result<[i64; N]> {
         let (Some(world), Some(work)) = (world(), self.work) else { return Ok(self.own) };
         world.monitor.enter_wait(what);

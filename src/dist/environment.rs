@@ -5,7 +5,7 @@ use crate::bail_hint;
 use crate::error::Result;
 
 /// A listening socket for the store, which `nepa run --nproc` hands to rank 0 so that no other program can take its
-/// port meanwhile.
+/// port in between.
 pub const STORE_FD: &str = "NEPA_STORE_FD";
 /// What torchrun sets, or a user by hand.
 const VARIABLES: [&str; 4] = ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"];
@@ -13,11 +13,11 @@ const VARIABLES: [&str; 4] = ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
 /// How a launcher started this process: its ranks, and where the rendezvous is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterEnvironment {
-    /// This process's number among all, from 0.
+    /// This process's rank, from 0.
     pub rank: usize,
     /// How many processes there are.
     pub world_size: usize,
-    /// This process's number among those of its machine, from 0.
+    /// This process's rank on its machine, from 0.
     pub local_rank: usize,
     /// How many of the processes run on this machine.
     pub local_world_size: usize,
@@ -32,7 +32,7 @@ pub struct ClusterEnvironment {
 }
 
 impl ClusterEnvironment {
-    /// Reads the environment; `None` where there is one process only.
+    /// Reads the environment; `None` if there is only one process.
     pub fn from_env() -> Result<Option<Self>> {
         Self::read(&|name| std::env::var(name).ok().filter(|v| !v.is_empty()))
     }
@@ -61,14 +61,14 @@ impl ClusterEnvironment {
                 "torchrun sets all of them; unset them to train with one process, or use `nepa run … --nproc N`"
             );
         }
-        let needed = |name| -> Result<usize> { Ok(number(var, name)?.expect("looked at above")) };
+        let needed = |name| -> Result<usize> { Ok(number(var, name)?.expect("checked above")) };
         let (rank, world_size) = (needed("RANK")?, needed("WORLD_SIZE")?);
         let environment = Self {
             rank,
             world_size,
             local_rank: number(var, "LOCAL_RANK")?.unwrap_or(0),
             local_world_size: number(var, "LOCAL_WORLD_SIZE")?.unwrap_or(1),
-            host: var("MASTER_ADDR").expect("looked at above"),
+            host: var("MASTER_ADDR").expect("checked above"),
             port: port(needed("MASTER_PORT")?)?,
             listen_fd: number(var, STORE_FD)?.map(|fd| fd as i32),
             agent_store: var("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True"),
@@ -101,7 +101,7 @@ impl ClusterEnvironment {
         };
         let at = match number(var, "MASTER_PORT")? {
             Some(port) => port,
-            // Steps of one job, and jobs that share a machine, need ports of their own.
+            // Steps of one job, and jobs that share a machine, need different ports.
             None => {
                 let job = number(var, "SLURM_JOB_ID")?.unwrap_or(0);
                 20_000 + (job * 7 + number(var, "SLURM_STEP_ID")?.unwrap_or(0)) % 12_000
@@ -141,7 +141,7 @@ fn port(number: usize) -> Result<u16> {
     }
 }
 
-/// How many cores srun gave this process; `None` where the processes of a machine share its cores.
+/// How many cores srun gave this process; `None` if the processes of a machine share its cores.
 pub fn slurm_cpus_per_task() -> Option<usize> {
     let var = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
     var("SLURM_STEP_NUM_TASKS").filter(|_| var("RANK").is_none())?;
@@ -157,7 +157,7 @@ fn number(var: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<Option<usi
     match text.trim().parse() {
         Ok(n) => Ok(Some(n)),
         Err(_) => {
-            bail_hint!("{name}: expected a number from 0, found \"{text}\""; "it is an environment variable")
+            bail_hint!("{name}: expected a non-negative integer, found \"{text}\""; "it is an environment variable")
         }
     }
 }
@@ -215,7 +215,7 @@ mod tests {
         wrong[0].1 = "4";
         assert_eq!(read(&wrong).unwrap_err(), "RANK is 4, but WORLD_SIZE is 4");
         wrong[0].1 = "two";
-        assert_eq!(read(&wrong).unwrap_err(), "RANK: expected a number from 0, found \"two\"");
+        assert_eq!(read(&wrong).unwrap_err(), "RANK: expected a non-negative integer, found \"two\"");
     }
 
     #[test]

@@ -5,16 +5,17 @@ use crate::ffi::{self, Reducer};
 use crate::nn::{ModuleRef, named_parameters};
 use tch::Tensor;
 
-/// Averages the gradients of a module over all processes, in buckets, while backward still runs. Parameters may be
-/// frozen, which leaves them out, and may take no part in a loss.
+/// Averages the gradients of a module over all processes, in buckets, while backward still runs. Frozen parameters are
+/// left out, and a loss need not use every parameter.
 pub struct Gradients {
     module: ModuleRef,
-    /// Made by the first backward, and anew when other parameters are frozen.
+    /// Made by the first backward, and again when the set of frozen parameters changes.
     reducer: Option<(Vec<bool>, Reducer)>,
 }
 
 impl Gradients {
-    /// The averager of a module's gradients. Every process calls it; the parameters become those of rank 0.
+    /// Prepares to average a module's gradients. Every process must call it; rank 0's parameters are copied to all
+    /// ranks.
     pub fn new(module: ModuleRef) -> Result<Self> {
         if let Some(world) = super::world() {
             let params: Vec<Tensor> = named_parameters(module.as_ref()).into_iter().map(|(_, p)| p).collect();
@@ -25,8 +26,8 @@ impl Gradients {
         Ok(Self { module, reducer: None })
     }
 
-    /// Gradients of `loss`, added to those that are there from earlier backwards of this step; then all of them are
-    /// averaged over the processes. All must call it, as the last backward of a step.
+    /// Adds the gradients of `loss` to those of earlier backwards of this step, then averages all of them over the
+    /// processes. Every process must call it, as the last backward of a step.
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
         let Some(world) = super::world() else { return ffi::backward(loss) };
         let params = named_parameters(self.module.as_ref());
@@ -46,7 +47,7 @@ impl Gradients {
         let prepared = reducer.prepare(loss).map_err(|e| (true, e));
         let result = prepared.and_then(|()| ffi::backward(loss).map_err(|e| (is_distributed(&e), e)));
         world.monitor.leave();
-        // An error of the model's own passes as it is.
+        // Errors of the model itself are passed on unchanged.
         result.map_err(|(of_exchange, e)| if of_exchange { world.explain(WHAT, &e) } else { e })
     }
 }

@@ -10,23 +10,24 @@ use std::time::{Duration, Instant};
 
 /// How often a heartbeat is sent.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// A process that sends none for so long, where others lost their connection, is lost.
+/// After others lost their connection, a process that has sent none for this long counts as lost.
 const SILENCE: Duration = Duration::from_secs(3);
-/// How long a process may go on after a failure elsewhere before it is ended from outside: long enough for a connection
-/// to break and the script to end by itself.
+/// How long a process may keep running after another one failed before it is ended: long enough for its connection to
+/// break and its script to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long the store may take to answer one who asks why a collective failed.
+/// How long the store may take to answer a process that asks why a collective failed.
 const ANSWER: Duration = Duration::from_secs(15);
-/// How long the others leave it to rank 0 to find out who failed: all of them at once would drown the store.
+/// How long the other ranks leave it to rank 0 to find out who failed: all of them asking at once would overload the
+/// store.
 const RANK0_FIRST: Duration = Duration::from_secs(6);
-/// How long a process with a GPU may send no heartbeat.
+/// How long a process with a GPU may go without sending a heartbeat.
 const GPU_SILENCE: Duration = Duration::from_secs(60);
 const FAILURE_KEY: &str = "failure";
 
 /// The first failure in the process group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankFailure {
-    /// The process at fault; `None` where it is torchrun's agent.
+    /// The process at fault; `None` if it is torchrun's agent.
     pub rank: Option<usize>,
     /// What happened to it.
     pub cause: String,
@@ -58,7 +59,7 @@ struct Heartbeat {
     ended: bool,
 }
 
-/// An operation that failed here, with its error, and which process did not come, where that is known.
+/// An operation that failed here, with its error and, if known, the process that did not join it.
 struct FailedOperation {
     what: String,
     error: String,
@@ -70,7 +71,7 @@ struct FailedOperation {
 struct Shared {
     own: Heartbeat,
     failure: Option<RankFailure>,
-    /// What the script's thread wants explained.
+    /// The failure that the script's thread asks about.
     unexplained: Option<FailedOperation>,
 }
 
@@ -96,7 +97,7 @@ fn heartbeat_of(store: &Store, rank: usize) -> Result<Option<Heartbeat>> {
     Ok(store.get(&key(rank))?.and_then(|text| serde_json::from_slice(&text).ok()))
 }
 
-/// The failure that the store knows of.
+/// The failure recorded in the store.
 fn published(store: &Store) -> Result<Option<RankFailure>> {
     Ok(store.get(FAILURE_KEY)?.and_then(|text| serde_json::from_slice(&text).ok()))
 }
@@ -107,7 +108,7 @@ pub fn publish(store: &Store, failure: &RankFailure) -> Result<()> {
 }
 
 impl Monitor {
-    /// Starts to send heartbeats, over a connection to the store of its own.
+    /// Starts sending heartbeats, over a separate connection to the store.
     pub fn start(store: Store, info: &GroupInfo) -> Result<Self> {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let now = Instant::now();
@@ -124,7 +125,7 @@ impl Monitor {
         lock(&self.shared).failure.clone()
     }
 
-    /// The collective `what` begins: from now on the other processes are waited for.
+    /// Marks the start of the collective `what`: from now on this process waits for the others.
     pub fn enter_collective(&self, what: &str) {
         let own = &mut lock(&self.shared).own;
         own.collectives += 1;
@@ -132,14 +133,14 @@ impl Monitor {
         own.operation = what.to_string();
     }
 
-    /// A wait begins that is no collective of its own.
+    /// Marks the start of a wait that is not a collective.
     pub fn enter_wait(&self, what: &str) {
         let own = &mut lock(&self.shared).own;
         own.inside = true;
         own.operation = what.to_string();
     }
 
-    /// The operation has ended.
+    /// Marks the end of the operation.
     pub fn leave(&self) {
         lock(&self.shared).own.inside = false;
     }
@@ -154,8 +155,8 @@ impl Monitor {
         store.set(&key(self.info.rank), &json(&own))
     }
 
-    /// Finds out which process is to blame for an operation `what` that failed here with `error`, because process
-    /// `missing` did not come where that is known.
+    /// Finds out which process is to blame for an operation `what` that failed here with `error`. `missing` is the
+    /// process that did not join it, if known.
     pub fn explain(&self, what: &str, error: &str, missing: Option<usize>) -> RankFailure {
         let operation = FailedOperation { what: what.to_string(), error: error.to_string(), missing };
         lock(&self.shared).unexplained = Some(operation);
@@ -192,7 +193,7 @@ fn watchdog(shared: &Mutex<Shared>, info: &GroupInfo) {
     }
 }
 
-/// Ends the process if the script does not: it may hang in a collective that nothing ends.
+/// Ends the process if the script does not: it may hang in a collective forever.
 fn abort_process(info: &GroupInfo, failure: &RankFailure) -> ! {
     std::thread::sleep(GRACE);
     eprintln!("{}error: {failure}", super::rank_prefix());
@@ -253,7 +254,7 @@ impl HeartbeatThread {
             match self.tick() {
                 Ok(Some(failure)) => break failure,
                 Ok(None) => {}
-                // The end of the store is no failure once the script has ended here.
+                // The store going away is not a failure once the script has ended here.
                 Err(_) if lock(&self.shared).own.ended => return,
                 Err(_) => break self.info.store_lost(),
             }
@@ -288,7 +289,7 @@ impl HeartbeatThread {
         }
         if self.info.rank == 0 {
             self.read_heartbeats()?;
-            // On GPUs collectives are only queued, and no broken connection tells soon that a process is lost.
+            // On GPUs collectives are only queued, and a lost process does not soon show as a broken connection.
             let patience = if self.info.on_gpu { self.info.timeout.min(GPU_SILENCE) } else { self.info.timeout };
             if let Some(found) = self.find_silent(patience).or_else(|| self.find_straggler(self.info.timeout)) {
                 publish(&self.store, &found)?;
@@ -324,7 +325,8 @@ impl HeartbeatThread {
     /// A process that is alive, but has not reached the collective that another has waited in for longer than `limit`.
     fn find_straggler(&self, limit: Duration) -> Option<RankFailure> {
         let ahead = self.peers.iter().max_by_key(|p| p.collectives())?;
-        // It need not be inside: on a GPU a collective is only queued, and the code that wants its result hangs.
+        // It need not be inside the collective: on a GPU a collective is only queued, and the code that wants its
+        // result hangs.
         let heartbeat = ahead.heartbeat.as_ref().filter(|_| ahead.last_progress.elapsed() > limit)?;
         let rank = (0..self.peers.len()).min_by_key(|r| self.peers[*r].collectives())?;
         (self.peers[rank].collectives() < heartbeat.collectives).then(|| self.straggler(rank, &heartbeat.operation))
@@ -333,7 +335,7 @@ impl HeartbeatThread {
     fn straggler(&self, rank: usize, what: &str) -> RankFailure {
         let heartbeat = self.peers[rank].heartbeat.clone().unwrap_or_default();
         let cause = if heartbeat.ended {
-            format!("has ended and takes no part in {what}: its script took another path")
+            format!("ended without joining {what}: its script took another path")
         } else {
             let position = match (heartbeat.inside, heartbeat.operation.as_str()) {
                 (_, "") => "before its first collective".to_string(),
@@ -349,7 +351,7 @@ impl HeartbeatThread {
         RankFailure { rank: Some(rank), cause, exited: heartbeat.ended }
     }
 
-    /// Which process is at fault where an operation failed here.
+    /// Which process is at fault for an operation that failed here.
     fn diagnose(&mut self, FailedOperation { what, error, missing }: &FailedOperation) -> Result<RankFailure> {
         let asked = Instant::now();
         while self.info.rank > 0 && asked.elapsed() < RANK0_FIRST {

@@ -44,7 +44,7 @@ struct World {
     group: ProcessGroup,
     monitor: Monitor,
     info: GroupInfo,
-    /// How often rank 0 was waited for, for each purpose.
+    /// How many times this process has waited for rank 0, for each purpose.
     waits: RefCell<HashMap<String, usize>>,
 }
 
@@ -67,9 +67,9 @@ struct GroupInfo {
 /// What the program does for this module, which knows neither its log nor its files.
 #[derive(Debug, Clone, Copy)]
 pub struct Hooks {
-    /// Prints a line of rank 0's about the rendezvous.
+    /// Prints a line about the rendezvous on rank 0.
     pub note: fn(&str),
-    /// Called before a process whose script hangs is ended from another thread: finishes what must not be lost.
+    /// Called before a process whose script hangs is ended from another thread: finishes writing what must not be lost.
     pub before_exit: fn(),
 }
 
@@ -77,7 +77,7 @@ fn world() -> Option<&'static World> {
     WORLD.get()
 }
 
-/// This process's number among all, from 0.
+/// This process's rank, from 0.
 pub fn rank() -> usize {
     ENVIRONMENT.get().map_or(0, |e| e.rank)
 }
@@ -87,7 +87,7 @@ pub fn world_size() -> usize {
     ENVIRONMENT.get().map_or(1, |e| e.world_size)
 }
 
-/// This process's number among those of its machine, from 0.
+/// This process's rank on its machine, from 0.
 pub fn local_rank() -> usize {
     ENVIRONMENT.get().map_or(0, |e| e.local_rank)
 }
@@ -130,8 +130,8 @@ pub fn lost_exited_peer() -> bool {
     world().is_some_and(|world| world.monitor.failure().is_some_and(|failure| failure.exited))
 }
 
-/// Remembers a value for [`Rendezvous::remembered`] after torchrun has restarted the processes. Rank 0 does, and only
-/// under torchrun, whose agent keeps the store meanwhile.
+/// Remembers a value for [`Rendezvous::remembered`] after torchrun has restarted the processes. Only rank 0 stores it,
+/// and only under torchrun, whose agent keeps the store meanwhile.
 pub fn remember(key: &str, value: &str) -> Result<()> {
     match world() {
         Some(world) if is_rank0() && world.info.agent_store => world.store.set_lasting(key, value.as_bytes()),
@@ -140,7 +140,7 @@ pub fn remember(key: &str, value: &str) -> Result<()> {
 }
 
 /// Tells the other processes that this one failed, and waits until they know. Returns whether this process should print
-/// the error: not where rank 0 prints the very same, as with a typo that every process meets.
+/// the error: not if rank 0 prints the same one, as with a typo in the recipe.
 pub fn report_failure(message: &str) -> bool {
     let Some(world) = world() else { return true };
     // A failure of another process is printed by each process that ends because of it.
@@ -183,8 +183,8 @@ pub fn shutdown(interrupted: bool) {
     }
 }
 
-/// Ends the process without running destructors and exit handlers, which might wait for dead processes or meet threads
-/// of c10d's that are still running.
+/// Ends the process without running destructors and exit handlers, which might wait for dead processes or clash with
+/// c10d's threads that are still running.
 pub fn exit_immediately(code: i32) -> ! {
     // SAFETY: never returns, and touches no memory of ours.
     unsafe { libc::_exit(code) }

@@ -1,5 +1,5 @@
-//! Work that one process does for others: rank 0 for all, or the first process of each machine for that machine. The
-//! others wait on the store: it is no collective, and a script may leave it out on the other ranks.
+//! Work that one process does for others: rank 0 for all, or each machine's local rank 0 for that machine. The others
+//! wait on the store. This is not a collective: a script may skip it on the other ranks.
 
 use super::{World, failed, local_rank, rank, rendezvous, world};
 use crate::error::{Result, one_line};
@@ -11,7 +11,7 @@ pub fn is_rank0() -> bool {
     rank() == 0
 }
 
-/// A value of rank 0's, on every rank; `own` is called on rank 0 alone.
+/// Gives rank 0's value to every rank; only rank 0 calls `own`.
 pub fn broadcast_from_rank0(what: &str, own: impl FnOnce() -> Result<Value>) -> Result<Value> {
     let Some(world) = world() else { return own() };
     let key = world.next_key(what);
@@ -23,8 +23,8 @@ pub fn broadcast_from_rank0(what: &str, own: impl FnOnce() -> Result<Value>) -> 
     Ok(serde_json::from_slice(&world.wait_for_key(&key, what, Some(0))?)?)
 }
 
-/// Runs `body` on rank 0 alone, for example to write a file; the others wait for its end. Calls are counted by `what`:
-/// the n-th wait is for the n-th call, so that a script may also make the call on rank 0 alone.
+/// Runs `body` on rank 0 alone, for example to write a file; the others wait until it is done. Calls are counted by
+/// `what`: the n-th wait is for the n-th call, so that a script may also make the call on rank 0 alone.
 pub fn on_rank0(what: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     let Some(world) = world() else { return body() };
     let key = world.next_key(what);
@@ -35,8 +35,8 @@ pub fn on_rank0(what: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     world.wait_for_key(&key, what, Some(0)).map(drop)
 }
 
-/// Runs `body` on every rank, on each machine's first process before its others. It suits work that is slow once and
-/// then quick, such as listing a large folder and caching the list.
+/// Runs `body` on every rank, on each machine's local rank 0 before its other ranks: for work that is slow the first
+/// time only, such as listing a large folder and caching the list.
 pub fn local_rank0_first<R>(what: &str, body: impl FnOnce() -> Result<R>) -> Result<R> {
     let Some(world) = world() else { return body() };
     let key = world.next_key(&format!("{what} on {}", rendezvous::host_name()));
@@ -45,7 +45,7 @@ pub fn local_rank0_first<R>(what: &str, body: impl FnOnce() -> Result<R>) -> Res
         return body();
     }
     let result = body();
-    // Also after a failure: the others will see for themselves.
+    // Also after a failure: the others will run into it themselves.
     world.store.set(&key, b"1")?;
     result
 }

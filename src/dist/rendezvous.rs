@@ -16,7 +16,7 @@ use std::os::fd::FromRawFd as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tch::Device;
 
-/// What must be the same on all ranks, by name; or the error that kept a rank from telling.
+/// What must be the same on all ranks, by name; or the error that kept a rank from finding out.
 pub type RankFacts = std::result::Result<Map<String, Value>, String>;
 
 /// What a rank tells rank 0 when it joins.
@@ -26,7 +26,7 @@ struct RankInfo {
     nonce: u64,
     /// Counts how often it was written, so that rank 0 can tell it from what an earlier start has left.
     written: u64,
-    /// The machine's name, and the process's number there.
+    /// The machine's name and the process id.
     process: String,
     /// An address of the machine.
     address: IpAddr,
@@ -39,13 +39,13 @@ struct RendezvousOutcome {
     nonces: Vec<u64>,
     /// Why they cannot start together.
     problem: Option<Problem>,
-    /// An address on the network between the machines, where there are several.
+    /// An address on the network between the machines, if there are several.
     outside: Option<IpAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Problem {
-    /// The rank that told it, where it is one rank's own error.
+    /// The rank that reported it, if it is one rank's own error.
     rank: Option<usize>,
     message: String,
 }
@@ -56,7 +56,7 @@ pub struct Rendezvous {
     timeout: Duration,
     hooks: Hooks,
     store: Store,
-    /// An address of this machine that the others reach.
+    /// An address of this machine that the others can reach.
     address: IpAddr,
 }
 
@@ -74,9 +74,9 @@ impl Rendezvous {
         let store = match Store::open(StoreAddress { host, port: *port, listener }, left, timeout) {
             Ok(store) => store,
             Err(_) => bail_hint!(
-                "rank {rank}: nobody answered at {host}:{port} (MASTER_ADDR:MASTER_PORT) within {} s",
+                "rank {rank}: no answer from {host}:{port} (MASTER_ADDR:MASTER_PORT) within {} s",
                 timeout.as_secs();
-                "is rank 0 running there, is the address right, does a firewall block the port?"
+                "check that rank 0 runs there, that the address is right, and that no firewall blocks the port"
             ),
         };
         let address = local_address(resolved).with_context(|| format!("cannot reach {host} from this machine"))?;
@@ -91,8 +91,8 @@ impl Rendezvous {
         Ok(self.store.get_lasting(key)?.and_then(|value| String::from_utf8(value).ok()))
     }
 
-    /// Waits until all processes have joined, and checks that their facts are the same. Where this process's facts are
-    /// an error, returns whether to print it: not where rank 0 prints one of its own.
+    /// Waits until all processes have joined, and checks that their facts are the same. If this process's facts are an
+    /// error, returns whether to print it: not if rank 0 prints its own.
     pub fn compare(&mut self, facts: RankFacts) -> Result<bool> {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let nonce = time.as_nanos() as u64 ^ u64::from(std::process::id()) << 40;
@@ -100,7 +100,7 @@ impl Rendezvous {
         let mut own = RankInfo { nonce, written: 0, process, address: self.address, facts };
         let outcome = if self.environment.rank == 0 { self.collect(&own)? } else { self.join(&mut own)? };
         if let (true, Some(outside)) = (self.address.is_loopback(), outcome.outside) {
-            // Here MASTER_ADDR is this machine's own name, which leads nowhere else (127.0.1.1).
+            // Here MASTER_ADDR is this machine's own name, which other machines cannot reach (127.0.1.1).
             self.address = local_address(SocketAddr::new(outside, self.environment.port))?;
         }
         self.store.use_prefix(&outcome.nonces.first().copied().unwrap_or_default().to_string())?;
@@ -219,13 +219,13 @@ impl Rendezvous {
     }
 }
 
-/// Tells torchrun why this process fails, for its own report.
+/// Tells torchrun why this process fails, for torchrun's report.
 pub(super) fn tell_torchrun(message: &str) {
     let Some(file) = std::env::var_os("TORCHELASTIC_ERROR_FILE") else { return };
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let extra = json!({ "py_callstack": message, "timestamp": seconds.to_string() });
     let report = json!({ "message": { "message": message, "extraInfo": extra } });
-    // A report is a help only.
+    // The report is optional.
     let _ = std::fs::write(file, report.to_string());
 }
 
@@ -254,7 +254,7 @@ fn problem(infos: &[RankInfo]) -> Option<Problem> {
         (!found.is_empty()).then(|| format!("rank {rank} on {}: {}", info.process, found.join("; ")))
     });
     let differing: Vec<String> = differing.take(4).collect();
-    let message = format!("not all ranks run the same as rank 0:\n  {}", differing.join("\n  "));
+    let message = format!("some ranks differ from rank 0:\n  {}", differing.join("\n  "));
     (!differing.is_empty()).then_some(Problem { rank: None, message })
 }
 
@@ -269,14 +269,14 @@ pub(super) fn differing_facts(rank0: &Value, here: &Value) -> Vec<String> {
     differences(rank0, here).into_iter().map(line).collect()
 }
 
-/// Connections count as open files, of which the system allows few unless a process asks for all that it may have.
+/// Connections count as open files, and the default limit is low: raises it as far as the system allows.
 fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // Where it fails, the limit stays.
+    // If this fails, the limit stays as it was.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-/// The store's address. A name that is not known yet may be so in a moment, as when a cluster starts.
+/// The store's address. A name may not be known yet while a cluster starts, so this retries.
 fn resolve(host: &str, port: u16, timeout: Duration) -> Result<SocketAddr> {
     let started = Instant::now();
     loop {
@@ -297,8 +297,7 @@ fn listen(port: u16, listen_fd: Option<i32>) -> Result<TcpListener> {
         // SAFETY: `nepa run --nproc` leaves this socket open for rank 0, which takes it once, here.
         return Ok(unsafe { TcpListener::from_raw_fd(fd) });
     }
-    // On Linux this listens for IPv4 too.
-    let listener = match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)) {
+    let listener = match listen_dual_stack(port) {
         Err(e) if e.kind() != ErrorKind::AddrInUse => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)),
         bound => bound,
     };
@@ -314,7 +313,20 @@ fn listen(port: u16, listen_fd: Option<i32>) -> Result<TcpListener> {
     }
 }
 
-/// This machine's address on the way to `target`. Nothing is sent.
+/// A socket for IPv6 that listens for IPv4 too, whatever the system's default.
+fn listen_dual_stack(port: u16) -> std::io::Result<TcpListener> {
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+    let fd = socket(AddressFamily::INET6, SocketType::STREAM, None)?;
+    // As std does: not handed to other programs; the port of a run that has just ended is free.
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    sockopt::set_socket_reuseaddr(&fd, true)?;
+    sockopt::set_ipv6_v6only(&fd, false)?;
+    bind(&fd, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
+    listen(&fd, 128)?;
+    Ok(fd.into())
+}
+
+/// The address from which this machine reaches `target`. Nothing is sent.
 fn local_address(target: SocketAddr) -> std::io::Result<IpAddr> {
     let any: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;

@@ -26,7 +26,7 @@ unsafe extern "C" {
 }
 
 thread_local! {
-    /// Why a closure failed inside the backward under way: the exception that ends it carries only a message.
+    /// Why a closure failed inside the current backward: the exception that ends it carries only a message.
     static CLOSURE_ERROR: RefCell<Option<Error>> = const { RefCell::new(None) };
 }
 
@@ -138,7 +138,7 @@ mod tests {
         backward(&loss()).unwrap();
         assert!(w.grad().equal(&expected), "{}", w.grad());
         assert!(x.grad().equal(&Tensor::from_slice(&[2.0 * 1.5 * 1.5, 2.0 * -8.0 * -4.0f32])), "{}", x.grad());
-        // What is no parameter has its gradient from both times.
+        // A leaf that is not a parameter gets its gradient from both calls.
         assert!(other.grad().equal(&Tensor::from_slice(&[2.0 * 2.0 * 1.5 * 3.0, 2.0 * 2.0 * -8.0 * -2.0f32])));
     }
 }

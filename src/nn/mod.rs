@@ -64,12 +64,12 @@ pub trait Module {
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor>;
 
     /// The patch grid (rows, columns) that this block's output tokens lie on, for images shaped
-    /// like `images` [B, C, H, W]; `None` where it has no opinion.
+    /// like `images` [B, C, H, W]; `None` if it has no opinion.
     fn grid(&self, _images: &Tensor) -> Option<(i64, i64)> {
         None
     }
 
-    /// The module as a whole ViT-NEPA, where it is one.
+    /// The module as a whole ViT-NEPA, if it is one.
     fn vit_nepa(&self) -> Option<&VitNepa> {
         None
     }
@@ -80,9 +80,9 @@ pub trait Module {
 pub struct Context {
     /// Rotary cosines and sines [2, T, d], float32, for the last T tokens.
     pub rotary: Option<Tensor>,
-    /// The patch grid (rows, columns), where it is known.
+    /// The patch grid (rows, columns), if known.
     pub grid: Option<(i64, i64)>,
-    /// Where inner values are collected; `None` where nobody wants them.
+    /// Where inner values are collected; `None` if nobody wants them.
     pub taps: Option<Rc<Taps>>,
     /// How many blocks of a stack are computed; `None` means all.
     pub blocks: Option<usize>,
@@ -137,7 +137,7 @@ impl ModuleVisitor<'_> {
         (self.found)(&name, Visited::Parameter(tensor));
     }
 
-    /// The flag that tells training from evaluation, where the block behaves differently.
+    /// The flag that tells training from evaluation, if the block behaves differently.
     pub fn training(&mut self, flag: &Cell<bool>) {
         (self.found)(&self.prefix, Visited::Training(flag));
     }

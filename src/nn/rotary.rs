@@ -43,7 +43,7 @@ impl RotaryEmbedding {
         Ok(Self { options: options.clone(), training: Cell::new(true), table: RefCell::new(None) })
     }
 
-    /// The rotary embedding of an architecture; `None` where it has none.
+    /// The rotary embedding of an architecture; `None` if it has none.
     pub fn from_architecture(architecture: &Architecture) -> Result<Option<Self>> {
         let Some(rope_theta) = architecture.rope_theta else { return Ok(None) };
         Self::new(&RotaryOptions {

@@ -121,9 +121,9 @@ impl VitNepa {
             match square_side(count) {
                 Some(side) => cx.grid = Some((side, side)),
                 None => bail_hint!(
-                    "the patch embedding gives {count} tokens ({}), which form no square grid",
+                    "the patch embedding gives {count} tokens ({}), which do not form a square grid",
                     shape_text(&patches);
-                    "let it give a square number of tokens, or switch rotary embedding off with rope_theta: ()"
+                    "make it give a square number of tokens, or switch rotary embedding off with rope_theta: ()"
                 ),
             }
         }

@@ -67,7 +67,7 @@ impl Drawing for Lines<'_> {
 pub(super) struct Axes<'a> {
     pub title: &'a str,
     pub x: &'a str,
-    /// Empty where the title says it.
+    /// Empty if the title says it.
     pub y: &'a str,
     /// Size of the title's letters.
     pub size: u32,
@@ -146,10 +146,10 @@ pub(super) fn thin(points: Vec<(f64, f64)>, pixels: u32) -> Vec<(f64, f64)> {
     for bucket in points.chunk_by(|a, b| column(a) == column(b)) {
         let order = |a: &usize, b: &usize| bucket[*a].1.total_cmp(&bucket[*b].1);
         let all = || 0..bucket.len();
-        let mut places = vec![0, all().min_by(order).unwrap_or(0), all().max_by(order).unwrap_or(0), bucket.len() - 1];
-        places.sort_unstable();
-        places.dedup();
-        kept.extend(places.into_iter().map(|i| bucket[i]));
+        let mut indices = vec![0, all().min_by(order).unwrap_or(0), all().max_by(order).unwrap_or(0), bucket.len() - 1];
+        indices.sort_unstable();
+        indices.dedup();
+        kept.extend(indices.into_iter().map(|i| bucket[i]));
     }
     kept
 }

@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::Once;
 
 const FONT: &[u8] = include_bytes!("../../assets/DejaVuSans.ttf");
-/// Colours that are told apart with colour-blind eyes too (Okabe and Ito).
+/// Colours that colour-blind readers can distinguish too (Okabe and Ito).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),

@@ -41,7 +41,7 @@ pub struct Overlay {
     pub gamma: f64,
     /// Patches with a frame around them.
     pub frames: Vec<Frame>,
-    /// Rows and columns of patches, where there is no map.
+    /// Rows and columns of patches, if there is no map.
     pub grid: Option<(usize, usize)>,
 }
 
@@ -247,18 +247,18 @@ impl<'a> Picture<'a> {
                 (None, grid) => grid.unwrap_or((1, 1)),
             };
             for f in &panel.frames {
-                let place =
+                let pixel =
                     |n: usize, of: usize, length: i32| (n as f64 / of as f64 * f64::from(length)).round() as i32;
-                let from = (left + place(f.column, columns, w), top + place(f.row, rows, h));
-                let to = (left + place(f.column + 1, columns, w) - 1, top + place(f.row + 1, rows, h) - 1);
+                let from = (left + pixel(f.column, columns, w), top + pixel(f.row, rows, h));
+                let to = (left + pixel(f.column + 1, columns, w) - 1, top + pixel(f.row + 1, rows, h) - 1);
                 let which = self.legend.iter().position(|n| *n == f.name).expect("collected from the frames");
                 frame(area, from, to, FRAMES[which])?;
             }
             let Some(map) = map else { continue };
             let bar = left + w + BAR.0;
             for y in 0..h {
-                let share = 1.0 - f64::from(y) / f64::from((h - 1).max(1));
-                let RGBColor(r, g, b) = ViridisRGB::get_color(share.powf(panel.gamma));
+                let level = 1.0 - f64::from(y) / f64::from((h - 1).max(1));
+                let RGBColor(r, g, b) = ViridisRGB::get_color(level.powf(panel.gamma));
                 for x in 0..BAR.1 {
                     area.draw_pixel((bar + x, top + y), &RGBColor(r, g, b))?;
                 }
@@ -272,25 +272,25 @@ impl<'a> Picture<'a> {
 
     /// A pixel of a panel.
     fn colour(&self, panel: &Overlay, map: Option<&Grid>, x: i32, y: i32) -> RGBColor {
-        let share = |n: i32, of: i32, into: usize| ((n as usize * into) / of as usize).min(into - 1);
-        let (px, py) = (share(x, self.shown.0, self.image.0), share(y, self.shown.1, self.image.1));
+        let index = |n: i32, of: i32, into: usize| ((n as usize * into) / of as usize).min(into - 1);
+        let (px, py) = (index(x, self.shown.0, self.image.0), index(y, self.shown.1, self.image.1));
         let pixel = self.pixels[py * self.image.0 + px];
         let Some(map) = map else { return mix(pixel, pixel, 0.0) };
-        let value = map.values[share(y, self.shown.1, map.rows) * map.columns + share(x, self.shown.0, map.columns)];
+        let value = map.values[index(y, self.shown.1, map.rows) * map.columns + index(x, self.shown.0, map.columns)];
         if value == 0.0 {
             return mix(pixel, [255.0; 3], FADED);
         }
         let (low, high) = map.range;
-        let place = if high > low { f64::from((value - low) / (high - low)) } else { 1.0 };
-        let RGBColor(r, g, b) = ViridisRGB::get_color(place.clamp(0.0, 1.0).powf(panel.gamma));
+        let level = if high > low { f64::from((value - low) / (high - low)) } else { 1.0 };
+        let RGBColor(r, g, b) = ViridisRGB::get_color(level.clamp(0.0, 1.0).powf(panel.gamma));
         // The image in grey below the colours, neither black nor white, or they would be taken for other values.
         let grey = 70.0 + 0.6 * (0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2]);
         mix([grey; 3], [r, g, b].map(f64::from), self.options.alpha)
     }
 }
 
-fn mix(a: [f64; 3], b: [f64; 3], share: f64) -> RGBColor {
-    let [r, g, b] = [0, 1, 2].map(|i| ((1.0 - share) * a[i] + share * b[i]).round() as u8);
+fn mix(a: [f64; 3], b: [f64; 3], weight: f64) -> RGBColor {
+    let [r, g, b] = [0, 1, 2].map(|i| ((1.0 - weight) * a[i] + weight * b[i]).round() as u8);
     RGBColor(r, g, b)
 }
 

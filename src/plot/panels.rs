@@ -33,7 +33,7 @@ pub struct Curve {
 pub struct Panel {
     /// What it shows, with its unit.
     pub title: String,
-    /// Whether y is drawn logarithmically, where that spans more than two decades.
+    /// Whether y is drawn logarithmically, if that spans more than two decades.
     pub log: bool,
     /// Its curves.
     pub curves: Vec<Curve>,
@@ -45,7 +45,7 @@ pub struct Panels {
     pub header: Vec<String>,
     /// Name and unit of the common axis.
     pub x: String,
-    /// The legend; not drawn where it has one entry.
+    /// The legend; not drawn if it has one entry.
     pub keys: Vec<Key>,
     /// The charts.
     pub panels: Vec<Panel>,
@@ -57,13 +57,13 @@ const PANEL: (u32, u32) = (560, 330);
 const TITLE: u32 = 34;
 const LINE: u32 = 22;
 const MARGIN: u32 = 18;
-/// Entries of the legend that are drawn; of more, no colour could be told from the others.
+/// The most entries of the legend that are drawn: more colours could not be distinguished.
 const MAX_KEYS: usize = 28;
 /// Length of a legend's line, and its distance from the text.
 const SAMPLE: u32 = 26;
-/// A curve of so few points is one of evaluations: it is not averaged.
+/// A curve of at most this many points shows evaluations: it is not averaged.
 const FEW: usize = 40;
-/// A curve of so few points has them marked, where there are few curves.
+/// A curve of at most this many points has them marked, if there are few curves.
 const MARKED: (usize, usize) = (20, 8);
 
 /// Draws panels side by side; the picture is as large as they need.
@@ -74,7 +74,7 @@ pub fn panels(path: &Path, picture: &Panels) -> Result<()> {
     draw(path, &size, &Picture { picture, layout })
 }
 
-/// Each panel as an SVG document of its own, without header and legend.
+/// Each panel as a separate SVG document, without header and legend.
 pub fn panel_svgs(picture: &Panels) -> Result<Vec<String>> {
     fonts();
     let drawing = Picture { picture, layout: Layout::of(picture) };
@@ -102,7 +102,7 @@ struct Picture<'a> {
     layout: Layout,
 }
 
-/// Where things stand.
+/// The layout of the picture.
 struct Layout {
     columns: u32,
     width: u32,
@@ -140,7 +140,7 @@ impl Layout {
 
 fn colour(key: &Key) -> RGBColor {
     let RGBColor(r, g, b) = COLOURS[key.hue % COLOURS.len()];
-    // Share of white or black that is mixed in.
+    // Fraction of white or black that is mixed in.
     let (share, other) = [(0.0, 0.0), (0.5, 255.0), (0.45, 0.0), (0.7, 255.0)][key.shade % 4];
     let [r, g, b] = [r, g, b].map(|c| (f64::from(c) * (1.0 - share) + other * share) as u8);
     RGBColor(r, g, b)
@@ -232,13 +232,13 @@ impl Picture<'_> {
         Y: Ranged<ValueType = f64>,
     {
         let few_curves = self.picture.keys.len() <= MARKED.1;
-        let has_place = |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite() && (!log || p.1 > 0.0);
+        let is_drawable = |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite() && (!log || p.1 > 0.0);
         let pixels = chart.plotting_area().dim_in_pixel().0;
         let mut smoothed = Vec::new();
         for curve in &panel.curves {
             let colour = colour(&self.picture.keys[curve.key]);
-            let placed: Vec<(f64, f64)> = curve.points.iter().filter(has_place).copied().collect();
-            for piece in placed.chunk_by(|a, b| a.0 <= b.0) {
+            let drawable: Vec<(f64, f64)> = curve.points.iter().filter(is_drawable).copied().collect();
+            for piece in drawable.chunk_by(|a, b| a.0 <= b.0) {
                 let averaged = self.picture.smooth > 1 && piece.len() > FEW;
                 let bold = colour.stroke_width(2);
                 let raw = if averaged { colour.mix(0.3).stroke_width(1) } else { bold };
@@ -259,7 +259,7 @@ impl Picture<'_> {
     }
 }
 
-/// The moving average, of the logarithms where these are drawn.
+/// The moving average, of the logarithms if these are drawn.
 fn average(points: &[(f64, f64)], n: usize, log: bool) -> Vec<(f64, f64)> {
     if !log {
         return moving_average(points, n);

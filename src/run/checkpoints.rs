@@ -40,27 +40,27 @@ struct Found {
 impl Drop for Checkpoints {
     fn drop(&mut self) {
         self.interrupt.hold(false);
-        // A loop that ends by an error still leaves the checkpoint that is being written.
+        // A loop that ends with an error still finishes the checkpoint being written.
         self.writer.wait();
     }
 }
 
 impl Checkpoints {
-    /// Keeps the checkpoints of the loop called `label` in `dir`; see [`Session::checkpoints`].
-    pub fn new(label: &str, dir: PathBuf, options: &CheckpointOptions, interrupt: Interrupt) -> Result<Self> {
+    /// Keeps the checkpoints of the run's next loop, which is called `label`.
+    pub fn new(session: &mut Session, label: &str, options: &CheckpointOptions) -> Result<Self> {
         Ok(Self {
             label: label.to_string(),
-            writer: CheckpointWriter::new(dir, options)?,
-            interrupt,
+            writer: CheckpointWriter::new(session.next_loop_dir(label)?, options)?,
+            interrupt: session.interrupt().clone(),
             signals: SignalPoll::default(),
             requested: None,
             settings: Settings::default(),
         })
     }
 
-    /// To be called once before the loop: puts the newest intact checkpoint into `training` and gives what the loop had
-    /// saved with it, or `None` where there is none yet. Settings that have changed though they may not are an error;
-    /// others are noted.
+    /// Call this once before the loop. Restores the newest intact checkpoint into `training` and returns the loop's
+    /// state saved with it, or `None` if there is no checkpoint yet. A change of a fixed setting is an error; other
+    /// changes are noted.
     pub fn resume(
         &mut self,
         session: &mut Session,
@@ -92,7 +92,7 @@ impl Checkpoints {
         Ok(Some(state.loop_state))
     }
 
-    /// The newest intact checkpoint, which must be one of a loop with these settings.
+    /// The newest intact checkpoint, which must come from a loop with these settings.
     fn find(&mut self) -> Result<Option<Found>> {
         let what = format!("the checkpoint of {}", self.label);
         let found = dist::broadcast_from_rank0(&what, || {
@@ -104,8 +104,8 @@ impl Checkpoints {
         Ok(serde_json::from_value(found)?)
     }
 
-    /// To be called after every step: whether a checkpoint is due, by the number of steps or because a signal to any rank
-    /// asks for it. All ranks get the same answer.
+    /// Call this after every step: returns whether a checkpoint is due, by the number of steps or because a signal to
+    /// any rank asks for it. All ranks get the same answer.
     pub fn is_due(&mut self, step: i64) -> Result<bool> {
         self.writer.poll();
         self.interrupt.hold(true);
@@ -113,8 +113,8 @@ impl Checkpoints {
         Ok(self.requested.is_some() || self.writer.is_due(step))
     }
 
-    /// Saves after `step` steps; `loop_state` is what [`Checkpoints::resume`] gives back. Where a signal asked for the
-    /// checkpoint it is on the disk when this returns; where one asked to stop, the script ends then.
+    /// Saves after `step` steps; [`Checkpoints::resume`] returns `loop_state`. If a signal asked for the checkpoint, it
+    /// is on disk when this returns; if one asked to stop, the script then ends.
     pub fn save(
         &mut self,
         session: &mut Session,
@@ -125,7 +125,7 @@ impl Checkpoints {
         self.begin_save(session, training, step, loop_state)?;
         let requested = self.requested.take();
         if requested.is_some() {
-            // A process that ended before rank 0 has saved might take it down.
+            // A process that ends before rank 0 has saved might take rank 0 down.
             dist::on_rank0(&format!("the checkpoint of {} at step {step}", self.label), || {
                 self.writer.wait();
                 if let Some(Checkpoint { step, path }) = self.writer.last() {
@@ -141,7 +141,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Takes a snapshot and begins to write it, on rank 0.
+    /// Takes a snapshot and starts writing it, on rank 0.
     fn begin_save(
         &mut self,
         session: &mut Session,
@@ -185,7 +185,7 @@ impl Checkpoints {
         self.writer.write(step, snapshot)
     }
 
-    /// To be called after the loop: saves where that was not done yet, and waits until everything is on the disk.
+    /// Call this after the loop: saves the last step if it is not saved yet, and waits until everything is on disk.
     pub fn finish(
         &mut self,
         session: &mut Session,
@@ -197,7 +197,7 @@ impl Checkpoints {
         let what = format!("the last checkpoint of {}", self.label);
         let mut save = || self.save_last(session, training, step, &loop_state);
         match requested {
-            // A process that ended before rank 0 has saved might take it down.
+            // A process that ends before rank 0 has saved might take rank 0 down.
             Some(SignalRequest::Stop) => dist::on_rank0(&what, save)?,
             _ if dist::is_rank0() => save()?,
             _ => {}
@@ -206,7 +206,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Saves the last step, with a second try where the disk did not take it.
+    /// Saves the last step; if writing fails, tries again.
     fn save_last(
         &mut self,
         session: &mut Session,
@@ -216,7 +216,7 @@ impl Checkpoints {
     ) -> Result<()> {
         for pause in [0, 3] {
             std::thread::sleep(Duration::from_secs(pause));
-            // A step that the interval has saved already is there as it is.
+            // The interval may have saved this step already.
             if self.writer.wait() && self.writer.last().is_some_and(|last| last.step == step) {
                 break;
             }
@@ -228,7 +228,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The folder of the newest intact checkpoint, on all ranks; one that is being written is waited for.
+    /// The folder of the newest intact checkpoint, on all ranks. Waits for one that is being written.
     pub fn last(&mut self) -> Result<Option<PathBuf>> {
         let last = dist::broadcast_from_rank0("the last checkpoint", || {
             self.writer.wait();

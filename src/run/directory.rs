@@ -1,11 +1,11 @@
-//! The directory of one run: what was run, with which values, and what came of it.
+//! The directory of one run: what was run, with which values, and the results.
 //!
 //! ```text
 //! run.json        recipe, parameters, seed, device, versions, state
 //! recipe.rhai     the recipe as it was run
 //! metrics.jsonl   one JSON object a line, as the script logs them
 //! events.out.tfevents.nepa    the same numbers for TensorBoard
-//! run.log         everything that was said and logged, for people
+//! run.log         everything printed and logged, for people
 //! checkpoints/    LABEL/step-N: what each training loop can be resumed from
 //! …               models and pictures, where the script puts them
 //! ```
@@ -16,29 +16,48 @@ use crate::files::{PARTIAL, beside, folders_in, write_atomic};
 use crate::provenance::{Versions, timestamp};
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::{METRICS_FILE, Metrics};
-use crate::run::session::RunInfo;
+use crate::run::schema::RECIPE_FILE;
 use crate::run::tensorboard::EVENTS_FILE;
 use crate::run::writer::{checkpoints_in, remove_leftovers};
 use crate::run::{RunFile, RunState, log, progress};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// Where runs lie that were given no directory.
+/// Where runs go that were given no directory.
 pub const RUNS_DIR: &str = "runs";
 /// The folder of a run's checkpoints.
 pub const CHECKPOINTS_DIR: &str = "checkpoints";
-/// The recipe as it was run; a checkpoint has it too.
-pub const RECIPE_FILE: &str = "recipe.rhai";
-/// The key under which torchrun's store remembers a run directory over a restart.
+/// The key under which torchrun's store remembers a run directory across a restart.
 pub const REMEMBERED_KEY: &str = "nepa/run";
+
+/// What is known about a run when it starts.
+#[derive(Debug, Clone, Default)]
+pub struct RunInfo {
+    /// The recipe's path, as given.
+    pub recipe: PathBuf,
+    /// The recipe's text.
+    pub source: String,
+    /// Parameters given with --set, as written.
+    pub set: Vec<(String, String)>,
+    /// Values of the recipe's parameters, those that it has declared so far.
+    pub params: Map<String, Value>,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// The device, as the command line writes it.
+    pub device: String,
+    /// CPU threads.
+    pub threads: usize,
+    /// The command line.
+    pub command: Vec<String>,
+}
 
 /// An open run directory, locked against other runs for as long as it lives.
 pub struct RunDir {
     path: PathBuf,
     file: RunFile,
-    /// `run.json` as it was before the run was resumed. Its parameters hold until a loop has accepted the new ones.
+    /// `run.json` as it was before the run was resumed. Its parameters apply until a loop has accepted the new ones.
     earlier: Option<RunFile>,
-    /// Of rank 0 alone: the other ranks know the directory, and leave it alone.
+    /// On rank 0 only: the other ranks know the directory, but write nothing to it.
     files: Option<Files>,
 }
 
@@ -53,8 +72,8 @@ impl RunDir {
         Self { path, file: started_now(info), earlier: None, files: None }
     }
 
-    /// Opens a run directory: makes a new one, takes an empty one, or resumes the run that is in it. `must_resume` wants
-    /// a run to be there.
+    /// Opens a run directory: creates it, uses an empty one, or resumes the run that is in it. With `must_resume`, a
+    /// run must be there.
     pub fn open(path: &Path, info: &RunInfo, must_resume: bool) -> Result<Self> {
         if must_resume {
             ensure_is_run(path)?;
@@ -83,7 +102,7 @@ impl RunDir {
         if let Some(earlier) = &earlier {
             file.started.clone_from(&earlier.started);
             file.resumed = [&earlier.resumed[..], &[timestamp()]].concat();
-            progress::note_line(&format!("{}: the run in it is {how}", path.display()));
+            progress::note_line(&format!("{}: {how}", path.display()));
         }
         log::write(&format!("---- {how}: {}", info.command.join(" ")));
         let earlier = earlier.filter(|_| has_checkpoints);
@@ -109,7 +128,8 @@ impl RunDir {
         self.files.as_ref().map_or(Ok(Vec::new()), |files| files.metrics.content())
     }
 
-    /// A loop is resumed from a checkpoint that had logged `metrics`, or begins (`None`): with the parameters given now.
+    /// A loop is resumed from a checkpoint that had logged `metrics`, or starts (`None`): from now on the new
+    /// parameters apply.
     pub fn begin(&mut self, metrics: Option<&[u8]>) -> Result<()> {
         if let Some(files) = &mut self.files {
             files.metrics.begin(metrics)?;
@@ -119,8 +139,8 @@ impl RunDir {
         Ok(())
     }
 
-    /// Records the value of a parameter, which a recipe declares one by one; says where it has changed since the run's
-    /// last start.
+    /// Records the value of a parameter (a recipe declares them one by one), and notes if it has changed since the run
+    /// was last started.
     pub fn set_param(&mut self, name: &str, value: &Value) {
         let is_new = self.file.params.insert(name.to_string(), value.clone()).is_none();
         let before = self.earlier.as_ref().and_then(|earlier| earlier.params.get(name));
@@ -132,7 +152,7 @@ impl RunDir {
 
     /// Records how the run ended.
     pub fn finish(&mut self, state: RunState, error: Option<&str>) -> Result<()> {
-        // A run that never came to a checkpoint of its own has logged to memory so far.
+        // A resumed run that reached no checkpoint has logged to memory so far.
         if state == RunState::Finished {
             self.begin(None)?;
         }
@@ -149,7 +169,7 @@ impl RunDir {
         self.write()
     }
 
-    /// Writes the state of a run under way; a disk that cannot take it at the moment does not end the run.
+    /// Writes the state of the run; a failed write does not end it.
     fn note_state(&self) {
         warn(self.write().err().map(|e| one_line(&e)));
     }
@@ -166,7 +186,7 @@ impl RunDir {
     }
 }
 
-/// `run.json` of a run that starts at this moment.
+/// `run.json` of a run that starts now.
 fn started_now(info: &RunInfo) -> RunFile {
     RunFile {
         state: RunState::Running,
@@ -191,7 +211,7 @@ fn warn(problem: Option<String>) {
     }
 }
 
-/// Refuses a directory that holds anything but what a run leaves that was killed as it began.
+/// Refuses a directory that holds anything but the leftovers of a run that was killed as it started.
 fn refuse_other_content(path: &Path, lock: &RunLock) -> Result<()> {
     let first_files = [RECIPE_FILE, METRICS_FILE, EVENTS_FILE, log::LOG_FILE];
     let is_own =
@@ -216,12 +236,12 @@ pub fn ensure_is_run(path: &Path) -> Result<()> {
     );
 }
 
-/// Refuses to resume a run that is another recipe's, or that has ended without a checkpoint.
+/// Refuses to resume a run of another recipe, or a finished one without a checkpoint.
 fn ensure_resumable(path: &Path, earlier: &RunFile, info: &RunInfo, has_checkpoints: bool) -> Result<()> {
     ensure_same_recipe(path, earlier, &info.recipe)?;
     if earlier.state == RunState::Finished && !has_checkpoints {
         bail_hint!(
-            "{} already holds a run, which is finished and has no checkpoint to resume from", path.display();
+            "{} already holds a finished run without a checkpoint to resume from", path.display();
             "choose another directory with --out, or remove this one; `nepa inspect {}` shows it", path.display()
         );
     }
@@ -240,7 +260,7 @@ pub fn ensure_same_recipe(path: &Path, earlier: &RunFile, recipe: &Path) -> Resu
     Ok(())
 }
 
-/// The run of a recipe in [`RUNS_DIR`] that was started last.
+/// The most recently started run of a recipe in [`RUNS_DIR`].
 pub fn newest_run_of(recipe: &Path) -> Result<PathBuf> {
     let runs = folders_in(Path::new(RUNS_DIR)).into_iter().filter_map(|path| Some((RunFile::read(&path).ok()?, path)));
     let own = runs.filter(|(run, path)| ensure_same_recipe(path, run, recipe).is_ok());

@@ -15,7 +15,7 @@ pub struct RunLock {
 }
 
 impl RunLock {
-    /// Locks the directory, which is made where it is not there; it is an error where another process holds it.
+    /// Locks the directory, creating it if needed. It is an error if another process holds the lock.
     pub fn take(dir: &Path) -> Result<Self> {
         let creating = || format!("cannot create the run directory {}", dir.display());
         std::fs::create_dir_all(dir).with_context(creating)?;
@@ -37,7 +37,7 @@ impl RunLock {
         self.is_new
     }
 
-    /// Whether a process holds the directory at this moment.
+    /// Whether a process holds the lock now.
     pub fn is_held(dir: &Path) -> bool {
         match File::open(dir.join(LOCK_FILE)) {
             Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),

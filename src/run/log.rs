@@ -1,5 +1,5 @@
-//! `run.log`: what a person wants to read about a run afterwards. Everything that was shown on the terminal and more,
-//! each line with its moment (UTC).
+//! `run.log`: what a person wants to read about a run afterwards. Everything that the terminal showed and more, each
+//! line with its time (UTC).
 
 use crate::provenance::timestamp;
 use std::collections::VecDeque;
@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 
 /// The log's name in a run directory.
 pub const LOG_FILE: &str = "run.log";
-/// Lines kept for a log that is not there yet, or cannot be written at the moment.
+/// Lines kept while the log does not exist yet or cannot be written.
 const MOST_WAITING: usize = 10_000;
 
 struct RunLog {
@@ -28,7 +28,8 @@ impl RunLog {
     fn flush(&mut self) {
         let Some(file) = &mut self.file else { return };
         while let Some(line) = self.waiting.front() {
-            // One write a line: a killed run leaves whole lines. What fails (a full disk) waits for the next one.
+            // One write per line: a killed run leaves whole lines. A failed write (a full disk) is retried with the
+            // next line.
             if file.write_all(line.as_bytes()).is_err() {
                 return;
             }

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: what a run logs, one JSON object a line, without gap or repeat also where the run was killed and
+//! `metrics.jsonl`: what a run logs, one JSON object per line, without gaps or repeats even if the run was killed and
 //! resumed.
 //!
 //! A resumed recipe starts at its first line, and logs again what it logged before its checkpoint. Until it has found
@@ -17,15 +17,15 @@ use std::path::{Path, PathBuf};
 /// The file's name in a run directory.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 
-/// The open file, and what has still to be written to it.
+/// The open file, and what is still to be written to it.
 pub struct Metrics {
     path: PathBuf,
     file: File,
-    /// Lines that are not in the file: it waits for a checkpoint, or could not be written.
+    /// Lines that are not in the file yet: it waits for a checkpoint, or could not be written.
     pending: Vec<u8>,
     waits: bool,
     failing: bool,
-    /// `None` where it could not be written: it is rewritten when a loop begins and when the run ends.
+    /// `None` if it could not be written: it is rewritten when a loop starts and when the run ends.
     events: Option<EventFile>,
 }
 
@@ -41,8 +41,8 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Appends one line. A disk that cannot take it at the moment loses nothing: it is tried again with the next line.
-    /// Gives what to tell the user, once.
+    /// Appends one line. A failed write loses nothing: it is retried with the next line. Returns a warning for the
+    /// user, once.
     pub fn log(&mut self, values: &Map<String, Value>) -> Option<String> {
         let line = serde_json::to_string(values).expect("plain data are JSON");
         self.pending.extend(line.as_bytes());
@@ -55,7 +55,7 @@ impl Metrics {
         self.flush()
     }
 
-    /// Makes the event file of what was logged. It is a view of the metrics: that it fails loses nothing.
+    /// Writes the event file from what was logged. It only mirrors the metrics: a failure loses nothing.
     fn rewrite_events(&mut self) {
         let path = self.path.with_file_name(EVENTS_FILE);
         let lines = self.content().unwrap_or_default();
@@ -63,7 +63,7 @@ impl Metrics {
         self.events = tensorboard::rewrite(&path, lines).and_then(|()| EventFile::append(&path)).ok();
     }
 
-    /// Nothing more will be logged.
+    /// Called when nothing more will be logged.
     pub fn end(&mut self) -> Option<String> {
         if self.events.is_none() && !self.waits {
             self.rewrite_events();
@@ -84,8 +84,11 @@ impl Metrics {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     self.failing = true;
-                    let told = format!("cannot write {}: {e}; its lines are kept and tried again", self.path.display());
-                    return (!failing).then_some(told);
+                    let warning = format!(
+                        "cannot write {}: {e}; its lines are kept, and writing is tried again",
+                        self.path.display()
+                    );
+                    return (!failing).then_some(warning);
                 }
             }
         }

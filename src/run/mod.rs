@@ -1,8 +1,7 @@
-//! A run as a thing of its own, with or without a script: its session, directory, checkpoints, metrics, log, signals and
-//! progress.
+//! A run, with or without a script: its session, directory, checkpoints, metrics, log, signals and progress.
 //!
-//! A [`Session`] is a run of one recipe. It owns the [`RunDir`], which is made when something is first written, and makes
-//! the [`Checkpoints`] of each training loop: the newest one is found and its settings compared ([`Settings`]), its
+//! A [`Session`] is a run of one recipe. It owns the [`RunDir`], which is created when something is first written. Each
+//! training loop keeps [`Checkpoints`] in it: the newest one is found and its settings compared ([`Settings`]), its
 //! tensors restored ([`snapshot`]), new ones written in the background ([`writer`]).
 
 pub mod checkpoints;
@@ -22,9 +21,9 @@ pub mod tensorboard;
 pub mod writer;
 
 pub use checkpoints::Checkpoints;
-pub use directory::RunDir;
+pub use directory::{RunDir, RunInfo};
 pub use schema::{CheckpointState, RunFile, RunState};
-pub use session::{RunInfo, Session};
+pub use session::Session;
 pub use settings::Settings;
 pub use snapshot::TrainingState;
 pub use writer::CheckpointOptions;

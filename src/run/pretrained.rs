@@ -1,19 +1,20 @@
-//! The weights that a path means: of a training checkpoint, a run, a model folder of ours or of Hugging Face, raw or
-//! averaged.
+//! Finds the weights that a path stands for, raw or averaged: a training checkpoint's, a run's, a model folder's (ours
+//! or Hugging Face's).
 
 use crate::bail_hint;
 use crate::checkpoint::{STATE_FILE, TORCH_EMA_FILE, model_file, tensor_file};
 use crate::error::{Result, did_you_mean};
 use crate::files::read_json;
-use crate::provenance::ModelProvenance;
+use crate::provenance::{ModelProvenance, SavedWeights};
 use crate::run::RunFile;
 use crate::run::directory::checkpoints_of_run;
 use crate::run::snapshot::{EMA_DIR, RAW_DIR};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The file of the `weights` ("raw" or "ema") that `path` means: a training checkpoint's folder, a run directory with
-/// checkpoints of one loop (the newest), a model folder, or a file. What a folder says about its weights must agree.
+/// The file of the `weights` ("raw" or "ema") that `path` stands for: a training checkpoint's folder, a run directory
+/// with checkpoints of one loop (the newest), a model folder, or a file. What a folder says about its weights must
+/// agree.
 pub fn find(path: &Path, weights: &str) -> Result<PathBuf> {
     if !["raw", "ema"].contains(&weights) {
         bail_hint!(
@@ -32,14 +33,14 @@ pub fn find(path: &Path, weights: &str) -> Result<PathBuf> {
         return tensor_file(&folder);
     }
     let file = tensor_file(path)?;
-    let said = said_of(&file);
+    let declared = declared_weights(&file);
     let ema = file.with_file_name(TORCH_EMA_FILE);
-    match (weights, said.as_deref()) {
-        (asked, Some(said)) if asked != said => bail_hint!(
-            "{} holds {said} weights, but \"{asked}\" were asked for", path.display();
-            "its {} says so: pass \"{said}\", or the folder of the others", ModelProvenance::FILE
+    match (weights, declared.as_deref()) {
+        (asked, Some(declared)) if asked != declared => bail_hint!(
+            "{} holds {declared} weights, but \"{asked}\" were asked for", path.display();
+            "its {} says so: pass \"{declared}\", or give the folder of the {asked} weights", ModelProvenance::FILE
         ),
-        // A folder of the reference: the average lies beside the weights. A file is what it is called.
+        // In a folder of the reference, the average lies beside the weights. The name of a file settles which it is.
         ("ema", None) if path.is_dir() => {
             if !ema.is_file() {
                 bail_hint!(
@@ -53,9 +54,9 @@ pub fn find(path: &Path, weights: &str) -> Result<PathBuf> {
     }
 }
 
-/// What the folder of a weights file says that they are.
-fn said_of(file: &Path) -> Option<String> {
-    read_json::<ModelProvenance>(&file.with_file_name(ModelProvenance::FILE)).ok()?.weights
+/// Which weights the folder of a weights file says it holds.
+fn declared_weights(file: &Path) -> Option<String> {
+    read_json::<SavedWeights>(&file.with_file_name(ModelProvenance::FILE)).ok()?.weights
 }
 
 /// The newest checkpoint of a run with one training loop.
@@ -65,7 +66,7 @@ fn newest_of_run(run: &Path) -> Result<PathBuf> {
     match (newest.last(), loops.len()) {
         (Some(checkpoint), 1) => Ok(checkpoint.clone()),
         (None, _) => {
-            bail_hint!("the run {} has no checkpoint", run.display(); "expected one, or the path of a model folder")
+            bail_hint!("the run {} has no checkpoint", run.display(); "give a run with a checkpoint, or a model folder")
         }
         (Some(_), _) => bail_hint!(
             "the run {} has checkpoints of {} training loops", run.display(), loops.len();

@@ -1,5 +1,5 @@
-//! Progress of anything that takes longer than two seconds: a bar on a terminal, plain lines
-//! elsewhere, both with steps, speed, time to go and the latest values.
+//! Progress of anything that takes longer than two seconds: a bar on a terminal, plain lines elsewhere, both with
+//! steps, speed, time left and the latest values.
 
 use crate::dist;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -16,14 +16,14 @@ thread_local! {
     static ACTIVE: RefCell<Option<ProgressBar>> = const { RefCell::new(None) };
 }
 
-/// Prints a line to stdout without tearing the bar; rank 0 alone does.
+/// Prints a line to stdout above the bar, on rank 0 only.
 pub fn print_line(text: &str) {
     if !dist::is_rank0() {
         return;
     }
     super::log::write(text);
     let print = || {
-        // A closed pipe is no reason to lose a run.
+        // A closed pipe should not end the run.
         let _ = writeln!(std::io::stdout(), "{text}");
     };
     ACTIVE.with_borrow(|bar| match bar {
@@ -32,14 +32,14 @@ pub fn print_line(text: &str) {
     });
 }
 
-/// Prints a line to stderr without tearing the bar; rank 0 alone does.
+/// Prints a line to stderr above the bar, on rank 0 only.
 pub fn note_line(text: &str) {
     if dist::is_rank0() {
         note_line_of_any(text);
     }
 }
 
-/// Prints a line to stderr from whichever rank: what it says of itself alone.
+/// Prints a line to stderr on any rank: what concerns this rank alone.
 pub fn note_line_of_any(text: &str) {
     super::log::write(text);
     let print = || {
@@ -65,7 +65,7 @@ pub struct Progress {
     last_line: Instant,
     bar: Option<ProgressBar>,
     values: String,
-    /// Of the last step, shown or not.
+    /// Values of the last step, shown or not.
     latest: Map<String, Value>,
     finished: bool,
 }
@@ -149,7 +149,7 @@ impl Progress {
         format!("{values}{speed}, ETA {}", clock(left))
     }
 
-    /// Says how far it came where that was not to the end, and the last values.
+    /// If it did not reach the end, prints how far it got and the last values.
     pub fn interrupted(&mut self) {
         if self.finished || self.done == self.before || !dist::is_rank0() {
             return;
@@ -202,9 +202,9 @@ pub fn log_line(values: &Map<String, Value>) -> String {
         Some(Value::String(phase)) => format!("{phase}: "),
         _ => String::new(),
     };
-    // Where it stands comes first.
-    let place = ["step", "epoch"].into_iter().filter_map(|name| rest.shift_remove_entry(name)).collect::<Vec<_>>();
-    format!("{phase}{}", words(&place.into_iter().chain(rest).collect()))
+    // Step and epoch come first.
+    let position = ["step", "epoch"].into_iter().filter_map(|name| rest.shift_remove_entry(name)).collect::<Vec<_>>();
+    format!("{phase}{}", words(&position.into_iter().chain(rest).collect()))
 }
 
 /// "loss -0.8123, lr 1.0e-3"

@@ -10,19 +10,22 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::path::Path;
 
-/// How a run stands.
+/// The recipe as it was run, in the run directory and in each checkpoint.
+pub const RECIPE_FILE: &str = "recipe.rhai";
+
+/// The state of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
-    /// Under way, or killed.
+    /// Running, or killed.
     Running,
-    /// Ended by itself.
+    /// Finished.
     Finished,
-    /// Ended by an error.
+    /// Ended with an error.
     Failed,
     /// Ended by a signal.
     Interrupted,
-    /// One that this version does not know.
+    /// A state that this version does not know.
     #[default]
     #[serde(other)]
     Unknown,
@@ -40,11 +43,11 @@ impl fmt::Display for RunState {
     }
 }
 
-/// `run.json`: what was run, with which values, and how it stands.
+/// `run.json`: what was run, with which values, and its state.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunFile {
-    /// How the run stands.
+    /// The run's state.
     pub state: RunState,
     /// When it was started (UTC).
     pub started: String,
@@ -52,7 +55,7 @@ pub struct RunFile {
     pub resumed: Vec<String>,
     /// When it ended.
     pub ended: Option<String>,
-    /// The error that it ended by.
+    /// The error that ended it.
     pub error: Option<String>,
     /// The recipe's path, as given.
     pub recipe: String,
@@ -69,7 +72,7 @@ pub struct RunFile {
     pub device: String,
     /// CPU threads.
     pub threads: usize,
-    /// What ran it.
+    /// Versions of what ran it.
     pub versions: Versions,
 }
 
@@ -82,7 +85,7 @@ impl RunFile {
         dir.join(Self::NAME).is_file()
     }
 
-    /// That of a run directory.
+    /// Reads it from a run directory.
     pub fn read(dir: &Path) -> Result<Self> {
         read_json(&dir.join(Self::NAME))
     }
@@ -92,10 +95,10 @@ impl RunFile {
         write_atomic(&dir.join(Self::NAME), &to_json(self)?)
     }
 
-    /// The state in words; a run that claims to run while no process has its directory `in_use` was killed.
+    /// The state in words; a run that claims to be running while its directory is not `in_use` was killed.
     pub fn status(&self, in_use: bool) -> String {
         match self.state {
-            RunState::Running if !in_use => "killed: it never ended, and no process holds it".into(),
+            RunState::Running if !in_use => "killed: it never finished, and no process is running it".into(),
             state => state.to_string(),
         }
     }
@@ -110,10 +113,10 @@ pub struct CheckpointState {
     pub label: String,
     /// Steps done.
     pub step: i64,
-    /// What the loop counts, as it gave it.
+    /// The loop's own state, as it gave it.
     #[serde(rename = "loop")]
     pub loop_state: Map<String, Value>,
-    /// Of the run's generator.
+    /// State of the run's generator.
     pub rng: GeneratorState,
     /// Settings that may not change.
     pub fixed: Map<String, Value>,
@@ -131,7 +134,7 @@ pub struct CheckpointState {
     /// When the checkpoint was taken (UTC).
     #[serde(default)]
     pub saved_at: String,
-    /// What wrote it.
+    /// Versions of what wrote it.
     #[serde(default)]
     pub versions: Versions,
     /// The run that it belongs to.
@@ -152,23 +155,29 @@ impl CheckpointState {
     /// The layout that is written, and the only one that is read.
     pub const FORMAT: u32 = 1;
 
-    /// That of a checkpoint's folder. Read it after `manifest::verify`.
+    /// Reads it from a checkpoint's folder. Call `manifest::verify` first.
     pub fn read(dir: &Path) -> Result<Self> {
+        /// What every format has.
+        #[derive(Deserialize)]
+        struct Header {
+            format: u32,
+            #[serde(default)]
+            versions: Versions,
+        }
         let path = dir.join(STATE_FILE);
-        let state: Self = read_json(&path)?;
+        let Header { format, versions } = read_json(&path)?;
         ensure!(
-            state.format == Self::FORMAT,
-            "{} has format {}, written by nepa {}; this version reads format {}",
+            format == Self::FORMAT,
+            "{} has format {format}, written by nepa {}; this version reads format {}",
             path.display(),
-            state.format,
-            state.versions.nepa,
+            versions.nepa,
             Self::FORMAT
         );
-        Ok(state)
+        read_json(&path)
     }
 }
 
-/// What is written of a file's content.
+/// The bytes to write for a file's content.
 pub fn to_json(content: &impl Serialize) -> Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(content)?;
     text.push(b'\n');
@@ -179,7 +188,7 @@ fn one() -> usize {
     1
 }
 
-/// Names and texts as an object, in their order; of several values the last one counts.
+/// Names and texts as an object, in their order; of repeated names the last one counts.
 mod pairs {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

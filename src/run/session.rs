@@ -4,51 +4,30 @@ use crate::dist;
 use crate::error::{Result, ensure};
 use crate::files::{read_json, write_atomic};
 use crate::provenance::{ModelProvenance, RunProvenance, StartedFrom, timestamp};
-use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR};
+use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR, RunInfo};
 use crate::run::signals::Interrupt;
-use crate::run::{CheckpointOptions, Checkpoints, RunDir, RunState};
+use crate::run::{RunDir, RunState};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What is known about a run when it starts.
-#[derive(Debug, Clone, Default)]
-pub struct RunInfo {
-    /// The recipe's path, as given.
-    pub recipe: PathBuf,
-    /// The recipe's text.
-    pub source: String,
-    /// Parameters given with --set, as written.
-    pub set: Vec<(String, String)>,
-    /// Values of the recipe's parameters, those that it has declared so far.
-    pub params: Map<String, Value>,
-    /// Seed of everything random.
-    pub seed: u64,
-    /// The device, as the command line writes it.
-    pub device: String,
-    /// CPU threads.
-    pub threads: usize,
-    /// The command line.
-    pub command: Vec<String>,
-}
-
-/// A run under way. All ranks have one, and rank 0's alone writes files.
+/// A run in progress. All ranks have one; only rank 0's writes files.
 pub struct Session {
     info: RunInfo,
-    /// The directory asked for; without it one is made when something is first written.
+    /// The directory asked for; without it one is created when something is first written.
     out: Option<PathBuf>,
     must_resume: bool,
     interrupt: Interrupt,
     dir: Option<RunDir>,
-    /// Names of training loops met so far, and how often.
+    /// Names of training loops so far, and how often each came.
     loops: BTreeMap<String, usize>,
     started_from: Vec<StartedFrom>,
 }
 
 impl Session {
-    /// Starts a run in the directory `out`, or resumes the one that is in it; `must_resume` wants one to be there. It is
-    /// opened at once, so that a run does not find out at its end that it cannot write. Without `out` a directory is made
-    /// in [`RUNS_DIR`] when it is first needed.
+    /// Starts a run in the directory `out`, or resumes the one that is in it; with `must_resume`, one must be there.
+    /// The directory is opened at once, so that a run does not find out at its end that it cannot write. Without `out`,
+    /// a directory is created in [`RUNS_DIR`] when it is first needed.
     pub fn start(info: RunInfo, out: Option<PathBuf>, must_resume: bool, interrupt: Interrupt) -> Result<Self> {
         let (loops, started_from) = (BTreeMap::new(), Vec::new());
         let mut session = Self { info, out, must_resume, interrupt, dir: None, loops, started_from };
@@ -68,7 +47,7 @@ impl Session {
         &self.interrupt
     }
 
-    /// The run directory, which rank 0 makes where it is not there yet.
+    /// The run directory, which rank 0 creates if needed.
     pub fn dir(&mut self) -> Result<&mut RunDir> {
         if self.dir.is_none() {
             let mut opened = None;
@@ -114,17 +93,16 @@ impl Session {
         self.info.params.insert(name.to_string(), value);
     }
 
-    /// The checkpoints of the training loop called `label`, in a folder of that name: in letters that any file system
-    /// takes, with a number where the run had a loop of that name before.
-    pub fn checkpoints(&mut self, label: &str, options: &CheckpointOptions) -> Result<Checkpoints> {
+    /// A folder for the checkpoints of one more training loop, called `label`: in characters that any file system accepts,
+    /// with a number if the run had a loop of that name before.
+    pub fn next_loop_dir(&mut self, label: &str) -> Result<PathBuf> {
         let plain: String = label.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
         let words: Vec<&str> = plain.split('-').filter(|w| !w.is_empty()).collect();
         let name = if words.is_empty() { "loop".to_string() } else { words.join("-") };
         let uses = self.loops.entry(name.clone()).or_insert(0);
         *uses += 1;
         let name = if *uses == 1 { name } else { format!("{name}-{uses}") };
-        let dir = self.dir()?.path().join(CHECKPOINTS_DIR).join(name);
-        Checkpoints::new(label, dir, options, self.interrupt.clone())
+        Ok(self.dir()?.path().join(CHECKPOINTS_DIR).join(name))
     }
 
     /// What a checkpoint says about this run.
@@ -138,19 +116,21 @@ impl Session {
         }
     }
 
-    /// Records that a model was loaded, a folder or a file in one, which this run's own are started from.
+    /// Records a loaded model (a folder, or a file in one) that this run's models are started from.
     pub fn note_loaded(&mut self, path: &Path) {
         let name = ModelProvenance::FILE;
         let provenance = if path.is_dir() { path.join(name) } else { path.with_file_name(name) };
-        let model = StartedFrom::model(path.display().to_string(), &read_json(&provenance).unwrap_or_default());
+        let model = StartedFrom::model(path.display().to_string(), read_json(&provenance).unwrap_or_default());
         match self.started_from.iter_mut().find(|known| known.path == model.path) {
             Some(known) => known.replace(model.about),
             None => self.started_from.push(model),
         }
     }
 
-    /// Records what there is to say about a model that the run was started from, in place of what was said before.
-    pub fn note_started_from(&mut self, path: &str, about: Map<String, Value>) {
+    /// Records details of a model that the run was started from, replacing those recorded before.
+    pub fn note_started_from(&mut self, path: &str, mut about: Map<String, Value>) {
+        // The entry has the path itself.
+        about.shift_remove("path");
         match self.started_from.iter_mut().find(|known| known.path == path) {
             Some(known) => known.replace(about),
             None => self.started_from.push(StartedFrom { path: path.to_string(), about }),
@@ -165,7 +145,7 @@ impl Session {
     }
 }
 
-/// `runs/RECIPE-DATE-TIME`, with a number where that is taken.
+/// `runs/RECIPE-DATE-TIME`, with a number if that is taken.
 fn default_dir(recipe: &Path) -> PathBuf {
     let stem = recipe.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
     let moment = timestamp().replace([':', '-'], "").replace('T', "-").replace('Z', "");

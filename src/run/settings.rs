@@ -36,7 +36,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Refuses to resume the loop `label` from a checkpoint in `dir` where a fixed setting has changed.
+    /// Refuses to resume the loop `label` from a checkpoint in `dir` if a fixed setting has changed.
     pub fn ensure_unchanged(&self, label: &str, dir: &Path, before: &Map<String, Value>) -> Result<()> {
         let changed = changes(before, &self.fixed);
         if changed.is_empty() {
@@ -44,12 +44,12 @@ impl Settings {
         }
         let changeable: Vec<&str> = self.changeable.keys().map(String::as_str).collect();
         Err(Diagnostic::new(format!(
-            "{label}: cannot resume from {}, since these settings have changed:\n  {}",
+            "{label}: cannot resume from {}, because these settings have changed:\n  {}",
             dir.display(),
             changed.join("\n  ")
         ))
         .hint(format!(
-            "give the old values back, or start a new run with another --out; these may change: {}",
+            "restore the old values, or start a new run with another --out; these may change: {}",
             changeable.join(", ")
         ))
         .blame_caller()

@@ -14,8 +14,8 @@ pub enum SignalRequest {
     Stop,
 }
 
-/// Asks all ranks for signals beside the training: about twice a second, since at every step it would cost more than the
-/// step where there are hundreds of ranks. A process that trains alone looks at every step.
+/// Asks all ranks for signals alongside training, about twice a second: with hundreds of ranks, asking at every step
+/// could cost more than the step itself. A process that trains alone looks at every step.
 #[derive(Default)]
 pub struct SignalPoll {
     pending: Option<Pending>,
@@ -36,7 +36,7 @@ const WHAT: &str = "the poll for signals";
 const INTERVAL_US: i64 = 500_000;
 
 impl SignalPoll {
-    /// To be called after every step, by all ranks: what a signal to any of them has asked for.
+    /// Call this after every step, on all ranks: returns what a signal to any of them has asked for.
     pub fn step(&mut self, interrupt: &Interrupt) -> Result<Option<SignalRequest>> {
         self.steps += 1;
         if dist::world_size() == 1 {
@@ -60,7 +60,7 @@ impl SignalPoll {
         Ok(request(result, interrupt))
     }
 
-    /// To be called after the loop, by all ranks: a stop that a signal has asked for in the last moments.
+    /// Call this after the loop, on all ranks: returns a stop that a signal asked for during the last steps.
     pub fn finish(&mut self, interrupt: &Interrupt) -> Result<Option<SignalRequest>> {
         let Some(Pending { exchange, .. }) = self.pending.take() else { return Ok(None) };
         let [stop, ..] = exchange.wait(WHAT)?;

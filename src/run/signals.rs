@@ -15,9 +15,9 @@ pub struct Interrupt(Arc<Flags>);
 struct Flags {
     stop: Arc<AtomicUsize>,
     save: Arc<AtomicBool>,
-    /// A training loop is under way that stops by itself, after a checkpoint.
+    /// A training loop is running that stops by itself, after a checkpoint.
     held: AtomicBool,
-    told: AtomicBool,
+    announced: AtomicBool,
 }
 
 impl Interrupt {
@@ -32,12 +32,12 @@ impl Interrupt {
             flag::register_usize(signal, interrupt.0.stop.clone(), signal as usize)?;
         }
         flag::register(SIGUSR1, interrupt.0.save.clone())?;
-        // A limit on the size of files is an error of a write, not the end of the process.
+        // A file that exceeds the size limit is a write error, not the end of the process.
         flag::register(SIGXFSZ, Arc::default())?;
         Ok(interrupt)
     }
 
-    /// Stops this process as a signal would that came to another one.
+    /// Stops this process as the signal that another one received would.
     pub fn stop(&self, exit_code: i32) {
         let signal = (exit_code - 128).max(1) as usize;
         let _ = self.0.stop.compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
@@ -51,19 +51,19 @@ impl Interrupt {
         }
     }
 
-    /// The exit code at which a script has to end now; while a training loop holds on, it is left to finish its step.
+    /// The exit code if the script must end now; a training loop that holds it is left to finish its step.
     pub fn ends_script(&self) -> Option<i32> {
         let code = self.exit_code()?;
         if !self.0.held.load(Ordering::Relaxed) {
             return Some(code);
         }
-        if !self.0.told.swap(true, Ordering::Relaxed) {
+        if !self.0.announced.swap(true, Ordering::Relaxed) {
             super::progress::note_line("stopping: finishing the step and saving; a second signal stops at once");
         }
         None
     }
 
-    /// Holds the script's end back until the training loop has saved, or lets it come.
+    /// Delays the end of the script until the training loop has saved (`true`), or no longer delays it.
     pub fn hold(&self, held: bool) {
         self.0.held.store(held, Ordering::Relaxed);
     }

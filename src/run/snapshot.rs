@@ -3,7 +3,7 @@
 //! ```text
 //! step-00000120/
 //!   model_raw/            the weights, a Hugging Face folder
-//!   model_ema/            their average, another one
+//!   model_ema/            their average, another folder
 //!   optimizer.safetensors moments and step counts
 //!   state.json            counters, generator, position in the data, settings, parameters, versions
 //!   metrics.jsonl         what the run had logged
@@ -18,9 +18,8 @@ use crate::error::{Context as _, Diagnostic, Result};
 use crate::nn::{Module, named_parameters};
 use crate::optim::{Adamw, Ema};
 use crate::provenance::RunProvenance;
-use crate::run::directory::RECIPE_FILE;
 use crate::run::metrics::METRICS_FILE;
-use crate::run::schema::{CheckpointState, to_json};
+use crate::run::schema::{CheckpointState, RECIPE_FILE, to_json};
 use crate::tensor::{Dtype, detached_copy, dtype_name};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -42,8 +41,8 @@ pub struct TrainingState<'a> {
     pub optimizer: Option<&'a mut Adamw>,
 }
 
-/// A copy of a training state and all that belongs to it, on the CPU and owned by nobody else, so that it can be written
-/// while training continues.
+/// A copy of a training state and everything saved with it, on the CPU and not shared, so that it can be written while
+/// training continues.
 pub struct Snapshot {
     raw: ModelFolder,
     ema: Option<ModelFolder>,
@@ -57,8 +56,7 @@ pub struct Snapshot {
 type Named = Vec<(String, Tensor)>;
 
 impl Snapshot {
-    /// Copies the training state. The first tensor that is not finite is an error: a checkpoint must be one to resume
-    /// from.
+    /// Copies the training state. A tensor that is not finite is an error: every checkpoint must be fit to resume from.
     pub fn take(
         training: &TrainingState<'_>,
         state: &CheckpointState,
@@ -103,7 +101,7 @@ fn finite_copies(named: Named, of: &str) -> Result<Named> {
         if t.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
             return Err(Diagnostic::new(format!("the tensor `{name}` ({of}) holds NaN or infinite values")).into());
         }
-        // To another device is a copy already.
+        // Moving it to another device has copied it already.
         let t = if t.device() == Device::Cpu { detached_copy(&t)? } else { t.f_detach()?.f_to_device(Device::Cpu)? };
         Ok((name, t))
     };
@@ -141,7 +139,7 @@ impl Tensors {
         let made = |list: &Value| -> Result<Option<Named>> {
             let one = |entry: &Value| -> Result<(String, Tensor)> {
                 let (name, size, dtype): (String, Vec<i64>, String) = serde_json::from_value(entry.clone())?;
-                let dtype = Dtype::find(|known| known.name == dtype).context("a dtype that is not known")?;
+                let dtype = Dtype::find(|known| known.name == dtype).context("unknown dtype")?;
                 Ok((name, Tensor::f_zeros(size, (dtype.kind, Device::Cpu))?))
             };
             list.as_array().map(|list| list.iter().map(one).collect()).transpose()
@@ -181,7 +179,7 @@ fn read(dir: &Path, training: &TrainingState<'_>) -> Result<Tensors> {
     let misfit = |held: bool, what: &str| -> Result<()> {
         let (with, without) = if held { ("holds", "this loop has none") } else { ("lacks", "this loop needs it") };
         bail_hint!(
-            "{} {with} {what}, and {without}", dir.display();
+            "{} {with} {what}, but {without}", dir.display();
             "resume with the recipe that wrote it, or start a new run with another --out"
         );
     };

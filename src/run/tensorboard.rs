@@ -15,18 +15,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// A name that TensorBoard looks for, of the event file in a run directory.
 pub const EVENTS_FILE: &str = "events.out.tfevents.nepa";
 
-/// Fields of a line of metrics that say where its numbers belong, and are none themselves.
+/// Fields of a line of metrics that say where its numbers belong, and are not plotted themselves.
 const NOT_NUMBERS: &[&str] = &["phase", "step", "time"];
 
-/// An event file that grows record by record. A record is written whole by one call, so that a
-/// process that is killed leaves whole records.
+/// An event file that grows record by record. Each record is written by one call, so that a killed process leaves whole
+/// records.
 pub struct EventFile {
     file: File,
     path: PathBuf,
 }
 
 impl EventFile {
-    /// Begins a new file; one of that name is replaced.
+    /// Creates a file, replacing one of the same name.
     pub fn create(path: &Path) -> Result<Self> {
         write_atomic(path, &record(&version_event(now())))?;
         Self::append(path)
@@ -59,7 +59,7 @@ impl EventFile {
     }
 }
 
-/// Makes a whole event file from lines of metrics; one of that name is replaced at once.
+/// Writes a complete event file from lines of metrics, atomically replacing one of the same name.
 pub fn rewrite(path: &Path, lines: impl IntoIterator<Item = Map<String, Value>>) -> Result<()> {
     let lines: Vec<Vec<u8>> = lines.into_iter().filter_map(|line| line_event(&line)).collect();
     let mut bytes = record(&version_event(now()));
@@ -67,8 +67,8 @@ pub fn rewrite(path: &Path, lines: impl IntoIterator<Item = Map<String, Value>>)
     write_atomic(path, &bytes)
 }
 
-/// The numbers of a line of metrics as (tag, step, value): each field with a number, where the line
-/// has an integer `step`. The tag is `PHASE/NAME`, or the name alone of a line without a phase.
+/// The numbers of a line of metrics as (tag, step, value): each field with a number, if the line has an integer `step`.
+/// The tag is `PHASE/NAME`, or the name alone of a line without a phase.
 pub fn scalars_of(line: &Map<String, Value>) -> Vec<(String, i64, f64)> {
     let Some(step) = line.get("step").and_then(Value::as_i64) else {
         return Vec::new();
@@ -90,7 +90,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// One event of all numbers of a line, where it has any.
+/// One event of all numbers of a line, if it has any.
 fn line_event(line: &Map<String, Value>) -> Option<Vec<u8>> {
     let scalars = scalars_of(line);
     let (_, step, _) = *scalars.first()?;

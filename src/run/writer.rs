@@ -1,4 +1,4 @@
-//! Writes the checkpoints of a training loop in a thread of its own, and keeps the newest few and every m-th.
+//! Writes the checkpoints of a training loop in a background thread, and keeps the newest few and every m-th.
 
 use super::{log, progress};
 use crate::bail_hint;
@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 /// How the name of a checkpoint begins; its step follows.
 const STEP: &str = "step-";
-/// How the name of one that was found damaged begins.
+/// How the name of a damaged checkpoint begins.
 const DAMAGED: &str = "damaged-";
-/// What is being removed, under a name that nobody reads.
+/// How the name of a checkpoint begins while it is removed: nothing reads it.
 const REMOVING: &str = ".removing-";
 
 options! {
@@ -31,7 +31,7 @@ options! {
     }
 }
 
-/// The checkpoints of one training loop on disk, in a folder of their own.
+/// The checkpoints of one training loop on disk, in one folder.
 pub struct CheckpointWriter {
     dir: PathBuf,
     options: CheckpointOptions,
@@ -48,7 +48,7 @@ pub struct Checkpoint {
     pub path: PathBuf,
 }
 
-/// Checkpoints being written at this moment, by any loop.
+/// Number of checkpoints being written now, by any loop.
 static WRITERS: AtomicUsize = AtomicUsize::new(0);
 
 struct CountedWriter;
@@ -66,7 +66,7 @@ impl Drop for CountedWriter {
     }
 }
 
-/// Waits until no checkpoint is being written, for at most so long: before the process is ended from outside.
+/// Waits until no checkpoint is being written, for at most `limit`: called before the process is killed.
 pub fn wait_for_writers(limit: Duration) {
     let started = Instant::now();
     while WRITERS.load(Ordering::Relaxed) > 0 && started.elapsed() < limit {
@@ -86,7 +86,10 @@ impl CheckpointWriter {
         let o = options;
         ensure!(o.every >= 0, "every (save_every) must not be negative, found {}", o.every);
         ensure!(o.keep_every >= 0, "keep_every must not be negative, found {}", o.keep_every);
-        ensure!(o.keep >= 1, "keep must be at least 1, found 0: a lost run is resumed from its last checkpoint");
+        ensure!(
+            o.keep >= 1,
+            "keep must be at least 1, found 0: an interrupted run is resumed from its last checkpoint"
+        );
         Ok(Self { dir, options: options.clone(), writing: None, last: None })
     }
 
@@ -103,13 +106,13 @@ impl CheckpointWriter {
         }
     }
 
-    /// Whether a checkpoint is due after `step` steps by its number.
+    /// Whether the interval makes a checkpoint due after `step` steps.
     pub fn is_due(&self, step: i64) -> bool {
         self.options.every > 0 && step % self.options.every == 0
     }
 
-    /// Looks for the newest intact checkpoint on disk. Damaged ones after it are named and set aside; it is an error
-    /// where all are damaged.
+    /// Looks for the newest intact checkpoint on disk. Damaged newer ones are reported and set aside; it is an error if
+    /// all are damaged.
     pub fn find_newest(&mut self) -> Result<Option<Checkpoint>> {
         let mut damaged: Vec<(PathBuf, String)> = Vec::new();
         for (step, path) in checkpoints_in(&self.dir).into_iter().rev() {
@@ -118,7 +121,7 @@ impl CheckpointWriter {
                 continue;
             }
             for (path, fault) in damaged {
-                progress::note_line(&format!("warning: {fault}; the checkpoint before it is used"));
+                progress::note_line(&format!("warning: {fault}; using the checkpoint before it"));
                 let aside = path.with_file_name(format!("{DAMAGED}{}", name_of(&path)));
                 let _ = std::fs::remove_dir_all(&aside);
                 std::fs::rename(&path, &aside)?;
@@ -135,10 +138,10 @@ impl CheckpointWriter {
         Ok(None)
     }
 
-    /// Starts to write a checkpoint. Where the one before is still being written, that is waited for.
+    /// Starts writing a checkpoint, once the one before has been written.
     pub fn write(&mut self, step: i64, snapshot: Snapshot) -> Result<()> {
         if self.writing.as_ref().is_some_and(|w| !w.thread.is_finished()) {
-            log::write(&format!("the checkpoint before the one at step {step} is still being written: waiting"));
+            log::write(&format!("checkpoint at step {step}: waiting until the one before is written"));
         }
         self.wait();
         let path = self.dir.join(format!("{STEP}{step:08}"));
@@ -151,7 +154,7 @@ impl CheckpointWriter {
             let _counted = CountedWriter::new();
             let started = Instant::now();
             let bytes = snapshot.write(&to)?;
-            // What cannot be removed now is tried again after the next one.
+            // A failed removal is tried again after the next checkpoint.
             let _ = prune(&dir, &options);
             Ok((bytes, started.elapsed()))
         };
@@ -160,14 +163,14 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Tells how the last write went, where it has ended.
+    /// Reports how the last write went, if it has ended.
     pub fn poll(&mut self) {
         if self.writing.as_ref().is_some_and(|w| w.thread.is_finished()) {
             self.wait();
         }
     }
 
-    /// Waits for the last write and tells how it went. Whether all is well.
+    /// Waits for the last write and reports how it went. Returns whether it succeeded.
     pub fn wait(&mut self) -> bool {
         let Some(Writing { checkpoint, thread }) = self.writing.take() else { return true };
         let Checkpoint { step, path } = &checkpoint;

@@ -1,6 +1,6 @@
 //! Ways through the syntax tree of a script.
 
-use rhai::{AST, ASTNode, Expr};
+use rhai::{AST, ASTNode, Expr, Position, Stmt};
 
 /// Shows every node of a script to `on_node`, until that gives false. Rhai's own walk leaves out the arguments of
 /// method calls: `images.take(param("n", 100))`.
@@ -13,4 +13,32 @@ pub fn walk(ast: &AST, on_node: &mut dyn FnMut(&[ASTNode]) -> bool) {
         call.args.iter().all(|arg| arg.walk(&mut Vec::new(), &mut |path| visit(path, on_node)))
     }
     ast.walk(&mut |path| visit(path, on_node));
+}
+
+/// Where a key stands in the map that the call at `position` is given: a literal, or the sum of some.
+pub fn key_position(ast: &AST, position: Position, key: &str) -> Option<Position> {
+    let mut found = None;
+    walk(ast, &mut |path| {
+        let call = match path.last() {
+            Some(ASTNode::Expr(Expr::FnCall(call, at) | Expr::MethodCall(call, at))) if *at == position => call,
+            Some(ASTNode::Stmt(Stmt::FnCall(call, at))) if *at == position => call,
+            _ => return found.is_none(),
+        };
+        // Options come last.
+        found = call.args.iter().rev().find_map(|arg| key_in(arg, key));
+        found.is_none()
+    });
+    found
+}
+
+fn key_in(value: &Expr, key: &str) -> Option<Position> {
+    match value {
+        Expr::Map(map, _) => {
+            let own = map.0.iter().find(|(name, _)| name.name == key).map(|(name, _)| name.pos);
+            own.or_else(|| map.0.iter().find_map(|(_, value)| key_in(value, key)))
+        }
+        Expr::Array(list, _) => list.iter().find_map(|value| key_in(value, key)),
+        Expr::FnCall(sum, _) if sum.name == "+" => sum.args.iter().rev().find_map(|part| key_in(part, key)),
+        _ => None,
+    }
 }

@@ -34,14 +34,35 @@ pub struct Checked {
 /// Names and numbers of parameters of a script's own functions.
 type Functions = Vec<(String, usize)>;
 
+/// A script, and what its calls may reach.
+struct Script {
+    file: String,
+    ast: AST,
+    own: Functions,
+    /// Functions by the alias of their module.
+    modules: HashMap<String, Functions>,
+}
+
 /// Checks a compiled script and everything that it imports.
 pub fn check(host: &Host, ast: &AST, file: &str) -> Result<Checked, Box<EvalAltResult>> {
     let mut checked = Checked::default();
-    visit(host, ast, file, &mut checked)?;
+    let mut scripts = Vec::new();
+    visit(host, ast, file, &mut checked, &mut scripts)?;
+    // Once the keys of all scripts are known.
+    for script in &scripts {
+        judge_calls(host, script, &mut checked);
+    }
     Ok(checked)
 }
 
-fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Functions, Box<EvalAltResult>> {
+/// Collects a script and those that it imports; gives what an importing script can call.
+fn visit(
+    host: &Host,
+    ast: &AST,
+    file: &str,
+    checked: &mut Checked,
+    scripts: &mut Vec<Script>,
+) -> Result<Functions, Box<EvalAltResult>> {
     checked.files.push(file.to_string());
     let own: Functions = ast.iter_functions().map(|f| (f.name.to_string(), f.params.len())).collect();
     let text = host.sources.text(file).unwrap_or_default();
@@ -79,7 +100,7 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
             Ok((module_file, module)) => {
                 let functions = match checked.files.contains(&module_file) {
                     true => public_functions(&module),
-                    false => visit(host, &module, &module_file, checked)?,
+                    false => visit(host, &module, &module_file, checked, scripts)?,
                 };
                 modules.insert(alias, functions);
             }
@@ -101,7 +122,13 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
         }
     }
 
-    ast::walk(ast, &mut |path: &[ASTNode]| {
+    scripts.push(Script { file: file.to_string(), ast: ast.clone(), own, modules });
+    Ok(public_functions(ast))
+}
+
+/// Resolves the calls of a script.
+fn judge_calls(host: &Host, script: &Script, checked: &mut Checked) {
+    ast::walk(&script.ast, &mut |path: &[ASTNode]| {
         let (call, position, is_method) = match path.last() {
             Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position, false),
             Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => (call, *position, false),
@@ -110,13 +137,12 @@ fn visit(host: &Host, ast: &AST, file: &str, checked: &mut Checked) -> Result<Fu
         };
         if call.op_token.is_none() && !(is_method && checked.keys.contains(call.name.as_str())) {
             checked.calls += 1;
-            if let Some(diagnostic) = judge(host, call, is_method, &own, &modules) {
-                checked.problems.push(Problem { diagnostic, file: file.into(), position });
+            if let Some(diagnostic) = judge(host, call, is_method, &script.own, &script.modules) {
+                checked.problems.push(Problem { diagnostic, file: script.file.clone(), position });
             }
         }
         true
     });
-    Ok(public_functions(ast))
 }
 
 /// What an importing script can call.

@@ -118,10 +118,10 @@ impl Reference {
         if name.starts_with("anon$") {
             let count = if arguments.is_empty() { 0 } else { arguments.split(", ").count() };
             return Diagnostic::new(format!(
-                "a closure was called with {count} argument{} ({arguments}), but takes another number of them",
+                "a closure was called with {count} argument{} ({arguments}), but takes a different number of them",
                 if count == 1 { "" } else { "s" }
             ))
-            .hint("the parameters stand between its bars: |a, b| …");
+            .hint("its parameters are between the bars: |a, b| …");
         }
         let arguments = arguments
             .replace("&str | ImmutableString | String", "string")

@@ -1,9 +1,9 @@
 //! Errors between Rust and scripts, and how they are shown to the user.
 
-use super::Sources;
 use super::docs::Reference;
+use super::{Sources, ast};
 use crate::error::{Diagnostic, did_you_mean, hint_of, one_line};
-use rhai::{Dynamic, EvalAltResult, ParseErrorType, Position};
+use rhai::{Dynamic, Engine, EvalAltResult, ParseErrorType, Position};
 use send_wrapper::SendWrapper;
 use std::fmt;
 
@@ -37,20 +37,27 @@ pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
         if inner.position().is_none() {
             inner.set_position(position);
         }
-        // Where it happened inside a module ("in encoder", "in layer 3") becomes a frame of its own.
-        let places: Vec<String> = error.chain().map(|c| c.to_string()).take_while(|t| t.starts_with("in ")).collect();
-        if places.is_empty() {
+        // Where it happened inside a module ("in encoder", "in layer 3") becomes a separate frame.
+        let contexts: Vec<String> = error.chain().map(|c| c.to_string()).take_while(|t| t.starts_with("in ")).collect();
+        if contexts.is_empty() {
             return inner;
         }
-        let place = places.join(", ").replace("in ", "");
-        return Box::new(EvalAltResult::ErrorInFunctionCall(format!("{PLACE}{place}"), String::new(), inner, position));
+        let context = contexts.join(", ").replace("in ", "");
+        return Box::new(EvalAltResult::ErrorInFunctionCall(
+            format!("{PLACE}{context}"),
+            String::new(),
+            inner,
+            position,
+        ));
     }
-    let blame_caller = error.chain().any(|c| c.downcast_ref::<Diagnostic>().is_some_and(|d| d.blame_caller));
-    let diagnostic = Diagnostic { message: one_line(&error), hint: hint_of(&error), blame_caller };
+    let mut diagnostics = error.chain().filter_map(|cause| cause.downcast_ref::<Diagnostic>());
+    let blame_caller = diagnostics.clone().any(|d| d.blame_caller);
+    let key = diagnostics.find_map(|d| d.key.clone());
+    let diagnostic = Diagnostic { message: one_line(&error), hint: hint_of(&error), blame_caller, key };
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(diagnostic), position))
 }
 
-/// Marks a frame that is a place inside a module rather than a function.
+/// Marks a frame that is a position inside a module rather than a function.
 const PLACE: &str = "place ";
 /// How the names of the standard library's files begin: a caller's mistake is not theirs.
 const STDLIB: &str = "std/";
@@ -73,7 +80,7 @@ pub struct ScriptError {
 
 impl ScriptError {
     /// Finds message, place and call stack of a script's error. `main` is the recipe's path.
-    pub fn new(error: &EvalAltResult, main: &str, sources: &Sources, api: &Reference) -> Self {
+    pub fn new(error: &EvalAltResult, main: &str, engine: &Engine, sources: &Sources, api: &Reference) -> Self {
         let mut stack = Vec::new();
         let (mut file, mut inner) = (main.to_string(), error);
         loop {
@@ -93,18 +100,24 @@ impl ScriptError {
                 _ => break,
             }
         }
-        let Diagnostic { message, mut hint, blame_caller, .. } = diagnose(inner, api, sources.text(&file).as_deref());
+        let Diagnostic { message, mut hint, blame_caller, key } = diagnose(inner, api, sources.text(&file).as_deref());
         if let EvalAltResult::ErrorModuleNotFound(path, _) = inner {
             hint = hint.or_else(|| sources.import_hint(path));
         }
         let mut place = (file, inner.position());
-        // An error of Rust code that a script function was called from has no place of its own.
+        // An error of Rust code that called a script function has no position itself.
         while place.1.is_none() || (blame_caller && !stack.is_empty()) {
             let Some(frame) = stack.pop() else { break };
             place = frame.called_from;
             if blame_caller && !place.1.is_none() && !place.0.starts_with(STDLIB) {
                 break;
             }
+        }
+        if let Some(key) = key
+            && let Some(text) = sources.text(&place.0)
+            && let Ok(ast) = engine.compile(text)
+        {
+            place.1 = ast::key_position(&ast, place.1, &key).unwrap_or(place.1);
         }
         Self { message, hint, place: Some(place), stack }
     }
@@ -190,8 +203,8 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
         EvalAltResult::ErrorPropertyNotFound(name, _) => Diagnostic::new(format!("the map has no `{name}`")),
         EvalAltResult::ErrorDataRace(name, _) => {
             let name = if name.is_empty() { "a captured variable" } else { name };
-            Diagnostic::new(format!("{name} is used while a call on it is under way")).hint(
-                "a closure captured it: make the call on a value of its own, as in let ema = state.ema; \
+            Diagnostic::new(format!("{name} is in use: a call on it has not returned yet")).hint(
+                "a closure captured it: call it on a separate variable, as in let ema = state.ema; \
                  ema.apply(|| …)",
             )
         }
@@ -223,7 +236,7 @@ fn diagnose_syntax(kind: &ParseErrorType, api: &Reference, text: Option<&str>) -
             let near = did_you_mean(name, api.module_names());
             let modules: Vec<&str> = api.module_names().collect();
             Diagnostic::new(format!("unknown module `{name}`{near}")).hint(format!(
-                "built-in modules: {}; a script's own come by import \"path\" as {name};",
+                "built-in modules: {}; import a script's own with import \"path\" as {name};",
                 modules.join(", ")
             ))
         }

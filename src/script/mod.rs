@@ -127,7 +127,7 @@ impl Host {
         modules
     }
 
-    /// The options that the function called `name` and `_options` declares; none where there is no such function.
+    /// The options that the function called `name` and `_options` declares; none if there is no such function.
     fn declared_options(&self, ast: &AST, name: &str) -> Vec<OptionDoc> {
         let declared = self.engine.call_fn::<rhai::Array>(&mut Scope::new(), ast, format!("{name}_options"), ());
         let declarations = declared.ok().and_then(|list| api::declarations(&list).ok()).unwrap_or_default();
@@ -162,8 +162,7 @@ impl Host {
         }
     }
 
-    /// Evaluates a text that stands in no file, and makes something of its value. Errors show the text as a file called
-    /// `name`.
+    /// Evaluates a text that is not in a file, and converts its value. Errors show the text as a file called `name`.
     pub fn evaluate<T>(
         &self,
         name: &str,
@@ -190,7 +189,7 @@ impl Host {
     }
 
     fn report(&self, error: &EvalAltResult, main: &str) -> ScriptError {
-        ScriptError::new(error, main, &self.sources, &self.reference)
+        ScriptError::new(error, main, self.engine, &self.sources, &self.reference)
     }
 
     /// A problem found by `check`, shown like an error.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub struct Declared {
     /// The parameter's name.
     pub name: String,
-    /// The default, where it is a literal.
+    /// The default, if it is a literal.
     pub default: Option<Dynamic>,
     /// The default's text, as written.
     pub default_text: String,

@@ -1,5 +1,5 @@
 //! Registering functions: what `#[functions]` collects of plain Rust functions becomes known to the engine and to the
-//! reference alike, so that nothing that scripts can call is without documentation.
+//! reference alike, so that everything that scripts can call is documented.
 
 use super::docs::{FnDoc, Reference};
 use super::error::to_rhai;
@@ -69,7 +69,7 @@ pub struct Namespace<'a> {
     qualified: bool,
 }
 
-/// All that is said about a function.
+/// The documentation of a function.
 pub struct Signature {
     pub name: &'static str,
     pub doc: &'static [&'static str],
@@ -107,7 +107,7 @@ impl Namespace<'_> {
     }
 }
 
-/// The tensor that an argument is, to be told in an error.
+/// The tensor that an argument is, to be shown in an error.
 pub fn tensor_of(argument: &dyn Any) -> Option<Tensor> {
     argument.downcast_ref::<Tensor>().cloned()
 }

@@ -53,7 +53,7 @@ pub fn provenance() -> Option<RunProvenance> {
     RUN.with_borrow(|run| run.as_ref().map(|run| run.session.provenance()))
 }
 
-/// Records that the recipe has loaded a model, where there is a run.
+/// Records that the recipe has loaded a model, if there is a run.
 pub fn note_loaded(path: &Path) {
     RUN.with_borrow_mut(|run| run.as_mut().map(|run| run.session.note_loaded(path)));
 }

@@ -39,7 +39,7 @@ struct Store {
 #[derive(Clone, Default)]
 pub struct Sources {
     store: Rc<RefCell<Store>>,
-    /// A folder that stands in for the embedded standard library, file by file.
+    /// A folder that replaces the embedded standard library, file by file.
     stdlib: Option<PathBuf>,
 }
 

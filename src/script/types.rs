@@ -20,7 +20,7 @@ pub trait Argument: Typed + Sized {
     /// The value; an error starts with the function's name, `of`.
     fn read(raw: Self::Raw, of: &str) -> Result<Self>;
 
-    /// The options that it takes, where it is a map of such.
+    /// The options that it takes, if it is a map of such.
     fn options() -> Vec<OptionDoc> {
         Vec::new()
     }
@@ -250,7 +250,7 @@ pub fn type_of(value: &Dynamic) -> Type {
     Type::Named(name.into())
 }
 
-/// The value as one of the type `of`, an int becoming a float where that is expected; nothing where it is of another.
+/// The value as one of the type `of`, an int becoming a float if a float is expected; `None` if it is of another type.
 pub fn fit(of: &Type, value: &Dynamic) -> Option<Dynamic> {
     match of {
         Type::Named(name) if name == "any" => Some(value.clone()),

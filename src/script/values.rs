@@ -1,6 +1,6 @@
 //! Script values: handles to Rust objects, and conversions that say what they expected.
 
-use crate::error::{Result, bail};
+use crate::error::{Diagnostic, Result, bail, one_line};
 use crate::nn::ModuleRef;
 use crate::options::{self, Options};
 use crate::positions::Positions;
@@ -196,9 +196,9 @@ pub fn object(map: &Map) -> Result<serde_json::Map<String, Value>> {
 }
 
 /// Positions of a batch as a script's runs, each [first, length].
-pub fn runs(places: Positions) -> Array {
+pub fn runs(positions: Positions) -> Array {
     let int = |n: usize| Dynamic::from_int(n as i64);
-    places.runs().map(|(first, length)| Dynamic::from_array(vec![int(first), int(length)])).collect()
+    positions.runs().map(|(first, length)| Dynamic::from_array(vec![int(first), int(length)])).collect()
 }
 
 /// Reads a map of options of the function `of`.
@@ -208,9 +208,12 @@ pub fn read_options<T: Options>(of: &str, map: &Map) -> Result<T> {
         let known = T::NAMES.contains(&name.as_str());
         match to_json(value) {
             Ok(json) => plain.insert(name.to_string(), json),
-            // An unknown name is the first thing to tell, whatever its value.
+            // Unknown names are reported first, whatever their values.
             Err(_) if !known => plain.insert(name.to_string(), Value::Null),
-            Err(e) => return Err(e.context(format!("option `{name}` of {of}"))),
+            Err(e) => {
+                let message = format!("option `{name}` of {of}: {}", one_line(&e));
+                return Err(Diagnostic::new(message).at_key(name).into());
+            }
         };
     }
     Ok(options::read(of, plain)?)

@@ -225,7 +225,7 @@ fn truncated_safetensors_are_told() {
     for cut in [0, 4, 8, 100, 5000, whole.len() / 2, whole.len() - 1] {
         loading(|f| f.write("m/model.safetensors", &whole[..cut])).says(&[
             "m/model.safetensors",
-            "not a whole safetensors file",
+            "not a complete safetensors file",
             &format!("{cut} bytes"),
         ]);
     }
@@ -250,10 +250,10 @@ fn every_tensor_that_is_missing_unexpected_or_of_another_shape_is_told() {
         "recipe.rhai:1:13",
         "checkpoint::load(\"m\");",
         &[
-            "missing from it (1)",
+            "missing (1)",
             "vit_nepa.layernorm.bias (it has vit_nepa.layernorm.bais)",
-            "unexpected in it (1)",
-            "of another shape (1)",
+            "unexpected (1)",
+            "wrong shape (1)",
             "vit_nepa.encoder.layer.1.intermediate.up_proj.weight: the model has [160, 64], it has [64, 160]",
             "strict: false",
         ],

@@ -58,7 +58,7 @@ fn help_of_a_recipe_lists_its_parameters() {
             "name: string = \"line\"",
             "on: bool = true",
             "sizes: array = [1, 2]",
-            "dir: string (must be given)",
+            "dir: string (required)",
         ] {
             let squeezed = |l: &str| l.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(said.stdout.lines().any(|l| squeezed(l) == line), "`{line}` is missing: {said}");

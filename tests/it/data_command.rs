@@ -226,7 +226,7 @@ fn only_lists_of_scans_are_written_over() {
     let folder = with_odd(&["rgb.jpg", "zero-bytes.jpg"]);
     folder.write("broken.txt", "my notes on broken things");
     let said = folder.nepa(&["data", "d", "--scan"]);
-    said.fails(1).says(&["--list: broken.txt is there already and is no list of a scan", "--list broken-images.txt"]);
+    said.fails(1).says(&["--list: broken.txt already exists and is not a list of a scan", "--list broken-images.txt"]);
     assert_eq!((said.stdout.as_str(), folder.text("broken.txt").as_str()), ("", "my notes on broken things"));
 
     folder.nepa(&["data", "d", "--scan", "--list", "l.txt"]).fails(1);
@@ -249,7 +249,7 @@ fn ctrl_c_ends_a_scan_with_what_it_has_found() {
         std::os::unix::fs::symlink("../../large.png", folder.path(&format!("d/a/{i:03}.png"))).unwrap();
     }
     let running = folder.start(&["data", "d", "--scan", "--threads", "1"], &[]);
-    running.wait_for("every image is read and decoded on 1 thread");
+    running.wait_for("reading and decoding every image on 1 thread");
     std::thread::sleep(std::time::Duration::from_millis(500));
     running.signal(libc::SIGINT);
     let said = running.finish();
@@ -263,7 +263,7 @@ fn sheet(folder: &Folder, name: &str) -> image::RgbImage {
     image::load_from_memory(&folder.read(name)).unwrap().into_rgb8()
 }
 
-/// The picture in a column (0: as it is) and row of a sheet of `rows` rows with tiles of 160 pixels, `row_height` from
+/// The picture in a column (0: original) and row of a sheet of `rows` rows with tiles of 160 pixels, `row_height` from
 /// each other.
 fn tile(sheet: &image::RgbImage, column: u32, row: u32, (rows, row_height): (u32, u32)) -> image::RgbImage {
     // From below: how many lines the title takes depends on the path.
@@ -394,7 +394,7 @@ fn wrong_arguments_are_told() {
     folder.nepa(&["data", "d", "--sheet", "s.png", "--samples", "25"]).fails(2).says(&["25", "1..=24"]);
     folder.nepa(&["data", "d/cat"]).fails(1).says(&["1 images, but no class folders", "CLASS/IMAGE.jpg"]);
     folder.write("e/notes.md", "");
-    folder.nepa(&["data", "e"]).fails(1).says(&["e is in no known layout"]);
+    folder.nepa(&["data", "e"]).fails(1).says(&["e has no known layout"]);
     assert_eq!(folder.names(""), ["d", "e"]);
 }
 

@@ -18,7 +18,7 @@ fn files() -> (Vec<String>, Vec<String>) {
     (names(good), names(bad))
 }
 
-/// Mean and largest difference of each file from its PNG, but of those whose kind is not read.
+/// Mean and largest difference of each file from its PNG, but of those whose kind is not supported.
 fn differences(env: &[(&str, &str)], unread: &[&str]) -> BTreeMap<String, (f64, f64)> {
     let (mut good, _) = files();
     good.retain(|name| !unread.contains(&name.as_str()));
@@ -66,7 +66,7 @@ fn without_libjpeg_turbo_the_pure_rust_decoder_stays_within_the_tolerance() {
 #[test]
 fn kinds_that_are_not_read_are_named() {
     let script = format!("data::read_image(\"{}\");", odd("tiff-float.tif"));
-    run(&script).fails(1).says(&["tiff-float.tif", "of a kind that is not read"]);
+    run(&script).fails(1).says(&["tiff-float.tif", "of an unsupported kind"]);
     let folder = Folder::new();
     folder.write("recipe.rhai", format!("data::read_image(\"{}\");", odd("arithmetic.jpg")));
     let said = folder.nepa_with(&[("NEPA_LIBJPEG", "none")], &["run", "recipe.rhai"]);

@@ -194,5 +194,5 @@ fn masks_that_do_not_fit_are_told() {
         run(&format!("{}{line}", masked())).blames("recipe.rhai:3:3", &line, &["input_mask", pieces[0], pieces[1]]);
     }
     let line = "m.encode(x, #{ input_maks: mask });";
-    run(&(masked() + line)).blames("recipe.rhai:3:3", line, &["input_maks", "`input_mask`"]);
+    run(&(masked() + line)).blames("recipe.rhai:3:16", line, &["input_maks", "`input_mask`"]);
 }

@@ -208,7 +208,7 @@ fn what_does_not_fit_is_told() {
     };
     fails(
         "config.num_labels = 3; evaluate::classify(nn::vit_nepa(config), images, options);",
-        &["tells 3 classes apart", "has 4: n01440764"],
+        &["the model has 3 classes", "has 4: n01440764"],
     );
     fails("options.batsh = 3; evaluate::classify(raw, images, options);", &["unknown option `batsh`", "`batch`"]);
     fails("options.predictions = \"p.txt\"; evaluate::classify(raw, images, options);", &["p.txt", ".parquet or .csv"]);
@@ -234,7 +234,7 @@ fn what_does_not_fit_is_told() {
                 let m = checkpoint::load(run::path(\"m\")); print(m.class_names);";
     fails(
         &format!("{save} evaluate::classify(m, images, options);"),
-        &["2 of the 4 classes", "none of the model's 4: n01440764, n02099601", "cat, dog, goldfish, Model T"],
+        &["2 of the 4 classes", "not among the model's 4: n01440764, n02099601", "cat, dog, goldfish, Model T"],
     );
     let same = save.replace("\"cat\", \"dog\"", "\"tench\", \"golden retriever\"");
     let then = format!("{same} print(evaluate::classify(m, images, options).per_class.map(|c| [c.label, c.name]));");

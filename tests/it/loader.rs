@@ -317,7 +317,7 @@ fn samples_and_processes_that_make_no_sense_are_told() {
         (loader("", "rank: 1"), &["rank must be less than world_size", "1 of 1"]),
         (loader("", "rank: -1"), &["rank", "-1"]),
         (loader("", "world_size: 0"), &["rank must be less than world_size", "0 of 0"]),
-        (format!("{}.epoch(1, 29)", loader("", "")), &["epoch 1 has 28 images", "29 cannot be done"]),
+        (format!("{}.epoch(1, 29)", loader("", "")), &["epoch 1 has 28 images", "fewer than the 29 already done"]),
         ("rand_per_sample([])".into(), &["rand_per_sample", "number of samples", "found []"]),
         ("rand_per_sample([-1])".into(), &["must not be negative"]),
     ] {

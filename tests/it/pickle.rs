@@ -60,7 +60,7 @@ fn what_is_no_tensor_is_left_out_and_told() {
     let said = Folder::new().nepa(&["inspect", &fixture("checkpoint.pt").display().to_string()]);
     said.succeeds().prints(&[
         "checkpoint.pt: 8 tensors",
-        "left out: 14 values that are no tensors: epoch, best",
+        "left out: 14 values that are not tensors: epoch, best",
         "state_dict.0.weight",
         "[2, 3]",
     ]);
@@ -85,7 +85,7 @@ fn a_script_reads_and_loads_them() {
     let names = ["0.weight", "0.bias", "1.weight", "1.bias"];
     let nested: Vec<String> =
         ["0.bias", "0.weight", "1.bias", "1.weight"].iter().map(|n| format!("state_dict.{n}")).collect();
-    said.succeeds().says(&["note: checkpoint.pt: left out are 14 values that are no tensors: epoch"]);
+    said.succeeds().says(&["note: checkpoint.pt: left out 14 values that are not tensors: epoch"]);
     let expected = [serde_json::json!(nested), serde_json::json!(names), serde_json::json!(names), true.into()];
     assert_eq!(said.values(), expected);
 }
@@ -153,9 +153,9 @@ fn what_is_no_file_of_pytorch_is_told_by_its_name_or_beginning() {
         std::fs::write(&path, bytes).unwrap();
         complaint(&path)
     };
-    assert!(complaint_of("a.bin", b"").contains("a.bin (0 bytes) is no file of torch.save"));
+    assert!(complaint_of("a.bin", b"").contains("a.bin (0 bytes) is not a torch.save file"));
     assert!(complaint_of("a.pt", b"hello").contains("begins 68 65 6c 6c 6f"));
-    assert!(complaint_of("a.safetensors", b"").contains("not a whole safetensors file"));
+    assert!(complaint_of("a.safetensors", b"").contains("not a complete safetensors file"));
     // The beginning counts more than the name.
     let plain = std::fs::read(fixture("plain.pt")).unwrap();
     std::fs::write(dir.path().join("b.safetensors"), plain).unwrap();
@@ -259,10 +259,10 @@ fn pickles_that_lie_are_told() {
     bad_pickle(b"\x80\x02(0.", "more values than it has made");
     bad_pickle(b"\x80\x02K\x01K\x02.", "left over");
     bad_pickle(b"\x80\x02}(K\x01u.", "no value");
-    bad_pickle(b"\x80\x02K\x01K\x02a.", "no list or dictionary");
+    bad_pickle(b"\x80\x02K\x01K\x02a.", "not a list or dictionary");
     bad_pickle(b"\x80\x02]K\x01K\x02s.", "key of a list");
     bad_pickle(b"\x80\x09.", "protocol");
-    bad_pickle(b"\x80\x02K\x01)R.", "no function");
+    bad_pickle(b"\x80\x02K\x01)R.", "not a function");
     bad_pickle(b"\x80\x02ctorch\nFloatStorage\n)R.", "a call with 0 arguments");
     bad_pickle(b"\x80\x02\x81.", "instruction 0x81");
     bad_pickle(b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.", "it holds os.system, which is not read");

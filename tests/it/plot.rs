@@ -79,7 +79,7 @@ fn several_runs_have_a_legend_and_their_states() {
         &[
             "3 runs",
             "a: finished; 100 lines of metrics",
-            "b: killed: it never ended, and no process holds it; 60 lines of metrics",
+            "b: killed: it never finished, and no process is running it; 60 lines of metrics",
             "c.jsonl: 30 lines of metrics",
             "a: pretrain",
             "b: pretrain",
@@ -159,12 +159,12 @@ fn bad_input_is_told() {
     folder.write("runs/none/run.json", "{}");
     for (args, pieces) in [
         (&["runs/fisrt"][..], &["runs/fisrt does not exist", "did you mean runs/first?"][..]),
-        (&["runs"], &["runs is no run directory", "inside it are: runs/bad, runs/empty, runs/first"]),
+        (&["runs"], &["runs is not a run directory", "inside it are: runs/bad, runs/empty, runs/first"]),
         (&["runs/none"], &["runs/none has no metrics.jsonl"]),
         (&["runs/empty"], &["runs/empty/metrics.jsonl holds no metrics", "run::log"]),
         (&["runs/first", "runs/empty"], &["runs/empty/metrics.jsonl holds no metrics"]),
         (&["runs/bad"], &["runs/bad/metrics.jsonl, line 3: expected a JSON object, found `what is this`"]),
-        (&["runs/list"], &["line 1", "it is JSON, but no object"]),
+        (&["runs/list"], &["line 1", "it is JSON, but not an object"]),
         (&["runs/other"], &["nothing to draw over a `step`", "the lines hold size, step", "loss, lr, grad_norm"]),
         (
             &["runs/first", "--phase", "pretrian"],

@@ -58,7 +58,7 @@ fn the_run_says_at_its_start_what_will_happen_and_then_how_fast() {
     // The log for people holds it all, with the command and the end.
     let log = folder.text("o/run.log");
     for text in [
-        "the run begins: ",
+        "---- started: ",
         "17 tokens per image",
         "pretrain: step 30, epoch 2, ",
         "checkpoint at step 30",

@@ -194,7 +194,7 @@ fn a_loss_that_diverges_ends_the_run_and_names_the_step() {
 fn a_typo_in_an_option_of_a_loop_is_shown_in_the_recipe() {
     let script = "import \"std/pretrain\" as pretrain;\nlet m = nn::linear(2, 2);\npretrain::fit(m, m, #{ epocs: 3 });";
     crate::common::run(script).blames(
-        "recipe.rhai:3:11",
+        "recipe.rhai:3:24",
         "pretrain::fit(m, m, #{ epocs: 3 });",
         &["epocs", "`epochs`"],
     );

@@ -111,7 +111,7 @@ fn an_evaluation_is_shown_with_the_worst_classes_first() {
     );
     assert!(!page.contains("<b>"));
     // A picture outside of the run is not carried along.
-    holds(&page, &["it lies outside of the run directory"]);
+    holds(&page, &["it is outside the run directory"]);
     assert_eq!(page.matches("data:image/png").count(), 2);
 }
 
@@ -124,8 +124,8 @@ fn a_run_of_which_little_is_left_has_a_page_too() {
     folder.write("runs/a/checkpoints/train/step-00000005/manifest.json", "{");
     let page = page(&folder, &[]);
     stands_alone(&page);
-    holds(&page, &["killed: it never ended", "no &lt;space&gt;", "cut short", "2.500"]);
-    holds(&page, &["checkpoints/train/step-00000005", "not complete"]);
+    holds(&page, &["killed: it never finished", "no &lt;space&gt;", "cut short", "2.500"]);
+    holds(&page, &["checkpoints/train/step-00000005", "incomplete"]);
 }
 
 #[test]
@@ -142,16 +142,16 @@ fn checkpoints_are_told_with_their_size_and_whether_they_are_whole() {
     holds(&page(&folder, &[]), &[&name, "KiB", ">complete<"]);
     let file = folder.names(&format!("runs/a/{name}")).into_iter().find(|n| n.ends_with(".safetensors"));
     folder.write(&format!("runs/a/{name}/{}", file.expect("tensors")), "short");
-    holds(&page(&folder, &[]), &["not complete", "bytes, found 5"]);
+    holds(&page(&folder, &[]), &["incomplete", "bytes, found 5"]);
 }
 
 #[test]
 fn what_is_no_run_is_refused_with_what_was_expected() {
     let folder = Folder::new();
     folder.write("runs/first/run.json", "{}");
-    folder.nepa(&["report", "runs"]).fails(1).says(&["runs is no run directory: it has no run.json", "runs/first"]);
+    folder.nepa(&["report", "runs"]).fails(1).says(&["runs is not a run directory: it has no run.json", "runs/first"]);
     folder.nepa(&["report", "runs/frist"]).fails(1).says(&["does not exist", "did you mean runs/first?"]);
-    folder.nepa(&["report", "runs/first/run.json"]).fails(1).says(&["is a file, no run directory"]);
+    folder.nepa(&["report", "runs/first/run.json"]).fails(1).says(&["is a file, not a run directory"]);
     folder.nepa(&["report", "runs/first", "--out", "a.pdf"]).fails(1).says(&["a report is an .html file, found a.pdf"]);
     folder.write("runs/first/run.json", "[1]");
     folder.nepa(&["report", "runs/first"]).fails(1).says(&["run.json: expected a JSON object"]);

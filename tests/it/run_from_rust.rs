@@ -5,7 +5,9 @@ use nepa::nn::{Context, Linear, LinearOptions, Module, named_parameters};
 use nepa::optim::{Adamw, AdamwOptions};
 use nepa::random;
 use nepa::run::signals::Interrupt;
-use nepa::run::{CheckpointOptions, CheckpointState, RunFile, RunInfo, RunState, Session, Settings, TrainingState};
+use nepa::run::{
+    CheckpointOptions, CheckpointState, Checkpoints, RunFile, RunInfo, RunState, Session, Settings, TrainingState,
+};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use tch::Tensor;
@@ -30,7 +32,7 @@ fn train(dir: &Path, steps: i64, lr: f64, end: RunState) -> Result<Trained> {
     let mut optimizer = Adamw::new(&model, &AdamwOptions::default())?;
     let lrs = vec![lr; optimizer.groups().len()];
 
-    let mut checkpoints = session.checkpoints("fit", &CheckpointOptions { every: 2, ..Default::default() })?;
+    let mut checkpoints = Checkpoints::new(&mut session, "fit", &CheckpointOptions { every: 2, ..Default::default() })?;
     let settings = Settings::new(object(json!({ "lr": lr, "steps": steps })), &["steps".to_string()])?;
     let mut training = TrainingState { model: &model, ema: None, optimizer: Some(&mut optimizer) };
     let saved = checkpoints.resume(&mut session, &mut training, settings)?;

@@ -15,7 +15,7 @@ use std::{
 pub fn project() -> PathBuf {
     let is_project = |dir: &&Path| dir.join("xtask/Cargo.toml").is_file() && dir.join(".cargo/config.toml").is_file();
     env::current_dir().ok().and_then(|dir| dir.ancestors().find(is_project).map(Path::to_path_buf)).unwrap_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project").to_path_buf(),
+        || Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the project").to_path_buf(),
     )
 }
 
@@ -27,9 +27,10 @@ pub fn command(project: &Path) -> Command {
     command
 }
 
-/// Builds nepa in release mode and says where it lies, or with which code cargo failed (having told why).
+/// Builds nepa in release mode and returns its path, or the code with which cargo failed (after cargo's own message).
 pub fn build_nepa(project: &Path) -> Result<Result<PathBuf, ExitCode>> {
-    // Only cargo knows the target folder for sure; its JSON messages name the binary, diagnostics go to stderr as usual.
+    // Only cargo knows the target folder for sure; its JSON messages name the binary, diagnostics go to stderr as
+    // usual.
     let mut child = command(project)
         .args(["build", "--release", "--bin", "nepa", "--message-format=json-render-diagnostics"])
         .stdout(Stdio::piped())

@@ -16,7 +16,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-/// A mistake on the command line: told without a chain of causes, exit code 2.
+/// A mistake on the command line: shown without a chain of causes, exit code 2.
 #[derive(Debug)]
 pub struct Usage(String);
 
@@ -35,31 +35,31 @@ Commands:
   run RECIPE [ARGS…]      build nepa (release) and run a recipe: `nepa run RECIPE ARGS…`
   test [ARGS…]            run all tests: `cargo test --workspace ARGS…`
   bench [NAME [ARGS…]]    run one benchmark; without a name, list them
-  setup [--cuda]          set libtorch up, for the CPU or for CUDA (done by itself on first use, for the CPU)
+  setup [--cuda]          set up libtorch, for the CPU or for CUDA (on first use, the CPU's is set up automatically)
   install [--to DIR]      build nepa (release) and copy it to cargo's bin folder, or to DIR
-  help                    show this text; `cargo xtask <command> --help` tells more
+  help                    show this text; `cargo xtask <command> --help` says more
 
 The first command fetches libtorch into a cache that all clones share: $NEPA_CACHE, else the user's cache folder.
-To use a libtorch of your own set LIBTORCH, or LIBTORCH_USE_PYTORCH=1 for an installed PyTorch.
+To use your own libtorch set LIBTORCH, or LIBTORCH_USE_PYTORCH=1 for an installed PyTorch.
 ";
 
 const RUN: &str = "\
 Usage: cargo xtask run RECIPE [ARGS…]
 
-Sets libtorch up if need be, builds nepa in release mode and replaces itself by `nepa run RECIPE ARGS…` in the
+Sets up libtorch if needed, builds nepa in release mode and replaces itself with `nepa run RECIPE ARGS…` in the
 current folder. `cargo xtask run -- --help` shows nepa's own help for `run`.
 ";
 
 const TEST: &str = "\
 Usage: cargo xtask test [ARGS…]
 
-Sets libtorch up if need be and runs `cargo test --workspace ARGS…` (without --workspace if ARGS choose a package).
+Sets up libtorch if needed and runs `cargo test --workspace ARGS…` (without --workspace if ARGS choose a package).
 ";
 
 const BENCH: &str = "\
 Usage: cargo xtask bench [NAME [ARGS…]]
 
-Sets libtorch up if need be and runs `cargo bench --bench NAME -- ARGS…`. Without a name, lists the benchmarks.
+Sets up libtorch if needed and runs `cargo bench --bench NAME -- ARGS…`. Without a name, lists the benchmarks.
 ";
 
 const SETUP: &str = "\
@@ -69,7 +69,7 @@ Fetches libtorch 2.11.0 with `python3 -m pip download` into the cache that all c
 user's cache folder), checks it, and links it as .libtorch, where plain cargo commands find it.
 
   --cuda    the build for NVIDIA GPUs with all its libraries (a download of more than 2 GB); the CPU's otherwise.
-            Later commands stay with what is set up here.
+            Later commands keep using what is set up here.
 
 With LIBTORCH or LIBTORCH_USE_PYTORCH set, only checks what they point at.
 ";
@@ -77,7 +77,7 @@ With LIBTORCH or LIBTORCH_USE_PYTORCH set, only checks what they point at.
 const INSTALL: &str = "\
 Usage: cargo xtask install [--to DIR]
 
-Sets libtorch up if need be, builds nepa in release mode and copies it to DIR, or to cargo's bin folder. The copy
+Sets up libtorch if needed, builds nepa in release mode and copies it to DIR, or to cargo's bin folder. The copy
 works from anywhere; it uses libtorch where it is now, in the cache.
 ";
 
@@ -215,7 +215,7 @@ fn install(args: &[OsString]) -> Result<ExitCode> {
         Err(code) => return Ok(code),
     };
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    // A copy beside its place, then a rename: nobody ever meets half a binary, and a running nepa goes on undisturbed.
+    // Copied beside the target, then renamed: nobody ever sees half a binary, and a running nepa is not disturbed.
     let (target, copy) = (folder.join("nepa"), folder.join(format!(".nepa-{}", std::process::id())));
     if let Err(error) = fs::copy(&built, &copy).and_then(|_| fs::rename(&copy, &target)) {
         let _ = fs::remove_file(&copy);

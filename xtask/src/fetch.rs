@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Downloads each wheel into `staging` and unpacks what is wanted of it into `dest`. One wheel at a time, so that
-/// their archives never fill the disk together.
+/// Downloads each wheel into `staging` and unpacks what is wanted of it into `dest`. One wheel at a time, so that the
+/// archives never fill the disk together.
 pub fn fetch(wheels: &[Wheel], staging: &Path, dest: &Path) -> Result<()> {
     let mut progress = Progress::new(wheels.iter().map(|w| w.bytes).sum());
     for wheel in wheels {
@@ -58,7 +58,7 @@ fn download(wheel: &Wheel, staging: &Path, progress: &mut Progress) -> Result<()
             return Ok(());
         }
         let _ = fs::remove_dir_all(&temporary);
-        // Large files over a shaky line: what had begun to arrive is worth another try.
+        // Large files over an unreliable connection: a download that had started is worth another try.
         if begun && attempt < 3 && !status.success() && is_network_trouble(&output) {
             eprintln!("The connection broke; trying {} again.", wheel.name());
             continue;
@@ -242,7 +242,7 @@ fn is_full(output: &str) -> bool {
 
 pub fn no_space() -> anyhow::Error {
     anyhow!(
-        "the disk of the cache filled up in the middle of the set-up; what was there of it is removed again. Make room, \
+        "the disk of the cache filled up in the middle of the set-up; the unfinished files were removed. Free some space, \
          or set NEPA_CACHE to a folder on another disk, and run the same command again"
     )
 }

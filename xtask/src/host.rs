@@ -146,14 +146,14 @@ pub fn check_python() -> Result<()> {
         .output()
         .map_err(|e| {
             anyhow!(
-                "libtorch is fetched with Python's pip, and there is no `python3` ({e}). Install it (`apt install \
+                "libtorch is fetched with Python's pip, but there is no `python3` ({e}). Install it (`apt install \
                  python3 python3-pip` on Debian and Ubuntu), {own}"
             )
         })?;
     match String::from_utf8_lossy(&output.stdout).trim() {
         "True" => Ok(()),
         "False" => bail!(
-            "libtorch is fetched with Python's pip, and `python3` has none. Install it (`apt install python3-pip` on \
+            "libtorch is fetched with Python's pip, but `python3` has none. Install it (`apt install python3-pip` on \
              Debian and Ubuntu, elsewhere `python3 -m ensurepip --user`), {own}"
         ),
         _ => {
@@ -172,7 +172,7 @@ pub fn check_space(folder: &Path, needed: u64) -> Result<()> {
     });
     match free {
         Some(free) if free * 1024 < needed => bail!(
-            "setting libtorch up takes {:.1} GB of disk space for a while, and {} has {:.1} GB free. Make room, or set \
+            "setting up libtorch takes {:.1} GB of disk space for a while, but {} has {:.1} GB free. Free some, or set \
              NEPA_CACHE to a folder on another disk",
             needed as f64 / 1e9,
             folder.display(),

@@ -3,8 +3,7 @@
 //! The cache holds one folder per layout, `libtorch-VERSION-VARIANT-PLATFORM`, and the project a link `.libtorch` to
 //! one of them, which `.cargo/config.toml` names as LIBTORCH. A layout is built in a staging folder beside it and
 //! renamed when complete, and it is trusted only if every file has the size that its manifest tells. All building
-//! happens under a file lock; therefore a staging folder that whoever holds the lock finds was left by a process that
-//! is gone.
+//! happens under a file lock; so a staging folder found under the lock was left by a process that is gone.
 
 use crate::{
     cargo, fetch, host,
@@ -22,7 +21,7 @@ use std::{
 };
 
 const MANIFEST: &str = "manifest.txt";
-/// The manifest's first line; to change when layouts are made differently, so that old ones are made anew.
+/// The manifest's first line. Change it when layouts are made differently, so that old ones are made again.
 const HEADER: &str = "libtorch layout 2";
 
 #[derive(Clone, Copy)]
@@ -98,7 +97,7 @@ fn root_in(dir: &Path, variant: Variant) -> PathBuf {
     }
 }
 
-/// Makes sure of a libtorch that cargo will find, and says which. Quiet unless there is something to do.
+/// Makes sure that there is a libtorch that cargo will find, and says which. Quiet unless there is something to do.
 pub fn ensure(project: &Path, want: Want) -> Result<String> {
     if let Some(own) = host::own_libtorch(project)? {
         host::check_compiler()?;
@@ -129,7 +128,7 @@ fn set_up(layout: &Layout, platform: &str) -> Result<()> {
     let wheels = wheels::list(layout.variant, platform)?;
     host::check_compiler()?;
     host::check_python()?;
-    let cache = layout.dir.parent().expect("a layout lies in the cache");
+    let cache = layout.dir.parent().expect("a layout is in the cache");
     let _lock = lock(cache)?;
     match layout.state() {
         // Another set-up made it while this one waited.
@@ -179,7 +178,7 @@ fn build(layout: &Layout, wheels: &[wheels::Wheel], staging: &Staging) -> Result
     }
     fs::rename(&new, &layout.dir)?;
     // Makes the rename last; failing that, the next command finds out by the manifest.
-    let _ = File::open(layout.dir.parent().expect("a layout lies in the cache")).and_then(|d| d.sync_all());
+    let _ = File::open(layout.dir.parent().expect("a layout is in the cache")).and_then(|d| d.sync_all());
     Ok(())
 }
 
@@ -248,7 +247,7 @@ fn lock(cache: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            eprintln!("Waiting for another set-up that is at work in {} …", cache.display());
+            eprintln!("Waiting for another set-up running in {} …", cache.display());
             file.lock()?;
         }
         Err(TryLockError::Error(error)) => {
@@ -287,7 +286,7 @@ fn relink(project: &Path, link: &Path, layout: &Layout) -> Result<()> {
     if let Err(error) = symlink(&root, &new).and_then(|()| fs::rename(&new, link)) {
         let _ = fs::remove_file(&new);
         bail!(
-            "cannot make the link {} ({error}). If something else lies there, move it away; the project's folder must \
+            "cannot make the link {} ({error}). If something else is there, move it away; the project's folder must \
              be writable",
             link.display()
         );

@@ -1,7 +1,7 @@
-//! `cargo xtask`: everything a checkout needs, from the first command on.
+//! `cargo xtask`: everything a checkout needs, starting with the first command.
 //!
-//! Each command makes sure of libtorch first (see [`libtorch`]) and then hands over to cargo or to `nepa` itself
-//! by `exec`, so that signals, exit codes and the terminal are theirs.
+//! Each command sets up libtorch first if needed (see [`libtorch`]) and then hands over to cargo or to `nepa` itself by
+//! `exec`, so that signals, exit codes and the terminal are theirs.
 
 #[cfg(not(unix))]
 compile_error!(

@@ -94,7 +94,7 @@ impl Wheel {
         format!("{}=={} --hash=sha256:{}\n", self.part(0), self.part(1), self.sha256)
     }
 
-    /// The Python that the wheel is for; any will do where it says `py3`.
+    /// The Python that the wheel is for; any will do if it says `py3`.
     pub fn python(&self) -> String {
         match self.part(2).strip_prefix("cp3") {
             Some(minor) => format!("3.{minor}"),

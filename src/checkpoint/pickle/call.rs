@@ -9,7 +9,7 @@ impl Machine<'_> {
     /// REDUCE: what a call of a known name with a tuple of arguments would give.
     pub(super) fn call(&mut self) -> Result<()> {
         let args = self.pop()?;
-        let Value::Global(function) = self.pop()? else { bail!("it calls something that is no function") };
+        let Value::Global(function) = self.pop()? else { bail!("it calls something that is not a function") };
         match (function, self.sequence(args)?) {
             (Global::OrderedDict, []) => self.node(Node::Dict(Vec::new())),
             (Global::Tensor, args) => {
@@ -29,9 +29,9 @@ impl Machine<'_> {
     pub(super) fn storage(&mut self) -> Result<()> {
         let args = self.pop()?;
         let &[word, Value::Global(Global::Storage(kind)), key, _, Value::Int(len)] = self.sequence(args)? else {
-            bail!("a reference to something else than a storage of values");
+            bail!("a reference to something other than a storage of values");
         };
-        ensure!(self.str_of(word) == Some("storage"), "a reference to something else than a storage of values");
+        ensure!(self.str_of(word) == Some("storage"), "a reference to something other than a storage of values");
         let Some(key) = self.str_of(key).filter(|key| key.len() <= MAX_NAME) else { bail!("a storage without a name") };
         ensure!(len >= 0, "a storage of {len} values");
         self.storages.push(Storage { key: key.to_string(), kind, len });
@@ -53,7 +53,7 @@ impl Machine<'_> {
         let ints = |value: &Value| -> Result<Vec<i64>> {
             let int = |v: &Value| match v {
                 Value::Int(i) if *i >= 0 => Ok(*i),
-                _ => bail!("a tensor with a size or stride that is no number from 0"),
+                _ => bail!("a tensor with a size or stride that is not a non-negative integer"),
             };
             let values = self.sequence(*value)?;
             ensure!(values.len() <= 64, "a tensor of {} dimensions", values.len());

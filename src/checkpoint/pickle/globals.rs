@@ -42,7 +42,7 @@ pub(super) fn global(module: &str, name: &str) -> Result<Global> {
         ),
         ("torch", dtype) if is_dtype(dtype) => Global::Opaque,
         _ => {
-            // Of damaged files it may be anything.
+            // In a damaged file it may be anything.
             let name: String = format!("{module}.{name}").escape_debug().take(100).collect();
             bail_hint!("it holds {name}, which is not read"; "{refused}")
         }

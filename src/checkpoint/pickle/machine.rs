@@ -52,11 +52,11 @@ impl<'a> Machine<'a> {
         Ok(self.take(1)?[0])
     }
 
-    /// A length or place of `n` bytes, little-endian.
+    /// A length or index of `n` bytes, little-endian.
     fn unsigned(&mut self, n: usize) -> Result<usize> {
         let mut value = [0u8; 8];
         value[..n].copy_from_slice(self.take(n)?);
-        usize::try_from(u64::from_le_bytes(value)).map_err(|_| anyhow::anyhow!("a length that makes no sense"))
+        usize::try_from(u64::from_le_bytes(value)).map_err(|_| anyhow::anyhow!("an impossible length"))
     }
 
     fn text(&mut self, length: usize) -> Result<Value> {
@@ -112,7 +112,7 @@ impl<'a> Machine<'a> {
             Some(Value::Node(i)) if self.stack.len() > self.marks.last().copied().unwrap_or(0) => {
                 Ok(&mut self.nodes[*i])
             }
-            _ => bail!("it fills something that is no list or dictionary"),
+            _ => bail!("it fills something that is not a list or dictionary"),
         }
     }
 
@@ -151,7 +151,7 @@ impl<'a> Machine<'a> {
     /// One instruction; the value that the pickle stands for when it was the last.
     fn step(&mut self) -> Result<Option<Value>> {
         match self.byte()? {
-            // PROTO, FRAME: how the file is cut up, of no matter here.
+            // PROTO, FRAME: how the file is divided, which does not matter here.
             0x80 => ensure!((2..=5).contains(&self.byte()?), "a pickle of a protocol other than 2 to 5"),
             0x95 => drop(self.take(8)?),
             b'.' => {
@@ -245,7 +245,7 @@ impl<'a> Machine<'a> {
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let (Some(module), Some(name)) = (self.str_of(module), self.str_of(name)) else {
-                    bail!("a name that is no text");
+                    bail!("a name that is not text");
                 };
                 self.stack.push(Value::Global(global(module, name)?));
             }
@@ -255,7 +255,7 @@ impl<'a> Machine<'a> {
                 self.pop()?;
                 ensure!(
                     matches!(self.container()?, Node::Dict(_)),
-                    "it gives attributes to something else than a dictionary"
+                    "it gives attributes to something other than a dictionary"
                 );
             }
             b'Q' => self.storage()?,
@@ -294,7 +294,7 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// A Python integer of any length, little-endian; one of more than 8 bytes is no size of anything.
+/// A Python integer of any length, little-endian; one of more than 8 bytes cannot be a size.
 fn long(bytes: &[u8]) -> Value {
     if bytes.len() > 8 {
         return Value::Opaque;

@@ -1,9 +1,9 @@
 //! The pickle inside a file of `torch.save`, read without running anything.
 //!
-//! A pickle is a program for a stack machine that may call any function of Python by its name. This
-//! machine knows what tensors need (dictionaries, lists, numbers, text, and a handful of PyTorch's
-//! names, none of which it calls), and refuses everything else by name. Containers live in one list
-//! and are referred to by their place in it: no depth of nesting and no cycle can exhaust the stack.
+//! A pickle is a program for a stack machine that may call any function of Python by its name. This machine knows what
+//! tensors need (dictionaries, lists, numbers, text, and a handful of PyTorch's names, none of which it calls), and
+//! refuses everything else by name. Containers live in one list and are referred to by their index in it: no depth of
+//! nesting and no cycle can exhaust the stack.
 
 mod call;
 mod globals;
@@ -37,7 +37,7 @@ pub struct StoredTensor {
 pub struct Content {
     /// Tensors by name; those of nested dictionaries and lists have names joined with dots.
     pub tensors: Vec<(String, StoredTensor)>,
-    /// Names of values that are no tensors, the first few of them.
+    /// Names of values that are not tensors, the first few of them.
     pub others: Vec<String>,
     /// How many such values there are.
     pub others_total: usize,
@@ -51,7 +51,7 @@ enum Value {
     /// A number, text or object that no tensor needs.
     Opaque,
     Int(i64),
-    /// Place and length in the pickle.
+    /// Offset and length in the pickle.
     Text(usize, usize),
     Global(Global),
     Node(usize),

@@ -75,7 +75,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// A key as part of a name; `None` where it is neither text nor number.
+    /// A key as part of a name; `None` if it is neither text nor number.
     fn key(&self, key: Value) -> Result<Option<Cow<'a, str>>> {
         match key {
             Value::Int(i) => Ok(Some(i.to_string().into())),

@@ -10,7 +10,7 @@ use std::io::Cursor;
 /// Size and kind of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// "JPEG", "PNG", or "pixels" where nothing is encoded.
+    /// "JPEG", "PNG", or "pixels" if nothing is encoded.
     pub format: String,
     /// What is special about it: "grey", "CMYK", "progressive".
     pub kinds: Vec<&'static str>,
@@ -21,7 +21,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Reads the header only, where the format has one that tells the size.
+    /// Reads the header only, if the format has one that gives the size.
     pub fn of(mut content: StoredImage<'_>) -> Result<Self> {
         let bytes = match &content {
             StoredImage::Pixels(image) => {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_header_is_told() {
+    fn what_has_no_header_is_reported() {
         assert!(of("zero-bytes.jpg").unwrap_err().to_string().contains("empty"));
         assert!(of("text.jpg").unwrap_err().to_string().contains("no image"));
         assert!(of("cut-in-header.jpg").is_err());

@@ -1,4 +1,5 @@
-//! `nepa data`: what a folder of images holds, what of it is broken, what the transforms make of it, and how fast.
+//! `nepa data`: what a folder of images holds, which images are broken, what the transforms make of them, and how fast
+//! they load.
 
 mod facts;
 mod report;
@@ -53,7 +54,7 @@ pub fn data(args: &DataArgs, host: &Host) -> u8 {
 }
 
 fn run(args: &DataArgs, host: &Host) -> Result<u8, ScriptError> {
-    // What can be wrong with the arguments is told before hours of reading.
+    // Wrong arguments are reported before hours of reading.
     let evaluate = |text: &str| host.evaluate(TRANSFORMS, text, |value| script::pipeline(TRANSFORMS, value, false));
     let given = args.transforms.as_deref().map(evaluate).transpose()?;
     if let Some(sheet) = &args.sheet {
@@ -72,7 +73,7 @@ fn run(args: &DataArgs, host: &Host) -> Result<u8, ScriptError> {
     let mut code = 0;
     let mut interrupt = Interrupt::default();
     if args.scan {
-        // From here on Ctrl-C ends the work, not the process, so that what was found is told.
+        // From here on Ctrl-C ends the work, not the process, so that the findings are still printed.
         interrupt = Interrupt::listen()?;
         code = scan::scan(&args.path, &splits, &args.list, threads, &interrupt)?;
     }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// Images whose headers are read.
 const SAMPLED: usize = 1000;
-/// Up to so many classes are all shown.
+/// Up to this many classes are all shown.
 const FEW_CLASSES: usize = 20;
 /// Of more, the largest and the smallest.
 const SHOWN: usize = 5;
@@ -26,7 +26,7 @@ pub fn print(path: &str, splits: &[Split], seed: u64) -> Result<()> {
         let classes = counted(classes.len(), "class", "classes");
         out!("  {:<width$}  {}, {classes}{note}", split.name(), images(split.source.len()));
     }
-    // Of pixels nothing is decoded.
+    // Stored pixels need no decoding.
     if splits.iter().any(|p| p.source.shape().is_none()) {
         out!("JPEGs are decoded by {}", decode::backend().describe());
     }
@@ -70,7 +70,7 @@ fn balance(source: &SourceRef) {
     }
     let empty = counts.iter().filter(|n| **n == 0).count();
     if empty > 0 {
-        out!("             {empty} without any image");
+        out!("             {empty} without images");
     }
     if least == most {
         return;
@@ -103,7 +103,7 @@ fn sizes(source: &SourceRef, seed: u64) {
     let (facts, broken): (Vec<_>, Vec<_>) = read.into_iter().partition(|(_, facts)| facts.is_ok());
     let facts: Vec<Facts> = facts.into_iter().filter_map(|(_, facts)| facts.ok()).collect();
 
-    let whole = if n < source.len() { format!("of {n} sampled images") } else { format!("of {}", images(n)) };
+    let sampled = if n < source.len() { format!("of {n} sampled images") } else { format!("of {}", images(n)) };
     if !facts.is_empty() {
         let range = |of: &dyn Fn(&Facts) -> usize| {
             let mut all: Vec<usize> = facts.iter().map(of).collect();
@@ -111,13 +111,13 @@ fn sizes(source: &SourceRef, seed: u64) {
             format!("{} / {} / {}", all[0], all[all.len() / 2], all[all.len() - 1])
         };
         let (width, height) = (range(&|f| f.width), range(&|f| f.height));
-        out!("  sizes      width {width}, height {height} (least / median / most, {whole})");
+        out!("  sizes      width {width}, height {height} (least / median / most, {sampled})");
         let mean = facts.iter().map(|f| f.bytes as f64).sum::<f64>() / facts.len() as f64;
         out!("  bytes      {} an image on average, about {} in all", bytes(mean), bytes(mean * source.len() as f64));
         out!("  formats    {}", formats(&facts));
     }
     if let Some((index, Err(e))) = broken.first() {
-        out!("  broken     {} {whole}: item {index} ({}): {}", broken.len(), source.name(*index), one_line(e));
+        out!("  broken     {} {sampled}: item {index} ({}): {}", broken.len(), source.name(*index), one_line(e));
         out!("             --scan lists all");
     }
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-/// How the first line of our lists begins: only such files are written over.
+/// How the first line of our lists begins: only such files are overwritten.
 const MARK: &str = "# nepa data --scan ";
 /// Lines on the screen.
 const SHOWN: usize = 20;
@@ -36,24 +36,24 @@ struct Found {
     reason: String,
 }
 
-/// Refuses to write over a file that is no list of ours.
+/// Refuses to overwrite a file that is not a list of ours.
 pub fn check_list(path: &Path) -> Result<()> {
     let Ok(file) = std::fs::File::open(path) else { return Ok(()) };
     let mut start = Vec::new();
     let read = file.take(MARK.len() as u64).read_to_end(&mut start);
     if read.is_err() || start != MARK.as_bytes() {
         bail_hint!(
-            "--list: {} is there already and is no list of a scan", path.display();
+            "--list: {} already exists and is not a list of a scan", path.display();
             "name another file, for example --list broken-images.txt"
         );
     }
     Ok(())
 }
 
-/// Scans all splits, and tells and lists what was found. Returns the exit code.
+/// Scans all splits, and prints and lists what was found. Returns the exit code.
 pub fn scan(path: &str, splits: &[Split], list: &Path, threads: usize, interrupt: &Interrupt) -> Result<u8> {
     let (mut found, mut done, total) = (Vec::new(), 0, splits.iter().map(|s| s.source.len()).sum::<usize>());
-    out!("\nevery image is read and decoded on {}", counted(threads, "thread", "threads"));
+    out!("\nreading and decoding every image on {}", counted(threads, "thread", "threads"));
     for split in splits {
         let (mut of_split, count) = scan_split(split, threads, interrupt)?;
         of_split.sort_by_key(|f| f.index);
@@ -106,7 +106,7 @@ fn scan_split(split: &Split, threads: usize, interrupt: &Interrupt) -> Result<(V
                 if index >= source.len() || interrupt.exit_code().is_some() {
                     return;
                 }
-                // Nobody listens any more only where something failed.
+                // The receiver is gone only if something failed.
                 if sender.send((index, look_at(source, index))).is_err() {
                     return;
                 }

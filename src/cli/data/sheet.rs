@@ -17,11 +17,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
-/// Versions of each sample: those of so many epochs.
+/// Versions of each sample, one per epoch.
 const EPOCHS: u64 = 6;
-/// Images are enlarged, each pixel alike, up to so many pixels …
+/// Images are enlarged by a whole factor, up to this many pixels …
 const SMALL: u32 = 160;
-/// … and reduced to so many.
+/// … and reduced to this many.
 const LARGE: u32 = 256;
 
 pub struct Samples {
@@ -67,18 +67,18 @@ pub fn draw(file: &Path, title: &[String], split: &Split, pipeline: &Pipeline, s
         }
         rows.push(Row { title, cells });
     }
-    let mut headings = vec!["as it is".to_string()];
+    let mut headings = vec!["original".to_string()];
     headings.extend((0..EPOCHS).map(|e| format!("epoch {e}")));
     contact_sheet::draw(file, title, &headings, &rows, tile)
 }
 
-/// Positions of samples that decode: by the seed alone, of as many classes as can be, ordered by class.
+/// Indices of samples that decode, chosen by the seed alone from as many classes as possible, ordered by class.
 fn choose(source: &SourceRef, samples: &Samples) -> Result<Vec<usize>> {
     let count = samples.count.min(source.len());
     let order = Permutation::new(Key::new(samples.seed), source.len().max(1));
     let a_class = count.div_ceil(source.class_names().len().max(1));
     let (mut chosen, mut of_class): (Vec<usize>, HashMap<i64, usize>) = Default::default();
-    // A second round takes what it finds where a class has less than its share.
+    // A second round takes any images if a class has too few.
     for most in [a_class, usize::MAX] {
         for index in (0..source.len()).map(|i| order.at(i)) {
             if chosen.len() == count {
@@ -108,7 +108,7 @@ fn rgb(image: Image) -> RgbImage {
     RgbImage::from_raw(width as u32, height as u32, data).expect("three values a pixel")
 }
 
-/// An image that fits a tile: each pixel enlarged `zoom` times, or the whole reduced where it is larger.
+/// An image that fits a tile: each pixel enlarged `zoom` times, or the whole reduced if it is larger.
 fn fitted(image: RgbImage, zoom: u32, tile: u32) -> Result<RgbImage> {
     let (width, height) = image.dimensions();
     if zoom > 1 {
@@ -157,21 +157,21 @@ fn images(images: &Tensor, pipeline: &Pipeline) -> Result<Vec<RgbImage>> {
         .collect()
 }
 
-/// What is to be learnt of each image, where that is a mixture: "0.70 cat + 0.30 dog".
+/// The target of each image, if it is a mixture: "0.70 cat + 0.30 dog".
 fn captions(batch: &Batch, source: &SourceRef) -> Result<Vec<String>> {
     let n = batch.labels.size()[0] as usize;
     let size = batch.targets.size();
     if batch.targets.kind() == Kind::Int64 || size.len() != 2 || size[1] as usize != source.class_names().len() {
         return Ok(vec![String::new(); n]);
     }
-    let (shares, classes) = batch.targets.f_topk(size[1].min(2), 1, true, true)?;
+    let (weights, classes) = batch.targets.f_topk(size[1].min(2), 1, true, true)?;
     let one = |i: usize| -> Result<String> {
         let mut parts = Vec::new();
         for k in 0..classes.size()[1] {
             let at = [i as i64, k];
-            let share = shares.f_double_value(&at)?;
-            if share >= 0.05 || k == 0 {
-                parts.push(format!("{share:.2} {}", source.class_names()[classes.f_int64_value(&at)? as usize]));
+            let weight = weights.f_double_value(&at)?;
+            if weight >= 0.05 || k == 0 {
+                parts.push(format!("{weight:.2} {}", source.class_names()[classes.f_int64_value(&at)? as usize]));
             }
         }
         Ok(parts.join(" + "))

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 64;
 /// How long each number of threads is measured.
 const MEASURED: Duration = Duration::from_secs(3);
-/// Batches before that, for each thread.
+/// Warm-up batches, for each thread.
 const WARM_UP: usize = 2;
-/// Small sources are repeated to so many images, so that epochs are long.
+/// Small sources are repeated to this many images, so that epochs are long.
 const LONG: usize = 1 << 20;
 
 /// 1, 2, 4, … and the greatest number.
@@ -46,7 +46,7 @@ pub fn measure(split: &Split, pipeline: &Pipeline, text: &str, threads: usize, i
     Ok(())
 }
 
-/// Images per second of batches as training gets them, with so many loader threads.
+/// Images per second of batches as training gets them, with this many loader threads.
 fn rate(source: &SourceRef, pipeline: &Pipeline, threads: usize, interrupt: &Interrupt) -> Result<f64> {
     tch::set_num_threads(threads as i32);
     let options = LoaderOptions {

@@ -63,8 +63,8 @@ impl Scale {
         }
     }
 
-    /// Where each line of one phase stands.
-    pub fn places(&self, lines: &[&Line]) -> Vec<Option<f64>> {
+    /// The position of each line of one phase on the axis.
+    pub fn positions(&self, lines: &[&Line]) -> Vec<Option<f64>> {
         match self.axis {
             Axis::Step => lines.iter().map(|line| number(line, "step")).collect(),
             Axis::Epoch => epochs(lines),
@@ -86,7 +86,7 @@ fn epochs(lines: &[&Line]) -> Vec<Option<f64>> {
     let least = pairs().map(|(epoch, step)| step / (epoch + 1.0)).fold(1.0, f64::max).ceil();
     let below =
         pairs().filter(|(epoch, _)| *epoch > 0.0).map(|(epoch, step)| step / epoch).fold(f64::INFINITY, f64::min);
-    // Where no number fits, as when a recipe counts otherwise, the epochs are as logged.
+    // If no number fits, as when a recipe counts otherwise, the epochs are as logged.
     let steps = (least < below && pairs().all(|(epoch, step)| epoch >= 0.0 && step > 0.0)).then_some(least);
     lines
         .iter()
@@ -105,9 +105,9 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn places(axis: Axis, lines: &[Value]) -> Vec<Option<f64>> {
+    fn positions(axis: Axis, lines: &[Value]) -> Vec<Option<f64>> {
         let lines: Vec<&Line> = lines.iter().map(|l| l.as_object().unwrap()).collect();
-        axis.scale([lines.as_slice()].into_iter()).places(&lines)
+        axis.scale([lines.as_slice()].into_iter()).positions(&lines)
     }
 
     #[test]
@@ -115,7 +115,7 @@ mod tests {
         // 7 steps an epoch, a line every 3 steps and at the end.
         let lines: Vec<Value> =
             [3, 6, 9, 12, 15, 18, 21].iter().map(|s| json!({ "step": s, "epoch": (s - 1) / 7 })).collect();
-        let found = places(Axis::Epoch, &lines);
+        let found = positions(Axis::Epoch, &lines);
         assert_eq!(
             found.iter().map(|x| (x.unwrap() * 7.0).round()).collect::<Vec<_>>(),
             [3.0, 6.0, 9.0, 12.0, 15.0, 18.0, 21.0]
@@ -130,17 +130,17 @@ mod tests {
             json!({ "epoch": 4 }),
             json!({ "step": 1 }),
         ];
-        assert_eq!(places(Axis::Epoch, &lines), [Some(3.0), Some(3.0), Some(4.0), None]);
+        assert_eq!(positions(Axis::Epoch, &lines), [Some(3.0), Some(3.0), Some(4.0), None]);
     }
 
     #[test]
     fn times_are_since_the_start_in_a_fitting_unit() {
         assert_eq!(
-            places(Axis::Time, &[json!({ "seconds": 60 }), json!({ "seconds": 7200 }), json!({ "seconds": 14400 })]),
+            positions(Axis::Time, &[json!({ "seconds": 60 }), json!({ "seconds": 7200 }), json!({ "seconds": 14400 })]),
             [Some(1.0 / 60.0), Some(2.0), Some(4.0)]
         );
         assert_eq!(
-            places(Axis::Time, &[json!({ "time": 1000 }), json!({ "time": 1010 }), json!({})]),
+            positions(Axis::Time, &[json!({ "time": 1000 }), json!({ "time": 1010 }), json!({})]),
             [Some(0.0), Some(10.0), None]
         );
     }

@@ -36,7 +36,8 @@ pub struct PlotArgs {
     /// Run directories, or metrics.jsonl files.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
-    /// The picture, a .png or .svg file [default: curves.png in the run directory; of several runs, here].
+    /// The picture, a .png or .svg file [default: curves.png in the run directory; for several runs, in the current
+    /// folder].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// The horizontal axis.
@@ -51,16 +52,16 @@ pub struct PlotArgs {
 }
 
 pub fn plot(args: &PlotArgs) -> Result<()> {
-    // A wrong name is told before anything is read.
+    // A wrong name is reported before anything is read.
     args.out.as_deref().map(Format::of).transpose()?;
     let mut runs = args.runs.iter().map(|path| read::run(path)).collect::<Result<Vec<Run>>>()?;
     for run in runs.iter().filter(|run| run.torn) {
         eprintln!(
-            "note: the last line of {}'s metrics was cut short, as a killed run leaves it; it is left out",
+            "note: ignoring the last line of {}'s metrics, which was cut short, as when a run is killed",
             run.given
         );
     }
-    // Folders of the same name are told apart by what was given.
+    // Folders of the same name are distinguished by the paths given.
     let names: Vec<String> = runs.iter().map(|r| r.name.clone()).collect();
     for run in runs.iter_mut().filter(|run| names.iter().filter(|n| **n == run.name).count() > 1) {
         run.name = run.given.clone();
@@ -78,7 +79,7 @@ pub fn plot(args: &PlotArgs) -> Result<()> {
     Ok(())
 }
 
-/// The panels of one run over its steps; none where nothing that is drawn was logged.
+/// The panels of one run over its steps; none if nothing that is drawn was logged.
 pub(super) fn panels_of(run: &Run) -> Option<Panels> {
     let args = PlotArgs { runs: Vec::new(), out: None, x: Axis::Step, phase: None, smooth: 1 };
     let drawn =
@@ -92,7 +93,7 @@ pub(super) fn panels_of(run: &Run) -> Option<Panels> {
         state: None,
         torn: false,
     }];
-    // It fails only where there is nothing to draw.
+    // It fails only if there is nothing to draw.
     tracks(&runs, &args).and_then(|tracks| picture(&runs, tracks, &args)).ok()
 }
 
@@ -132,7 +133,7 @@ fn tracks<'a>(runs: &'a [Run], args: &PlotArgs) -> Result<Vec<Track<'a>>> {
     tracks.retain(|t| t.phase == Some(wanted));
     for (i, run) in runs.iter().enumerate() {
         if !tracks.iter().any(|t| t.run == i) {
-            eprintln!("note: {} has no phase `{wanted}`; it is left out", run.given);
+            eprintln!("note: {} is left out: it has no phase `{wanted}`", run.given);
         }
     }
     Ok(tracks)
@@ -140,14 +141,14 @@ fn tracks<'a>(runs: &'a [Run], args: &PlotArgs) -> Result<Vec<Track<'a>>> {
 
 fn picture(runs: &[Run], mut tracks: Vec<Track>, args: &PlotArgs) -> Result<Panels> {
     let scale = args.x.scale(tracks.iter().map(|t| t.lines.as_slice()));
-    let places: Vec<Vec<Option<f64>>> = tracks.iter().map(|t| scale.places(&t.lines)).collect();
+    let positions: Vec<Vec<Option<f64>>> = tracks.iter().map(|t| scale.positions(&t.lines)).collect();
     let (mut all, mut left_out) = (Vec::new(), Vec::new());
     for (metric, title, log) in METRICS {
         let mut curves: Vec<Curve> = Vec::new();
-        for (key, (track, places)) in tracks.iter().zip(&places).enumerate() {
+        for (key, (track, positions)) in tracks.iter().zip(&positions).enumerate() {
             let value = |line: &Map<String, Value>| line.get(*metric).and_then(Value::as_f64);
             let points: Vec<(f64, f64)> =
-                track.lines.iter().zip(places).filter_map(|(line, x)| Some(((*x)?, value(line)?))).collect();
+                track.lines.iter().zip(positions).filter_map(|(line, x)| Some(((*x)?, value(line)?))).collect();
             if !points.is_empty() {
                 curves.push(Curve { key, points });
             }
@@ -164,8 +165,8 @@ fn picture(runs: &[Run], mut tracks: Vec<Track>, args: &PlotArgs) -> Result<Pane
         let logged: BTreeSet<&str> =
             tracks.iter().flat_map(|t| &t.lines).flat_map(|l| l.keys()).map(String::as_str).collect();
         bail_hint!(
-            "there is nothing to draw over {}: the lines hold {}", args.x.field(), logged.into_iter().collect::<Vec<_>>().join(", ");
-            "what is drawn is: {}", known.join(", ")
+            "nothing to draw over {}: the lines hold {}", args.x.field(), logged.into_iter().collect::<Vec<_>>().join(", ");
+            "`nepa plot` draws: {}", known.join(", ")
         );
     }
 
@@ -211,7 +212,7 @@ fn keys(runs: &[Run], tracks: &[Track]) -> Vec<Key> {
     keys
 }
 
-/// Whether several runs are told apart by colour alone: then the legend says how each stands.
+/// Whether colour alone distinguishes several runs: then the legend shows the state of each.
 fn one_track_each(runs: &[Run], tracks: &[Track]) -> bool {
     runs.len() > 1 && (1..tracks.len()).all(|i| tracks[i].run != tracks[i - 1].run)
 }

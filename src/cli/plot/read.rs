@@ -15,13 +15,13 @@ pub struct Run {
     pub given: String,
     /// The folder of its metrics.
     pub dir: PathBuf,
-    /// The folder's name, which tells runs apart where they have different ones.
+    /// The folder's name, which tells runs apart if they differ.
     pub name: String,
-    /// How it stands, where that is known.
+    /// Its state, if known.
     pub state: Option<String>,
     /// Its lines, parsed.
     pub lines: Vec<Map<String, Value>>,
-    /// Whether the last line was torn, as a killed run leaves it.
+    /// Whether the last line was cut short, as when a run is killed.
     pub torn: bool,
 }
 
@@ -73,10 +73,10 @@ fn metrics_file(path: &Path) -> Result<PathBuf> {
             format!("; inside it are: {}{}", shown.join(", "), if inside.len() > 5 { ", …" } else { "" })
         }
     };
-    bail_hint!("{} is no run directory: it has no {METRICS_FILE}", path.display(); "expected what `nepa run` made{list}")
+    bail_hint!("{} is not a run directory: it has no {METRICS_FILE}", path.display(); "expected a directory made by `nepa run`{list}")
 }
 
-/// The lines as JSON objects, and whether the last was torn.
+/// The lines as JSON objects, and whether the last was cut short.
 pub fn lines(file: &Path, text: &str) -> Result<(Vec<Map<String, Value>>, bool)> {
     let mut all = Vec::new();
     for (i, line) in text.split_inclusive('\n').enumerate() {
@@ -89,7 +89,7 @@ pub fn lines(file: &Path, text: &str) -> Result<(Vec<Map<String, Value>>, bool)>
             _ if !line.ends_with('\n') => return Ok((all, true)),
             found => {
                 let fault = match found {
-                    Ok(_) => "it is JSON, but no object".to_string(),
+                    Ok(_) => "it is JSON, but not an object".to_string(),
                     Err(e) => e.to_string(),
                 };
                 let begin: String = line.trim().chars().take(60).collect();

@@ -1,14 +1,14 @@
-//! Pictures inside of the page.
+//! Pictures embedded in the page.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use maud::{Markup, html};
 use std::path::{Component, Path};
 
-/// Bytes of one picture, and of all together, that a page takes; it is to open on a phone.
+/// Bytes of one picture, and of all together, that a page takes; it should open on a phone.
 const MOST: (u64, u64) = (4 << 20, 24 << 20);
 
-/// What the pictures embedded so far take.
+/// Bytes of the pictures embedded so far.
 #[derive(Default)]
 pub struct Budget {
     spent: u64,
@@ -27,21 +27,21 @@ impl Budget {
         let path = Path::new(name);
         // A page must not carry files from elsewhere, whatever evaluation.json says.
         if !path.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err("not shown: it lies outside of the run directory".into());
+            return Err("not shown: it is outside the run directory".into());
         }
         let kind = match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
             Some("png") => "image/png",
             Some("jpg" | "jpeg") => "image/jpeg",
             Some("webp") => "image/webp",
-            _ => return Err("not shown: it is no PNG, JPEG or WebP file".into()),
+            _ => return Err("not shown: it is not a PNG, JPEG or WebP file".into()),
         };
         let file = dir.join(path);
         let bytes = std::fs::metadata(&file).map_err(|e| format!("not shown: {e}"))?.len();
         if bytes > MOST.0 {
-            return Err(format!("not shown: it has {}, more than {}", bytes_words(bytes), bytes_words(MOST.0)));
+            return Err(format!("not shown: its size is {}, more than {}", bytes_words(bytes), bytes_words(MOST.0)));
         }
         if self.spent + bytes > MOST.1 {
-            return Err(format!("not shown: the pictures before it have {} already", bytes_words(self.spent)));
+            return Err(format!("not shown: the pictures before it take up {} already", bytes_words(self.spent)));
         }
         let content = std::fs::read(&file).map_err(|e| format!("not shown: {e}"))?;
         self.spent += bytes;

@@ -4,13 +4,14 @@ use super::embed::Budget;
 use crate::error::Result;
 use crate::files::{json_value, read_json};
 use maud::{Markup, html};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use std::path::Path;
 
 /// What an evaluation leaves in a run directory: `evaluate::save` of the standard library writes it.
 const EVALUATION_FILE: &str = "evaluation.json";
-/// Rows that stand open: classes, and pairs that are confused.
+/// Rows shown without unfolding: of classes, and of confused pairs.
 const WORST: usize = 12;
 
 /// What evaluation.json holds.
@@ -33,6 +34,7 @@ struct EvaluationFile {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ModelResult {
+    #[serde(deserialize_with = "finite")]
     top1_ci95: Option<[f64; 2]>,
     calibration: Vec<Bin>,
     per_class: Vec<Class>,
@@ -76,13 +78,19 @@ struct Sample {
     item: Value,
     label: Value,
     predicted: Value,
+    #[serde(deserialize_with = "finite")]
     probability: Option<f64>,
     image: Option<String>,
 }
 
-/// A number; one that is not finite stands as a string in JSON, and is none here.
+/// A number; in JSON, those that are not finite are strings, which count as missing here.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
     Ok(Value::deserialize(deserializer)?.as_f64().unwrap_or(f64::NAN))
+}
+
+/// Numbers, unless one of them is not finite.
+fn finite<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
 fn nan() -> f64 {
@@ -90,7 +98,7 @@ fn nan() -> f64 {
 }
 
 impl Evaluation {
-    /// That of a run directory, where there is one.
+    /// Reads it from a run directory, if there is one.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(EVALUATION_FILE);
         if !path.exists() {
@@ -184,7 +192,7 @@ fn title(key: &str) -> &str {
     }
 }
 
-/// Accuracy over confidence; the fraction of images is the bar's strength.
+/// Accuracy over confidence; the opacity of a bar shows its fraction of the images.
 fn calibration(bins: &[Bin]) -> Markup {
     const SIDE: f64 = 220.0;
     const LEFT: f64 = 40.0;
@@ -193,7 +201,7 @@ fn calibration(bins: &[Bin]) -> Markup {
         .map(|bin| (bin.confidence, bin.accuracy, bin.count))
         .filter(|(x, y, count)| x.is_finite() && y.is_finite() && *count > 0.0)
         .collect();
-    // Percent or fractions of 1, by what is found.
+    // Percent or fractions of 1, judging by the values.
     let unit = if bins.iter().any(|b| b.0 > 1.0 || b.1 > 1.0) { 100.0 } else { 1.0 };
     let most = bins.iter().map(|b| b.2).fold(1.0, f64::max);
     let width = (SIDE / bins.len().max(10) as f64) * 0.8;
@@ -216,7 +224,7 @@ fn calibration(bins: &[Bin]) -> Markup {
                 text x=(at(LEFT + SIDE / 2.0)) y=(at(SIDE + 43.0)) text-anchor="middle" { "confidence" }
                 text x="10" y=(at(10.0 + SIDE / 2.0)) text-anchor="middle" transform={ "rotate(-90 10 " (at(10.0 + SIDE / 2.0)) ")" } { "accuracy" }
             }
-            figcaption { "Dashed: as confident as right. Fainter bars stand for fewer images." }
+            figcaption { "Dashed: perfectly calibrated. Fainter bars stand for fewer images." }
         }
     }
 }
@@ -250,20 +258,20 @@ fn per_class(classes: &[Class]) -> Markup {
     }
 }
 
-/// A missing value shows as nothing.
+/// A missing value leaves its cell empty.
 fn words(value: &Value) -> String {
     if value.is_null() { String::new() } else { super::words(value) }
 }
 
 fn confusions(pairs: &[Confusion], classes: &[Class]) -> Markup {
-    // Labels are given by name where the classes are known.
+    // Labels are given by name if the classes are known.
     let named = |label: &Value| {
         let class = classes.iter().find(|c| c.label == *label && !label.is_null());
         class.map(|c| words(&c.name)).filter(|name| !name.is_empty()).unwrap_or_else(|| words(label))
     };
     html! {
         div.scroll { table {
-            thead { tr { th { "class" } th { "taken for" } th.number { "images" } } }
+            thead { tr { th { "class" } th { "predicted as" } th.number { "images" } } }
             @for pair in pairs.iter().take(2 * WORST) {
                 tr { td { (named(&pair.label)) } td { (named(&pair.predicted)) } td.number { (words(&pair.count)) } }
             }

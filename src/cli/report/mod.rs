@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::files::write_atomic;
 use crate::plot::{Panels, key_colour, panel_svgs};
 use crate::run::RunFile;
-use crate::run::directory::RECIPE_FILE;
+use crate::run::schema::RECIPE_FILE;
 use crate::{bail_hint, cli::plot};
 use clap::Args;
 use embed::{Budget, bytes_words};
@@ -160,7 +160,7 @@ fn last_metrics(report: &Report) -> Markup {
     html! {
         section {
             h2 { "Last values" }
-            @if report.logged.torn { p.note { "The last line of the metrics was cut short, as a killed run leaves it." } }
+            @if report.logged.torn { p.note { "The last line of the metrics was cut short, as when a run is killed." } }
             @if phases.is_empty() { p { "Nothing was logged." } }
             div.grid {
                 @for (phase, values) in &phases {

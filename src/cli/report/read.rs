@@ -10,12 +10,13 @@ use crate::error::{Context as _, Result};
 use crate::files::{beside, folders_in, read_json};
 use crate::provenance::ModelProvenance;
 use crate::run::RunFile;
-use crate::run::directory::{RECIPE_FILE, checkpoints_of_run};
+use crate::run::directory::checkpoints_of_run;
 use crate::run::lock::RunLock;
 use crate::run::metrics::METRICS_FILE;
+use crate::run::schema::RECIPE_FILE;
 use std::path::{Path, PathBuf};
 
-/// Pictures that the page shows at most.
+/// The most pictures that the page shows.
 const MOST_PICTURES: usize = 40;
 
 /// Everything that the page shows.
@@ -32,7 +33,7 @@ pub struct Report {
     pub recipe: Option<String>,
 }
 
-/// A folder of the run, with what is to be said about it.
+/// A folder of the run, with a note about it.
 pub struct Folder {
     pub name: String,
     pub bytes: u64,
@@ -65,7 +66,7 @@ pub fn report(dir: &Path) -> Result<Report> {
     let checkpoints = checkpoints_of_run(dir).into_iter().map(|path| {
         let about = match manifest::verify_sizes(&path) {
             Ok(()) => "complete".into(),
-            Err(e) => format!("not complete: {e:#}"),
+            Err(e) => format!("incomplete: {e:#}"),
         };
         folder(path, about)
     });
@@ -90,7 +91,7 @@ fn is_run(dir: &Path) -> Result<()> {
         bail_hint!("{} does not exist", dir.display(); "expected a run directory{}", beside(dir));
     }
     if !dir.is_dir() {
-        bail_hint!("{} is a file, no run directory", dir.display(); "give the folder that `nepa run` made");
+        bail_hint!("{} is a file, not a run directory", dir.display(); "give the folder that `nepa run` made");
     }
     let inside: Vec<String> =
         folders_in(dir).iter().filter(|p| RunFile::is_in(p)).map(|p| p.display().to_string()).collect();
@@ -98,10 +99,10 @@ fn is_run(dir: &Path) -> Result<()> {
         0 => String::new(),
         n => format!("; inside it are: {}{}", inside[..n.min(5)].join(", "), if n > 5 { ", …" } else { "" }),
     };
-    bail_hint!("{} is no run directory: it has no {}", dir.display(), RunFile::NAME; "expected what `nepa run` made{list}")
+    bail_hint!("{} is not a run directory: it has no {}", dir.display(), RunFile::NAME; "expected a directory made by `nepa run`{list}")
 }
 
-/// A file's text, where there is one.
+/// A file's text, if there is one.
 fn optional(path: &Path) -> Result<Option<String>> {
     match path.exists() {
         true => Ok(Some(std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?)),

@@ -1,10 +1,10 @@
-//! Image files to pixels: what a file is, is told by its content, never by its name.
+//! Image files to pixels: a file's format is recognised by its content, never by its name.
 //!
 //! Everything comes out as 8-bit RGB, as Pillow's `convert("RGB")` gives it: alpha is dropped, palettes are looked up,
 //! CMYK is taken as Adobe writes it. 16-bit grey is scaled to 8 bits (where Pillow clips it).
 //!
-//! JPEG, the hot path, is decoded by libjpeg-turbo where it is found (`turbo`), and only where the image is wanted;
-//! else by zune-jpeg, in pure Rust.
+//! JPEG, the hot path, is decoded by libjpeg-turbo if it is found (`turbo`), and then only the part of the image that
+//! is wanted; else by zune-jpeg, in pure Rust.
 
 mod other;
 mod turbo;
@@ -104,7 +104,7 @@ impl<'a> LazyImage<'a> {
     }
 }
 
-/// What was wrong with a JPEG that could be decoded all the same, as for `nepa data --scan`: libjpeg fills what a
+/// What was wrong with a JPEG that could be decoded nevertheless, as for `nepa data --scan`: libjpeg fills what a
 /// damaged part of a file leaves open with grey, and Pillow says nothing about it.
 pub fn complaint(content: &mut StoredImage<'_>) -> Result<Option<String>> {
     match LazyImage::open(content, false)? {

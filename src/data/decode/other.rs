@@ -14,7 +14,7 @@ pub fn decode(bytes: &[u8]) -> Result<Image> {
     }
     let Ok(format) = image::guess_format(bytes) else {
         bail_hint!(
-            "it is no image that is known: it begins with {}", beginning(bytes);
+            "it is not an image of a known format: it begins with {}", beginning(bytes);
             "JPEG, PNG, WebP, BMP, GIF, TIFF and PNM are read, by their content"
         );
     };
@@ -37,7 +37,7 @@ pub fn decode(bytes: &[u8]) -> Result<Image> {
     };
     let image = match decoded {
         Ok(image) => image,
-        Err(image::ImageError::Unsupported(e)) => bail!("a {format:?} file of a kind that is not read: {e}"),
+        Err(image::ImageError::Unsupported(e)) => bail!("a {format:?} file of an unsupported kind: {e}"),
         Err(e) => return Err(damaged(&e).into()),
     };
     let (width, height) = (image.width() as usize, image.height() as usize);
@@ -90,7 +90,7 @@ fn gif(bytes: &[u8]) -> Result<Image> {
     Ok(Image::new(width, height, 3, data))
 }
 
-/// The first bytes, as text where they are text.
+/// The first bytes, as text if they are text.
 fn beginning(bytes: &[u8]) -> String {
     let start = &bytes[..bytes.len().min(24)];
     match std::str::from_utf8(start) {

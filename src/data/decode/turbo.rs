@@ -30,7 +30,7 @@ impl Backend {
     pub fn describe(&self) -> String {
         match self {
             Backend::LibjpegTurbo(path) => format!("libjpeg-turbo ({})", path.display()),
-            Backend::ZuneJpeg => "zune-jpeg (pure Rust: no libjpeg-turbo was found, which is faster)".into(),
+            Backend::ZuneJpeg => "zune-jpeg (pure Rust; libjpeg-turbo, which is faster, was not found)".into(),
         }
     }
 }
@@ -80,7 +80,7 @@ fn open(path: &Path) -> Result<()> {
     }
     match Decoder::new() {
         Some(_) => Ok(()),
-        None => bail!("it is not of libjpeg's version 6.2"),
+        None => bail!("it does not have the interface of libjpeg 6.2"),
     }
 }
 
@@ -197,7 +197,7 @@ impl<'a> Jpeg<'a> {
         let mut data: Vec<u8> = Vec::with_capacity(widest * region.height * channels);
         let (mut left, mut columns) = (region.left as u32, region.width as u32);
         let (top, height) = (region.top as u32, region.height as u32);
-        // SAFETY: `data` has the capacity that is told.
+        // SAFETY: `data` has the capacity given.
         let fault = unsafe {
             nepa_jpeg_read(self.raw(), &mut left, &mut columns, top, height, data.as_mut_ptr(), data.capacity())
         };

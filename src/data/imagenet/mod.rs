@@ -61,11 +61,11 @@ pub struct Matched {
     pub names: Vec<String>,
 }
 
-/// Finds the classes of a source among the `count` classes of a model, whose names are `names` where it has any.
+/// Finds the classes of a source among the `count` classes of a model, whose names are `names` if it has any.
 ///
 /// A class is the model's of the same name, where WordNet ids and the names of ImageNet's classes count as the same;
 /// names that are numbers are labels. Without names on the model's side, images that have as many classes have the same
-/// ones, and a model of 1000 classes is taken for one of ImageNet where the images' classes are WordNet ids or numbers.
+/// ones, and a model of 1000 classes is taken for one of ImageNet if the images' classes are WordNet ids or numbers.
 pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usize) -> Result<Matched> {
     let (from, of) = (source.class_names(), source.describe());
     let known = classes();
@@ -89,8 +89,8 @@ pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usi
             return Ok(Matched { labels: in_order(), names: from.to_vec() });
         }
         bail_hint!(
-            "the model tells {count} classes apart, but {of} has {}: {}", from.len(), some(from);
-            "the model has no class names (id2label in config.json) by which its classes could be found among them"
+            "the model has {count} classes, but {of} has {}: {}", from.len(), some(from);
+            "the model has no class names (id2label in config.json) to match its classes by"
         );
     };
     ensure!(names.len() == count, "the model has {count} outputs, but {} class names", names.len());
@@ -116,7 +116,7 @@ pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usi
     }
     let unknown: Vec<String> = from.iter().filter(|n| find(n).is_none()).cloned().collect();
     bail_hint!(
-        "{} of the {} classes of {of} are none of the model's {count}: {}{}",
+        "{} of the {} classes of {of} are not among the model's {count}: {}{}",
         unknown.len(), from.len(), some(&unknown), did_you_mean(&unknown[0], names.iter().map(String::as_str));
         "the model's are: {}", some(&names)
     )

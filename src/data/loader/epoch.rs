@@ -1,4 +1,4 @@
-//! One epoch: the worker threads that make its images, and who takes its batches.
+//! One epoch: the worker threads that make its images, and the consumer that takes its batches.
 
 use super::to_float::{BufferPool, to_float};
 use super::{Loader, OnBad, Shared, lock};
@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use tch::{Kind, Tensor};
 
-/// One epoch's work, shared by its workers and whoever takes the batches.
+/// One epoch's work, shared by its workers and the consumer of its batches.
 struct Work {
     shared: Arc<Shared>,
     key: Key,
@@ -26,7 +26,7 @@ struct Work {
     left: usize,
     /// Images in the global batch.
     batch: usize,
-    /// The next image to make, of this rank's.
+    /// This rank's next image to make.
     next: AtomicUsize,
     consumed: Mutex<Consumed>,
     changed: Condvar,
@@ -34,29 +34,29 @@ struct Work {
     slots: Vec<Slot>,
 }
 
-/// How far whoever takes the batches is.
+/// How far the consumer is.
 struct Consumed {
     batches: usize,
-    /// Nobody takes any more.
+    /// The consumer is gone.
     stopped: bool,
 }
 
 /// Room for one batch.
 struct Slot {
-    /// uint8 [B, H, W, C] on the CPU, pinned where a GPU is used.
+    /// uint8 [B, H, W, C] on the CPU, pinned if a GPU is used.
     pixels: Tensor,
-    /// The pixels' address: every worker writes to images of its own.
+    /// The pixels' address: every worker writes only to its own images.
     address: *mut u8,
-    /// Images that are made.
+    /// Images made so far.
     made: AtomicUsize,
     items: Mutex<Vec<Item>>,
 }
 
-// SAFETY: `pixels` is used by whoever takes a whole batch only, and `address` for images that one worker owns.
+// SAFETY: only the consumer of a whole batch uses `pixels`, and `address` is used for images that one worker owns.
 unsafe impl Send for Slot {}
 unsafe impl Sync for Slot {}
 
-/// What came of one image besides its pixels.
+/// The result of one image besides its pixels.
 struct Item {
     /// Its number among this rank's images of the batch.
     number: usize,
@@ -93,7 +93,7 @@ impl Work {
         let size = self.global_len(batch);
         let own = Positions::of_process(size, rank, world_size, self.shared.pipeline.needs_pairs());
         match own.is_empty() {
-            // It takes part in the step all the same.
+            // It still takes part in the step.
             true => (Positions::run(0, 1), 0.0),
             false => (own, (world_size * own.len()) as f64 / size as f64),
         }
@@ -114,7 +114,7 @@ impl Work {
         self.key.fold(1 + index as u64)
     }
 
-    /// A worker's life.
+    /// The body of a worker thread.
     fn run(&self) {
         let images = self.images();
         loop {
@@ -135,7 +135,7 @@ impl Work {
             let n = self.shared.shape.iter().product::<usize>();
             // SAFETY: image `number` of the slot is this worker's until the batch is whole, and the slot is free.
             let out = unsafe { std::slice::from_raw_parts_mut(slot.address.add(number * n), n) };
-            // Whatever goes wrong, the image counts as made: whoever waits for it is told, and never waits in vain.
+            // Whatever goes wrong, the image counts as made: the consumer is told, and never waits in vain.
             let item = catch_panic(|| Ok(self.make(batch, number, out))).unwrap_or_else(|e| Item {
                 number,
                 index: 0,
@@ -164,7 +164,7 @@ impl Work {
                 Ok(()) => return Item { number, index, label: shared.source.label(index), error: None },
                 Err(e) => {
                     let name = shared.source.name(index);
-                    // A wrong list of transforms is no broken image.
+                    // A wrong list of transforms is not a broken image.
                     let misfit = e.chain().any(|cause| cause.is::<Misfit>());
                     if shared.on_bad == OnBad::Error || misfit {
                         let what = format!("cannot read item {index} ({name}) of {}", shared.source.describe());
@@ -196,7 +196,7 @@ impl std::fmt::Display for Misfit {
 
 impl std::error::Error for Misfit {}
 
-/// Images tried in place of a broken one before the data is taken for lost.
+/// Images tried in place of a broken one before giving up.
 const MOST_REPLACEMENTS: usize = 100;
 
 impl Shared {
@@ -229,7 +229,7 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// Epoch `epoch` of a loader from image `first` on, of which `left` become batches.
+    /// Epoch `epoch` of a loader from image `first` on; `left` images become batches.
     pub(super) fn start(loader: &Loader, epoch: u64, first: usize, left: usize) -> Result<Self> {
         let shared = &loader.shared;
         let key = Key::new(shared.seed).fold(epoch);
@@ -278,7 +278,7 @@ impl Epoch {
         if self.failed { 0 } else { self.work.batches() - lock(&self.work.consumed).batches }
     }
 
-    /// Images of the epoch that were taken, over all ranks: where to go on with [`Loader::epoch`].
+    /// Images of the epoch that were taken, over all ranks: where [`Loader::epoch`] can continue.
     pub fn done(&self) -> usize {
         let taken = lock(&self.work.consumed).batches * self.work.batch;
         self.work.first + taken.min(self.work.left)

@@ -106,7 +106,7 @@ impl Loader {
         ensure!(!source.is_empty(), "{} holds no images", source.describe());
         ensure!(
             !o.drop_last || o.batch <= source.len(),
-            "batch {} with drop_last leaves nothing of {} images",
+            "batch {} with drop_last leaves no batch of {} images",
             o.batch,
             source.len()
         );
@@ -163,7 +163,7 @@ impl Loader {
     /// The batches of epoch `epoch`, after the first `done` images of it (over all ranks, however many they were).
     pub fn epoch(&self, epoch: u64, done: usize) -> Result<Epoch> {
         let n = self.shared.source.len();
-        ensure!(done <= n, "epoch {epoch} has {n} images; {done} cannot be done of them");
+        ensure!(done <= n, "epoch {epoch} has {n} images, fewer than the {done} already done");
         let left = match self.drop_last {
             true => (n / self.batch * self.batch).saturating_sub(done) / self.batch * self.batch,
             false => n - done,
@@ -240,7 +240,7 @@ mod tests {
                 let error = loop {
                     match epoch.next_batch() {
                         Ok(Some(_)) => {}
-                        Ok(None) => panic!("the fault was not told"),
+                        Ok(None) => panic!("the fault was not reported"),
                         Err(e) => break one_line(&e),
                     }
                 };

@@ -7,8 +7,8 @@ use crate::ffi;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-/// Memory of batches on the CPU, used again once nobody else holds it: getting so much anew from the system for every
-/// batch costs as much as filling it.
+/// Memory of batches on the CPU, used again once nobody else holds it: getting that much from the system again for
+/// every batch costs as much as filling it.
 #[derive(Default)]
 pub(super) struct BufferPool(Vec<Tensor>);
 
@@ -32,8 +32,7 @@ impl BufferPool {
     }
 }
 
-/// uint8 [B, H, W, C] on the CPU to float32 [B, C, H, W] in [0, 1] on the run's device, normalised where that is asked
-/// for.
+/// uint8 [B, H, W, C] on the CPU to float32 [B, C, H, W] in [0, 1] on the run's device, normalised if asked for.
 pub(super) fn to_float(pixels: &Tensor, normalize: Option<&Normalize>, pool: &mut BufferPool) -> Result<Tensor> {
     let size = pixels.size();
     let [n, h, w, c] = size[..] else { unreachable!("pixels of images") };

@@ -83,7 +83,7 @@ pub fn affine(image: &Image, matrix: [f64; 6], fill: [u8; 3], interpolation: Int
         return out;
     }
     let [a, b, c, d, e, f] = matrix;
-    // Where a coordinate keeps to pixel centres, interpolation along it gives the pixels themselves.
+    // If a coordinate keeps to pixel centres, interpolation along it gives the pixels themselves.
     // The cubic in double precision pays where single precision would often leave doubts: at coordinates
     // like halves and quarters.
     let cubic = interpolation == Interpolation::Bicubic;
@@ -360,7 +360,7 @@ simd_dispatch! {
     /// Values truncated to 8 bits.
     fn truncate(values: &[f32], out: &mut [u8], doubt: &mut [u8]) {
         for ((v, out), doubt) in values.iter().zip(out).zip(doubt) {
-            // All up to ½ and all from 255½ are beyond doubt.
+            // All up to ½ and all from 255½ are certain.
             let v = if *v > 0.5 { *v } else { 0.5 };
             let v = if v < 255.5 { v } else { 255.5 };
             // SAFETY: a number between 0 and 256.

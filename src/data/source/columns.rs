@@ -16,7 +16,7 @@ const LABEL_NAMES: [&str; 8] = ["label", "labels", "cls", "class", "target", "fi
 pub(super) struct Columns {
     pub image: String,
     pub label: Option<String>,
-    /// The classes' names, where the features tell them.
+    /// The classes' names, if the features give them.
     pub names: Option<Vec<String>>,
 }
 
@@ -29,10 +29,10 @@ impl Columns {
         };
         let find = |kind: &str, names: &[&'static str], fits: fn(&DataType) -> bool| -> Option<String> {
             let fits = |name: &str| schema.field_with_name(name).is_ok_and(|f| fits(f.data_type()));
-            let told: Vec<&str> = of_type(kind).into_iter().filter(|n| fits(n)).collect();
-            let usual = names.iter().copied().find(|n| told.contains(n));
+            let typed: Vec<&str> = of_type(kind).into_iter().filter(|n| fits(n)).collect();
+            let usual = names.iter().copied().find(|n| typed.contains(n));
             let any = names.iter().copied().find(|n| fits(n));
-            usual.or(told.first().copied()).or(any).map(str::to_string)
+            usual.or(typed.first().copied()).or(any).map(str::to_string)
         };
         let Some(image) = find("Image", &IMAGE_NAMES, is_image) else {
             let columns: Vec<String> =
@@ -130,7 +130,7 @@ pub(super) fn push_labels(labels: &mut Vec<i32>, column: &ArrayRef) {
         ($($kind:ident => $ty:ty),*) => {
             match column.data_type() {
                 $(DataType::$kind => labels.extend(column.as_primitive::<$ty>().iter().map(|v| {
-                    // What no i32 holds is no label either, and is told with the other wrong ones.
+                    // A value beyond i32 is not a label either, and is reported with the other wrong ones.
                     v.map_or(-1, |v| i32::try_from(v).unwrap_or(i32::MIN))
                 })),)*
                 other => unreachable!("labels of type {other}"),
@@ -142,7 +142,7 @@ pub(super) fn push_labels(labels: &mut Vec<i32>, column: &ArrayRef) {
           UInt64 => types::UInt64Type);
 }
 
-/// The classes' names: those told, against which every label is checked, else "0" … the highest label.
+/// The classes' names: those given, against which every label is checked, else "0" … the highest label.
 pub(super) fn class_names(
     labels: &[i32],
     names: Option<Vec<String>>,
@@ -163,10 +163,10 @@ pub(super) fn class_names(
         );
     }
     let highest = labels.iter().copied().max().unwrap_or(-1);
-    // A class costs memory, and a label of a billion is no class.
+    // Every class costs memory, and a label of a billion is surely wrong.
     if names.is_none() && highest >= 10_000_000 {
         let row = labels.iter().position(|l| *l == highest).unwrap_or(0);
-        bail!("{} has the label {highest}, which is no class", name_row(row));
+        bail!("{} has the label {highest}, which is too high for a class", name_row(row));
     }
     Ok(names.unwrap_or_else(|| (0..=highest).map(|i| i.to_string()).collect()))
 }

@@ -55,7 +55,7 @@ impl HfDisk {
         let (state, info) = (json(&dir.join("state.json"))?, json(&dir.join("dataset_info.json"))?);
         if state["_indices_data_files"].as_array().is_some_and(|f| !f.is_empty()) {
             bail_hint!(
-                "{} is a selection of rows that was saved without being carried out", dir.display();
+                "{} was saved with a selection of rows that was never applied", dir.display();
                 "load it with `datasets` and save `dataset.flatten_indices()`"
             );
         }
@@ -69,11 +69,11 @@ impl HfDisk {
             files.par_iter().map(|file| ShardRows::read(file, info.get("features"))).collect::<Result<_>>()?;
 
         let (mut labels, mut batches, mut names, mut starts) = (Vec::new(), Vec::new(), None, Vec::new());
-        for (shard, told) in read {
+        for (shard, classes) in read {
             starts.push(labels.len());
             labels.extend(shard.labels);
             batches.extend(shard.batches);
-            names = names.or(told);
+            names = names.or(classes);
         }
         labels.shrink_to_fit();
         let name_row = |row: usize| {
@@ -113,7 +113,7 @@ impl ShardRows {
         // Pages are wanted one by one, in a random order.
         let _ = map.advise(memmap2::Advice::Random);
         let mut buffer = Buffer::from(bytes::Bytes::from_owner(map));
-        // The writer's last word: a stream without it was cut short, if only by whole batches.
+        // The writer's end mark: a stream without it was cut short, if only by whole batches.
         let whole = buffer.ends_with(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
 
         let mut decoder = StreamDecoder::new();

@@ -25,7 +25,7 @@ pub struct Idx {
 impl Idx {
     /// Opens `{split}-images-idx3-ubyte[.gz]` and its labels in `dir`; `split` is "train" or
     /// "test" (whose files are called t10k). Class names come from `classes.txt`, one a line,
-    /// where there is one.
+    /// if there is one.
     pub fn open(dir: &Path, split: &str) -> Result<Self> {
         let prefix = match split {
             "train" => "train",

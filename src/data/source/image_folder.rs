@@ -111,8 +111,8 @@ impl Source for ImageFolder {
     }
 }
 
-/// The folders in `dir` that are splits with classes of their own: they are called so and hold folders, but no
-/// images. None where other folders hold images: then `train` is a class, too.
+/// The folders in `dir` that are splits with classes inside: they have a split's name and hold folders, but no images.
+/// None if other folders hold images: then `train` is a class, too.
 pub(super) fn split_folders(dir: &Path) -> Vec<String> {
     let mut splits = Vec::new();
     for folder in class_folders(dir).unwrap_or_default() {
@@ -148,7 +148,7 @@ pub(super) fn class_folders(dir: &Path) -> Result<Vec<OsString>> {
     Ok(folders)
 }
 
-/// The listing of `root`: the kept one where it still holds, else a new one.
+/// The listing of `root`: the stored one if it is still valid, else a new one.
 fn listing_of(root: &Path) -> Result<Listing> {
     let folders = class_folders(root)?;
     if folders.is_empty() {
@@ -205,7 +205,7 @@ impl Listing {
         Ok(Self { classes, files })
     }
 
-    /// What is no longer as it was listed, in words.
+    /// What has changed since the listing, in words.
     fn change(&self, root: &Path, folders: &[OsString]) -> Option<String> {
         let listed: HashMap<&OsStr, ()> = self.classes.iter().map(|c| (c.folder.as_os_str(), ())).collect();
         if let Some(new) = folders.iter().find(|f| !listed.contains_key(f.as_os_str())) {
@@ -244,7 +244,7 @@ fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, u64
             let (name, kind) = (entry.file_name(), entry.file_type().with_context(reading)?);
             let link = kind.is_symlink();
             if kind.is_dir() || link && entry.path().is_dir() {
-                if link && is_circle(&path, &entry.path()) {
+                if link && is_cycle(&path, &entry.path()) {
                     bail!("{} links to a folder that it lies in", entry.path().display());
                 }
                 let mut below = dir.clone();
@@ -275,7 +275,7 @@ fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, u64
     Ok((found.into_iter().map(|(dir, modified, _)| (dir, modified)).collect(), names))
 }
 
-fn is_circle(dir: &Path, link: &Path) -> bool {
+fn is_cycle(dir: &Path, link: &Path) -> bool {
     match (dir.canonicalize(), link.canonicalize()) {
         (Ok(dir), Ok(target)) => dir.starts_with(target),
         _ => false,

@@ -1,7 +1,7 @@
-//! What was found in large folders and archives, kept between runs; and what is said while looking.
+//! What was found in large folders and archives, kept between runs; and progress messages while looking.
 //!
-//! A listing is only ever a shortcut: one that is missing, damaged or of another version is made anew,
-//! one that cannot be written is no error.
+//! A listing is only ever a shortcut: one that is missing, damaged or of another version is made again, and failing to
+//! write one is not an error.
 
 use crate::cache;
 use serde::de::DeserializeOwned;
@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Begins a listing; another number for another layout.
+/// How a listing begins; its number changes with the layout.
 const MAGIC: &[u8; 8] = b"nepalst2";
 /// Magic, checksum of the body.
 const HEADER: usize = 8 + 4;
-/// How often progress is told.
+/// How often progress is printed.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Where listings are kept; none where no cache folder is known.
+/// Where listings are kept; none if no cache folder is known.
 pub(super) fn folder() -> Option<PathBuf> {
     #[cfg(test)]
     if let Some(dir) = testing::folder() {
@@ -99,40 +99,40 @@ pub(super) fn modified(meta: &Metadata) -> u64 {
     (meta.mtime() as u64).wrapping_mul(1_000_000_000).wrapping_add(meta.mtime_nsec() as u64)
 }
 
-/// Whether that was so long before `now` that another change could not have the same time: the clocks of file systems
-/// are coarse, and what changed a moment ago may change again without a trace.
+/// Whether that was long enough before `now` that another change could not have the same time: the clocks of file
+/// systems are coarse, and what changed a moment ago may change again without a trace.
 pub(super) fn is_settled(modified: u64, now: SystemTime) -> bool {
     let now = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
     modified < now.saturating_sub(2_000_000_000)
 }
 
-/// Says one line on stderr.
+/// Prints one line to stderr.
 pub(super) fn note(line: &str) {
     #[cfg(test)]
-    testing::said(line);
-    // A closed stderr is no reason to stop.
+    testing::printed(line);
+    // A closed stderr should not stop the run.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Tells how far a listing is, every two seconds, from any thread.
+/// Prints how far a listing is, every two seconds, from any thread.
 pub(super) struct Progress {
     what: String,
-    /// Images so far, and when that was last told.
-    told: Mutex<(u64, Instant)>,
+    /// Images so far, and when that was last printed.
+    printed: Mutex<(u64, Instant)>,
 }
 
 impl Progress {
     /// `what`: "listing DIR".
     pub fn new(what: String) -> Self {
-        Self { what, told: Mutex::new((0, Instant::now())) }
+        Self { what, printed: Mutex::new((0, Instant::now())) }
     }
 
     pub fn add(&self, images: u64) {
-        let mut told = self.told.lock().unwrap_or_else(|e| e.into_inner());
-        told.0 += images;
-        if told.1.elapsed() >= INTERVAL {
-            told.1 = Instant::now();
-            note(&format!("{}: {} images…", self.what, thousands(told.0)));
+        let mut printed = self.printed.lock().unwrap_or_else(|e| e.into_inner());
+        printed.0 += images;
+        if printed.1.elapsed() >= INTERVAL {
+            printed.1 = Instant::now();
+            note(&format!("{}: {} images…", self.what, thousands(printed.0)));
         }
     }
 }
@@ -150,7 +150,7 @@ pub(super) fn thousands(n: u64) -> String {
     out
 }
 
-/// A folder for listings and a record of what was said, for the thread that runs a test.
+/// A folder for listings and a record of what was printed, for the thread that runs a test.
 #[cfg(test)]
 pub(super) mod testing {
     use std::cell::RefCell;
@@ -158,7 +158,7 @@ pub(super) mod testing {
 
     thread_local! {
         static FOLDER: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
-        static SAID: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+        static PRINTED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     }
 
     pub fn set_folder(dir: &Path) {
@@ -169,12 +169,12 @@ pub(super) mod testing {
         FOLDER.with_borrow(Clone::clone)
     }
 
-    pub fn said(line: &str) {
-        SAID.with_borrow_mut(|s| s.push(line.to_string()));
+    pub fn printed(line: &str) {
+        PRINTED.with_borrow_mut(|s| s.push(line.to_string()));
     }
 
-    /// What was said since the last call.
-    pub fn take_said() -> Vec<String> {
-        SAID.take()
+    /// What was printed since the last call.
+    pub fn take_printed() -> Vec<String> {
+        PRINTED.take()
     }
 }

@@ -52,7 +52,7 @@ pub fn class_counts(source: &dyn Source) -> (Vec<usize>, usize) {
     (counts, unlabelled)
 }
 
-/// "1281167 images, 1000 classes, 9c2f07ab": a text that differs where the images do, wherever they lie.
+/// "1281167 images, 1000 classes, 9c2f07ab": a text that differs if the images do, wherever they are stored.
 ///
 /// The checksum is over the classes, the names and labels of up to 1000 images, and the content of up to 5 of them.
 pub fn fingerprint(source: &dyn Source) -> Result<String> {
@@ -70,7 +70,7 @@ pub fn fingerprint(source: &dyn Source) -> Result<String> {
         match source.read(i) {
             Ok(StoredImage::Encoded(bytes)) => hasher.update(&bytes),
             Ok(StoredImage::Pixels(image)) => hasher.update(&image.data),
-            // A broken image is the loader's to tell of.
+            // The loader reports broken images.
             Err(_) => hasher.update(b"unreadable"),
         }
     }
@@ -82,7 +82,7 @@ pub type SourceRef = Arc<dyn Source>;
 
 /// What a source holds for one item.
 pub enum StoredImage<'a> {
-    /// The bytes of an image file (JPEG, PNG, …), told apart by their content.
+    /// The bytes of an image file (JPEG, PNG, …), recognised by their content.
     Encoded(Cow<'a, [u8]>),
     /// Pixels as they are.
     Pixels(Image),
@@ -96,15 +96,15 @@ pub trait Source: Send + Sync {
     fn len(&self) -> usize;
     /// The names of the classes, by label.
     fn class_names(&self) -> &[String];
-    /// The split that the images are of, where the layout has splits: "train".
+    /// The split that the images are of, if the layout has splits: "train".
     fn split(&self) -> Option<&str>;
-    /// The class of image `index`, 0 … classes − 1; −1 where the layout says that it has none. Cheap.
+    /// The class of image `index`, 0 … classes − 1; −1 if the layout says that it has none. Cheap.
     fn label(&self, index: usize) -> i64;
     /// A name that identifies image `index` within the source and stays the same: "n01440764/n01440764_10026.JPEG".
     fn name(&self, index: usize) -> String;
     /// Image `index`. An error does not name the item: the caller does.
     fn read(&self, index: usize) -> Result<StoredImage<'_>>;
-    /// Channels, height and width, where all images are known to have the same ones.
+    /// Channels, height and width, if all images are known to have the same ones.
     fn shape(&self) -> Option<[usize; 3]> {
         None
     }

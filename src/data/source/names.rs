@@ -57,7 +57,7 @@ impl Names {
         self.ends.shrink_to_fit();
     }
 
-    /// Whether what was read from a file holds together.
+    /// Whether what was read from a file is consistent.
     pub fn is_consistent(&self) -> bool {
         self.ends.is_sorted() && self.ends.last().map_or(0, |e| *e as usize) == self.bytes.len()
     }

@@ -66,7 +66,7 @@ pub fn layout(path: &str) -> Result<Layout> {
                 return Ok(layout);
             }
             bail_hint!(
-                "the pattern \"{path}\" fits {}, among others", files[0].display();
+                "the pattern \"{path}\" matches {}, among others", files[0].display();
                 "patterns are for .parquet and .tar files"
             );
         }
@@ -100,8 +100,8 @@ pub fn layout(path: &str) -> Result<Layout> {
         );
     }
     bail_hint!(
-        "{path} is in no known layout; it holds: {}", paths::some(&names);
-        "recognised are: class folders with images (or train/, val/ with class folders); dataset_dict.json or \
+        "{path} has no known layout; it holds: {}", paths::some(&names);
+        "recognised layouts: class folders with images (or train/, val/ with class folders); dataset_dict.json or \
          state.json (datasets, saved to disk); *.parquet; *.tar (WebDataset); *-idx3-ubyte[.gz] (IDX)"
     )
 }
@@ -115,7 +115,7 @@ fn has_class_folders(dir: &Path) -> bool {
     })
 }
 
-/// The splits of what is stored there, training first; none where the layout tells none.
+/// The splits of what is stored there, training first; none if the layout has none.
 pub fn splits(path: &str) -> Result<Vec<String>> {
     let dir = Path::new(path);
     Ok(match layout(path)? {
@@ -127,7 +127,7 @@ pub fn splits(path: &str) -> Result<Vec<String>> {
     })
 }
 
-/// Opens labelled images in any known layout. `split` may be left out where there is only one; "validation" and
+/// Opens labelled images in any known layout. `split` may be left out if there is only one; "validation" and
 /// "train" also find what is called val, valid, dev or training.
 pub fn open(path: &str, split: Option<&str>) -> Result<SourceRef> {
     let dir = Path::new(path);

@@ -1,4 +1,4 @@
-//! Paths, patterns and splits, and what is said about those that are not there.
+//! Paths, patterns and splits, and errors about those that do not exist.
 
 use crate::bail_hint;
 use crate::error::{Diagnostic, Result, did_you_mean, ensure, nearest};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Names that mean the same split; the order is the one in which splits are listed.
 const SPLITS: [&[&str]; 3] = [&["train", "training"], &["validation", "val", "valid", "dev"], &["test", "testing"]];
 
-/// What is said of a path that does not exist: the nearest thing that does.
+/// The error for a path that does not exist, with the nearest one that does.
 pub(super) fn missing(path: &Path) -> anyhow::Error {
     let there = path.ancestors().skip(1).find(|p| p.is_dir());
     let there = there.map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
@@ -29,7 +29,7 @@ pub(super) fn missing(path: &Path) -> anyhow::Error {
     }
 }
 
-/// The names in a folder, sorted; none where it cannot be read.
+/// The names in a folder, sorted; none if it cannot be read.
 pub(super) fn entries(dir: &Path) -> Vec<String> {
     let found = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<String> = found.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
@@ -48,7 +48,7 @@ pub(super) fn some<S: AsRef<str>>(names: &[S]) -> String {
     }
 }
 
-/// Whether it is a pattern rather than the path of something.
+/// Whether it is a pattern rather than a path.
 pub(super) fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?', '[', '{']) && !Path::new(path).exists()
 }
@@ -85,7 +85,7 @@ pub(super) fn expand(path: &str, extensions: &[&str]) -> Result<Vec<PathBuf>> {
             if !dir.is_dir() {
                 return Err(missing(dir));
             }
-            bail_hint!("no file fits the pattern \"{path}\""; "{} holds: {}", dir.display(), some(&entries(dir)));
+            bail_hint!("no file matches the pattern \"{path}\""; "{} holds: {}", dir.display(), some(&entries(dir)));
         }
     } else {
         return Err(missing(plain));
@@ -121,7 +121,7 @@ fn braces(pattern: &str) -> Result<Vec<String>> {
             let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
             let (Some(first), Some(last)) = (number(from), number(to)) else {
                 bail_hint!(
-                    "the pattern \"{pattern}\" has the range {{{inside}}}, which is not one of numbers";
+                    "the pattern \"{pattern}\" has {{{inside}}}, which is not a range of numbers";
                     "write for example {{0000..0146}}"
                 );
             };
@@ -160,8 +160,8 @@ pub(super) fn split_of(file: &Path) -> Option<String> {
     let stem = name.split('.').next().unwrap_or_default();
     let mut parts = stem.split('-');
     let split = parts.clone().find(|p| is_split_name(p)).or(parts.next())?;
-    let told = !split.is_empty() && !split.bytes().all(|b| b.is_ascii_digit());
-    if told {
+    let is_name = !split.is_empty() && !split.bytes().all(|b| b.is_ascii_digit());
+    if is_name {
         return Some(split.to_string());
     }
     // `train/0000.parquet`
@@ -243,7 +243,7 @@ pub(super) fn read_at(file: &File, at: u64, len: usize) -> std::io::Result<Vec<u
     Ok(bytes)
 }
 
-/// A name for row `row`, stable and unique, that ends in the file's own name where there is one.
+/// A name for row `row`, stable and unique, that ends in the file's own name if there is one.
 pub(super) fn row_name(split: Option<&str>, row: usize, file: Option<&str>) -> String {
     let file = file.and_then(|f| f.rsplit('/').next()).filter(|f| !f.is_empty());
     let parts = [split.map(str::to_string), Some(format!("{row:08}")), file.map(str::to_string)];

@@ -65,7 +65,7 @@ pub fn per_class(source: &SourceRef, n: usize, seed: u64) -> Result<SourceRef> {
     ensure!(!source.class_names().is_empty(), "per_class: {} has no classes", source.describe());
     let mut chosen: Vec<Vec<u32>> = vec![Vec::new(); source.class_names().len()];
     for index in Key::new(seed).permutation(source.len()) {
-        // Only -1, no label, is no index.
+        // Only -1 (no label) is not an index.
         let of_class = usize::try_from(source.label(index as usize)).ok().and_then(|label| chosen.get_mut(label));
         if let Some(of_class) = of_class.filter(|c| c.len() < n) {
             of_class.push(index);
@@ -97,7 +97,7 @@ pub fn split(source: &SourceRef, fraction: f64, seed: u64) -> Result<(SourceRef,
     Ok((sorted(&order[..n]), sorted(&order[n..])))
 }
 
-/// The items of which `keep(index, label, name)` holds. An error of `keep` ends it.
+/// The items of which `keep(index, label, name)` holds. An error of `keep` is passed on.
 pub fn filter(source: &SourceRef, mut keep: impl FnMut(usize, i64, &str) -> Result<bool>) -> Result<SourceRef> {
     let mut indices = Vec::new();
     for index in 0..source.len() {

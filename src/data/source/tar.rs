@@ -25,7 +25,7 @@ pub(super) struct Member {
     pub size: u64,
 }
 
-/// Calls `visit` with each file of an archive, in its order, and a function that reads the file where it is small.
+/// Calls `visit` with each file of an archive, in its order, and a function that reads the file if it is small.
 /// Returns whether the archive ends with the mark that it should have.
 pub(super) fn each_member(
     path: &Path,

@@ -25,7 +25,7 @@ const COMPRESSED: [(&str, &str); 6] = [
     (".tar.xz", "xz"),
     (".txz", "xz"),
 ];
-/// No class name was told.
+/// No class name was given.
 const NONE: u32 = u32::MAX;
 
 /// The samples of one split's archives, in the archives' order.
@@ -47,7 +47,7 @@ struct Shard {
 /// Where the images of an archive are.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Index {
-    /// Of the image files, in the archive.
+    /// Names of the image files, in the archive.
     names: Names,
     /// File offsets of their content.
     offsets: Vec<u64>,
@@ -122,7 +122,7 @@ pub(super) fn files(path: &str) -> Result<Vec<PathBuf>> {
 }
 
 impl Shard {
-    /// With a line to say if the kept listing was of another state of the file.
+    /// Opens a shard; also returns a line to print if the stored listing is out of date.
     fn open(path: &Path, cache: Option<&Path>, progress: &Progress) -> Result<(Self, Option<String>)> {
         if !path.exists() {
             return Err(paths::missing(path));
@@ -204,7 +204,7 @@ impl Index {
     fn make(path: &Path, progress: &Progress) -> Result<Self> {
         let (mut index, mut sample) = (Self::default(), Sample::default());
         let (mut words, mut keys) = (HashMap::new(), Vec::new());
-        let mut told = 0;
+        let mut reported = 0;
         index.marked = tar::each_member(path, |member, content| {
             let Some((key, extension)) = sample_parts(&member.name) else { return Ok(()) };
             if key != sample.key {
@@ -212,14 +212,14 @@ impl Index {
                 sample.key = key.to_vec();
             }
             sample.add(path, extension.to_ascii_lowercase(), member, content)?;
-            if index.len() >= told + 1000 {
-                progress.add((index.len() - told) as u64);
-                told = index.len();
+            if index.len() >= reported + 1000 {
+                progress.add((index.len() - reported) as u64);
+                reported = index.len();
             }
             Ok(())
         })?;
         index.push(&mut sample, &mut words, &mut keys)?;
-        progress.add((index.len() - told) as u64);
+        progress.add((index.len() - reported) as u64);
         index.check_keys(path, keys)?;
         index.names.shrink();
         for list in [&mut index.sizes, &mut index.labels, &mut index.word_of] {
@@ -262,7 +262,7 @@ impl Index {
         Ok(())
     }
 
-    /// Refuses a key that comes back later: its sample would be torn in two.
+    /// Refuses a key that comes back later: its sample would be split in two.
     fn check_keys(&self, path: &Path, mut keys: Vec<(u64, u32)>) -> Result<()> {
         keys.sort_unstable();
         let key = |index: u32| sample_parts(self.names.get(index as usize)).map_or(&b""[..], |p| p.0);
@@ -277,7 +277,7 @@ impl Index {
         Ok(())
     }
 
-    /// Whether what was read from a file holds together.
+    /// Whether what was read from a file is consistent.
     fn is_consistent(&self) -> bool {
         let n = self.names.len();
         let lists = [&self.sizes, &self.labels, &self.word_of];
@@ -290,7 +290,7 @@ impl Index {
     }
 }
 
-/// The name up to the first dot of its last part, and what follows the dot. None of what WebDataset passes over.
+/// The name up to the first dot of its last part, and what follows the dot. `None` for files that WebDataset skips.
 fn sample_parts(name: &[u8]) -> Option<(&[u8], &[u8])> {
     let base = name.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
     let dot = name[base..].iter().position(|b| *b == b'.').filter(|dot| *dot > 0)?;
@@ -314,12 +314,12 @@ fn hash(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The names of the classes: those in `classes.txt` beside the archives, else those in the samples' JSON, else
-/// "0" … the highest label. Samples that tell only a name get the name's index in the sorted list as label.
+/// The names of the classes: those in `classes.txt` beside the archives, else those in the samples' JSON, else "0" …
+/// the highest label. Samples that give only a name get the name's index in the sorted list as label.
 fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
-    let told = names_beside(shards[0].path.parent().unwrap_or(Path::new(".")))?;
+    let given = names_beside(shards[0].path.parent().unwrap_or(Path::new(".")))?;
     let highest = highest_label(shards)?;
-    if let Some((file, names)) = told {
+    if let Some((file, names)) = given {
         label_by_words(shards, &names);
         let highest = highest_label(shards)?;
         ensure!(
@@ -376,7 +376,7 @@ fn highest_label(shards: &[Shard]) -> Result<i64> {
             let label = *label as i32 as i64;
             if !(-1..10_000_000).contains(&label) {
                 bail!(
-                    "{}: {} has the label {label}, which is no class",
+                    "{}: {} has the label {label}, which is not a class",
                     shard.path.display(),
                     shard.index.names.text(i)
                 );

@@ -35,7 +35,7 @@ options! {
 }
 
 choices! {
-    /// What has a λ of its own.
+    /// What gets a λ.
     pub enum MixupMode {
         /// All images of a batch.
         Batch = "batch",
@@ -119,7 +119,7 @@ impl Mixup {
         Mix { lam, region: Some(region) }
     }
 
-    /// The mixes of all images of a batch, by the mode: all alike, each its own, or partners alike.
+    /// The mixes of all images of a batch, by the mode: one for all, one for each, or one for each pair.
     pub fn draw_batch(&self, batch: usize, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Vec<Mix> {
         match self.options.mode {
             MixupMode::Batch => vec![self.draw(height, width, rng); batch],

@@ -1,4 +1,4 @@
-//! What is done to images on their way into a batch: the trait, and each transform in a file of its own.
+//! What is done to images on their way into a batch: the trait, and one file per transform.
 //!
 //! Transforms draw as torchvision's and timm's do. Each is made of its options with `new`, which checks them.
 
@@ -51,7 +51,7 @@ use std::sync::Arc;
 
 /// One entry of a list of transforms.
 ///
-/// A transform of images implements [`apply`](Self::apply), or [`apply_lazily`](Self::apply_lazily) where it can do
+/// A transform of images implements [`apply`](Self::apply), or [`apply_lazily`](Self::apply_lazily) if it can do
 /// with a part of the image; one of batches implements [`stage`](Self::stage) and
 /// [`apply_to_batch`](Self::apply_to_batch).
 pub trait Transform: Any + Send + Sync {
@@ -78,7 +78,7 @@ pub trait Transform: Any + Send + Sync {
         before
     }
 
-    /// The transform that does this one and the next at once, where that is cheaper.
+    /// The transform that does this one and the next at once, if that is cheaper.
     fn merge(&self, _next: &dyn Transform) -> Option<Arc<dyn Transform>> {
         None
     }
@@ -133,8 +133,7 @@ pub fn check_size(of: &str, height: usize, width: usize) -> Result<()> {
     Ok(())
 }
 
-/// A transform with all its options, as those that a run's folder names have always been described: a run goes on only
-/// with equal transforms.
+/// A transform with all its options, in the form that checkpoints record: a run resumes only with equal transforms.
 fn describe_all<T: Options>(name: &str, given: &T) -> String {
     format!("{name}({})", serde_json::to_string(given).expect("options are plain data"))
 }

@@ -38,7 +38,7 @@ struct Policy {
     layers: usize,
     probability: f64,
     ops: Vec<Op>,
-    /// By operation; empty: all alike, with repetition.
+    /// By operation; empty: all equal, with repetition.
     weights: Vec<f64>,
 }
 
@@ -49,7 +49,7 @@ pub struct DrawnOp {
     pub op: Op,
     /// Its magnitude.
     pub magnitude: f64,
-    /// What that came to; 0 where the operation has no argument.
+    /// What that came to; 0 if the operation has no argument.
     pub argument: f64,
     /// For what moves pixels.
     pub interpolation: Interpolation,
@@ -250,7 +250,7 @@ fn fill_option(of: &str, fill: &[i64]) -> Result<[u8; 3]> {
     }
 }
 
-/// An interpolation, or nothing for `random`: bilinear or bicubic, drawn anew each time.
+/// An interpolation, or nothing for `random`: bilinear or bicubic, drawn each time.
 fn interpolation_option(of: &str, name: &str) -> Result<Option<Interpolation>> {
     match (name, name.parse().ok()) {
         ("random", _) => Ok(None),

@@ -60,7 +60,7 @@ pub struct ProcessGroup {
 
 impl ProcessGroup {
     /// Connects `size` processes that share a store. The others reach this machine at `address`, or over a network
-    /// `interface` where one is named. With `cuda`, tensors on a GPU go through NCCL; all others go through Gloo.
+    /// `interface` if one is named. With `cuda`, tensors on a GPU go through NCCL; all others go through Gloo.
     pub fn open(
         store: &Store,
         [rank, size]: [usize; 2],
@@ -93,7 +93,7 @@ impl ProcessGroup {
         check(unsafe { nepa_all_reduce(self.raw, raw(tensor), op as c_int) })
     }
 
-    /// Begins an element-wise maximum of the tensors of all processes, in place, while the caller goes on.
+    /// Starts an element-wise maximum of the tensors of all processes, in place, in the background.
     pub fn all_reduce_max_async(&self, tensor: Tensor) -> Result<Work> {
         let mut work = std::ptr::null_mut();
         // SAFETY: a live group and handle, which Work keeps; on success `work` is ours.
@@ -128,7 +128,7 @@ impl ProcessGroup {
     }
 }
 
-/// A collective under way (`c10d::Work`).
+/// A pending collective (`c10d::Work`).
 pub struct Work {
     work: *mut RawWork,
     tensor: Tensor,

@@ -52,12 +52,12 @@ pub struct StoreAddress<'a> {
     pub host: &'a str,
     /// Its port.
     pub port: u16,
-    /// A socket that listens at this port, where this process is to keep the store.
+    /// A socket that listens at this port, if this process is to keep the store.
     pub listener: Option<TcpListener>,
 }
 
 impl Store {
-    /// Opens the store, trying for as long as `timeout` where nobody keeps it yet. Each later request may take
+    /// Opens the store, trying for as long as `timeout` if nobody keeps it yet. Each later request may take
     /// `patience`.
     pub fn open(at: StoreAddress<'_>, timeout: Duration, patience: Duration) -> Result<Self> {
         let host = c_string(at.host);
@@ -105,7 +105,7 @@ impl Store {
         check(unsafe { nepa_store_set(self.0, lasting, c_string(key).as_ptr(), value.as_ptr(), value.len()) })
     }
 
-    /// Sets a key of this start where it has no value yet: the first value stays.
+    /// Sets a key of this start if it has no value yet: the first value stays.
     pub fn set_if_absent(&self, key: &str, value: &[u8]) -> Result<()> {
         // SAFETY: as above.
         check(unsafe { nepa_store_set_if_absent(self.0, c_string(key).as_ptr(), value.as_ptr(), value.len()) })

@@ -97,7 +97,7 @@ mod functions {
     pub fn tensors(path: &str) -> Result<Map> {
         let file = checkpoint::tensors::read(&checkpoint::tensor_file(Path::new(path))?)?;
         if let Some(others) = file.left_out() {
-            eprintln!("note: {path}: left out are {others}");
+            eprintln!("note: {path}: left out {others}");
         }
         Ok(tensors_by_name(file.tensors))
     }

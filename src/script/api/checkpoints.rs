@@ -34,7 +34,7 @@ impl Checkpoints {
             bail!("run::checkpoints: the part `model` is missing");
         };
         Ok(Self(Rc::new(Handles {
-            checkpoints: RefCell::new(with_session(|session| session.checkpoints(label, options))?),
+            checkpoints: RefCell::new(with_session(|session| run::Checkpoints::new(session, label, options))?),
             model,
             ema: part(parts, "ema", "an average made by optim::ema")?,
             optimizer: part(parts, "optimizer", "an optimizer made by optim::adamw")?,

@@ -94,7 +94,10 @@ fn complete(of: &str, mut given: Map, declared: &[Declaration]) -> Result<Map> {
     let value = |d: &Declaration| match given.remove(d.name.as_str()) {
         Some(value) => match d.value(value) {
             Ok(value) => Ok((d.name.as_str().into(), value)),
-            Err(e) => Err(Diagnostic::new(format!("option `{}` of {of}: {e}", d.name)).blame_caller().into()),
+            Err(e) => {
+                let diagnostic = Diagnostic::new(format!("option `{}` of {of}: {e}", d.name));
+                Err(diagnostic.blame_caller().at_key(&d.name).into())
+            }
         },
         None if d.must_be_given() => {
             Err(Diagnostic::new(format!("the option `{}` of {of} must be given: {}", d.name, d.of.expected()))

@@ -97,7 +97,7 @@ fn overlay(value: &Dynamic) -> Result<Overlay> {
     known_keys("key", "a panel of plot::overlays", map.keys().map(|key| key.as_str()), &KEYS)?;
     let count = |value: &Dynamic, what: &str| match value.as_int() {
         Ok(n) if n >= 0 => Ok(n as usize),
-        _ => bail!("plot::overlays: {what}: expected a number from 0, found {}", found(value)),
+        _ => bail!("plot::overlays: {what}: expected a non-negative integer, found {}", found(value)),
     };
     let parts = |value: &Dynamic, n: usize, expected: &str| match value.read_lock::<Array>() {
         Some(list) if list.len() == n => Ok(list.clone()),

@@ -41,7 +41,7 @@ pub struct Parquet {
     /// The index after each shard's last row.
     ends: Vec<usize>,
     labels: Vec<i32>,
-    /// The images' own file names, empty where there is none.
+    /// The images' own file names, empty if there is none.
     files: Names,
 }
 
@@ -53,7 +53,7 @@ struct Shard {
     /// The column of the images' bytes among all leaves.
     leaf: usize,
     groups: Vec<RowGroup>,
-    /// How many groups have not been gone through.
+    /// How many groups have not been scanned.
     left: AtomicUsize,
     kept: Kept,
 }
@@ -62,7 +62,7 @@ struct Shard {
 struct Kept {
     folder: Option<PathBuf>,
     key: PathBuf,
-    /// Of the file that they are of.
+    /// The state of the shard that they belong to.
     state: FileState,
 }
 
@@ -116,7 +116,7 @@ impl Parquet {
         self.is_kept(index)
     }
 
-    /// Whether its position is known without going through the file.
+    /// Whether its position is known without scanning the file.
     #[cfg(test)]
     pub(super) fn is_kept(&self, index: usize) -> bool {
         let (shard, row) = super::locate(&self.ends, index);
@@ -195,7 +195,8 @@ impl Shard {
             key: path.canonicalize().with_context(reading)?,
             state: FileState::of(&about),
         };
-        // What is of another state of the file is silently made anew: no time is lost at once.
+        // Positions from another state of the file are silently dropped: they are found again bit by bit, as rows are
+        // read.
         if let Some(values) = kept.load(&groups) {
             groups.iter_mut().zip(values).for_each(|(group, values)| group.values = OnceLock::from(values));
         }
@@ -218,10 +219,10 @@ impl Shard {
             let rows = self.meta.metadata().row_group(group).num_rows() as usize;
             let snappy = column.compression() == Compression::SNAPPY;
             let chunk = Chunk { offset, size, rows, snappy, max_def: about.max_def_level() as u32 };
-            // What is wrong with the file, if anything, the general reader says.
+            // If the file is damaged, the general reader reports it.
             Values::locate(&self.input.file, &chunk).ok()
         });
-        // After the last group, the next run need not go through them again.
+        // After the last group, the next run need not scan them again.
         if new && self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.kept.store(&self.groups);
         }
@@ -240,7 +241,7 @@ impl Shard {
         self.read_generally(group, row).with_context(|| format!("cannot read {}", self.path.display()))
     }
 
-    /// With all that the format allows, at the price of the image's page.
+    /// Reads all that the format allows, at the price of unpacking the image's page.
     fn read_generally(&self, group: usize, row: usize) -> Result<StoredImage<'static>> {
         let schema = self.meta.parquet_schema();
         let root = schema.columns()[self.leaf].path().parts()[0].clone();
@@ -284,10 +285,10 @@ impl Kept {
 /// The features that `datasets` notes in a file.
 fn features(meta: &ArrowReaderMetadata) -> Option<Value> {
     let kept = meta.metadata().file_metadata().key_value_metadata();
-    let told = kept.into_iter().flatten().find(|kv| kv.key == "huggingface").and_then(|kv| kv.value.clone());
-    let told = told.or_else(|| meta.schema().metadata().get("huggingface").cloned())?;
-    let mut told: Value = serde_json::from_str(&told).ok()?;
-    Some(told["info"]["features"].take())
+    let text = kept.into_iter().flatten().find(|kv| kv.key == "huggingface").and_then(|kv| kv.value.clone());
+    let text = text.or_else(|| meta.schema().metadata().get("huggingface").cloned())?;
+    let mut about: Value = serde_json::from_str(&text).ok()?;
+    Some(about["info"]["features"].take())
 }
 
 impl Source for Parquet {
@@ -323,7 +324,7 @@ struct Positioned {
     size: u64,
 }
 
-/// A reader of its own from some place on.
+/// A separate reader from some offset on.
 struct From {
     file: Arc<File>,
     at: u64,

@@ -1,8 +1,8 @@
 //! Where each value of a column of byte strings lies in its file.
 //!
-//! Writers put a whole row group's images into one page, often the dictionary's. Readers that go by pages would
-//! unpack 10 MB for each image; so a row group's pages are gone through once, and then the position of every value is
-//! known. benches/data/README.md has the figures.
+//! Writers put a whole row group's images into one page, often the dictionary's. Readers that go by pages would unpack
+//! 10 MB for each image; so a row group's pages are scanned once, and then the position of every value is known.
+//! benches/data/README.md has the figures.
 
 use super::header::{Compact, Header, Kind};
 use super::snappy::{self, Start};
@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-/// What is needed to know of a column chunk.
+/// What must be known about a column chunk.
 pub(super) struct Chunk {
     /// Its file offset.
     pub offset: u64,
@@ -53,7 +53,7 @@ struct Position {
 const NULL: u32 = u32::MAX;
 
 impl Values {
-    /// Goes through a chunk's pages. An error means no more than that the chunk is not one of those known here.
+    /// Scans a chunk's pages. An error means only that this kind of chunk is not known here.
     pub fn locate(file: &File, chunk: &Chunk) -> Result<Self> {
         let mut values = Self { bodies: Vec::new(), rows: Vec::with_capacity(chunk.rows) };
         let mut dictionary = Vec::new();
@@ -120,7 +120,7 @@ impl Values {
 }
 
 impl Values {
-    /// Whether what was read from a file holds together, for a chunk of `rows` rows.
+    /// Whether what was read from a file is consistent, for a chunk of `rows` rows.
     pub fn is_consistent(&self, rows: usize) -> bool {
         let known = |p: &Position| p.size == NULL || (p.page as usize) < self.bodies.len();
         self.rows.len() == rows && self.rows.iter().all(known)
@@ -132,7 +132,7 @@ struct Page {
     body: PageBody,
     /// The decompressed body.
     plain: Vec<u8>,
-    /// The definition levels of the second kind of data page, which stand before the body.
+    /// The definition levels of a data page of version 2, which precede the body.
     levels: Vec<u8>,
 }
 

@@ -49,7 +49,7 @@ fn the_order_is_pythons() {
 }
 
 #[test]
-fn links_are_followed_but_not_in_circles() {
+fn links_are_followed_but_not_in_cycles() {
     let dir = Dir::new();
     let path = classes(&dir);
     dir.write("far/deep/3.jpg", "3");
@@ -64,7 +64,7 @@ fn links_are_followed_but_not_in_circles() {
 }
 
 #[test]
-fn splits_are_chosen_or_told() {
+fn splits_are_chosen_or_reported() {
     let dir = Dir::new();
     for name in ["d/train/a/1.jpg", "d/val/a/2.jpg", "d/meta/notes.txt"] {
         dir.write(name, "x");
@@ -82,7 +82,7 @@ fn splits_are_chosen_or_told() {
 }
 
 #[test]
-fn folders_without_classes_or_images_are_told() {
+fn folders_without_classes_or_images_are_reported() {
     let dir = Dir::new();
     let path = classes(&dir);
     complains(folder(&dir.text("dd")), &["dd does not exist", "the nearest folder that exists is", "it holds: d"]);
@@ -112,29 +112,29 @@ fn a_kept_listing_is_used_until_something_changes() {
     let before = std::fs::metadata(kept).unwrap().modified().unwrap();
     assert_eq!(names(&folder(&path).unwrap()), ["a/1.jpg", "a/2.jpg", "b/1.jpg"]);
     assert_eq!(std::fs::metadata(kept).unwrap().modified().unwrap(), before);
-    assert!(said().is_empty());
+    assert!(printed().is_empty());
 
     dir.write("d/b/0.jpg", "new");
     assert_eq!(folder(&path).unwrap().len(), 4);
-    assert_eq!(said(), [format!("the listing of {path} is out of date (b changed): listing again")]);
+    assert_eq!(printed(), [format!("the listing of {path} is out of date (b changed): listing again")]);
     dir.remove("d/a/1.jpg");
     dir.settle("d");
     assert_eq!(names(&folder(&path).unwrap()), ["a/2.jpg", "b/0.jpg", "b/1.jpg"]);
-    assert_eq!(said().len(), 1);
+    assert_eq!(printed().len(), 1);
     dir.write("d/c/1.jpg", "");
     dir.settle("d");
     assert_eq!(folder(&path).unwrap().class_names(), ["a", "b", "c"]);
-    assert_eq!(said(), [format!("the listing of {path} is out of date (c is new): listing again")]);
+    assert_eq!(printed(), [format!("the listing of {path} is out of date (c is new): listing again")]);
     dir.remove("d/a");
     dir.settle("d");
     assert_eq!(folder(&path).unwrap().class_names(), ["b", "c"]);
-    assert_eq!(said(), [format!("the listing of {path} is out of date (a is gone): listing again")]);
+    assert_eq!(printed(), [format!("the listing of {path} is out of date (a is gone): listing again")]);
     folder(&path).unwrap();
-    assert!(said().is_empty());
+    assert!(printed().is_empty());
 }
 
 #[test]
-fn a_damaged_listing_is_made_anew() {
+fn a_damaged_listing_is_made_again() {
     let dir = Dir::new();
     let path = classes(&dir);
     dir.settle("d");
@@ -148,7 +148,7 @@ fn a_damaged_listing_is_made_anew() {
         assert_eq!(names(&folder(&path).unwrap()), ["a/1.jpg", "a/2.jpg", "b/1.jpg"]);
         assert!(std::fs::read(kept).unwrap() == whole, "written again");
     }
-    assert!(said().is_empty());
+    assert!(printed().is_empty());
 }
 
 #[test]

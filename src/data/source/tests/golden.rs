@@ -16,7 +16,7 @@ fn stems(source: &dyn Source) -> Vec<String> {
 }
 
 /// Label and stem, in the order of the image folder.
-fn told(split: &str) -> Vec<(i64, String)> {
+fn expected_items(split: &str) -> Vec<(i64, String)> {
     let text = std::fs::read_to_string(golden("labels.json")).unwrap();
     let all: BTreeMap<String, Vec<(i64, String)>> = serde_json::from_str(&text).unwrap();
     all[split].iter().map(|(label, file)| (*label, file.split('.').next().unwrap().to_string())).collect()
@@ -40,7 +40,7 @@ fn the_layouts_are_recognised_with_their_splits() {
 fn all_layouts_hold_the_same_pictures_and_labels() {
     let _dir = Dir::new();
     for (split, n) in [("train", 28), ("validation", 12)] {
-        let expected = told(split);
+        let expected = expected_items(split);
         let folder = open(&golden("folder").display().to_string(), Some(split)).unwrap();
         let content: BTreeMap<String, Vec<u8>> =
             stems(&*folder).into_iter().enumerate().map(|(i, stem)| (stem, bytes(&*folder, i))).collect();
@@ -105,6 +105,6 @@ fn patterns_choose_shards() {
         open(&at("webdataset/train-{0000..0003}.tar"), None),
         &["names a file that is missing", "train-0002.tar"],
     );
-    complains(open(&at("webdataset/test-*.tar"), None), &["no file fits", "train-0000.tar"]);
+    complains(open(&at("webdataset/test-*.tar"), None), &["no file matches", "train-0000.tar"]);
     complains(open(&at("webdataset/train-{0000.tar"), None), &["without a `}`"]);
 }

@@ -17,7 +17,7 @@ impl Dir {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         listing::testing::set_folder(&dir.path().join("cache/listings"));
-        said();
+        printed();
         Self(dir)
     }
 
@@ -58,9 +58,9 @@ impl Dir {
     }
 }
 
-/// What was said on this thread since the last call.
-fn said() -> Vec<String> {
-    listing::testing::take_said()
+/// What was printed on this thread since the last call.
+fn printed() -> Vec<String> {
+    listing::testing::take_printed()
 }
 
 /// A source's names.

@@ -61,7 +61,7 @@ fn samples_are_grouped_by_name() {
         assert_eq!(source.class_names(), ["0", "cat", "2"]);
         assert_eq!(bytes(&source, 2), b"three");
         assert_eq!(source.split(), Some("train"));
-        assert_eq!(said(), [format!("{}: left out 1 samples without an image", dir.text("d"))]);
+        assert_eq!(printed(), [format!("{}: left out 1 samples without an image", dir.text("d"))]);
     }
     assert_eq!(dir.kept().len(), 1);
 }
@@ -114,7 +114,7 @@ fn long_names_of_both_kinds_are_read() {
 }
 
 #[test]
-fn archives_that_are_cut_damaged_or_packed_are_told() {
+fn archives_that_are_cut_damaged_or_packed_are_reported() {
     let dir = Dir::new();
     let (one, two) = (noise(1), noise(2));
     let whole = tar(&[("a.jpg", &one), ("b.jpg", &two)]);
@@ -130,7 +130,7 @@ fn archives_that_are_cut_damaged_or_packed_are_told() {
     }
     dir.write("t.tar", &whole[..whole.len() - 1024]);
     assert_eq!(web(&dir, "t.tar").unwrap().len(), 2);
-    assert!(said()[0].contains("t.tar has no end mark"));
+    assert!(printed()[0].contains("t.tar has no end mark"));
     let mut wrong = whole.clone();
     wrong[second + 3] ^= 1;
     dir.write("t.tar", &wrong);
@@ -147,7 +147,7 @@ fn archives_that_are_cut_damaged_or_packed_are_told() {
 }
 
 #[test]
-fn samples_that_come_twice_are_told() {
+fn samples_that_come_twice_are_reported() {
     let dir = Dir::new();
     dir.write("t.tar", tar(&[("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3")]));
     complains(web(&dir, "t.tar"), &["t.tar holds the sample a twice"]);
@@ -165,17 +165,17 @@ fn a_kept_index_is_used_until_the_archive_changes() {
     let state = |p: &Path| std::fs::metadata(p).unwrap().modified().unwrap();
     let before = state(kept);
     web(&dir, "t.tar").unwrap();
-    assert!(state(kept) == before && said().is_empty());
+    assert!(state(kept) == before && printed().is_empty());
     dir.write("t.tar", tar(&[("b.jpg", b"1")]));
     assert_eq!(names(&web(&dir, "t.tar").unwrap()), ["t.tar/b.jpg"]);
     let line = format!("the listing of {} is out of date (the file changed): listing again", dir.text("t.tar"));
-    assert_eq!(said(), [line]);
+    assert_eq!(printed(), [line]);
     // What changed just now is not kept, as it may change again at the same time.
     dir.settle("t.tar");
     web(&dir, "t.tar").unwrap();
-    assert_eq!(said().len(), 1);
+    assert_eq!(printed().len(), 1);
     let whole = std::fs::read(kept).unwrap();
     std::fs::write(kept, &whole[..whole.len() - 1]).unwrap();
     assert_eq!(web(&dir, "t.tar").unwrap().len(), 1);
-    assert!(std::fs::read(kept).unwrap() == whole && said().is_empty());
+    assert!(std::fs::read(kept).unwrap() == whole && printed().is_empty());
 }

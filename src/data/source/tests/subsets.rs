@@ -8,8 +8,8 @@ fn some(len: usize, classes: usize) -> SourceRef {
     std::sync::Arc::new(Synthetic::new(&options).unwrap())
 }
 
-/// The places that a part took from synthetic images.
-fn places(source: &SourceRef) -> Vec<usize> {
+/// The indices that a subset took from synthetic images.
+fn indices(source: &SourceRef) -> Vec<usize> {
     names(&**source).iter().map(|n| n.rsplit('/').next().unwrap().parse().unwrap()).collect()
 }
 
@@ -18,20 +18,20 @@ fn parts_are_disjoint_complete_and_follow_the_seed() {
     let all = some(100, 3);
     let (a, b) = split(&all, 0.25, 7).unwrap();
     assert_eq!((a.len(), b.len()), (25, 75));
-    assert!(places(&a).is_sorted() && places(&b).is_sorted());
-    let mut both = [places(&a), places(&b)].concat();
+    assert!(indices(&a).is_sorted() && indices(&b).is_sorted());
+    let mut both = [indices(&a), indices(&b)].concat();
     assert_ne!(both, (0..100).collect::<Vec<_>>());
     both.sort();
     assert_eq!(both, (0..100).collect::<Vec<_>>());
-    assert_eq!(places(&split(&all, 0.25, 7).unwrap().0), places(&a));
-    assert_ne!(places(&split(&all, 0.25, 8).unwrap().0), places(&a));
+    assert_eq!(indices(&split(&all, 0.25, 7).unwrap().0), indices(&a));
+    assert_ne!(indices(&split(&all, 0.25, 8).unwrap().0), indices(&a));
     for fraction in [0.0, 1.0, 0.001, -0.5, 1.5, f64::NAN] {
         complains(split(&all, fraction, 0), &["leaves one part empty"]);
     }
-    // The permutation of the seed, as ever.
+    // The permutation of the seed.
     let mut chosen = crate::random::Key::new(7).permutation(100)[..25].to_vec();
     chosen.sort();
-    assert_eq!(places(&a), chosen.iter().map(|i| *i as usize).collect::<Vec<_>>());
+    assert_eq!(indices(&a), chosen.iter().map(|i| *i as usize).collect::<Vec<_>>());
 }
 
 #[test]
@@ -39,9 +39,9 @@ fn every_class_gives_the_same_number() {
     let all = some(100, 3);
     let part = per_class(&all, 5, 1).unwrap();
     assert_eq!(part.len(), 15);
-    assert!(places(&part).is_sorted());
+    assert!(indices(&part).is_sorted());
     assert!((0..3).all(|class| labels(&*part).iter().filter(|l| **l == class).count() == 5));
-    assert_ne!(places(&part), places(&per_class(&all, 5, 2).unwrap()));
+    assert_ne!(indices(&part), indices(&per_class(&all, 5, 2).unwrap()));
     complains(per_class(&all, 34, 1), &["34 items of every class", "`1` has 33"]);
     complains(per_class(&all, 0, 1), &["at least 1"]);
 }
@@ -49,16 +49,16 @@ fn every_class_gives_the_same_number() {
 #[test]
 fn items_are_taken_chosen_and_filtered() {
     let all = some(20, 4);
-    assert_eq!(places(&take(&all, 3).unwrap()), [0, 1, 2]);
+    assert_eq!(indices(&take(&all, 3).unwrap()), [0, 1, 2]);
     complains(take(&all, 21), &["1..=20", "found 21"]);
     complains(take(&all, 0), &["found 0"]);
     let chosen = subset(&all, &[7, 2, 7]).unwrap();
-    assert_eq!((places(&chosen), labels(&*chosen)), (vec![7, 2, 7], vec![3, 2, 3]));
+    assert_eq!((indices(&chosen), labels(&*chosen)), (vec![7, 2, 7], vec![3, 2, 3]));
     assert_eq!(chosen.shape(), Some([3, 4, 4]));
     complains(subset(&all, &[1, 20]), &["no item 20", "0..=19"]);
     complains(subset(&all, &[]), &["at least 1"]);
     let odd = filter(&all, |index, label, name| Ok(label % 2 == 1 && index > 4 && !name.ends_with("9"))).unwrap();
-    assert_eq!(places(&odd), [5, 7, 11, 13, 15, 17]);
+    assert_eq!(indices(&odd), [5, 7, 11, 13, 15, 17]);
     complains(filter(&all, |_, _, _| Ok(false)), &["none of the 20"]);
     complains(filter(&all, |_, _, _| bail!("stop")), &["stop"]);
     assert_eq!(subset(&odd, &[1]).unwrap().describe(), "1 of 6 of synthetic images (seed 0)");
@@ -70,7 +70,7 @@ fn sources_are_joined() {
     let all = concat(&[a.clone(), b.clone(), a.clone()]).unwrap();
     assert_eq!(all.len(), 17);
     assert_eq!(labels(&*all), [labels(&*a), labels(&*b), labels(&*a)].concat());
-    assert_eq!(places(&all), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4]);
+    assert_eq!(indices(&all), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4]);
     let mut unique = names(&*all);
     unique.sort();
     unique.dedup();

@@ -38,12 +38,12 @@ fn features(names: &str) -> String {
 const NAMES: &str = r#"["a", "b", "c"]"#;
 
 fn with_features(batch: RecordBatch, names: &str) -> RecordBatch {
-    let told = format!(r#"{{"info": {{"features": {}}}}}"#, features(names));
+    let metadata = format!(r#"{{"info": {{"features": {}}}}}"#, features(names));
     let schema = batch
         .schema()
         .as_ref()
         .clone()
-        .with_metadata(std::collections::HashMap::from([("huggingface".to_string(), told)]));
+        .with_metadata(std::collections::HashMap::from([("huggingface".to_string(), metadata)]));
     RecordBatch::try_new(Arc::new(schema), batch.columns().to_vec()).unwrap()
 }
 
@@ -66,7 +66,7 @@ fn arrow(batches: &[RecordBatch]) -> Vec<u8> {
     writer.into_inner().unwrap()
 }
 
-/// Rows 0..n as `batch` makes them, of which those without bytes lie in `beside`.
+/// Rows 0..n as `batch` makes them; the images of those without bytes are files in `beside`.
 fn is_as_made(source: &dyn Source, n: usize) {
     assert_eq!(source.len(), n);
     assert_eq!(labels(source), (0..n as i64).map(|i| if i % 5 == 4 { -1 } else { i % 3 }).collect::<Vec<_>>());
@@ -140,7 +140,7 @@ fn parquet_class_names_splits_and_rows_of_several_shards() {
 }
 
 #[test]
-fn places_of_images_are_kept_until_the_shard_changes() {
+fn positions_of_images_are_kept_until_the_shard_changes() {
     let dir = Dir::new();
     let write = |rows: std::ops::Range<usize>| {
         lay_beside(&dir, "d", 50);
@@ -168,7 +168,7 @@ fn places_of_images_are_kept_until_the_shard_changes() {
 }
 
 #[test]
-fn parquet_that_is_cut_empty_or_of_another_schema_is_told() {
+fn parquet_that_is_cut_empty_or_of_another_schema_is_reported() {
     let dir = Dir::new();
     let whole = plain(&batch(0..30));
     for cut in [5, whole.len() / 2, whole.len() - 1] {
@@ -192,7 +192,7 @@ fn parquet_that_is_cut_empty_or_of_another_schema_is_told() {
         open(&dir.text("train-0.parquet"), None),
         &["train-0.parquet: row 2 ", "has the label 2", "0..=1 for the 2 classes"],
     );
-    // Damage inside is told when it is met.
+    // Damage inside is reported when it is reached.
     let mut wrong = plain(&batch(0..5));
     wrong[10..400].fill(0xff);
     dir.write("train-0.parquet", wrong);
@@ -249,7 +249,7 @@ fn columns_of_other_kinds_are_found_by_name() {
 }
 
 #[test]
-fn saved_datasets_that_are_cut_empty_or_wrong_are_told() {
+fn saved_datasets_that_are_cut_empty_or_wrong_are_reported() {
     let dir = Dir::new();
     let path = dir.text("d");
     saved(&dir, "d", r#"["a", "b"]"#, &[vec![batch(0..2)], vec![batch(2..30)]]);

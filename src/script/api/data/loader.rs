@@ -41,7 +41,7 @@ pub struct Loader(Rc<LoaderParts>);
 struct LoaderParts {
     loader: loader::Loader,
     /// Broken images that the user was told of.
-    told: Cell<usize>,
+    reported: Cell<usize>,
 }
 
 /// One pass over a loader's images in a script.
@@ -65,9 +65,9 @@ impl Loader {
     pub fn new(source: &Source, transforms: Array, options: &LoaderOptions) -> Result<Self> {
         let pipeline = transform::pipeline("data::loader", &transforms.into(), options.exif_orientation)?;
         if source.0.shape().is_none() {
-            // Files are decoded: by what, is told once.
-            static TOLD: std::sync::Once = std::sync::Once::new();
-            TOLD.call_once(|| note_line(&format!("JPEGs are decoded by {}", decode::backend().describe())));
+            // Says once what decodes the files.
+            static ONCE: std::sync::Once = std::sync::Once::new();
+            ONCE.call_once(|| note_line(&format!("JPEGs are decoded by {}", decode::backend().describe())));
         }
         if dist::world_size() > 1 && options.world_size.is_none() {
             let facts = json!({
@@ -80,7 +80,7 @@ impl Loader {
             dist::ensure_same_on_all_ranks("the data", &facts)?;
         }
         let loader = loader::Loader::new(source.0.clone(), pipeline, options)?;
-        Ok(Self(Rc::new(LoaderParts { loader, told: Cell::new(0) })))
+        Ok(Self(Rc::new(LoaderParts { loader, reported: Cell::new(0) })))
     }
 
     fn start(&self, epoch: usize, done: usize) -> Result<Epoch> {
@@ -121,13 +121,13 @@ impl LoaderParts {
     /// Lists broken images that were replaced in bad_items.txt, and says how many there are.
     fn tell_of_bad_items(&self) -> Result<()> {
         let bad = self.loader.bad_items();
-        if bad.len() == self.told.get() {
+        if bad.len() == self.reported.get() {
             return Ok(());
         }
-        self.told.set(bad.len());
+        self.reported.set(bad.len());
         let source = self.loader.source().describe();
         if !dist::is_rank0() {
-            // Rank 0 keeps the list of its own.
+            // Rank 0 keeps its own list.
             let list: Vec<String> = bad.values().map(|(name, reason)| format!("{name} ({reason})")).collect();
             note_line_of_any(&format!("warning: {source}: replaced broken images with others: {}", list.join(", ")));
             return Ok(());
