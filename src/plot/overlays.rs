@@ -136,7 +136,7 @@ fn read_map(panel: &Overlay) -> Result<Option<Grid>> {
     for f in &panel.frames {
         ensure!(
             f.row < rows && f.column < columns,
-            "{of}: the frame at row {}, column {} is outside of the {rows} x {columns} patches",
+            "{of}: the frame at row {}, column {} is outside the {rows} x {columns} patches",
             f.row,
             f.column
         );

@@ -231,7 +231,7 @@ fn a_panel_that_cannot_be_drawn_is_refused_and_nothing_written() {
         assert!(!folder.path("x.png").exists());
     };
     draw("#{ map: rand([2]) }", &["expected a map [rows, columns]"]);
-    draw("#{ map: rand([2, 2]), frames: [[2, 0, \"a\"]] }", &["row 2, column 0 is outside of the 2 x 2 patches"]);
+    draw("#{ map: rand([2, 2]), frames: [[2, 0, \"a\"]] }", &["row 2, column 0 is outside the 2 x 2 patches"]);
     draw("#{ map: rand([2, 2]) / 0.0 }", &["not finite"]);
     draw("#{ mapp: rand([2, 2]) }", &["unknown key `mapp`", "did you mean"]);
     draw("#{ map: 3 }", &["expected a tensor [rows, columns] as map"]);

@@ -39,7 +39,7 @@ fn column(pair: &Dynamic) -> Result<(String, Column)> {
         Some(v) if v.is_string() => {
             let text = |v: &Dynamic| match v.clone().into_string() {
                 Ok(text) => Ok(text),
-                Err(_) => bail!("{what}: expected strings only, found {} too", found(v)),
+                Err(_) => bail!("{what}: expected only strings, found {} among them", found(v)),
             };
             Column::Texts(list.iter().map(text).collect::<Result<_>>()?)
         }

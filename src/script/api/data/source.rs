@@ -141,6 +141,6 @@ mod functions {
 fn item(source: &SourceRef, i: i64) -> Result<usize> {
     match usize::try_from(i) {
         Ok(i) if i < source.len() => Ok(i),
-        _ => bail!("there is no item {i}: the {} items are 0..={}", source.len(), source.len().saturating_sub(1)),
+        _ => bail!("there is no item {i}: {} has {} items, counted from 0", source.describe(), source.len()),
     }
 }

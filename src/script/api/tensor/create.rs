@@ -143,7 +143,7 @@ fn flatten(values: &Dynamic, flat: &mut Vec<Dynamic>) -> Result<Vec<i64>> {
         let sizes = flatten(item, flat)?;
         match &inner {
             Some(first) if *first != sizes => {
-                bail!("tensor: the nested arrays are not of one shape: {first:?} and {sizes:?} side by side")
+                bail!("tensor: expected nested arrays of one shape, found {first:?} and {sizes:?} side by side")
             }
             _ => inner = Some(sizes),
         }

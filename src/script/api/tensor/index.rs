@@ -77,7 +77,7 @@ pub fn narrow(t: &tch::Tensor, dim: i64, start: i64, end: i64) -> Result<tch::Te
 fn dimensions(t: &tch::Tensor, indices: &Array) -> Result<tch::Tensor> {
     ensure!(
         indices.len() <= t.dim(),
-        "{} indices for a tensor of {} dimensions: {}",
+        "too many indices: {} for a tensor of {} dimensions, {}",
         indices.len(),
         t.dim(),
         shape_text(t)

@@ -49,7 +49,7 @@ mod functions {
         let index = if dim < 0 { dim + sizes.len() as i64 } else { dim };
         match sizes.get(index as usize) {
             Some(n) if index >= 0 => Ok(*n),
-            _ => bail!("size: dimension {dim} of a tensor {}", shape_text(t)),
+            _ => bail!("size: dimension {dim} is outside a tensor {}", shape_text(t)),
         }
     }
 

@@ -152,6 +152,6 @@ mod functions {
 
 fn counts(t: &tch::Tensor, n: i64, weights: Option<&tch::Tensor>) -> Result<tch::Tensor> {
     let counts = t.f_bincount(weights, n)?;
-    ensure!(counts.numel() as i64 <= n, "bincount: expected numbers of 0 to {}, found {}", n - 1, counts.numel() - 1);
+    ensure!(counts.numel() as i64 <= n, "bincount: expected numbers from 0 to {}, found {}", n - 1, counts.numel() - 1);
     Ok(counts)
 }
