@@ -121,7 +121,7 @@ fn mistakes_in_a_task_are_told_by_its_name() {
     fit("loss: loss, name: \"mine\"", "lrr: 1.0").fails(1).says(&["unknown option `lrr` of mine", "recipe.rhai:5:"]);
     fit("loss: loss, name: \"mine\"", "evaluate: #{ every_epochs: 1 }").fails(1).says(&["mine: the option evaluate"]);
     fit("loss: loss, evaluate: |m, e, n, o| #{}", "evaluate: #{}").fails(1).says(&["every_epochs or every_steps"]);
-    fit("loss: loss", "accumulate: 5").fails(1).says(&["a batch of 4 images can be computed in 1 to 4 micro-batches"]);
+    fit("loss: loss", "accumulate: 5").fails(1).says(&["expected 1 to 4 micro-batches for a batch of 4 images"]);
 }
 
 #[test]

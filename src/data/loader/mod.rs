@@ -28,31 +28,31 @@ choices! {
 }
 
 options! {
-    /// How a source becomes batches.
+    /// How to make batches from a source.
     pub struct LoaderOptions {
-        /// Images in the global batch: a multiple of the number of ranks, with mixup and several ranks of twice their
-        /// number.
+        /// Images in the global batch: a multiple of the number of ranks, or of twice that number with mixup on several
+        /// ranks.
         batch: usize = 128,
-        /// Whether each epoch has its own random order.
+        /// Whether to shuffle the images in every epoch.
         shuffle: bool = true,
-        /// Whether a short last batch is left out.
+        /// Whether to drop a short last batch.
         drop_last: bool = false,
-        /// What is done about an image that cannot be read: "error" ends the run, "skip" takes another image instead,
-        /// counts it and lists it in bad_items.txt of the run directory.
+        /// What to do if an image cannot be read: "error" ends the run, "skip" replaces it with another image, counts
+        /// it and lists it in bad_items.txt of the run directory.
         on_bad: OnBad = OnBad::Error,
-        /// Whether JPEGs are turned as their Exif data says; off in torchvision's loader.
+        /// Whether to rotate JPEGs as their Exif data says; torchvision's loader does not.
         exif_orientation: bool = false,
-        /// Worker threads; () means one per CPU thread of the run.
+        /// Number of worker threads; () means one per CPU thread of the run.
         workers: Option<usize> = None,
-        /// Batches made ahead: what bounds the memory.
+        /// Number of batches to prepare in advance, which bounds memory.
         prefetch: usize = 3,
-        /// The rank whose images of each global batch are loaded; () means the run's.
+        /// The rank whose part of each global batch to load; () means this process's rank.
         rank: Option<usize> = None,
-        /// Ranks that divide each global batch among them; () means the run's. All take part in every step, and every
-        /// image is taken once. Where a short last batch has none left for a rank, it gets the batch's first image,
-        /// with a `loss_weight` of 0.
+        /// Number of ranks that share each global batch; () means all of the run. All take part in every step, and
+        /// every image is used once. If a short last batch has no image for a rank, the rank gets the batch's first
+        /// image with a `loss_weight` of 0.
         world_size: Option<usize> = None,
-        /// Seed of order and augmentation; () means the run's.
+        /// Seed of the order and the augmentation; () means the run's.
         seed: Option<u64> = None,
     }
 }

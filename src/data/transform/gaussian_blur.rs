@@ -10,11 +10,11 @@ use crate::random::uniform;
 use rand_chacha::ChaCha8Rng;
 
 options! {
-    /// Random blurring with Pillow's Gaussian blur, as in DINO and DeiT III.
+    /// Random Gaussian blur (Pillow's), as in DINO and DeiT III.
     pub struct GaussianBlurOptions {
-        /// Probability.
+        /// Probability of changing an image.
         p: f64 = 0.5,
-        /// Least and greatest standard deviation, in pixels.
+        /// Minimum and maximum standard deviation, in pixels.
         radius: [f64; 2] = [0.1, 2.0],
     }
 }

@@ -9,7 +9,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 options! {
-    /// A crop at random after padding with zeros (torchvision's `RandomCrop`).
+    /// Crops a random region after padding with zeros (torchvision's `RandomCrop`).
     pub struct RandomCropOptions {
         /// Height and width in pixels; () means the image's.
         size: Option<[usize; 2]> = None,

@@ -16,21 +16,22 @@ use tch::Tensor;
 options! {
     /// Random erasing (Zhong et al., 2017) as timm does it, on normalised images.
     pub struct RandomErasingOptions {
-        /// Probability that an image has anything erased.
+        /// Probability of erasing anything in an image.
         p: f64 = 0.5,
-        /// Least fraction of the image that is erased.
+        /// Minimum fraction of the image to erase.
         min_area: f64 = 0.02,
-        /// Greatest fraction.
+        /// Maximum fraction of the image to erase.
         max_area: f64 = 1.0 / 3.0,
-        /// Least height over width of an erased region.
+        /// Minimum aspect ratio (height / width) of an erased region.
         min_aspect: f64 = 0.3,
-        /// Greatest; () means 1 over the least.
+        /// Maximum aspect ratio; () means 1 / minimum.
         max_aspect: Option<f64> = None,
-        /// What is put in: const (0), rand (a normal colour for each region), pixel (normal values).
+        /// Replacement: const (0), rand (one random colour per region), pixel (random values); both normally
+        /// distributed.
         mode: EraseMode = EraseMode::Const,
-        /// Least number of regions of an image; they share the area.
+        /// Minimum number of regions per image; they share the area.
         min_count: usize = 1,
-        /// Greatest number of regions; () means the least.
+        /// Maximum number of regions; () means the minimum.
         max_count: Option<usize> = None,
     }
 }

@@ -9,9 +9,9 @@ use crate::options;
 use rand_chacha::ChaCha8Rng;
 
 options! {
-    /// Random greying (torchvision's `RandomGrayscale`).
+    /// Turns random images grey (torchvision's `RandomGrayscale`).
     pub struct RandomGrayscaleOptions {
-        /// Probability.
+        /// Probability of changing an image.
         p: f64 = 0.1,
     }
 }

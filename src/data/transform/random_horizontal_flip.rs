@@ -8,9 +8,9 @@ use crate::options;
 use rand_chacha::ChaCha8Rng;
 
 options! {
-    /// Random mirroring, left to right (torchvision's `RandomHorizontalFlip`).
+    /// Mirrors random images left to right (torchvision's `RandomHorizontalFlip`).
     pub struct RandomHorizontalFlipOptions {
-        /// Probability.
+        /// Probability of changing an image.
         p: f64 = 0.5,
     }
 }

@@ -11,9 +11,9 @@ use rand_chacha::ChaCha8Rng;
 options! {
     /// Random solarizing (torchvision's `RandomSolarize`).
     pub struct RandomSolarizeOptions {
-        /// Probability.
+        /// Probability of changing an image.
         p: f64 = 0.5,
-        /// Values from here on are inverted, 0 to 256.
+        /// Values from this threshold on are inverted, 0 to 256.
         threshold: f64 = 128.0,
     }
 }
