@@ -53,7 +53,8 @@ use std::sync::Arc;
 ///
 /// A transform of images implements [`apply`](Self::apply), or [`apply_lazily`](Self::apply_lazily) if it can do
 /// with a part of the image; one of batches implements [`stage`](Self::stage) and
-/// [`apply_to_batch`](Self::apply_to_batch).
+/// [`apply_to_batch`](Self::apply_to_batch), and
+/// [`draw_for_batch`](Self::draw_for_batch) if its draws for each image take long.
 pub trait Transform: Any + Send + Sync {
     /// As a script writes it: "resize(256, bicubic)".
     fn describe(&self) -> String;
@@ -80,6 +81,12 @@ pub trait Transform: Any + Send + Sync {
 
     /// The transform that does this one and the next at once, if that is cheaper.
     fn merge(&self, _next: &dyn Transform) -> Option<Arc<dyn Transform>> {
+        None
+    }
+
+    /// What a transform of batches needs of one image of the given channels, height and width, drawn in the worker
+    /// thread that made the image: the run's thread, which the step waits for, then finds it in [`BatchContext::drawn`].
+    fn draw_for_batch(&self, _shape: [usize; 3], _rng: &mut ChaCha8Rng) -> Option<Drawn> {
         None
     }
 
@@ -112,12 +119,19 @@ pub struct Shape {
     pub size: Option<(usize, usize)>,
 }
 
+/// What [`Transform::draw_for_batch`] gives.
+pub type Drawn = Box<dyn Any + Send>;
+
 /// What a transform of a batch may know besides the batch.
 pub struct BatchContext {
     /// For draws that are made once for the global batch: every rank has the same key.
     pub key: Key,
     /// For draws of each image of the batch; not the stream that the transforms of images drew from.
     pub image_keys: Vec<Key>,
+    /// What [`Transform::draw_for_batch`] gave for each image of the batch, from the image's key and for images of `drawn_for`.
+    pub drawn: Vec<Option<Drawn>>,
+    /// Channels, height and width as the loader made the images; a transform before this one may have changed them.
+    pub drawn_for: [usize; 3],
     /// Images in the global batch.
     pub global_batch: usize,
     /// Classes of the source.
