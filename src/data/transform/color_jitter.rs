@@ -50,7 +50,7 @@ impl Transform for ColorJitter {
         describe_call("color_jitter", &self.0)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         let o = &self.0;
         if !happens(o.p, rng) {
             return Ok(image);

@@ -37,7 +37,7 @@ impl Transform for GaussianBlur {
         describe_call("gaussian_blur", &self.0)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         if happens(self.0.p, rng) {
             let [low, high] = self.0.radius;
             gaussian_blur(&mut image, uniform(rng, low, high));

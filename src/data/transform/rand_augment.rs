@@ -131,7 +131,7 @@ impl Transform for RandAugment {
         describe_call("rand_augment", &self.options)
     }
 
-    fn apply(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         let drawn = self.draw(rng);
         Ok(drawn.iter().fold(image, |image, d| d.op.apply(image, d.argument, self.fill, d.interpolation)))
     }

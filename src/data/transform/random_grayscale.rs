@@ -33,7 +33,7 @@ impl Transform for RandomGrayscale {
         describe_call("random_grayscale", &self.0)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         if happens(self.0.p, rng) {
             grayscale(&mut image);
         }

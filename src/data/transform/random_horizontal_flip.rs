@@ -32,7 +32,7 @@ impl Transform for RandomHorizontalFlip {
         describe_call("random_horizontal_flip", &self.0)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         if happens(self.0.p, rng) {
             horizontal_flip(&mut image);
         }

@@ -36,7 +36,7 @@ impl Transform for RandomSolarize {
         describe_call("random_solarize", &self.0)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         if happens(self.0.p, rng) {
             solarize(&mut image, self.0.threshold);
         }

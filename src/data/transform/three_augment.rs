@@ -40,7 +40,7 @@ impl Transform for ThreeAugment {
         describe_call("three_augment", &self.options)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         let [low, high] = self.options.radius;
         match rng.random_range(0..3) {
             0 => grayscale(&mut image),
