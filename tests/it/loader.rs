@@ -350,7 +350,7 @@ fn a_broken_image_ends_the_run_and_is_named() {
     let whole = std::fs::read(data("folder/train/n01440764/n01440764_0000.JPEG")).unwrap();
     for (bad, pieces) in [
         (&b""[..], &["the file is empty"][..]),
-        (b"<html>404 Not Found</html>", &["no image", "<html>404"]),
+        (b"<html>404 Not Found</html>", &["not an image of a known format", "<html>404"]),
         (&whole[..whole.len() * 6 / 10], &["truncated"]),
         (&[0xff, 0xd8, 0xff, 0xe0, 0, 4, 0, 0, 0xff, 0xd9], &["damaged JPEG"]),
     ] {
@@ -381,7 +381,7 @@ fn a_broken_image_is_replaced_counted_and_listed_where_asked_for() {
     }
     assert_eq!(orders[4], [1.0]);
     assert_eq!(list.lines().count(), 1, "{list}");
-    for piece in ["\t4\t", "dog/1.jpg", "no image"] {
+    for piece in ["\t4\t", "dog/1.jpg", "not an image of a known format"] {
         assert!(list.contains(piece), "{list}");
     }
     assert_eq!(orders, &runs[1].0.numbers()[..5], "whatever the number of workers");
