@@ -12,6 +12,8 @@ pub fn differences(a: &Value, b: &Value) -> Vec<(String, Value, Value)> {
                     walk(&name, x.get(key).unwrap_or(&Value::Null), y.get(key).unwrap_or(&Value::Null), out);
                 }
             }
+            // An int and a float of one value are one number.
+            (Value::Number(x), Value::Number(y)) if x == y || x.as_f64() == y.as_f64() => {}
             _ if a == b => {}
             _ => out.push((name.to_string(), a.clone(), b.clone())),
         }

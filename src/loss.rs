@@ -8,9 +8,9 @@ use tch::{Kind, Tensor};
 options! {
     /// Variants of the NEPA loss.
     pub struct NextEmbeddingOptions {
-        /// Compare position t with the embedding at t + 1 (true) or at t (false).
+        /// Whether position t is compared with the embedding at t + 1, or at t.
         shift: bool = true,
-        /// Whether no gradient flows through the target embeddings.
+        /// Whether to stop gradients through the target embeddings.
         stop_grad: bool = true,
     }
 }

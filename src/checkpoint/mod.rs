@@ -166,9 +166,9 @@ pub fn weights(path: &Path) -> Result<TensorFile> {
 }
 
 options! {
-    /// How tensors are put into a module.
+    /// How to load tensors into a module.
     pub struct FillOptions {
-        /// Whether any tensor that is missing, unexpected or of another shape is an error.
+        /// Whether a missing or unexpected tensor, or one of another shape, is an error.
         strict: bool = true,
     }
 }
@@ -202,13 +202,13 @@ pub fn load(dir: &Path) -> Result<VitNepa> {
 }
 
 options! {
-    /// What is said about a saved model.
+    /// Information to save with a model.
     pub struct SaveOptions {
-        /// Which weights these are: "raw" or "ema"; written into the files.
+        /// Which weights these are, "raw" or "ema"; recorded in the files.
         weights: String = "raw".to_string(),
-        /// Names of the classes, by index; () keeps those that the model was loaded with.
+        /// Names of the classes, by label; () keeps those that the model was loaded with.
         class_names: Option<Vec<String>> = None,
-        /// Anything else worth knowing (a map), for example what it was started from.
+        /// Anything else worth recording (a map), for example what it was started from.
         provenance: Map<String, Value> = Map::new(),
     }
 }

@@ -4,7 +4,7 @@ use super::batch::Batch;
 use super::decode::LazyImage;
 use super::image::Image;
 use super::source::{Source, StoredImage};
-use super::transform::{BatchContext, Normalize, RandomErasing, Shape, Stage, Transform};
+use super::transform::{BatchContext, Drawn, Normalize, RandomErasing, Shape, Stage, Transform};
 use crate::error::{Result, bail, catch_panic, ensure};
 use crate::random::Key;
 use rand_chacha::ChaCha8Rng;
@@ -74,10 +74,25 @@ impl Pipeline {
         self.on_batch.first().and_then(as_normalize)
     }
 
-    /// A batch through the transforms of the batch, without [`Pipeline::first_normalization`].
-    pub fn apply_to_batch(&self, batch: Batch, context: &BatchContext) -> Result<Batch> {
+    /// What each transform of the batch draws for one image of the given channels, height and width.
+    pub fn draw_for_batch(&self, shape: [usize; 3], key: Key) -> Vec<Option<Drawn>> {
+        self.on_batch.iter().map(|transform| transform.draw_for_batch(shape, &mut key.rng())).collect()
+    }
+
+    /// A batch through the transforms of the batch, without [`Pipeline::first_normalization`]; `drawn` is what
+    /// [`Pipeline::draw_for_batch`] gave for each image.
+    pub fn apply_to_batch(
+        &self,
+        mut batch: Batch,
+        mut context: BatchContext,
+        mut drawn: Vec<Vec<Option<Drawn>>>,
+    ) -> Result<Batch> {
         let done = usize::from(self.first_normalization().is_some());
-        self.on_batch[done..].iter().try_fold(batch, |batch, transform| transform.apply_to_batch(batch, context))
+        for (number, transform) in self.on_batch.iter().enumerate().skip(done) {
+            context.drawn = drawn.iter_mut().map(|of_image| of_image[number].take()).collect();
+            batch = transform.apply_to_batch(batch, &context)?;
+        }
+        Ok(batch)
     }
 
     /// Channels, height and width of every result: known from the transforms, or from the source, or else those of the

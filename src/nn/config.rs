@@ -26,8 +26,8 @@ impl Activation {
 }
 
 options! {
-    /// A ViT-NEPA. The defaults are the published base model's pretraining (ViT-B/14 at 224²).
-    /// Every block takes the whole configuration and reads what concerns it.
+    /// A ViT-NEPA. The defaults are those of the published base model's pretraining (ViT-B/14 at 224²).
+    /// Every block takes the whole configuration and reads the keys that it needs.
     pub struct VitNepaConfig {
         /// Side of the square images, in pixels.
         image_size: i64 = 224,
@@ -43,7 +43,7 @@ options! {
         num_attention_heads: i64 = 12,
         /// Width of the mlp; () means 4 × hidden_size.
         intermediate_size: Option<i64> = None,
-        /// Nonlinearity of the mlp: "gelu" (exact) or "silu".
+        /// Activation function of the mlp: "gelu" (exact) or "silu".
         hidden_act: Activation = Activation::Gelu,
         /// Whether the mlp is gated: down(act(gate(x)) ⊙ up(x)); with "silu" this is SwiGLU.
         use_gated_mlp: bool = false,
@@ -51,11 +51,11 @@ options! {
         qkv_bias: bool = true,
         /// Whether queries and keys are layer-normed over the head width, before rotation.
         qk_norm: bool = true,
-        /// Whether these norms have a learned weight.
+        /// Whether these norms (QK-norm) have a learned weight.
         qk_norm_affine: bool = true,
-        /// Whether these norms have a learned bias too.
+        /// Whether these norms (QK-norm) also have a learned bias.
         qk_norm_bias: bool = false,
-        /// Start of LayerScale; () means none at all.
+        /// Initial value of LayerScale; () means no LayerScale.
         layerscale_value: Option<f64> = Some(1e-5),
         /// Added to the variance in every LayerNorm.
         layer_norm_eps: f64 = 1e-12,
@@ -67,17 +67,17 @@ options! {
         pos_embed_jitter: Option<f64> = None,
         /// In training, multiplies both axes by one exp(U(-ln r, ln r)).
         pos_embed_rescale: Option<f64> = None,
-        /// Whether a token attends only to itself and those before it.
+        /// Whether attention is causal: a token attends only to itself and earlier tokens.
         is_causal: bool = true,
-        /// Drop path rate of the last block, growing linearly from 0 at the first.
+        /// Drop path rate of the last block; rates grow linearly from 0 at the first block.
         drop_path_prob: f64 = 0.0,
         /// Standard deviation of the initial weights (truncated normal).
         initializer_range: f64 = 0.02,
-        /// Whether pretraining adds the loss over the outputs of blocks 1 … L-1.
+        /// Whether pretraining adds the intermediate loss, over the outputs of blocks 1 … L-1.
         use_intermediate_loss: bool = false,
-        /// Classes of the classification head; 0 means no head (pretraining).
+        /// Number of classes of the classification head; 0 means no head (pretraining).
         num_labels: i64 = 0,
-        /// Head on the mean of the patch tokens with its own norm (true) or on the last token.
+        /// Whether the head takes the mean of the patch tokens, with a norm of its own, or the last token.
         add_pooling_layer: bool = true,
     }
 }

@@ -11,13 +11,13 @@ options! {
     pub struct Conv2dOptions {
         /// Side of the square kernel, in pixels.
         kernel_size: i64 = 3,
-        /// Step of the kernel, in pixels.
+        /// Stride of the kernel, in pixels.
         stride: i64 = 1,
         /// Zero padding on each side, in pixels.
         padding: i64 = 0,
-        /// Number of channel groups that are convolved apart.
+        /// Number of channel groups, which are convolved separately.
         groups: i64 = 1,
-        /// Whether a bias is added.
+        /// Whether to add a bias.
         bias: bool = true,
         /// Standard deviation of the initial weights (truncated normal).
         initializer_range: f64 = 0.02,

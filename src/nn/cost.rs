@@ -11,7 +11,7 @@ options! {
         batch: i64 = 256,
         /// Dtype of matrix products: "float32", or "bfloat16" for autocast.
         dtype: String = "float32".into(),
-        /// Whether backward recomputes the blocks.
+        /// Whether backward recomputes the blocks (activation checkpointing).
         recompute: bool = false,
     }
 }

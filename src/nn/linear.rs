@@ -8,7 +8,7 @@ use tch::Tensor;
 options! {
     /// How a linear layer is made.
     pub struct LinearOptions {
-        /// Whether a bias is added.
+        /// Whether to add a bias.
         bias: bool = true,
         /// Standard deviation of the initial weights (truncated normal).
         initializer_range: f64 = 0.02,

@@ -12,7 +12,7 @@ options! {
         eps: f64 = 1e-12,
         /// Whether it has a learned weight.
         affine: bool = true,
-        /// Whether it has a learned bias too (needs `affine`).
+        /// Whether it also has a learned bias (needs `affine`).
         bias: bool = true,
     }
 }

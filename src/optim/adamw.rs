@@ -12,28 +12,28 @@ use wildmatch::WildMatch;
 options! {
     /// AdamW's hyperparameters.
     pub struct AdamwOptions {
-        /// Decay rates of the first and second moment.
+        /// Decay rates of the first and second moments.
         betas: [f64; 2] = [0.9, 0.95],
-        /// Added to the root of the second moment.
+        /// Added to the square root of the second moment.
         eps: f64 = 1e-8,
-        /// Decoupled weight decay, times the learning rate.
+        /// Decoupled weight decay, multiplied by the learning rate.
         weight_decay: f64 = 0.05,
-        /// Parameters without weight decay: name patterns, `*` standing for any characters.
+        /// Parameters without weight decay: name patterns, in which `*` stands for any characters.
         no_decay: Vec<String> = ["*bias*", "*layernorm*", "*layer_scale*", "*_norm*"].map(String::from).to_vec(),
-        /// Options by name: a parameter takes those of the first group whose pattern matches it. Each is
-        /// a map with `pattern` and the options of a grouping function.
+        /// Parameter groups: a parameter takes the options of the first group whose pattern matches its name.
+        /// Each is a map with `pattern` and the options of a grouping function.
         groups: Vec<PatternGroup> = Vec::new(),
     }
 }
 
 options! {
-    /// Options of the parameters whose name matches a pattern.
+    /// Options for parameters whose name matches a pattern.
     pub struct PatternGroup {
-        /// Name pattern, `*` standing for any characters.
+        /// Name pattern, in which `*` stands for any characters.
         pattern: String = String::new(),
-        /// Factor on the learning rate given to `step`.
+        /// Factor of the learning rate passed to `step`.
         lr_scale: f64 = 1.0,
-        /// Weight decay; () means the optimizer's own rule.
+        /// Weight decay; () means the optimizer's rule.
         weight_decay: Option<f64> = None,
         /// Power of the layer-wise decay, for `step` with a function.
         llrd_power: i64 = 0,
@@ -41,11 +41,11 @@ options! {
 }
 
 options! {
-    /// Options that a grouping function gives a parameter.
+    /// Options that a grouping function returns for a parameter.
     pub struct ParamGroupOptions {
-        /// Factor on the learning rate given to `step`.
+        /// Factor of the learning rate passed to `step`.
         lr_scale: f64 = 1.0,
-        /// Weight decay of this parameter; () means the optimizer's own rule.
+        /// Weight decay of this parameter; () means the optimizer's rule.
         weight_decay: Option<f64> = None,
         /// Power of the layer-wise decay, for `step` with a function.
         llrd_power: i64 = 0,

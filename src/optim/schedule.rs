@@ -5,17 +5,17 @@ use crate::error::{Result, ensure};
 use crate::options;
 
 options! {
-    /// A schedule's shape.
+    /// The shape of a schedule.
     pub struct ScheduleOptions {
         /// Peak learning rate.
         lr: f64 = 1.0,
-        /// Steps of the whole run.
+        /// Total steps of the run.
         total_steps: i64 = 0,
         /// Steps of linear warm-up from 0.
         warmup_steps: i64 = 0,
-        /// Layer-wise decay: a group of power p gets llrd^p of the rate.
+        /// Layer-wise decay: a group with power p gets the rate times llrd^p.
         llrd: f64 = 1.0,
-        /// What llrd itself becomes by the end, along a cosine (llrd_cosine only); () means it stays.
+        /// Final value of llrd, reached along a cosine (llrd_cosine only); () keeps llrd constant.
         llrd_end: Option<f64> = None,
     }
 }

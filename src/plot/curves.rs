@@ -134,8 +134,8 @@ fn count(value: f64) -> String {
     }
 }
 
-/// The same curve with at most four points for each of `pixels` columns: the first, the least, the
-/// greatest and the last, which cover the same pixels.
+/// Thins a curve to at most four points for each of `pixels` columns: the first, the smallest, the
+/// largest and the last, which cover the same pixels.
 pub(super) fn thin(points: Vec<(f64, f64)>, pixels: u32) -> Vec<(f64, f64)> {
     if points.len() <= 4 * pixels as usize {
         return points;

@@ -142,7 +142,7 @@ pub(super) fn on_pixels(
     Ok(pixels.save(file)?)
 }
 
-/// The same for pictures of pixels, which are PNG files.
+/// Draws a picture of pixels to a PNG file.
 pub(super) fn draw_to(
     path: &Path,
     options: &PlotOptions,

@@ -12,21 +12,21 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 options! {
-    /// How maps are drawn on an image.
+    /// How to draw maps on an image.
     pub struct OverlaysOptions {
         /// Title above the picture.
         title: String = String::new(),
         /// A line below the title.
         subtitle: String = String::new(),
-        /// Panels in a row; 0 puts up to 4 there.
+        /// Panels per row; 0 means up to 4.
         columns: u64 = 0,
         /// Pixels of a panel's longer side.
         size: u64 = 256,
-        /// Share of the map's colour over the image, 0 to 1.
+        /// Opacity of the map's colour over the image, 0 to 1.
         alpha: f64 = 0.6,
-        /// The value that is black, of float images.
+        /// Value drawn as black, for float images.
         low: f64 = 0.0,
-        /// The value that is white, of float images.
+        /// Value drawn as white, for float images.
         high: f64 = 1.0,
     }
 }
@@ -136,7 +136,7 @@ fn read_map(panel: &Overlay) -> Result<Option<Grid>> {
     for f in &panel.frames {
         ensure!(
             f.row < rows && f.column < columns,
-            "{of}: the frame at row {}, column {} is outside of the {rows} x {columns} patches",
+            "{of}: the frame at row {}, column {} is outside the {rows} x {columns} patches",
             f.row,
             f.column
         );

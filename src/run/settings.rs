@@ -56,9 +56,12 @@ impl Settings {
         .into())
     }
 
-    /// "lr: was 0.001, now 0.002" for every changeable setting that differs from what it was `before`.
+    /// "lr: was 0.001, now 0.002" for every changeable setting that differs from what it was `before`. One that the
+    /// earlier run did not have yet is no change.
     pub fn changes_since(&self, before: &Map<String, Value>) -> Vec<String> {
-        changes(before, &self.changeable)
+        let mut now = self.changeable.clone();
+        now.retain(|name, _| before.contains_key(name));
+        changes(before, &now)
     }
 }
 
@@ -66,5 +69,38 @@ fn changes(before: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String>
     let word = |v: &Value| if v.is_null() { "()".to_string() } else { v.to_string() };
     let line =
         |(name, before, now): (String, Value, Value)| format!("{name}: was {}, now {}", word(&before), word(&now));
-    differences(&Value::Object(before.clone()), &Value::Object(now.clone())).into_iter().map(line).collect()
+    let all = differences(&Value::Object(before.clone()), &Value::Object(now.clone())).into_iter();
+    all.filter(|(_, before, now)| !is_same_handle(before, now)).map(line).collect()
+}
+
+/// Whether both name one type of handle: nepa 0.1.0 recorded Rust's path of it, `nepa::script::api::data::Source`.
+fn is_same_handle(before: &Value, now: &Value) -> bool {
+    let (Some(before), Some(now)) = (before.as_str(), now.as_str()) else { return false };
+    before.starts_with("nepa::") && before.rsplit("::").next() == Some(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn map(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn runs_of_earlier_versions_resume_with_equal_settings() {
+        let before = map(json!({ "images": "nepa::script::api::data::Source", "head_lr": 1, "lr": 0.1 }));
+        let same = map(json!({ "images": "Source", "head_lr": 1.0, "lr": 0.1 }));
+        assert_eq!(changes(&before, &same), [""; 0]);
+        let other = map(json!({ "images": "Batch", "head_lr": 2, "lr": 0.1 }));
+        assert_eq!(changes(&before, &other).len(), 2);
+    }
+
+    #[test]
+    fn only_settings_that_the_earlier_run_had_can_have_changed() {
+        let all = map(json!({ "steps": 10, "report_flops": false }));
+        let now = Settings::new(all, &["steps".into(), "report_flops".into()]).unwrap();
+        assert_eq!(now.changes_since(&map(json!({ "steps": 5 }))), ["steps: was 5, now 10"]);
+    }
 }

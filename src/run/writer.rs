@@ -20,13 +20,13 @@ const DAMAGED: &str = "damaged-";
 const REMOVING: &str = ".removing-";
 
 options! {
-    /// When checkpoints are written, and which are kept.
+    /// When to write checkpoints, and which to keep.
     pub struct CheckpointOptions {
-        /// Steps between checkpoints; 0 writes one only at the end and where a signal asks for it.
+        /// Steps between checkpoints; 0 writes one only at the end and when a signal asks for it.
         every: i64 = 1000,
-        /// How many of the newest ones are kept.
+        /// Number of newest checkpoints to keep.
         keep: usize = 3,
-        /// Checkpoints at multiples of so many steps are kept for good; 0 keeps none.
+        /// Checkpoints at multiples of this many steps are kept permanently; 0 means none.
         keep_every: i64 = 0,
     }
 }

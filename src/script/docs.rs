@@ -32,6 +32,9 @@ impl FnDoc {
         if let Some(property) = self.name.strip_prefix("get$") {
             return format!("{}.{property}{returns}", self.params[0].1);
         }
+        if let Some(property) = self.name.strip_prefix("set$") {
+            return format!("{}.{property} = {}", self.params[0].1, self.params[1].1);
+        }
         if self.name == "index$get$" {
             return format!("{}[{}]{returns}", self.params[0].1, typed(&self.params[1]));
         }
@@ -53,7 +56,7 @@ impl FnDoc {
 
     /// The name without Rhai's marks.
     fn plain_name(&self) -> &str {
-        self.name.strip_prefix("get$").unwrap_or(self.name)
+        self.name.strip_prefix("get$").or(self.name.strip_prefix("set$")).unwrap_or(self.name)
     }
 
     fn full_name(&self) -> String {

@@ -94,15 +94,14 @@ impl Namespace<'_> {
         function: impl RhaiNativeFunc<A, N, X, R, F> + 'static,
     ) {
         let Signature { name, doc, params, returns, options } = signature;
-        let params: Vec<(&str, String)> = params.into_iter().map(|(name, of)| (name, of.to_string())).collect();
-        let returns = returns.to_string();
-        let typed = params.iter().map(|(name, of)| format!("{name}: {of}"));
+        let typed = params.iter().map(|(name, of)| format!("{name}: {}", of.rhai_name()));
         FuncRegistration::new(name)
             .with_comments(doc.iter().map(|line| format!("///{line}")))
-            .with_params_info(typed.chain([returns.clone()]))
+            .with_params_info(typed.chain([returns.rhai_name().to_string()]))
             .with_volatility(true)
             .set_into_module(&mut self.module, function);
-        let (group, qualified) = (self.name, self.qualified);
+        let params = params.into_iter().map(|(name, of)| (name, of.to_string())).collect();
+        let (group, qualified, returns) = (self.name, self.qualified, returns.to_string());
         self.reference.functions.push(FnDoc { group, qualified, name, params, returns, doc: doc.to_vec(), options });
     }
 }

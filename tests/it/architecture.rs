@@ -1,4 +1,4 @@
-//! The table "which room may know which" of docs/architecture.md, held true.
+//! Enforces the table of rooms in docs/architecture.md: which may use which.
 //!
 //! A room is a folder or a file directly below src/. It knows another one where its code names a path into it:
 //! `crate::…`, `super::…`, or a macro that the other exports. Comments, strings and tests do not count.

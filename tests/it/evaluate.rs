@@ -214,16 +214,19 @@ fn what_does_not_fit_is_told() {
     fails("options.predictions = \"p.txt\"; evaluate::classify(raw, images, options);", &["p.txt", ".parquet or .csv"]);
     fails(
         "options.real = [[0]]; evaluate::classify(raw, images, options);",
-        &["has labels for 1 images", "there are 12"],
+        &["option real: expected labels for 12 images, found 1"],
     );
-    fails("options.subset = [0, 1]; evaluate::classify(raw, images, options);", &["n02099601", "not in option subset"]);
+    fails(
+        "options.subset = [0, 1]; evaluate::classify(raw, images, options);",
+        &["option subset lacks the class n02099601"],
+    );
     fails(
         "evaluate::classify(|x| raw.forward(x) / 0.0, images, options);",
-        &["\"model\" gives logits that are not finite"],
+        &["\"model\" gives NaN or infinite logits"],
     );
     fails(
         "config.num_labels = 0; evaluate::classify(nn::vit_nepa(config), images, options);",
-        &["\"model\" gives [5, ", "expected logits [5, classes]: has it a classification head?"],
+        &["\"model\": expected logits [5, classes], found [5, ", "does it have a classification head?"],
     );
     fails("evaluate::classify_each(#{}, images, options);", &["at least one model"]);
     let save =

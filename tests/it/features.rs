@@ -225,7 +225,7 @@ fn what_cannot_be_judged_is_told() {
         ("linear_probe(m, train, test, #{ steps: 0 })", &["steps and epochs: expected at least 1, found 0"]),
         ("extract(m, test, #{ block: [0, 4] })", &["expected 0 to 3 or \"last\", found 4"]),
         ("extract(m, test, #{ block: [] })", &["block: expected a block"]),
-        ("online(m, train, #{ block: [1] })", &["expected a single one"]),
+        ("online(m, train, #{ block: [1] })", &["expected a single block"]),
         ("blocks(\"0,lst\", 3)", &["0 to 3 or \"last\"", "found \"0,lst\""]),
     ] {
         fashion_script(&format!("features::{call};"), &[]).fails(1).says(pieces);

@@ -66,7 +66,7 @@ fn what_became_of_each_tensor_is_said_listed_and_kept_with_the_models() {
     said.succeeds().says(&[
         "from pre/model.safetensors (raw weights)",
         "folded     4: vit_nepa.encoder.layer.*.layer_scale.lambda1 (2), vit_nepa.encoder.layer.*.output.layer_scale.lambda1 (2)",
-        "nothing to adapt from 28² to 42²: they are rotary, of grids of 4 and 6 patches a side",
+        "nothing to adapt from 28² to 42²: they are rotary, on grids of 4 and 6 patches per side",
         "replaced   4",
     ]);
     let list = folder.text("o/initialisation.txt");
@@ -351,7 +351,7 @@ fn labels_and_classes_that_do_not_match_are_told_with_both_sides() {
         "{HEAD}let m = nn::vit_nepa(#{{ image_size: 28, patch_size: 14, hidden_size: 8, num_attention_heads: 2, num_hidden_layers: 1, num_labels: 2 }});\n\
          finetune::fit(m, data::open(\"two\", \"train\"), #{{ evaluate: #{{ images: data::open(\"two\", \"val\") }} }});"
     );
-    folder.run(&body).fails(1).says(&["the classes differ: 2 in", "1 in", "only in the former [\"dog\"]"]);
+    folder.run(&body).fails(1).says(&["the classes differ: 2 in", "1 in", "only in the first: [\"dog\"]"]);
 }
 
 #[test]
@@ -365,7 +365,7 @@ fn the_recipes_fine_tune_on_every_layout_and_say_so_in_their_models() {
         for set in [&data, &model, "weights=raw", "batch=8", "micro_batch=4", "epochs=1", "dtype=float32"] {
             args.extend(["--set", set]);
         }
-        folder.nepa(&args).succeeds().prints(&["best average: top-1", "out/best"]);
+        folder.nepa(&args).succeeds().prints(&["best averaged weights: top-1", "out/best"]);
         for (name, weights) in [("model", "raw"), ("model-ema", "ema"), ("best", "ema")] {
             let about = folder.json(&format!("out/{name}/provenance.json"));
             assert_eq!(about["weights"], weights, "{layout}");

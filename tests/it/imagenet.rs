@@ -86,7 +86,7 @@ fn a_model_decides_among_the_two_hundred_classes_of_a_and_r() {
     said.succeeds().prints(&["[50.0, \"tench, Tinca tinca\"]", "[50.0, [6, 11], \"stingray\"]"]);
     folder.write("b/n01440764/x.jpg", picture());
     let said = folder.run(&saying(&[0], "imagenet::evaluate(models, \"b\", \"a\", options);"));
-    said.fails(1).says(&["images of the class n01440764, which is not in option subset"]);
+    said.fails(1).says(&["option subset lacks the class n01440764"]);
 }
 
 #[test]
@@ -100,10 +100,10 @@ fn reals_labels_go_by_file_names() {
     let with = |more: &str| saying(&[7, 1], &format!("{more} {evaluate}"));
     let found = folder.run(&with("options.real_json = \"real.json\";")).numbers();
     assert_close(&found[0], &[2.0, 100.0], 1e-9);
-    folder.run(&with("")).fails(1).says(&["needs option real_json"]);
+    folder.run(&with("")).fails(1).says(&["needs the option real_json"]);
     folder.write("val/n01440764/other.JPEG", picture());
     let said = folder.run(&with("options.real_json = \"real.json\";"));
-    said.fails(1).says(&["ILSVRC2012_val_00000001", "is called n01440764/other.JPEG"]);
+    said.fails(1).says(&["ILSVRC2012_val_00000001", "is named n01440764/other.JPEG"]);
 }
 
 #[test]

@@ -85,5 +85,5 @@ fn every_ablation_trains_and_shows_what_came_of_it() {
     assert!(image::image_dimensions(folder.path("out/ablations.png")).is_ok());
 
     let wrong = folder.nepa(&["run", &recipe, "--set", r#"variants=["base", "no_rpoe"]"#]);
-    wrong.fails(1).says(&["no variant no_rpoe", "no_rope"]);
+    wrong.fails(1).says(&["unknown variant no_rpoe", "no_rope"]);
 }

@@ -30,12 +30,12 @@ fn the_run_says_at_its_start_what_will_happen_and_then_how_fast() {
     let said = fit(&folder, "o", "#{ epochs: 3, accumulate: 2, report_flops: true }");
     said.succeeds().says(&[
         "pretrain: vit_nepa(28² / 7, 2 x 16, 2 heads), 0.01 M parameters, float32 on cpu",
-        "640 images 1 x 28 x 28, 10 classes; batch 64 in 2 micro-batches, 10 steps an epoch",
+        "640 images 1 x 28 x 28, 10 classes; batch 64 in 2 micro-batches, 10 steps per epoch",
         "30 steps (warm-up 1), 3.0 epochs, 0.00 M images",
-        "17 tokens an image",
+        "17 tokens per image",
         "memory     about",
-        "GFLOP/s is what plain matrix products reach",
-        "s a step: the data must deliver",
+        "GFLOP/s reached by plain matrix products",
+        "s per step: the data must deliver",
     ]);
     let rows = metrics(&folder, "o");
     let steps: Vec<i64> = rows.iter().map(|r| r["step"].as_i64().unwrap()).collect();
@@ -59,7 +59,7 @@ fn the_run_says_at_its_start_what_will_happen_and_then_how_fast() {
     let log = folder.text("o/run.log");
     for text in [
         "---- started: ",
-        "17 tokens an image",
+        "17 tokens per image",
         "pretrain: step 30, epoch 2, ",
         "checkpoint at step 30",
         "---- finished",

@@ -129,7 +129,7 @@ fn mistakes_in_a_task_are_told_by_its_name() {
     fit("loss: loss, options: train::declared(#{ lr: 1e-2, label: \"own\" })", "").succeeds().says(&["own: "]);
     let said = fit("loss: loss, options: train::declared(#{ lrr: 1e-2 })", "");
     said.fails(1).says(&["unknown option `lrr` of train::declared", "did you mean `lr`?", "recipe.rhai:5:"]);
-    fit("loss: loss", "accumulate: 5").fails(1).says(&["a batch of 4 images can be computed in 1 to 4 micro-batches"]);
+    fit("loss: loss", "accumulate: 5").fails(1).says(&["expected 1 to 4 micro-batches for a batch of 4 images"]);
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn an_error_inside_shows_its_line_however_deep_it_sits() {
 #[test]
 fn a_result_that_is_no_tensor_is_told_at_the_call() {
     let script = "let m = nn::define(#{}, |m, x| { let y = x; });\nm.forward(ones([1]));";
-    run(script).blames("recipe.rhai:2:3", "m.forward(ones([1]));", &["must give a tensor, found ()"]);
+    run(script).blames("recipe.rhai:2:3", "m.forward(ones([1]));", &["must return a tensor, found ()"]);
 }
 
 #[test]

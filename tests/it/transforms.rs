@@ -1,6 +1,7 @@
 //! Operations on pictures against Pillow's results, and random transforms against the distributions
 //! that they draw from.
 
+use nepa::data::decode::LazyImage;
 use nepa::data::image::{Image, Interpolation, Region};
 use nepa::data::pillow::*;
 use nepa::data::transform::*;
@@ -481,4 +482,25 @@ fn unknown_operations_and_bad_arguments_are_named() {
     assert_eq!(error("Rotate", &[]), "image operation Rotate: expected 1 argument, found 0");
     assert_eq!(error("Posterize", &[9.0]), "image operation Posterize: expected bits from 0 to 8, found 9");
     assert!(error("Rotate", &[f64::NAN]).contains("finite"));
+}
+
+#[test]
+fn crops_and_resizing_change_pixels_as_they_change_encoded_images() {
+    let region = Region { top: 1, left: 2, height: 9, width: 8 };
+    let interpolation = Interpolation::Bilinear;
+    let transforms: [(Box<dyn Transform>, (usize, usize)); 4] = [
+        (Box::new(CenterCrop { height: 5, width: 7 }), (5, 7)),
+        (Box::new(Resize { to: ResizeTo::Shorter(6), interpolation }), (6, 10)),
+        (Box::new(ResizedCrop { region, height: 4, width: 3, interpolation }), (4, 3)),
+        (Box::new(RandomResizedCrop::new(6, 5, &RandomResizedCropOptions::default()).unwrap()), (6, 5)),
+    ];
+    let original = picture(20, 12, 3);
+    for (transform, size) in transforms {
+        let image = transform.apply(original.clone(), &mut rng(1)).unwrap();
+        let lazily = transform.apply_lazily(LazyImage::Decoded(original.clone()), &mut rng(1)).unwrap();
+        assert_eq!((image.height, image.width), size, "{}", transform.describe());
+        assert!(image == lazily.decode().unwrap(), "{}", transform.describe());
+    }
+    let image = CenterCrop { height: 4, width: 6 }.apply(original.clone(), &mut rng(1)).unwrap();
+    assert_eq!(image, original.crop(Region { top: 4, left: 7, height: 4, width: 6 }));
 }

@@ -122,22 +122,22 @@ fn places_that_are_not_there_are_refused() {
     let fails = |body: &str, pieces: &[&str]| {
         script(body).fails(1).says(pieces);
     };
-    let outside = ["the patch at row 4, column 0 is outside of the 4 x 4 patches"];
+    let outside = ["row 4, column 0 is outside the 4 x 4 patches"];
     fails("visualize::maps(model, image, 4, 0, #{});", &outside);
     fails(r#"visualize::patches("4,0", [4, 4], 0);"#, &outside);
     fails(r#"visualize::patches("1;2", [4, 4], 0);"#, &[r#"expected "row,column" such as "3,5""#, r#"found "1""#]);
-    fails(r#"visualize::patches("random 17", [4, 4], 0);"#, &["a number up to 16", "random 17"]);
+    fails(r#"visualize::patches("random 17", [4, 4], 0);"#, &["a number from 1 to 16", "random 17"]);
     fails(r#"visualize::patches("", [4, 4], 0);"#, &["found nothing"]);
-    fails(r#"visualize::maps(model, image, 0, 0, #{ layers: "3" });"#, &["no layer 3", "layers 0 to 2"]);
+    fails(r#"visualize::maps(model, image, 0, 0, #{ layers: "3" });"#, &["expected layers 0 to 2, found 3"]);
     fails(r#"visualize::maps(model, image, 0, 0, #{ layers: "first" });"#, &[r#""all", "last" or numbers"#, "first"]);
     fails(
         r#"visualize::maps(model, image, 0, 0, #{ heads: "median" });"#,
-        &["unknown reduction", "mean, max and none"],
+        &["heads: expected mean, max or none, found \"median\""],
     );
-    fails("visualize::maps(model, image, 0, 0, #{ top_p: 0.0 });", &["top_p: expected above 0 and at most 1"]);
-    fails(r#"visualize::image_numbers("first 0", 6);"#, &[r#"expected "first" and a number from 1 on"#]);
-    fails(r#"visualize::image_numbers("", 6);"#, &["images: none are chosen, of 6"]);
-    fails(r#"visualize::image_numbers("2,6", 6);"#, &["no image 6", "images 0 to 5"]);
+    fails("visualize::maps(model, image, 0, 0, #{ top_p: 0.0 });", &["top_p: expected a number above 0 and at most 1"]);
+    fails(r#"visualize::image_numbers("first 0", 6);"#, &[r#"expected "first" and a positive number"#]);
+    fails(r#"visualize::image_numbers("", 6);"#, &["images: expected at least one of the 6 images"]);
+    fails(r#"visualize::image_numbers("2,6", 6);"#, &["expected images 0 to 5, found 6"]);
 }
 
 #[test]
@@ -215,9 +215,9 @@ fn the_recipe_says_what_is_wrong_with_what_it_is_given() {
     let wrong = |sets: &[&str], pieces: &[&str]| {
         recipe(&Folder::new(), &golden(MODEL), &pictures(), sets).fails(1).says(pieces);
     };
-    wrong(&["patches=9,0"], &["row 9, column 0 is outside of the 4 x 4 patches"]);
-    wrong(&["layers=7"], &["no layer 7"]);
-    wrong(&["heads=sum"], &["unknown reduction"]);
+    wrong(&["patches=9,0"], &["row 9, column 0 is outside the 4 x 4 patches"]);
+    wrong(&["layers=7"], &["found 7"]);
+    wrong(&["heads=sum"], &["expected mean, max or none"]);
     wrong(&["images=x"], &[r#"expected numbers such as "0,7,12""#]);
     wrong(&["alpha=2.0"], &["alpha: expected 0 to 1, found 2"]);
 }
@@ -231,7 +231,7 @@ fn a_panel_that_cannot_be_drawn_is_refused_and_nothing_written() {
         assert!(!folder.path("x.png").exists());
     };
     draw("#{ map: rand([2]) }", &["expected a map [rows, columns]"]);
-    draw("#{ map: rand([2, 2]), frames: [[2, 0, \"a\"]] }", &["row 2, column 0 is outside of the 2 x 2 patches"]);
+    draw("#{ map: rand([2, 2]), frames: [[2, 0, \"a\"]] }", &["row 2, column 0 is outside the 2 x 2 patches"]);
     draw("#{ map: rand([2, 2]) / 0.0 }", &["not finite"]);
     draw("#{ mapp: rand([2, 2]) }", &["unknown key `mapp`", "did you mean"]);
     draw("#{ map: 3 }", &["expected a tensor [rows, columns] as map"]);

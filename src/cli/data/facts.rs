@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn what_has_no_header_is_reported() {
         assert!(of("zero-bytes.jpg").unwrap_err().to_string().contains("empty"));
-        assert!(of("text.jpg").unwrap_err().to_string().contains("no image"));
+        assert!(of("text.jpg").unwrap_err().to_string().contains("not an image"));
         assert!(of("cut-in-header.jpg").is_err());
     }
 }

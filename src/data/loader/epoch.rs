@@ -4,7 +4,7 @@ use super::to_float::{BufferPool, to_float};
 use super::{Loader, OnBad, Shared, lock};
 use crate::data::batch::Batch;
 use crate::data::image::Image;
-use crate::data::transform::BatchContext;
+use crate::data::transform::{BatchContext, Drawn};
 use crate::device;
 use crate::error::{Diagnostic, Result, catch_panic, one_line};
 use crate::positions::Positions;
@@ -62,6 +62,8 @@ struct Item {
     number: usize,
     index: usize,
     label: i64,
+    /// For each transform of the batch.
+    drawn: Vec<Option<Drawn>>,
     error: Option<anyhow::Error>,
 }
 
@@ -140,6 +142,7 @@ impl Work {
                 number,
                 index: 0,
                 label: -1,
+                drawn: Vec::new(),
                 error: Some(e),
             });
             lock(&slot.items).push(item);
@@ -161,14 +164,14 @@ impl Work {
         let mut replacements = None;
         for _ in 0..MOST_REPLACEMENTS {
             match catch_panic(|| shared.image(index, self.image_key(index), out)) {
-                Ok(()) => return Item { number, index, label: shared.source.label(index), error: None },
+                Ok(drawn) => return Item { number, index, label: shared.source.label(index), drawn, error: None },
                 Err(e) => {
                     let name = shared.source.name(index);
                     // A wrong list of transforms is not a broken image.
                     let misfit = e.chain().any(|cause| cause.is::<Misfit>());
                     if shared.on_bad == OnBad::Error || misfit {
                         let what = format!("cannot read item {index} ({name}) of {}", shared.source.describe());
-                        return Item { number, index, label: -1, error: Some(e.context(what)) };
+                        return Item { number, index, label: -1, drawn: Vec::new(), error: Some(e.context(what)) };
                     }
                     lock(&shared.bad).insert(index, (name, one_line(&e)));
                     let rng = replacements.get_or_insert_with(|| self.key.fold(0).fold(1 + position as u64).rng());
@@ -180,8 +183,13 @@ impl Work {
             "{MOST_REPLACEMENTS} images in a row of {} cannot be read",
             shared.source.describe()
         ));
-        Item { number, index, label: -1, error: Some(error.into()) }
+        Item { number, index, label: -1, drawn: Vec::new(), error: Some(error.into()) }
     }
+}
+
+/// What the transforms of the batch draw from for an image, by the key of those of images.
+fn batch_key(image_key: Key) -> Key {
+    image_key.fold(1)
 }
 
 /// An image that is whole, but that the transforms do not fit.
@@ -200,8 +208,8 @@ impl std::error::Error for Misfit {}
 const MOST_REPLACEMENTS: usize = 100;
 
 impl Shared {
-    /// Image `index` after the transforms of images.
-    fn image(&self, index: usize, key: Key, out: &mut [u8]) -> Result<()> {
+    /// Image `index` after the transforms of images, and what those of the batch draw for it.
+    fn image(&self, index: usize, key: Key, out: &mut [u8]) -> Result<Vec<Option<Drawn>>> {
         let image = self.pipeline.apply(self.source.read(index)?, &mut key.rng())?;
         let [c, h, w] = self.shape;
         if [image.channels, image.height, image.width] != self.shape {
@@ -213,7 +221,7 @@ impl Shared {
             .into());
         }
         out.copy_from_slice(&image.data);
-        Ok(())
+        Ok(self.pipeline.draw_for_batch(self.shape, batch_key(key)))
     }
 }
 
@@ -305,12 +313,15 @@ impl Epoch {
         let indices = Tensor::f_from_slice(&indices)?.f_to_device(device)?;
         let context = BatchContext {
             key: work.key.fold(0).fold(u64::MAX - (work.first + batch * work.batch) as u64),
-            image_keys: items.iter().map(|item| work.image_key(item.index).fold(1)).collect(),
+            image_keys: items.iter().map(|item| batch_key(work.image_key(item.index))).collect(),
+            drawn: Vec::new(),
+            drawn_for: work.shared.shape,
             global_batch: work.global_len(batch),
             classes: work.shared.source.class_names().len(),
         };
         let batch = Batch { images, targets: labels.shallow_clone(), labels, indices, samples, loss_weight };
-        work.shared.pipeline.apply_to_batch(batch, &context).map(Some)
+        let drawn = items.into_iter().map(|item| item.drawn).collect();
+        work.shared.pipeline.apply_to_batch(batch, context, drawn).map(Some)
     }
 
     /// Waits for batch `batch` of `count` images and frees its slot: its images as numbers, on the run's device, and

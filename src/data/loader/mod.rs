@@ -28,31 +28,31 @@ choices! {
 }
 
 options! {
-    /// How a source becomes batches.
+    /// How to make batches from a source.
     pub struct LoaderOptions {
-        /// Images in the global batch: a multiple of the number of ranks, with mixup and several ranks of twice their
-        /// number.
+        /// Images in the global batch: a multiple of the number of ranks, or of twice that number with mixup on several
+        /// ranks.
         batch: usize = 128,
-        /// Whether each epoch has its own random order.
+        /// Whether to shuffle the images in every epoch.
         shuffle: bool = true,
-        /// Whether a short last batch is left out.
+        /// Whether to drop a short last batch.
         drop_last: bool = false,
-        /// What is done about an image that cannot be read: "error" ends the run, "skip" takes another image instead,
-        /// counts it and lists it in bad_items.txt of the run directory.
+        /// What to do if an image cannot be read: "error" ends the run, "skip" replaces it with another image, counts
+        /// it and lists it in bad_items.txt of the run directory.
         on_bad: OnBad = OnBad::Error,
-        /// Whether JPEGs are turned as their Exif data says; off in torchvision's loader.
+        /// Whether to rotate JPEGs as their Exif data says; torchvision's loader does not.
         exif_orientation: bool = false,
-        /// Worker threads; () means one per CPU thread of the run.
+        /// Number of worker threads; () means one per CPU thread of the run.
         workers: Option<usize> = None,
-        /// Batches made ahead: what bounds the memory.
+        /// Number of batches to prepare in advance, which bounds memory.
         prefetch: usize = 3,
-        /// The rank whose images of each global batch are loaded; () means the run's.
+        /// The rank whose part of each global batch to load; () means this process's rank.
         rank: Option<usize> = None,
-        /// Ranks that divide each global batch among them; () means the run's. All take part in every step, and every
-        /// image is taken once. Where a short last batch has none left for a rank, it gets the batch's first image,
-        /// with a `loss_weight` of 0.
+        /// Number of ranks that share each global batch; () means all of the run. All take part in every step, and
+        /// every image is used once. If a short last batch has no image for a rank, the rank gets the batch's first
+        /// image with a `loss_weight` of 0.
         world_size: Option<usize> = None,
-        /// Seed of order and augmentation; () means the run's.
+        /// Seed of the order and the augmentation; () means the run's.
         seed: Option<u64> = None,
     }
 }
@@ -183,7 +183,10 @@ mod tests {
     use crate::data::batch::Batch;
     use crate::data::image::Image;
     use crate::data::source::{Source, StoredImage};
+    use crate::data::transform::*;
     use crate::error::one_line;
+    use crate::random::Key;
+    use rand_chacha::ChaCha8Rng;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
@@ -256,6 +259,63 @@ mod tests {
         let (_, loader) = loader(|_| true, false, &options);
         let error = loader.epoch(0, 0).unwrap().next_batch().err().unwrap();
         assert!(one_line(&error).contains("100 images in a row"), "{error}");
+    }
+
+    /// Draws the name of its thread, and expects it back with the batch.
+    struct Probe;
+
+    impl Transform for Probe {
+        fn describe(&self) -> String {
+            "probe".into()
+        }
+        fn stage(&self) -> Stage {
+            Stage::Batch
+        }
+        fn draw_for_batch(&self, shape: [usize; 3], _rng: &mut ChaCha8Rng) -> Option<Drawn> {
+            assert_eq!(shape, [1, 2, 2]);
+            Some(Box::new(std::thread::current().name().unwrap_or_default().to_string()))
+        }
+        fn apply_to_batch(&self, batch: Batch, context: &BatchContext) -> Result<Batch> {
+            assert_eq!(context.drawn.len(), batch.images.size()[0] as usize);
+            for drawn in &context.drawn {
+                let thread = drawn.as_ref().and_then(|drawn| drawn.downcast_ref::<String>()).expect("a name");
+                assert!(thread.starts_with("nepa-data-"), "{thread}");
+            }
+            Ok(batch)
+        }
+    }
+
+    #[test]
+    fn transforms_of_the_batch_draw_in_the_workers_what_the_images_keys_give() {
+        let options = RandomErasingOptions { p: 0.7, mode: EraseMode::Pixel, ..Default::default() };
+        let erasing = Arc::new(RandomErasing::new(&options).unwrap());
+        let source = Arc::new(Faulty { reads: AtomicUsize::new(0), bad: |_| false, in_label: false });
+        let options = LoaderOptions { batch: 8, workers: Some(3), seed: Some(5), ..Default::default() };
+        let loader = |transforms: &[Arc<dyn Transform>]| {
+            Loader::new(source.clone(), Pipeline::new("test", transforms, false).unwrap(), &options).unwrap()
+        };
+        let (erased, plain) = (loader(&[erasing.clone(), Arc::new(Probe)]), loader(&[]));
+        let (mut erased, mut plain) = (erased.epoch(2, 0).unwrap(), plain.epoch(2, 0).unwrap());
+        let mut changed = 0;
+        while let Some(batch) = plain.next_batch().unwrap() {
+            let images = batch.images.copy();
+            let indices = Vec::<i64>::try_from(&batch.indices).unwrap();
+            let context = BatchContext {
+                key: Key::new(0),
+                image_keys: indices.iter().map(|i| Key::new(5).fold(2).fold(1 + *i as u64).fold(1)).collect(),
+                drawn: Vec::new(),
+                // None: it draws now.
+                drawn_for: [0; 3],
+                global_batch: 8,
+                classes: 0,
+            };
+            let expected = erasing.apply_to_batch(batch, &context).unwrap();
+            let found = erased.next_batch().unwrap().unwrap();
+            assert_eq!(found.images, expected.images);
+            changed += usize::from(found.images != images);
+        }
+        assert!(changed > 8, "{changed} batches of 13 were erased from");
+        assert!(erased.next_batch().unwrap().is_none());
     }
 
     #[test]

@@ -9,17 +9,17 @@ use rand::RngCore as _;
 use std::f64::consts::TAU;
 
 options! {
-    /// Images with a colour pattern for each class, and noise.
+    /// Noisy images with a colour pattern for each class.
     pub struct SyntheticOptions {
         /// The number of images.
         len: usize = 1000,
-        /// The number of classes, taken in turns.
+        /// The number of classes; images alternate between them.
         classes: usize = 10,
         /// Height and width in pixels.
         size: usize = 224,
-        /// 1 (grey) or 3 (colours).
+        /// 1 (grey) or 3 (colour).
         channels: usize = 3,
-        /// What all images follow from.
+        /// Seed of the images.
         seed: u64 = 0,
     }
 }

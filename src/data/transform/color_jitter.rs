@@ -14,13 +14,13 @@ options! {
     /// Random changes of brightness, contrast, saturation and hue in random order (torchvision's
     /// `ColorJitter`).
     pub struct ColorJitterOptions {
-        /// Brightness is multiplied by a factor between 1 − this, at least 0, and 1 + this.
+        /// Range x of the brightness factor: from 1 − x (at least 0) to 1 + x.
         brightness: f64 = 0.0,
-        /// Contrast is multiplied by a factor between 1 − this, at least 0, and 1 + this.
+        /// Range x of the contrast factor: from 1 − x (at least 0) to 1 + x.
         contrast: f64 = 0.0,
-        /// Saturation is multiplied by a factor between 1 − this, at least 0, and 1 + this.
+        /// Range x of the saturation factor: from 1 − x (at least 0) to 1 + x.
         saturation: f64 = 0.0,
-        /// The hue is turned by up to this fraction of a circle either way, 0 to 0.5.
+        /// Maximum rotation of the hue in either direction, as a fraction of a circle, 0 to 0.5.
         hue: f64 = 0.0,
         /// Probability of changing an image at all.
         p: f64 = 1.0,
@@ -50,7 +50,7 @@ impl Transform for ColorJitter {
         describe_call("color_jitter", &self.0)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         let o = &self.0;
         if !happens(o.p, rng) {
             return Ok(image);

@@ -10,11 +10,11 @@ use crate::random::uniform;
 use rand_chacha::ChaCha8Rng;
 
 options! {
-    /// Random blurring with Pillow's Gaussian blur, as in DINO and DeiT III.
+    /// Random Gaussian blur (Pillow's), as in DINO and DeiT III.
     pub struct GaussianBlurOptions {
-        /// Probability.
+        /// Probability of changing an image.
         p: f64 = 0.5,
-        /// Least and greatest standard deviation, in pixels.
+        /// Minimum and maximum standard deviation, in pixels.
         radius: [f64; 2] = [0.1, 2.0],
     }
 }
@@ -37,7 +37,7 @@ impl Transform for GaussianBlur {
         describe_call("gaussian_blur", &self.0)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         if happens(self.0.p, rng) {
             let [low, high] = self.0.radius;
             gaussian_blur(&mut image, uniform(rng, low, high));

@@ -14,21 +14,21 @@ use tch::{Kind, Tensor};
 options! {
     /// Mixup (Zhang et al., 2017) and CutMix (Yun et al., 2019) of a batch with itself in reverse order.
     pub struct MixupOptions {
-        /// Mixup's λ is drawn from Beta(this, this); 0 turns mixup off.
+        /// Parameter α of Mixup's λ ~ Beta(α, α); 0 turns Mixup off.
         mixup_alpha: f64 = 0.8,
-        /// CutMix's λ is drawn from Beta(this, this); 0 turns CutMix off.
+        /// Parameter α of CutMix's λ ~ Beta(α, α); 0 turns CutMix off.
         cutmix_alpha: f64 = 1.0,
-        /// Least and greatest fraction of each side that CutMix replaces, instead of a λ from Beta.
+        /// Minimum and maximum fraction of each side that CutMix replaces, instead of drawing λ from Beta.
         cutmix_minmax: Option<[f64; 2]> = None,
-        /// Probability of mixing at all.
+        /// Probability of mixing.
         prob: f64 = 1.0,
-        /// Probability of CutMix where both are on.
+        /// Probability of CutMix instead of Mixup if both are on.
         switch_prob: f64 = 0.5,
-        /// Draws one λ for each batch, elem (image) or pair of images.
+        /// What shares one λ: batch, elem (each image) or pair of images.
         mode: MixupMode = MixupMode::Batch,
-        /// Whether CutMix's λ becomes the fraction of pixels that were left.
+        /// Whether to correct CutMix's λ to the fraction of pixels that remain.
         correct_lam: bool = true,
-        /// Label smoothing inside the mixed targets: every class gets this, divided by their number, and the label
+        /// Label smoothing of the mixed targets: this fraction is spread evenly over all classes, and the label gets
         /// the rest.
         label_smoothing: f64 = 0.1,
     }

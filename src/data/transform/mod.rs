@@ -51,9 +51,10 @@ use std::sync::Arc;
 
 /// One entry of a list of transforms.
 ///
-/// A transform of images implements [`apply`](Self::apply), or [`apply_lazily`](Self::apply_lazily) if it can do
-/// with a part of the image; one of batches implements [`stage`](Self::stage) and
-/// [`apply_to_batch`](Self::apply_to_batch).
+/// A transform of images implements [`apply_to_image`](Self::apply_to_image), or
+/// [`apply_lazily`](Self::apply_lazily) if it can do with a part of the image; one of batches implements
+/// [`stage`](Self::stage) and [`apply_to_batch`](Self::apply_to_batch), and
+/// [`draw_for_batch`](Self::draw_for_batch) if its draws for each image take long.
 pub trait Transform: Any + Send + Sync {
     /// As a script writes it: "resize(256, bicubic)".
     fn describe(&self) -> String;
@@ -63,14 +64,20 @@ pub trait Transform: Any + Send + Sync {
         Stage::Image
     }
 
-    /// Changes one image, in a worker thread. What it draws depends on `rng` alone.
-    fn apply(&self, image: Image, _rng: &mut ChaCha8Rng) -> Result<Image> {
+    /// Changes one image, in a worker thread. What it draws depends on `rng` alone. Implemented, not called: callers
+    /// use [`apply`](Self::apply) or [`apply_lazily`](Self::apply_lazily), which every transform of images follows.
+    fn apply_to_image(&self, image: Image, _rng: &mut ChaCha8Rng) -> Result<Image> {
         Ok(image)
     }
 
-    /// [`apply`](Self::apply) to an image that is perhaps still encoded: a crop decodes only what it keeps.
+    /// Changes an image that is perhaps still encoded: a crop decodes only what it keeps.
     fn apply_lazily<'a>(&self, image: LazyImage<'a>, rng: &mut ChaCha8Rng) -> Result<LazyImage<'a>> {
-        Ok(LazyImage::Decoded(self.apply(image.decode()?, rng)?))
+        Ok(LazyImage::Decoded(self.apply_to_image(image.decode()?, rng)?))
+    }
+
+    /// [`apply_lazily`](Self::apply_lazily) to pixels; not to be implemented.
+    fn apply(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+        self.apply_lazily(LazyImage::Decoded(image), rng)?.decode()
     }
 
     /// What is known of an image after it, given what is known before.
@@ -80,6 +87,12 @@ pub trait Transform: Any + Send + Sync {
 
     /// The transform that does this one and the next at once, if that is cheaper.
     fn merge(&self, _next: &dyn Transform) -> Option<Arc<dyn Transform>> {
+        None
+    }
+
+    /// What a transform of batches needs for one image of the given channels, height and width, drawn in the worker
+    /// thread that made the image: the run's thread, which the step waits for, finds it in [`BatchContext::drawn`].
+    fn draw_for_batch(&self, _shape: [usize; 3], _rng: &mut ChaCha8Rng) -> Option<Drawn> {
         None
     }
 
@@ -112,12 +125,19 @@ pub struct Shape {
     pub size: Option<(usize, usize)>,
 }
 
+/// What [`Transform::draw_for_batch`] gives.
+pub type Drawn = Box<dyn Any + Send>;
+
 /// What a transform of a batch may know besides the batch.
 pub struct BatchContext {
     /// For draws that are made once for the global batch: every rank has the same key.
     pub key: Key,
     /// For draws of each image of the batch; not the stream that the transforms of images drew from.
     pub image_keys: Vec<Key>,
+    /// What [`Transform::draw_for_batch`] gave for each image of the batch, from its key and for images of `drawn_for`.
+    pub drawn: Vec<Option<Drawn>>,
+    /// Channels, height and width as the loader made the images; a transform before this one may have changed them.
+    pub drawn_for: [usize; 3],
     /// Images in the global batch.
     pub global_batch: usize,
     /// Classes of the source.

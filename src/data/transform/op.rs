@@ -205,7 +205,7 @@ impl Transform for FixedOp {
         format!("op({:?}, {:?})", self.name, self.args)
     }
 
-    fn apply(&self, image: Image, _rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, image: Image, _rng: &mut ChaCha8Rng) -> Result<Image> {
         apply_op(&image, &self.name, &self.args, self.fill, self.interpolation)
     }
 }

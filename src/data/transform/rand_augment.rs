@@ -14,16 +14,16 @@ options! {
     /// RandAugment (Cubuk et al., 2019) with timm's policy strings.
     pub struct RandAugmentOptions {
         /// `rand` and settings joined by dashes: mN magnitude (10), nN operations per image (2), pX
-        /// probability of each (0.5), mstdX standard deviation of the magnitude (0; more than 100: uniform from
+        /// probability of each (0.5), mstdX standard deviation of the magnitude (0; above 100: uniform from
         /// 0 to m), mmaxN its upper bound (10), inc1 operations that grow stronger with the magnitude,
-        /// tNAME a set of operations: 3a, or drawn by weight and without repetition 3aw or weights.
+        /// tNAME the set of operations: 3a, or 3aw or weights, drawn by weight without repetition.
         policy: String = "rand-m9-mstd0.5-inc1".into(),
-        /// Colour of what comes in from outside the image: red, green, blue from 0 to 255. timm takes 255
-        /// times the mean that images are normalised with.
+        /// Colour of pixels from outside the image: red, green, blue from 0 to 255. timm uses 255 times the
+        /// mean that images are normalised with.
         fill: Vec<i64> = vec![128, 128, 128],
-        /// nearest, bilinear, bicubic; random: bilinear or bicubic, drawn for each operation.
+        /// nearest, bilinear, bicubic, or random: bilinear or bicubic, drawn for each operation.
         interpolation: String = "random".into(),
-        /// How far a magnitude of 10 translates, as a fraction of the side.
+        /// Translation at magnitude 10, as a fraction of the side.
         translate: f64 = 0.45,
     }
 }
@@ -131,7 +131,7 @@ impl Transform for RandAugment {
         describe_call("rand_augment", &self.options)
     }
 
-    fn apply(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         let drawn = self.draw(rng);
         Ok(drawn.iter().fold(image, |image, d| d.op.apply(image, d.argument, self.fill, d.interpolation)))
     }

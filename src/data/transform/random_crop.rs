@@ -9,7 +9,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 options! {
-    /// A crop at random after padding with zeros (torchvision's `RandomCrop`).
+    /// Crops a random region after padding with zeros (torchvision's `RandomCrop`).
     pub struct RandomCropOptions {
         /// Height and width in pixels; () means the image's.
         size: Option<[usize; 2]> = None,
@@ -38,7 +38,7 @@ impl Transform for RandomCrop {
         describe_all("random_crop", &self.0)
     }
 
-    fn apply(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         let pad = self.0.padding;
         let [height, width] = self.0.size.unwrap_or([image.height, image.width]);
         let (down, across) = (image.height + 2 * pad, image.width + 2 * pad);

@@ -1,7 +1,7 @@
 //! Random erasing: regions of normalised images become zeros or noise.
 
 use super::draws::{happens, range_within, within};
-use super::{BatchContext, Stage, Transform, describe_all};
+use super::{BatchContext, Drawn, Stage, Transform, describe_all};
 use crate::data::batch::Batch;
 use crate::data::image::Region;
 use crate::error::{Result, bail, ensure};
@@ -10,27 +10,27 @@ use crate::{choices, options};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
-use rayon::prelude::*;
 use tch::Tensor;
 
 options! {
     /// Random erasing (Zhong et al., 2017) as timm does it, on normalised images.
     pub struct RandomErasingOptions {
-        /// Probability that an image has anything erased.
+        /// Probability of erasing anything in an image.
         p: f64 = 0.5,
-        /// Least fraction of the image that is erased.
+        /// Minimum fraction of the image to erase.
         min_area: f64 = 0.02,
-        /// Greatest fraction.
+        /// Maximum fraction of the image to erase.
         max_area: f64 = 1.0 / 3.0,
-        /// Least height over width of an erased region.
+        /// Minimum aspect ratio (height / width) of an erased region.
         min_aspect: f64 = 0.3,
-        /// Greatest; () means 1 over the least.
+        /// Maximum aspect ratio; () means 1 / minimum.
         max_aspect: Option<f64> = None,
-        /// What is put in: const (0), rand (a normal colour for each region), pixel (normal values).
+        /// Replacement: const (0), rand (one random colour per region), pixel (random values); both normally
+        /// distributed.
         mode: EraseMode = EraseMode::Const,
-        /// Least number of regions of an image; they share the area.
+        /// Minimum number of regions per image; they share the area.
         min_count: usize = 1,
-        /// Greatest number of regions; () means the least.
+        /// Maximum number of regions; () means the minimum.
         max_count: Option<usize> = None,
     }
 }
@@ -128,13 +128,20 @@ impl Transform for RandomErasing {
         Stage::Batch
     }
 
+    /// Noise for every pixel takes long to draw.
+    fn draw_for_batch(&self, shape: [usize; 3], rng: &mut ChaCha8Rng) -> Option<Drawn> {
+        let erased = self.draw_values(shape, rng);
+        (!erased.is_empty()).then(|| Box::new(erased) as Drawn)
+    }
+
     fn apply_to_batch(&self, batch: Batch, context: &BatchContext) -> Result<Batch> {
         let [_, channels, height, width] = batch.images.size()[..] else { bail!("images of a batch") };
         let size = [channels, height, width].map(|n| n as usize);
-        // Noise for every pixel takes long to draw.
-        let drawn: Vec<Vec<Erased>> =
-            context.image_keys.par_iter().map(|key| self.draw_values(size, &mut key.rng())).collect();
-        for (i, erased) in drawn.iter().enumerate() {
+        // What was drawn for images of another size does not fit these.
+        let again: Option<Vec<_>> = (size != context.drawn_for)
+            .then(|| context.image_keys.iter().map(|key| self.draw_for_batch(size, &mut key.rng())).collect());
+        for (i, drawn) in again.as_ref().unwrap_or(&context.drawn).iter().enumerate() {
+            let Some(erased) = drawn.as_ref().and_then(|drawn| drawn.downcast_ref::<Vec<Erased>>()) else { continue };
             for Erased { region, values } in erased {
                 let (h, w) = (region.height as i64, region.width as i64);
                 let image = batch.images.f_get(i as i64)?;

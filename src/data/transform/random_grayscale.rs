@@ -9,9 +9,9 @@ use crate::options;
 use rand_chacha::ChaCha8Rng;
 
 options! {
-    /// Random greying (torchvision's `RandomGrayscale`).
+    /// Turns random images grey (torchvision's `RandomGrayscale`).
     pub struct RandomGrayscaleOptions {
-        /// Probability.
+        /// Probability of changing an image.
         p: f64 = 0.1,
     }
 }
@@ -33,7 +33,7 @@ impl Transform for RandomGrayscale {
         describe_call("random_grayscale", &self.0)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         if happens(self.0.p, rng) {
             grayscale(&mut image);
         }

@@ -8,9 +8,9 @@ use crate::options;
 use rand_chacha::ChaCha8Rng;
 
 options! {
-    /// Random mirroring, left to right (torchvision's `RandomHorizontalFlip`).
+    /// Mirrors random images left to right (torchvision's `RandomHorizontalFlip`).
     pub struct RandomHorizontalFlipOptions {
-        /// Probability.
+        /// Probability of changing an image.
         p: f64 = 0.5,
     }
 }
@@ -32,7 +32,7 @@ impl Transform for RandomHorizontalFlip {
         describe_call("random_horizontal_flip", &self.0)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         if happens(self.0.p, rng) {
             horizontal_flip(&mut image);
         }

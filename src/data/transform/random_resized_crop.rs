@@ -19,13 +19,13 @@ pub struct RandomResizedCrop {
 }
 
 options! {
-    /// A region of random size and form, resized.
+    /// Crops a region of random size and aspect ratio, and resizes it.
     pub struct RandomResizedCropOptions {
-        /// Least and greatest fraction of the image's area.
+        /// Minimum and maximum fraction of the image's area.
         scale: [f64; 2] = [0.08, 1.0],
-        /// Least and greatest width over height.
+        /// Minimum and maximum aspect ratio (width / height).
         ratio: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0],
-        /// nearest, bilinear or bicubic, antialiased.
+        /// nearest, bilinear or bicubic, with antialiasing.
         interpolation: Interpolation = Interpolation::Bilinear,
     }
 }

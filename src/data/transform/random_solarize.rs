@@ -11,9 +11,9 @@ use rand_chacha::ChaCha8Rng;
 options! {
     /// Random solarizing (torchvision's `RandomSolarize`).
     pub struct RandomSolarizeOptions {
-        /// Probability.
+        /// Probability of changing an image.
         p: f64 = 0.5,
-        /// Values from here on are inverted, 0 to 256.
+        /// Values from this threshold on are inverted, 0 to 256.
         threshold: f64 = 128.0,
     }
 }
@@ -36,7 +36,7 @@ impl Transform for RandomSolarize {
         describe_call("random_solarize", &self.0)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         if happens(self.0.p, rng) {
             solarize(&mut image, self.0.threshold);
         }

@@ -14,7 +14,7 @@ impl Transform for Rgb {
         "rgb".into()
     }
 
-    fn apply(&self, image: Image, _rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, image: Image, _rng: &mut ChaCha8Rng) -> Result<Image> {
         if image.channels == 3 {
             return Ok(image);
         }

@@ -11,12 +11,11 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 options! {
-    /// 3-Augment (DeiT III, Touvron et al., 2022; timm's `3a`): greying, solarizing or blurring, one of
-    /// them for each image.
+    /// 3-Augment (DeiT III, Touvron et al., 2022; timm's `3a`): greys, solarizes or blurs each image.
     pub struct ThreeAugmentOptions {
-        /// Values from here on are inverted, 0 to 256.
+        /// Values from this threshold on are inverted, 0 to 256.
         threshold: f64 = 128.0,
-        /// Least and greatest standard deviation of the blur, in pixels.
+        /// Minimum and maximum standard deviation of the blur, in pixels.
         radius: [f64; 2] = [0.1, 2.0],
     }
 }
@@ -41,7 +40,7 @@ impl Transform for ThreeAugment {
         describe_call("three_augment", &self.options)
     }
 
-    fn apply(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+    fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
         let [low, high] = self.options.radius;
         match rng.random_range(0..3) {
             0 => grayscale(&mut image),

@@ -41,7 +41,7 @@ impl Batch {
         self.0.borrow_mut().batch.images = images.shallow_clone();
     }
 
-    /// What the mean loss of these images counts for in the step's loss.
+    /// The weight of these images' mean loss in the step's loss.
     pub fn loss_weight(&self) -> f64 {
         self.content().batch.loss_weight
     }
@@ -89,8 +89,8 @@ impl From<Batch> for batch::Batch {
 }
 
 /// The micro-batches of a batch, for Rhai's `for`. All begin at one state of the run's generator, each with its own
-/// samples, so that together they draw what the batch would have drawn at once; after the last one the generator has
-/// the batch's samples again.
+/// samples, so that together they draw what the batch would have drawn at once; after the loop the generator has the
+/// batch's samples again.
 #[derive(Clone)]
 struct MicroBatches {
     batch: Batch,
@@ -111,7 +111,6 @@ impl Iterator for MicroBatches {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.next >= self.count {
-            random::set_samples(self.batch.content().batch.samples);
             return None;
         }
         let micro_batch = self.batch.micro_batch(self.next, self.count);
@@ -123,6 +122,15 @@ impl Iterator for MicroBatches {
             }
             Err(e) => Err(to_rhai(e, rhai::Position::NONE)),
         })
+    }
+}
+
+impl Drop for MicroBatches {
+    /// However the loop ends, also by `break`.
+    fn drop(&mut self) {
+        if self.next > 0 {
+            random::set_samples(self.batch.content().batch.samples);
+        }
     }
 }
 
@@ -143,19 +151,19 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// float32 [B, C, H, W], normalised where the transforms say so.
+    /// The images, float32 [B, C, H, W], normalised if the transforms do so.
     #[script(get)]
     pub fn images(batch: &Batch) -> tch::Tensor {
         batch.content().batch.images.shallow_clone()
     }
 
-    /// Replaces the images, as a function among the transforms may.
+    /// Replaces the images, for functions among the transforms.
     #[script(set, name = "images")]
     pub fn set_images(batch: &Batch, images: &Tensor) {
         batch.set_images(images);
     }
 
-    /// int64 [B].
+    /// The labels, int64 [B].
     #[script(get)]
     pub fn labels(batch: &Batch) -> tch::Tensor {
         batch.content().batch.labels.shallow_clone()
@@ -173,34 +181,34 @@ mod functions {
         batch.0.borrow_mut().batch.targets = targets.shallow_clone();
     }
 
-    /// int64 [B]: the images' numbers in the source.
+    /// The images' indices in the source, int64 [B].
     #[script(get)]
     pub fn indices(batch: &Batch) -> tch::Tensor {
         batch.content().batch.indices.shallow_clone()
     }
 
-    /// The batch in k micro-batches of as many images each, or of one image each where it has fewer than k: for
-    /// accumulating gradients with less memory. The first ones have one image more where k does not divide the batch.
-    /// Each is a batch itself; taking it sets the run's generator so that drop path and the like draw for its images
-    /// what they would draw for them in the batch as a whole.
+    /// Splits the batch into k micro-batches, to accumulate gradients with less memory. If k does not divide the batch,
+    /// the first ones have one image more; if the batch has fewer than k images, each has one image. Every micro-batch
+    /// is a batch itself. Taking it sets the run's generator so that drop path and `rand_per_sample` draw for its images
+    /// what they would draw in the whole batch; `rand` and `randn` draw the same numbers in each. Take them all:
+    /// `gradients.backward` exchanges gradients with the last one.
     ///
     /// Example: `for b in batch.micro_batches(4) { (my_loss(model, b.images) * b.loss_weight).backward(); }`
     pub fn micro_batches(batch: &Batch, k: i64) -> Result<MicroBatches> {
         MicroBatches::of(batch.clone(), k)
     }
 
-    /// Positions of the images in the global batch, the one that all processes compute together, as runs of
-    /// neighbours [first, length], two at most. What is drawn for each image (drop path, rand_per_sample) depends on
-    /// its position, not on the process or micro-batch that computes it.
+    /// Sample positions of the images in the global batch, as at most two runs [first, length]. Random draws for an
+    /// image (drop path, rand_per_sample) depend on its position, not on the process or micro-batch that computes it.
     #[script(get)]
     pub fn samples(batch: &Batch) -> Vec<Dynamic> {
         runs(batch.content().batch.samples)
     }
 
-    /// What the mean loss of these images counts for in the step's loss, where losses are summed over a process's
-    /// micro-batches and averaged over the processes; `gradients.backward(loss, batch)` applies it. 1.0 for a whole
-    /// batch of one process. 0.0 where a short last batch has no image for this process: it then has the batch's
-    /// first one, to take part in the step.
+    /// The weight of these images' mean loss in the step's loss, which is the sum over a process's micro-batches,
+    /// averaged over the processes. `gradients.backward(loss, batch)` applies it. 1.0 for a whole batch in a run of one
+    /// process. 0.0 if a short last batch has no image for this process, which then gets the batch's first image to
+    /// take part in the step.
     #[script(get)]
     pub fn loss_weight(batch: &Batch) -> f64 {
         batch.loss_weight()

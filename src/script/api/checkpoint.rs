@@ -26,28 +26,27 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// The model that a folder describes, with its weights, in training mode; of a file of weights, the one that the
-    /// config.json beside it describes. Every tensor must fit.
+    /// Loads a model folder, or a file of weights with a config.json beside it, as a module in training mode. Every
+    /// tensor must fit.
     pub fn load(folder: &Path) -> Result<Module> {
         let model = checkpoint::load(folder)?;
         session::note_loaded(folder);
         Ok(Module(Rc::new(model)))
     }
 
-    /// The weights that a path means, to start another model from: `weights` is "raw" or "ema" (their average). The
-    /// path is that of a training checkpoint (checkpoints/LABEL/step-N), a run directory (its newest checkpoint), a
-    /// model folder, ours or Hugging Face's (with pytorch_model_ema.bin for "ema"), or a file of weights beside a
-    /// config.json. A folder that says that it holds the others is refused. Gives a map: `path` of the file, `weights`,
-    /// `config` (with the keys of config.json), `class_names` (an array, or () without a head), `tensors` by name, on
-    /// the CPU.
+    /// Opens pretrained weights to start another model from: `weights` is "raw" or "ema" (averaged). The path is a
+    /// training checkpoint (checkpoints/LABEL/step-N), a run directory (meaning its newest checkpoint), a model folder,
+    /// nepa's or Hugging Face's (with pytorch_model_ema.bin for "ema"), or a file of weights beside a config.json. A
+    /// folder that records the other kind of weights is refused. Returns a map: `path` of the file, `weights`, `config`
+    /// (with the keys of config.json), `class_names` (an array, or () without a head), `tensors` by name, on the CPU.
     ///
     /// Example: `let pretrained = checkpoint::open("runs/vitb/checkpoints/pretrain/step-00499200", "ema");`
     pub fn open(path: &Path, weights: &str) -> Result<Map> {
         opened(path, weights)
     }
 
-    /// The models in a folder, a map of paths by name: `raw` and `ema` of a checkpoint, or of a Hugging Face folder
-    /// with pytorch_model_ema.bin; else the folder itself, as `model`.
+    /// Finds the models in a folder, a map of paths by name: `raw` and `ema` for a checkpoint or a Hugging Face folder
+    /// with pytorch_model_ema.bin; otherwise the folder itself, as `model`.
     pub fn folders(folder: &str) -> Result<Map> {
         let dir = Path::new(folder);
         let parts = [("raw", snapshot::RAW_DIR), ("ema", snapshot::EMA_DIR)];
@@ -66,35 +65,35 @@ mod functions {
         Ok(found)
     }
 
-    /// Puts the tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) into a module's
-    /// parameters; all must fit. Of a file with a `state_dict` among other things its tensors are meant.
+    /// Loads the tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) into a module's
+    /// parameters; all must fit. If a file holds a `state_dict` among other things, its tensors are used.
     pub fn load_into(m: &Module, path: &str) -> Result<Map> {
         filled(m, path, &FillOptions::default())
     }
 
-    /// Puts the tensors of a folder or file into a module's parameters; with `strict: false` what fits is taken. Gives
-    /// the account: arrays `loaded`, `missing`, `unexpected` and `mismatched` of names.
+    /// Loads the tensors of a folder or file into a module's parameters; with `strict: false`, only those that fit.
+    /// Returns a map of arrays of names: `loaded`, `missing`, `unexpected` and `mismatched`.
     #[script(name = "load_into")]
     pub fn load_into_with(m: &Module, path: &str, options: FillOptions) -> Result<Map> {
         filled(m, path, &options)
     }
 
     /// Saves a module as a folder: config.json (of a ViT-NEPA), model.safetensors, provenance.json.
-    /// The folder appears whole or not at all; a model folder of that name is replaced. Rank 0 writes, and the other
-    /// ranks wait for it.
+    /// The folder is written atomically and replaces a model folder of that name. Rank 0 writes, and the other ranks
+    /// wait for it.
     pub fn save(m: &Module, folder: &str) -> Result<()> {
         saved(m, folder, &SaveOptions::default())
     }
 
-    /// Saves a module as a folder, saying more about it.
+    /// Saves a module as a folder, with more information about it.
     #[script(name = "save")]
     pub fn save_with(m: &Module, folder: &str, options: SaveOptions) -> Result<()> {
         saved(m, folder, &options)
     }
 
-    /// The tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) by name, on the CPU.
-    /// Nothing in a file of torch.save is run; nested dictionaries give names joined with dots
-    /// (`state_dict.head.weight`), and what is no tensor is left out, with a note.
+    /// Reads the tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) by name, on the CPU.
+    /// No code in a file of torch.save is run. Names in nested dictionaries are joined with dots
+    /// (`state_dict.head.weight`). Values that are not tensors are skipped, with a note.
     pub fn tensors(path: &str) -> Result<Map> {
         let file = checkpoint::tensors::read(&checkpoint::tensor_file(Path::new(path))?)?;
         if let Some(others) = file.left_out() {
@@ -111,7 +110,7 @@ mod functions {
         })
     }
 
-    /// The configuration of a model folder, checked, with the keys of config.json.
+    /// Reads and checks the configuration of a model folder, with the keys of config.json.
     pub fn config(folder: &Path) -> Result<Map> {
         let file = checkpoint::ConfigFile::read(&folder.join(CONFIG_FILE))?;
         plain_map(&file.config)

@@ -6,7 +6,7 @@ use crate::options::known_keys;
 use crate::run::{self, CheckpointOptions, Settings, TrainingState};
 use crate::script::registry::Api;
 use crate::script::session::with_session;
-use crate::script::types::handles;
+use crate::script::types::{handles, type_of};
 use crate::script::values::{Module, found, from_json, object, to_json};
 use nepa_macros::functions;
 use rhai::{Array, Dynamic, Map};
@@ -89,14 +89,14 @@ fn plain(value: &Dynamic) -> Value {
     if let Some(text) = super::transform::describe(value) {
         return text.into();
     }
-    to_json(value).unwrap_or_else(|_| value.type_name().into())
+    to_json(value).unwrap_or_else(|_| type_of(value).to_string().into())
 }
 
 handles! { "Checkpoints": Checkpoints; }
 
 pub fn register(api: &mut Api<'_>) {
     api.methods::<Checkpoints>(
-        "The checkpoints of a training loop, made by run::checkpoints. See std/pretrain for a loop with them.",
+        "The checkpoints of a training loop, made by run::checkpoints. std/train is a loop that uses them.",
         functions::register,
     );
 }
@@ -105,37 +105,38 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// To be called once before the loop, by all ranks: puts the newest intact checkpoint of this run into the parts
-    /// and gives what the loop had saved with it, or () where there is none. `settings` is a map of everything that
-    /// the loop depends on; those named in `changeable` may differ from what the run was started with, which is
-    /// noted, others are an error.
+    /// Restores the newest intact checkpoint of this run, and returns the state that the loop saved with it, or () if
+    /// there is no checkpoint. All ranks call it once, before the loop. `settings` is a map of everything that the loop
+    /// depends on. Settings named in `changeable` may differ from when the run was started, which is reported; any
+    /// other change is an error.
     pub fn resume(checkpoints: &Checkpoints, settings: Map, changeable: Array) -> Result<Dynamic> {
         checkpoints.resume(&settings, &changeable)
     }
 
-    /// To be called after every step, by all ranks: whether a checkpoint is due, by the number of steps or because a
-    /// signal (Ctrl-C, SIGTERM, SIGUSR1) to any of them asks for it.
+    /// Whether a checkpoint is due, by the number of steps or because a signal to any rank (Ctrl-C, SIGTERM, SIGUSR1)
+    /// asks for one. All ranks call it after every step.
     pub fn due(checkpoints: &Checkpoints, step: i64) -> Result<bool> {
         checkpoints.0.checkpoints.borrow_mut().is_due(step)
     }
 
-    /// Saves after `step` steps; rank 0 writes for all. `state` is a map of plain values, what `resume` gives back.
-    /// Where a signal asked to stop, the run ends after it. A tensor that holds NaN or infinite values is an error,
-    /// and nothing is written.
+    /// Saves a checkpoint after `step` steps; rank 0 writes it. `state` is a map of plain values that `resume` will
+    /// return. If a signal asked to stop, the run ends afterwards. If a tensor holds NaN or infinite values, nothing is
+    /// written and it is an error.
     pub fn save(checkpoints: &Checkpoints, step: i64, state: Map) -> Result<()> {
         ensure!(step >= 0, "save: expected a number of steps, found {step}");
         let state = object(&state)?;
         checkpoints.with(|session, checkpoints, training| checkpoints.save(session, training, step, state))
     }
 
-    /// To be called after the loop: saves where that was not done yet, and waits until everything is on the disk.
+    /// Saves the last step, unless it is saved already, and waits until everything is on disk. All ranks call it after
+    /// the loop.
     pub fn finish(checkpoints: &Checkpoints, step: i64, state: Map) -> Result<()> {
         let state = object(&state)?;
         checkpoints.with(|session, checkpoints, training| checkpoints.finish(session, training, step, state))
     }
 
-    /// The folder of the newest intact checkpoint, or "" where there is none yet. One that is being written is waited
-    /// for. All ranks ask, and get rank 0's answer.
+    /// The folder of the newest intact checkpoint, or "" if there is none yet. Waits for one that is being written. All
+    /// ranks must ask, and get rank 0's answer.
     #[script(get)]
     pub fn last(checkpoints: &Checkpoints) -> Result<String> {
         let last = checkpoints.0.checkpoints.borrow_mut().last()?;

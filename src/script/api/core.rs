@@ -39,9 +39,9 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// Declares a parameter of the recipe and gives its value: the default, or what
-    /// `--set name=value` says, which must be of the default's type. A default of `()` means that
-    /// the parameter must be given; it is a string. The name is a string literal.
+    /// Declares a parameter of the recipe and returns its value: the default, or the value of
+    /// `--set name=value`, which must have the default's type. With a default of `()`, the parameter
+    /// is a required string. The name must be a string literal.
     ///
     /// Example: `let lr = param("lr", 1e-3, "peak learning rate");`
     pub fn param(name: &str, default: Dynamic, doc: &str) -> Result<Dynamic> {
@@ -49,23 +49,23 @@ mod functions {
         session::param(name, &default)
     }
 
-    /// Declares a parameter of the recipe without a description, and gives its value.
+    /// Declares a parameter of the recipe without a description, and returns its value.
     #[script(name = "param")]
     pub fn param_without_doc(name: &str, default: Dynamic) -> Result<Dynamic> {
         session::param(name, &default)
     }
 
-    /// Runs `body` without recording gradients and gives its value.
+    /// Runs `body` without recording gradients and returns its value.
     ///
     /// Example: `let accuracy = no_grad(|| evaluate(model));`
     pub fn no_grad(body: FnPtr) -> Result<Dynamic> {
         tch::no_grad(|| call(&body, ()))
     }
 
-    /// Runs `body` with autocast to `dtype` ("bfloat16") and gives its value: matrix products, convolutions and
-    /// attention cast their inputs to that type, all else computes in the type that it finds, and losses in
-    /// float32. Parameters and gradients stay float32. Inside, "float32" switches it off again. For the forward
-    /// pass and the loss; backward() keeps each operation's type wherever it is called.
+    /// Runs `body` with autocast to `dtype` ("bfloat16") and returns its value. Matrix products, convolutions and
+    /// attention cast their inputs to that dtype, losses compute in float32, and all other operations in the dtype of
+    /// their inputs. Parameters and gradients stay float32. Nested inside, "float32" switches autocast off again. Use
+    /// it for the forward pass and the loss; backward() keeps each operation's dtype wherever it is called.
     ///
     /// Example: `let loss = autocast("bfloat16", || my_loss(model, batch)); loss.backward();`
     pub fn autocast(dtype: &str, body: FnPtr) -> Result<Dynamic> {
@@ -73,14 +73,14 @@ mod functions {
         call(&body, ())
     }
 
-    /// Whether float32 matrix products and convolutions on CUDA may round their inputs to TF32 (10 bits of
-    /// mantissa, several times faster); off at the start of a run. Without effect on a CPU.
+    /// Allows float32 matrix products and convolutions on CUDA to round their inputs to TF32 (10 bits of mantissa,
+    /// several times faster), or forbids it, as at the start of a run. Has no effect on a CPU.
     pub fn allow_tf32(allow: bool) -> Result<()> {
         ffi::allow_tf32(allow)
     }
 
-    /// Floating-point operations a second that plain matrix products of `dtype` ("float32", "bfloat16") reach on the
-    /// run's device, measured for about a second: the yardstick for a model's own rate.
+    /// Measures, for about a second, how many floating-point operations per second plain matrix products of `dtype`
+    /// ("float32", "bfloat16") reach on the run's device: a yardstick for a model's own rate.
     ///
     /// Example: `let utilisation = flops_per_second / matmul_rate("bfloat16");`
     pub fn matmul_rate(dtype: &str) -> Result<f64> {
@@ -92,26 +92,26 @@ mod functions {
         crate::device::name(crate::device::current())
     }
 
-    /// The seed of the run's generator, from which initial weights, drop path, position
-    /// augmentation, `rand` and `randn` are drawn.
+    /// The seed of the run's random generator, which initial weights, drop path, position
+    /// augmentation, `rand` and `randn` draw from.
     pub fn seed() -> i64 {
         random::seed() as i64
     }
 
-    /// Starts the run's generator anew from `seed`.
+    /// Restarts the run's generator from `seed`.
     #[script(name = "seed")]
     pub fn set_seed(seed: i64) {
         random::set_seed(seed as u64);
     }
 
-    /// The state of the run's generator, a map of `seed` and `drawn`, the number of draws so far.
+    /// The state of the run's generator: a map of `seed` and `drawn`, the number of draws so far.
     pub fn rng_state() -> Map {
         let state = random::state();
         let count = |n: u64| Dynamic::from_int(n as i64);
         Map::from([("seed".into(), count(state.seed)), ("drawn".into(), count(state.drawn))])
     }
 
-    /// Puts the run's generator back to a state, so that the same is drawn again.
+    /// Restores a state of the run's generator, so that it repeats its draws.
     ///
     /// Example: `let before = rng_state(); evaluate(model); rng_state(before);`
     #[script(name = "rng_state")]
@@ -119,22 +119,22 @@ mod functions {
         random::set_state(random::State { seed: state.seed as u64, drawn: state.drawn, ..random::state() });
     }
 
-    /// Mean and sample deviation (n − 1) of numbers: a map with `mean` and `std` (0 for one number).
+    /// Mean and sample standard deviation (n − 1) of numbers: a map of `mean` and `std` (0 for one number).
     pub fn mean_std(values: Vec<f64>) -> Result<Map> {
         moments(&values)
     }
 
-    /// Prints rows of cells as a table with aligned columns; the first row is the heading.
+    /// Prints an array of rows as a table with aligned columns; the first row is the heading.
     pub fn table(rows: Array) -> Result<()> {
         print_table(&rows)
     }
 
-    /// A number with `digits` digits after the point.
+    /// Formats a number with `digits` digits after the decimal point.
     pub fn fixed(value: f64, digits: i64) -> String {
         format!("{:.*}", digits.clamp(0, 17) as usize, value)
     }
 
-    /// A number in scientific notation with `digits` digits after the point, such as 1.25e-7.
+    /// Formats a number in scientific notation with `digits` digits after the decimal point, such as 1.25e-7.
     pub fn scientific(value: f64, digits: i64) -> String {
         format!("{:.*e}", digits.clamp(0, 17) as usize, value)
     }
@@ -146,7 +146,7 @@ mod functions {
         START.get_or_init(Instant::now).elapsed().as_secs_f64()
     }
 
-    /// The content of a JSON file: maps, arrays, numbers, strings.
+    /// Reads a JSON file into maps, arrays, numbers and strings.
     pub fn read_json(path: &Path) -> Result<Dynamic> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
@@ -154,13 +154,13 @@ mod functions {
         Ok(from_json(&value))
     }
 
-    /// What a caught error says.
+    /// The message of a caught error.
     #[script(get)]
     pub fn message(error: &Diagnostic) -> String {
         error.message.clone()
     }
 
-    /// A caught error's advice, or "".
+    /// The hint of a caught error, or "".
     #[script(get)]
     pub fn hint(error: &Diagnostic) -> String {
         error.hint.clone().unwrap_or_default()

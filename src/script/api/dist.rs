@@ -20,15 +20,15 @@ struct Gradients(Rc<RefCell<dist::Gradients>>);
 handles! { "Gradients": Gradients; }
 
 choices! {
-    /// How the tensors of all processes become one.
+    /// How the tensors of all processes are combined.
     pub enum Reduction {
-        /// Added.
+        /// Their sum.
         Sum = "sum",
-        /// Added, and divided by the number of processes.
+        /// Their mean.
         Mean = "mean",
-        /// The least of each element.
+        /// The smallest of each element.
         Min = "min",
-        /// The greatest of each element.
+        /// The largest of each element.
         Max = "max",
     }
 }
@@ -38,10 +38,10 @@ choice_arguments! { Reduction }
 pub fn register(api: &mut Api<'_>) {
     api.namespace(
         "dist",
-        "Processes that train one model together, started by `nepa run --nproc N`, torchrun or srun: each runs the \
-         whole script on its images of every batch. All must call the functions that exchange something, in the same \
-         order; each waits for the others. Rank 0 alone writes files and prints. A run that was started alone is rank 0 \
-         of 1.",
+        "Distributed training: processes started by `nepa run --nproc N`, torchrun or srun train one model together, \
+         each running the whole script on its part of every batch. All must call the collective functions \
+         (all_reduce, broadcast, …) in the same order; each waits for the others. Only rank 0 writes files and prints. \
+         A run of a single process is rank 0 of 1.",
         functions::register,
     );
     api.methods::<Gradients>("Averages gradients over processes, made by dist::gradients.", gradients::register);
@@ -51,27 +51,27 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// This process's rank: its number among all, from 0.
+    /// This process's rank among all processes, from 0.
     pub fn rank() -> usize {
         dist::rank()
     }
 
-    /// How many processes there are.
+    /// The number of processes.
     pub fn world_size() -> usize {
         dist::world_size()
     }
 
-    /// This process's number among those of its machine, from 0: the number of its GPU.
+    /// This process's rank among those of its machine, from 0: the index of its GPU.
     pub fn local_rank() -> usize {
         dist::local_rank()
     }
 
-    /// The sum of the tensors of all processes, which have one shape and dtype. Nothing is recorded for backward.
+    /// The sum of all processes' tensors, which must have the same shape and dtype. Gradients do not flow through it.
     pub fn all_reduce(t: &Tensor) -> Result<tch::Tensor> {
         dist::all_reduce(t, ReduceOp::Sum)
     }
 
-    /// The sum, mean, least or greatest of the tensors of all processes, element by element.
+    /// The sum, mean, minimum or maximum of all processes' tensors, element by element.
     ///
     /// Example: `let loss = dist::all_reduce(loss, "mean");`
     #[script(name = "all_reduce")]
@@ -84,32 +84,32 @@ mod functions {
         }
     }
 
-    /// The tensor of rank 0, in all processes. Each gives one of the same shape and dtype.
+    /// Returns rank 0's tensor in all processes. Each must pass a tensor of the same shape and dtype.
     pub fn broadcast(t: &Tensor) -> Result<tch::Tensor> {
         dist::broadcast(t, 0)
     }
 
-    /// The tensor of the rank `from`, in all processes.
+    /// Returns the tensor of rank `from` in all processes.
     #[script(name = "broadcast")]
     pub fn broadcast_from(t: &Tensor, from: usize) -> Result<tch::Tensor> {
         dist::broadcast(t, from)
     }
 
-    /// The tensors of all processes, an array by rank. They may differ in their first dimension.
+    /// The tensors of all processes, as an array by rank. Their first dimensions may differ.
     ///
     /// Example: `let all = cat(dist::all_gather(features), 0);`
     pub fn all_gather(t: &Tensor) -> Result<Vec<tch::Tensor>> {
         dist::all_gather(t)
     }
 
-    /// Waits until all processes are here.
+    /// Waits until all processes have called it.
     pub fn barrier() -> Result<()> {
         dist::barrier()
     }
 
-    /// What averages the gradients of a module over all processes, in buckets and while backward still runs
-    /// (c10d::Reducer, under PyTorch's DistributedDataParallel). The parameters become those of rank 0. Frozen
-    /// parameters, and those that take no part in a loss, are no hindrance.
+    /// Averages the gradients of a module over all processes, in buckets and while backward still runs
+    /// (c10d::Reducer, as in PyTorch's DistributedDataParallel). All processes start with rank 0's parameters. Some
+    /// parameters may be frozen or unused in a loss.
     ///
     /// Example: `let gradients = dist::gradients(model); …; gradients.backward(loss); opt.step(1e-3);`
     pub fn gradients(m: &Module) -> Result<Gradients> {
@@ -121,16 +121,16 @@ mod functions {
 mod gradients {
     use super::*;
 
-    /// Gradients of this scalar, as `loss.backward()` adds them to `grad`, where all of `grad` is then averaged over
-    /// the processes: in a step of several backwards, the last one alone is called so.
+    /// Adds the gradients of a scalar to `grad`, as `loss.backward()` does, then averages all of `grad` over the
+    /// processes. In a step of several backward passes, call it only for the last one.
     pub fn backward(gradients: &Gradients, loss: &Tensor) -> Result<()> {
         can_go_backward(loss)?;
         gradients.0.borrow_mut().backward(loss)
     }
 
-    /// Gradients of the mean loss of a batch or micro-batch, weighted by its `loss_weight`, and gives the weighted
-    /// loss, detached: a step's loss is the sum over its micro-batches. Gradients are averaged over the processes with
-    /// the step's last micro-batch, or the whole batch, only.
+    /// Adds the gradients of a batch's or micro-batch's mean loss, weighted by its `loss_weight`. Returns the weighted
+    /// loss, detached; the step's loss is the sum over its micro-batches. Gradients are averaged over the processes
+    /// once per step, with the whole batch or its last micro-batch.
     ///
     /// Example: `for b in batch.micro_batches(4) { loss += gradients.backward(my_loss(model, b), b); }`
     #[script(name = "backward")]

@@ -51,15 +51,16 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// AdamW (arXiv 1711.05101) over all parameters of a module, as one fused update a group.
+    /// AdamW (arXiv 1711.05101) over all parameters of a module, with one fused update per group.
     ///
     /// Example: `optim::adamw(model, #{ groups: [#{ pattern: "*embeddings*", lr_scale: 0.1 }] })`
     pub fn adamw(m: &Module, options: AdamwOptions) -> Result<Adamw> {
         Ok(Adamw(Rc::new(RefCell::new(optim::Adamw::new(m.0.as_ref(), &options)?))))
     }
 
-    /// AdamW over all parameters of a module, in groups that a function makes: `group(name, tensor)` is called for every
-    /// parameter and gives a map with any of `lr_scale` (1.0), `weight_decay` (the optimizer's rule) and `llrd_power` (0).
+    /// AdamW over all parameters of a module, grouped by a function: `group(name, tensor)` is called for every
+    /// parameter and returns a map with any of `lr_scale` (1.0), `weight_decay` (the optimizer's rule) and `llrd_power`
+    /// (0).
     ///
     /// Example: `optim::adamw(model, #{}, |name, t| #{ weight_decay: if t.ndim <= 1 { 0.0 } else { 0.05 } })`
     #[script(name = "adamw")]
@@ -72,13 +73,13 @@ mod functions {
             let given = call(&group, (name.to_string(), Tensor::from(t.shallow_clone())))?;
             match given.read_lock::<Map>() {
                 Some(map) => read_options("the group function of optim::adamw", &map),
-                None => bail!("the group function of optim::adamw must give a map, found {}", found(&given)),
+                None => bail!("the group function of optim::adamw must return a map, found {}", found(&given)),
             }
         })?;
         Ok(Adamw(Rc::new(RefCell::new(new))))
     }
 
-    /// Linear warm-up over `warmup_steps`, then half a cosine to 0 (Hugging Face's).
+    /// Linear warm-up over `warmup_steps`, then half a cosine to 0, as in Hugging Face.
     pub fn cosine(options: ScheduleOptions) -> Result<Schedule> {
         schedule(ScheduleKind::Cosine, &options)
     }
@@ -88,24 +89,24 @@ mod functions {
         schedule(ScheduleKind::LlrdCosine, &options)
     }
 
-    /// Warm-up and cosine times llrd^power, where groups of smaller factors warm up longer (the reference's
+    /// Warm-up and cosine times llrd^power, with longer warm-up for groups with smaller factors (the reference's
     /// `llrd_cosine_warmup`).
     pub fn llrd_cosine_warmup(options: ScheduleOptions) -> Result<Schedule> {
         schedule(ScheduleKind::LlrdCosineWarmup, &options)
     }
 
-    /// Scales all gradients so that their common 2-norm is at most `max_norm`; gives the norm before.
+    /// Scales all gradients so that their total 2-norm is at most `max_norm`; returns the norm before clipping.
     pub fn clip_grad_norm(m: &Module, max_norm: f64) -> Result<tch::Tensor> {
         optim::clip_grad_norm(m.0.as_ref(), max_norm)
     }
 
-    /// The common 2-norm of all gradients.
+    /// The total 2-norm of all gradients.
     pub fn grad_norm(m: &Module) -> Result<tch::Tensor> {
         optim::grad_norm(m.0.as_ref())
     }
 
-    /// An exponential moving average of the parameters in float32: the first update copies them,
-    /// each moves the average by 1 − decay.
+    /// An exponential moving average (EMA) of the parameters in float32: the first update copies them,
+    /// each later one moves the average towards them by 1 − decay.
     pub fn ema(m: &Module, decay: f64) -> Result<Ema> {
         Ok(Ema(Rc::new(RefCell::new(optim::Ema::new(m.0.as_ref(), decay)?))))
     }
@@ -115,9 +116,9 @@ mod functions {
 mod adamw {
     use super::*;
 
-    /// One update with a learning rate, times each group's `lr_scale`; or with a function of the
-    /// group (a map with `lr_scale`, `weight_decay`, `llrd_power`, `names`) that gives its learning
-    /// rate. Parameters without a gradient stay; all gradients are dropped afterwards.
+    /// Makes one update. `lr` is a learning rate, multiplied by each group's `lr_scale`, or a function
+    /// that returns a group's learning rate (from a map with `lr_scale`, `weight_decay`, `llrd_power`,
+    /// `names`). Parameters without a gradient stay unchanged; all gradients are cleared afterwards.
     pub fn step(optimizer: &Adamw, lr: Dynamic) -> Result<()> {
         let lrs: Vec<f64> = match lr.read_lock::<FnPtr>() {
             Some(of_group) => {
@@ -134,7 +135,7 @@ mod adamw {
         optimizer.0.borrow_mut().step(&lrs)
     }
 
-    /// The groups: an array of maps with `lr_scale`, `weight_decay`, `llrd_power` and `names`.
+    /// The parameter groups: an array of maps with `lr_scale`, `weight_decay`, `llrd_power` and `names`.
     pub fn groups(optimizer: &Adamw) -> Vec<Dynamic> {
         optimizer.0.borrow().groups().iter().map(group_map).collect()
     }
@@ -156,7 +157,7 @@ mod schedules {
         schedule.0.at(step, 0)
     }
 
-    /// The learning rate of an update for a group of the given layer-wise power.
+    /// The learning rate of an update for a group with the given layer-wise power.
     #[script(name = "at")]
     pub fn at_power(schedule: &Schedule, step: i64, llrd_power: i64) -> f64 {
         schedule.0.at(step, llrd_power)
@@ -172,13 +173,13 @@ mod schedules {
 mod ema {
     use super::*;
 
-    /// Takes the parameters' current values in.
+    /// Updates the averages with the parameters' current values.
     pub fn update(ema: &Ema) -> Result<()> {
         ema.0.borrow_mut().update()
     }
 
-    /// Runs `body` with the averages in the module's place, and gives its value; the parameters
-    /// come back afterwards, also when it fails.
+    /// Runs `body` with the averages as the module's parameters, and returns its value. The parameters
+    /// are restored afterwards, even if it fails.
     ///
     /// Example: `ema.apply(|| checkpoint::save(model, "ema", #{ weights: "ema" }));`
     pub fn apply(ema: &Ema, body: FnPtr) -> Result<Dynamic> {

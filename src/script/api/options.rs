@@ -57,14 +57,20 @@ impl Declaration {
     }
 }
 
-/// The declarations that an array holds.
+/// The declarations that an array holds. One of a name that came before takes the earlier one's place, as in
+/// `train::declared(#{}) + [option("lr", 5e-3, "…")]`.
 pub fn declarations(list: &Array) -> Result<Vec<Declaration>> {
-    list.iter()
-        .map(|entry| match entry.read_lock::<Declaration>() {
-            Some(declaration) => Ok(declaration.clone()),
-            None => bail!("expected an array of declarations made by option(…), found {} in it", found(entry)),
-        })
-        .collect()
+    let mut declared: Vec<Declaration> = Vec::new();
+    for entry in list {
+        let Some(declaration) = entry.read_lock::<Declaration>().map(|d| d.clone()) else {
+            bail!("expected an array of declarations made by option(…), found {} in it", found(entry));
+        };
+        match declared.iter_mut().find(|earlier| earlier.name == declaration.name) {
+            Some(earlier) => *earlier = declaration,
+            None => declared.push(declaration),
+        }
+    }
+    Ok(declared)
 }
 
 /// The type that a default is of; one of `()` takes anything.
@@ -113,8 +119,8 @@ fn complete(of: &str, mut given: Map, declared: &[Declaration]) -> Result<Map> {
 pub fn register(api: &mut Api<'_>) {
     api.globals(
         "options",
-        "Options of a script's function, declared once: what it checks, completes and `nepa api` shows. By convention \
-         the declarations of a function `fit` are what the function `fit_options()` of the same script gives.",
+        "Options of a script's function, declared once for checking, defaults and `nepa api`. By convention, \
+         `fit_options()` returns the declarations of a function `fit` in the same script.",
         functions::register,
     );
     api.methods::<Declaration>("The declaration of an option, made by option(…).", declaration::register);
@@ -124,8 +130,8 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// Declares an option: its name, its default, from which the type follows, and what it means. A default of `()`
-    /// takes anything.
+    /// Declares an option: its name, its default, which determines its type, and its meaning. With a default of `()`,
+    /// it takes any value.
     ///
     /// Example: `fn fit_options() { [option("epochs", 10, "passes over the images"), option("lr", 1e-3, "peak rate")] }`
     pub fn option(name: ImmutableString, default: Dynamic, doc: ImmutableString) -> Result<Declaration> {
@@ -133,12 +139,12 @@ mod functions {
         Declaration::new(name, default, of, doc)
     }
 
-    /// Declares an option of a type: "int", "float", "bool", "string", "array", "map", "function", "Tensor",
-    /// "Module", "Source" or another that `nepa api` shows, several of them ("int or ()", "array of float"), or an
-    /// array of strings, one of which it then is. An option whose default is `()` must be given, unless its type has
-    /// `()` too.
+    /// Declares an option with a type: "int", "float", "bool", "string", "array", "map", "function", "Tensor",
+    /// "Module", "Source" or another type that `nepa api` shows, a combination ("int or ()", "array of float"), or an
+    /// array of strings to choose from. If the default is `()` and the type does not include `()`, the option is
+    /// required.
     ///
-    /// Example: `option("dtype", "float32", ["float32", "bfloat16"], "what products are computed in")`
+    /// Example: `option("dtype", "float32", ["float32", "bfloat16"], "dtype of matrix products")`
     #[script(name = "option")]
     pub fn option_of_type(
         name: ImmutableString,
@@ -150,8 +156,8 @@ mod functions {
         Declaration::new(name, default, of, doc)
     }
 
-    /// Options given by a caller, completed by the defaults of their declarations. Keys that are not declared and
-    /// values of other types are errors at the caller's line, which name `of`. An int may be given for a float.
+    /// Checks the options given by a caller and fills in the declared defaults. Undeclared keys and values of the wrong
+    /// type are errors at the caller's line, which name `of`. An int is accepted for a float.
     ///
     /// Example: `fn fit(model, data, given) { let o = options("fit", given, fit_options()); … }`
     pub fn options(of: &str, given: Map, declared: Array) -> Result<Map> {
@@ -169,7 +175,7 @@ mod functions {
 mod declaration {
     use super::*;
 
-    /// The declaration of an option that may change when a run is resumed.
+    /// Marks an option as one that may change when a run is resumed; returns the declaration.
     ///
     /// Example: `option("log_every", 10, "steps between lines in metrics.jsonl").changeable()`
     pub fn changeable(declaration: Declaration) -> Declaration {

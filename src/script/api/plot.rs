@@ -13,13 +13,13 @@ use std::path::Path;
 options! {
     /// How a grid of images is laid out.
     pub struct ImagesOptions {
-        /// Images in a row.
+        /// Images per row.
         columns: u64 = 16,
         /// Screen pixels for each image pixel.
         zoom: u64 = 3,
-        /// The value that is black, of float images.
+        /// Value drawn as black, for float images.
         low: f64 = -1.0,
-        /// The value that is white, of float images.
+        /// Value drawn as white, for float images.
         high: f64 = 1.0,
     }
 }
@@ -27,7 +27,7 @@ options! {
 pub fn register(api: &mut Api<'_>) {
     api.namespace(
         "plot",
-        "Pictures as PNG files; curves and bars as SVG too, by the file's name.",
+        "Pictures as PNG files; curves and bars also as SVG, depending on the file name.",
         functions::register,
     );
 }
@@ -36,7 +36,7 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// Curves over a common axis: a map from names to arrays of [x, y]. A .png or .svg file.
+    /// Draws curves over a common axis, given as a map from names to arrays of [x, y], to a .png or .svg file.
     ///
     /// Example: `plot::lines(run::path("loss.png"), #{ loss: [[0, 2.3], [1, 1.9]] }, #{ x: "step" });`
     pub fn lines(path: &Path, series: Map, options: PlotOptions) -> Result<()> {
@@ -44,22 +44,22 @@ mod functions {
         plot::lines(path, &series, &options)
     }
 
-    /// Bars with error bars: an array of [name, value, deviation]. A .png or .svg file.
+    /// Draws bars with error bars, given as an array of [name, value, deviation], to a .png or .svg file.
     pub fn bars(path: &Path, bars: Array, options: PlotOptions) -> Result<()> {
         let bars: Vec<Bar> = bars.iter().map(bar).collect::<Result<_>>()?;
         plot::bars(path, &bars, &options)
     }
 
-    /// A grid of images [B, 1 or 3, H, W], uint8 or float. A .png file.
+    /// Draws a grid of images [B, 1 or 3, H, W], uint8 or float, to a .png file.
     pub fn images(path: &Path, batch: &Tensor, options: ImagesOptions) -> Result<()> {
         plot::images(path, batch, options.columns, options.zoom, (options.low, options.high))
     }
 
-    /// Maps over the patches of one image [1 or 3, H, W] (uint8 or float), each drawn on it in a panel of its own:
-    /// an array of #{ title, map (a tensor [rows, columns]; without it the image alone), gamma, frames (an array of
-    /// [row, column, name]), grid ([rows, columns], for frames without a map) }. Colours are viridis, from the map's
-    /// least value to its greatest, as ((value - least) / (greatest - least))^gamma; the colour bar is drawn with the
-    /// same gamma. Patches whose value is exactly 0 are faded and count for neither end. A .png file.
+    /// Draws maps over the patches of one image [1 or 3, H, W] (uint8 or float), one per panel, to a .png file.
+    /// `panels` is an array of #{ title, map (a tensor [rows, columns]; without it, the panel shows the image alone),
+    /// gamma, frames (an array of [row, column, name]), grid ([rows, columns], for frames without a map) }. Colours are
+    /// viridis, from the map's minimum to its maximum, as ((value - min) / (max - min))^gamma; the colour bar has the
+    /// same gamma. Patches with a value of exactly 0 are faded and ignored in the range.
     pub fn overlays(path: &Path, image: &Tensor, panels: Array, options: OverlaysOptions) -> Result<()> {
         let panels: Vec<Overlay> = panels.iter().map(overlay).collect::<Result<_>>()?;
         plot::overlays(path, image, &panels, &options)

@@ -39,7 +39,7 @@ fn column(pair: &Dynamic) -> Result<(String, Column)> {
         Some(v) if v.is_string() => {
             let text = |v: &Dynamic| match v.clone().into_string() {
                 Ok(text) => Ok(text),
-                Err(_) => bail!("{what}: expected strings only, found {} too", found(v)),
+                Err(_) => bail!("{what}: expected only strings, found {} among them", found(v)),
             };
             Column::Texts(list.iter().map(text).collect::<Result<_>>()?)
         }
@@ -91,12 +91,13 @@ handles! { "Progress": Progress; }
 pub fn register(api: &mut Api<'_>) {
     api.namespace(
         "run",
-        "The run directory (--out DIR, else runs/RECIPE-DATE, created when first needed): metrics, progress, checkpoints.",
+        "The run directory (--out DIR, by default runs/RECIPE-DATE, created when first needed): metrics, progress, \
+         checkpoints.",
         functions::register,
     );
     api.methods::<Progress>(
-        "A progress display: a bar on a terminal, else plain lines. Where a signal ends the run, it says how far \
-         it came.",
+        "A progress display: a bar on a terminal, otherwise plain lines. If a signal ends the run, it reports how far \
+         the run got.",
         methods::register,
     );
 }
@@ -115,14 +116,14 @@ mod functions {
         with_session(|s| Ok(s.path(name)?.display().to_string()))
     }
 
-    /// Appends a map of plain values (scalar tensors too) as one line to metrics.jsonl.
+    /// Appends a map of plain values (and scalar tensors) as one line to metrics.jsonl.
     pub fn log(values: Map) -> Result<()> {
         let values = object(&values)?;
         with_session(|s| s.log(&values))
     }
 
-    /// Records what the run was started from, beside the models that it loads: the path, and a map of anything worth
-    /// knowing. The models and checkpoints that it saves say so in their provenance, under `started_from`.
+    /// Records what the run was started from, in addition to the models that it loads: a path, and a map of anything
+    /// worth knowing. Models and checkpoints that the run saves have it in their provenance, under `started_from`.
     pub fn started_from(path: &str, about: Map) -> Result<()> {
         let about = object(&about)?;
         with_session(|s| {
@@ -131,7 +132,7 @@ mod functions {
         })
     }
 
-    /// Says something beside the results: a line on stderr, and in run.log.
+    /// Writes a message as a line to stderr and to run.log.
     pub fn note(text: &str) {
         progress::note_line(text);
     }
@@ -147,18 +148,18 @@ mod functions {
         Progress::of(progress::Progress::new(label, total.max(0) as u64).resumed_after(done.max(0) as u64))
     }
 
-    /// Keeps the checkpoints of a training loop, in checkpoints/LABEL/step-N of the run directory: `nepa run … --resume
-    /// DIR`, or the same command again, resumes the run from the newest one. `parts` is a map of what changes from
-    /// step to step: `model`, and where there are such `ema` and `optimizer`. Each checkpoint also holds the
-    /// generator's state, the metrics so far, the recipe and its parameters. They are written in the background;
-    /// training waits for the copy only.
+    /// Manages the checkpoints of a training loop, in checkpoints/LABEL/step-N of the run directory: `nepa run …
+    /// --resume DIR`, or the same command again, resumes the run from the newest one. `parts` is a map of what changes
+    /// from step to step: `model`, and optionally `ema` and `optimizer`. Each checkpoint also holds the generator's
+    /// state, the metrics so far, the recipe and its parameters. They are written in the background; training waits
+    /// only while they are copied.
     ///
     /// Example: `let checkpoints = run::checkpoints("pretrain", #{ model: model, optimizer: opt }, #{ every: 500 });`
     pub fn checkpoints(label: &str, parts: Map, options: CheckpointOptions) -> Result<Checkpoints> {
         Checkpoints::new(label, &parts, &options)
     }
 
-    /// A path relative to the recipe's own folder, so that it holds wherever nepa is started.
+    /// A path relative to the recipe's own folder, which works wherever nepa is started.
     pub fn beside(path: &str) -> Result<String> {
         with_session(|s| {
             let folder = s.info().recipe.parent().unwrap_or(Path::new(""));
@@ -172,8 +173,8 @@ mod functions {
         with_session(|s| s.write(name, text.as_bytes()))
     }
 
-    /// Writes a table to a file of the run directory whose name ends in .parquet or .csv: an array of columns
-    /// [name, values], the values being integers, numbers or strings in an array, or a tensor [n].
+    /// Writes a table to a .parquet or .csv file of the run directory. `columns` is an array of [name, values], where
+    /// the values are an array of integers, floats or strings, or a tensor [n].
     ///
     /// Example: `run::write_table("predictions.csv", [["item", ["a.png", "b.png"]], ["label", [3, 7]]]);`
     pub fn write_table(name: &str, columns: Array) -> Result<()> {
@@ -192,25 +193,25 @@ mod functions {
 mod methods {
     use super::*;
 
-    /// One step done, with the values to show.
+    /// Counts one step, and shows these values.
     pub fn step(progress: &Progress, values: Map) -> Result<()> {
         progress.0.borrow_mut().0.step(0, &object(&values)?);
         Ok(())
     }
 
-    /// One step done on a number of images, with the values to show.
+    /// Counts one step on a number of images, and shows these values.
     #[script(name = "step")]
     pub fn step_images(progress: &Progress, images: i64, values: Map) -> Result<()> {
         progress.0.borrow_mut().0.step(images.max(0) as u64, &object(&values)?);
         Ok(())
     }
 
-    /// Ends the display with a line that stays.
+    /// Ends the display, leaving a last line.
     pub fn finish(progress: &Progress) {
         progress.0.borrow_mut().0.finish(&Default::default());
     }
 
-    /// Ends the display with a line that stays, and the final values in it.
+    /// Ends the display, leaving a last line with these values.
     #[script(name = "finish")]
     pub fn finish_with(progress: &Progress, values: Map) -> Result<()> {
         progress.0.borrow_mut().0.finish(&object(&values)?);

@@ -18,9 +18,9 @@ use send_wrapper::SendWrapper;
 use std::sync::Arc;
 
 options! {
-    /// How resizing finds values between pixels.
+    /// How to interpolate when resizing.
     pub struct ResizeOptions {
-        /// nearest, bilinear or bicubic; the last two antialiased.
+        /// nearest, bilinear or bicubic; the last two with antialiasing.
         interpolation: Interpolation = Interpolation::Bilinear,
     }
 }
@@ -28,7 +28,7 @@ options! {
 options! {
     /// How operations that move pixels fill and interpolate.
     pub struct OpOptions {
-        /// Colour of what comes in from outside the image: red, green, blue from 0 to 255.
+        /// Colour of pixels from outside the image: red, green, blue from 0 to 255.
         fill: [u8; 3] = [128, 128, 128],
         /// nearest, bilinear or bicubic.
         interpolation: Interpolation = Interpolation::Bilinear,
@@ -72,7 +72,7 @@ impl transform::Transform for ScriptFunction {
             batch.into()
         } else {
             bail!(
-                "a function among the transforms: expected it to give a tensor of images or a batch, found {}",
+                "a function among the transforms: expected a tensor of images or a batch as its result, found {}",
                 found(&value)
             );
         };
@@ -168,10 +168,10 @@ impl Argument for PerChannel {
 pub fn register(api: &mut Api<'_>) {
     api.namespace(
         "transform",
-        "What is done to images on their way into a batch, as a list for data::loader: first what works on each 8-bit \
-         image, in worker threads; then what works on the batch, on the device (normalize, random_erasing, mixup, and \
-         functions of your own: |batch| -> batch, or a tensor of images [B, C, H, W]). Pixels are Pillow's, draws \
-         distributed as in torchvision and timm.",
+        "Transforms of images, as a list for data::loader. Transforms of single 8-bit images run first, in worker \
+         threads; then those of the batch, on the device (normalize, random_erasing, mixup, and your own functions \
+         |batch| -> batch, or -> a tensor of images [B, C, H, W]). Pixels match Pillow's; random draws are distributed \
+         as in torchvision and timm.",
         functions::register,
     );
     api.methods::<Transform>("One entry of a list of transforms.", methods::register);
@@ -181,20 +181,21 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// A region of random size, form and position, resized to a square of `size` pixels or to [height, width]
-    /// (torchvision's RandomResizedCrop, antialiased as in Pillow). Of a JPEG, only that region is decoded.
+    /// Crops a region of random size, aspect ratio and position, and resizes it to a square of `size` pixels or to
+    /// [height, width] (torchvision's RandomResizedCrop, antialiased as in Pillow). Only that region of a JPEG is
+    /// decoded.
     pub fn random_resized_crop(size: Size, options: RandomResizedCropOptions) -> Result<Transform> {
         Ok(RandomResizedCrop::new(size.height, size.width, &options)?.into())
     }
 
-    /// A region of random size, form and position, resized, with the default options.
+    /// Crops a region of random size, aspect ratio and position, and resizes it, with default options.
     #[script(name = "random_resized_crop")]
     pub fn random_resized_crop_default(size: Size) -> Result<Transform> {
         Ok(RandomResizedCrop::new(size.height, size.width, &Default::default())?.into())
     }
 
-    /// The region of `height` x `width` pixels with `top` rows above and `left` columns to the left of it, resized
-    /// to a square of `size` pixels or to [height, width].
+    /// Crops the region of `height` x `width` pixels at row `top` and column `left`, and resizes it to a square of
+    /// `size` pixels or to [height, width].
     pub fn resized_crop(
         top: i64,
         left: i64,
@@ -213,25 +214,25 @@ mod functions {
         Ok(ResizedCrop { region, height, width, interpolation: options.interpolation }.into())
     }
 
-    /// Resizes: the shorter side to `size` pixels, the longer in proportion; or to exactly [height, width]
+    /// Resizes the shorter side to `size` pixels and the longer in proportion, or to exactly [height, width]
     /// (torchvision's Resize, antialiased as in Pillow).
     pub fn resize(size: Size, options: ResizeOptions) -> Result<Transform> {
         Ok(Resize { to: size.to_resize(), interpolation: options.interpolation }.into())
     }
 
-    /// Resizes, bilinear.
+    /// Resizes with bilinear interpolation.
     #[script(name = "resize")]
     pub fn resize_default(size: Size) -> Result<Transform> {
         resize(size, ResizeOptions::default())
     }
 
-    /// The middle: a square of `size` pixels or [height, width]; smaller images get a black border. Right after
-    /// resize, only what is kept is decoded and resized.
+    /// Crops the centre: a square of `size` pixels or [height, width]; smaller images get a black border. Directly
+    /// after resize, only the cropped region is decoded and resized.
     pub fn center_crop(size: Size) -> Result<Transform> {
         Ok(CenterCrop { height: size.height, width: size.width }.into())
     }
 
-    /// A crop at random after padding with zeros.
+    /// Crops a random region after padding with zeros.
     pub fn random_crop(options: RandomCropOptions) -> Result<Transform> {
         Ok(RandomCrop::new(&options)?.into())
     }
@@ -252,7 +253,7 @@ mod functions {
         Ok(ColorJitter::new(&options)?.into())
     }
 
-    /// Greys an image with probability p.
+    /// Turns an image grey with probability p.
     pub fn random_grayscale(options: RandomGrayscaleOptions) -> Result<Transform> {
         Ok(RandomGrayscale::new(&options)?.into())
     }
@@ -262,52 +263,52 @@ mod functions {
         Ok(GaussianBlur::new(&options)?.into())
     }
 
-    /// Inverts what is brighter than a threshold, with probability p.
+    /// Inverts pixels above a threshold, with probability p.
     pub fn random_solarize(options: RandomSolarizeOptions) -> Result<Transform> {
         Ok(RandomSolarize::new(&options)?.into())
     }
 
-    /// RandAugment by one of timm's policy strings, such as "rand-m9-mstd0.5-inc1".
+    /// RandAugment with one of timm's policy strings, such as "rand-m9-mstd0.5-inc1".
     pub fn rand_augment(policy: &str, options: RandAugmentOptions) -> Result<Transform> {
         Ok(RandAugment::new(&RandAugmentOptions { policy: policy.to_string(), ..options })?.into())
     }
 
-    /// RandAugment by one of timm's policy strings, with the default options.
+    /// RandAugment with one of timm's policy strings, with default options.
     #[script(name = "rand_augment")]
     pub fn rand_augment_default(policy: &str) -> Result<Transform> {
         rand_augment(policy, RandAugmentOptions::default())
     }
 
-    /// 3-Augment: greying, solarizing or blurring, one of them for each image (DeiT III).
+    /// 3-Augment (DeiT III): greys, solarizes or blurs each image.
     pub fn three_augment(options: ThreeAugmentOptions) -> Result<Transform> {
         Ok(ThreeAugment::new(&options)?.into())
     }
 
-    /// One of RandAugment's operations with given arguments, always: "Rotate" [degrees], "ShearX" [factor],
+    /// Applies one of RandAugment's operations, always with the same arguments: "Rotate" [degrees], "ShearX" [factor],
     /// "TranslateXRel" [fraction of the width], "Posterize" [bits], "Solarize" [threshold], "SolarizeAdd" [value],
     /// "Color", "Contrast", "Brightness", "Sharpness" [factor], "AutoContrast", "Equalize", "Invert" [].
     pub fn op(name: &str, args: Vec<f64>, options: OpOptions) -> Result<Transform> {
         Ok(FixedOp::new(name, args, options.fill, options.interpolation)?.into())
     }
 
-    /// Grey images to three equal channels; images with three stay as they are.
+    /// Gives grey images three equal channels; images with three channels stay unchanged.
     pub fn rgb() -> Transform {
         Rgb.into()
     }
 
-    /// (x − mean) / std, x in [0, 1]: a number for all channels or an array with one for each. Without it, images
-    /// stay in [0, 1].
+    /// Normalises images to (x − mean) / std, with x in [0, 1]; each a number for all channels or an array with one per
+    /// channel. Without it, images stay in [0, 1].
     pub fn normalize(mean: PerChannel, std: PerChannel) -> Result<Transform> {
         Ok(Normalize::new(mean.0, std.0)?.into())
     }
 
-    /// Replaces regions of normalised images by zeros or noise.
+    /// Replaces regions of normalised images with zeros or noise.
     pub fn random_erasing(options: RandomErasingOptions) -> Result<Transform> {
         Ok(RandomErasing::new(&options)?.into())
     }
 
-    /// Mixup and CutMix: each image is mixed with another of the batch, and `batch.targets` becomes float32
-    /// [B, classes], for loss::cross_entropy.
+    /// Mixup and CutMix: mixes each image with another of the batch, and turns `batch.targets` into float32 [B,
+    /// classes] for loss::cross_entropy.
     pub fn mixup(options: MixupOptions) -> Result<Transform> {
         Ok(Mixup::new(&options)?.into())
     }
@@ -317,7 +318,7 @@ mod functions {
 mod methods {
     use super::*;
 
-    /// As a script writes it.
+    /// The transform as a script writes it.
     pub fn to_string(transform: &Transform) -> String {
         transform.0.describe()
     }

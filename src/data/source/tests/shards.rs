@@ -8,12 +8,23 @@ fn header(name: &[u8], size: usize, kind: u8) -> Vec<u8> {
     block[..name.len()].copy_from_slice(name);
     block[100..108].copy_from_slice(b"0000644\0");
     block[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
-    block[148..156].fill(b' ');
     block[156] = kind;
     block[257..265].copy_from_slice(b"ustar\x0000");
+    sign(&mut block);
+    block
+}
+
+/// Writes a header's checksum.
+fn sign(block: &mut [u8]) {
+    block[148..156].fill(b' ');
     let sum: u32 = block.iter().map(|b| *b as u32).sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    block
+}
+
+/// A record of a pax header; `text` ends its line.
+fn record(text: String) -> String {
+    let n = (text.len() + 2..).find(|n| n.to_string().len() + 1 + text.len() == *n).unwrap();
+    format!("{n} {text}")
 }
 
 fn entry(name: &[u8], content: &[u8], kind: u8) -> Vec<u8> {
@@ -92,16 +103,10 @@ fn long_names_of_both_kinds_are_read() {
     let dir = Dir::new();
     let long = format!("{}/{}", "d".repeat(90), "f".repeat(120));
     let gnu = entry(b"././@LongLink", format!("{long}.jpg\0").as_bytes(), b'L');
-    let record = |text: String| {
-        let n = (text.len() + 2..).find(|n| n.to_string().len() + 1 + text.len() == *n).unwrap();
-        format!("{n} {text}")
-    };
     let pax = [record("mtime=1.5\n".into()), record(format!("path={long}2.jpg\n"))].concat();
     let mut prefixed = header(b"p.jpg", 1, b'0');
     prefixed[345..348].copy_from_slice(b"dir");
-    prefixed[148..156].fill(b' ');
-    let sum: u32 = prefixed.iter().map(|b| *b as u32).sum();
-    prefixed[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    sign(&mut prefixed);
     let mut folder_first = entry(b"d/", b"", b'5');
     folder_first.extend([gnu, entry(b"cut.jpg", b"A", b'0')].concat());
     folder_first.extend([entry(b"g", b"13 comment=x\n", b'g'), entry(b"p", pax.as_bytes(), b'x')].concat());
@@ -111,6 +116,42 @@ fn long_names_of_both_kinds_are_read() {
     let expected = [format!("{long}.jpg"), format!("{long}2.jpg"), "dir/p.jpg".into()];
     assert_eq!(names(&source), expected.map(|n| format!("t.tar/{n}")));
     assert_eq!((0..3).map(|i| bytes(&source, i)).collect::<Vec<_>>(), [b"A".to_vec(), b"BB".to_vec(), b"C".to_vec()]);
+}
+
+#[test]
+fn a_folder_without_a_size_and_headers_between_a_name_and_its_file_lose_nothing() {
+    let dir = Dir::new();
+    let mut folder = header(b"d/", 0, b'5');
+    folder[124..136].fill(0);
+    sign(&mut folder);
+    let long = format!("{}/two\nlines", "d".repeat(120));
+    let local = entry(b"p", record(format!("path={long}.jpg\n")).as_bytes(), b'x');
+    let global = entry(b"g", record("comment=of all\n".into()).as_bytes(), b'g');
+    let link = entry(b"././@LongLink", b"target\0", b'K');
+    let image = |name: &str| entry(name.as_bytes(), name.as_bytes(), b'0');
+    let parts = [folder, image("a.jpg"), local.clone(), global, link, image("b.jpg"), image("c.jpg")];
+    dir.write("t.tar", [parts.concat(), vec![0; 1024]].concat());
+    let source = web(&dir, "t.tar").unwrap();
+    assert_eq!(names(&source), ["a", &long, "c"].map(|n| format!("t.tar/{n}.jpg")));
+    assert_eq!((0..3).map(|i| bytes(&source, i)).collect::<Vec<_>>(), [b"a.jpg", b"b.jpg", b"c.jpg"]);
+    // A name without its file.
+    dir.write("t.tar", [image("a.jpg"), local.clone(), vec![0; 1024]].concat());
+    complains(web(&dir, "t.tar"), &["t.tar is damaged at byte 2048, after a.jpg", "not followed by its file"]);
+    dir.write("t.tar", [image("a.jpg"), local].concat());
+    complains(web(&dir, "t.tar"), &["t.tar is cut short", "the next header, after a.jpg"]);
+    dir.write("t.tar", [entry(b"p", b"7 path=long", b'x'), image("a.jpg"), vec![0; 1024]].concat());
+    complains(web(&dir, "t.tar"), &["t.tar is damaged at byte 0", "a pax header that cannot be read"]);
+}
+
+#[test]
+fn sparse_files_are_refused_by_name() {
+    let dir = Dir::new();
+    dir.write("t.tar", [entry(b"s.jpg", b"1", b'S'), vec![0; 1024]].concat());
+    complains(web(&dir, "t.tar"), &["t.tar holds a sparse file, s.jpg"]);
+    let records = [record("GNU.sparse.major=1\n".into()), record("GNU.sparse.name=x/s.jpg\n".into())].concat();
+    let pax = entry(b"p", records.as_bytes(), b'x');
+    dir.write("t.tar", [pax, entry(b"GNUSparseFile.0/s.jpg", b"1", b'0'), vec![0; 1024]].concat());
+    complains(web(&dir, "t.tar"), &["t.tar holds a sparse file, x/s.jpg"]);
 }
 
 #[test]

@@ -50,19 +50,19 @@ impl Image {
 mod functions {
     use super::*;
 
-    /// Columns of pixels.
+    /// Width in pixels.
     #[script(get)]
     pub fn width(image: &Image) -> Result<usize> {
         Ok(image.size()?.0)
     }
 
-    /// Rows of pixels.
+    /// Height in pixels.
     #[script(get)]
     pub fn height(image: &Image) -> Result<usize> {
         Ok(image.size()?.1)
     }
 
-    /// uint8 [channels, height, width] on the CPU.
+    /// The pixels: uint8 [channels, height, width] on the CPU.
     pub fn tensor(image: &Image) -> Result<tch::Tensor> {
         let image = image.pixels()?;
         let mut planes = vec![0; image.data.len()];
@@ -87,7 +87,7 @@ mod functions {
         }
     }
 
-    /// The image after a list of transforms (of those that work on one image), with what they draw given by a seed.
+    /// Applies a list of transforms of single images, with random draws determined by a seed.
     pub fn apply(image: &Image, transforms: Array, seed: i64) -> Result<Image> {
         let pipeline = transform::pipeline("apply", &transforms.into(), false)?;
         if !pipeline.on_batch().is_empty() {

@@ -129,7 +129,7 @@ impl LoaderParts {
         if !dist::is_rank0() {
             // Rank 0 keeps its own list.
             let list: Vec<String> = bad.values().map(|(name, reason)| format!("{name} ({reason})")).collect();
-            note_line_of_any(&format!("warning: {source}: broken images were replaced by others: {}", list.join(", ")));
+            note_line_of_any(&format!("warning: {source}: replaced broken images with others: {}", list.join(", ")));
             return Ok(());
         }
         let count = bad.len();
@@ -144,8 +144,8 @@ impl LoaderParts {
             session.write("bad_items.txt", lines.as_bytes())?;
             session.path("bad_items.txt")
         })?;
-        let plural = if count == 1 { " of its images was broken and" } else { " of its images were broken and" };
-        note_line(&format!("warning: {source}: {count}{plural} replaced by others; see {}", path.display()));
+        let plural = if count == 1 { "image" } else { "images" };
+        note_line(&format!("warning: {source}: replaced {count} broken {plural} with others; see {}", path.display()));
         Ok(())
     }
 }
@@ -159,20 +159,20 @@ mod functions {
         loader.start(e, 0)
     }
 
-    /// The batches of epoch e after its first `done` images (over all processes), at once and exactly as if they
-    /// had been gone through.
+    /// The batches of epoch e after its first `done` images (over all processes), exactly as if those had been taken;
+    /// skipping them takes no time.
     #[script(name = "epoch")]
     pub fn epoch_from(loader: &Loader, e: usize, done: usize) -> Result<Epoch> {
         loader.start(e, done)
     }
 
-    /// Batches in an epoch.
+    /// Batches per epoch.
     #[script(get)]
     pub fn steps_per_epoch(loader: &Loader) -> usize {
         loader.0.loader.steps_per_epoch()
     }
 
-    /// Images in a batch, over all processes.
+    /// Images in a global batch, over all processes.
     #[script(get)]
     pub fn batch(loader: &Loader) -> usize {
         loader.0.loader.batch()
@@ -190,7 +190,7 @@ mod functions {
         loader.0.loader.shape().to_vec()
     }
 
-    /// Broken images that were replaced so far (on_bad: "skip"): maps with index, name, reason.
+    /// Broken images replaced so far (on_bad: "skip"): an array of maps with index, name, reason.
     #[script(get)]
     pub fn bad_items(loader: &Loader) -> Vec<Map> {
         let bad = loader.0.loader.bad_items();
@@ -209,7 +209,7 @@ mod functions {
 mod epoch {
     use super::*;
 
-    /// Seconds that the loop has waited for data so far.
+    /// Seconds spent waiting for data so far.
     #[script(get)]
     pub fn waited(epoch: &Epoch) -> f64 {
         epoch.0.epoch.borrow().waited().as_secs_f64()
@@ -221,7 +221,7 @@ mod epoch {
         epoch.0.epoch.borrow().left()
     }
 
-    /// Images of the epoch that were taken, over all processes: what `loader.epoch(e, done)` starts after.
+    /// Images of the epoch taken so far, over all processes; `loader.epoch(e, done)` continues after them.
     #[script(get)]
     pub fn done(epoch: &Epoch) -> usize {
         epoch.0.epoch.borrow().done()

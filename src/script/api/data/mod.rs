@@ -22,8 +22,8 @@ use std::sync::Arc;
 pub fn register(api: &mut Api<'_>) {
     api.namespace(
         "data",
-        "Labelled images in any layout, and how they become batches. Listings and indices that take long to make are \
-         kept in the cache folder (NEPA_CACHE) and made again when the data changes.",
+        "Labelled images in any layout, and loaders that turn them into batches. Listings and indices that take long \
+         to build are cached (in NEPA_CACHE) and rebuilt when the data change.",
         functions::register,
     );
     api.methods::<Source>("A list of labelled images.", source::register);
@@ -42,82 +42,81 @@ fn opened(path: &str, split: Option<&str>) -> Result<Source> {
 mod functions {
     use super::*;
 
-    /// Labelled images in whatever layout they lie: class folders, a `datasets` folder, parquet files, WebDataset
-    /// tars, IDX. The split is needed where there are several; "validation" also finds val, valid, dev, and
-    /// IDX's test.
+    /// Opens labelled images in any supported layout: class folders, a `datasets` folder, parquet files, WebDataset
+    /// tars, IDX. If there are several splits, name one; "validation" also finds val, valid, dev, and IDX's test.
     pub fn open(path: &str, split: &str) -> Result<Source> {
         opened(path, Some(split))
     }
 
-    /// Labelled images in whatever layout they lie, where there is one split only.
+    /// Opens labelled images in any supported layout, if there is only one split.
     #[script(name = "open")]
     pub fn open_only_split(path: &str) -> Result<Source> {
         opened(path, None)
     }
 
-    /// The names of the splits that a path holds, training first.
+    /// The names of the splits in a path, training first.
     pub fn splits(path: &str) -> Result<Vec<String>> {
         sources::splits(path)
     }
 
-    /// A folder with a sub-folder for each class, as torchvision's ImageFolder reads it: classes and files in
-    /// sorted order.
+    /// Opens a folder with a subfolder for each class, like torchvision's ImageFolder: classes and files in sorted
+    /// order.
     pub fn image_folder(path: &Path) -> Result<Source> {
         Ok(Source(Arc::new(sources::ImageFolder::open(path, None)?)))
     }
 
-    /// What `datasets.save_to_disk` wrote (Arrow), mapped into memory.
+    /// Opens one split of a folder written by `datasets.save_to_disk` (Arrow), mapped into memory.
     pub fn hf_disk(path: &Path, split: &str) -> Result<Source> {
         Ok(Source(Arc::new(sources::HfDisk::open(path, Some(split))?)))
     }
 
-    /// What `datasets.save_to_disk` wrote (Arrow), of a folder of one split.
+    /// Opens a folder written by `datasets.save_to_disk` (Arrow) with a single split.
     #[script(name = "hf_disk")]
     pub fn hf_disk_only_split(path: &Path) -> Result<Source> {
         Ok(Source(Arc::new(sources::HfDisk::open(path, None)?)))
     }
 
-    /// Parquet files as on the Hugging Face Hub, by a folder or a pattern: "imagenet/train-*.parquet".
+    /// Opens parquet files as on the Hugging Face Hub, given a folder or a pattern: "imagenet/train-*.parquet".
     pub fn parquet(files: &str, split: &str) -> Result<Source> {
         Ok(Source(Arc::new(sources::Parquet::open(files, Some(split))?)))
     }
 
-    /// Parquet files of one split.
+    /// Opens one split of parquet files.
     #[script(name = "parquet")]
     pub fn parquet_only_split(files: &str) -> Result<Source> {
         Ok(Source(Arc::new(sources::Parquet::open(files, None)?)))
     }
 
-    /// Uncompressed WebDataset tars, by a folder or a pattern: "shards/train-{0000..0146}.tar". Each is indexed
-    /// once, so that shuffling is over all images.
+    /// Opens uncompressed WebDataset tars, given a folder or a pattern: "shards/train-{0000..0146}.tar". Each is
+    /// indexed once, so that images are shuffled across all shards.
     pub fn webdataset(files: &str, split: &str) -> Result<Source> {
         Ok(Source(Arc::new(sources::WebDataset::open(files, Some(split))?)))
     }
 
-    /// Uncompressed WebDataset tars of one split.
+    /// Opens one split of uncompressed WebDataset tars.
     #[script(name = "webdataset")]
     pub fn webdataset_only_split(files: &str) -> Result<Source> {
         Ok(Source(Arc::new(sources::WebDataset::open(files, None)?)))
     }
 
-    /// Images in the IDX format (MNIST, Fashion-MNIST), plain or gzipped: the folder and the split,
-    /// "train" or "test". Class names are read from classes.txt, one a line, where it is there.
+    /// Opens images in the IDX format (MNIST, Fashion-MNIST), plain or gzipped, given the folder and the
+    /// split, "train" or "test". Reads class names from classes.txt, one per line, if it exists.
     pub fn idx(folder: &Path, split: &str) -> Result<Source> {
         Ok(Source(Arc::new(sources::Idx::open(folder, split)?)))
     }
 
-    /// Made-up images that a model can learn to tell apart, for measuring and trying.
+    /// Generates images that a model can learn to classify, for tests and measurements.
     pub fn synthetic(options: SyntheticOptions) -> Result<Source> {
         Ok(Source(Arc::new(sources::Synthetic::new(&options)?)))
     }
 
-    /// The images of several sources with the same classes, one source after the other.
+    /// Concatenates several sources with the same classes.
     pub fn concat(sources: Vec<SourceRef>) -> Result<Source> {
         Ok(Source(sources::concat(&sources)?))
     }
 
-    /// The classes of ImageNet-1K, a map: `synsets` (WordNet ids) and `names` (words) by label, and the labels of the
-    /// classes of ImageNet-A and ImageNet-R, `a` and `r`.
+    /// The classes of ImageNet-1K, as a map: `synsets` (WordNet ids) and `names` (words) by label, and `a` and `r`, the
+    /// labels in ImageNet-A and ImageNet-R.
     pub fn imagenet_classes() -> Map {
         let known = imagenet::classes();
         let words = |list: &[&str]| list.iter().map(|s| Dynamic::from(s.to_string())).collect::<Array>();
@@ -130,11 +129,11 @@ mod functions {
         ])
     }
 
-    /// Finds the classes of images among the `count` classes of a model, whose names are `names` (or ()). Gives a
-    /// map: `labels`, the model's label for each of the source's, and `names`, the model's classes in words. A class is
-    /// the one of the same name, where WordNet ids and names of ImageNet's classes count as the same; names that are
-    /// numbers are labels. Without names, as many classes are the same ones, and a model of 1000 classes is one of
-    /// ImageNet where the images' classes are WordNet ids or numbers. Classes that the model lacks are an error.
+    /// Maps the classes of a source to the `count` classes of a model, whose names are `names` (or ()). Returns a map:
+    /// `labels`, the model's label for each of the source's, and `names`, the model's classes in words. Classes match
+    /// by name; WordNet ids match the names of ImageNet's classes, and names that are numbers are labels. Without
+    /// names, sources with as many classes as the model match label by label, and a model of 1000 classes is taken for
+    /// ImageNet's if the source's classes are WordNet ids or numbers. Classes that the model lacks are an error.
     pub fn match_classes(source: &Source, names: Dynamic, count: usize) -> Result<Map> {
         let names = names.read_lock::<Array>().map(|list| list.iter().map(|n| n.to_string()).collect());
         let matched = imagenet::match_classes(source.0.as_ref(), names, count)?;
@@ -144,7 +143,7 @@ mod functions {
         ]))
     }
 
-    /// An image file, whatever its kind, as 8-bit RGB.
+    /// Reads an image file of any supported format, as 8-bit RGB.
     pub fn read_image(path: &Path) -> Result<Image> {
         let unreadable = || format!("cannot read {}", path.display());
         let image = Image::Encoded(Rc::new(std::fs::read(path).with_context(unreadable)?));
@@ -152,9 +151,9 @@ mod functions {
         Ok(image)
     }
 
-    /// Batches of a source, each image through a list of transforms, made ahead by worker threads. What they hold
-    /// depends on the seed and the epoch alone, not on the number of workers, nor on that of the processes that
-    /// train together: each of these gets its images of every global batch (`batch.samples`). All of them must make the
+    /// Makes a loader: batches of a source, with a list of transforms applied to each image, prepared in advance by
+    /// worker threads. Their content depends only on the seed and the epoch, not on the number of workers or processes.
+    /// In a distributed run, each process gets its part of every global batch (`batch.samples`), and all must make the
     /// loader.
     pub fn loader(source: &Source, transforms: Array, options: LoaderOptions) -> Result<Loader> {
         Loader::new(source, transforms, &options)

@@ -41,7 +41,7 @@ mod functions {
         source.0.len()
     }
 
-    /// The size of an image, [channels, height, width], where all are known to have the same; else ().
+    /// The size of the images, [channels, height, width], if all are known to have the same size; otherwise ().
     #[script(get)]
     pub fn shape(source: &Source) -> Option<Vec<usize>> {
         source.0.shape().map(Vec::from)
@@ -59,18 +59,18 @@ mod functions {
         sources::class_counts(source.0.as_ref()).0
     }
 
-    /// The split that the images are of, where the layout has splits; else ().
+    /// The images' split, if the layout has splits; otherwise ().
     #[script(get, name = "split")]
     pub fn name_of_split(source: &Source) -> Option<String> {
         source.0.split().map(String::from)
     }
 
-    /// The class of image i; −1 where it has none.
+    /// The label of image i, or −1 if it has none.
     pub fn label(source: &Source, i: i64) -> Result<i64> {
         Ok(source.0.label(item(&source.0, i)?))
     }
 
-    /// The name of image i, which stays the same: "n01440764/n01440764_10026.JPEG".
+    /// The permanent name of image i, such as "n01440764/n01440764_10026.JPEG".
     pub fn name(source: &Source, i: i64) -> Result<String> {
         Ok(source.0.name(item(&source.0, i)?))
     }
@@ -85,8 +85,8 @@ mod functions {
         })
     }
 
-    /// A short text that differs where the images do (their number, classes, names, and the content of some), wherever
-    /// they lie: to tell whether a run is resumed with the data that it was started with.
+    /// A short text that identifies the images (their number, classes, names, and the content of some), independent of
+    /// where they are stored: shows whether a run is resumed with the data that it was started with.
     #[script(get)]
     pub fn fingerprint(source: &Source) -> Result<String> {
         sources::fingerprint(source.0.as_ref())
@@ -97,13 +97,13 @@ mod functions {
         Ok(Source(sources::take(&source.0, n)?))
     }
 
-    /// The images at the given places, in that order.
+    /// The images with the given indices, in that order.
     pub fn subset(source: &Source, indices: Vec<i64>) -> Result<Source> {
         let indices = indices.into_iter().map(|i| item(&source.0, i)).collect::<Result<Vec<_>>>()?;
         Ok(Source(sources::subset(&source.0, &indices)?))
     }
 
-    /// The images for which a function holds: |item| -> bool, item being #{ index, label, name }.
+    /// The images for which a function |item| -> bool returns true; item is #{ index, label, name }.
     pub fn filter(source: &Source, keep: FnPtr) -> Result<Source> {
         Ok(Source(sources::filter(&source.0, |index, label, name| {
             let item = Map::from([
@@ -114,17 +114,17 @@ mod functions {
             let kept = call(&keep, (item,))?;
             match kept.as_bool() {
                 Ok(kept) => Ok(kept),
-                Err(_) => bail!("filter: expected the function to give true or false, found {}", found(&kept)),
+                Err(_) => bail!("filter: expected true or false from the function, found {}", found(&kept)),
             }
         })?))
     }
 
-    /// n images of every class, chosen by the seed alone.
+    /// n images of every class, chosen by the seed.
     pub fn per_class(source: &Source, n: usize, seed: i64) -> Result<Source> {
         Ok(Source(sources::per_class(&source.0, n, seed as u64)?))
     }
 
-    /// Two disjoint parts chosen by the seed alone: a fraction of the images, and the rest.
+    /// Two disjoint sources, chosen by the seed: a fraction of the images, and the rest.
     pub fn split(source: &Source, fraction: f64, seed: i64) -> Result<Vec<Source>> {
         let (a, b) = sources::split(&source.0, fraction, seed as u64)?;
         Ok(vec![Source(a), Source(b)])
@@ -141,6 +141,6 @@ mod functions {
 fn item(source: &SourceRef, i: i64) -> Result<usize> {
     match usize::try_from(i) {
         Ok(i) if i < source.len() => Ok(i),
-        _ => bail!("there is no item {i}: the {} items are 0..={}", source.len(), source.len().saturating_sub(1)),
+        _ => bail!("there is no item {i}: {} has {} items, counted from 0", source.describe(), source.len()),
     }
 }

@@ -58,8 +58,8 @@ impl ScriptModule {
         for (name, value) in parts {
             if ["training", "rotary"].contains(&name.as_str()) {
                 bail!(
-                    "nn::define: the part name `{name}` is taken: the forward function finds the mode or the angles \
-                     there"
+                    "nn::define: the part name `{name}` is reserved: the forward function gets the mode or the \
+                     angles under it"
                 );
             }
             let part = if let Some(t) = value.read_lock::<Tensor>() {
@@ -82,7 +82,7 @@ impl ScriptModule {
             {
                 bail_hint!(
                     "nn::define: the part `{name}` is a map with modules or tensors in it, which would not be trained";
-                    "put them among the parts themselves, or in an array"
+                    "make them parts themselves, or put modules in an array"
                 );
             } else {
                 Member::Value(value.clone())
@@ -137,7 +137,7 @@ impl nn::Module for ScriptModule {
         let result = call(&self.forward, (own, x))?;
         let Some(t) = result.read_lock::<Tensor>() else {
             bail_hint!(
-                "the forward function of {} must give a tensor, found {}", self.describe(), found(&result);
+                "the forward function of {} must return a tensor, found {}", self.describe(), found(&result);
                 "its last expression is its value"
             );
         };

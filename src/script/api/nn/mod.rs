@@ -43,8 +43,8 @@ pub fn register(api: &mut Api<'_>) {
     api.named_type::<Rotary>();
     api.namespace(
         "nn",
-        "Building blocks. Those that belong to a ViT-NEPA take its configuration, a map with the keys of the\n\
-         reference's config.json (listed under nn::vit_nepa), and read what concerns them.",
+        "Building blocks. The parts of a ViT-NEPA take its configuration, a map with the keys of the reference's\n\
+         config.json (listed under nn::vit_nepa), and read the keys that they need.",
         functions::register,
     );
     api.methods::<Module>(
@@ -66,17 +66,17 @@ fn part(parts: &Map, name: &str, of: &str) -> Result<Option<nn::ModuleRef>> {
 mod functions {
     use super::*;
 
-    /// A whole ViT-NEPA (arXiv 2512.16922): patch embedding, class token, blocks, final norm, and a
-    /// classification head where `num_labels` > 0. `forward(images [B, C, S, S])` gives the logits
-    /// [B, num_labels], or without a head the final norm's output [B, N, D]; `encode` gives
-    /// everything. Parameters are named as in the reference's checkpoints. Defaults: the published
-    /// base model's pretraining.
+    /// A complete ViT-NEPA (arXiv 2512.16922): patch embedding, class token, blocks, final norm, and a
+    /// classification head if `num_labels` > 0. `forward(images [B, C, S, S])` returns the logits
+    /// [B, num_labels], or without a head the final norm's output [B, N, D]; `encode` returns
+    /// everything. Parameters are named as in the reference's checkpoints. The defaults are those of
+    /// the published base model's pretraining.
     #[script(options = nn::VitNepaConfig)]
     pub fn vit_nepa(config: Config) -> Result<Module> {
         wrap(nn::VitNepa::new(&config.0, nn::VitNepaOverrides::default())?)
     }
 
-    /// A ViT-NEPA with a script's own modules in place of built-in ones: `patch_embeddings` (images ->
+    /// A ViT-NEPA with your own modules in place of built-in ones: `patch_embeddings` (images ->
     /// tokens [B, T, D]) and `encoder` ([B, T + 1, D] -> [B, T + 1, D]).
     #[script(name = "vit_nepa", options = nn::VitNepaConfig)]
     pub fn vit_nepa_of_parts(config: Config, parts: Map) -> Result<Module> {
@@ -88,12 +88,12 @@ mod functions {
         wrap(nn::VitNepa::new(&config.0, own)?)
     }
 
-    /// Images [B, C, S, S] to patch tokens [B, T, D] in raster order. Parameters: projection.
+    /// Embeds images [B, C, S, S] as patch tokens [B, T, D] in raster order. Parameters: projection.
     pub fn patch_embed(config: Config) -> Result<Module> {
         wrap(nn::PatchEmbed::new(&config.0)?)
     }
 
-    /// Puts one learned token in front: [B, T, D] -> [B, T + 1, D]. Parameter: cls_token [1, 1, D].
+    /// Prepends a learned token: [B, T, D] -> [B, T + 1, D]. Parameter: cls_token [1, 1, D].
     pub fn class_token(hidden_size: i64) -> Result<Module> {
         wrap(nn::ClassToken::new(hidden_size, 0.02)?)
     }
@@ -103,7 +103,7 @@ mod functions {
         wrap(nn::Attention::new(&config.0)?)
     }
 
-    /// The feed-forward part of a block, plain or gated, [B, N, D] -> [B, N, D].
+    /// The feed-forward network of a block, plain or gated, [B, N, D] -> [B, N, D].
     pub fn mlp(config: Config) -> Result<Module> {
         wrap(nn::Mlp::new(&config.0)?)
     }
@@ -113,18 +113,18 @@ mod functions {
         wrap(nn::LayerScale::new(hidden_size, start)?)
     }
 
-    /// Stochastic depth per sample (arXiv 1603.09382), in training only.
+    /// Stochastic depth per sample (arXiv 1603.09382), active only in training mode.
     pub fn drop_path(prob: f64) -> Result<Module> {
         wrap(nn::DropPath::new(prob)?)
     }
 
-    /// One pre-norm transformer block, [B, N, D] -> [B, N, D]; its drop path rate is the
-    /// configuration's `drop_path_prob` itself.
+    /// One pre-norm transformer block, [B, N, D] -> [B, N, D], with the configuration's
+    /// `drop_path_prob` as its drop path rate.
     pub fn block(config: Config) -> Result<Module> {
         wrap(nn::Block::new(&config.0, config.0.drop_path_prob, nn::BlockOverrides::default())?)
     }
 
-    /// A block with a script's own `attention` or `mlp`, [B, N, D] -> [B, N, D].
+    /// A block with your own `attention` or `mlp`, [B, N, D] -> [B, N, D].
     #[script(name = "block")]
     pub fn block_of_parts(config: Config, parts: Map) -> Result<Module> {
         known_keys("part", "nn::block", parts.keys().map(|key| key.as_str()), &["attention", "mlp"])?;
@@ -136,19 +136,19 @@ mod functions {
     }
 
     /// The stack of `num_hidden_layers` blocks with its rotary embedding and a final norm,
-    /// [B, N, D] -> [B, N, D]. The patch grid is the square one that N fits, with or without a class
+    /// [B, N, D] -> [B, N, D]. The patch grid is inferred from N: a square, with or without a class
     /// token. Parameters: layer.I, layernorm.
     pub fn blocks(config: Config) -> Result<Module> {
         wrap(nn::Blocks::new(&config.0, None, true)?)
     }
 
-    /// A stack of a script's own blocks, with its rotary embedding and a final norm.
+    /// A stack of your own blocks, with its rotary embedding and a final norm.
     #[script(name = "blocks")]
     pub fn blocks_of_layers(config: Config, layers: Vec<nn::ModuleRef>) -> Result<Module> {
         wrap(nn::Blocks::new(&config.0, Some(layers), true)?)
     }
 
-    /// Rotary embedding by itself: makes the angles that attention, block and blocks take.
+    /// A rotary embedding alone: computes the angles that attention, block and blocks take.
     pub fn rotary_embedding(options: nn::RotaryOptions) -> Result<Rotary> {
         Ok(Rotary(Rc::new(nn::RotaryEmbedding::new(&options)?)))
     }
@@ -164,7 +164,7 @@ mod functions {
         wrap(nn::LayerNorm::new(size, &Default::default())?)
     }
 
-    /// LayerNorm over the last dimension, with another eps or fewer parameters.
+    /// LayerNorm over the last dimension, with options.
     #[script(name = "layer_norm")]
     pub fn layer_norm_with(size: i64, options: nn::LayerNormOptions) -> Result<Module> {
         wrap(nn::LayerNorm::new(size, &options)?)
@@ -175,7 +175,7 @@ mod functions {
         wrap(nn::Linear::new(inputs, outputs, &Default::default())?)
     }
 
-    /// An affine map of the last dimension, perhaps without a bias, with other initial weights.
+    /// An affine map of the last dimension, with options.
     #[script(name = "linear")]
     pub fn linear_with(inputs: i64, outputs: i64, options: nn::LinearOptions) -> Result<Module> {
         wrap(nn::Linear::new(inputs, outputs, &options)?)
@@ -186,15 +186,15 @@ mod functions {
         wrap(nn::Conv2d::new(inputs, outputs, &options)?)
     }
 
-    /// Modules one after the other; parameters are named 0.…, 1.…
+    /// Chains modules; their parameters are named 0.…, 1.…
     pub fn sequential(layers: Vec<nn::ModuleRef>) -> Result<Module> {
         wrap(nn::Sequential::new(layers))
     }
 
-    /// A script's own module. `parts` maps names to tensors (which become parameters), modules, arrays of modules
-    /// (named by their places) and other values; `forward` is called with a map of them and the input tensor, and gives
-    /// a tensor. The map also holds `training` (bool) and `rotary`: the angles [2, T, d], or () where none are passed
-    /// on.
+    /// Defines a module of your own. `parts` maps names to tensors (which become parameters), modules, arrays of
+    /// modules (named by index) and other values. `forward` is called with a map of them and the input tensor, and
+    /// returns a tensor. The map also holds `training` (bool) and `rotary`, the angles [2, T, d], or () if none were
+    /// passed.
     ///
     /// Example: `let scale = nn::define(#{ s: ones([8]) }, |m, x| x * m.s);`
     pub fn define(parts: Map, forward: FnPtr) -> Result<Module> {

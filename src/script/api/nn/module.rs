@@ -23,17 +23,17 @@ use std::rc::Rc;
 pub use functions::register;
 
 options! {
-    /// What else a forward pass should give.
+    /// What else a forward pass should return.
     pub struct EncodeOptions {
-        /// What the first block sees and each block's raw output.
+        /// The first block's input and each block's raw output.
         hidden_states: bool = false,
         /// Attention probabilities [B, H, N, N] of each block.
         attentions: bool = false,
-        /// How many blocks are computed: the final norm is then that of block `blocks`, and there are no logits unless
-        /// it is the last. () means all.
+        /// How many blocks to compute; () means all. The final norm is then applied to block `blocks`, and there are no
+        /// logits unless it is the last one.
         blocks: Option<usize> = None,
-        /// A bool tensor [B, T]: true where the blocks see zeros in place of a patch's embedding. The class token is
-        /// always seen.
+        /// A bool tensor [B, T], true for patches whose embedding is hidden from the blocks (replaced with zeros). The
+        /// class token is never hidden.
         input_mask: Option<Mask> = None,
     }
 }
@@ -90,17 +90,16 @@ mod functions {
         m.0.forward(x, &cx)
     }
 
-    /// A ViT-NEPA's forward pass of images [B, C, S, S] with what it gives: `input_embedding` z and
-    /// `last_hidden_state` h, both [B, N, D], and `logits` [B, num_labels] of a model with a head.
+    /// A ViT-NEPA's forward pass on images [B, C, S, S]. Returns a map: `input_embedding` z and `last_hidden_state` h,
+    /// both [B, N, D], and `logits` [B, num_labels] if the model has a head.
     pub fn encode(m: &Module, images: &Tensor) -> Result<Map> {
         encoded(m, images, &Encoding::default())
     }
 
-    /// A ViT-NEPA's forward pass that also gives `hidden_states` or `attentions` (arrays of tensors) where asked for,
-    /// or with `blocks` goes no further than a block whose output is all that is needed. With `input_mask` some patches
-    /// are hidden from the blocks, as in the paper's ablation of masking, while `input_embedding`, the targets, stays
-    /// whole. The reference puts a learned mask token in the place of hidden patches, which starts at zero, but its
-    /// pretraining never makes one; here it is zeros throughout.
+    /// A ViT-NEPA's forward pass that on request also returns `hidden_states` or `attentions` (arrays of tensors), or
+    /// with `blocks` stops after a block. `input_mask` hides patches from the blocks, as in the paper's masking
+    /// ablation; `input_embedding`, the targets, stays complete. The reference replaces hidden patches with a learned
+    /// mask token that starts at zero, but its pretraining never creates one; here they are always zeros.
     #[script(name = "encode")]
     pub fn encode_with(m: &Module, images: &Tensor, options: Encoding) -> Result<Map> {
         encoded(m, images, &options)
@@ -114,7 +113,7 @@ mod functions {
         plain_map(config)
     }
 
-    /// The names of a ViT-NEPA's classes, by label, where the folder that it was loaded from has some; else ().
+    /// The names of a ViT-NEPA's classes, by label, if the folder that it was loaded from has them; otherwise ().
     #[script(get)]
     pub fn class_names(m: &Module) -> Option<Vec<String>> {
         m.0.vit_nepa().and_then(|model| class_names_in(model.generic()))
@@ -130,51 +129,51 @@ mod functions {
         nn::num_parameters(m.0.as_ref())
     }
 
-    /// What it costs to train a ViT-NEPA on the run's device, counted from its configuration. A map: `parameters`;
-    /// `tokens` of an image; `flops_per_image`, the floating-point operations of one image's forward pass
-    /// (its matrix products, attention counted as if it were not causal); `flops_per_step` of a training step (three
-    /// times as many for each image, and the blocks' once more where they are computed again);
-    /// `memory`, in bytes: `weights`, `gradients`, `optimizer` (AdamW), `ema`, `activations` (what forward keeps for
-    /// backward) and `total`, without what an operation needs while it runs.
+    /// The cost of training a ViT-NEPA on the run's device, counted from its configuration. Returns a map:
+    /// `parameters`; `tokens` per image; `flops_per_image`, the floating-point operations of one image's forward pass
+    /// (matrix products, with attention counted as if it were not causal); `flops_per_step` of a training step (three
+    /// times as many for each image, plus the blocks' once more if they are recomputed); `memory`, in bytes: `weights`,
+    /// `gradients`, `optimizer` (AdamW), `ema`, `activations` (kept by forward for backward) and `total`, without the
+    /// temporary memory of single operations.
     ///
     /// Example: `let flops = model.cost(#{ batch: 256, dtype: "bfloat16" }).flops_per_step;`
     pub fn cost(m: &Module, options: CostOptions) -> Result<Map> {
         counted(m, &options)
     }
 
-    /// Whether the module is in training mode: whether any part of it is that behaves differently.
+    /// Whether any part of the module that behaves differently in training is in training mode.
     #[script(get)]
     pub fn training(m: &Module) -> bool {
         nn::is_training(m.0.as_ref())
     }
 
-    /// Training mode (true: drop path and position augmentation are on) or evaluation mode (false:
-    /// nothing is random), as PyTorch's `train(mode)`.
+    /// Switches to training mode (true: drop path and position augmentation are on) or evaluation mode
+    /// (false: nothing is random), like PyTorch's `train(mode)`.
     pub fn train(m: &Module, mode: bool) {
         nn::set_training(m.0.as_ref(), mode);
     }
 
-    /// Whether each block of a ViT-NEPA or of nn::blocks keeps only its input in training, and is computed again
-    /// when backward comes to it (arXiv 1604.06174): the same result for a third more computation and the memory
-    /// of one block's inner values in place of all. Off in a new model.
+    /// Turns recomputation (activation checkpointing, arXiv 1604.06174) of the blocks of a ViT-NEPA or of nn::blocks on
+    /// or off. Each block then keeps only its input in training and is recomputed during backward: a third more
+    /// computation, and activation memory of one block instead of all, with the same result. Off in a new model.
     ///
     /// Example: `model.recompute(true);`
     pub fn recompute(m: &Module, on: bool) -> Result<()> {
         nn::set_recompute(m.0.as_ref(), on)
     }
 
-    /// Stops training the parameters whose full name matches the pattern, `*` standing for any
-    /// characters; gives their number. No match is an error.
+    /// Freezes the parameters whose full name matches a pattern, in which `*` stands for any characters.
+    /// Returns their number. No match is an error.
     pub fn freeze(m: &Module, pattern: &str) -> Result<usize> {
         nn::set_trainable(m.0.as_ref(), pattern, false)
     }
 
-    /// Trains the parameters whose full name matches the pattern again; gives their number. No match is an error.
+    /// Unfreezes the parameters whose full name matches a pattern. Returns their number. No match is an error.
     pub fn unfreeze(m: &Module, pattern: &str) -> Result<usize> {
         nn::set_trainable(m.0.as_ref(), pattern, true)
     }
 
-    /// Drops all gradients. An optimizer's step does so by itself.
+    /// Clears all gradients. An optimizer's step does so too.
     pub fn zero_grad(m: &Module) -> Result<()> {
         crate::optim::zero_grad(m.0.as_ref())
     }
@@ -186,19 +185,19 @@ mod functions {
         Ok(tensors_by_name(copies))
     }
 
-    /// Puts tensors into the parameters of the same name; all must fit.
+    /// Loads tensors into the parameters of the same names; all must fit.
     pub fn load_state_dict(m: &Module, tensors: Map) -> Result<Map> {
         filled(m, &tensors, &FillOptions::default())
     }
 
-    /// Puts tensors into the parameters of the same name; with `strict: false` what fits is taken. Gives the account:
-    /// arrays `loaded`, `missing`, `unexpected` and `mismatched` of names.
+    /// Loads tensors into the parameters of the same names; with `strict: false`, only those that fit. Returns a map of
+    /// arrays of names: `loaded`, `missing`, `unexpected` and `mismatched`.
     #[script(name = "load_state_dict")]
     pub fn load_state_dict_with(m: &Module, tensors: Map, options: FillOptions) -> Result<Map> {
         filled(m, &tensors, &options)
     }
 
-    /// The module in a few words, such as "vit_nepa(224² / 14, 12 x 768, 12 heads)".
+    /// A short description of the module, such as "vit_nepa(224² / 14, 12 x 768, 12 heads)".
     pub fn describe(m: &Module) -> String {
         m.0.describe()
     }
@@ -218,7 +217,7 @@ mod functions {
         rotary.0.angles((rows, columns))
     }
 
-    /// Training mode (position augmentation is on) or evaluation mode (the same angles every time).
+    /// Switches to training mode (position augmentation is on) or evaluation mode (the angles never vary).
     #[script(name = "train")]
     pub fn train_rotary(rotary: &Rotary, mode: bool) {
         rotary.0.set_training(mode);
@@ -235,7 +234,7 @@ fn vit(m: &Module, what: &str) -> Result<Rc<dyn nn::Module>> {
     if m.0.vit_nepa().is_none() {
         bail_hint!(
             "{what}: expected a model made by nn::vit_nepa, found {}", m.0.describe();
-            "compose the parts yourself: embeddings, blocks, forward"
+            "call the parts yourself: embeddings, blocks, forward"
         );
     }
     Ok(m.0.clone())
@@ -249,7 +248,7 @@ fn counted(m: &Module, o: &CostOptions) -> Result<Map> {
     let (counted, there) = (architecture.parameters(), nn::num_parameters(model.as_ref()));
     if counted != there {
         bail_hint!(
-            "cost: this model has {there} parameters, but its configuration makes {counted}";
+            "cost: this model has {there} parameters, but its configuration gives {counted}";
             "only models made of built-in parts can be counted"
         );
     }

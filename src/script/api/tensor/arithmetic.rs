@@ -25,7 +25,7 @@ mod functions {
         Ok(a.f_matmul(b)?)
     }
 
-    /// a raised to a power.
+    /// Each element raised to a power.
     pub fn pow(a: &Tensor, exponent: f64) -> Result<tch::Tensor> {
         Ok(a.f_pow_tensor_scalar(exponent)?)
     }
@@ -75,32 +75,32 @@ mod functions {
         Ok(t.f_sigmoid()?)
     }
 
-    /// The nearest integer, halves to the even one.
+    /// The nearest integer, with halves rounded to even.
     pub fn round(t: &Tensor) -> Result<tch::Tensor> {
         Ok(t.f_round()?)
     }
 
-    /// The greatest integer not above.
+    /// The largest integer not above each element.
     pub fn floor(t: &Tensor) -> Result<tch::Tensor> {
         Ok(t.f_floor()?)
     }
 
-    /// Values limited to low … high.
+    /// Limits values to low … high.
     pub fn clamp(t: &Tensor, low: f64, high: f64) -> Result<tch::Tensor> {
         Ok(t.f_clamp(low, high)?)
     }
 
-    /// Values of at least low.
+    /// Raises smaller values to low.
     pub fn clamp_min(t: &Tensor, low: f64) -> Result<tch::Tensor> {
         Ok(t.f_clamp_min(low)?)
     }
 
-    /// Values of at most high.
+    /// Lowers larger values to high.
     pub fn clamp_max(t: &Tensor, high: f64) -> Result<tch::Tensor> {
         Ok(t.f_clamp_max(high)?)
     }
 
-    /// The greater of two tensors, element by element.
+    /// The larger of two tensors, element by element.
     pub fn maximum(a: &Tensor, b: &Tensor) -> Result<tch::Tensor> {
         Ok(a.f_maximum(b)?)
     }
@@ -110,13 +110,13 @@ mod functions {
         Ok(a.f_minimum(b)?)
     }
 
-    /// The sign reversed.
+    /// Negation.
     #[script(name = "-")]
     pub fn negative(t: &Tensor) -> Result<tch::Tensor> {
         Ok(t.f_neg()?)
     }
 
-    /// Not, for bool tensors.
+    /// Logical not, for bool tensors.
     #[script(name = "!")]
     pub fn not(t: &Tensor) -> Result<tch::Tensor> {
         Ok(t.f_logical_not()?)
@@ -151,22 +151,27 @@ static OPERATORS: [Operator; 10] = [
         tch::Tensor::f_eq,
     ),
     Operator::new("!=", &[" Whether elements differ, as a bool tensor."], tch::Tensor::f_ne_tensor, tch::Tensor::f_ne),
-    Operator::new("<", &[" Whether elements are less, as a bool tensor."], tch::Tensor::f_lt_tensor, tch::Tensor::f_lt),
+    Operator::new(
+        "<",
+        &[" Whether elements of a are less than those of b, as a bool tensor."],
+        tch::Tensor::f_lt_tensor,
+        tch::Tensor::f_lt,
+    ),
     Operator::new(
         "<=",
-        &[" Whether elements are at most, as a bool tensor."],
+        &[" Whether elements of a are at most those of b, as a bool tensor."],
         tch::Tensor::f_le_tensor,
         tch::Tensor::f_le,
     ),
     Operator::new(
         ">",
-        &[" Whether elements are greater, as a bool tensor."],
+        &[" Whether elements of a are greater than those of b, as a bool tensor."],
         tch::Tensor::f_gt_tensor,
         tch::Tensor::f_gt,
     ),
     Operator::new(
         ">=",
-        &[" Whether elements are at least, as a bool tensor."],
+        &[" Whether elements of a are at least those of b, as a bool tensor."],
         tch::Tensor::f_ge_tensor,
         tch::Tensor::f_ge,
     ),
@@ -225,13 +230,13 @@ fn int_scalar(x: i64, like: &Tensor) -> Result<tch::Tensor> {
 mod logic {
     use super::*;
 
-    /// And, for bool tensors.
+    /// Logical and, for bool tensors.
     #[script(name = "&")]
     pub fn and(a: &Tensor, b: &Tensor) -> Result<tch::Tensor> {
         Ok(a.f_logical_and(b)?)
     }
 
-    /// Or, for bool tensors.
+    /// Logical or, for bool tensors.
     #[script(name = "|")]
     pub fn or(a: &Tensor, b: &Tensor) -> Result<tch::Tensor> {
         Ok(a.f_logical_or(b)?)

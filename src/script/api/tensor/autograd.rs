@@ -12,12 +12,12 @@ pub use functions::register;
 mod functions {
     use super::*;
 
-    /// The values outside the graph: no gradient flows through.
+    /// The values, detached from the graph: no gradient flows through.
     pub fn detach(t: &Tensor) -> Result<tch::Tensor> {
         Ok(t.f_detach()?)
     }
 
-    /// The values outside the graph: detach, in the words of the paper.
+    /// The values, detached from the graph: the paper's name for detach.
     pub fn stop_grad(t: &Tensor) -> Result<tch::Tensor> {
         Ok(t.f_detach()?)
     }
@@ -28,31 +28,31 @@ mod functions {
         t.requires_grad()
     }
 
-    /// Records gradients for this tensor from now on, or not; gives the tensor.
+    /// Turns the recording of gradients for this tensor on or off; returns the tensor.
     pub fn requires_grad(t: &Tensor, on: bool) -> Result<tch::Tensor> {
         Ok(t.f_set_requires_grad(on)?)
     }
 
-    /// Gradients of this scalar with respect to every tensor that it was made from and that
-    /// requires them; they add up in `grad`.
+    /// Computes the gradients of this scalar with respect to every tensor that it was computed from
+    /// and that requires them, and adds them to `grad`.
     pub fn backward(t: &Tensor) -> Result<()> {
         can_go_backward(t)?;
         crate::ffi::backward(t)
     }
 
-    /// The gradient that backward left, or () where there is none.
+    /// The gradient computed by backward, or () if there is none.
     #[script(get)]
     pub fn grad(t: &Tensor) -> Option<tch::Tensor> {
         Some(t.grad()).filter(tch::Tensor::defined)
     }
 
-    /// Overwrites the values with those of another tensor of a shape that broadcasts; no gradient.
+    /// Overwrites the values with those of another tensor, whose shape may broadcast, without recording gradients.
     pub fn copy_(t: &Tensor, source: &Tensor) -> Result<()> {
         Ok(tch::no_grad(|| t.shallow_clone().f_copy_(source))?)
     }
 
-    /// Overwrites the places of a dimension that an int64 tensor names with those of `source`, in this order; no
-    /// gradient.
+    /// Overwrites the slices of a dimension at the indices in an int64 tensor with those of `source`, in order, without
+    /// recording gradients.
     ///
     /// Example: `features.index_copy_(0, batch.indices, rows);`
     pub fn index_copy_(t: &Tensor, dim: i64, index: &Tensor, source: &Tensor) -> Result<()> {
@@ -68,7 +68,7 @@ pub fn can_go_backward(t: &Tensor) -> Result<()> {
     }
     if !t.requires_grad() {
         bail_hint!(
-            "backward: nothing that this value was made from requires gradients";
+            "backward: nothing that this value was computed from requires gradients";
             "was it computed inside no_grad, detached, or from frozen parameters only?"
         );
     }

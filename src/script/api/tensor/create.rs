@@ -14,24 +14,24 @@ pub use functions::register;
 mod functions {
     use super::*;
 
-    /// A tensor of the values of a (nested) array: all ints give int64, all bools bool, else float32.
+    /// A tensor from a (nested) array: int64 if all values are ints, bool if all are bools, otherwise float32.
     ///
     /// Example: `let t = tensor([[1.0, 2.0], [3.0, 4.0]]);`
     pub fn tensor(values: Dynamic) -> Result<tch::Tensor> {
         here(from_values(&values)?)
     }
 
-    /// Zeros of a shape.
+    /// A tensor of zeros.
     pub fn zeros(sizes: Shape) -> Result<tch::Tensor> {
         Ok(tch::Tensor::f_zeros(sizes.0, float_here())?)
     }
 
-    /// Ones of a shape.
+    /// A tensor of ones.
     pub fn ones(sizes: Shape) -> Result<tch::Tensor> {
         Ok(tch::Tensor::f_ones(sizes.0, float_here())?)
     }
 
-    /// A shape filled with one value.
+    /// A tensor filled with one value.
     pub fn full(sizes: Shape, value: f64) -> Result<tch::Tensor> {
         Ok(tch::Tensor::f_full(sizes.0, value, float_here())?)
     }
@@ -62,9 +62,9 @@ mod functions {
         here(random::next_key().uniform(&sizes.0)?)
     }
 
-    /// Uniform values in [0, 1), from the run's generator, a row for each sample of the forward pass under way
-    /// (sizes[0] of them): the one that its place in the batch gives it (`rng_state().samples`), so that a sample
-    /// draws the same whichever process or part of the batch it is in.
+    /// Uniform values in [0, 1), from the run's generator, with one row for each sample of the current batch (sizes[0]
+    /// of them). A row depends on the sample's position in the global batch (`batch.samples`), so a sample draws the
+    /// same in any process or micro-batch.
     ///
     /// Example: `let hidden = rand_per_sample([batch.len, patches]) < 0.4;`
     pub fn rand_per_sample(sizes: Shape) -> Result<tch::Tensor> {
@@ -99,7 +99,7 @@ mod functions {
         Ok(tch::Tensor::f_stack(&parts, dim)?)
     }
 
-    /// Elements of a where the condition (bool) holds, else of b; shapes broadcast.
+    /// Elements of a where the condition (bool) is true, otherwise of b; shapes broadcast.
     #[script(name = "where")]
     pub fn where_(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<tch::Tensor> {
         Ok(a.f_where_self(condition, b)?)
@@ -143,7 +143,7 @@ fn flatten(values: &Dynamic, flat: &mut Vec<Dynamic>) -> Result<Vec<i64>> {
         let sizes = flatten(item, flat)?;
         match &inner {
             Some(first) if *first != sizes => {
-                bail!("tensor: the nested arrays are not of one shape: {first:?} and {sizes:?} side by side")
+                bail!("tensor: expected nested arrays of one shape, found {first:?} and {sizes:?} side by side")
             }
             _ => inner = Some(sizes),
         }

@@ -10,7 +10,7 @@ pub use functions::register;
 mod functions {
     use super::*;
 
-    /// Exponentials along a dimension that sum to 1.
+    /// Softmax along a dimension: exponentials normalised to sum to 1.
     pub fn softmax(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
         Ok(t.f_softmax(dim, None)?)
     }
@@ -35,18 +35,18 @@ mod functions {
         Ok(t.f_relu()?)
     }
 
-    /// Divided by the 2-norm over the last dimension (at least 1e-12), float32.
+    /// Divides by the 2-norm over the last dimension (at least 1e-12), in float32.
     pub fn normalize(t: &Tensor) -> Result<tch::Tensor> {
         crate::loss::normalize(t, 1e-12)
     }
 
-    /// Mean 0 and variance 1 over the last dimension, eps 1e-12, without parameters.
+    /// Normalises to mean 0 and variance 1 over the last dimension, with eps 1e-12, without parameters.
     pub fn layer_norm(t: &Tensor) -> Result<tch::Tensor> {
         normed(t, None, None)
     }
 
-    /// Mean 0 and variance 1 over the last dimension, eps 1e-12, then times weight and plus bias, both of that
-    /// dimension's size.
+    /// Normalises to mean 0 and variance 1 over the last dimension, with eps 1e-12, then multiplies by weight and adds
+    /// bias, both of that dimension's size.
     #[script(name = "layer_norm")]
     pub fn layer_norm_affine(t: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<tch::Tensor> {
         normed(t, Some(weight), Some(bias))
@@ -69,7 +69,7 @@ mod functions {
         Ok(t.f_conv2d(weight, Some(&**bias), [stride; 2], [padding; 2], [1, 1], 1)?)
     }
 
-    /// Images [B, C, H, W] resized bilinearly to [height, width] (pixel centres aligned, no antialias).
+    /// Resizes images [B, C, H, W] bilinearly to [height, width] (aligned pixel centres, no antialiasing).
     pub fn interpolate(t: &Tensor, size: Vec<i64>) -> Result<tch::Tensor> {
         Ok(t.f_upsample_bilinear2d(size, false, None, None)?)
     }

@@ -14,7 +14,7 @@ pub use functions::register;
 mod functions {
     use super::*;
 
-    /// Row i, or the element i of a 1-D tensor: one dimension less.
+    /// Row i, or element i of a 1-D tensor; the first dimension is removed.
     #[script(index)]
     pub fn index_row(t: &Tensor, i: i64) -> Result<tch::Tensor> {
         index_one(t, 0, i)
@@ -32,7 +32,7 @@ mod functions {
         narrow(t, 0, *rows.start(), *rows.end() + 1)
     }
 
-    /// Several dimensions at once: an int picks, a range cuts, `()` keeps.
+    /// Indexes several dimensions at once: an int selects, a range slices, `()` keeps all.
     ///
     /// Example: `let first_token = h[[(), 0]];   // [B, D] of [B, N, D]`
     #[script(index)]
@@ -40,7 +40,7 @@ mod functions {
         dimensions(t, &indices)
     }
 
-    /// Rows by an int64 tensor of indices, or elements by a bool tensor of the same shape.
+    /// Rows at the indices in an int64 tensor, or elements where a bool tensor of the same shape is true.
     #[script(index)]
     pub fn index_tensor(t: &Tensor, index: &Tensor) -> Result<tch::Tensor> {
         match index.kind() {
@@ -77,7 +77,7 @@ pub fn narrow(t: &tch::Tensor, dim: i64, start: i64, end: i64) -> Result<tch::Te
 fn dimensions(t: &tch::Tensor, indices: &Array) -> Result<tch::Tensor> {
     ensure!(
         indices.len() <= t.dim(),
-        "{} indices for a tensor of {} dimensions: {}",
+        "too many indices: {} for a tensor of {} dimensions, {}",
         indices.len(),
         t.dim(),
         shape_text(t)
@@ -95,7 +95,7 @@ fn dimensions(t: &tch::Tensor, indices: &Array) -> Result<tch::Tensor> {
             out = narrow(&out, dim, *r.start(), *r.end() + 1)?;
             dim += 1;
         } else {
-            bail!("an index is an int, a range or (), found {}", found(index));
+            bail!("expected an int, a range or () as index, found {}", found(index));
         }
     }
     Ok(out)

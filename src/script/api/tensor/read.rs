@@ -49,11 +49,11 @@ mod functions {
         let index = if dim < 0 { dim + sizes.len() as i64 } else { dim };
         match sizes.get(index as usize) {
             Some(n) if index >= 0 => Ok(*n),
-            _ => bail!("size: dimension {dim} of a tensor {}", shape_text(t)),
+            _ => bail!("size: dimension {dim} is outside a tensor {}", shape_text(t)),
         }
     }
 
-    /// The value of a tensor of one element, as float, int or bool.
+    /// The value of a tensor with one element, as float, int or bool.
     pub fn item(t: &Tensor) -> Result<Dynamic> {
         ensure!(t.numel() == 1, "item: expected a tensor of one element, found {}", shape_text(t));
         let flat = t.f_reshape([1])?;
@@ -76,7 +76,7 @@ mod functions {
         })
     }
 
-    /// The tensor as text: shape, dtype, device and values, shortened where it is large.
+    /// The tensor as text: shape, dtype, device and values, shortened if it is large.
     pub fn to_string(t: &Tensor) -> String {
         text(t)
     }

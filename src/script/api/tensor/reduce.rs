@@ -16,13 +16,13 @@ mod functions {
         Ok(t.f_sum(None)?)
     }
 
-    /// The sum over one dimension or an array of them, which vanish.
+    /// The sum over one dimension or an array of them, which are removed.
     #[script(name = "sum")]
     pub fn sum_over(t: &Tensor, dim: Dims) -> Result<tch::Tensor> {
         Ok(t.f_sum_dim_intlist(dim.0, false, None)?)
     }
 
-    /// The sum over dimensions that stay with size 1 where keepdim is true.
+    /// The sum over dimensions, kept with size 1 if keepdim is true.
     #[script(name = "sum")]
     pub fn sum_keepdim(t: &Tensor, dim: Dims, keepdim: bool) -> Result<tch::Tensor> {
         Ok(t.f_sum_dim_intlist(dim.0, keepdim, None)?)
@@ -33,13 +33,13 @@ mod functions {
         Ok(t.f_mean(None)?)
     }
 
-    /// The mean over one dimension or an array of them, which vanish.
+    /// The mean over one dimension or an array of them, which are removed.
     #[script(name = "mean")]
     pub fn mean_over(t: &Tensor, dim: Dims) -> Result<tch::Tensor> {
         Ok(t.f_mean_dim(dim.0, false, None)?)
     }
 
-    /// The mean over dimensions that stay with size 1 where keepdim is true.
+    /// The mean over dimensions, kept with size 1 if keepdim is true.
     #[script(name = "mean")]
     pub fn mean_keepdim(t: &Tensor, dim: Dims, keepdim: bool) -> Result<tch::Tensor> {
         Ok(t.f_mean_dim(dim.0, keepdim, None)?)
@@ -78,18 +78,18 @@ mod functions {
         Ok(t.f_norm_scalaropt_dim(2.0, dim.0, false)?)
     }
 
-    /// The 2-norm over dimensions that stay with size 1 where keepdim is true.
+    /// The 2-norm over dimensions, kept with size 1 if keepdim is true.
     #[script(name = "norm")]
     pub fn norm_keepdim(t: &Tensor, dim: Dims, keepdim: bool) -> Result<tch::Tensor> {
         Ok(t.f_norm_scalaropt_dim(2.0, dim.0, keepdim)?)
     }
 
-    /// The greatest element.
+    /// The largest element.
     pub fn max(t: &Tensor) -> Result<tch::Tensor> {
         Ok(t.f_max()?)
     }
 
-    /// The greatest elements along one dimension.
+    /// The largest elements along one dimension.
     #[script(name = "max")]
     pub fn max_over(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
         Ok(t.f_amax([dim], false)?)
@@ -106,12 +106,12 @@ mod functions {
         Ok(t.f_amin([dim], false)?)
     }
 
-    /// Positions of the greatest elements along a dimension, int64.
+    /// Indices of the largest elements along a dimension, int64.
     pub fn argmax(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
         Ok(t.f_argmax(dim, false)?)
     }
 
-    /// Positions of the smallest elements along a dimension, int64.
+    /// Indices of the smallest elements along a dimension, int64.
     pub fn argmin(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
         Ok(t.f_argmin(dim, false)?)
     }
@@ -126,14 +126,14 @@ mod functions {
         Ok(t.f_all()?.f_int64_value(&[])? != 0)
     }
 
-    /// The k greatest elements along the last dimension, in falling order: an array of the values
-    /// and the int64 places.
+    /// The k largest elements along the last dimension, in descending order: an array of the values
+    /// and their int64 indices.
     pub fn topk(t: &Tensor, k: i64) -> Result<Vec<tch::Tensor>> {
         let (values, indices) = t.f_topk(k, -1, true, true)?;
         Ok(vec![values, indices])
     }
 
-    /// Running sum along a dimension.
+    /// Cumulative sum along a dimension.
     pub fn cumsum(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
         Ok(t.f_cumsum(dim, None)?)
     }
@@ -152,6 +152,6 @@ mod functions {
 
 fn counts(t: &tch::Tensor, n: i64, weights: Option<&tch::Tensor>) -> Result<tch::Tensor> {
     let counts = t.f_bincount(weights, n)?;
-    ensure!(counts.numel() as i64 <= n, "bincount: expected numbers of 0 to {}, found {}", n - 1, counts.numel() - 1);
+    ensure!(counts.numel() as i64 <= n, "bincount: expected numbers from 0 to {}, found {}", n - 1, counts.numel() - 1);
     Ok(counts)
 }

@@ -18,32 +18,32 @@ mod functions {
         Ok(t.f_reshape(sizes)?)
     }
 
-    /// The dimensions in another order.
+    /// The dimensions in a new order.
     pub fn permute(t: &Tensor, order: Vec<i64>) -> Result<tch::Tensor> {
         Ok(t.f_permute(order)?)
     }
 
-    /// Two dimensions exchanged.
+    /// Two dimensions swapped.
     pub fn transpose(t: &Tensor, a: i64, b: i64) -> Result<tch::Tensor> {
         Ok(t.f_transpose(a, b)?)
     }
 
-    /// Dimensions start … end (included) joined to one.
+    /// Dimensions start … end (inclusive) merged into one.
     pub fn flatten(t: &Tensor, start: i64, end: i64) -> Result<tch::Tensor> {
         Ok(t.f_flatten(start, end)?)
     }
 
-    /// A new dimension of size 1.
+    /// Inserts a dimension of size 1.
     pub fn unsqueeze(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
         Ok(t.f_unsqueeze(dim)?)
     }
 
-    /// A dimension of size 1 removed.
+    /// Removes a dimension of size 1.
     pub fn squeeze(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
         Ok(t.f_squeeze_dim(dim)?)
     }
 
-    /// Dimensions of size 1 enlarged without copying; −1 keeps a size.
+    /// Expands dimensions of size 1 without copying; −1 keeps a size.
     pub fn expand(t: &Tensor, sizes: Vec<i64>) -> Result<tch::Tensor> {
         Ok(t.f_expand(sizes, false)?)
     }
@@ -58,27 +58,27 @@ mod functions {
         narrow(t, dim, start, end)
     }
 
-    /// Element i of a dimension, which vanishes.
+    /// Element i of a dimension, which is removed.
     pub fn select(t: &Tensor, dim: i64, i: i64) -> Result<tch::Tensor> {
         Ok(t.f_select(dim, i)?)
     }
 
-    /// The order along a dimension reversed.
+    /// Reverses the order along a dimension.
     pub fn flip(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
         Ok(t.f_flip([dim])?)
     }
 
-    /// `parts` pieces along a dimension, as an array.
+    /// Splits a dimension into `parts` chunks, as an array.
     pub fn chunk(t: &Tensor, parts: i64, dim: i64) -> Result<Vec<tch::Tensor>> {
         Ok(t.f_chunk(parts, dim)?)
     }
 
-    /// Elements at int64 places along a dimension: out[i][j] = t[i][index[i][j]] for dim 1.
+    /// Elements at int64 indices along a dimension: out[i][j] = t[i][index[i][j]] for dim 1.
     pub fn gather(t: &Tensor, dim: i64, index: &Tensor) -> Result<tch::Tensor> {
         Ok(t.f_gather(dim, index, false)?)
     }
 
-    /// Class indices (int64 [B]) as 0 and 1 (float32 [B, classes]).
+    /// One-hot vectors (float32 [B, classes]) of class indices (int64 [B]).
     pub fn one_hot(t: &Tensor, classes: i64) -> Result<tch::Tensor> {
         Ok(t.f_one_hot(classes)?.f_to_kind(Kind::Float)?)
     }
@@ -93,12 +93,12 @@ mod functions {
         Ok(t.f_triu(diagonal)?)
     }
 
-    /// `value` where the mask (bool) holds.
+    /// Replaces elements with `value` where the mask (bool) is true.
     pub fn masked_fill(t: &Tensor, mask: &Tensor, value: f64) -> Result<tch::Tensor> {
         Ok(t.f_masked_fill(mask, value)?)
     }
 
-    /// In another dtype ("float32", "int64", …) or on another device ("cpu", "cuda:0").
+    /// Converts to another dtype ("float32", "int64", …) or moves to another device ("cpu", "cuda:0").
     pub fn to(t: &Tensor, dtype_or_device: &str) -> Result<tch::Tensor> {
         let name = dtype_or_device;
         match name == "cpu" || name.starts_with("cuda") {
@@ -107,12 +107,12 @@ mod functions {
         }
     }
 
-    /// In memory of its own, in order.
+    /// A tensor with the same values in contiguous memory.
     pub fn contiguous(t: &Tensor) -> Result<tch::Tensor> {
         Ok(t.f_contiguous()?)
     }
 
-    /// A copy of the values, outside any graph.
+    /// A copy of the values, detached from any graph.
     pub fn copy(t: &Tensor) -> Result<tch::Tensor> {
         crate::tensor::detached_copy(t)
     }
