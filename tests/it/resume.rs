@@ -486,7 +486,7 @@ fn resume_finds_the_run_or_says_what_is_there() {
         "did you mean",
         &run,
     ]);
-    folder.nepa(&["run", "recipe.rhai", "--resume", &run, "--out", "o"]).fails(1).says(&["two directories"]);
+    folder.nepa(&["run", "recipe.rhai", "--resume", &run, "--out", "o"]).fails(1).says(&["different directories"]);
     assert_eq!(folder.names(""), ["other.rhai", "recipe.rhai", "runs"]);
 }
 
