@@ -119,19 +119,21 @@ fn too_few_class_names_are_told() {
 #[test]
 fn unusable_loader_settings_are_told() {
     let fashion = fashion();
-    for (options, pieces) in [
-        ("batch: 0", &["batch", "found 0"][..]),
-        ("batch: -1", &["batch", "-1"]),
-        ("batch: 20000, drop_last: true", &["20000", "2000 images"]),
-        ("workers: 0", &["workers", "found 0"]),
-        ("prefetch: 0", &["prefetch", "found 0"]),
-        ("on_bad: \"skp\"", &["on_bad", "skp", "did you mean `skip`?"]),
-        ("batch: 10, world_size: 3", &["batch 10", "3 ranks", "9 or 12 can"]),
-        ("rank: 2, world_size: 2, batch: 10", &["rank", "2 of 2"]),
-        ("seed: -1", &["seed", "-1"]),
+    // What one option cannot be is told at its key, what several cannot be together at the call.
+    for (options, at, pieces) in [
+        ("batch: 0", "loader", &["batch", "found 0"][..]),
+        ("batch: -1", "batch", &["batch", "-1"]),
+        ("batch: 20000, drop_last: true", "loader", &["20000", "2000 images"]),
+        ("workers: 0", "loader", &["workers", "found 0"]),
+        ("prefetch: 0", "loader", &["prefetch", "found 0"]),
+        ("on_bad: \"skp\"", "on_bad", &["on_bad", "skp", "did you mean `skip`?"]),
+        ("batch: 10, world_size: 3", "loader", &["batch 10", "3 ranks", "9 or 12 can"]),
+        ("rank: 2, world_size: 2, batch: 10", "loader", &["rank", "2 of 2"]),
+        ("seed: -1", "seed", &["seed", "-1"]),
     ] {
         let line = format!("let l = data::loader(data::idx(\"{fashion}\", \"test\"), [], #{{ {options} }});");
-        run(&format!("{line}\nfor b in l.epoch(0) {{ break; }}")).fails(1).at("recipe.rhai:1:15", &line).says(pieces);
+        let place = format!("recipe.rhai:1:{}", line.find(at).unwrap() + 1);
+        run(&format!("{line}\nfor b in l.epoch(0) {{ break; }}")).fails(1).at(&place, &line).says(pieces);
     }
     for (call, pieces) in [
         ("take(0)", &["1..=2000", "found 0"][..]),

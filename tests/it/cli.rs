@@ -160,7 +160,7 @@ fn an_output_directory_that_holds_a_run_or_anything_else_is_refused() {
     folder.run_with("print(1);", &["--out", "o"]).succeeds();
     let before = folder.text("o/run.json");
     let said = folder.run_with("print(\"again\");", &["--out", "o"]);
-    said.fails(1).says(&["o already holds a run", "finished", "--out"]);
+    said.fails(1).says(&["o already holds a finished run", "--out"]);
     assert_eq!((said.stdout.as_str(), folder.text("o/run.json")), ("", before));
 
     folder.write("photos/cat.png", "precious");
