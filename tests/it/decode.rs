@@ -84,7 +84,7 @@ fn damaged_files_are_refused_with_the_reason() {
             let said = folder.nepa_with(env, &["run", "recipe.rhai"]);
             said.fails(1).says(&["recipe.rhai:"]);
             assert!(
-                ["truncated", "damaged", "empty", "no image"].iter().any(|w| said.stderr.contains(w)),
+                ["truncated", "damaged", "empty", "not an image"].iter().any(|w| said.stderr.contains(w)),
                 "{name}: {}",
                 said.stderr
             );
