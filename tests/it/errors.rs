@@ -122,9 +122,9 @@ fn an_option_of_the_right_type_but_a_bad_value_is_told_with_the_value() {
 #[test]
 fn a_key_at_fault_is_pointed_at_in_nested_maps_and_sums_of_maps() {
     let line = "nn::blocks(#{ hidden_size: 8 } + #{ num_hidden_layers: 1, qk_norm: 2 });";
-    run(line).blames("recipe.rhai:1:58", line, &["option `qk_norm` of nn::blocks: expected true or false"]);
+    run(line).blames("recipe.rhai:1:59", line, &["option `qk_norm` of nn::blocks: expected true or false"]);
     let line = "optim::adamw(nn::linear(2, 2), #{ groups: [#{ pattern: \"*\", lr_scale: \"big\" }] });";
-    run(line).blames("recipe.rhai:1:60", line, &["lr_scale", "expected a number"]);
+    run(line).blames("recipe.rhai:1:61", line, &["lr_scale", "expected a number"]);
     // A map that stands elsewhere is told at the call.
     let script = "let o = #{ hidden_sise: 8 };\nnn::blocks(o);";
     run(script).blames("recipe.rhai:2:5", "nn::blocks(o);", &["unknown option `hidden_sise`"]);
