@@ -326,7 +326,7 @@ fn labels_and_classes_that_do_not_match_are_told_with_both_sides() {
     let folder = Folder::new();
     let pictures = repository("tests/fixtures/data/folder");
     let pictures = format!("data::open({:?}, \"train\")", pictures.display().to_string());
-    folder.run(&fit(&pictures, "")).fails(1).says(&["the model has a head of 10 labels, but", "has 4 classes"]);
+    folder.run(&fit(&pictures, "")).fails(1).says(&["the model's head has 10 labels, but", "has 4 classes"]);
     folder
         .run(&fit("images", "evaluate: #{}"))
         .fails(1)

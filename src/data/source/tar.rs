@@ -45,19 +45,8 @@ pub(super) fn each_member(
     let (file, size) = open(path)?;
     let mut window = Window { file: &file, size, bytes: Vec::new(), from: 0 };
     let reading = || format!("cannot read {}", path.display());
-    let after = |last: &str| if last.is_empty() { String::new() } else { format!(", after {last}") };
-    let cut = |what: &str, last: &str| -> Result<bool> {
-        bail_hint!(
-            "{} is cut short: it ends at byte {size}, inside {what}{}", path.display(), after(last);
-            "fetch it again"
-        )
-    };
-    let damaged = |at: u64, last: &str, what: &str| -> Result<bool> {
-        bail_hint!(
-            "{} is damaged at byte {at}{}: {what}", path.display(), after(last);
-            "fetch it again; expected an uncompressed tar archive"
-        )
-    };
+    let cut = |what: &str, last: &str| cut_short(path, size, what, last);
+    let damaged = |at: u64, last: &str, what: &str| damaged(path, at, what, last);
     let (mut at, mut last, mut announced) = (0, String::new(), Announced::default());
     loop {
         let nothing_open = announced == Announced::default();
@@ -122,6 +111,26 @@ pub(super) fn each_member(
             _ => (),
         }
     }
+}
+
+/// An archive that ends inside something, after the file `last`.
+fn cut_short<T>(path: &Path, size: u64, what: &str, last: &str) -> Result<T> {
+    bail_hint!(
+        "{} is cut short: it ends at byte {size}, inside {what}{}", path.display(), after(last);
+        "fetch it again"
+    )
+}
+
+/// An archive with something at byte `at`, after the file `last`, that no archive has.
+fn damaged<T>(path: &Path, at: u64, what: &str, last: &str) -> Result<T> {
+    bail_hint!(
+        "{} is damaged at byte {at}{}: {what}", path.display(), after(last);
+        "fetch it again; expected an uncompressed tar archive"
+    )
+}
+
+fn after(last: &str) -> String {
+    if last.is_empty() { String::new() } else { format!(", after {last}") }
 }
 
 /// The bytes that a header says follow it; an error unless it is one.
