@@ -94,7 +94,7 @@ fn several_runs_have_a_legend_and_their_states() {
     folder
         .nepa(&["plot", "runs/a", "runs/b", "--phase", "probe", "--out", "p.svg"])
         .succeeds()
-        .says(&["note: runs/a has no phase `probe`"]);
+        .says(&["note: runs/a is left out: it has no phase `probe`"]);
     shows(&texts(&folder, "p.svg"), &["2 runs, phase probe"]);
 }
 
@@ -142,7 +142,7 @@ fn collapse_throughput_and_accuracy_have_panels_where_they_are_logged() {
 fn a_torn_last_line_is_left_out_and_told() {
     let folder = Folder::new();
     folder.write("r/metrics.jsonl", metrics(phase("p", 100)) + "{\"phase\":\"p\",\"ste");
-    folder.nepa(&["plot", "r"]).succeeds().says(&["note: the last line of r's metrics was cut short"]);
+    folder.nepa(&["plot", "r"]).succeeds().says(&["note: ignoring the last line of r's metrics, which was cut short"]);
     folder.write("s/metrics.jsonl", "{\"phase\":\"p\",\"ste");
     folder.nepa(&["plot", "s"]).fails(1).says(&["s/metrics.jsonl holds no metrics but a line that was cut short"]);
 }

@@ -253,7 +253,7 @@ fn an_error_in_an_imported_modules_function_shows_that_file() {
 #[test]
 fn parts_with_reserved_names_or_whole_numbers_are_told() {
     let line = "nn::define(#{ training: 1 }, |m, x| x);";
-    run(line).blames("recipe.rhai:1:5", line, &["`training` is taken"]);
+    run(line).blames("recipe.rhai:1:5", line, &["`training` is reserved"]);
     let line = "nn::define(#{ w: arange(3) }, |m, x| x);";
     run(line).blames("recipe.rhai:1:5", line, &["`w`", "[3] int64", "float"]);
 }
