@@ -13,7 +13,7 @@ pub fn api(args: &ApiArgs, host: &Host) -> Result<()> {
         return Ok(());
     }
     let text = host
-        .reference
+        .reference()
         .print(args.name.as_deref())
         .map_err(|e| Diagnostic::new(e).hint("`nepa api` without a name prints everything"))?;
     // Closing a pager early is not an error.

@@ -165,7 +165,7 @@ fn judge(
 ) -> Option<Diagnostic> {
     let name = call.name.as_str();
     let given = call.args.len();
-    let reference = &host.reference;
+    let reference = host.reference();
     if !call.namespace.is_empty() {
         let root = call.namespace.root();
         if let Some(functions) = modules.get(root) {

@@ -1,9 +1,9 @@
 //! Errors between Rust and scripts, and how they are shown to the user.
 
 use super::docs::Reference;
-use super::{Sources, ast};
+use super::{Sources, api::caught::Caught, ast};
 use crate::error::{Diagnostic, did_you_mean, hint_of, one_line};
-use rhai::{Dynamic, Engine, EvalAltResult, ParseErrorType, Position};
+use rhai::{Dynamic, Engine, EvalAltResult, Map, ParseErrorType, Position};
 use send_wrapper::SendWrapper;
 use std::fmt;
 
@@ -63,12 +63,14 @@ const PLACE: &str = "place ";
 const STDLIB: &str = "std/";
 
 /// One entry of the script's call stack: a function, and where it was called.
+#[derive(Clone)]
 struct Frame {
     function: String,
     called_from: (String, Position),
 }
 
 /// An error ready to be shown.
+#[derive(Clone)]
 pub struct ScriptError {
     /// What went wrong.
     pub message: String,
@@ -100,6 +102,14 @@ impl ScriptError {
                 _ => break,
             }
         }
+        if let EvalAltResult::ErrorRuntime(value, _) = inner
+            && let Some(caught) = value.read_lock::<Caught>()
+        {
+            // Thrown again: it happened where it did the first time.
+            let mut error = ScriptError::clone(&caught.error);
+            error.stack.splice(0..0, stack);
+            return error;
+        }
         let Diagnostic { message, mut hint, blame_caller, key } = diagnose(inner, api, sources.text(&file).as_deref());
         if let EvalAltResult::ErrorModuleNotFound(path, _) = inner {
             hint = hint.or_else(|| sources.import_hint(path));
@@ -120,6 +130,21 @@ impl ScriptError {
             place.1 = ast::key_position(&ast, place.1, &key).unwrap_or(place.1);
         }
         Self { message, hint, place: Some(place), stack }
+    }
+
+    /// The script in which it happened.
+    pub fn file(&self) -> Option<&str> {
+        self.place.as_ref().map(|(file, _)| file.as_str())
+    }
+
+    /// The line of that script.
+    pub fn line(&self) -> Option<usize> {
+        self.place.as_ref()?.1.line()
+    }
+
+    /// The column of that line.
+    pub fn column(&self) -> Option<usize> {
+        self.place.as_ref()?.1.position()
     }
 
     /// A message about a given place.
@@ -192,7 +217,7 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
         EvalAltResult::ErrorRuntime(value, _) => match value.read_lock::<Diagnostic>() {
             Some(diagnostic) => diagnostic.clone(),
             None if value.is_unit() => Diagnostic::new("the script threw an error"),
-            None => Diagnostic::new(value.to_string()),
+            None => thrown(value),
         },
         EvalAltResult::ErrorFunctionNotFound(signature, _) => api.explain_missing(signature),
         EvalAltResult::ErrorVariableNotFound(name, _) => unknown_variable(name, api, text),
@@ -218,6 +243,13 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
             Diagnostic::new(&text[..cut])
         }
     }
+}
+
+/// What a thrown value says: a map may bring message and hint.
+fn thrown(value: &Dynamic) -> Diagnostic {
+    let field = |name: &str| value.read_lock::<Map>()?.get(name).map(|text| text.to_string());
+    let message = field("message").unwrap_or_else(|| value.to_string());
+    Diagnostic { hint: field("hint").filter(|hint| !hint.is_empty()), ..Diagnostic::new(message) }
 }
 
 fn mismatch(expected: &str, found: &str) -> Diagnostic {

@@ -25,8 +25,9 @@ use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
 pub use error::ScriptError;
 use registry::Api;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope};
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 thread_local! {
     /// The engine of this thread's host, for Rust code that calls back into a script.
@@ -41,8 +42,7 @@ fn with_engine<R>(f: impl FnOnce(&Engine) -> R) -> R {
 /// An engine with everything registered, and the reference of it.
 pub struct Host {
     engine: &'static Engine,
-    /// What a script can call.
-    pub reference: Reference,
+    reference: Rc<OnceCell<Reference>>,
     /// The texts of the scripts.
     pub sources: Sources,
 }
@@ -78,6 +78,8 @@ impl Host {
         let sources = Sources::new(stdlib);
         engine.set_module_resolver(sources.clone());
 
+        let filled = Rc::new(OnceCell::new());
+        api::caught::install(&mut engine, sources.clone(), filled.clone());
         let mut reference = Reference::default();
         let standard = |info: rhai::FuncInfo| {
             let name = info.metadata.name.to_string();
@@ -88,9 +90,15 @@ impl Host {
         // One engine a process (or a test's thread): it lives as long as anything that calls it.
         let engine: &'static Engine = Box::leak(Box::new(engine));
         ENGINE.set(Some(engine));
-        let mut host = Self { engine, reference, sources };
-        host.reference.stdlib = host.read_stdlib();
+        let host = Self { engine, reference: filled, sources };
+        reference.stdlib = host.read_stdlib();
+        host.reference.set(reference).unwrap_or_else(|_| unreachable!("filled here only"));
         host
+    }
+
+    /// What a script can call.
+    pub fn reference(&self) -> &Reference {
+        self.reference.get().expect("filled by `new`")
     }
 
     /// The documentation of the standard library, from its own comments.
@@ -189,7 +197,7 @@ impl Host {
     }
 
     fn report(&self, error: &EvalAltResult, main: &str) -> ScriptError {
-        ScriptError::new(error, main, self.engine, &self.sources, &self.reference)
+        ScriptError::new(error, main, self.engine, &self.sources, self.reference())
     }
 
     /// A problem found by `check`, shown like an error.

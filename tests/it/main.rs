@@ -28,6 +28,7 @@ mod features;
 mod finetune;
 mod functions;
 mod imagenet;
+mod language;
 mod loader;
 mod memory;
 mod online;

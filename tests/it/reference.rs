@@ -5,8 +5,8 @@ use nepa::run::signals::Interrupt;
 use nepa::script::Host;
 use nepa::script::docs::{FnDoc, Reference};
 
-fn reference() -> Reference {
-    Host::new(None, Interrupt::default()).reference
+fn reference() -> &'static Reference {
+    Box::leak(Box::new(Host::new(None, Interrupt::default()))).reference()
 }
 
 #[test]

@@ -1,13 +1,12 @@
 //! Globals: parameters, options, the device, random state, errors.
 
 use crate::bail_hint;
-use crate::error::{Context as _, Diagnostic, Result, bail, did_you_mean};
+use crate::error::{Context as _, Result, bail, did_you_mean};
 use crate::ffi::{self, Autocast};
 use crate::options;
 use crate::random;
 use crate::script::registry::Api;
 use crate::script::session;
-use crate::script::types::handles;
 use crate::script::values::{call, found, from_json};
 use nepa_macros::functions;
 use rhai::{Array, Dynamic, FnPtr, Map};
@@ -24,10 +23,7 @@ options! {
     }
 }
 
-handles! { "Error": Diagnostic; }
-
 pub fn register(api: &mut Api<'_>) {
-    api.named_type::<Diagnostic>();
     api.globals(
         "",
         "Functions without a namespace. Rhai's own (print, arrays, maps, strings, maths) are there too: rhai.rs/book.",
@@ -152,23 +148,6 @@ mod functions {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
         let value = serde_json::from_str(&text).with_context(|| format!("{shown} is not valid JSON"))?;
         Ok(from_json(&value))
-    }
-
-    /// The message of a caught error.
-    #[script(get)]
-    pub fn message(error: &Diagnostic) -> String {
-        error.message.clone()
-    }
-
-    /// The hint of a caught error, or "".
-    #[script(get)]
-    pub fn hint(error: &Diagnostic) -> String {
-        error.hint.clone().unwrap_or_default()
-    }
-
-    /// A caught error as text.
-    pub fn to_string(error: &Diagnostic) -> String {
-        error.message.clone()
     }
 }
 

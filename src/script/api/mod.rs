@@ -1,6 +1,7 @@
 //! What a script can call, one file per concept.
 
 mod batch;
+pub mod caught;
 mod checkpoint;
 mod checkpoints;
 mod core;
@@ -23,6 +24,7 @@ use super::registry::Api;
 pub fn register(api: &mut Api<'_>) {
     core::register(api);
     options::register(api);
+    caught::register(api);
     tensor::register(api);
     nn::register(api);
     loss::register(api);

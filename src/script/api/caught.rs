@@ -1,0 +1,143 @@
+//! Errors that a script has caught: one kind of value, whatever went wrong.
+
+use crate::error::{Diagnostic, Result};
+use crate::script::docs::Reference;
+use crate::script::error::ScriptError;
+use crate::script::registry::Api;
+use crate::script::sources::Sources;
+use crate::script::types::handles;
+use nepa_macros::functions;
+use rhai::{Dynamic, Engine, EvalAltResult, Map};
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+/// What the variable of a `catch` holds.
+#[derive(Clone)]
+pub struct Caught {
+    /// The error, as it would be shown had nothing caught it.
+    pub error: Rc<ScriptError>,
+    /// What the script threw; `()` for any other error.
+    thrown: Dynamic,
+}
+
+handles! { "Error": Caught; }
+
+impl Caught {
+    /// The value for an error that the script `file` catches. An error thrown again stays what it was.
+    fn new(error: &EvalAltResult, file: &str, engine: &Engine, sources: &Sources, reference: &Reference) -> Self {
+        let thrown = match error.unwrap_inner() {
+            EvalAltResult::ErrorRuntime(value, _) => match value.read_lock::<Self>() {
+                Some(caught) => return caught.clone(),
+                None if value.is::<Diagnostic>() => Dynamic::UNIT,
+                None => value.clone(),
+            },
+            _ => Dynamic::UNIT,
+        };
+        Self { error: ScriptError::new(error, file, engine, sources, reference).into(), thrown }
+    }
+}
+
+/// Makes every `catch` of the engine's scripts give a [`Caught`]; `reference` is filled once everything is registered.
+pub fn install(engine: &mut Engine, sources: Sources, reference: Rc<OnceCell<Reference>>) {
+    engine.on_catch(move |error, file| {
+        let empty = Reference::default();
+        let reference = reference.get().unwrap_or(&empty);
+        crate::script::with_engine(|engine| {
+            Dynamic::from(Caught::new(error, file.unwrap_or_default(), engine, &sources, reference))
+        })
+    });
+}
+
+pub fn register(api: &mut Api<'_>) {
+    api.methods::<Caught>(
+        "What `catch (e)` holds: nepa's errors, the language's own and thrown values alike. `throw e;` throws it again \
+         with its place.",
+        functions::register,
+    );
+}
+
+#[functions]
+mod functions {
+    use super::*;
+
+    /// What went wrong. Of a thrown map, it is the map's `message`; of another thrown value, the value as text.
+    ///
+    /// Example: `try { checkpoint::load(path); } catch (e) { print(e.message); }`
+    #[script(get)]
+    pub fn message(error: &Caught) -> String {
+        error.error.message.clone()
+    }
+
+    /// What to do about it, or "".
+    #[script(get)]
+    pub fn hint(error: &Caught) -> String {
+        error.error.hint.clone().unwrap_or_default()
+    }
+
+    /// The script in which it happened, or "".
+    #[script(get)]
+    pub fn file(error: &Caught) -> String {
+        error.error.file().unwrap_or_default().to_string()
+    }
+
+    /// The line of that script, from 1; `()` if unknown.
+    #[script(get)]
+    pub fn line(error: &Caught) -> Option<i64> {
+        error.error.line().map(|line| line as i64)
+    }
+
+    /// The column of that line, from 1; `()` if unknown.
+    #[script(get)]
+    pub fn column(error: &Caught) -> Option<i64> {
+        error.error.column().map(|column| column as i64)
+    }
+
+    /// The value that the script threw; `()` if it threw none.
+    ///
+    /// Example: `try { throw #{ code: 7 }; } catch (e) { print(e.value.code); }`
+    #[script(get)]
+    pub fn value(error: &Caught) -> Dynamic {
+        error.thrown.clone()
+    }
+
+    /// A key of the map that the script threw.
+    ///
+    /// Example: `try { throw #{ code: 7 }; } catch (e) { print(e.code); }`
+    #[script(index)]
+    pub fn key(error: &Caught, name: &str) -> Result<Dynamic> {
+        let thrown = error.thrown.read_lock::<Map>();
+        if let Some(value) = thrown.as_ref().and_then(|map| map.get(name)) {
+            return Ok(value.clone());
+        }
+        let own = ["message", "hint", "file", "line", "column", "value"];
+        let keys = thrown.iter().flat_map(|map| map.keys()).map(|key| key.as_str());
+        let names: Vec<&str> = own.into_iter().chain(keys).collect();
+        let near = crate::error::did_you_mean(name, names.iter().copied());
+        Err(Diagnostic::new(format!("the error has no `{name}`{near}"))
+            .hint(format!("it has: {}", names.join(", ")))
+            .into())
+    }
+
+    /// Its message.
+    pub fn to_string(error: &Caught) -> String {
+        error.error.message.clone()
+    }
+
+    /// Refused: an error is not the text that was thrown.
+    #[script(name = "==")]
+    pub fn equal(_error: &Caught, _other: Dynamic) -> Result<bool> {
+        Err(not_compared())
+    }
+
+    /// Refused: an error is not the text that was thrown.
+    #[script(name = "!=")]
+    pub fn unequal(_error: &Caught, _other: Dynamic) -> Result<bool> {
+        Err(not_compared())
+    }
+}
+
+fn not_compared() -> crate::error::Error {
+    Diagnostic::new("an error cannot be compared")
+        .hint("compare e.message, or e.value, which is what was thrown")
+        .into()
+}
