@@ -26,7 +26,6 @@ use syn::{
 /// implement `Argument` (or are references to what does), its value `Output`, perhaps in a `Result`. Scripts know it by
 /// its Rust name, unless `#[script(name = "…")]` gives another, as overloads and operators need. `#[script(get)]` makes
 /// it a property that is read, `#[script(set)]` one that is assigned, `#[script(index)]` what `value[…]` means;
-/// `#[script(options = T)]` documents the options `T` of a function that takes them in another form.
 #[proc_macro_attribute]
 pub fn functions(_: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let module = parse_macro_input!(item as ItemMod);
@@ -61,7 +60,6 @@ struct Script {
     name: Option<String>,
     /// What Rhai puts before the names of getters and setters.
     prefix: &'static str,
-    options: Option<Type>,
 }
 
 impl Script {
@@ -78,10 +76,8 @@ impl Script {
                     script.prefix = "set$";
                 } else if meta.path.is_ident("index") {
                     script.name = Some("index$get$".into());
-                } else if meta.path.is_ident("options") {
-                    script.options = Some(meta.value()?.parse()?);
                 } else {
-                    return Err(meta.error("expected name, get, set, index or options"));
+                    return Err(meta.error("expected name, get, set or index"));
                 }
                 Ok(())
             })?;
@@ -105,13 +101,6 @@ fn registration(function: &ItemFn, script: &Script) -> Result<TokenStream> {
     });
     let (returned, fallible) = returned(&function.sig.output);
     let raised = if fallible { quote!(?) } else { quote!() };
-    let options = match &script.options {
-        Some(options) => quote!(<#options as crate::options::Options>::docs()),
-        None => quote!({
-            let options: &[Vec<crate::options::OptionDoc>] = &[#(<#types as crate::script::types::Argument>::options()),*];
-            options.concat()
-        }),
-    };
     let raw: Vec<Ident> = idents.iter().map(|ident| format_ident!("raw_{ident}")).collect();
     Ok(quote! {
         let function_name = namespace.error_name(#name);
@@ -121,7 +110,7 @@ fn registration(function: &ItemFn, script: &Script) -> Result<TokenStream> {
                 doc: &[#(#doc),*],
                 params: vec![#((#names, <#types as crate::types::Typed>::script_type())),*],
                 returns: <#returned as crate::types::Typed>::script_type(),
-                options: #options,
+                options: vec![#(<#types as crate::script::types::Argument>::options()),*],
             },
             move |call: rhai::NativeCallContext<'_>, #(#raw: <#types as crate::script::types::Argument>::Raw),*| {
                 let given: &[Option<crate::script::values::Tensor>] = &[#(crate::script::registry::tensor_of(&#raw)),*];

@@ -12,6 +12,9 @@ pub fn check(args: &CheckArgs, host: &Host) -> u8 {
             return FAILED;
         }
     };
+    for warning in &checked.warnings {
+        eprint!("{}", host.render_warning(warning));
+    }
     for problem in &checked.problems {
         eprint!("{}", host.render_problem(problem));
     }

@@ -8,6 +8,7 @@ macro_rules! out {
     }};
 }
 
+mod advice;
 mod api;
 mod check;
 mod data;
@@ -164,7 +165,14 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 /// Runs the command line given to the process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        if let Some((message, hint)) = advice::of(&error, &arguments) {
+            eprintln!("error: {message}\nhint: {hint}");
+            std::process::exit(2);
+        }
+        error.exit()
+    });
     crate::error::install_panic_hook();
     // Scripts nest: the interpreter's limit on nested calls must be reached before the stack overflows.
     let worker = std::thread::Builder::new().name("nepa".into()).stack_size(512 << 20).spawn(move || dispatch(cli));

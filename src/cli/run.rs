@@ -152,6 +152,9 @@ fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, Str
     if !checked.problems.is_empty() {
         return Err(checked.problems.iter().map(|problem| host.render_problem(problem)).collect());
     }
+    if dist::is_rank0() {
+        checked.warnings.iter().for_each(|warning| eprint!("{}", host.render_warning(warning)));
+    }
     let device = device::choose(args.device.as_deref(), dist::local_rank(), dist::local_world_size());
     let device = device.map_err(|e| render(ScriptError::of_rust(&e)))?;
     Ok(Prepared { recipe, ast, checked, device })

@@ -1,24 +1,11 @@
-//! Ways through the syntax tree of a script.
+//! Places in the syntax tree of a script.
 
 use rhai::{AST, ASTNode, Expr, Position, Stmt};
-
-/// Shows every node of a script to `on_node`, until that gives false. Rhai's own walk leaves out the arguments of
-/// method calls: `images.take(param("n", 100))`.
-pub fn walk(ast: &AST, on_node: &mut dyn FnMut(&[ASTNode]) -> bool) {
-    fn visit(path: &[ASTNode], on_node: &mut dyn FnMut(&[ASTNode]) -> bool) -> bool {
-        if !on_node(path) {
-            return false;
-        }
-        let Some(ASTNode::Expr(Expr::MethodCall(call, _))) = path.last() else { return true };
-        call.args.iter().all(|arg| arg.walk(&mut Vec::new(), &mut |path| visit(path, on_node)))
-    }
-    ast.walk(&mut |path| visit(path, on_node));
-}
 
 /// Where a key stands in the map that the call at `position` is given: a literal, or the sum of some.
 pub fn key_position(ast: &AST, position: Position, key: &str) -> Option<Position> {
     let mut found = None;
-    walk(ast, &mut |path| {
+    ast.walk(&mut |path: &[ASTNode]| {
         let call = match path.last() {
             Some(ASTNode::Expr(Expr::FnCall(call, at) | Expr::MethodCall(call, at))) if *at == position => call,
             Some(ASTNode::Stmt(Stmt::FnCall(call, at))) if *at == position => call,

@@ -1,6 +1,7 @@
 //! The reference of everything registered with the engine: what `nepa api` prints, what errors
 //! quote, what `nepa check` resolves against.
 
+use super::habits;
 use crate::error::{Diagnostic, did_you_mean, nearest};
 use crate::options::OptionDoc;
 use std::fmt::Write;
@@ -22,6 +23,8 @@ pub struct FnDoc {
     pub doc: Vec<&'static str>,
     /// The options that it takes as a map.
     pub options: Vec<OptionDoc>,
+    /// Which parameter that map is.
+    pub options_at: Option<usize>,
 }
 
 impl FnDoc {
@@ -166,7 +169,9 @@ impl Reference {
         let near = did_you_mean(short, candidates);
         // The same word in another place: `linear` for `nn::linear`.
         let elsewhere = self.functions.iter().find(|f| f.name == short).map(|f| format!("there is {}", f.signature()));
-        let hint = elsewhere.or_else(|| namespace.map(|n| format!("`nepa api {n}` lists what {n} has")));
+        let habit = habits::of_function(short).filter(|_| namespace.is_none()).map(String::from);
+        let hint = habit.or(elsewhere).or_else(|| namespace.map(|n| format!("`nepa api {n}` lists what {n} has")));
+        let near = if habits::of_function(short).is_some() { String::new() } else { near };
         Diagnostic { hint, ..Diagnostic::new(format!("unknown function `{name}`{near}")) }
     }
 
@@ -267,7 +272,14 @@ impl Reference {
         for line in text.lines() {
             let _ = writeln!(out, "    {line}");
         }
-        print_options(&f.options, out);
+        // The configuration of a model is that of its parts too: told once.
+        let names = |f: &FnDoc| f.options.iter().map(|option| option.name.clone()).collect::<Vec<_>>();
+        match self.functions.iter().find(|first| names(first) == names(f)) {
+            Some(first) if !f.options.is_empty() && first.full_name() != name => {
+                let _ = writeln!(out, "    Options: those of {}", first.full_name());
+            }
+            _ => print_options(&f.options, out),
+        }
         let _ = writeln!(out);
         *last = key;
     }

@@ -1,11 +1,13 @@
 //! Errors between Rust and scripts, and how they are shown to the user.
 
 use super::docs::Reference;
-use super::{Sources, api::caught::Caught, ast};
+use super::{Sources, ast, habits};
 use crate::error::{Diagnostic, did_you_mean, hint_of, one_line};
 use rhai::{Dynamic, Engine, EvalAltResult, Map, ParseErrorType, Position};
 use send_wrapper::SendWrapper;
+use std::cell::OnceCell;
 use std::fmt;
+use std::rc::Rc;
 
 /// A script's error on its way through Rust code, as when a script's module fails inside a block.
 #[derive(Debug)]
@@ -110,7 +112,14 @@ impl ScriptError {
             error.stack.splice(0..0, stack);
             return error;
         }
-        let Diagnostic { message, mut hint, blame_caller, key } = diagnose(inner, api, sources.text(&file).as_deref());
+        let text = sources.text(&file);
+        if let EvalAltResult::ErrorParsing(kind, position) = inner
+            && let Some((diagnostic, position)) =
+                text.as_deref().and_then(|text| habits::of_syntax(kind, *position, text))
+        {
+            return Self { stack, ..Self::at(diagnostic, file, position) };
+        }
+        let Diagnostic { message, mut hint, blame_caller, key } = diagnose(inner, api, text.as_deref());
         if let EvalAltResult::ErrorModuleNotFound(path, _) = inner {
             hint = hint.or_else(|| sources.import_hint(path));
         }
@@ -181,6 +190,41 @@ impl ScriptError {
     }
 }
 
+/// What the variable of a `catch` holds.
+#[derive(Clone)]
+pub struct Caught {
+    /// The error, as it would be shown had nothing caught it.
+    pub error: Rc<ScriptError>,
+    /// What the script threw; `()` for any other error.
+    pub thrown: Dynamic,
+}
+
+impl Caught {
+    /// The value for an error that the script `file` catches. An error thrown again stays what it was.
+    fn new(error: &EvalAltResult, file: &str, engine: &Engine, sources: &Sources, reference: &Reference) -> Self {
+        let thrown = match error.unwrap_inner() {
+            EvalAltResult::ErrorRuntime(value, _) => match value.read_lock::<Self>() {
+                Some(caught) => return caught.clone(),
+                None if value.is::<Diagnostic>() => Dynamic::UNIT,
+                None => value.clone(),
+            },
+            _ => Dynamic::UNIT,
+        };
+        Self { error: ScriptError::new(error, file, engine, sources, reference).into(), thrown }
+    }
+}
+
+/// Makes every `catch` of the engine's scripts give a [`Caught`]; `reference` is filled once everything is registered.
+pub fn catch_all(engine: &mut Engine, sources: Sources, reference: Rc<OnceCell<Reference>>) {
+    engine.on_catch(move |error, file| {
+        let empty = Reference::default();
+        let reference = reference.get().unwrap_or(&empty);
+        crate::script::with_engine(|engine| {
+            Dynamic::from(Caught::new(error, file.unwrap_or_default(), engine, &sources, reference))
+        })
+    });
+}
+
 impl From<anyhow::Error> for ScriptError {
     fn from(error: anyhow::Error) -> Self {
         Self::of_rust(&error)
@@ -227,7 +271,8 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
         EvalAltResult::ErrorMismatchDataType(expected, found, _) => mismatch(expected, found),
         EvalAltResult::ErrorPropertyNotFound(name, _) => Diagnostic::new(format!("the map has no `{name}`")),
         EvalAltResult::ErrorDataRace(name, _) => {
-            let name = if name.is_empty() { "a captured variable" } else { name };
+            // "argument #2 of function 'filter'" names the variable no better.
+            let name = if name.is_empty() || name.starts_with("argument ") { "a captured variable" } else { name };
             Diagnostic::new(format!("{name} is in use: a call on it has not returned yet")).hint(
                 "a closure captured it: call it on a separate variable, as in let ema = state.ema; \
                  ema.apply(|| …)",
@@ -283,16 +328,16 @@ fn unknown_variable(name: &str, api: &Reference, text: Option<&str>) -> Diagnost
     if api.module_names().any(|module| module == name) {
         return diagnostic.hint(format!("`{name}` is a module: write {name}::function(…)"));
     }
-    match declared.iter().any(|n| n == name) {
-        true => diagnostic.hint(
+    if declared.iter().any(|n| n == name) {
+        return diagnostic.hint(
             "a Rhai function sees its own parameters only: pass the value in, or use a closure |…| that captures it",
-        ),
-        false => diagnostic,
+        );
     }
+    Diagnostic { hint: habits::of_variable(name).map(String::from), ..diagnostic }
 }
 
 /// Names that a script declares: let, const, for, function parameters, import aliases.
-fn declared_names(text: &str) -> Vec<String> {
+pub fn declared_names(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     let words: Vec<&str> = text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| !w.is_empty()).collect();
     for pair in words.windows(2) {

@@ -5,6 +5,7 @@ mod ast;
 mod check;
 pub mod docs;
 pub mod error;
+mod habits;
 mod params;
 mod registry;
 mod session;
@@ -79,7 +80,7 @@ impl Host {
         engine.set_module_resolver(sources.clone());
 
         let filled = Rc::new(OnceCell::new());
-        api::caught::install(&mut engine, sources.clone(), filled.clone());
+        error::catch_all(&mut engine, sources.clone(), filled.clone());
         let mut reference = Reference::default();
         let standard = |info: rhai::FuncInfo| {
             let name = info.metadata.name.to_string();
@@ -203,6 +204,11 @@ impl Host {
     /// A problem found by `check`, shown like an error.
     pub fn render_problem(&self, problem: &Problem) -> String {
         ScriptError::at(problem.diagnostic.clone(), problem.file.clone(), problem.position).render(&self.sources)
+    }
+
+    /// A warning of `check`.
+    pub fn render_warning(&self, warning: &Problem) -> String {
+        self.render_problem(warning).replacen("error:", "warning:", 1)
     }
 
     /// Writes definition files for editors' Rhai language servers.

@@ -36,7 +36,7 @@ pub struct Params {
 pub fn scan(ast: &rhai::AST, file: &str, text: &str) -> Result<Vec<Declared>, (Diagnostic, Position)> {
     let mut found = Vec::new();
     let mut fault = None;
-    super::ast::walk(ast, &mut |path: &[ASTNode]| {
+    ast.walk(&mut |path: &[ASTNode]| {
         let (call, position) = match path.last() {
             Some(ASTNode::Expr(Expr::FnCall(call, position))) => (call, *position),
             Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => (call, *position),

@@ -75,7 +75,8 @@ pub struct Signature {
     pub doc: &'static [&'static str],
     pub params: Vec<(&'static str, Type)>,
     pub returns: Type,
-    pub options: Vec<OptionDoc>,
+    /// The options that each parameter takes as a map.
+    pub options: Vec<Vec<OptionDoc>>,
 }
 
 impl Namespace<'_> {
@@ -102,7 +103,9 @@ impl Namespace<'_> {
             .set_into_module(&mut self.module, function);
         let params = params.into_iter().map(|(name, of)| (name, of.to_string())).collect();
         let (group, qualified, returns) = (self.name, self.qualified, returns.to_string());
-        self.reference.functions.push(FnDoc { group, qualified, name, params, returns, doc: doc.to_vec(), options });
+        let options_at = options.iter().position(|options| !options.is_empty());
+        let (doc, options) = (doc.to_vec(), options.concat());
+        self.reference.functions.push(FnDoc { group, qualified, name, params, returns, doc, options, options_at });
     }
 }
 

@@ -237,6 +237,11 @@ fn a_function_is_that_of_the_script_which_wrote_its_name() {
         ("{ let f = a::give().curry(1); f.call() }", 2),
         ("{ let f = Fn(\"helper\").curry(1); a::callback(|x| f.call() + x, 1) }", 1002),
         ("{ let m = #{ f: a::give() }; m.f(1) }", 2),
+        // Often enough for what was found once to be remembered.
+        (
+            "{ let s = 0; for i in 0..4 { s += a::callback(|x| helper(x), 0) + b::apply(a::give(), 0) + helper(0); } s }",
+            8404,
+        ),
         ("{ let fs = [a::give(), b::give(), |x| helper(x)]; fs[0].call(0) + fs[1].call(0) + fs[2].call(0) }", 1101),
     ];
     let folder = two_libraries();

@@ -27,6 +27,7 @@ mod evaluate;
 mod features;
 mod finetune;
 mod functions;
+mod habits;
 mod imagenet;
 mod language;
 mod loader;

@@ -207,33 +207,3 @@ fn a_typo_in_an_option_of_a_loop_is_shown_in_the_recipe() {
         &["epocs", "`epochs`"],
     );
 }
-
-/// Rhai's cache of functions knows no modules: after two calls of a module's own function, a call in another module of a
-/// function of the same name and number of parameters may reach it. So such names are called with their module alone.
-#[test]
-fn functions_that_modules_of_the_standard_library_call_without_a_module_have_names_of_their_own() {
-    let files = crate::common::names_in(&repository("stdlib"));
-    let texts: Vec<String> =
-        files.iter().map(|file| std::fs::read_to_string(repository("stdlib").join(file)).unwrap()).collect();
-    let mut defined = std::collections::BTreeMap::<(String, usize), Vec<&str>>::new();
-    for (file, text) in files.iter().zip(&texts) {
-        for line in text.lines() {
-            let Some(rest) = line.trim_start_matches("private ").strip_prefix("fn ") else { continue };
-            let (name, rest) = rest.split_once('(').unwrap();
-            let parameters = rest.split_once(')').unwrap().0;
-            let count = parameters.split(',').filter(|p| !p.trim().is_empty()).count();
-            defined.entry((name.to_string(), count)).or_default().push(file);
-        }
-    }
-    for ((name, _), modules) in defined.iter().filter(|(_, modules)| modules.len() > 1) {
-        for text in &texts {
-            let call = format!("{name}(");
-            let mut calls = text.match_indices(&call).map(|(at, _)| &text[..at]);
-            let plain = |before: &str| {
-                let of_word = |c: char| c.is_alphanumeric() || "_:.`".contains(c);
-                !before.ends_with(of_word) && !before.ends_with("fn ")
-            };
-            assert!(!calls.any(plain), "{name} is a function of {modules:?}, and called without a module");
-        }
-    }
-}

@@ -1,52 +1,13 @@
 //! Errors that a script has caught: one kind of value, whatever went wrong.
 
 use crate::error::{Diagnostic, Result};
-use crate::script::docs::Reference;
-use crate::script::error::ScriptError;
+use crate::script::error::Caught;
 use crate::script::registry::Api;
-use crate::script::sources::Sources;
 use crate::script::types::handles;
 use nepa_macros::functions;
-use rhai::{Dynamic, Engine, EvalAltResult, Map};
-use std::cell::OnceCell;
-use std::rc::Rc;
-
-/// What the variable of a `catch` holds.
-#[derive(Clone)]
-pub struct Caught {
-    /// The error, as it would be shown had nothing caught it.
-    pub error: Rc<ScriptError>,
-    /// What the script threw; `()` for any other error.
-    thrown: Dynamic,
-}
+use rhai::{Dynamic, Map};
 
 handles! { "Error": Caught; }
-
-impl Caught {
-    /// The value for an error that the script `file` catches. An error thrown again stays what it was.
-    fn new(error: &EvalAltResult, file: &str, engine: &Engine, sources: &Sources, reference: &Reference) -> Self {
-        let thrown = match error.unwrap_inner() {
-            EvalAltResult::ErrorRuntime(value, _) => match value.read_lock::<Self>() {
-                Some(caught) => return caught.clone(),
-                None if value.is::<Diagnostic>() => Dynamic::UNIT,
-                None => value.clone(),
-            },
-            _ => Dynamic::UNIT,
-        };
-        Self { error: ScriptError::new(error, file, engine, sources, reference).into(), thrown }
-    }
-}
-
-/// Makes every `catch` of the engine's scripts give a [`Caught`]; `reference` is filled once everything is registered.
-pub fn install(engine: &mut Engine, sources: Sources, reference: Rc<OnceCell<Reference>>) {
-    engine.on_catch(move |error, file| {
-        let empty = Reference::default();
-        let reference = reference.get().unwrap_or(&empty);
-        crate::script::with_engine(|engine| {
-            Dynamic::from(Caught::new(error, file.unwrap_or_default(), engine, &sources, reference))
-        })
-    });
-}
 
 pub fn register(api: &mut Api<'_>) {
     api.methods::<Caught>(

@@ -1,7 +1,7 @@
 //! What a script can call, one file per concept.
 
 mod batch;
-pub mod caught;
+mod caught;
 mod checkpoint;
 mod checkpoints;
 mod core;

@@ -7,7 +7,7 @@ pub use module::{report_map, tensor_map};
 
 use crate::error::Result;
 use crate::nn;
-use crate::options::known_keys;
+use crate::options::{OptionDoc, Options as _, known_keys};
 use crate::script::registry::Api;
 use crate::script::types::{Argument, handles};
 use crate::script::values::{self, Module, read_options};
@@ -36,6 +36,10 @@ impl Argument for Config {
     type Raw = Map;
     fn read(raw: Map, of: &str) -> Result<Self> {
         Ok(Self(nn::Architecture::new(&read_options(of, &raw)?)?))
+    }
+
+    fn options() -> Vec<OptionDoc> {
+        nn::VitNepaConfig::docs()
     }
 }
 
@@ -71,14 +75,13 @@ mod functions {
     /// [B, num_labels], or without a head the final norm's output [B, N, D]; `encode` returns
     /// everything. Parameters are named as in the reference's checkpoints. The defaults are those of
     /// the published base model's pretraining.
-    #[script(options = nn::VitNepaConfig)]
     pub fn vit_nepa(config: Config) -> Result<Module> {
         wrap(nn::VitNepa::new(&config.0, nn::VitNepaOverrides::default())?)
     }
 
     /// A ViT-NEPA with your own modules in place of built-in ones: `patch_embeddings` (images ->
     /// tokens [B, T, D]) and `encoder` ([B, T + 1, D] -> [B, T + 1, D]).
-    #[script(name = "vit_nepa", options = nn::VitNepaConfig)]
+    #[script(name = "vit_nepa")]
     pub fn vit_nepa_of_parts(config: Config, parts: Map) -> Result<Module> {
         known_keys("part", "nn::vit_nepa", parts.keys().map(|key| key.as_str()), &["patch_embeddings", "encoder"])?;
         let own = nn::VitNepaOverrides {

@@ -186,7 +186,8 @@ impl Engine {
                         // Check for data race.
                         #[cfg(not(feature = "no_closure"))]
                         #[cfg(not(feature = "unchecked"))]
-                        super::ensure_no_data_race(&fn_def.name, args, false)?;
+                        super::ensure_no_data_race(&fn_def.name, args, false)
+                            .map_err(|err| err.fill_position(pos))?;
 
                         let env = env.as_deref();
                         let scope = &mut Scope::new();

@@ -546,7 +546,7 @@ impl Engine {
         // Check for data race.
         #[cfg(not(feature = "no_closure"))]
         #[cfg(not(feature = "unchecked"))]
-        ensure_no_data_race(name, args, is_ref_mut)?;
+        ensure_no_data_race(name, args, is_ref_mut).map_err(|err| err.fill_position(pos))?;
 
         if let Some(result) = self.exec_syntactic_fn_call(global, caches, name, args, pos)? {
             return Ok((result, false));
@@ -806,7 +806,7 @@ impl Engine {
         // Check for data race.
         #[cfg(not(feature = "no_closure"))]
         #[cfg(not(feature = "unchecked"))]
-        ensure_no_data_race(fn_name, args, is_ref_mut)?;
+        ensure_no_data_race(fn_name, args, is_ref_mut).map_err(|err| err.fill_position(pos))?;
 
         // These may be redirected from method style calls.
         if let Some(result) = self.exec_syntactic_fn_call(global, caches, fn_name, args, pos)? {

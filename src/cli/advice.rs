@@ -1,0 +1,54 @@
+//! What to type instead, where a recipe's parameter was given as an option of the command.
+
+use crate::error::nearest;
+use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// Message and hint for arguments of `nepa run` that look like a recipe's parameters.
+pub fn of(error: &clap::Error, arguments: &[String]) -> Option<(String, String)> {
+    if arguments.first().map(String::as_str) != Some("run") {
+        return None;
+    }
+    let Some(ContextValue::String(unexpected)) = error.get(ContextKind::InvalidArg) else { return None };
+    let recipe = arguments.iter().find(|a| a.ends_with(".rhai")).map_or("RECIPE", String::as_str);
+    let say = |pair: String| {
+        let hint = format!("a parameter of the recipe is given as --set {pair}; nepa run {recipe} --help lists them");
+        Some((format!("unexpected argument '{unexpected}'"), hint))
+    };
+    if error.kind() == ErrorKind::ValueValidation && unexpected.starts_with("--set") {
+        let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) else { return None };
+        let hint =
+            format!("write --set {}=VALUE; nepa run {recipe} --help lists the parameters", value.trim_matches('='));
+        return Some((format!("--set {value}: expected KEY=VALUE"), hint));
+    }
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let position = arguments.iter().position(|a| a == unexpected || a.starts_with(&format!("{unexpected}=")))?;
+    if let [.., set, key] = &arguments[..position]
+        && set == "--set"
+        && !key.contains('=')
+    {
+        // --set epochs 3, --set lr = 3
+        let value =
+            if unexpected == "=" { arguments.get(position + 1).map_or("VALUE", String::as_str) } else { unexpected };
+        return say(format!("{key}={}", value.trim_start_matches('=')));
+    }
+    let argument = arguments[position].trim_start_matches('-');
+    if let Some((key, value)) = argument.split_once('=').filter(|(key, _)| !key.is_empty()) {
+        return say(format!("{key}={value}"));
+    }
+    if !is_like_an_option(unexpected) {
+        let value = arguments.get(position + 1).filter(|next| !next.starts_with("--")).map_or("VALUE", String::as_str);
+        return say(format!("{argument}={value}"));
+    }
+    None
+}
+
+/// Whether an option of `nepa run` was meant: --sett, --devise.
+fn is_like_an_option(argument: &str) -> bool {
+    let command = super::Cli::command();
+    let run = command.find_subcommand("run").expect("declared");
+    let names: Vec<&str> = run.get_arguments().filter_map(|a| a.get_long()).collect();
+    nearest(argument.trim_start_matches('-'), names).is_some()
+}

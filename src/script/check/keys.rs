@@ -1,0 +1,68 @@
+//! Whether the options that a call is given exist, as far as they are written out.
+
+use super::tree::{Call, Script};
+use super::variables::Variables;
+use crate::error::Diagnostic;
+use crate::options::{OptionDoc, known_keys};
+use crate::script::Host;
+use rhai::{Expr, Position};
+
+/// What is wrong with the keys of a call's options, and where; the words are those of a run.
+pub fn judge(host: &Host, call: &Call, script: &Script) -> Option<(Diagnostic, Position)> {
+    let Taken { of, at, options } = options_of(host, call, script)?;
+    let given = literal_keys(call.expression.args.get(at)?, &script.variables);
+    let names: Vec<&str> = options.iter().map(|option| option.name.as_str()).collect();
+    let diagnostic = known_keys("option", &of, given.iter().map(|(key, _)| key.as_str()), &names).err()?;
+    let position = given.iter().find(|(key, _)| Some(key) == diagnostic.key.as_ref())?.1;
+    Some((diagnostic, position))
+}
+
+/// The options of a function.
+struct Taken<'a> {
+    /// How errors call the function.
+    of: String,
+    /// Which argument of the call they are.
+    at: usize,
+    options: Vec<&'a OptionDoc>,
+}
+
+/// The options of the function that a call reaches, where they are known.
+fn options_of<'a>(host: &'a Host, call: &Call, script: &Script) -> Option<Taken<'a>> {
+    let name = call.expression.name.as_str();
+    let qualified = !call.expression.namespace.is_empty();
+    let namespace = if qualified { call.expression.namespace.root() } else { "" };
+    let reference = host.reference();
+    let before = usize::from(call.is_method);
+    let passed = call.expression.args.len() + before;
+    if let Some(module) = script.modules.get(namespace) {
+        let path = module.file.as_deref()?.strip_suffix(".rhai")?;
+        let of = format!("{}::{name}", path.rsplit('/').next()?);
+        // A function that passes its options on does not tell their faults in its own name.
+        let text = host.sources.text(module.file.as_deref()?)?;
+        let tells = ["options(", "name: ", "let who = "].iter().any(|by| text.contains(&format!("{by}\"{of}\"")));
+        tells.then_some(())?;
+        let functions = reference.stdlib.iter().filter(|m| m.path == path).flat_map(|m| &m.functions);
+        let options = functions.filter(|f| f.name == name && f.params.len() == passed).flat_map(|f| &f.options);
+        return Some(Taken { of, at: passed.checked_sub(1)?, options: options.collect() })
+            .filter(|t| !t.options.is_empty());
+    }
+    let named = reference.functions.iter().filter(|f| {
+        f.name == name && f.params.len() == passed && f.qualified == qualified && (!qualified || f.group == namespace)
+    });
+    // A method's type is unknown: any that has the name may be meant.
+    let taking: Vec<_> = named.filter(|f| f.options_at.is_some()).collect();
+    let at = taking.first()?.options_at?.checked_sub(before)?;
+    let of = if qualified { format!("{namespace}::{name}") } else { name.to_string() };
+    Some(Taken { of, at, options: taking.iter().flat_map(|f| &f.options).collect() })
+}
+
+/// The keys that a map is written with: a literal, a variable that holds one, or a sum of such.
+fn literal_keys(value: &Expr, variables: &Variables) -> Vec<(String, Position)> {
+    match variables.resolve(value) {
+        Expr::Map(map, _) => map.0.iter().map(|(name, _)| (name.name.to_string(), name.pos)).collect(),
+        Expr::FnCall(sum, _) if sum.name == "+" => {
+            sum.args.iter().flat_map(|part| literal_keys(part, variables)).collect()
+        }
+        _ => Vec::new(),
+    }
+}

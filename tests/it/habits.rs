@@ -1,0 +1,180 @@
+//! What people who know Python type by habit gets an answer that helps, at the right place; and `nepa check` finds what
+//! would go wrong without a word.
+
+use crate::common::*;
+
+/// Checks a script; what was said, ended with exit code 1.
+#[track_caller]
+fn refused(script: &str) -> Said {
+    let folder = Folder::new();
+    folder.write("recipe.rhai", script);
+    let said = folder.nepa(&["check", "recipe.rhai"]);
+    said.fails(1);
+    said
+}
+
+#[test]
+fn pythons_words_are_translated() {
+    let cases = [
+        ("let f = |x| x;\nprint(f(3));", "2:7", "`f` is a variable; a closure in it is called as f.call(3)"),
+        ("fn apply(g) { g(1, [2, (3)]) }", "1:15", "called as g.call(1, [2, (3)])"),
+        ("let x = ones([4]);\nx.view(2, 2);", "2:3", "it is x.reshape([2, -1])"),
+        ("let x = ones([4]);\nprint(x.shape());", "2:9", "without parentheses: .shape"),
+        ("for i in range(3) { }", "1:10", "a range of integers is 0..3"),
+        ("let x = None;", "1:9", "the empty value is written ()"),
+        ("let x = True;", "1:9", "it is written true"),
+        ("let m = { \"a\": 1 };", "1:14", "a map is written #{ a: 1 }"),
+        ("let m = {\n  \"a\": 1,\n  \"b\": 2 };", "2:6", "a map is written #{ a: 1 }"),
+        ("let x = ones([2, 3]);\nx.sum(dim=1);", "2:7", "arguments have no names here"),
+        ("let x = ones([2, 3]);\nx.sum(0, keepdim = true);", "2:10", "arguments have no names here"),
+        ("let x = try { 1 } catch { 2 };", "1:9", "try is a statement"),
+        ("x = 3;", "1:1", "a variable is declared by let"),
+        ("if true and false { }", "1:9", "it is written &&"),
+        ("if not true { }", "1:4", "it is written !"),
+        ("let s = 'text';", "1:9", "double quotes"),
+        ("# comment\nlet x = 1;", "1:1", "a comment starts with //"),
+        ("let x = 1 if true else 2;", "1:11", "if condition { a } else { b }"),
+        ("while true: pass", "1:11", "a block stands in braces"),
+        ("print(f\"{1}\");", "1:7", "inside backticks"),
+        ("let t = (1, 2);", "1:11", "a list of values is an array"),
+        ("let x = 1;\nx++;", "2:2", "it is written x += 1"),
+        ("let x = .5;", "1:9", "a number starts with a digit"),
+        ("let x: int = 3;", "1:6", "types are not declared"),
+        ("def f(x):\n    return x", "1:1", "fn name(x)"),
+        ("let f = lambda x: x;", "1:9", "a closure is written"),
+        ("import torch", "1:8", "need no import"),
+        ("let x = ones([2]);\nx.cuda();", "2:3", "--device"),
+        ("let x = str(3);", "1:9", "`${x}`"),
+        ("for (i, x) in enumerate([1]) { }", "1:15", "for (x, i) in list"),
+    ];
+    for (script, place, hint) in cases {
+        let said = refused(script);
+        said.says(&[&format!("--> recipe.rhai:{place}\n"), "\nhint: "]);
+        let shown = said.stderr.lines().find(|line| line.starts_with("hint: ")).unwrap();
+        assert!(shown.contains(hint), "{script}: {said}");
+    }
+}
+
+#[test]
+fn a_missing_semicolon_or_comma_is_told_where_it_is_missing() {
+    let cases = [
+        ("let x = 1\nlet y = 2;", "1:10", "let x = 1"),
+        ("let x = 1   // one\n\n// two\nprint(x);", "1:10", "let x = 1   // one"),
+        ("print(1)\nprint(2);", "1:9", "print(1)"),
+        ("let o = #{\n    a: 1\n    b: 2 };", "2:9", "    a: 1"),
+        ("let o = [\n    1\n    2];", "2:6", "    1"),
+    ];
+    for (script, place, line) in cases {
+        let said = refused(script);
+        said.at(&format!("recipe.rhai:{place}"), line).says(&["is missing here"]);
+    }
+}
+
+#[test]
+fn parameters_given_like_options_are_shown_with_set() {
+    let folder = Folder::new();
+    folder.write("r.rhai", "let lr = param(\"lr\", 1e-3, \"peak\"); let epochs = param(\"epochs\", 2, \"n\");");
+    let cases: [(&[&str], &str); 8] = [
+        (&["--lr", "1e-3"], "--set lr=1e-3"),
+        (&["--lr=1e-3"], "--set lr=1e-3"),
+        (&["lr=1e-3"], "--set lr=1e-3"),
+        (&["--set", "epochs", "3"], "--set epochs=3"),
+        (&["--set", "lr", "=", "3"], "--set lr=3"),
+        (&["lr", "3"], "--set lr=3"),
+        (&["--set", "epochs"], "--set epochs=VALUE"),
+        (&["--epochs"], "--set epochs=VALUE"),
+    ];
+    for (arguments, hint) in cases {
+        let all: Vec<&str> = ["run", "r.rhai"].iter().chain(arguments).copied().collect();
+        let said = folder.nepa(&all);
+        said.fails(2).says(&["hint: ", hint]);
+        assert!(said.stderr.contains("nepa run r.rhai --help lists"), "{said}");
+    }
+    folder.nepa(&["run", "r.rhai", "--sett", "lr=1"]).fails(2).says(&["'--set'"]);
+}
+
+#[test]
+fn unknown_options_are_found_before_the_run_in_the_words_of_the_run() {
+    let config = "image_size: 8, patch_size: 4, num_channels: 3, hidden_size: 8, num_hidden_layers: 1, \
+                  num_attention_heads: 2, intermediate_size: 8";
+    let cases = [
+        (format!("nn::vit_nepa(#{{ {config}, hidden_dim: 8 }});"), "unknown option `hidden_dim` of nn::vit_nepa"),
+        (
+            format!("let c = #{{ {config}, hidden_dim: 8 }};\nnn::vit_nepa(c);"),
+            "unknown option `hidden_dim` of nn::vit_nepa",
+        ),
+        (
+            format!("nn::vit_nepa(#{{ {config} }} + #{{ hidden_dim: 8 }});"),
+            "unknown option `hidden_dim` of nn::vit_nepa",
+        ),
+        ("optim::adamw(nn::linear(2, 2), #{ wd: 0.1 });".into(), "unknown option `wd` of optim::adamw"),
+        (
+            format!("import \"std/pretrain\" as pre;\npre::fit(nn::vit_nepa(#{{ {config} }}), (), #{{ epoch: 3 }});"),
+            "unknown option `epoch` of pretrain::fit; did you mean `epochs`?",
+        ),
+        (
+            format!("import \"std/finetune\" as f;\nf::fit(nn::vit_nepa(#{{ {config} }}), (), #{{ epoch: 3 }});"),
+            "unknown option `epoch` of finetune::fit; did you mean `epochs`?",
+        ),
+    ];
+    for (script, message) in cases {
+        refused(&script).says(&[message, "the options are: "]);
+        // The run's own words: the same call where the keys are not written out.
+        let (head, key) = script.rsplit_once("#{").unwrap();
+        let hidden = format!("let made = || #{{{}", key.replacen("});", "};", 1));
+        let (first, call) = head.rsplit_once('\n').map_or(("", head), |(first, call)| (first, call));
+        if !script.contains("let c = ") {
+            let script = format!("{first}\n{hidden}\n{call}made.call());");
+            run(&script).fails(1).says(&[message]);
+        }
+    }
+    let fine = format!("let c = #{{ {config} }};\nc.hidden_dim = 8;\nc.remove(\"hidden_dim\");\nnn::vit_nepa(c);");
+    run(&fine).succeeds();
+}
+
+#[test]
+fn a_division_of_integers_that_meets_a_float_is_pointed_out() {
+    let warned = [
+        ("print(1 / 256 * 1e-3);", "1:9", "gives 0"),
+        ("print(1e-3 * (3 / 2));", "1:17", "gives 1"),
+        ("let batch = 384;\nprint(batch / 256 * 3e-4);", "2:13", "gives 1"),
+        ("let batch = param(\"batch\", 384, \"images\");\nprint(batch / 256 * 3e-4);", "2:13", "drops its remainder"),
+        ("let scale = 1 / 256;\nprint(scale * 1e-3);", "1:15", "gives 0"),
+        ("let x = 2.0;\nprint(x + 7 / 2);", "2:13", "gives 3"),
+    ];
+    for (script, place, what) in warned {
+        let said = run(script);
+        said.succeeds().says(&[
+            "warning: this division of integers",
+            what,
+            &format!("--> recipe.rhai:{place}\n"),
+            "1.0 / 256",
+        ]);
+    }
+    let fine = [
+        "print(1.0 / 256 * 1e-3);",
+        "print(1e-3 / 256);",
+        "print(512 / 256 * 1e-3);",
+        "print(3e-4 * 384 / 256);",
+        "print(7 / 2);",
+        "let n = 7 / 2; print(n * 2);",
+        "let x = 1; x = 2.0; print(x / 256 * 1e-3);",
+    ];
+    for script in fine {
+        let said = run(script);
+        said.succeeds();
+        assert!(!said.stderr.contains("warning"), "{script}: {said}");
+    }
+}
+
+#[test]
+fn what_comes_with_nepa_has_no_warnings() {
+    for folder in ["recipes", "examples"] {
+        for name in names_in(&repository(folder)).into_iter().filter(|name| name.ends_with(".rhai")) {
+            let path = repository(folder).join(name).display().to_string();
+            let said = Folder::new().nepa(&["check", &path]);
+            said.succeeds();
+            assert_eq!(said.stderr, "", "{said}");
+        }
+    }
+}
