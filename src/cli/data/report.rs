@@ -23,7 +23,7 @@ pub fn print(path: &str, place: &Place, splits: &[Split], seed: u64) {
     for split in splits {
         let classes = split.source.class_names();
         let note = if classes == first { "" } else { "; the classes differ from those above" };
-        let classes = counted(classes.len(), "class", "classes");
+        let classes = if classes.is_empty() { "no classes".into() } else { counted(classes.len(), "class", "classes") };
         out!("  {:<width$}  {}, {classes}{note}", split.name(), images(split.source.len()));
     }
     if !place.passed_over.is_empty() {

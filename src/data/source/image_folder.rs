@@ -217,7 +217,9 @@ impl Listing {
         let listed: HashSet<&OsStr> = self.classes.iter().map(|c| c.folder.as_os_str()).collect();
         let found: HashSet<&OsStr> = folders.iter().map(OsString::as_os_str).collect();
         if let Some(gone) = self.classes.iter().find(|c| !found.contains(c.folder.as_os_str())) {
-            return Some(format!("{} is gone", gone.folder.to_string_lossy()));
+            let is_loose = gone.folder.is_empty();
+            let gone = format!("{} is gone", gone.folder.to_string_lossy());
+            return Some(if is_loose { "it has class folders".to_string() } else { gone });
         }
         if let Some(new) = folders.iter().find(|f| !listed.contains(f.as_os_str())) {
             return Some(format!("{} is new", new.to_string_lossy()));

@@ -171,7 +171,15 @@ impl Place {
         }
         let mut found = found.into_iter();
         let best = found.next().expect("looked at above");
-        passed_over.extend(best.passed_over.into_iter().chain(found.flat_map(|other| other.made_of)));
+        for other in found {
+            passed_over.extend(other.made_of.into_iter().chain(other.passed_over));
+        }
+        passed_over.retain(|name| !best.made_of.contains(name));
+        if best.layout == Layout::HfDisk {
+            // Its tables, and the folders of its splits, which may hold images that the tables name.
+            passed_over.retain(|name| !name.ends_with(".arrow") && !name.ends_with('/'));
+        }
+        passed_over.extend(best.passed_over);
         passed_over.sort_unstable();
         passed_over.dedup();
         Ok(Self { path: path.into(), layout: best.layout, passed_over })

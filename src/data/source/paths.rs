@@ -100,7 +100,8 @@ pub(super) fn expand(path: &str) -> Result<Vec<PathBuf>> {
         }
     }
     if files.is_empty() {
-        let dir = Path::new(if base.is_empty() { "." } else { base });
+        let dir = if base.is_empty() { "." } else { base.trim_end_matches('/') };
+        let dir = Path::new(if dir.is_empty() { "/" } else { dir });
         bail_hint!("no file matches the pattern \"{path}\""; "{} holds: {}", dir.display(), some(&entries(dir)));
     }
     files.sort();
@@ -128,6 +129,11 @@ fn braces(pattern: &str) -> Result<Vec<String>> {
         bail_hint!("the pattern \"{pattern}\" has a `{{` without a `}}`"; "write {{0000..0146}} or {{train,val}}");
     };
     let inside = &pattern[open + 1..close];
+    if commas.is_empty() && !inside.contains("..") {
+        // As in a shell: `{x}` stands for itself.
+        let rests = braces(&pattern[close + 1..])?;
+        return Ok(rests.iter().map(|rest| format!("{}{rest}", &pattern[..=close])).collect());
+    }
     let mut parts = Vec::new();
     match inside.split_once("..") {
         Some((from, to)) if commas.is_empty() => {

@@ -54,9 +54,10 @@ struct Group {
     texts: Vec<Part<Result<Class>>>,
 }
 
-/// A file of a sample. In `key.depth.png`, its role is "depth"; in `key.png` it is "".
+/// A file of a sample.
 struct Part<T> {
-    role: String,
+    /// "depth.png" of `key.depth.png`.
+    ending: String,
     content: T,
 }
 
@@ -88,7 +89,7 @@ pub(super) fn read(path: &Path, progress: impl Fn(u64)) -> Result<Content> {
     progress((groups.len() % 1000) as u64);
     if !twice.is_empty() {
         bail_hint!(
-            "{} holds {} files twice: {}", path.display(), twice.len(), paths::some(&twice);
+            "{}: files that come twice: {} ({})", path.display(), twice.len(), paths::some(&twice);
             "two samples of an archive must not share a name; a name ends at the first dot"
         );
     }
@@ -104,11 +105,13 @@ impl Group {
         member: &Member,
         content: &mut dyn FnMut() -> Result<Vec<u8>>,
     ) -> Result<()> {
-        let (role, kind) = role_and_kind(&ending);
-        match kind {
-            b"cls" => self.numbers.push(Part { role, content: number(path, &member.name, &content()?) }),
-            b"json" => self.texts.push(Part { role, content: class_in_json(path, &member.name, &content()?) }),
-            kind if paths::is_image_extension(kind) => self.images.push(Part { role, content: member.clone() }),
+        let name = text(&ending);
+        match kind(&ending) {
+            b"cls" => self.numbers.push(Part { ending: name, content: number(path, &member.name, &content()?) }),
+            b"json" => self.texts.push(Part { ending: name, content: class_in_json(path, &member.name, &content()?) }),
+            kind if paths::is_image_extension(kind) => {
+                self.images.push(Part { ending: name, content: member.clone() });
+            }
             _ => (),
         }
         self.endings.push(ending);
@@ -145,25 +148,27 @@ fn class_in_json(path: &Path, name: &[u8], content: &[u8]) -> Result<Class> {
 
 /// Joins the files of each sample.
 fn join(path: &Path, groups: Vec<Group>, keys: &[Vec<u8>], marked: bool) -> Result<Content> {
-    let of_images = groups.iter().flat_map(|g| g.images.iter().map(|part| part.role.as_str()));
-    let image_role = role(path, "images", of_images.collect(), &IMAGES, &groups)?;
-    let of_numbers = groups.iter().flat_map(|g| g.numbers.iter().map(|part| part.role.as_str()));
-    let number_role = role(path, "labels", of_numbers.collect(), &LABELS, &groups)?;
+    let of_images = groups.iter().flat_map(|g| g.images.iter().map(|part| part.ending.as_str()));
+    let image_role = chosen_role(path, "images", of_images.collect(), &IMAGES)?;
+    let of_numbers = groups.iter().flat_map(|g| g.numbers.iter().map(|part| part.ending.as_str()));
+    let number_role = chosen_role(path, "labels", of_numbers.collect(), &LABELS)?;
     // JSON may hold anything: only what tells classes counts.
-    let tells = |part: &&Part<Result<Class>>| part.content.as_ref().map_or(part.role.is_empty(), |c| !c.is_unknown());
-    let of_texts = groups.iter().flat_map(|g| g.texts.iter().filter(tells).map(|part| part.role.as_str()));
-    let text_role = role(path, "labels", of_texts.collect(), &LABELS, &groups)?;
+    let tells = |part: &&Part<Result<Class>>| {
+        part.content.as_ref().map_or(role(&part.ending).is_empty(), |class| !class.is_unknown())
+    };
+    let of_texts = groups.iter().flat_map(|g| g.texts.iter().filter(tells).map(|part| part.ending.as_str()));
+    let text_role = chosen_role(path, "labels", of_texts.collect(), &LABELS)?;
 
     let mut content = Content { samples: Vec::new(), skipped: 0, marked };
     let (mut several, mut lost) = (Vec::new(), Vec::new());
     for (group, key) in groups.into_iter().zip(keys) {
         let own = |parts: Vec<Part<Result<Class>>>, role: &Option<String>| -> Result<Class> {
-            let part = parts.into_iter().find(|part| Some(&part.role) == role.as_ref());
+            let part = parts.into_iter().find(|part| has_role(&part.ending, role));
             part.map_or(Ok(Class::default()), |part| part.content)
         };
         let (number, told) = (own(group.numbers, &number_role)?, own(group.texts, &text_role)?);
         let class = Class { label: number.label.or(told.label), word: told.word };
-        let mut images = group.images.into_iter().filter(|part| Some(&part.role) == image_role.as_ref());
+        let mut images = group.images.into_iter().filter(|part| has_role(&part.ending, &image_role));
         match (images.next(), images.next()) {
             (Some(image), None) => content.samples.push(Sample { image: image.content, class }),
             (Some(a), Some(b)) => several.push(format!("{} and {}", text(&a.content.name), text(&b.content.name))),
@@ -173,13 +178,13 @@ fn join(path: &Path, groups: Vec<Group>, keys: &[Vec<u8>], marked: bool) -> Resu
     }
     if !several.is_empty() {
         bail_hint!(
-            "{}: {} samples have several images: {}", path.display(), several.len(), paths::some(&several);
+            "{}: samples with several images: {} ({})", path.display(), several.len(), paths::some(&several);
             "give those that are no pictures a name of their own, such as KEY.mask.png"
         );
     }
     if !lost.is_empty() {
         bail_hint!(
-            "{}: {} labels have no image: {}", path.display(), lost.len(), paths::some(&lost);
+            "{}: labels without an image: {} ({})", path.display(), lost.len(), paths::some(&lost);
             "an image and its label share a name up to the first dot, and lie in one archive"
         );
     }
@@ -190,24 +195,17 @@ fn join(path: &Path, groups: Vec<Group>, keys: &[Vec<u8>], marked: bool) -> Resu
     Ok(content)
 }
 
-/// Which of several kinds of files in a sample count: those without a name of their own, else the only kind that there
-/// is, else the one that is called so.
-fn role(
-    path: &Path,
-    what: &str,
-    roles: BTreeSet<&str>,
-    usual: &[&str],
-    groups: &[Group],
-) -> Result<Option<String>> {
+/// Which files of a kind, by their endings, are the samples' own: those without a role, as `key.png`; else the only role
+/// that there is; else the usual one.
+fn chosen_role(path: &Path, what: &str, endings: BTreeSet<&str>, usual: &[&str]) -> Result<Option<String>> {
+    let roles: BTreeSet<&str> = endings.iter().map(|ending| role(ending)).collect();
     let known: Vec<&str> = roles.iter().copied().filter(|role| usual.contains(role)).collect();
     let roles: Vec<&str> = roles.into_iter().collect();
     match (&roles[..], &known[..]) {
         ([], _) => Ok(None),
         ([role], _) | ([role @ "", ..], _) | (_, [role]) => Ok(Some(role.to_string())),
         _ => {
-            let of_role = |ending: &&Vec<u8>| roles.contains(&role_and_kind(ending).0.as_str());
-            let endings: BTreeSet<String> = groups.iter().flat_map(|g| g.endings.iter()).filter(of_role).map(|e| format!(".{}", text(e))).collect();
-            let endings: Vec<String> = endings.into_iter().collect();
+            let endings: Vec<String> = endings.iter().map(|ending| format!(".{ending}")).collect();
             bail_hint!(
                 "{}: cannot tell which files are the {what}: their names end in {}", path.display(),
                 paths::some(&endings);
@@ -217,12 +215,18 @@ fn role(
     }
 }
 
-/// "depth" and "png" of `depth.png`.
-fn role_and_kind(ending: &[u8]) -> (String, &[u8]) {
-    match ending.iter().rposition(|b| *b == b'.') {
-        Some(dot) => (text(&ending[..dot]), &ending[dot + 1..]),
-        None => (String::new(), ending),
-    }
+fn has_role(ending: &str, wanted: &Option<String>) -> bool {
+    wanted.as_ref().is_some_and(|wanted| role(ending) == wanted)
+}
+
+/// "depth" of `depth.png`, "" of `png`.
+fn role(ending: &str) -> &str {
+    ending.rfind('.').map_or("", |dot| &ending[..dot])
+}
+
+/// "png" of `depth.png`.
+fn kind(ending: &[u8]) -> &[u8] {
+    ending.iter().rposition(|b| *b == b'.').map_or(ending, |dot| &ending[dot + 1..])
 }
 
 /// The name up to the first dot of its last part, and what follows the dot. `None` for files that WebDataset skips.
@@ -244,7 +248,7 @@ pub(super) fn look(path: &Path) -> (bool, bool) {
     let _ = tar::each_member(path, |member, _| {
         if let Some((_, ending)) = parts(&member.name).filter(|_| !paths::is_in_stray(&member.name)) {
             let ending = ending.to_ascii_lowercase();
-            let kind = role_and_kind(&ending).1;
+            let kind = kind(&ending);
             images |= paths::is_image_extension(kind);
             labels |= matches!(kind, b"cls" | b"json");
         }

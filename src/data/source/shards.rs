@@ -234,9 +234,9 @@ fn need_all(path: &str, files: &[Shard], named: bool) -> Result<()> {
         numbers.sort_unstable();
         let totals: BTreeSet<usize> = names.iter().filter_map(|name| name.of).collect();
         if totals.len() > 1 {
-            let totals: Vec<String> = totals.iter().map(usize::to_string).collect();
+            let totals: Vec<String> = totals.iter().map(|total| format!("{place}-…-of-{total:05}")).collect();
             bail_hint!(
-                "{path} mixes shards of different sets: {place}-…-of- {}", totals.join(" and ");
+                "{path} holds shards of several sets: {}", totals.join(" and ");
                 "keep the files of one set, or give them by a pattern"
             );
         }

@@ -23,6 +23,9 @@ const ASSETS: [&str; 14] = [
     "thumbnails",
 ];
 
+/// So many loose images may have strayed into a folder of folders.
+const FEW: usize = 3;
+
 /// What images are arranged by.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Arrangement {
@@ -94,7 +97,6 @@ impl Contents {
 
     /// Loose images and packed data, which a folder of folders does not count.
     fn loose(&self, folder: &str) -> Vec<String> {
-        const FEW: usize = 3;
         let images = match self.images.len() {
             n if n > FEW => vec![format!("{n} images in {}", if folder.is_empty() { "the folder itself" } else { folder })],
             _ => self.images.iter().map(|name| format!("{folder}{name}")).collect(),
@@ -188,7 +190,7 @@ fn by_split(here: &Contents, found: Vec<Candidate>, others: Vec<(String, Images)
 /// Refuses `train/` beside other folders that look like it: `train` may be a class as well.
 fn need_clear_splits(dir: &Path, found: &[Candidate], own: &[(String, Images)]) -> Result<()> {
     let [split] = found else { return Ok(()) };
-    let alike = |images: &Images| *images == Images::Below || !split.inside.images.is_empty();
+    let alike = |images: &Images| *images == Images::Below || split.inside.images.len() > FEW;
     let Some((other, _)) = own.iter().find(|(_, images)| alike(images)) else { return Ok(()) };
     let (dir, name) = (dir.display(), &split.name);
     bail_hint!(

@@ -134,7 +134,7 @@ fn need_all_labels(path: &str, shards: &[Shard]) -> Result<()> {
     let names: Vec<&String> = shards.iter().flat_map(|s| &s.index.some_unlabelled).collect();
     let (unlabelled, all) = (listing::thousands(unlabelled), listing::thousands(all));
     bail_hint!(
-        "{path}: {unlabelled} of {all} images have no label: {}", paths::some(&names);
+        "{path}: images without a label: {unlabelled} of {all} ({})", paths::some(&names);
         "an image and its label share a name up to the first dot, and lie in one archive; the label -1 means none"
     )
 }
