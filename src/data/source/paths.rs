@@ -74,8 +74,8 @@ pub(super) fn base_of(path: &str) -> (&str, &str) {
     path.split_at(end)
 }
 
-/// The files and folders that a pattern with `*`, `?`, `[…]`, `{a,b}` or `{0000..0146}` stands for, sorted. Stray ones
-/// must be named as such: `*` does not stand for them.
+/// The files and folders that a pattern with `*`, `?`, `[…]`, `{a,b}` or `{0000..0146}` stands for, sorted; each
+/// alternative in braces for one at least. Stray ones must be named as such: `*` does not stand for them.
 pub(super) fn expand(path: &str) -> Result<Vec<PathBuf>> {
     let (base, pattern) = base_of(path);
     let mut files = Vec::new();
@@ -88,21 +88,23 @@ pub(super) fn expand(path: &str) -> Result<Vec<PathBuf>> {
             files.push(file);
             continue;
         }
-        let strays = |text: &[u8]| text.split(|b| *b == b'/').filter(|part| is_stray(part)).count();
         let found = glob::glob(&format!("{}{one}", glob::Pattern::escape(base)))
             .map_err(|e| Diagnostic::new(format!("the pattern \"{path}\" is wrong: {e}")))?;
+        let before = files.len();
         for file in found {
             let file = file?;
             let below = file.strip_prefix(base).unwrap_or(&file).as_os_str().as_bytes();
-            if strays(below) <= strays(one.as_bytes()) {
+            if strays_in(below) <= strays_in(one.as_bytes()) {
                 files.push(file);
             }
         }
-    }
-    if files.is_empty() {
-        let dir = if base.is_empty() { "." } else { base.trim_end_matches('/') };
-        let dir = Path::new(if dir.is_empty() { "/" } else { dir });
-        bail_hint!("no file matches the pattern \"{path}\""; "{} holds: {}", dir.display(), some(&entries(dir)));
+        if files.len() == before {
+            let dir = if base.is_empty() { "." } else { base.trim_end_matches('/') };
+            let dir = Path::new(if dir.is_empty() { "/" } else { dir });
+            bail_hint!(
+                "no file matches the pattern \"{base}{one}\""; "{} holds: {}", dir.display(), some(&entries(dir))
+            );
+        }
     }
     files.sort();
     files.dedup();
@@ -189,9 +191,9 @@ pub(super) fn is_stray(name: &[u8]) -> bool {
     hidden || LEFT.iter().any(|left| name.eq_ignore_ascii_case(left.as_bytes()))
 }
 
-/// Whether a file or a folder above it is stray, in a path below a data set's folder or in an archive.
-pub(super) fn is_in_stray(path: &[u8]) -> bool {
-    path.split(|b| *b == b'/').any(is_stray)
+/// How many parts of a path, below a data set's folder or in an archive, are stray.
+pub(super) fn strays_in(path: &[u8]) -> usize {
+    path.split(|b| *b == b'/').filter(|part| is_stray(part)).count()
 }
 
 /// Whether the name ends in what image files end in, in either case.

@@ -67,7 +67,7 @@ pub(super) fn read(path: &Path, progress: impl Fn(u64)) -> Result<Content> {
     let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut twice = Vec::new();
     let marked = tar::each_member(path, |member, content| {
-        let Some((key, ending)) = parts(&member.name).filter(|_| !paths::is_in_stray(&member.name)) else {
+        let Some((key, ending)) = parts(&member.name).filter(|_| paths::strays_in(&member.name) == 0) else {
             return Ok(());
         };
         let place = *places.entry(key.to_vec()).or_insert_with(|| {
@@ -246,7 +246,7 @@ pub(super) fn look(path: &Path) -> (bool, bool) {
     let (mut seen, mut images, mut labels) = (0, false, false);
     // What is damaged has nothing to say.
     let _ = tar::each_member(path, |member, _| {
-        if let Some((_, ending)) = parts(&member.name).filter(|_| !paths::is_in_stray(&member.name)) {
+        if let Some((_, ending)) = parts(&member.name).filter(|_| paths::strays_in(&member.name) == 0) {
             let ending = ending.to_ascii_lowercase();
             let kind = kind(&ending);
             images |= paths::is_image_extension(kind);
