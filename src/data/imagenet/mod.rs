@@ -70,7 +70,7 @@ pub struct Matched {
     pub labels: Vec<i64>,
     /// The model's names of its classes.
     pub names: Vec<String>,
-    /// What was assumed, where the model has no names: "…".
+    /// What was assumed, where the model has no names: "the outputs are …".
     pub assumed: Option<&'static str>,
 }
 
@@ -84,9 +84,9 @@ impl Matched {
 /// Finds the classes of a source among the `count` classes of a model, whose names are `names` if it has any.
 ///
 /// A class is the model's of the same name, where WordNet ids and the names of ImageNet's classes count as the same;
-/// names that are numbers are labels, unless the model's names are numbers too. Without names on the model's side, numbers
-/// are labels as well, and else images that have as many classes have the same ones in the same order; a model of 1000
-/// classes is taken for one of ImageNet if the images' classes are WordNet ids or numbers.
+/// names that are numbers are labels, unless the model's names are numbers too. Without names on the model's side,
+/// numbers are labels as well, and else images that have as many classes have the same ones in the same order; a model
+/// of 1000 classes is taken for one of ImageNet if the images' classes are WordNet ids or numbers.
 pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usize) -> Result<Matched> {
     let from = source.class_names();
     let Some(names) = names else { return match_nameless(source, count) };
@@ -108,7 +108,8 @@ fn match_nameless(source: &dyn Source, count: usize) -> Result<Matched> {
         let found: Option<Vec<i64>> = from.iter().map(|name| known.labels.get(name.as_str()).copied()).collect();
         let labels = if is_imagenet(from) { Some(in_order.clone()) } else { found.or_else(|| numbers.clone()) };
         if let Some(labels) = labels {
-            return Ok(Matched::known(labels, known.names.iter().map(|n| n.to_string()).collect()));
+            let assumed = Some("the outputs are taken for the classes of ImageNet-1K");
+            return Ok(Matched { labels, names: known.names.iter().map(|n| n.to_string()).collect(), assumed });
         }
     }
     match numbers {

@@ -73,7 +73,10 @@ impl ImageFolder {
             Arrangement::Classes => Self::read(path.to_path_buf(), split_names::of_folder(path, None)?, false),
             Arrangement::Splits(splits) => {
                 let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
-                bail_hint!("{shown} holds splits rather than classes: {}", names.join(", "); "give {shown}/{}", names[0]);
+                bail_hint!(
+                    "{shown} holds splits rather than classes: {}", names.join(", ");
+                    "give {shown}/{}", names[0]
+                );
             }
             Arrangement::Loose => {
                 let names = paths::entries(path);
@@ -199,8 +202,8 @@ impl Listing {
             let classes = if empty.len() == 1 { "class folder" } else { "class folders" };
             bail_hint!(
                 "{root} has {} {classes} without images: {}", empty.len(), paths::some(&empty);
-                "every folder in {root} is a class: put others elsewhere; images end in .jpg, .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, \
-                 .webp or .gif"
+                "every folder in {root} is a class: put others elsewhere; images end in .jpg, .jpeg, .png, .ppm, .bmp, \
+                 .pgm, .tif, .tiff, .webp or .gif"
             );
         }
         let (mut classes, mut files) = (Vec::new(), Names::default());

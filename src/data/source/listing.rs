@@ -116,8 +116,8 @@ pub(super) fn note(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Prints one line to stderr, of the first process of a run, unless it has been printed before: data sets are opened split
-/// by split.
+/// Prints one line to stderr, of the first process of a run, unless it has been printed before: data sets are opened
+/// split by split.
 pub(super) fn note_once(line: &str) {
     static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let is_new = || PRINTED.lock().unwrap_or_else(|e| e.into_inner()).insert(line.to_string());

@@ -1,7 +1,7 @@
 //! Where labelled images come from: one interface for every layout.
 //!
-//! [`open`] weighs which layout a path has; [`take`], [`subset`], [`split`], [`per_class`], [`filter`] and [`concat`] make
-//! sources of sources.
+//! [`open`] weighs which layout a path has; [`take`], [`subset`], [`split`], [`per_class`], [`filter`] and [`concat`]
+//! make sources of sources.
 
 mod columns;
 mod hf_disk;

@@ -63,8 +63,8 @@ impl Names {
     }
 }
 
-/// Sorts class names as Python sorts text, by code points, which is UTF-8's order; but if all are numbers, no two the same,
-/// then as numbers, so that a class's number is its label wherever the classes are 0, 1, 2, ….
+/// Sorts class names as Python sorts text, by code points, which is UTF-8's order; but if all are numbers, no two the
+/// same, then as numbers, so that a class's number is its label wherever the classes are 0, 1, 2, ….
 pub(super) fn sort_classes<T: Ord>(classes: &mut [T], name: impl Fn(&T) -> &[u8]) {
     classes.sort_unstable();
     let numbers: Option<Vec<u64>> = classes.iter().map(|class| number(name(class))).collect();

@@ -1,7 +1,7 @@
 //! Recognising how images are stored, and opening them.
 
 use super::shard_name::{Kind, compression};
-use super::shards::{Evidence, Look, Shards, kind_of};
+use super::shards::{self, Evidence, Look, Shards, kind_of};
 use super::survey::{Arrangement, Survey, survey};
 use super::{
     HfDisk, Idx, ImageFolder, Parquet, SourceRef, WebDataset, hf_disk, idx, listing, parquet, paths, split_names,
@@ -92,7 +92,8 @@ impl Place {
 
     fn of_pattern(path: &str) -> Result<Self> {
         let found = paths::expand(path)?;
-        let mut kinds: Vec<Kind> = found.iter().filter(|file| file.is_file()).filter_map(|file| kind_of(file)).collect();
+        let mut kinds: Vec<Kind> =
+            found.iter().filter(|file| file.is_file()).filter_map(|file| kind_of(file)).collect();
         kinds.dedup();
         match (&kinds[..], &found[..]) {
             ([kind], _) => Ok(Self { path: path.into(), layout: layout_of(*kind), passed_over: Vec::new() }),
@@ -127,17 +128,17 @@ impl Place {
         }
         // What cannot be read is of no concern where there is something better.
         let mut trouble = None;
-        let mut shards = Vec::new();
-        for (kind, look) in [(Kind::Parquet, parquet::look as Look), (Kind::Tar, webdataset::look as Look)] {
+        let mut found_shards = Vec::new();
+        for kind in shards::kinds(dir)? {
+            let look: Look = if kind == Kind::Parquet { parquet::look } else { webdataset::look };
             match Shards::find(path, kind, look) {
-                Ok(set) if set.is_empty() => (),
-                Ok(set) => shards.push((kind, look, set)),
+                Ok(set) => found_shards.push((kind, look, set)),
                 Err(e) => trouble = trouble.or(Some(e)),
             }
         }
-        let is_alone = found.is_empty() && shards.len() == 1;
+        let is_alone = found.is_empty() && found_shards.len() == 1;
         let mut passed_over = Vec::new();
-        for (kind, look, set) in shards {
+        for (kind, look, set) in found_shards {
             let (evidence, is_named) = if is_alone { (Evidence::LabelledImages, true) } else { set.evidence(look) };
             let weight = match evidence {
                 Evidence::LabelledImages => 3,
@@ -163,7 +164,8 @@ impl Place {
         let Some(best) = found.first() else { return Err(unknown(path, dir)) };
         let equal: Vec<&Candidate> = found.iter().filter(|candidate| candidate.weight == best.weight).collect();
         if equal.len() > 1 {
-            let ways: Vec<String> = equal.iter().map(|c| format!("{} ({})", c.layout, paths::some(&c.made_of))).collect();
+            let ways: Vec<String> =
+                equal.iter().map(|c| format!("{} ({})", c.layout, paths::some(&c.made_of))).collect();
             bail_hint!(
                 "{path} can be read in {} ways: as {}", ways.len(), ways.join(", or as ");
                 "put what you do not want elsewhere, or give files by a pattern, for example \"{path}/*.tar\""
@@ -196,7 +198,9 @@ impl Place {
             Layout::HfDisk => hf_disk::splits(dir)?,
             Layout::Parquet => Shards::find(path, Kind::Parquet, parquet::look)?.splits(),
             Layout::WebDataset => Shards::find(path, Kind::Tar, webdataset::look)?.splits(),
-            Layout::Idx => ["train", "test"].into_iter().filter(|s| idx::has_split(dir, s)).map(str::to_string).collect(),
+            Layout::Idx => {
+                ["train", "test"].into_iter().filter(|s| idx::has_split(dir, s)).map(str::to_string).collect()
+            }
         })
     }
 
@@ -248,7 +252,7 @@ fn unknown(path: &str, dir: &Path) -> anyhow::Error {
 
 /// A folder below that holds images in splits or classes.
 fn known_below(dir: &Path, depth: usize) -> Option<PathBuf> {
-    const MOST: usize = 100;
+    const MOST: usize = 20;
     let folders = || paths::folders(dir).into_iter().take(MOST).map(|name| dir.join(name));
     let known = |folder: &PathBuf| {
         let found = survey(folder).ok().flatten()?;
@@ -266,7 +270,8 @@ pub fn splits(path: &str) -> Result<Vec<String>> {
 }
 
 /// Opens labelled images in any known layout, and says what it passed over. `split` may be left out if there is only
-/// one; "train" also finds training, "validation" also val, valid and dev, or else test, eval and the like, which it says.
+/// one; "train" also finds training, "validation" also val, valid and dev, or else test, eval and the like, which it
+/// says.
 pub fn open(path: &str, split: Option<&str>) -> Result<SourceRef> {
     let place = Place::find(path)?;
     if !place.passed_over.is_empty() {
@@ -278,7 +283,8 @@ pub fn open(path: &str, split: Option<&str>) -> Result<SourceRef> {
 impl Place {
     /// "passed over assets/, images.tar.gz".
     pub fn describe_passed_over(&self) -> String {
-        let is_table = |name: &&String| name.to_lowercase().rsplit('/').next().is_some_and(|n| n.starts_with("metadata."));
+        let is_table =
+            |name: &&String| name.to_lowercase().rsplit('/').next().is_some_and(|n| n.starts_with("metadata."));
         let tables: Vec<&str> = self.passed_over.iter().filter(is_table).map(String::as_str).collect();
         let unread = match tables.is_empty() {
             true => String::new(),

@@ -134,8 +134,8 @@ fn number(path: &Path, name: &[u8], content: &[u8]) -> Result<Class> {
 
 /// The class in a sample's JSON.
 fn class_in_json(path: &Path, name: &[u8], content: &[u8]) -> Result<Class> {
-    let value: Value = serde_json::from_slice(content)
-        .with_context(|| format!("{}: {} is not JSON", path.display(), text(name)))?;
+    let value: Value =
+        serde_json::from_slice(content).with_context(|| format!("{}: {} is not JSON", path.display(), text(name)))?;
     let number = |key: &&str| value[*key].as_i64().and_then(|n| i32::try_from(n).ok());
     let word = |key: &&str| value[*key].as_str().map(str::to_string);
     Ok(Class {
@@ -195,8 +195,8 @@ fn join(path: &Path, groups: Vec<Group>, keys: &[Vec<u8>], marked: bool) -> Resu
     Ok(content)
 }
 
-/// Which files of a kind, by their endings, are the samples' own: those without a role, as `key.png`; else the only role
-/// that there is; else the usual one.
+/// Which files of a kind, by their endings, are the samples' own: those without a role, as `key.png`; else the only
+/// role that there is; else the usual one.
 fn chosen_role(path: &Path, what: &str, endings: BTreeSet<&str>, usual: &[&str]) -> Result<Option<String>> {
     let roles: BTreeSet<&str> = endings.iter().map(|ending| role(ending)).collect();
     let known: Vec<&str> = roles.iter().copied().filter(|role| usual.contains(role)).collect();
@@ -231,6 +231,7 @@ fn kind(ending: &[u8]) -> &[u8] {
 
 /// The name up to the first dot of its last part, and what follows the dot. `None` for files that WebDataset skips.
 fn parts(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let name = name.strip_prefix(b"./").unwrap_or(name);
     let base = name.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
     let dot = name[base..].iter().position(|b| *b == b'.').filter(|dot| *dot > 0)?;
     Some((&name[..base + dot], &name[base + dot + 1..]))
@@ -240,12 +241,11 @@ fn text(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
-/// Whether there are images, and labels, among the first files of an archive.
+/// Whether there are images, and labels, among the first files of an archive. One that cannot be read may hold images.
 pub(super) fn look(path: &Path) -> (bool, bool) {
     const MOST: usize = 100;
-    let (mut seen, mut images, mut labels) = (0, false, false);
-    // What is damaged has nothing to say.
-    let _ = tar::each_member(path, |member, _| {
+    let (mut seen, mut images, mut labels, mut enough) = (0, false, false, false);
+    let read = tar::each_member(path, |member, _| {
         if let Some((_, ending)) = parts(&member.name).filter(|_| paths::strays_in(&member.name) == 0) {
             let ending = ending.to_ascii_lowercase();
             let kind = kind(&ending);
@@ -253,8 +253,9 @@ pub(super) fn look(path: &Path) -> (bool, bool) {
             labels |= matches!(kind, b"cls" | b"json");
         }
         seen += 1;
-        ensure!(seen < MOST && !(images && labels), "seen enough");
+        enough = seen == MOST || images && labels;
+        ensure!(!enough, "seen enough");
         Ok(())
     });
-    (images, labels)
+    (images || read.is_err() && !enough, labels)
 }

@@ -64,7 +64,7 @@ impl Shards {
 
     fn of_folder(dir: &Path, kind: Kind, look: Look) -> Result<Self> {
         let mut files = Vec::new();
-        collect(dir, kind, DEPTH, &mut files)?;
+        collect(dir, &[kind], DEPTH, &mut files)?;
         files.sort();
         let all = shards(dir, files);
         let mut sets: BTreeMap<String, Vec<Shard>> = BTreeMap::new();
@@ -119,7 +119,8 @@ impl Shards {
         for shard in &mut self.files {
             let name = &shard.name;
             // Beside files with a keyword, or with `-00000-of-00010`, another name is another split.
-            let own = || (!name.prefix.is_empty() && (has_keywords || numbered && several)).then(|| name.prefix.clone());
+            let own =
+                || (!name.prefix.is_empty() && (has_keywords || numbered && several)).then(|| name.prefix.clone());
             shard.split = name.split.clone().or_else(own);
         }
         if self.files.iter().all(|shard| shard.split.is_none()) {
@@ -195,8 +196,16 @@ fn relative(base: &Path, file: &Path) -> String {
     file.strip_prefix(base).unwrap_or(file).display().to_string()
 }
 
+/// The kinds of shards in a folder and in those below it.
+pub(super) fn kinds(dir: &Path) -> Result<Vec<Kind>> {
+    let mut files = Vec::new();
+    collect(dir, &[Kind::Parquet, Kind::Tar], DEPTH, &mut files)?;
+    let found: Vec<Kind> = files.iter().filter_map(|file| kind_of(file)).collect();
+    Ok([Kind::Parquet, Kind::Tar].into_iter().filter(|kind| found.contains(kind)).collect())
+}
+
 /// Adds the shards in a folder and in those below it, except folders of images.
-fn collect(dir: &Path, kind: Kind, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
+fn collect(dir: &Path, kinds: &[Kind], depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
     let reading = || format!("cannot read {}", dir.display());
     let (mut here, mut folders) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(dir).with_context(reading)? {
@@ -206,7 +215,7 @@ fn collect(dir: &Path, kind: Kind, depth: usize, files: &mut Vec<PathBuf>) -> Re
         if paths::is_stray(name.as_encoded_bytes()) {
             continue;
         }
-        if Kind::of(&text) == Some(kind) && !paths::is_folder(&entry) {
+        if Kind::of(&text).is_some_and(|kind| kinds.contains(&kind)) && !paths::is_folder(&entry) {
             here.push(entry.path());
         } else if depth < DEPTH && paths::is_image_name(name.as_encoded_bytes()) {
             return Ok(());
@@ -217,7 +226,7 @@ fn collect(dir: &Path, kind: Kind, depth: usize, files: &mut Vec<PathBuf>) -> Re
     files.extend(here);
     for folder in folders {
         // A folder that cannot be read is of no concern, unless it is the one that was asked for.
-        let _ = collect(&folder, kind, depth - 1, files);
+        let _ = collect(&folder, kinds, depth - 1, files);
     }
     Ok(())
 }
@@ -259,7 +268,8 @@ fn need_all(path: &str, files: &[Shard], named: bool) -> Result<()> {
             continue;
         }
         let (there, list) = (total - missing.len(), paths::some(&missing));
-        let what = format!("{place}-…-of-{total:05} is incomplete: {there} of {total} shards are there, without {list}");
+        let what =
+            format!("{place}-…-of-{total:05} is incomplete: {there} of {total} shards are there, without {list}");
         if named {
             listing::note_once(&format!("{path}: {what}"));
             continue;

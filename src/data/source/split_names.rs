@@ -7,11 +7,8 @@ use std::path::Path;
 
 /// The keywords of `datasets` (its data_files.py), one list for each split; the order is the one in which splits are
 /// listed.
-const SPLITS: [&[&str]; 3] = [
-    &["train", "training"],
-    &["validation", "val", "valid", "dev"],
-    &["test", "testing", "eval", "evaluation"],
-];
+const SPLITS: [&[&str]; 3] =
+    [&["train", "training"], &["validation", "val", "valid", "dev"], &["test", "testing", "eval", "evaluation"]];
 const VALIDATION: usize = 1;
 const TEST: usize = 2;
 
@@ -25,8 +22,8 @@ pub(super) fn is_split_name(name: &str) -> bool {
     group(name).is_some()
 }
 
-/// The keyword in a name, in lower case, where `-`, `.`, `_`, spaces and digits delimit words, as in `datasets`: "val" of
-/// `imagenet_val_0001`. None if there is none, and none of a name that speaks of several splits.
+/// The keyword in a name, in lower case, where `-`, `.`, `_`, spaces and digits delimit words, as in `datasets`: "val"
+/// of `imagenet_val_0001`. None if there is none, and none of a name that speaks of several splits.
 pub(super) fn keyword(name: &str) -> Option<String> {
     let mut found = words(name).filter(|word| is_split_name(word));
     let first = found.next()?;

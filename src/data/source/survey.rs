@@ -71,6 +71,12 @@ struct Candidate {
     has_classes: bool,
 }
 
+impl Candidate {
+    fn as_class(self) -> (String, Images) {
+        (self.name, if self.inside.images.is_empty() { Images::Below } else { Images::Directly })
+    }
+}
+
 impl Contents {
     fn of(dir: &Path) -> Result<Self> {
         let reading = || format!("cannot read {}", dir.display());
@@ -98,7 +104,9 @@ impl Contents {
     /// Loose images and packed data, which a folder of folders does not count.
     fn loose(&self, folder: &str) -> Vec<String> {
         let images = match self.images.len() {
-            n if n > FEW => vec![format!("{n} images in {}", if folder.is_empty() { "the folder itself" } else { folder })],
+            n if n > FEW => {
+                vec![format!("{n} images in {}", if folder.is_empty() { "the folder itself" } else { folder })]
+            }
             _ => self.images.iter().map(|name| format!("{folder}{name}")).collect(),
         };
         images.into_iter().chain(self.packed.iter().map(|name| format!("{folder}{name}"))).collect()
@@ -116,30 +124,28 @@ fn is_packed(name: &str) -> bool {
 /// Surveys a folder; None if no images lie in it or in the folders below it.
 pub(super) fn survey(dir: &Path) -> Result<Option<Survey>> {
     let here = Contents::of(dir)?;
-    let (mut exact, mut similar, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut exact, mut similar, mut others) = (Vec::new(), Vec::<Candidate>::new(), Vec::new());
     for name in &here.folders {
         let path = dir.join(name);
         if split_names::keyword(name).is_some() {
             // A folder that cannot be read has nothing to say here.
             let inside = Contents::of(&path).unwrap_or_default();
             let has_classes = inside.folders.iter().any(|folder| images_in(&path.join(folder)).is_some());
-            let is_exact = split_names::is_split_name(name);
-            match has_classes || !inside.images.is_empty() {
-                true if is_exact => exact.push(Candidate { name: name.clone(), inside, has_classes }),
-                true if has_classes => similar.push(Candidate { name: name.clone(), inside, has_classes }),
-                true => others.push((name.clone(), Images::Directly)),
-                false => (),
+            if has_classes || !inside.images.is_empty() {
+                let list = if split_names::is_split_name(name) { &mut exact } else { &mut similar };
+                list.push(Candidate { name: name.clone(), inside, has_classes });
             }
         } else if let Some(images) = images_in(&path) {
             others.push((name.clone(), images));
         }
     }
     let own: Vec<(String, Images)> = others.iter().filter(|(name, _)| !is_asset(name)).cloned().collect();
-    // `train2017` is a split beside `train` or where nothing else is: `test_tube` may be a class.
-    if exact.iter().any(|split| split.has_classes) || own.is_empty() {
+    // `train2017` is a split beside `train`, or where nothing else is and it has classes: `test_tube` may be a class.
+    let is_beside = exact.iter().any(|split| split.has_classes) || !exact.is_empty() && own.is_empty();
+    if is_beside || own.is_empty() && similar.iter().any(|split| split.has_classes) {
         exact.append(&mut similar);
     } else {
-        others.extend(similar.into_iter().map(|split| (split.name, Images::Below)));
+        others.extend(similar.into_iter().map(Candidate::as_class));
     }
     let has_classes = exact.iter().any(|split| split.has_classes);
     if has_classes || !exact.is_empty() && own.is_empty() {
@@ -148,7 +154,7 @@ pub(super) fn survey(dir: &Path) -> Result<Option<Survey>> {
         }
         return Ok(Some(by_split(&here, exact, others, has_classes)));
     }
-    others.extend(exact.into_iter().map(|split| (split.name, Images::Directly)));
+    others.extend(exact.into_iter().map(Candidate::as_class));
     let (images, weight) = (here.images.len(), others.iter().filter(|(name, _)| !is_asset(name)).count().min(2) as u8);
     if others.is_empty() {
         let loose = Survey {

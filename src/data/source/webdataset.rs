@@ -115,8 +115,11 @@ fn shards(path: &str) -> Result<Shards> {
     Ok(found)
 }
 
-/// What an archive holds, by its first files.
+/// What an archive holds, by its first files. A compressed one is none: it is refused where nothing else is there.
 pub(super) fn look(path: &Path) -> Evidence {
+    if compression(&path.to_string_lossy()).is_some() {
+        return Evidence::Nothing;
+    }
     match samples::look(path) {
         (false, _) => Evidence::Nothing,
         (true, false) => Evidence::Images,

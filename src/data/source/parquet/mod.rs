@@ -136,14 +136,12 @@ fn shards(path: &str) -> Result<Shards> {
     Ok(found)
 }
 
-/// What a file holds, by its schema.
+/// What a file holds, by its schema. One that cannot be read may hold images.
 pub(super) fn look(path: &Path) -> Evidence {
-    let columns = || -> Result<Columns> {
-        let file = File::open(path)?;
-        let meta = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
-        Columns::choose(path, meta.schema(), features(&meta).as_ref())
-    };
-    match columns() {
+    let meta = File::open(path).map_err(anyhow::Error::from);
+    let meta = meta.and_then(|file| Ok(ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?));
+    let Ok(meta) = meta else { return Evidence::Images };
+    match Columns::choose(path, meta.schema(), features(&meta).as_ref()) {
         Ok(columns) if columns.label.is_some() => Evidence::LabelledImages,
         Ok(_) => Evidence::Images,
         Err(_) => Evidence::Nothing,

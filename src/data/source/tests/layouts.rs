@@ -39,7 +39,8 @@ fn the_splits_of_shards_are_those_of_datasets() {
             // A set whose names tell nothing is "train" there, and has no splits here.
             let wanted = Some(split.as_str()).filter(|_| !find().splits().is_empty());
             let found = find().of_split(&dir.text("d"), wanted).unwrap().0;
-            let found: Vec<_> = found.iter().map(|f| f.strip_prefix(dir.path("d")).unwrap().to_str().unwrap()).collect();
+            let found: Vec<_> =
+                found.iter().map(|f| f.strip_prefix(dir.path("d")).unwrap().to_str().unwrap()).collect();
             assert_eq!(serde_json::json!(found), *files, "{split} of {case}");
         }
         assert_eq!(find().splits().len().max(1), case["splits"].as_object().unwrap().len(), "{case}");
@@ -156,7 +157,8 @@ fn what_lies_beside_splits_does_not_hide_them() {
     let dir = Dir::new();
     classes(&dir, "train", &["cat", "dog"]);
     classes(&dir, "val", &["cat", "dog"]);
-    for name in ["test/1.jpg", "assets/1.jpg", "README.md", "logo.png", "train/montage.jpg", "train/README", "meta.bin"] {
+    for name in ["test/1.jpg", "assets/1.jpg", "README.md", "logo.png", "train/montage.jpg", "train/README", "meta.bin"]
+    {
         dir.write(&format!("d/{name}"), "x");
     }
     for name in ["devkit_t12.tar.gz", "train.zip", "train/cat.tar", "metadata.csv", "metadata.parquet"] {
@@ -172,11 +174,30 @@ fn what_lies_beside_splits_does_not_hide_them() {
     let train = open(&dir.text("d"), Some("train")).unwrap();
     assert_eq!((labels(&*train), train.class_names()), (vec![0, 0, 1, 1], &strings(&["cat", "dog"])[..]));
     let line = printed().remove(0);
-    assert!(line.contains("passed over assets/") && line.contains("metadata.csv, metadata.parquet are not read"), "{line}");
+    assert!(
+        line.contains("passed over assets/") && line.contains("metadata.csv, metadata.parquet are not read"),
+        "{line}"
+    );
     let test = open(&dir.text("d"), Some("test")).unwrap();
     assert_eq!((labels(&*test), names(&*test), test.class_names().len()), (vec![-1], strings(&["1.jpg"]), 0));
     assert_eq!(test.describe(), format!("{} (images without classes, test)", dir.text("d/test")));
     assert_eq!(bytes(&*test, 0), b"x");
+}
+
+#[test]
+fn a_damaged_shard_is_not_passed_over() {
+    let dir = Dir::new();
+    for (ending, whole) in [("tar", labelled()), ("parquet", plain(&batch(0..3)))] {
+        for content in [&b""[..], b"not a shard at all", &whole[..whole.len() / 3]] {
+            dir.write(&format!("d/train-0.{ending}"), content);
+            dir.write(&format!("d/test-0.{ending}"), &whole);
+            dir.write("d/assets/1.jpg", "x");
+            let train = format!("train-0.{ending}");
+            complains(open(&dir.text("d"), Some("train")), &[&train, if content.is_empty() { "empty" } else { "cut" }]);
+            assert!(open(&dir.text("d"), Some("test")).is_ok());
+        }
+        dir.remove("d");
+    }
 }
 
 #[test]
@@ -240,6 +261,9 @@ fn split_folders_may_be_flat_and_classes_may_be_called_like_splits() {
     }
     assert_eq!(found(&dir), (Layout::Images, strings(&["train", "val"]), strings(&["assets/"])));
     assert_eq!(labels(&*open(&dir.text("d"), Some("train")).unwrap()), [-1, -1]);
+    dir.write("d/test1/1.jpg", "x");
+    assert_eq!(found(&dir).1, ["train", "val", "test1"]);
+    dir.remove("d/test1");
     dir.write("d/plane/1.jpg", "x");
     assert_eq!(open(&dir.text("d"), None).unwrap().class_names(), ["assets", "plane", "train", "val"]);
     dir.remove("d");
@@ -301,7 +325,9 @@ fn strays_are_nowhere_images_classes_or_shards() {
         }
         dir.write(&format!("folders/a/{name}/1.jpg"), "x");
     }
-    for (place, file) in [("folders/a", "._0.jpg"), ("flat", "._1.jpg"), ("tars", "._train-0.tar"), ("tables", "._train-0.parquet")] {
+    for (place, file) in
+        [("folders/a", "._0.jpg"), ("flat", "._1.jpg"), ("tars", "._train-0.tar"), ("tables", "._train-0.parquet")]
+    {
         dir.write(&format!("{place}/{file}"), "apple");
     }
     assert!(opened() == clean);
@@ -328,7 +354,15 @@ fn classes_that_are_numbers_are_in_their_order() {
         assert_eq!(open(&dir.text("d"), None).unwrap().class_names()[..5], order);
         dir.remove(&format!("d/{name}"));
     }
-    dir.write("t.tar", tar(&[("a.jpg", b"1"), ("a.json", br#"{"label_name": "10"}"#), ("b.jpg", b"2"), ("b.json", br#"{"label_name": "9"}"#)]));
+    dir.write(
+        "t.tar",
+        tar(&[
+            ("a.jpg", b"1"),
+            ("a.json", br#"{"label_name": "10"}"#),
+            ("b.jpg", b"2"),
+            ("b.json", br#"{"label_name": "9"}"#),
+        ]),
+    );
     assert_eq!(open(&dir.text("t.tar"), None).unwrap().class_names(), ["9", "10"]);
 }
 

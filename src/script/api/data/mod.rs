@@ -42,12 +42,12 @@ fn opened(path: &str, split: Option<&str>) -> Result<Source> {
 mod functions {
     use super::*;
 
-    /// Opens images in any supported layout: class folders, a `datasets` folder, parquet files, WebDataset tars, IDX, or
-    /// a folder of images without classes. If there are several splits, name one; "" means the only one, or data without
-    /// splits. "train" also finds training; "validation" also val, valid and dev, or else test, testing, eval and
-    /// evaluation, which it says. Of several layouts in one folder it opens the one for which most speaks, and says what
-    /// it passed over; if none stands out, that is an error. Hidden files and folders, and what systems leave (`__MACOSX`,
-    /// `Thumbs.db`, `@eaDir`, `lost+found`), are never images, classes or shards.
+    /// Opens images in any supported layout: class folders, a `datasets` folder, parquet files, WebDataset tars, IDX,
+    /// or a folder of images without classes. If there are several splits, name one; "" means the only one, or data
+    /// without splits. "train" also finds training; "validation" also val, valid and dev, or else test, testing, eval
+    /// and evaluation, which it says. Of several layouts in one folder it opens the one for which most speaks, and says
+    /// what it passed over; if none stands out, that is an error. Hidden files and folders, and what systems leave
+    /// (`__MACOSX`, `Thumbs.db`, `@eaDir`, `lost+found`), are never images, classes or shards.
     pub fn open(path: &str, split: &str) -> Result<Source> {
         opened(path, Some(split).filter(|split| !split.is_empty()))
     }
@@ -63,8 +63,8 @@ mod functions {
         sources::splits(path)
     }
 
-    /// Opens a folder with a subfolder for each class, like torchvision's ImageFolder: classes and files in sorted order,
-    /// but classes that are numbers in the order of numbers, and without hidden files and folders.
+    /// Opens a folder with a subfolder for each class, like torchvision's ImageFolder: classes and files in sorted
+    /// order, but classes that are numbers in the order of numbers, and without hidden files and folders.
     pub fn image_folder(path: &Path) -> Result<Source> {
         Ok(Source(Arc::new(sources::ImageFolder::with_classes(path)?)))
     }
@@ -137,11 +137,12 @@ mod functions {
 
     /// Maps the classes of a source to the `count` classes of a model, whose names are `names` (or ()). Returns a map:
     /// `labels`, the model's label for each of the source's; `names`, the model's classes in words; `assumed`, in words
-    /// what had to be assumed because the model has no names, or (). Classes match by name; WordNet ids match the names of
-    /// ImageNet's classes, and names that are numbers are labels, unless the model's names are numbers too. Without names,
-    /// numbers are labels as well, other sources with as many classes as the model match label by label, and a model of
-    /// 1000 classes is taken for ImageNet's if the source's classes are WordNet ids or numbers. Classes that the model
-    /// lacks are an error, and so are, without names, numbers that are all of the model's labels in another order.
+    /// what had to be assumed because the model has no names, or (). Classes match by name; WordNet ids match the names
+    /// of ImageNet's classes, and names that are numbers are labels, unless the model's names are numbers too. Without
+    /// names, numbers are labels as well, other sources with as many classes as the model match label by label, and a
+    /// model of 1000 classes is taken for ImageNet's if the source's classes are WordNet ids or numbers. Classes that
+    /// the model lacks are an error, and so are, without names, numbers that are all of the model's labels in another
+    /// order.
     pub fn match_classes(source: &Source, names: Dynamic, count: usize) -> Result<Map> {
         let names = names.read_lock::<Array>().map(|list| list.iter().map(|n| n.to_string()).collect());
         let matched = imagenet::match_classes(source.0.as_ref(), names, count)?;
