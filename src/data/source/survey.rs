@@ -72,7 +72,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn as_class(self) -> (String, Images) {
+    fn into_class(self) -> (String, Images) {
         (self.name, if self.inside.images.is_empty() { Images::Below } else { Images::Directly })
     }
 }
@@ -145,7 +145,7 @@ pub(super) fn survey(dir: &Path) -> Result<Option<Survey>> {
     if is_beside || own.is_empty() && similar.iter().any(|split| split.has_classes) {
         exact.append(&mut similar);
     } else {
-        others.extend(similar.into_iter().map(Candidate::as_class));
+        others.extend(similar.into_iter().map(Candidate::into_class));
     }
     let has_classes = exact.iter().any(|split| split.has_classes);
     if has_classes || !exact.is_empty() && own.is_empty() {
@@ -154,7 +154,7 @@ pub(super) fn survey(dir: &Path) -> Result<Option<Survey>> {
         }
         return Ok(Some(by_split(&here, exact, others, has_classes)));
     }
-    others.extend(exact.into_iter().map(Candidate::as_class));
+    others.extend(exact.into_iter().map(Candidate::into_class));
     let (images, weight) = (here.images.len(), others.iter().filter(|(name, _)| !is_asset(name)).count().min(2) as u8);
     if others.is_empty() {
         let loose = Survey {
