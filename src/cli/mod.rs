@@ -115,8 +115,8 @@ struct ApiArgs {
     after_help = "Exit code: 0 on success; 1 if --scan finds broken images or something else is wrong; 130 after Ctrl-C."
 )]
 struct DataArgs {
-    /// Class folders (perhaps below train/, val/), a folder saved by `datasets`, parquet or tar files or a pattern of
-    /// them ("shards/train-{0000..0146}.tar"), or MNIST's IDX files.
+    /// Class folders or images without classes (perhaps below train/, val/), a folder saved by `datasets`, parquet or
+    /// tar files or a pattern of them ("shards/train-{0000..0146}.tar"), or MNIST's IDX files.
     path: String,
     /// One split only, such as train or validation [default: the counts of all, and the first in detail].
     #[arg(long, value_name = "NAME")]

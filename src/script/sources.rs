@@ -24,6 +24,7 @@ const STDLIB: &[(&str, &str)] = embedded![
     "imagenet_training.rhai",
     "pretrain.rhai",
     "probe.rhai",
+    "splits.rhai",
     "train.rhai",
     "visualize.rhai",
 ];

@@ -57,14 +57,35 @@ fn folders_that_are_numbers_are_labels() {
     for name in ["0", "1", "2", "10", "999"] {
         folder.write(&format!("v2/{name}/x.jpg"), picture());
     }
-    // In the order of their names: 0, 1, 10, 2, 999.
+    // In the order of the numbers: 0, 1, 2, 10, 999.
     let script = saying(
-        &[0, 1, 10, 2, 998],
+        &[0, 1, 2, 10, 998],
         "let r = imagenet::evaluate(models, \"v2\", \"v2\", options).model;
          print(r.per_class.map(|c| [c.label, c.top1.to_int()]));",
     );
     let said = folder.run(&script);
     said.succeeds().prints(&["[[0, 100], [1, 100], [2, 100], [10, 100], [999, 0]]"]);
+}
+
+#[test]
+fn classes_of_imagenet_in_another_order_are_found_by_name() {
+    let folder = Folder::new();
+    let known = std::fs::read_to_string(repository("src/data/imagenet/classes.txt")).unwrap();
+    let mut ids: Vec<&str> = known.lines().map(|line| line.split_once(' ').unwrap().0).collect();
+    ids.swap(0, 1);
+    folder.write("classes.txt", ids.join("\n"));
+    let words = |words: &[u32]| words.iter().flat_map(|w| w.to_be_bytes()).collect::<Vec<u8>>();
+    folder.write("train-images-idx3-ubyte", [words(&[0x803, 1, 1, 1]), vec![7]].concat());
+    folder.write("train-labels-idx1-ubyte", [words(&[0x801, 1]), vec![0]].concat());
+    let said = folder.run(
+        "let source = data::open(\".\");
+         for names in [(), data::imagenet_classes().synsets, data::imagenet_classes().names] {
+             let found = data::match_classes(source, names, 1000);
+             print([found.labels[0], found.labels[1], found.labels[2], found.labels[999], found.assumed]);
+         }",
+    );
+    let expected = "[1, 0, 2, 999, \"the outputs are taken for the classes of ImageNet-1K\"]\n[1, 0, 2, 999, ()]\n";
+    assert!(said.stdout.starts_with(expected) && said.stdout.ends_with("[1, 0, 2, 999, ()]\n"), "{said}");
 }
 
 #[test]

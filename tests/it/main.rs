@@ -47,6 +47,7 @@ mod report;
 mod resume;
 mod run_from_rust;
 mod script_modules;
+mod splits;
 mod tensorboard;
 mod transforms;
 mod visualize;

@@ -9,7 +9,7 @@ mod speed;
 
 use super::{DataArgs, FAILED};
 use crate::bail_hint;
-use crate::data::source::{self, SourceRef};
+use crate::data::source::{Place, SourceRef};
 use crate::device;
 use crate::error::Result;
 use crate::run::signals::Interrupt;
@@ -68,8 +68,9 @@ fn run(args: &DataArgs, host: &Host) -> Result<u8, ScriptError> {
     device::set(tch::Device::Cpu, threads)?;
     crate::random::set_seed(args.seed);
 
-    let splits = open(&args.path, args.split.as_deref())?;
-    report::print(&args.path, &splits, args.seed)?;
+    let place = Place::find(&args.path)?;
+    let splits = open(&place, args.split.as_deref())?;
+    report::print(&args.path, &place, &splits, args.seed);
     let mut code = 0;
     let mut interrupt = Interrupt::default();
     if args.scan {
@@ -105,14 +106,14 @@ fn check_sheet(sheet: &Path) -> Result<()> {
 }
 
 /// The split that is asked for, or all of them.
-fn open(path: &str, split: Option<&str>) -> Result<Vec<Split>> {
-    let splits = if split.is_some() { Vec::new() } else { source::splits(path)? };
+fn open(place: &Place, split: Option<&str>) -> Result<Vec<Split>> {
+    let splits = if split.is_some() { Vec::new() } else { place.splits()? };
     let names: Vec<Option<&str>> = match splits.is_empty() {
         true => vec![split],
         false => splits.iter().map(|s| Some(s.as_str())).collect(),
     };
     let open = |name: Option<&str>| {
-        let source = source::open(path, name)?;
+        let source = place.open(name)?;
         Ok(Split { name: source.split().or(name).map(str::to_string), source })
     };
     names.into_iter().map(open).collect()

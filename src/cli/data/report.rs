@@ -3,7 +3,7 @@
 use super::facts::Facts;
 use super::{Split, counted};
 use crate::data::decode;
-use crate::data::source::{self, SourceRef};
+use crate::data::source::{self, Place, SourceRef};
 use crate::error::{Result, one_line};
 use crate::random::{Key, Permutation};
 use rayon::prelude::*;
@@ -16,15 +16,18 @@ const FEW_CLASSES: usize = 20;
 /// Of more, the largest and the smallest.
 const SHOWN: usize = 5;
 
-pub fn print(path: &str, splits: &[Split], seed: u64) -> Result<()> {
-    out!("{path}: {}", source::layout(path)?);
+pub fn print(path: &str, place: &Place, splits: &[Split], seed: u64) {
+    out!("{path}: {}", place.layout);
     let width = splits.iter().map(|p| p.name().chars().count()).max().unwrap_or(0);
     let first = splits[0].source.class_names();
     for split in splits {
         let classes = split.source.class_names();
         let note = if classes == first { "" } else { "; the classes differ from those above" };
-        let classes = counted(classes.len(), "class", "classes");
+        let classes = if classes.is_empty() { "no classes".into() } else { counted(classes.len(), "class", "classes") };
         out!("  {:<width$}  {}, {classes}{note}", split.name(), images(split.source.len()));
+    }
+    if !place.passed_over.is_empty() {
+        out!("  {}", place.describe_passed_over());
     }
     // Stored pixels need no decoding.
     if splits.iter().any(|p| p.source.shape().is_none()) {
@@ -35,7 +38,6 @@ pub fn print(path: &str, splits: &[Split], seed: u64) -> Result<()> {
     out!("\n{}{more}", split.name());
     balance(&split.source);
     sizes(&split.source, seed);
-    Ok(())
 }
 
 fn images(n: usize) -> String {

@@ -3,7 +3,7 @@
 use super::source::Source;
 use crate::bail_hint;
 use crate::error::{Result, did_you_mean, ensure};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 /// The classes of ImageNet-1K.
@@ -46,11 +46,22 @@ fn short(name: &str) -> &str {
 }
 
 /// Whether these are all the classes of ImageNet-1K in the order of their labels, in ids or in words; lists of words
-/// differ in a few of them.
+/// differ in a few of them, but none may be the name of another class.
 fn is_imagenet(names: &[String]) -> bool {
     let known = classes();
     let same = |i: usize, n: &str| known.synsets[i] == n || short(known.names[i]) == short(n);
-    names.len() == known.names.len() && names.iter().enumerate().filter(|(i, n)| same(*i, n)).count() >= 950
+    let of_another = |i: usize, n: &str| known.labels.get(n).is_some_and(|label| *label != i as i64);
+    names.len() == known.names.len()
+        && names.iter().enumerate().filter(|(i, n)| same(*i, n)).count() >= 950
+        && !names.iter().enumerate().any(|(i, n)| !same(i, n) && of_another(i, n))
+}
+
+/// The numbers that these names are, in digits, if all are and no two the same.
+fn numbers(names: &[String]) -> Option<Vec<i64>> {
+    let number = |name: &String| name.parse().ok().filter(|_| name.bytes().all(|b| b.is_ascii_digit()));
+    let numbers: Vec<i64> = names.iter().map(number).collect::<Option<_>>()?;
+    let distinct: HashSet<&i64> = numbers.iter().collect();
+    (distinct.len() == numbers.len()).then_some(numbers)
 }
 
 /// How the labels of images become those of a model.
@@ -59,44 +70,77 @@ pub struct Matched {
     pub labels: Vec<i64>,
     /// The model's names of its classes.
     pub names: Vec<String>,
+    /// What was assumed, where the model has no names: "the outputs are …".
+    pub assumed: Option<&'static str>,
+}
+
+impl Matched {
+    /// By names.
+    fn known(labels: Vec<i64>, names: Vec<String>) -> Self {
+        Self { labels, names, assumed: None }
+    }
 }
 
 /// Finds the classes of a source among the `count` classes of a model, whose names are `names` if it has any.
 ///
 /// A class is the model's of the same name, where WordNet ids and the names of ImageNet's classes count as the same;
-/// names that are numbers are labels. Without names on the model's side, images that have as many classes have the same
-/// ones, and a model of 1000 classes is taken for one of ImageNet if the images' classes are WordNet ids or numbers.
+/// names that are numbers are labels, unless the model's names are numbers too. Without names on the model's side,
+/// numbers are labels as well, and else images that have as many classes have the same ones in the same order; a model
+/// of 1000 classes is taken for one of ImageNet if the images' classes are WordNet ids or numbers.
 pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usize) -> Result<Matched> {
+    let from = source.class_names();
+    let Some(names) = names else { return match_nameless(source, count) };
+    ensure!(names.len() == count, "the model has {count} outputs, but {} class names", names.len());
+    let in_order = || (0..from.len() as i64).collect::<Vec<_>>();
+    if from == names || is_imagenet(from) && is_imagenet(&names) {
+        return Ok(Matched::known(in_order(), names));
+    }
+    match_names(source, names)
+}
+
+/// The classes of a source among those of a model of which no names are known.
+fn match_nameless(source: &dyn Source, count: usize) -> Result<Matched> {
     let (from, of) = (source.class_names(), source.describe());
     let known = classes();
-    let numbers: Option<Vec<i64>> = from.iter().map(|n| n.parse().ok()).collect();
-    let numbers = numbers.filter(|all| all.iter().all(|n| (0..count as i64).contains(n)));
-    let in_order = || (0..from.len() as i64).collect::<Vec<_>>();
-    let imagenets = || known.names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
-    let by_id = |n: &String| known.labels.get(n.as_str()).copied();
-
-    let Some(names) = names else {
-        if count == known.names.len() {
-            let found: Option<Vec<i64>> = from.iter().map(by_id).collect();
-            if is_imagenet(from) {
-                return Ok(Matched { labels: in_order(), names: imagenets() });
-            }
-            if let Some(labels) = found.or(numbers) {
-                return Ok(Matched { labels, names: imagenets() });
-            }
+    let in_order: Vec<i64> = (0..from.len() as i64).collect();
+    let numbers = numbers(from).filter(|all| all.iter().all(|n| (0..count as i64).contains(n)));
+    if count == known.names.len() {
+        let found: Option<Vec<i64>> = from.iter().map(|name| known.labels.get(name.as_str()).copied()).collect();
+        let labels = if is_imagenet(from) { Some(in_order.clone()) } else { found.or_else(|| numbers.clone()) };
+        if let Some(labels) = labels {
+            let assumed = Some("the outputs are taken for the classes of ImageNet-1K");
+            return Ok(Matched { labels, names: known.names.iter().map(|n| n.to_string()).collect(), assumed });
         }
-        if from.len() == count {
-            return Ok(Matched { labels: in_order(), names: from.to_vec() });
+    }
+    match numbers {
+        // `0`, `1`, `10`, … as a table's ClassLabel may list them.
+        Some(labels) if from.len() == count && labels != in_order => bail_hint!(
+            "the classes of {of} are numbers, but not in their order: {}; a model without class names may mean the \
+             number or the place in that list", some(from);
+            "say which: give the model's `class_names`, for example those of the images that it was trained on"
+        ),
+        Some(labels) => {
+            let assumed = (from.len() < count).then_some("class names that are numbers are taken for labels");
+            let all = || (0..count).map(|label| label.to_string()).collect();
+            let names = if from.len() == count { from.to_vec() } else { all() };
+            Ok(Matched { labels, names, assumed })
         }
-        bail_hint!(
+        None if from.len() == count => {
+            let assumed = Some("the outputs are taken for the classes of the images, in their order");
+            Ok(Matched { labels: in_order, names: from.to_vec(), assumed })
+        }
+        None => bail_hint!(
             "the model has {count} classes, but {of} has {}: {}", from.len(), some(from);
             "the model has no class names (id2label in config.json) to match its classes by"
-        );
-    };
-    ensure!(names.len() == count, "the model has {count} outputs, but {} class names", names.len());
-    if from == names || is_imagenet(from) && is_imagenet(&names) {
-        return Ok(Matched { labels: in_order(), names });
+        ),
     }
+}
+
+/// The classes of a source among those of a model, by name.
+fn match_names(source: &dyn Source, names: Vec<String>) -> Result<Matched> {
+    let (from, of, count) = (source.class_names(), source.describe(), names.len());
+    let known = classes();
+    let by_id = |n: &String| known.labels.get(n.as_str()).copied();
     let imagenet = is_imagenet(&names);
     let mut label_of: HashMap<String, i64> = HashMap::new();
     for (index, name) in names.iter().enumerate() {
@@ -111,8 +155,13 @@ pub fn match_classes(source: &dyn Source, names: Option<Vec<String>>, count: usi
         label_of.get(name).or_else(|| label_of.get(id()?)).copied()
     };
     let labels: Option<Vec<i64>> = from.iter().map(find).collect();
-    if let Some(labels) = labels.or(numbers) {
-        return Ok(Matched { labels, names });
+    // "3" may be the model's fourth class by label, or its class "3": then only by name.
+    let labels_of_numbers = || {
+        let all = numbers(from).filter(|all| all.iter().all(|n| (0..count as i64).contains(n)))?;
+        names.iter().all(|name| numbers(std::slice::from_ref(name)).is_none()).then_some(all)
+    };
+    if let Some(labels) = labels.or_else(labels_of_numbers) {
+        return Ok(Matched::known(labels, names));
     }
     let unknown: Vec<String> = from.iter().filter(|n| find(n).is_none()).cloned().collect();
     bail_hint!(

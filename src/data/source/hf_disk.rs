@@ -1,7 +1,7 @@
 //! What `datasets` writes with `save_to_disk`: Arrow streams, mapped into memory.
 
 use super::columns::{Columns, Images, class_names, push_labels};
-use super::{Source, StoredImage, paths};
+use super::{Source, StoredImage, paths, split_names};
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
 use arrow_buffer::Buffer;
@@ -37,17 +37,10 @@ impl HfDisk {
         let splits = splits(path)?;
         let (dir, split) = match splits.is_empty() {
             false => {
-                let split = paths::choose(&path.display().to_string(), split, &splits)?;
+                let split = split_names::choose(&path.display().to_string(), split, &splits)?;
                 (path.join(split), Some(split.to_string()))
             }
-            true => {
-                let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-                let own: Vec<String> = name.filter(|n| paths::is_split_name(n)).into_iter().collect();
-                if split.is_some_and(|wanted| paths::matching(wanted, &own).is_none()) {
-                    paths::choose(&path.display().to_string(), split, &[])?;
-                }
-                (path.to_path_buf(), own.into_iter().next())
-            }
+            true => (path.to_path_buf(), split_names::of_folder(path, split)?),
         };
         if !dir.is_dir() {
             return Err(paths::missing(&dir));
@@ -189,6 +182,11 @@ pub(super) fn read_path(dir: &Path, path: &str) -> Result<StoredImage<'static>> 
     Ok(StoredImage::Encoded(Cow::Owned(bytes)))
 }
 
+/// Whether a folder is a `Dataset` folder.
+pub(super) fn is_dataset(path: &Path) -> bool {
+    ["state.json", "dataset_info.json"].iter().all(|name| path.join(name).is_file())
+}
+
 /// The splits of a `DatasetDict` folder; none for a `Dataset` folder.
 pub(super) fn splits(path: &Path) -> Result<Vec<String>> {
     let file = path.join("dataset_dict.json");
@@ -199,7 +197,7 @@ pub(super) fn splits(path: &Path) -> Result<Vec<String>> {
     let splits: Option<Vec<String>> =
         dict["splits"].as_array().and_then(|s| s.iter().map(|s| s.as_str().map(str::to_string)).collect());
     let Some(mut splits) = splits.filter(|s| !s.is_empty()) else { bail!("{} names no splits", file.display()) };
-    paths::sort_splits(&mut splits);
+    split_names::sort(&mut splits);
     Ok(splits)
 }
 

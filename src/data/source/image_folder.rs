@@ -1,26 +1,30 @@
-//! A folder per class, as torchvision's `ImageFolder` reads it.
+//! A folder per class, as torchvision's `ImageFolder` reads it, and folders of images without classes.
 
-use super::listing;
-use super::names::Names;
-use super::paths;
-use super::{Source, StoredImage};
+use super::listing::{self, FileState};
+use super::names::{self, Names};
+use super::survey::{Arrangement, Survey, survey};
+use super::{Source, StoredImage, paths, split_names};
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 const KIND: &str = "folder";
+const EXPECTED: &str = "expected a folder for each class, with its images inside: CLASS/IMAGE.jpg";
+/// Of a kept listing, how many files are looked for.
+const SAMPLED: usize = 16;
 
-/// Images in class folders: labels are the indices of the sorted class names.
+/// Images in class folders, labelled by the folders' order; or loose images, without labels.
 pub struct ImageFolder {
     root: PathBuf,
     split: Option<String>,
+    /// Empty for loose images.
     class_names: Vec<String>,
     listing: Listing,
 }
@@ -28,6 +32,7 @@ pub struct ImageFolder {
 /// What the folders hold.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Listing {
+    /// By label; for loose images a single one, of the folder itself, called "".
     classes: Vec<Class>,
     /// Paths below the class folders.
     files: Names,
@@ -38,46 +43,68 @@ struct Class {
     folder: OsString,
     /// The index after its last image.
     end: u32,
-    /// The folders that were read, below the class folder, and when each last changed.
-    dirs: Vec<(OsString, u64)>,
+    /// The folders that were read, below the class folder.
+    dirs: Vec<(OsString, FileState)>,
 }
 
 impl ImageFolder {
-    /// Opens the classes in `path`, or in its split folder `split` ("train", "val", …).
+    /// Opens the images in `path`, or in its split folder `split` ("train", "val", …).
     pub fn open(path: &Path, split: Option<&str>) -> Result<Self> {
-        if !path.is_dir() {
-            ensure!(!path.exists(), "{} is a file, expected a folder of class folders", path.display());
-            return Err(paths::missing(path));
-        }
-        let splits = split_folders(path);
-        let own_name = path.file_name().map(|n| n.to_string_lossy().into_owned()).filter(|n| paths::is_split_name(n));
-        let (root, split) = if splits.is_empty() {
-            let own: Vec<String> = own_name.into_iter().collect();
-            match split {
-                Some(wanted) if paths::matching(wanted, &own).is_none() => {
-                    paths::choose(&path.display().to_string(), split, &[])?;
-                }
-                _ => (),
+        let shown = path.display().to_string();
+        let found = surveyed(path)?;
+        let (root, split, is_loose) = match found.arrangement {
+            Arrangement::Splits(splits) => {
+                let names: Vec<String> = splits.iter().map(|(name, _)| name.clone()).collect();
+                let split = split_names::choose(&shown, split, &names)?;
+                let has_classes = splits.iter().any(|(name, has_classes)| name == split && *has_classes);
+                (path.join(split), Some(split.to_string()), !has_classes)
             }
-            (path.to_path_buf(), own.into_iter().next())
-        } else {
-            if split.is_none() && splits.len() > 1 {
-                let (path, list) = (path.display(), splits.join(", "));
+            arrangement => {
+                (path.to_path_buf(), split_names::of_folder(path, split)?, arrangement == Arrangement::Loose)
+            }
+        };
+        Self::read(root, split, is_loose)
+    }
+
+    /// Opens the classes in `path`, which must be neither splits nor loose images.
+    pub fn with_classes(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        match surveyed(path)?.arrangement {
+            Arrangement::Classes => Self::read(path.to_path_buf(), split_names::of_folder(path, None)?, false),
+            Arrangement::Splits(splits) => {
+                let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
                 bail_hint!(
-                    "{path} holds splits rather than classes: {list}";
-                    "give {path}/{}, or name the split", splits[0]
+                    "{shown} holds splits rather than classes: {}", names.join(", ");
+                    "give {shown}/{}", names[0]
                 );
             }
-            let split = paths::choose(&path.display().to_string(), split, &splits)?;
-            (path.join(split), Some(split.to_string()))
-        };
-        let listing = listing_of(&root)?;
-        let class_names = listing.classes.iter().map(|c| c.folder.to_string_lossy().into_owned()).collect();
+            Arrangement::Loose => {
+                let names = paths::entries(path);
+                let images = names.iter().filter(|n| paths::is_image_name(n.as_bytes())).count();
+                bail_hint!(
+                    "{shown} has {images} images, but no class folders";
+                    "{EXPECTED}; data::open opens images without labels"
+                );
+            }
+        }
+    }
+
+    fn read(root: PathBuf, split: Option<String>, is_loose: bool) -> Result<Self> {
+        let listing = listing_of(&root, is_loose)?;
+        let names = listing.classes.iter().map(|c| c.folder.to_string_lossy().into_owned());
+        let class_names: Vec<String> = if is_loose { Vec::new() } else { names.collect() };
+        if !class_names.is_sorted() {
+            listing::note_once(&format!("{}: the classes are numbers, and in the order of numbers", root.display()));
+        }
         Ok(Self { root, split, class_names, listing })
     }
 
+    fn class(&self, index: usize) -> usize {
+        self.listing.classes.partition_point(|c| c.end as usize <= index)
+    }
+
     fn path(&self, index: usize) -> PathBuf {
-        let class = &self.listing.classes[self.label(index) as usize];
+        let class = &self.listing.classes[self.class(index)];
         let mut path = self.root.join(&class.folder);
         path.push(OsStr::from_bytes(self.listing.files.get(index)));
         path
@@ -87,7 +114,8 @@ impl ImageFolder {
 impl Source for ImageFolder {
     fn describe(&self) -> String {
         let split = self.split.as_ref().map(|s| format!(", {s}")).unwrap_or_default();
-        format!("{} (image folder{split})", self.root.display())
+        let what = if self.class_names.is_empty() { "images without classes" } else { "image folder" };
+        format!("{} ({what}{split})", self.root.display())
     }
     fn len(&self) -> usize {
         self.listing.files.len()
@@ -99,10 +127,11 @@ impl Source for ImageFolder {
         self.split.as_deref()
     }
     fn label(&self, index: usize) -> i64 {
-        self.listing.classes.partition_point(|c| c.end as usize <= index) as i64
+        if self.class_names.is_empty() { -1 } else { self.class(index) as i64 }
     }
     fn name(&self, index: usize) -> String {
-        format!("{}/{}", self.class_names[self.label(index) as usize], self.listing.files.text(index))
+        let file = self.listing.files.text(index);
+        self.class_names.get(self.class(index)).map_or_else(|| file.to_string(), |class| format!("{class}/{file}"))
     }
     fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let path = self.path(index);
@@ -111,56 +140,37 @@ impl Source for ImageFolder {
     }
 }
 
-/// The folders in `dir` that are splits with classes inside: they have a split's name and hold folders, but no images.
-/// None if other folders hold images: then `train` is a class, too.
-pub(super) fn split_folders(dir: &Path) -> Vec<String> {
-    let mut splits = Vec::new();
-    for folder in class_folders(dir).unwrap_or_default() {
-        let path = dir.join(&folder);
-        let images = first_image(&path);
-        match folder.to_str().filter(|n| paths::is_split_name(n)) {
-            Some(name) if !images && class_folders(&path).is_ok_and(|c| !c.is_empty()) => splits.push(name.to_string()),
-            _ if images => return Vec::new(),
-            _ => (),
+/// What is in a folder of images.
+fn surveyed(path: &Path) -> Result<Survey> {
+    if !path.is_dir() {
+        ensure!(!path.exists(), "{} is a file, expected a folder of class folders", path.display());
+        return Err(paths::missing(path));
+    }
+    match survey(path)? {
+        Some(found) => Ok(found),
+        None => {
+            let (path, entries) = (path.display(), paths::entries(path));
+            bail_hint!("{path} has no class folders; it holds: {}", paths::some(&entries); "{EXPECTED}");
         }
     }
-    paths::sort_splits(&mut splits);
-    splits
 }
 
-/// Whether images lie in the folder itself.
-pub(super) fn first_image(dir: &Path) -> bool {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.into_iter().any(|e| paths::is_image_name(e.file_name().as_bytes()))
-}
-
-/// The folders in `dir`, links followed, sorted as Python sorts them: by code points, which is UTF-8's order.
-pub(super) fn class_folders(dir: &Path) -> Result<Vec<OsString>> {
+/// The folders in `dir`, links followed, in the order of the classes.
+fn class_folders(dir: &Path) -> Result<Vec<OsString>> {
     let mut folders = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() || kind.is_symlink() && entry.path().is_dir() {
+        if paths::is_folder(&entry) && !paths::is_stray(entry.file_name().as_bytes()) {
             folders.push(entry.file_name());
         }
     }
-    folders.sort_unstable();
+    names::sort_classes(&mut folders, |folder| folder.as_bytes());
     Ok(folders)
 }
 
 /// The listing of `root`: the stored one if it is still valid, else a new one.
-fn listing_of(root: &Path) -> Result<Listing> {
-    let folders = class_folders(root)?;
-    if folders.is_empty() {
-        let root = root.display();
-        let entries = paths::entries(Path::new(&root.to_string()));
-        let images = entries.iter().filter(|n| paths::is_image_name(n.as_bytes())).count();
-        let expected = "expected a folder for each class, with its images inside: CLASS/IMAGE.jpg";
-        if images > 0 {
-            bail_hint!("{root} has {images} images, but no class folders"; "{expected}");
-        }
-        bail_hint!("{root} has no class folders; it holds: {}", paths::some(&entries); "{expected}");
-    }
+fn listing_of(root: &Path, is_loose: bool) -> Result<Listing> {
+    let folders = if is_loose { vec![OsString::new()] } else { class_folders(root)? };
     let cache = listing::folder();
     let key = root.canonicalize().with_context(|| format!("cannot read {}", root.display()))?;
     if let Some(kept) = listing::load::<Listing>(cache.as_deref(), KIND, &key).filter(Listing::is_consistent) {
@@ -174,7 +184,7 @@ fn listing_of(root: &Path) -> Result<Listing> {
     }
     let started = SystemTime::now();
     let new = Listing::make(root, folders)?;
-    if new.classes.iter().flat_map(|c| &c.dirs).all(|(_, modified)| listing::is_settled(*modified, started)) {
+    if new.classes.iter().flat_map(|c| &c.dirs).all(|(_, state)| state.is_settled(started)) {
         listing::store(cache.as_deref(), KIND, &key, &new);
     }
     Ok(new)
@@ -183,7 +193,7 @@ fn listing_of(root: &Path) -> Result<Listing> {
 impl Listing {
     fn make(root: &Path, folders: Vec<OsString>) -> Result<Self> {
         let progress = listing::Progress::new(format!("listing {}", root.display()));
-        let found: Vec<(Vec<(OsString, u64)>, Names)> =
+        let found: Vec<(Vec<(OsString, FileState)>, Names)> =
             folders.par_iter().map(|folder| walk(&root.join(folder), &progress)).collect::<Result<_>>()?;
         let empty: Vec<_> =
             folders.iter().zip(&found).filter(|(_, p)| p.1.len() == 0).map(|(f, _)| f.to_string_lossy()).collect();
@@ -192,8 +202,8 @@ impl Listing {
             let classes = if empty.len() == 1 { "class folder" } else { "class folders" };
             bail_hint!(
                 "{root} has {} {classes} without images: {}", empty.len(), paths::some(&empty);
-                "every folder in {root} is a class; images end in .jpg, .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, \
-                 .webp or .gif"
+                "every folder in {root} is a class: put others elsewhere; images end in .jpg, .jpeg, .png, .ppm, .bmp, \
+                 .pgm, .tif, .tiff, .webp or .gif"
             );
         }
         let (mut classes, mut files) = (Vec::new(), Names::default());
@@ -207,21 +217,34 @@ impl Listing {
 
     /// What has changed since the listing, in words.
     fn change(&self, root: &Path, folders: &[OsString]) -> Option<String> {
-        let listed: HashMap<&OsStr, ()> = self.classes.iter().map(|c| (c.folder.as_os_str(), ())).collect();
-        if let Some(new) = folders.iter().find(|f| !listed.contains_key(f.as_os_str())) {
-            return Some(format!("{} is new", new.to_string_lossy()));
+        let listed: HashSet<&OsStr> = self.classes.iter().map(|c| c.folder.as_os_str()).collect();
+        let found: HashSet<&OsStr> = folders.iter().map(OsString::as_os_str).collect();
+        if let Some(gone) = self.classes.iter().find(|c| !found.contains(c.folder.as_os_str())) {
+            let is_loose = gone.folder.is_empty();
+            let gone = format!("{} is gone", gone.folder.to_string_lossy());
+            return Some(if is_loose { "it has class folders".to_string() } else { gone });
         }
-        if let Some(gone) = self.classes.iter().find(|c| folders.binary_search(&c.folder).is_err()) {
-            return Some(format!("{} is gone", gone.folder.to_string_lossy()));
+        if let Some(new) = folders.iter().find(|f| !listed.contains(f.as_os_str())) {
+            return Some(format!("{} is new", new.to_string_lossy()));
         }
         let changed = self.classes.par_iter().find_first(|class| {
             let base = root.join(&class.folder);
-            class.dirs.iter().any(|(dir, at)| {
+            class.dirs.iter().any(|(dir, state)| {
                 std::fs::metadata(if dir.is_empty() { base.clone() } else { base.join(dir) })
-                    .map_or(true, |meta| listing::modified(&meta) != *at)
+                    .map_or(true, |meta| FileState::of(&meta) != *state)
             })
-        })?;
-        Some(format!("{} changed", changed.folder.to_string_lossy()))
+        });
+        if let Some(changed) = changed {
+            let folder = if changed.folder.is_empty() { "it".into() } else { changed.folder.to_string_lossy() };
+            return Some(format!("{folder} changed"));
+        }
+        // Some file systems keep everything that tells a folder from another one in its place.
+        let sampled = (0..SAMPLED.min(self.files.len())).map(|k| k * self.files.len() / SAMPLED.min(self.files.len()));
+        let mut paths = sampled.map(|index| {
+            let class = &self.classes[self.classes.partition_point(|c| c.end as usize <= index)];
+            root.join(&class.folder).join(OsStr::from_bytes(self.files.get(index)))
+        });
+        paths.find(|path| std::fs::symlink_metadata(path).is_err()).map(|path| format!("{} is gone", path.display()))
     }
 
     fn is_consistent(&self) -> bool {
@@ -230,18 +253,21 @@ impl Listing {
 }
 
 /// The images below a class folder in the order of `sorted(os.walk(dir, followlinks=True))`, and the folders read.
-fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, u64)>, Names)> {
-    let mut found: Vec<(OsString, u64, Vec<OsString>)> = Vec::new();
+fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, FileState)>, Names)> {
+    let mut found: Vec<(OsString, FileState, Vec<OsString>)> = Vec::new();
     let mut open = vec![OsString::new()];
     while let Some(dir) = open.pop() {
         let path = if dir.is_empty() { base.to_path_buf() } else { base.join(&dir) };
         let reading = || format!("cannot read {}", path.display());
         // Before the content: what changes meanwhile is then noticed the next time.
-        let modified = listing::modified(&std::fs::metadata(&path).with_context(reading)?);
+        let state = FileState::of(&std::fs::metadata(&path).with_context(reading)?);
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&path).with_context(reading)? {
             let entry = entry.with_context(reading)?;
             let (name, kind) = (entry.file_name(), entry.file_type().with_context(reading)?);
+            if paths::is_stray(name.as_bytes()) {
+                continue;
+            }
             let link = kind.is_symlink();
             if kind.is_dir() || link && entry.path().is_dir() {
                 if link && is_cycle(&path, &entry.path()) {
@@ -259,7 +285,7 @@ fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, u64
         }
         files.sort_unstable();
         progress.add(files.len() as u64);
-        found.push((dir, modified, files));
+        found.push((dir, state, files));
     }
     // By the whole path, as text: "a-b" before "a/b".
     found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -272,7 +298,7 @@ fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, u64
             }
         }
     }
-    Ok((found.into_iter().map(|(dir, modified, _)| (dir, modified)).collect(), names))
+    Ok((found.into_iter().map(|(dir, state, _)| (dir, state)).collect(), names))
 }
 
 fn is_cycle(dir: &Path, link: &Path) -> bool {

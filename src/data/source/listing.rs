@@ -3,18 +3,20 @@
 //! A listing is only ever a shortcut: one that is missing, damaged or of another version is made again, and failing to
 //! write one is not an error.
 
-use crate::cache;
+use crate::{cache, dist};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How a listing begins; its number changes with the layout.
-const MAGIC: &[u8; 8] = b"nepalst2";
+const MAGIC: &[u8; 8] = b"nepalst3";
 /// Magic, checksum of the body.
 const HEADER: usize = 8 + 4;
 /// How often progress is printed.
@@ -75,35 +77,35 @@ pub(super) fn store<T: Serialize>(folder: Option<&Path>, kind: &str, path: &Path
     let _ = write();
 }
 
-/// Size and last change of a file, by which a listing knows that the file is still what was listed.
+/// What tells that a file or folder is still the one that was listed. Times alone do not: copies keep them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileState {
+    /// Of a file; 0 for a folder, whose size says nothing.
     size: u64,
+    /// The last change of the content, which programs may set.
     modified: u64,
+    /// The last change of anything, which they cannot set.
+    changed: u64,
+    inode: u64,
 }
 
 impl FileState {
     pub fn of(meta: &Metadata) -> Self {
-        Self { size: meta.len(), modified: modified(meta) }
+        let nanoseconds = |s: i64, ns: i64| (s as u64).wrapping_mul(1_000_000_000).wrapping_add(ns as u64);
+        Self {
+            size: if meta.is_dir() { 0 } else { meta.len() },
+            modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
+            changed: nanoseconds(meta.ctime(), meta.ctime_nsec()),
+            inode: meta.ino(),
+        }
     }
 
-    /// Whether the last change was long enough before `now`, see [`is_settled`].
+    /// Whether the last change of the content was long enough before `now` that another one could not have the same
+    /// time: the clocks of file systems are coarse, and what changed a moment ago may change again without a trace.
     pub fn is_settled(self, now: SystemTime) -> bool {
-        is_settled(self.modified, now)
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+        self.modified < now.saturating_sub(2_000_000_000)
     }
-}
-
-/// Nanoseconds since 1970 of a file's or folder's last change.
-pub(super) fn modified(meta: &Metadata) -> u64 {
-    use std::os::unix::fs::MetadataExt as _;
-    (meta.mtime() as u64).wrapping_mul(1_000_000_000).wrapping_add(meta.mtime_nsec() as u64)
-}
-
-/// Whether that was long enough before `now` that another change could not have the same time: the clocks of file
-/// systems are coarse, and what changed a moment ago may change again without a trace.
-pub(super) fn is_settled(modified: u64, now: SystemTime) -> bool {
-    let now = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-    modified < now.saturating_sub(2_000_000_000)
 }
 
 /// Prints one line to stderr.
@@ -112,6 +114,16 @@ pub(super) fn note(line: &str) {
     testing::printed(line);
     // A closed stderr should not stop the run.
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Prints one line to stderr, of the first process of a run, unless it has been printed before: data sets are opened
+/// split by split.
+pub(super) fn note_once(line: &str) {
+    static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let is_new = || PRINTED.lock().unwrap_or_else(|e| e.into_inner()).insert(line.to_string());
+    if dist::rank() == 0 && is_new() {
+        note(line);
+    }
 }
 
 /// Prints how far a listing is, every two seconds, from any thread.

@@ -1,7 +1,7 @@
 //! Where labelled images come from: one interface for every layout.
 //!
-//! [`open`] recognises a layout; [`take`], [`subset`], [`split`], [`per_class`], [`filter`] and [`concat`] make
-//! sources of sources.
+//! [`open`] weighs which layout a path has; [`take`], [`subset`], [`split`], [`per_class`], [`filter`] and [`concat`]
+//! make sources of sources.
 
 mod columns;
 mod hf_disk;
@@ -12,7 +12,12 @@ mod names;
 mod open;
 mod parquet;
 mod paths;
+mod samples;
+mod shard_name;
+mod shards;
+mod split_names;
 mod subset;
+mod survey;
 mod synthetic;
 mod tar;
 #[cfg(test)]
@@ -22,7 +27,7 @@ mod webdataset;
 pub use hf_disk::HfDisk;
 pub use idx::Idx;
 pub use image_folder::ImageFolder;
-pub use open::{Layout, layout, open, splits};
+pub use open::{Layout, Place, open, splits};
 pub use parquet::Parquet;
 pub use subset::{concat, filter, per_class, split, subset, take};
 pub use synthetic::{Synthetic, SyntheticOptions};

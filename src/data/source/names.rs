@@ -62,3 +62,22 @@ impl Names {
         self.ends.is_sorted() && self.ends.last().map_or(0, |e| *e as usize) == self.bytes.len()
     }
 }
+
+/// Sorts class names as Python sorts text, by code points, which is UTF-8's order; but if all are numbers, no two the
+/// same, then as numbers, so that a class's number is its label wherever the classes are 0, 1, 2, ….
+pub(super) fn sort_classes<T: Ord>(classes: &mut [T], name: impl Fn(&T) -> &[u8]) {
+    classes.sort_unstable();
+    let numbers: Option<Vec<u64>> = classes.iter().map(|class| number(name(class))).collect();
+    let mut numbers = numbers.unwrap_or_default();
+    numbers.sort_unstable();
+    numbers.dedup();
+    if numbers.len() == classes.len() {
+        classes.sort_by_key(|class| number(name(class)));
+    }
+}
+
+/// The number that a name is, in digits alone.
+fn number(name: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(name).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+    text.parse().ok()
+}

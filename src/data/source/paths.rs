@@ -1,13 +1,11 @@
-//! Paths, patterns and splits, and errors about those that do not exist.
+//! Paths and patterns, errors about those that do not exist, and names that mean no data.
 
 use crate::bail_hint;
-use crate::error::{Diagnostic, Result, did_you_mean, ensure, nearest};
-use std::fs::File;
+use crate::error::{Diagnostic, Result, ensure, nearest};
+use std::fs::{DirEntry, File};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-
-/// Names that mean the same split; the order is the one in which splits are listed.
-const SPLITS: [&[&str]; 3] = [&["train", "training"], &["validation", "val", "valid", "dev"], &["test", "testing"]];
 
 /// The error for a path that does not exist, with the nearest one that does.
 pub(super) fn missing(path: &Path) -> anyhow::Error {
@@ -37,6 +35,21 @@ pub(super) fn entries(dir: &Path) -> Vec<String> {
     names
 }
 
+/// Whether it is a folder, or a link to one.
+pub(super) fn is_folder(entry: &DirEntry) -> bool {
+    let kind = entry.file_type();
+    kind.is_ok_and(|kind| kind.is_dir() || kind.is_symlink() && entry.path().is_dir())
+}
+
+/// The names of the folders in a folder, without stray ones, sorted; none if it cannot be read.
+pub(super) fn folders(dir: &Path) -> Vec<String> {
+    let found = std::fs::read_dir(dir).into_iter().flatten().flatten().filter(is_folder);
+    let mut names: Vec<String> = found.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| !is_stray(name.as_bytes()));
+    names.sort();
+    names
+}
+
 /// The first few of them, in words.
 pub(super) fn some<S: AsRef<str>>(names: &[S]) -> String {
     const FEW: usize = 8;
@@ -53,42 +66,45 @@ pub(super) fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?', '[', '{']) && !Path::new(path).exists()
 }
 
-/// The files that a folder (those whose names end in `extensions`), a file, or a pattern with `*`, `?`, `[…]`,
-/// `{a,b}` or `{0000..0146}` stands for, sorted.
-pub(super) fn expand(path: &str, extensions: &[&str]) -> Result<Vec<PathBuf>> {
-    let plain = Path::new(path);
+/// The folder in front of a pattern, with its `/`, and the rest. Folders are what they are called, so that `data[1]` is
+/// no pattern where there is such a folder.
+pub(super) fn base_of(path: &str) -> (&str, &str) {
+    let slashes = path.match_indices('/').map(|(i, _)| i);
+    let end = slashes.take_while(|i| Path::new(&path[..(*i).max(1)]).is_dir()).last().map_or(0, |i| i + 1);
+    path.split_at(end)
+}
+
+/// The files and folders that a pattern with `*`, `?`, `[…]`, `{a,b}` or `{0000..0146}` stands for, sorted; each
+/// alternative in braces for one at least. Stray ones must be named as such: `*` does not stand for them.
+pub(super) fn expand(path: &str) -> Result<Vec<PathBuf>> {
+    let (base, pattern) = base_of(path);
     let mut files = Vec::new();
-    if plain.is_dir() {
-        let fits = |name: &str| extensions.iter().any(|e| name.ends_with(e));
-        files.extend(entries(plain).iter().filter(|n| fits(n)).map(|n| plain.join(n)));
-    } else if plain.exists() {
-        files.push(plain.to_path_buf());
-    } else if is_pattern(path) {
-        for one in braces(path)? {
-            if !one.contains(['*', '?', '[']) {
-                let file = PathBuf::from(one);
-                if !file.exists() {
-                    return Err(missing(&file).context(format!("the pattern \"{path}\" names a file that is missing")));
-                }
+    for one in braces(pattern)? {
+        if !one.contains(['*', '?', '[']) || Path::new(base).join(&one).exists() {
+            let file = Path::new(base).join(one);
+            if !file.exists() {
+                return Err(missing(&file).context(format!("the pattern \"{path}\" names a file that is missing")));
+            }
+            files.push(file);
+            continue;
+        }
+        let found = glob::glob(&format!("{}{one}", glob::Pattern::escape(base)))
+            .map_err(|e| Diagnostic::new(format!("the pattern \"{path}\" is wrong: {e}")))?;
+        let before = files.len();
+        for file in found {
+            let file = file?;
+            let below = file.strip_prefix(base).unwrap_or(&file).as_os_str().as_bytes();
+            if strays_in(below) <= strays_in(one.as_bytes()) {
                 files.push(file);
-                continue;
-            }
-            let found =
-                glob::glob(&one).map_err(|e| Diagnostic::new(format!("the pattern \"{path}\" is wrong: {e}")))?;
-            for file in found {
-                files.push(file?);
             }
         }
-        if files.is_empty() {
-            let fixed = &path[..path.find(['*', '?', '[', '{']).unwrap_or(0)];
-            let dir = Path::new(fixed.rfind('/').map_or(".", |i| &fixed[..i.max(1)]));
-            if !dir.is_dir() {
-                return Err(missing(dir));
-            }
-            bail_hint!("no file matches the pattern \"{path}\""; "{} holds: {}", dir.display(), some(&entries(dir)));
+        if files.len() == before {
+            let dir = if base.is_empty() { "." } else { base.trim_end_matches('/') };
+            let dir = Path::new(if dir.is_empty() { "/" } else { dir });
+            bail_hint!(
+                "no file matches the pattern \"{base}{one}\""; "{} holds: {}", dir.display(), some(&entries(dir))
+            );
         }
-    } else {
-        return Err(missing(plain));
     }
     files.sort();
     files.dedup();
@@ -115,6 +131,11 @@ fn braces(pattern: &str) -> Result<Vec<String>> {
         bail_hint!("the pattern \"{pattern}\" has a `{{` without a `}}`"; "write {{0000..0146}} or {{train,val}}");
     };
     let inside = &pattern[open + 1..close];
+    if commas.is_empty() && !inside.contains("..") {
+        // As in a shell: `{x}` stands for itself.
+        let rests = braces(&pattern[close + 1..])?;
+        return Ok(rests.iter().map(|rest| format!("{}{rest}", &pattern[..=close])).collect());
+    }
     let mut parts = Vec::new();
     match inside.split_once("..") {
         Some((from, to)) if commas.is_empty() => {
@@ -148,81 +169,31 @@ fn braces(pattern: &str) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// Whether a folder or file part is called what splits are called.
-pub(super) fn is_split_name(name: &str) -> bool {
-    SPLITS.iter().any(|group| group.contains(&name))
+/// Whether systems and programs leave files and folders of this name: hidden ones (`.DS_Store`, `._1.jpg`, `.git`,
+/// `.ipynb_checkpoints`), `__MACOSX`, `Thumbs.db`, … They are never classes, shards or images.
+pub(super) fn is_stray(name: &[u8]) -> bool {
+    const LEFT: [&str; 13] = [
+        "__MACOSX",
+        "__pycache__",
+        "Thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "lost+found",
+        "@eaDir",
+        "@Recycle",
+        "#recycle",
+        "#snapshot",
+        "~snapshot",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+    ];
+    let hidden = name.starts_with(b".") && !matches!(name, b"." | b"..");
+    hidden || LEFT.iter().any(|left| name.eq_ignore_ascii_case(left.as_bytes()))
 }
 
-/// The split that a shard belongs to by its name: "train" of `train-00000-of-00002.parquet`; of
-/// `imagenet-val-0001.tar`, "val"; None of a bare number.
-pub(super) fn split_of(file: &Path) -> Option<String> {
-    let name = file.file_name()?.to_string_lossy();
-    let stem = name.split('.').next().unwrap_or_default();
-    let mut parts = stem.split('-');
-    let split = parts.clone().find(|p| is_split_name(p)).or(parts.next())?;
-    let is_name = !split.is_empty() && !split.bytes().all(|b| b.is_ascii_digit());
-    if is_name {
-        return Some(split.to_string());
-    }
-    // `train/0000.parquet`
-    let folder = file.parent()?.file_name()?.to_string_lossy();
-    is_split_name(&folder).then(|| folder.into_owned())
-}
-
-/// The splits of shards: training first, then validation, test and others.
-pub(super) fn splits_of(files: &[PathBuf]) -> Vec<String> {
-    let mut splits: Vec<String> = files.iter().filter_map(|f| split_of(f)).collect();
-    sort_splits(&mut splits);
-    splits
-}
-
-pub(super) fn sort_splits(splits: &mut Vec<String>) {
-    let rank = |s: &str| SPLITS.iter().position(|group| group.contains(&s)).unwrap_or(SPLITS.len());
-    splits.sort_by(|a, b| (rank(a), a).cmp(&(rank(b), b)));
-    splits.dedup();
-}
-
-/// The shards of one split, and what it is called.
-pub(super) fn shards_of_split(
-    path: &str,
-    files: Vec<PathBuf>,
-    split: Option<&str>,
-) -> Result<(Vec<PathBuf>, Option<String>)> {
-    let splits = splits_of(&files);
-    if splits.is_empty() && split.is_none() {
-        return Ok((files, None));
-    }
-    let chosen = choose(path, split, &splits)?.to_string();
-    // Shards that do not tell their split belong to the only one there is.
-    let files = files.into_iter().filter(|f| split_of(f).is_none_or(|s| s == chosen)).collect();
-    Ok((files, Some(chosen)))
-}
-
-/// The split of `available` that `wanted` means.
-pub(super) fn choose<'a>(path: &str, wanted: Option<&str>, available: &'a [String]) -> Result<&'a str> {
-    let list = available.join(", ");
-    let Some(wanted) = wanted else {
-        if let [only] = available {
-            return Ok(only);
-        }
-        let example = available.first().map_or("train", String::as_str);
-        bail_hint!("{path} has several splits: {list}"; "name the one to open, for example \"{example}\"");
-    };
-    if let Some(found) = matching(wanted, available) {
-        return Ok(found);
-    }
-    if available.is_empty() {
-        bail_hint!("{path} has no splits, but \"{wanted}\" was asked for"; "open it without naming a split");
-    }
-    let near = did_you_mean(wanted, available.iter().map(String::as_str));
-    bail_hint!("{path} has no split \"{wanted}\"{near}"; "its splits are: {list}")
-}
-
-/// The split called `wanted`, or else by another name of the same.
-pub(super) fn matching<'a>(wanted: &str, available: &'a [String]) -> Option<&'a str> {
-    let group = SPLITS.iter().find(|group| group.contains(&wanted)).copied().unwrap_or(&[]);
-    let names = std::iter::once(&wanted).chain(group);
-    names.filter_map(|name| available.iter().find(|a| a == name)).map(String::as_str).next()
+/// How many parts of a path, below a data set's folder or in an archive, are stray.
+pub(super) fn strays_in(path: &[u8]) -> usize {
+    path.split(|b| *b == b'/').filter(|part| is_stray(part)).count()
 }
 
 /// Whether the name ends in what image files end in, in either case.

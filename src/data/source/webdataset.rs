@@ -1,14 +1,16 @@
 //! WebDataset shards: uncompressed tar archives whose files are grouped into samples by name.
 
 use super::listing::{self, FileState, Progress};
-use super::names::Names;
-use super::tar::{self, Member, refuse_compressed};
+use super::names::{self, Names};
+use super::samples::{self, Class};
+use super::shard_name::{Kind, compression};
+use super::shards::{Evidence, Shards};
+use super::tar::refuse_compressed;
 use super::{Source, StoredImage, paths};
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,15 +18,6 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 const KIND: &str = "tar";
-/// What archives are called, and what they are called when they are compressed.
-const COMPRESSED: [(&str, &str); 6] = [
-    (".tar.gz", "gzip"),
-    (".tgz", "gzip"),
-    (".tar.zst", "zstd"),
-    (".tar.bz2", "bzip2"),
-    (".tar.xz", "xz"),
-    (".txz", "xz"),
-];
 /// No class name was given.
 const NONE: u32 = u32::MAX;
 
@@ -59,6 +52,9 @@ struct Index {
     words: Names,
     /// Samples without an image.
     skipped: u64,
+    /// Images without a class, and the names of the first.
+    unlabelled: u64,
+    some_unlabelled: Vec<String>,
     /// Whether the archive has its end mark.
     marked: bool,
 }
@@ -66,8 +62,12 @@ struct Index {
 impl WebDataset {
     /// Opens the archives that `path` stands for: a folder, a file or a pattern (`train-{0000..0146}.tar`).
     pub fn open(path: &str, split: Option<&str>) -> Result<Self> {
-        let files = files(path)?;
-        let (files, split) = paths::shards_of_split(path, files, split)?;
+        let (files, split) = shards(path)?.of_split(path, split)?;
+        for file in &files {
+            if let Some(how) = compression(&file.to_string_lossy()) {
+                refuse_compressed(file, how)?;
+            }
+        }
         let cache = listing::folder();
         let progress = Progress::new(format!("listing {path}"));
         let opened: Vec<(Shard, Option<String>)> =
@@ -94,6 +94,7 @@ impl WebDataset {
                 "a sample is an image (NAME.jpg, .png, .webp, …) with its class in NAME.cls or NAME.json beside it"
             );
         }
+        need_all_labels(path, &shards)?;
         let class_names = class_names(&mut shards)?;
         Ok(Self { path: path.to_string(), split, class_names, shards, ends })
     }
@@ -106,19 +107,39 @@ impl WebDataset {
 }
 
 /// The archives that `path` stands for.
-pub(super) fn files(path: &str) -> Result<Vec<PathBuf>> {
-    let endings: Vec<&str> = std::iter::once(".tar").chain(COMPRESSED.iter().map(|c| c.0)).collect();
-    let files = paths::expand(path, &endings)?;
-    for file in &files {
-        let name = file.to_string_lossy();
-        if let Some((_, how)) = COMPRESSED.iter().find(|(ending, _)| name.ends_with(ending)) {
-            refuse_compressed(file, how)?;
-        }
-    }
-    if files.is_empty() {
+fn shards(path: &str) -> Result<Shards> {
+    let found = Shards::find(path, Kind::Tar, look)?;
+    if found.is_empty() {
         bail_hint!("{path} holds no .tar files"; "it holds: {}", paths::some(&paths::entries(Path::new(path))));
     }
-    Ok(files)
+    Ok(found)
+}
+
+/// What an archive holds, by its first files. A compressed one is none: it is refused where nothing else is there.
+pub(super) fn look(path: &Path) -> Evidence {
+    if compression(&path.to_string_lossy()).is_some() {
+        return Evidence::Nothing;
+    }
+    match samples::look(path) {
+        (false, _) => Evidence::Nothing,
+        (true, false) => Evidence::Images,
+        (true, true) => Evidence::LabelledImages,
+    }
+}
+
+/// Refuses images without a class among images with one.
+fn need_all_labels(path: &str, shards: &[Shard]) -> Result<()> {
+    let count = |of: fn(&Index) -> u64| shards.iter().map(|s| of(&s.index)).sum::<u64>();
+    let (unlabelled, all) = (count(|index| index.unlabelled), count(|index| index.len() as u64));
+    if unlabelled == 0 || unlabelled == all {
+        return Ok(());
+    }
+    let names: Vec<&String> = shards.iter().flat_map(|s| &s.index.some_unlabelled).collect();
+    let (unlabelled, all) = (listing::thousands(unlabelled), listing::thousands(all));
+    bail_hint!(
+        "{path}: images without a label: {unlabelled} of {all} ({})", paths::some(&names);
+        "an image and its label share a name up to the first dot, and lie in one archive; the label -1 means none"
+    )
 }
 
 impl Shard {
@@ -150,131 +171,46 @@ impl Shard {
     }
 }
 
-/// A sample while its files are being read.
-#[derive(Default)]
-struct Sample {
-    key: Vec<u8>,
-    extensions: Vec<Vec<u8>>,
-    image: Option<Member>,
-    cls: Option<i32>,
-    json: (Option<i32>, Option<String>),
-}
-
-impl Sample {
-    /// One more file of the sample; `content` reads it.
-    fn add(
-        &mut self,
-        path: &Path,
-        extension: Vec<u8>,
-        member: &Member,
-        content: &mut dyn FnMut() -> Result<Vec<u8>>,
-    ) -> Result<()> {
-        let name = || String::from_utf8_lossy(&member.name).into_owned();
-        ensure!(!self.extensions.contains(&extension), "{} holds {} twice", path.display(), name());
-        match extension.as_slice() {
-            b"cls" => {
-                let text = String::from_utf8_lossy(&content()?).trim().to_string();
-                let Ok(label) = text.parse::<i32>() else {
-                    bail_hint!(
-                        "{}: {} holds \"{}\", which is not a label", path.display(), name(),
-                        text.chars().take(40).collect::<String>();
-                        "expected the number of the class, as text"
-                    );
-                };
-                self.cls = Some(label);
-            }
-            b"json" => {
-                let value: Value = serde_json::from_slice(&content()?)
-                    .with_context(|| format!("{}: {} is not JSON", path.display(), name()))?;
-                self.json = class_of(&value);
-            }
-            other if self.image.is_none() && paths::is_image_extension(other) => self.image = Some(member.clone()),
-            _ => (),
-        }
-        self.extensions.push(extension);
-        Ok(())
-    }
-}
-
 impl Index {
     fn len(&self) -> usize {
         self.names.len()
     }
 
     fn make(path: &Path, progress: &Progress) -> Result<Self> {
-        let (mut index, mut sample) = (Self::default(), Sample::default());
-        let (mut words, mut keys) = (HashMap::new(), Vec::new());
-        let mut reported = 0;
-        index.marked = tar::each_member(path, |member, content| {
-            let Some((key, extension)) = sample_parts(&member.name) else { return Ok(()) };
-            if key != sample.key {
-                index.push(&mut sample, &mut words, &mut keys)?;
-                sample.key = key.to_vec();
+        const NAMED: usize = 8;
+        let content = samples::read(path, |n| progress.add(n))?;
+        let mut index = Self { skipped: content.skipped, marked: content.marked, ..Self::default() };
+        let mut words = HashMap::new();
+        for sample in content.samples {
+            if sample.class.is_unknown() {
+                index.unlabelled += 1;
+                if index.some_unlabelled.len() < NAMED {
+                    index.some_unlabelled.push(String::from_utf8_lossy(&sample.image.name).into_owned());
+                }
             }
-            sample.add(path, extension.to_ascii_lowercase(), member, content)?;
-            if index.len() >= reported + 1000 {
-                progress.add((index.len() - reported) as u64);
-                reported = index.len();
-            }
-            Ok(())
-        })?;
-        index.push(&mut sample, &mut words, &mut keys)?;
-        progress.add((index.len() - reported) as u64);
-        index.check_keys(path, keys)?;
+            index.names.push(&sample.image.name)?;
+            index.offsets.push(sample.image.offset);
+            index.sizes.push(sample.image.size as u32);
+            let Class { label, word } = sample.class;
+            index.labels.push(label.unwrap_or(-1) as u32);
+            index.word_of.push(match word {
+                None => NONE,
+                Some(word) => match words.get(&word) {
+                    Some(place) => *place,
+                    None => {
+                        index.words.push(word.as_bytes())?;
+                        words.insert(word, index.words.len() as u32 - 1);
+                        index.words.len() as u32 - 1
+                    }
+                },
+            });
+        }
         index.names.shrink();
         for list in [&mut index.sizes, &mut index.labels, &mut index.word_of] {
             list.shrink_to_fit();
         }
         index.offsets.shrink_to_fit();
         Ok(index)
-    }
-
-    /// Adds what was gathered of a sample, and empties it.
-    fn push(
-        &mut self,
-        sample: &mut Sample,
-        words: &mut HashMap<String, u32>,
-        keys: &mut Vec<(u64, u32)>,
-    ) -> Result<()> {
-        let sample = std::mem::take(sample);
-        let Some(image) = sample.image else {
-            // Nothing at all was gathered before the first sample.
-            self.skipped += !sample.extensions.is_empty() as u64;
-            return Ok(());
-        };
-        ensure!(image.size <= u32::MAX as u64, "{} is larger than 4 GiB", String::from_utf8_lossy(&image.name));
-        keys.push((hash(&sample.key), self.len() as u32));
-        self.names.push(&image.name)?;
-        self.offsets.push(image.offset);
-        self.sizes.push(image.size as u32);
-        self.labels.push(sample.cls.or(sample.json.0).unwrap_or(-1) as u32);
-        self.word_of.push(match sample.json.1 {
-            None => NONE,
-            Some(word) => match words.get(&word) {
-                Some(index) => *index,
-                None => {
-                    self.words.push(word.as_bytes())?;
-                    words.insert(word, self.words.len() as u32 - 1);
-                    self.words.len() as u32 - 1
-                }
-            },
-        });
-        Ok(())
-    }
-
-    /// Refuses a key that comes back later: its sample would be split in two.
-    fn check_keys(&self, path: &Path, mut keys: Vec<(u64, u32)>) -> Result<()> {
-        keys.sort_unstable();
-        let key = |index: u32| sample_parts(self.names.get(index as usize)).map_or(&b""[..], |p| p.0);
-        for pair in keys.windows(2) {
-            if pair[0].0 == pair[1].0 && key(pair[0].1) == key(pair[1].1) {
-                bail_hint!(
-                    "{} holds the sample {} twice", path.display(), String::from_utf8_lossy(key(pair[0].1));
-                    "the files of a sample must follow each other, and no two samples may share a name"
-                );
-            }
-        }
-        Ok(())
     }
 
     /// Whether what was read from a file is consistent.
@@ -288,30 +224,6 @@ impl Index {
             && self.offsets.len() == n
             && lists.iter().all(|list| list.len() == n)
     }
-}
-
-/// The name up to the first dot of its last part, and what follows the dot. `None` for files that WebDataset skips.
-fn sample_parts(name: &[u8]) -> Option<(&[u8], &[u8])> {
-    let base = name.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
-    let dot = name[base..].iter().position(|b| *b == b'.').filter(|dot| *dot > 0)?;
-    Some((&name[..base + dot], &name[base + dot + 1..]))
-}
-
-/// A label and a class name in a sample's JSON.
-fn class_of(value: &Value) -> (Option<i32>, Option<String>) {
-    let number = |key: &&str| value[*key].as_i64().and_then(|n| i32::try_from(n).ok());
-    let word = |key: &&str| value[*key].as_str().map(str::to_string);
-    (
-        ["label", "cls", "class", "class_id"].iter().find_map(number),
-        ["class_name", "classname", "label_name", "wnid", "synset", "class", "label", "cls"].iter().find_map(word),
-    )
-}
-
-fn hash(bytes: &[u8]) -> u64 {
-    use std::hash::{DefaultHasher, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
 }
 
 /// The names of the classes: those in `classes.txt` beside the archives, else those in the samples' JSON, else "0" …
@@ -338,6 +250,7 @@ fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
             .collect();
         names.sort();
         names.dedup();
+        names::sort_classes(&mut names, |name| name.as_bytes());
         label_by_words(shards, &names);
         return Ok(names);
     }

@@ -8,6 +8,8 @@ use super::columns::{Columns, Images, class_names, push_labels, text};
 use super::hf_disk::read_path;
 use super::listing::{self, FileState, Progress};
 use super::names::Names;
+use super::shard_name::Kind;
+use super::shards::{Evidence, Shards};
 use super::{Source, StoredImage, paths};
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
@@ -84,7 +86,7 @@ impl Parquet {
     /// Opens the shards that `path` stands for: a folder, a file or a pattern (`data/train-*.parquet`). Labels and
     /// file names are read, images are not.
     pub fn open(path: &str, split: Option<&str>) -> Result<Self> {
-        let (files, split) = paths::shards_of_split(path, files(path)?, split)?;
+        let (files, split) = shards(path)?.of_split(path, split)?;
         let progress = Progress::new(format!("reading the labels of {path}"));
         let folder = listing::folder();
         let opened: Vec<(Shard, Table)> =
@@ -125,16 +127,25 @@ impl Parquet {
     }
 }
 
-/// The shards that `path` stands for. A clone of a Hub repository keeps them in `data`.
-pub(super) fn files(path: &str) -> Result<Vec<PathBuf>> {
-    let mut files = paths::expand(path, &[".parquet"])?;
-    if files.is_empty() {
-        files = paths::expand(&format!("{path}/data"), &[".parquet"]).unwrap_or_default();
-    }
-    if files.is_empty() {
+/// The shards that `path` stands for.
+fn shards(path: &str) -> Result<Shards> {
+    let found = Shards::find(path, Kind::Parquet, look)?;
+    if found.is_empty() {
         bail_hint!("{path} holds no .parquet files"; "it holds: {}", paths::some(&paths::entries(Path::new(path))));
     }
-    Ok(files)
+    Ok(found)
+}
+
+/// What a file holds, by its schema. One that cannot be read may hold images.
+pub(super) fn look(path: &Path) -> Evidence {
+    let meta = File::open(path).map_err(anyhow::Error::from);
+    let meta = meta.and_then(|file| Ok(ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?));
+    let Ok(meta) = meta else { return Evidence::Images };
+    match Columns::choose(path, meta.schema(), features(&meta).as_ref()) {
+        Ok(columns) if columns.label.is_some() => Evidence::LabelledImages,
+        Ok(_) => Evidence::Images,
+        Err(_) => Evidence::Nothing,
+    }
 }
 
 impl Shard {

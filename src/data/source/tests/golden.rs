@@ -27,7 +27,7 @@ fn the_layouts_are_recognised_with_their_splits() {
     let _dir = Dir::new();
     for (name, expected) in LAYOUTS {
         let path = golden(name).display().to_string();
-        assert_eq!(layout(&path).unwrap(), expected);
+        assert_eq!(Place::find(&path).unwrap().layout, expected);
         assert_eq!(splits(&path).unwrap(), ["train", "validation"], "{name}");
         complains(open(&path, None), &["train, validation"]);
         complains(open(&path, Some("tran")), &["did you mean `train`", "its splits are: train, validation"]);

@@ -2,6 +2,7 @@
 
 mod folders;
 mod golden;
+mod layouts;
 mod shards;
 mod subsets;
 mod tables;
@@ -92,7 +93,11 @@ fn complains<T>(result: Result<T>, pieces: &[&str]) {
 
 /// The file of the golden data.
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data").join(name)
+    repository("tests/fixtures/data").join(name)
+}
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 fn strings(items: &[&str]) -> Vec<String> {

@@ -35,7 +35,7 @@ fn entry(name: &[u8], content: &[u8], kind: u8) -> Vec<u8> {
 }
 
 /// An archive of plain files.
-fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(super) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out: Vec<u8> = files.iter().flat_map(|(name, content)| entry(name.as_bytes(), content, b'0')).collect();
     out.resize(out.len() + 1024, 0);
     out
@@ -56,8 +56,9 @@ fn samples_are_grouped_by_name() {
         ("x/a.json", br#"{"label": 1, "class_name": "cat"}"#),
         ("x/a.png", b"two"),
         ("README", b"no sample"),
-        ("lone.cls", b"1"),
+        ("lone.txt", b"1"),
         ("c.webp", b"three"),
+        ("c.cls", b"-1"),
         ("y/b.gif", b"four"),
         ("y/b.json", br#"{"cls": 7}"#),
         ("y/b.cls", b"0"),
@@ -80,14 +81,15 @@ fn samples_are_grouped_by_name() {
 #[test]
 fn class_names_come_from_beside_from_json_or_are_numbers() {
     let dir = Dir::new();
-    dir.write("d/0.tar", tar(&[("a.jpg", b"1"), ("a.json", br#"{"wnid": "n2"}"#), ("b.jpg", b"2")]));
+    let two = br#"{"wnid": "n2"}"#;
+    dir.write("d/0.tar", tar(&[("a.jpg", b"1"), ("a.json", two), ("b.jpg", b"2"), ("b.json", two)]));
     dir.write("d/1.tar", tar(&[("c.jpg", b"3"), ("c.json", br#"{"wnid": "n1"}"#)]));
     let source = web(&dir, "d").unwrap();
     assert_eq!((source.class_names(), source.split()), (&strings(&["n1", "n2"])[..], None));
-    assert_eq!(labels(&source), [1, -1, 0]);
+    assert_eq!(labels(&source), [1, 1, 0]);
     dir.write("d/classes.txt", "n0\nn1\nn2\n");
     let source = web(&dir, "d").unwrap();
-    assert_eq!((source.class_names().len(), labels(&source)), (3, vec![2, -1, 1]));
+    assert_eq!((source.class_names().len(), labels(&source)), (3, vec![2, 2, 1]));
     dir.write("d/1.tar", tar(&[("c.jpg", b"3"), ("c.cls", b"3")]));
     complains(web(&dir, "d"), &["classes.txt", "3 classes", "labels up to 3"]);
     dir.write("d/1.tar", tar(&[("c.jpg", b"3"), ("c.cls", b"cat")]));
@@ -190,10 +192,12 @@ fn archives_that_are_cut_damaged_or_packed_are_reported() {
 #[test]
 fn samples_that_come_twice_are_reported() {
     let dir = Dir::new();
-    dir.write("t.tar", tar(&[("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3")]));
-    complains(web(&dir, "t.tar"), &["t.tar holds the sample a twice"]);
+    dir.write("t.tar", tar(&[("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"3"), ("b.jpg", b"4")]));
+    complains(web(&dir, "t.tar"), &["t.tar: files that come twice: 2 (a.jpg, b.jpg)", "first dot"]);
     dir.write("t.tar", tar(&[("a.jpg", b"1"), ("a.JPG", b"2")]));
-    complains(web(&dir, "t.tar"), &["t.tar holds a.JPG twice"]);
+    complains(web(&dir, "t.tar"), &["files that come twice: 1 (a.JPG)"]);
+    dir.write("t.tar", tar(&[("a.jpg", b"1"), ("a.png", b"2"), ("b.jpg", b"3")]));
+    complains(web(&dir, "t.tar"), &["samples with several images: 1 (a.jpg and a.png)", "KEY.mask.png"]);
 }
 
 #[test]
@@ -219,4 +223,91 @@ fn a_kept_index_is_used_until_the_archive_changes() {
     std::fs::write(kept, &whole[..whole.len() - 1]).unwrap();
     assert_eq!(web(&dir, "t.tar").unwrap().len(), 1);
     assert!(std::fs::read(kept).unwrap() == whole && printed().is_empty());
+}
+
+#[test]
+fn files_are_joined_wherever_they_lie() {
+    let dir = Dir::new();
+    // In the order of a folder; the keys' order is that of each key's first file.
+    let files: &[(&str, &[u8])] = &[
+        ("b.jpg", b"B"),
+        ("a.cls", b"0"),
+        ("c.json", br#"{"label": 2}"#),
+        ("b.cls", b"1"),
+        ("c.jpg", b"C"),
+        ("a.jpg", b"A"),
+    ];
+    for order in [vec![0, 1, 2, 3, 4, 5], vec![0, 4, 5, 1, 2, 3], vec![1, 2, 3, 0, 4, 5], vec![5, 4, 3, 2, 1, 0]] {
+        dir.write("t.tar", tar(&order.iter().map(|i| files[*i]).collect::<Vec<_>>()));
+        let source = web(&dir, "t.tar").unwrap();
+        let mut found: Vec<_> = (0..3).map(|i| (bytes(&source, i)[0] as char, source.label(i))).collect();
+        found.sort_unstable();
+        assert_eq!(found, [('A', 0), ('B', 1), ('C', 2)], "{order:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_joined_is_counted_and_named() {
+    let dir = Dir::new();
+    dir.write("d/0.tar", tar(&[("a.jpg", b"1"), ("a.cls", b"0"), ("b.jpg", b"2"), ("c.jpg", b"3")]));
+    dir.write("d/1.tar", tar(&[("b.jpg", b"1"), ("b.cls", b"0"), ("d.jpg", b"2")]));
+    complains(web(&dir, "d"), &["images without a label: 3 of 5 (b.jpg, c.jpg, d.jpg)", "label -1 means none"]);
+    dir.write("d/1.tar", tar(&[("b.cls", b"0"), ("d.jpg", b"2"), ("d.cls", b"1"), ("e.json", br#"{"cls": 1}"#)]));
+    complains(web(&dir, "d"), &["1.tar: labels without an image: 2 (b, e)", "lie in one archive"]);
+    // Without any label, none is missing; -1 says that there is none.
+    dir.write("u.tar", tar(&[("a.jpg", b"1"), ("a.json", br#"{"caption": "x"}"#), ("b.jpg", b"2")]));
+    assert_eq!(labels(&web(&dir, "u.tar").unwrap()), [-1, -1]);
+    dir.write("u.tar", tar(&[("a.jpg", b"1"), ("a.cls", b"-1"), ("b.jpg", b"2"), ("b.cls", b"0")]));
+    assert_eq!(labels(&web(&dir, "u.tar").unwrap()), [-1, 0]);
+}
+
+#[test]
+fn images_with_names_of_their_own_are_chosen_or_refused() {
+    let dir = Dir::new();
+    let opened = |files: &[(&str, &[u8])]| {
+        dir.write("t.tar", tar(files));
+        web(&dir, "t.tar")
+    };
+    for (files, expected) in [
+        // The only kind of image; the usual name; one without a name beside others.
+        (&[("a.input.jpg", &b"A"[..]), ("a.cls", b"0"), ("b.input.jpg", b"B"), ("b.cls", b"1")][..], "AB"),
+        (
+            &[
+                ("a.depth.png", b"x"),
+                ("a.image.png", b"A"),
+                ("a.label.cls", b"0"),
+                ("b.image.png", b"B"),
+                ("b.label.cls", b"1"),
+            ],
+            "AB",
+        ),
+        (&[("a.seg.png", b"x"), ("a.jpg", b"A"), ("a.cls", b"0"), ("b.cls", b"1"), ("b.webp", b"B")], "AB"),
+    ] {
+        let source = opened(files).unwrap();
+        let found: String = (0..source.len()).map(|i| bytes(&source, i)[0] as char).collect();
+        assert_eq!((found.as_str(), labels(&source)), (expected, vec![0, 1]), "{files:?}");
+    }
+    // A mask is no image where other samples have one.
+    let mask = [("a.jpg", &b"A"[..]), ("a.cls", b"0"), ("b.seg.png", b"x"), ("b.cls", b"1")];
+    complains(opened(&mask), &["labels without an image: 1 (b)"]);
+    let two = [("a.rgb.png", &b"A"[..]), ("a.depth.png", b"x"), ("a.cls", b"0")];
+    complains(opened(&two), &["which files are the images", ".depth.png, .rgb.png", "KEY.image.jpg"]);
+    let dots = [("img.v2.0.jpg", &b"A"[..]), ("img.v2.0.cls", b"0"), ("img.v2.1.jpg", b"B"), ("img.v2.1.cls", b"1")];
+    complains(opened(&dots), &[".v2.0.jpg, .v2.1.jpg", "ends at the first dot"]);
+}
+
+#[test]
+fn stray_members_are_left_alone() {
+    let dir = Dir::new();
+    let files: &[(&str, &[u8])] = &[
+        ("./__MACOSX/a.jpg", b"no"),
+        ("./._a.jpg", b"no"),
+        (".ipynb_checkpoints/a.jpg", b"no"),
+        ("x/@eaDir/a.jpg", b"no"),
+        ("./x/a.jpg", b"yes"),
+        ("x/a.cls", b"0"),
+    ];
+    dir.write("t.tar", tar(files));
+    let source = web(&dir, "t.tar").unwrap();
+    assert_eq!((names(&source), labels(&source)), (strings(&["t.tar/./x/a.jpg"]), vec![0]));
 }

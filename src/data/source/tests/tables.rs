@@ -10,7 +10,7 @@ use arrow_schema::{DataType, Field, Schema};
 use std::sync::Arc;
 
 /// Rows with the image `noise(i)`: every seventh has none but a path, every fifth no label.
-fn batch(rows: std::ops::Range<usize>) -> RecordBatch {
+pub(super) fn batch(rows: std::ops::Range<usize>) -> RecordBatch {
     let (mut bytes, mut paths, mut labels) = (BinaryBuilder::new(), StringBuilder::new(), Int64Builder::new());
     for i in rows {
         if i % 7 == 6 {
@@ -55,7 +55,7 @@ fn parquet(batch: &RecordBatch, props: WriterProperties) -> Vec<u8> {
     out
 }
 
-fn plain(batch: &RecordBatch) -> Vec<u8> {
+pub(super) fn plain(batch: &RecordBatch) -> Vec<u8> {
     parquet(batch, WriterProperties::default())
 }
 

@@ -42,13 +42,17 @@ fn opened(path: &str, split: Option<&str>) -> Result<Source> {
 mod functions {
     use super::*;
 
-    /// Opens labelled images in any supported layout: class folders, a `datasets` folder, parquet files, WebDataset
-    /// tars, IDX. If there are several splits, name one; "validation" also finds val, valid, dev, and IDX's test.
+    /// Opens images in any supported layout: class folders, a `datasets` folder, parquet files, WebDataset tars, IDX,
+    /// or a folder of images without classes. If there are several splits, name one; "" means the only one, or data
+    /// without splits. "train" also finds training; "validation" also val, valid and dev, or else test, testing, eval
+    /// and evaluation, which it says. Of several layouts in one folder it opens the one for which most speaks, and says
+    /// what it passed over; if none stands out, that is an error. Hidden files and folders, and what systems leave
+    /// (`__MACOSX`, `Thumbs.db`, `@eaDir`, `lost+found`), are never images, classes or shards.
     pub fn open(path: &str, split: &str) -> Result<Source> {
-        opened(path, Some(split))
+        opened(path, Some(split).filter(|split| !split.is_empty()))
     }
 
-    /// Opens labelled images in any supported layout, if there is only one split.
+    /// Opens images in any supported layout, if there is only one split.
     #[script(name = "open")]
     pub fn open_only_split(path: &str) -> Result<Source> {
         opened(path, None)
@@ -60,9 +64,9 @@ mod functions {
     }
 
     /// Opens a folder with a subfolder for each class, like torchvision's ImageFolder: classes and files in sorted
-    /// order.
+    /// order, but classes that are numbers in the order of numbers, and without hidden files and folders.
     pub fn image_folder(path: &Path) -> Result<Source> {
-        Ok(Source(Arc::new(sources::ImageFolder::open(path, None)?)))
+        Ok(Source(Arc::new(sources::ImageFolder::with_classes(path)?)))
     }
 
     /// Opens one split of a folder written by `datasets.save_to_disk` (Arrow), mapped into memory.
@@ -76,7 +80,8 @@ mod functions {
         Ok(Source(Arc::new(sources::HfDisk::open(path, None)?)))
     }
 
-    /// Opens parquet files as on the Hugging Face Hub, given a folder or a pattern: "imagenet/train-*.parquet".
+    /// Opens parquet files as on the Hugging Face Hub, given a folder or a pattern: "imagenet/train-*.parquet". Their
+    /// splits are told by their names and folders, as in `datasets`; a set with missing files is an error.
     pub fn parquet(files: &str, split: &str) -> Result<Source> {
         Ok(Source(Arc::new(sources::Parquet::open(files, Some(split))?)))
     }
@@ -88,7 +93,8 @@ mod functions {
     }
 
     /// Opens uncompressed WebDataset tars, given a folder or a pattern: "shards/train-{0000..0146}.tar". Each is
-    /// indexed once, so that images are shuffled across all shards.
+    /// indexed once, so that images are shuffled across all shards. The files of a sample share their name up to its
+    /// first dot and may lie anywhere in the archive; images without a label among labelled ones are an error.
     pub fn webdataset(files: &str, split: &str) -> Result<Source> {
         Ok(Source(Arc::new(sources::WebDataset::open(files, Some(split))?)))
     }
@@ -130,16 +136,20 @@ mod functions {
     }
 
     /// Maps the classes of a source to the `count` classes of a model, whose names are `names` (or ()). Returns a map:
-    /// `labels`, the model's label for each of the source's, and `names`, the model's classes in words. Classes match
-    /// by name; WordNet ids match the names of ImageNet's classes, and names that are numbers are labels. Without
-    /// names, sources with as many classes as the model match label by label, and a model of 1000 classes is taken for
-    /// ImageNet's if the source's classes are WordNet ids or numbers. Classes that the model lacks are an error.
+    /// `labels`, the model's label for each of the source's; `names`, the model's classes in words; `assumed`, in words
+    /// what had to be assumed because the model has no names, or (). Classes match by name; WordNet ids match the names
+    /// of ImageNet's classes, and names that are numbers are labels, unless the model's names are numbers too. Without
+    /// names, numbers are labels as well, other sources with as many classes as the model match label by label, and a
+    /// model of 1000 classes is taken for ImageNet's if the source's classes are WordNet ids or numbers. Classes that
+    /// the model lacks are an error, and so are, without names, numbers that are all of the model's labels in another
+    /// order.
     pub fn match_classes(source: &Source, names: Dynamic, count: usize) -> Result<Map> {
         let names = names.read_lock::<Array>().map(|list| list.iter().map(|n| n.to_string()).collect());
         let matched = imagenet::match_classes(source.0.as_ref(), names, count)?;
         Ok(Map::from([
             ("labels".into(), matched.labels.into_iter().map(Dynamic::from_int).collect::<Array>().into()),
             ("names".into(), matched.names.into_iter().map(Dynamic::from).collect::<Array>().into()),
+            ("assumed".into(), matched.assumed.map_or(Dynamic::UNIT, Dynamic::from)),
         ]))
     }
 
