@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How a listing begins; its number changes with the layout.
-const MAGIC: &[u8; 8] = b"nepalst2";
+const MAGIC: &[u8; 8] = b"nepalst3";
 /// Magic, checksum of the body.
 const HEADER: usize = 8 + 4;
 /// How often progress is printed.

@@ -1,7 +1,7 @@
 //! Recognising how images are stored.
 
 use super::{
-    HfDisk, Idx, ImageFolder, Parquet, SourceRef, WebDataset, hf_disk, idx, image_folder, parquet, paths, webdataset,
+    HfDisk, Idx, ImageFolder, Parquet, SourceRef, TableOptions, WebDataset, hf_disk, idx, image_folder, parquet, paths, webdataset,
 };
 use crate::bail_hint;
 use crate::error::Result;
@@ -130,11 +130,23 @@ pub fn splits(path: &str) -> Result<Vec<String>> {
 /// Opens labelled images in any known layout. `split` may be left out if there is only one; "validation" and
 /// "train" also find what is called val, valid, dev or training.
 pub fn open(path: &str, split: Option<&str>) -> Result<SourceRef> {
+    open_with(path, split, &TableOptions::default())
+}
+
+/// [`open`], with the columns of a table chosen by hand; images that are stored otherwise have none.
+pub fn open_with(path: &str, split: Option<&str>, options: &TableOptions) -> Result<SourceRef> {
     let dir = Path::new(path);
-    Ok(match layout(path)? {
+    let layout = layout(path)?;
+    if !matches!(layout, Layout::HfDisk | Layout::Parquet) && *options != TableOptions::default() {
+        bail_hint!(
+            "{path} ({layout}) has no columns, which the options image and label choose";
+            "give them for parquet files and `datasets` folders only"
+        );
+    }
+    Ok(match layout {
         Layout::ImageFolder => Arc::new(ImageFolder::open(dir, split)?),
-        Layout::HfDisk => Arc::new(HfDisk::open(dir, split)?),
-        Layout::Parquet => Arc::new(Parquet::open(path, split)?),
+        Layout::HfDisk => Arc::new(HfDisk::open(dir, split, options)?),
+        Layout::Parquet => Arc::new(Parquet::open(path, split, options)?),
         Layout::WebDataset => Arc::new(WebDataset::open(path, split)?),
         Layout::Idx => {
             let splits = splits(path)?;

@@ -1,11 +1,12 @@
 //! WebDataset shards: uncompressed tar archives whose files are grouped into samples by name.
 
+use super::labels::{self, JsonClass};
 use super::listing::{self, FileState, Progress};
 use super::names::Names;
 use super::tar::{self, Member, refuse_compressed};
 use super::{Source, StoredImage, paths};
 use crate::bail_hint;
-use crate::error::{Context as _, Result, bail, ensure};
+use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -59,6 +60,8 @@ struct Index {
     words: Names,
     /// Samples without an image.
     skipped: u64,
+    /// The first sample whose JSON holds something else in place of a label, in words.
+    unread: Option<String>,
     /// Whether the archive has its end mark.
     marked: bool,
 }
@@ -93,6 +96,17 @@ impl WebDataset {
                 "{path} holds no images";
                 "a sample is an image (NAME.jpg, .png, .webp, …) with its class in NAME.cls or NAME.json beside it"
             );
+        }
+        if let Some((shard, unread)) = shards.iter().find_map(|s| Some((s, s.index.unread.as_ref()?))) {
+            listing::note(&format!(
+                "{path}: no labels are read: in {}, {unread}, where a whole number, a text, true or false, or a list of \
+                 one of them is expected",
+                shard.path.display()
+            ));
+            for index in shards.iter_mut().map(|s| &mut s.index) {
+                index.labels.fill(labels::NONE as u32);
+                index.word_of.fill(NONE);
+            }
         }
         let class_names = class_names(&mut shards)?;
         Ok(Self { path: path.to_string(), split, class_names, shards, ends })
@@ -157,7 +171,9 @@ struct Sample {
     extensions: Vec<Vec<u8>>,
     image: Option<Member>,
     cls: Option<i32>,
-    json: (Option<i32>, Option<String>),
+    json: JsonClass,
+    /// What its JSON holds in place of a label.
+    unread: Option<String>,
 }
 
 impl Sample {
@@ -173,20 +189,19 @@ impl Sample {
         ensure!(!self.extensions.contains(&extension), "{} holds {} twice", path.display(), name());
         match extension.as_slice() {
             b"cls" => {
-                let text = String::from_utf8_lossy(&content()?).trim().to_string();
-                let Ok(label) = text.parse::<i32>() else {
-                    bail_hint!(
-                        "{}: {} holds \"{}\", which is not a label", path.display(), name(),
-                        text.chars().take(40).collect::<String>();
-                        "expected the number of the class, as text"
-                    );
-                };
-                self.cls = Some(label);
+                self.cls = Some(labels::in_text(&content()?).map_err(|text| {
+                    let start: String = text.chars().take(40).collect();
+                    Diagnostic::new(format!("{}: {} holds \"{start}\", which is not a label", path.display(), name()))
+                        .hint("expected the number of the class, as text")
+                })?);
             }
             b"json" => {
-                let value: Value = serde_json::from_slice(&content()?)
+                let value: Value = serde_json::from_slice(labels::without_mark(&content()?))
                     .with_context(|| format!("{}: {} is not JSON", path.display(), name()))?;
-                self.json = class_of(&value);
+                match labels::in_json(&value) {
+                    Ok(class) => self.json = class,
+                    Err(what) => self.unread = Some(format!("{} {what}", name())),
+                }
             }
             other if self.image.is_none() && paths::is_image_extension(other) => self.image = Some(member.clone()),
             _ => (),
@@ -247,8 +262,11 @@ impl Index {
         self.names.push(&image.name)?;
         self.offsets.push(image.offset);
         self.sizes.push(image.size as u32);
-        self.labels.push(sample.cls.or(sample.json.0).unwrap_or(-1) as u32);
-        self.word_of.push(match sample.json.1 {
+        if sample.cls.is_none() && self.unread.is_none() {
+            self.unread = sample.unread;
+        }
+        self.labels.push(sample.cls.or(sample.json.label).unwrap_or(-1) as u32);
+        self.word_of.push(match sample.json.name {
             None => NONE,
             Some(word) => match words.get(&word) {
                 Some(index) => *index,
@@ -297,16 +315,6 @@ fn sample_parts(name: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&name[..base + dot], &name[base + dot + 1..]))
 }
 
-/// A label and a class name in a sample's JSON.
-fn class_of(value: &Value) -> (Option<i32>, Option<String>) {
-    let number = |key: &&str| value[*key].as_i64().and_then(|n| i32::try_from(n).ok());
-    let word = |key: &&str| value[*key].as_str().map(str::to_string);
-    (
-        ["label", "cls", "class", "class_id"].iter().find_map(number),
-        ["class_name", "classname", "label_name", "wnid", "synset", "class", "label", "cls"].iter().find_map(word),
-    )
-}
-
 fn hash(bytes: &[u8]) -> u64 {
     use std::hash::{DefaultHasher, Hasher as _};
     let mut hasher = DefaultHasher::new();
@@ -331,14 +339,13 @@ fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
         return Ok(names);
     }
     if highest < 0 {
-        let mut names: Vec<String> = shards
-            .iter()
-            .flat_map(|s| s.index.words.iter())
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect();
-        names.sort();
-        names.dedup();
+        let words = shards.iter().flat_map(|s| s.index.words.iter());
+        let names = labels::sorted(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()).names;
         label_by_words(shards, &names);
+        if !names.is_empty() {
+            let dir = shards[0].path.parent().unwrap_or(Path::new("."));
+            listing::note(&format!("{}: labels of the names in the samples' JSON: {}", dir.display(), labels::mapping(&names)));
+        }
         return Ok(names);
     }
     let mut names: Vec<String> = (0..=highest).map(|i| i.to_string()).collect();
@@ -353,19 +360,30 @@ fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
             }
         }
     }
+    label_by_words(shards, &names);
     Ok(names)
 }
 
-/// Gives samples without a label the index of their class name as label.
+/// Gives samples without a label the index of their class name as label. Says which names are not among `names`.
 fn label_by_words(shards: &mut [Shard], names: &[String]) {
-    for index in shards.iter_mut().map(|s| &mut s.index) {
+    let (mut unknown, mut example) = (0, None);
+    for Shard { path, index, .. } in shards.iter_mut() {
         let labels: Vec<Option<usize>> =
             index.words.iter().map(|word| names.iter().position(|n| n.as_bytes() == word)).collect();
         for (label, word) in index.labels.iter_mut().zip(&index.word_of) {
-            if *label as i32 == -1 && *word != NONE {
-                *label = labels[*word as usize].map_or(u32::MAX, |l| l as u32);
+            if *label as i32 == labels::NONE && *word != NONE {
+                let known = labels[*word as usize];
+                *label = known.map_or(u32::MAX, |l| l as u32);
+                if known.is_none() {
+                    unknown += 1;
+                    example.get_or_insert_with(|| format!("\"{}\" in {}", index.words.text(*word as usize), path.display()));
+                }
             }
         }
+    }
+    if let Some(example) = example {
+        let count = listing::thousands(unknown);
+        listing::note(&format!("{count} samples have no label, since their class's name is not among the classes: {example}"));
     }
 }
 
@@ -391,6 +409,7 @@ fn names_beside(dir: &Path) -> Result<Option<(PathBuf, Vec<String>)>> {
     for file in ["classes.txt", "classnames.txt"].map(|name| dir.join(name)) {
         if file.is_file() {
             let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let text = text.trim_start_matches('\u{feff}');
             let names = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_string).collect();
             return Ok(Some((file, names)));
         }

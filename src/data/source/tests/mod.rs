@@ -2,6 +2,7 @@
 
 mod folders;
 mod golden;
+mod labels;
 mod shards;
 mod subsets;
 mod tables;

@@ -35,7 +35,7 @@ fn entry(name: &[u8], content: &[u8], kind: u8) -> Vec<u8> {
 }
 
 /// An archive of plain files.
-fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(super) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out: Vec<u8> = files.iter().flat_map(|(name, content)| entry(name.as_bytes(), content, b'0')).collect();
     out.resize(out.len() + 1024, 0);
     out
