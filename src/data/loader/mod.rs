@@ -37,8 +37,8 @@ options! {
         shuffle: bool = true,
         /// Whether to drop a short last batch.
         drop_last: bool = false,
-        /// What to do if an image cannot be read: "error" ends the run, "skip" replaces it with another image, counts
-        /// it and lists it in bad_items.txt of the run directory.
+        /// What to do if an image cannot be read: "error" ends the run, "skip" replaces it with another image
+        /// (`batch.intact` says where), counts it and lists it in bad_items.txt of the run directory.
         on_bad: OnBad = OnBad::Error,
         /// Whether to rotate JPEGs as their Exif data says; torchvision's loader does not.
         exif_orientation: bool = false,
