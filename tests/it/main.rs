@@ -28,6 +28,7 @@ mod features;
 mod finetune;
 mod functions;
 mod imagenet;
+mod left_out;
 mod loader;
 mod memory;
 mod online;

@@ -9,8 +9,9 @@ mod to_float;
 
 pub use epoch::{Epoch, Misfit};
 
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, as_normalize};
 use super::source::SourceRef;
+use super::transform::Normalize;
 use crate::error::{Diagnostic, Result, ensure};
 use crate::{choices, options};
 use std::collections::BTreeMap;
@@ -135,6 +136,11 @@ impl Loader {
     /// What the batches are made of.
     pub fn source(&self) -> &SourceRef {
         &self.shared.source
+    }
+
+    /// The normalisation among its transforms.
+    pub fn normalization(&self) -> Option<&Normalize> {
+        self.shared.pipeline.on_batch().iter().find_map(as_normalize)
     }
 
     /// Channels, height and width of the images.

@@ -164,6 +164,9 @@ impl Shard {
             Diagnostic::new(message).hint("fetch it again; expected a Parquet file, which ends in PAR1")
         };
         let meta = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()).map_err(|e| damaged(e.to_string()))?;
+        if meta.metadata().row_groups().iter().flat_map(|g| g.columns()).any(|c| c.compression() == Compression::LZO) {
+            bail_hint!("{} is compressed with LZO, which is not read", path.display(); "write it anew with snappy or zstd");
+        }
         let features = features(&meta);
         let columns = Columns::choose(path, meta.schema(), features.as_ref(), options)?;
         let leaves = meta.parquet_schema().columns();

@@ -184,6 +184,18 @@ mod functions {
         loader.0.loader.source().len()
     }
 
+    /// The mean that the images are normalised by, an array of one number or one for each channel; [0] if they are not.
+    #[script(get)]
+    pub fn mean(loader: &Loader) -> Vec<f64> {
+        loader.0.loader.normalization().map_or(vec![0.0], |n| n.mean.clone())
+    }
+
+    /// The standard deviation that the images are normalised by; [1] if they are not.
+    #[script(get)]
+    pub fn std(loader: &Loader) -> Vec<f64> {
+        loader.0.loader.normalization().map_or(vec![1.0], |n| n.std.clone())
+    }
+
     /// The size of the images: [channels, height, width].
     #[script(get)]
     pub fn shape(loader: &Loader) -> Vec<usize> {
