@@ -48,8 +48,8 @@ impl ConfigFile {
     /// Reads and checks a `config.json`.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let value: Value =
-            serde_json::from_str(text.trim_start_matches('\u{feff}')).with_context(|| format!("{} is not valid JSON", path.display()))?;
+        let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+            .with_context(|| format!("{} is not valid JSON", path.display()))?;
         let Value::Object(map) = value else {
             return Err(Diagnostic::new(format!("{} is not a JSON object", path.display())).into());
         };

@@ -163,6 +163,14 @@ pub fn tensor_file(path: &Path) -> Result<PathBuf> {
     Ok(path.to_path_buf())
 }
 
+/// Every tensor of a file, or of all files that an index names, on the CPU.
+pub fn read_tensors(path: &Path) -> Result<TensorFile> {
+    match shards::is_index(path) {
+        true => shards::read(path),
+        false => tensors::read(path),
+    }
+}
+
 /// The tensors meant by `path`, under the names that a model has for them. If a file keeps a
 /// `state_dict` among other things, these are its tensors, as the reference's loader has it. A model
 /// folder of a checkpoint is verified by its checksums.
@@ -173,7 +181,7 @@ pub fn weights(path: &Path) -> Result<TensorFile> {
     {
         manifest::verify_below(checkpoint, &format!("{}/", name.to_string_lossy()))?;
     }
-    let mut file = tensors::read(path)?;
+    let mut file = read_tensors(path)?;
     let inner = |name: &str| name.strip_prefix("state_dict.").map(str::to_string);
     if file.tensors.iter().any(|(name, _)| inner(name).is_some()) {
         file.tensors = file.tensors.into_iter().filter_map(|(name, t)| Some((inner(&name)?, t))).collect();

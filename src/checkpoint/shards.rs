@@ -66,7 +66,7 @@ pub(super) fn read(index: &Path) -> Result<TensorFile> {
     let mut all = TensorFile { tensors: Vec::new(), metadata: Default::default(), others: Vec::new(), others_total: 0 };
     let mut seen = BTreeSet::new();
     for (path, expected) in files(index)? {
-        let file = tensors::read_one(&path)?;
+        let file = tensors::read(&path)?;
         let held: BTreeSet<&String> = file.tensors.iter().map(|(name, _)| name).collect();
         let lacking = expected.iter().find(|name| !held.contains(name));
         if let Some(name) = lacking {

@@ -1,6 +1,7 @@
 //! Named tensors in files: safetensors, which is also written, and PyTorch's own, which is only read.
 
-use super::{TensorFile, shards, torch_file};
+use super::TensorFile;
+use super::torch_file;
 use crate::bail_hint;
 use crate::error::{Context as _, Result};
 use crate::files::write_atomic_with;
@@ -13,16 +14,8 @@ use std::io::Write;
 use std::path::Path;
 use tch::{Device, Tensor};
 
-/// Reads every tensor of a safetensors file or a file of `torch.save`, or of all files that an index names, on the CPU.
+/// Reads every tensor of a safetensors file or a file of `torch.save`, on the CPU.
 pub fn read(path: &Path) -> Result<TensorFile> {
-    match shards::is_index(path) {
-        true => shards::read(path),
-        false => read_one(path),
-    }
-}
-
-/// Reads every tensor of one file.
-pub(super) fn read_one(path: &Path) -> Result<TensorFile> {
     let reading = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(reading)?;
     // SAFETY: only read. Truncating the file meanwhile would end the process, so checkpoints are replaced by renaming.

@@ -116,11 +116,12 @@ fn training_checkpoint(path: &Path) -> Result<String> {
 
 fn model(path: &Path) -> Result<String> {
     let file = checkpoint::tensor_file(path)?;
-    let content = checkpoint::tensors::read(&file)?;
+    let content = checkpoint::read_tensors(&file)?;
     let total: usize = content.tensors.iter().map(|(_, t)| t.numel()).sum();
     let parts = if shards::is_index(&file) { shards::files(&file)? } else { Default::default() };
     let size = |file: &Path| -> Result<u64> { Ok(std::fs::metadata(file)?.len()) };
-    let bytes = if parts.is_empty() { size(&file)? } else { parts.keys().map(|part| size(part)).sum::<Result<u64>>()? };
+    let bytes =
+        if parts.is_empty() { size(&file)? } else { parts.keys().map(|part| size(part)).sum::<Result<u64>>()? };
     let mut out = format!(
         "{}: {} tensors, {total} values, {:.1} MB\n",
         file.display(),

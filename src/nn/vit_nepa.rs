@@ -117,12 +117,14 @@ impl VitNepa {
         self.normalization.borrow().clone()
     }
 
-    /// Sets how its images are normalised; a single value counts for all channels.
+    /// Sets how its images are normalised; a single value counts for all channels, and equal ones for any number.
     pub fn set_normalization(&self, mut normalization: InputNormalization) -> Result<()> {
         let channels = self.architecture.num_channels as usize;
         for (name, values) in [("mean", &mut normalization.mean), ("std", &mut normalization.std)] {
-            if let [one] = values[..] {
-                *values = vec![one; channels];
+            if let [first, rest @ ..] = &values[..]
+                && rest.iter().all(|other| other == first)
+            {
+                *values = vec![*first; channels];
             }
             ensure!(values.len() == channels, "{name}: expected {channels} numbers, found {values:?}");
         }

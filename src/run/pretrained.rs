@@ -54,14 +54,14 @@ pub fn kinds(path: &Path) -> Result<Vec<(Option<&'static str>, PathBuf)>> {
     if RunFile::is_in(path) {
         return kinds(&newest_of_run(path)?);
     }
-    if path.join(STATE_FILE).is_file() {
-        let parts = [("raw", RAW_DIR), ("ema", EMA_DIR)].map(|(kind, part)| (Some(kind), path.join(part)));
-        let there = parts.into_iter().filter(|(_, folder)| model_file(folder).is_some());
-        let found = there.map(|(kind, folder)| Ok((kind, tensor_file(&folder)?))).collect::<Result<Vec<_>>>()?;
-        if found.is_empty() {
-            bail_hint!("{} holds no weights", path.display(); "expected {RAW_DIR} or {EMA_DIR} in it");
-        }
+    let parts = [("raw", RAW_DIR), ("ema", EMA_DIR)].map(|(kind, part)| (Some(kind), path.join(part)));
+    let there = parts.into_iter().filter_map(|(kind, folder)| Some((kind, model_file(&folder)?)));
+    let found: Vec<_> = there.collect();
+    if !found.is_empty() {
         return Ok(found);
+    }
+    if path.join(STATE_FILE).is_file() {
+        bail_hint!("{} holds no weights", path.display(); "expected {RAW_DIR} or {EMA_DIR} in it");
     }
     let file = tensor_file(path)?;
     let average = file.with_file_name(TORCH_EMA_FILE);

@@ -123,7 +123,10 @@ fn a_backbone_alone_and_the_references_average_are_taken() {
     "#;
     let said = folder.run(body);
     said.succeeds();
-    assert_eq!(said.stdout, "#{\"ema\": \"one/pytorch_model_ema.bin\", \"raw\": \"one/model.safetensors\"}\ntrue\ntrue\n");
+    assert_eq!(
+        said.stdout,
+        "#{\"ema\": \"one/pytorch_model_ema.bin\", \"raw\": \"one/model.safetensors\"}\ntrue\ntrue\n"
+    );
 }
 
 #[test]
@@ -214,7 +217,10 @@ fn a_run_a_checkpoint_a_folder_and_a_file_are_loaded_alike() {
     };
     let raw = ["o", step, "o/model", "o/model/model.safetensors", &format!("{step}/model_raw")];
     let ema = ["o", step, "o/model-ema", "o/model-ema/model.safetensors", &format!("{step}/model_ema")];
-    let all = raw.iter().map(|path| same(path, "raw", "o/model")).chain(ema.iter().map(|path| same(path, "ema", "o/model-ema")));
+    let all = raw
+        .iter()
+        .map(|path| same(path, "raw", "o/model"))
+        .chain(ema.iter().map(|path| same(path, "ema", "o/model-ema")));
     let only = ["o/model", "o/model-ema"].map(|path| same(path, "", path));
     let script = all.chain(only).collect::<String>();
     assert_eq!(folder.run(&script).succeeds().stdout.lines().count(), 12);

@@ -350,7 +350,7 @@ fn a_broken_image_ends_the_run_and_is_named() {
     let whole = std::fs::read(data("folder/train/n01440764/n01440764_0000.JPEG")).unwrap();
     for (bad, pieces) in [
         (&b""[..], &["the file is empty"][..]),
-        (b"<html>404 Not Found</html>", &["not an image of a known format", "<html>404"]),
+        (b"<html>404 Not Found</html>", &["it is an HTML page, not an image"]),
         (&whole[..whole.len() * 6 / 10], &["truncated"]),
         (&[0xff, 0xd8, 0xff, 0xe0, 0, 4, 0, 0, 0xff, 0xd9], &["damaged JPEG"]),
     ] {

@@ -157,16 +157,8 @@ impl<'a> Jpeg<'a> {
     pub fn open(bytes: &'a [u8]) -> Result<Self> {
         let Some(decoder) = IDLE.take().or_else(Decoder::new) else { bail!("not enough memory for a JPEG decoder") };
         let none = std::ptr::null();
-        let mut info = Info {
-            width: 0,
-            height: 0,
-            channels: 0,
-            exif: none,
-            exif_len: 0,
-            xmp: none,
-            xmp_len: 0,
-            header_len: 0,
-        };
+        let mut info =
+            Info { width: 0, height: 0, channels: 0, exif: none, exif_len: 0, xmp: none, xmp_len: 0, header_len: 0 };
         // SAFETY: the bytes outlive the decoder's use of them: `Jpeg` borrows them and takes the decoder back.
         let fault = unsafe { nepa_jpeg_header(decoder.0, bytes.as_ptr(), bytes.len(), &mut info) };
         let jpeg = Self { decoder: Some(decoder), info, bytes };
@@ -189,7 +181,8 @@ impl<'a> Jpeg<'a> {
             true => Ok(()),
             false => {
                 let (fault, size) = (message(fault), self.bytes.len());
-                let what = if fault.starts_with("Unsupported") { "a JPEG of an unsupported kind" } else { "damaged JPEG" };
+                let what =
+                    if fault.starts_with("Unsupported") { "a JPEG of an unsupported kind" } else { "damaged JPEG" };
                 bail!("{what}: {fault} ({size} bytes)")
             }
         }

@@ -199,7 +199,6 @@ fn failed(number: usize, index: usize, error: anyhow::Error) -> Item {
     Item { number, index, label: -1, replaced: false, drawn: Vec::new(), error: Some(error) }
 }
 
-
 /// What the transforms of the batch draw from for an image, by the key of those of images.
 fn batch_key(image_key: Key) -> Key {
     image_key.fold(1)

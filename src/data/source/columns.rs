@@ -130,7 +130,8 @@ impl<'a> Table<'a> {
     fn label(&self, image: &str) -> Result<(Option<String>, Option<String>)> {
         let typed = self.of_feature("ClassLabel", DataType::is_integer);
         let usual: Vec<&str> = LABEL_NAMES.iter().copied().filter(|n| self.type_of(n).is_some()).collect();
-        let fitting: Vec<&str> = usual.iter().copied().filter(|n| self.type_of(n).is_some_and(labels::is_label)).collect();
+        let fitting: Vec<&str> =
+            usual.iter().copied().filter(|n| self.type_of(n).is_some_and(labels::is_label)).collect();
         let whole = |n: &&str| self.type_of(n).is_some_and(DataType::is_integer);
         let chosen = match (fitting.iter().find(|n| typed.contains(n)), &typed[..]) {
             (Some(name), _) | (None, [name]) => Some(*name),
@@ -142,8 +143,12 @@ impl<'a> Table<'a> {
             let others: Vec<&str> = self.columns().filter(|n| *n != image).collect();
             let note = match (&usual[..], &others[..]) {
                 (_, []) => None,
-                ([], _) => Some(format!("no labels are read, since none of its columns has a usual name for them \
-                    ({}): it has {}; {option} to read one", LABEL_NAMES.join(", "), self.words(others))),
+                ([], _) => Some(format!(
+                    "no labels are read, since none of its columns has a usual name for them \
+                    ({}): it has {}; {option} to read one",
+                    LABEL_NAMES.join(", "),
+                    self.words(others)
+                )),
                 _ => Some(format!("no labels are read: {} is no type of labels", self.words(usual))),
             };
             return Ok((None, note));
@@ -151,8 +156,13 @@ impl<'a> Table<'a> {
         let others: Vec<&str> = typed.into_iter().chain(fitting).filter(|n| *n != chosen).collect();
         let mut seen = std::collections::BTreeSet::new();
         let others: Vec<&str> = others.into_iter().filter(|n| seen.insert(*n)).collect();
-        let note = (!others.is_empty())
-            .then(|| format!("labels are read from {}, not from {}; {option} to choose", self.words([chosen]), self.words(others)));
+        let note = (!others.is_empty()).then(|| {
+            format!(
+                "labels are read from {}, not from {}; {option} to choose",
+                self.words([chosen]),
+                self.words(others)
+            )
+        });
         Ok((Some(chosen.to_string()), note))
     }
 
@@ -193,7 +203,8 @@ pub(super) fn classes(
     if let Some((i, unfit)) = files.iter().enumerate().find_map(|(i, f)| Some((i, f.unfit.as_ref()?))) {
         listing::note(&format!(
             "{of}: no labels are read: in the column {label} ({kind}) of {}, {unfit}, where a whole number, a text, \
-             true or false, or a list of one of them is expected", file(i)
+             true or false, or a list of one of them is expected",
+            file(i)
         ));
         let rows = files.iter().map(Labels::len).sum();
         let none = Classes { labels: vec![labels::NONE; rows], names: Vec::new(), mapping: None };

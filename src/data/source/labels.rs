@@ -12,7 +12,7 @@ use super::paths;
 use crate::bail_hint;
 use crate::error::{Result, bail};
 use arrow_array::cast::AsArray as _;
-use arrow_array::{Array, ArrowPrimitiveType, ArrayRef, types};
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, types};
 use arrow_schema::DataType;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -146,9 +146,7 @@ fn values(column: &dyn Array) -> Result<Vec<Label>, (usize, String)> {
         DataType::Float16 => floats(column.as_primitive::<types::Float16Type>().iter().map(|v| v.map(f64::from)))?,
         DataType::Float32 => floats(column.as_primitive::<types::Float32Type>().iter().map(|v| v.map(f64::from)))?,
         DataType::Float64 => floats(column.as_primitive::<types::Float64Type>().iter())?,
-        DataType::Boolean => {
-            column.as_boolean().iter().map(|v| v.map_or(Label::None, Label::Truth)).collect()
-        }
+        DataType::Boolean => column.as_boolean().iter().map(|v| v.map_or(Label::None, Label::Truth)).collect(),
         DataType::Utf8 => texts(column.as_string::<i32>().iter()),
         DataType::LargeUtf8 => texts(column.as_string::<i64>().iter()),
         DataType::Utf8View => texts(column.as_string_view().iter()),
@@ -268,11 +266,7 @@ pub(super) fn sorted(mut names: Vec<String>) -> Sorted {
 }
 
 /// The classes' names: those given, against which every label is checked, else "0" … the highest label.
-fn class_names(
-    labels: &[i32],
-    names: Option<Vec<String>>,
-    name_row: impl Fn(usize) -> String,
-) -> Result<Vec<String>> {
+fn class_names(labels: &[i32], names: Option<Vec<String>>, name_row: impl Fn(usize) -> String) -> Result<Vec<String>> {
     let limit = names.as_ref().map_or(i32::MAX as usize, Vec::len);
     if let Some(row) = labels.iter().position(|l| *l < NONE || *l >= 0 && *l as usize >= limit) {
         let label = match labels[row] {

@@ -1,7 +1,8 @@
 //! Recognising how images are stored.
 
 use super::{
-    HfDisk, Idx, ImageFolder, Parquet, SourceRef, TableOptions, WebDataset, hf_disk, idx, image_folder, parquet, paths, webdataset,
+    HfDisk, Idx, ImageFolder, Parquet, SourceRef, TableOptions, WebDataset, hf_disk, idx, image_folder, parquet, paths,
+    webdataset,
 };
 use crate::bail_hint;
 use crate::error::Result;

@@ -344,7 +344,11 @@ fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
         label_by_words(shards, &names);
         if !names.is_empty() {
             let dir = shards[0].path.parent().unwrap_or(Path::new("."));
-            listing::note(&format!("{}: labels of the names in the samples' JSON: {}", dir.display(), labels::mapping(&names)));
+            listing::note(&format!(
+                "{}: labels of the names in the samples' JSON: {}",
+                dir.display(),
+                labels::mapping(&names)
+            ));
         }
         return Ok(names);
     }
@@ -376,14 +380,18 @@ fn label_by_words(shards: &mut [Shard], names: &[String]) {
                 *label = known.map_or(u32::MAX, |l| l as u32);
                 if known.is_none() {
                     unknown += 1;
-                    example.get_or_insert_with(|| format!("\"{}\" in {}", index.words.text(*word as usize), path.display()));
+                    example.get_or_insert_with(|| {
+                        format!("\"{}\" in {}", index.words.text(*word as usize), path.display())
+                    });
                 }
             }
         }
     }
     if let Some(example) = example {
         let count = listing::thousands(unknown);
-        listing::note(&format!("{count} samples have no label, since their class's name is not among the classes: {example}"));
+        listing::note(&format!(
+            "{count} samples have no label, since their class's name is not among the classes: {example}"
+        ));
     }
 }
 

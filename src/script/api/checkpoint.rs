@@ -73,7 +73,9 @@ mod functions {
         filled(m, path, &options)
     }
 
-    /// Saves a module as a folder: config.json (of a ViT-NEPA), model.safetensors, provenance.json.
+    /// Saves a module as a folder: model.safetensors, provenance.json and, of a ViT-NEPA, config.json and
+    /// preprocessor_config.json, for Hugging Face's image processors: resized to the image size, and normalised as
+    /// std/train or `set_normalization` said, or else the folder that it was loaded from, or else by 0.5 and 0.5.
     /// The folder is written atomically and replaces a model folder of that name. Rank 0 writes, and the other ranks
     /// wait for it.
     pub fn save(m: &Module, folder: &str) -> Result<()> {
@@ -90,7 +92,7 @@ mod functions {
     /// No code in a file of torch.save is run. Names in nested dictionaries are joined with dots
     /// (`state_dict.head.weight`). Values that are not tensors are skipped, with a note.
     pub fn tensors(path: &str) -> Result<Map> {
-        let file = checkpoint::tensors::read(&checkpoint::tensor_file(Path::new(path))?)?;
+        let file = checkpoint::read_tensors(&checkpoint::tensor_file(Path::new(path))?)?;
         if let Some(others) = file.left_out() {
             eprintln!("note: {path}: left out {others}");
         }
@@ -137,7 +139,8 @@ fn opened(path: &Path, weights: &str) -> Result<Map> {
 fn filled(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {
     let file = checkpoint::tensor_file(Path::new(path))?;
     let source = checkpoint::weights(&file)?;
-    let report = checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict.then_some(PASS_STRICT))?;
+    let report =
+        checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict.then_some(PASS_STRICT))?;
     session::note_loaded(Path::new(path));
     Ok(report_map(report))
 }

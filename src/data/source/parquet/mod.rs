@@ -144,12 +144,7 @@ pub(super) fn files(path: &str) -> Result<Vec<PathBuf>> {
 }
 
 impl Shard {
-    fn open(
-        path: &Path,
-        folder: Option<&Path>,
-        options: &TableOptions,
-        progress: &Progress,
-    ) -> Result<(Self, Table)> {
+    fn open(path: &Path, folder: Option<&Path>, options: &TableOptions, progress: &Progress) -> Result<(Self, Table)> {
         if !path.exists() {
             return Err(paths::missing(path));
         }

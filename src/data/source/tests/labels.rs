@@ -8,8 +8,8 @@ use arrow_array::builder::{Int64Builder, ListBuilder};
 use arrow_array::types::{Int8Type, Int32Type};
 use arrow_array::{
     Array as _, ArrayRef, BooleanArray, DictionaryArray, Float16Array, Float32Array, Float64Array, Int8Array,
-    Int16Array, Int32Array, Int64Array, LargeBinaryArray, LargeStringArray, NullArray, RecordBatch,
-    StringArray, StringViewArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
+    Int16Array, Int32Array, Int64Array, LargeBinaryArray, LargeStringArray, NullArray, RecordBatch, StringArray,
+    StringViewArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
 use std::sync::Arc;
 
@@ -97,7 +97,8 @@ fn texts_truth_values_and_categories_are_classes() {
     let codes = Int8Array::from(vec![Some(1), Some(0), None, Some(1)]);
     let numbers = DictionaryArray::<Int8Type>::new(codes, Arc::new(Int64Array::from(vec![7, 4])));
     assert_eq!(read(Arc::new(numbers)).0, [4, 7, -1, 4]);
-    let empty = DictionaryArray::<Int8Type>::new(Int8Array::from(vec![None; 2]), Arc::new(StringArray::from(vec![""; 0])));
+    let empty =
+        DictionaryArray::<Int8Type>::new(Int8Array::from(vec![None; 2]), Arc::new(StringArray::from(vec![""; 0])));
     assert_eq!(read(Arc::new(empty)).0, [-1, -1]);
     assert_eq!(read(Arc::new(NullArray::new(2))).0, [-1, -1]);
 }
@@ -117,7 +118,10 @@ fn columns_that_hold_no_classes_are_named_with_their_type() {
         Some(vec![Some(1), Some(0)]),
     ]));
     let cases: [(ArrayRef, &str); 3] = [
-        (Arc::new(Float64Array::from(vec![1.0, 0.25])), "in the column label (float64) of PATH/train.parquet, row 1 holds 0.25"),
+        (
+            Arc::new(Float64Array::from(vec![1.0, 0.25])),
+            "in the column label (float64) of PATH/train.parquet, row 1 holds 0.25",
+        ),
         (one_hot, "in the column label (list of int32) of PATH/train.parquet, row 0 holds a list of 2 values"),
         (Arc::new(LargeBinaryArray::from(vec![&b"x"[..]])), "label (largebinary) is no type of labels"),
     ];
@@ -129,7 +133,11 @@ fn columns_that_hold_no_classes_are_named_with_their_type() {
     let dir = Dir::new();
     dir.write("p/train.parquet", plain(&rows(&[("label", Arc::new(Float32Array::from(vec![0.5])))])));
     let source = open(&dir.text("p"), None).unwrap();
-    assert!(source.describe().ends_with("(Parquet, train, labels of label (float32) not read)"), "{}", source.describe());
+    assert!(
+        source.describe().ends_with("(Parquet, train, labels of label (float32) not read)"),
+        "{}",
+        source.describe()
+    );
     // A table of images alone has nothing to say; one with other columns names them.
     dir.write("p/train.parquet", plain(&rows(&[("species", Arc::new(StringArray::from(vec!["owl"])))])));
     printed();
@@ -177,7 +185,10 @@ fn files_of_a_split_must_agree_on_their_labels() {
     assert_eq!((labels(&*source), source.class_names()), (vec![2, 1, 0, 1], &strings(&["ant", "bee", "owl"])[..]));
     let number: ArrayRef = Arc::new(Int64Array::from(vec![0]));
     dir.write("p/train-00001-of-00002.parquet", plain(&rows(&[("label", number.clone())])));
-    complains(open(&dir.text("p"), None), &["labels are texts in", "00000-of-00002.parquet, but numbers in", "00001-of"]);
+    complains(
+        open(&dir.text("p"), None),
+        &["labels are texts in", "00000-of-00002.parquet, but numbers in", "00001-of"],
+    );
     dir.write("p/train-00001-of-00002.parquet", plain(&rows(&[("labels", text(&["ant"]))])));
     complains(open(&dir.text("p"), None), &["00001-of-00002.parquet has another label column than"]);
     dir.write("p/train-00001-of-00002.parquet", plain(&rows(&[("id", number)])));
@@ -193,7 +204,9 @@ fn labels_in_json_and_text() {
         let files: Vec<(String, &[u8])> = samples
             .iter()
             .enumerate()
-            .flat_map(|(i, (kind, text))| [(format!("{i:03}.jpg"), &b"x"[..]), (format!("{i:03}.{kind}"), text.as_bytes())])
+            .flat_map(|(i, (kind, text))| {
+                [(format!("{i:03}.jpg"), &b"x"[..]), (format!("{i:03}.{kind}"), text.as_bytes())]
+            })
             .collect();
         let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (&name[..], *bytes)).collect();
         dir.write("w/0.tar", tar(&files));
@@ -201,14 +214,18 @@ fn labels_in_json_and_text() {
         let name = |label: i64| usize::try_from(label).map_or(String::new(), |i| source.class_names()[i].clone());
         labels(&*source).into_iter().map(|label| (label, name(label))).collect()
     };
-    let same = [r#"{"label": 3}"#, r#"{"label": 3.0}"#, r#"{"label": "3"}"#, r#"{"label": [3]}"#, "\u{feff}{\"cls\": 3}"];
+    let same =
+        [r#"{"label": 3}"#, r#"{"label": 3.0}"#, r#"{"label": "3"}"#, r#"{"label": [3]}"#, "\u{feff}{\"cls\": 3}"];
     for json in same {
         assert_eq!(web(&[("json", json)]), [(3, "3".to_string())], "{json}");
     }
     for text in ["3", " 3\n", "3.0", "\"3\"", "\u{feff}3\r\n"] {
         assert_eq!(web(&[("cls", text)]), [(3, "3".to_string())], "{text:?}");
     }
-    assert_eq!(web(&[("json", r#"{"label": true}"#), ("json", r#"{"label": null}"#)])[..], [(1, "1".into()), (-1, "".into())]);
+    assert_eq!(
+        web(&[("json", r#"{"label": true}"#), ("json", r#"{"label": null}"#)])[..],
+        [(1, "1".into()), (-1, "".into())]
+    );
     // Names of classes, sorted; numbers as numbers.
     let words = [("json", r#"{"wnid": "10"}"#), ("json", r#"{"wnid": "9"}"#), ("json", r#"{"wnid": "-1"}"#)];
     assert_eq!(web(&words), [(2, "10".to_string()), (1, "9".to_string()), (0, "-1".to_string())]);
