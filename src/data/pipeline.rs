@@ -5,7 +5,7 @@ use super::decode::LazyImage;
 use super::image::Image;
 use super::source::{Source, StoredImage};
 use super::transform::{BatchContext, Drawn, Normalize, RandomErasing, Shape, Stage, Transform};
-use crate::error::{Diagnostic, Error, Result, bail, catch_panic, ensure, hint_of};
+use crate::error::{Diagnostic, Error, Result, bail, catch_panic, ensure, hint_of, one_line};
 use crate::random::Key;
 use rand_chacha::ChaCha8Rng;
 use std::any::Any;
@@ -125,7 +125,7 @@ impl Pipeline {
 pub fn broken(error: Error, what: String) -> Error {
     let skip = "pass on_bad: \"skip\" to go on without broken images, which are listed in bad_items.txt";
     let hint = hint_of(&error).map_or(skip.to_string(), |hint| format!("{hint}; or {skip}"));
-    error.context(Diagnostic::new(what).hint(hint))
+    Diagnostic::new(format!("{what}: {}", one_line(&error))).hint(hint).into()
 }
 
 /// `transform` as a normalisation, if it is one.
