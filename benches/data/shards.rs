@@ -3,7 +3,7 @@
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::BinaryType;
-use nepa::data::source::{Parquet, Source as _, StoredImage};
+use nepa::data::source::{Parquet, Source as _, StoredImage, TableOptions};
 use nepa::error::{Context as _, Result, bail};
 use nepa::random::{Key, Permutation};
 use parquet::arrow::ProjectionMask;
@@ -54,7 +54,7 @@ pub fn compare(args: &[String]) -> Result<()> {
 
 /// Prints images/s of the first pass and of later ones, and the peak memory in MB.
 fn measure(reader: &str, file: &str) -> Result<()> {
-    let shard = Parquet::open(file, None)?;
+    let shard = Parquet::open(file, None, &TableOptions::default())?;
     let metadata = ArrowReaderMetadata::load(
         &File::open(file)?,
         ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional),

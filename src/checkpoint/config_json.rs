@@ -4,8 +4,10 @@ use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, did_you_mean};
 use crate::nn::{Architecture, VitNepaConfig};
 use crate::options::{self, Options};
+use crate::tensor::dtype_name;
 use serde_json::{Map, Value, json};
 use std::path::Path;
+use tch::Tensor;
 
 /// Keys that Hugging Face writes into any configuration, and that say nothing about the network.
 const GENERIC: &[&str] = &[
@@ -46,8 +48,8 @@ impl ConfigFile {
     /// Reads and checks a `config.json`.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let value: Value =
-            serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+        let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+            .with_context(|| format!("{} is not valid JSON", path.display()))?;
         let Value::Object(map) = value else {
             return Err(Diagnostic::new(format!("{} is not a JSON object", path.display())).into());
         };
@@ -131,6 +133,20 @@ impl ConfigFile {
         let mut keys: Vec<_> = map.into_iter().collect();
         keys.sort_by(|a, b| a.0.cmp(&b.0));
         Value::Object(keys.into_iter().collect())
+    }
+}
+
+/// Writes the dtype of the tensors that are saved, or none if they have several: by it, Hugging Face chooses what it
+/// loads weights as.
+pub fn set_dtype(map: &mut Map<String, Value>, tensors: &[(String, Tensor)]) {
+    // What an older Hugging Face called it.
+    map.remove("torch_dtype");
+    map.remove("dtype");
+    let mut kinds = tensors.iter().map(|(_, t)| t.kind());
+    if let Some(first) = kinds.next()
+        && kinds.all(|kind| kind == first)
+    {
+        map.insert("dtype".into(), json!(dtype_name(first)));
     }
 }
 

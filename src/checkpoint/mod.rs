@@ -1,9 +1,12 @@
-//! Models on disk: folders in the reference's Hugging Face layout (`config.json` and
-//! `model.safetensors`), with `provenance.json` beside them. Weights that `torch.save` wrote are read too.
+//! Models on disk: folders in the reference's Hugging Face layout (`config.json`, `preprocessor_config.json` and
+//! `model.safetensors`), with `provenance.json` beside them. Weights that `torch.save` wrote are read too, and those in
+//! several files with an index.
 
 pub mod config_json;
 pub mod manifest;
 pub mod pickle;
+mod preprocessor;
+pub mod shards;
 mod tensor_file;
 pub mod tensors;
 pub mod torch_file;
@@ -29,6 +32,8 @@ pub const MODEL_FILE: &str = "model.safetensors";
 pub const TORCH_MODEL_FILE: &str = "pytorch_model.bin";
 /// The configuration of a model folder.
 pub const CONFIG_FILE: &str = "config.json";
+/// Its weights in several files, by an index.
+const INDEX_FILES: [&str; 2] = ["model.safetensors.index.json", "pytorch_model.bin.index.json"];
 /// Averaged weights beside the raw ones in the reference's folders; only read.
 pub const TORCH_EMA_FILE: &str = "pytorch_model_ema.bin";
 /// What a training checkpoint has beside its model folders: see `run::snapshot`.
@@ -53,7 +58,7 @@ impl Report {
     }
 
     /// Strict loading: an error that names every tensor that does not fit.
-    fn check(&self, of: &str) -> Result<()> {
+    fn check(&self, of: &str, hint: &str) -> Result<()> {
         if self.is_complete() {
             return Ok(());
         }
@@ -86,14 +91,17 @@ impl Report {
                 .map(|(name, expected, found)| format!("{name}: the model has {expected:?}, it has {found:?}"))
                 .collect(),
         );
-        Err(Diagnostic::new(lines.join("\n"))
-            .hint("to load what fits and keep the rest as it is, pass #{ strict: false } and look at the report")
-            .into())
+        Err(Diagnostic::new(lines.join("\n")).hint(hint).into())
     }
 }
 
-/// Copies tensors into a module's parameters by name. Nothing is changed where `strict` fails.
-pub fn fill(module: &dyn Module, source: &[(String, Tensor)], of: &str, strict: bool) -> Result<Report> {
+/// What to do about tensors that do not fit, where an option allows it.
+pub const PASS_STRICT: &str =
+    "to load what fits and keep the rest as it is, pass #{ strict: false } and look at the report";
+
+/// Copies tensors into a module's parameters by name. With `strict`, the advice of the error about tensors that do not
+/// fit, all must; nothing is changed if they do not.
+pub fn fill(module: &dyn Module, source: &[(String, Tensor)], of: &str, strict: Option<&str>) -> Result<Report> {
     let by_name: BTreeMap<&str, &Tensor> = source.iter().map(|(n, t)| (n.as_str(), t)).collect();
     let parameters = named_parameters(module);
     let mut report = Report::default();
@@ -108,8 +116,8 @@ pub fn fill(module: &dyn Module, source: &[(String, Tensor)], of: &str, strict: 
     }
     let known: std::collections::HashSet<&str> = parameters.iter().map(|(n, _)| n.as_str()).collect();
     report.unexpected = source.iter().map(|(n, _)| n).filter(|n| !known.contains(n.as_str())).cloned().collect();
-    if strict {
-        report.check(of)?;
+    if let Some(hint) = strict {
+        report.check(of, hint)?;
     }
     tch::no_grad(|| -> Result<()> {
         for (name, parameter) in &parameters {
@@ -122,15 +130,23 @@ pub fn fill(module: &dyn Module, source: &[(String, Tensor)], of: &str, strict: 
     Ok(report)
 }
 
-/// The weights of a model folder, where `path` is one.
+/// The weights of a model folder, where `path` is one: a file of tensors, or the index of several.
 pub fn model_file(path: &Path) -> Option<PathBuf> {
-    [MODEL_FILE, TORCH_MODEL_FILE].map(|name| path.join(name)).into_iter().find(|file| file.is_file())
+    let names = [MODEL_FILE, INDEX_FILES[0], TORCH_MODEL_FILE, INDEX_FILES[1]];
+    names.map(|name| path.join(name)).into_iter().find(|file| file.is_file())
 }
 
-/// The file of tensors meant by `path`: the file itself, or the weights of a folder.
+/// The file of tensors meant by `path`: the file itself, or the weights of a folder, perhaps the index of several.
 pub fn tensor_file(path: &Path) -> Result<PathBuf> {
     if path.is_dir() {
         let Some(file) = model_file(path) else {
+            if let Some(shard) = shards::without_index(path) {
+                bail_hint!(
+                    "{} has {shard}, one of several files of weights, but not their index ({})", path.display(),
+                    INDEX_FILES.join(" or ");
+                    "copy the index too: it says which file holds which tensor"
+                );
+            }
             bail_hint!(
                 "{} has no {MODEL_FILE}, and no {TORCH_MODEL_FILE}", path.display();
                 "expected a model folder with {CONFIG_FILE} and {MODEL_FILE}{}", beside(path)
@@ -147,6 +163,14 @@ pub fn tensor_file(path: &Path) -> Result<PathBuf> {
     Ok(path.to_path_buf())
 }
 
+/// Every tensor of a file, or of all files that an index names, on the CPU.
+pub fn read_tensors(path: &Path) -> Result<TensorFile> {
+    match shards::is_index(path) {
+        true => shards::read(path),
+        false => tensors::read(path),
+    }
+}
+
 /// The tensors meant by `path`, under the names that a model has for them. If a file keeps a
 /// `state_dict` among other things, these are its tensors, as the reference's loader has it. A model
 /// folder of a checkpoint is verified by its checksums.
@@ -157,7 +181,7 @@ pub fn weights(path: &Path) -> Result<TensorFile> {
     {
         manifest::verify_below(checkpoint, &format!("{}/", name.to_string_lossy()))?;
     }
-    let mut file = tensors::read(path)?;
+    let mut file = read_tensors(path)?;
     let inner = |name: &str| name.strip_prefix("state_dict.").map(str::to_string);
     if file.tensors.iter().any(|(name, _)| inner(name).is_some()) {
         file.tensors = file.tensors.into_iter().filter_map(|(name, t)| Some((inner(&name)?, t))).collect();
@@ -197,7 +221,13 @@ pub fn load(dir: &Path) -> Result<VitNepa> {
     };
     let model =
         VitNepa::with_generic(&Architecture::new(&config.config)?, VitNepaOverrides::default(), config.generic)?;
-    fill(&model, &source.tensors, &file.display().to_string(), true)?;
+    let hint = "to load what fits, fill a model of your own: \
+                checkpoint::load_into(nn::vit_nepa(checkpoint::config(FOLDER)), FOLDER, #{ strict: false })";
+    fill(&model, &source.tensors, &file.display().to_string(), Some(hint))?;
+    if let Some(normalization) = preprocessor::read(&file.with_file_name(preprocessor::FILE))? {
+        let of = || file.with_file_name(preprocessor::FILE).display().to_string();
+        model.set_normalization(normalization).with_context(of)?;
+    }
     Ok(model)
 }
 
@@ -216,6 +246,7 @@ options! {
 /// The files of a model folder, ready to be written.
 pub struct ModelFolder {
     config: Option<String>,
+    preprocessor: Option<String>,
     tensors: Vec<(String, Tensor)>,
     weights: String,
     provenance: String,
@@ -255,10 +286,13 @@ impl ModelFolder {
                 );
                 config_json::set_class_names(&mut config.generic, names);
             }
+            config_json::set_dtype(&mut config.generic, &tensors);
             Ok(pretty(&config.to_json()))
         });
+        let preprocessor = module.vit_nepa().map(|model| pretty(&preprocessor::to_json(model)));
         Ok(Self {
             config: config.transpose()?,
+            preprocessor,
             tensors,
             weights: options.weights.clone(),
             provenance: pretty(&provenance),
@@ -269,6 +303,9 @@ impl ModelFolder {
     pub fn write(&self, mut put: impl FnMut(&str, &dyn Fn(&mut dyn Write) -> Result<()>) -> Result<()>) -> Result<()> {
         if let Some(config) = &self.config {
             put(CONFIG_FILE, &|out| Ok(out.write_all(config.as_bytes())?))?;
+        }
+        if let Some(preprocessor) = &self.preprocessor {
+            put(preprocessor::FILE, &|out| Ok(out.write_all(preprocessor.as_bytes())?))?;
         }
         let metadata = BTreeMap::from([("format", "pt".to_string()), ("nepa_weights", self.weights.clone())]);
         put(MODEL_FILE, &|out| tensors::write_to(out, &self.tensors, &metadata))?;

@@ -1,7 +1,7 @@
 //! `nepa inspect`
 
 use crate::bail_hint;
-use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, STATE_FILE, manifest};
+use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, STATE_FILE, manifest, shards};
 use crate::error::Result;
 use crate::files::{folders_in, read_json};
 use crate::provenance::ModelProvenance;
@@ -116,15 +116,22 @@ fn training_checkpoint(path: &Path) -> Result<String> {
 
 fn model(path: &Path) -> Result<String> {
     let file = checkpoint::tensor_file(path)?;
-    let content = checkpoint::tensors::read(&file)?;
+    let content = checkpoint::read_tensors(&file)?;
     let total: usize = content.tensors.iter().map(|(_, t)| t.numel()).sum();
-    let bytes = std::fs::metadata(&file)?.len();
+    let parts = if shards::is_index(&file) { shards::files(&file)? } else { Default::default() };
+    let size = |file: &Path| -> Result<u64> { Ok(std::fs::metadata(file)?.len()) };
+    let bytes =
+        if parts.is_empty() { size(&file)? } else { parts.keys().map(|part| size(part)).sum::<Result<u64>>()? };
     let mut out = format!(
         "{}: {} tensors, {total} values, {:.1} MB\n",
         file.display(),
         content.tensors.len(),
         bytes as f64 / 1e6
     );
+    for (part, names) in &parts {
+        let name = part.file_name().unwrap_or_default().to_string_lossy();
+        let _ = writeln!(out, "  {name}: {} tensors, {:.1} MB", names.len(), size(part)? as f64 / 1e6);
+    }
     let mut metadata: Vec<_> = content.metadata.iter().collect();
     metadata.sort();
     for (key, value) in metadata {

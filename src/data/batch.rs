@@ -14,6 +14,8 @@ pub struct Batch {
     pub targets: Tensor,
     /// int64 [B]: the images' indices in the source.
     pub indices: Tensor,
+    /// bool [B]: false where a broken image was replaced by another, as on_bad: "skip" does.
+    pub intact: Tensor,
     /// The images' positions in the global batch, which all ranks compute together.
     pub samples: Positions,
     /// How much the mean over these images counts when the ranks' gradients are averaged: 1 if all ranks have as

@@ -5,7 +5,7 @@ use super::decode::LazyImage;
 use super::image::Image;
 use super::source::{Source, StoredImage};
 use super::transform::{BatchContext, Drawn, Normalize, RandomErasing, Shape, Stage, Transform};
-use crate::error::{Result, bail, catch_panic, ensure};
+use crate::error::{Diagnostic, Error, Result, bail, catch_panic, ensure, hint_of, one_line};
 use crate::random::Key;
 use rand_chacha::ChaCha8Rng;
 use std::any::Any;
@@ -112,10 +112,20 @@ impl Pipeline {
             match catch_panic(|| self.apply(source.read(index)?, &mut Key::new(0).rng())) {
                 Ok(first) => return Ok([first.channels, first.height, first.width]),
                 Err(_) if skip_bad && index + 1 < source.len().min(MOST_BAD) => index += 1,
-                Err(e) => return Err(e.context(format!("cannot read item {index} ({})", source.name(index)))),
+                Err(e) => {
+                    let what = format!("cannot read item {index} ({}) of {}", source.name(index), source.describe());
+                    return Err(broken(e, what));
+                }
             }
         }
     }
+}
+
+/// An error about a broken image, with the advice to go on without it.
+pub fn broken(error: Error, what: String) -> Error {
+    let skip = "pass on_bad: \"skip\" to go on without broken images, which are listed in bad_items.txt";
+    let hint = hint_of(&error).map_or(skip.to_string(), |hint| format!("{hint}; or {skip}"));
+    Diagnostic::new(format!("{what}: {}", one_line(&error))).hint(hint).into()
 }
 
 /// `transform` as a normalisation, if it is one.

@@ -128,6 +128,9 @@ typedef struct {
     // The APP1 payload with Exif data, if there is one.
     const uint8_t *exif;
     size_t exif_len;
+    // The APP1 payload with XMP data, if there is one.
+    const uint8_t *xmp;
+    size_t xmp_len;
     // How much of the file the header takes.
     size_t header_len;
 } jpeg_info;
@@ -231,12 +234,18 @@ const char *nepa_jpeg_header(jpeg *j, const uint8_t *bytes, size_t len, jpeg_inf
     info->height = c->image_height;
     info->channels = four ? 4 : 3;
     info->header_len = len - j->src.bytes_in_buffer;
-    for (marker *m = c->marker_list; m; m = m->next)
-        if (m->marker == APP1 && m->data_length > 6 && !memcmp(m->data, "Exif\0", 6)) {
-            info->exif = m->data + 6;
-            info->exif_len = m->data_length - 6;
-            break;
+    static const char exif[] = "Exif\0", xmp[] = "http://ns.adobe.com/xap/1.0/";
+    for (marker *m = c->marker_list; m; m = m->next) {
+        if (m->marker != APP1) continue;
+        if (!info->exif && m->data_length > sizeof exif && !memcmp(m->data, exif, sizeof exif)) {
+            info->exif = m->data + sizeof exif;
+            info->exif_len = m->data_length - sizeof exif;
         }
+        if (!info->xmp && m->data_length > sizeof xmp && !memcmp(m->data, xmp, sizeof xmp)) {
+            info->xmp = m->data + sizeof xmp;
+            info->xmp_len = m->data_length - sizeof xmp;
+        }
+    }
     return NULL;
 }
 

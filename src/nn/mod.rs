@@ -38,7 +38,7 @@ pub use norm::{LayerNorm, LayerNormOptions};
 pub use patch_embed::PatchEmbed;
 pub use rotary::{RotaryEmbedding, RotaryOptions};
 pub use sequential::Sequential;
-pub use vit_nepa::{Output, VitNepa, VitNepaOverrides, Wanted};
+pub use vit_nepa::{InputNormalization, Output, VitNepa, VitNepaOverrides, Wanted};
 
 use crate::bail_hint;
 use crate::error::{Result, did_you_mean, ensure};

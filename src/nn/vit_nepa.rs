@@ -10,6 +10,7 @@ use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::tensor::shape_text;
 use serde_json::{Map, Value};
+use std::cell::RefCell;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
@@ -57,6 +58,16 @@ pub struct VitNepa {
     head: Option<Classifier>,
     /// Keys of the `config.json` it came from that say nothing about the network (class names, …).
     generic: Map<String, Value>,
+    normalization: RefCell<InputNormalization>,
+}
+
+/// How pixels in [0, 1] become a model's input: (x − mean) / std, with a value for each channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputNormalization {
+    /// What is subtracted.
+    pub mean: Vec<f64>,
+    /// What the result is divided by.
+    pub std: Vec<f64>,
 }
 
 impl VitNepa {
@@ -72,6 +83,7 @@ impl VitNepa {
         generic: Map<String, Value>,
     ) -> Result<Self> {
         let (d, eps) = (architecture.hidden_size, architecture.layer_norm_eps);
+        let channels = architecture.num_channels as usize;
         Ok(Self {
             patch_embeddings: match own.patch_embeddings {
                 Some(module) => module,
@@ -86,6 +98,7 @@ impl VitNepa {
             head: (architecture.num_labels > 0).then(|| Classifier::new(architecture)).transpose()?,
             architecture: architecture.clone(),
             generic,
+            normalization: RefCell::new(InputNormalization { mean: vec![0.5; channels], std: vec![0.5; channels] }),
         })
     }
 
@@ -97,6 +110,26 @@ impl VitNepa {
     /// Keys of the `config.json` it came from that say nothing about the network.
     pub fn generic(&self) -> &Map<String, Value> {
         &self.generic
+    }
+
+    /// How the images that it was trained on were normalised; before it is told, by 0.5 and 0.5, as in the reference.
+    pub fn normalization(&self) -> InputNormalization {
+        self.normalization.borrow().clone()
+    }
+
+    /// Sets how its images are normalised; a single value counts for all channels, and equal ones for any number.
+    pub fn set_normalization(&self, mut normalization: InputNormalization) -> Result<()> {
+        let channels = self.architecture.num_channels as usize;
+        for (name, values) in [("mean", &mut normalization.mean), ("std", &mut normalization.std)] {
+            if let [first, rest @ ..] = &values[..]
+                && rest.iter().all(|other| other == first)
+            {
+                *values = vec![*first; channels];
+            }
+            ensure!(values.len() == channels, "{name}: expected {channels} numbers, found {values:?}");
+        }
+        self.normalization.replace(normalization);
+        Ok(())
     }
 
     /// The forward pass of `images` [B, C, S, S] with all its outputs. The blocks see zeros in place of patches that

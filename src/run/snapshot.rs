@@ -160,7 +160,8 @@ impl Tensors {
 /// Puts a checkpoint's tensors into the training state. Everything is read, by rank 0, before anything is changed.
 pub fn restore(dir: &Path, training: &mut TrainingState<'_>) -> Result<()> {
     let tensors = if dist::is_rank0() { read(dir, training)? } else { Tensors::default() }.broadcast()?;
-    fill(training.model, &tensors.raw, &dir.join(RAW_DIR).display().to_string(), true)?;
+    let hint = "resume with the recipe that wrote it, or start a new run with another --out";
+    fill(training.model, &tensors.raw, &dir.join(RAW_DIR).display().to_string(), Some(hint))?;
     if let (Some(own), Some(state)) = (&mut training.optimizer, tensors.optimizer) {
         own.load_state(&state).with_context(|| dir.join(OPTIMIZER_FILE).display().to_string())?;
     }

@@ -39,7 +39,8 @@ fn saving_what_was_loaded_gives_identical_tensors_and_an_equivalent_configuratio
         let from = golden(&name);
         let script = format!("checkpoint::save(checkpoint::load(\"{from}\"), \"{name}\");");
         folder.run(&script).succeeds();
-        assert_eq!(folder.names(&name), ["config.json", "model.safetensors", "provenance.json"]);
+        let files = ["config.json", "model.safetensors", "preprocessor_config.json", "provenance.json"];
+        assert_eq!(folder.names(&name), files);
 
         let original = std::fs::read(format!("{from}/model.safetensors")).unwrap();
         let saved = folder.read(&format!("{name}/model.safetensors"));
@@ -246,4 +247,168 @@ fn the_published_base_fine_tuning_start_accounts_for_its_missing_qk_norms() {
         "#
     ));
     assert_eq!(said.values(), [serde_json::json!([]), 2.into(), serde_json::json!([1.0, 1.0, 1.0, 1.0])]);
+}
+
+/// The tensors of a golden model in two files, with the index of Hugging Face.
+fn in_two_files(folder: &Folder, to: &str) -> Vec<String> {
+    folder.copy_golden("gelu-affine", to);
+    std::fs::remove_file(folder.path(&format!("{to}/model.safetensors"))).unwrap();
+    let script = format!(
+        "let all = checkpoint::tensors({:?}); let parts = [#{{}}, #{{}}]; let i = 0;\n\
+         for name in all.keys() {{ parts[i % 2][name] = all[name]; print(name); i += 1; }}\n\
+         for (part, i) in parts {{ checkpoint::save_tensors(part, `{to}/model-0000${{i + 1}}-of-00002.safetensors`); }}",
+        golden("gelu-affine")
+    );
+    let names: Vec<String> = folder.run(&script).succeeds().stdout.lines().map(str::to_string).collect();
+    let file = |i: usize| Value::from(format!("model-0000{}-of-00002.safetensors", i % 2 + 1));
+    let map: serde_json::Map<String, Value> = names.iter().enumerate().map(|(i, n)| (n.clone(), file(i))).collect();
+    let index = serde_json::json!({ "metadata": { "total_size": 1 }, "weight_map": map });
+    folder.write(&format!("{to}/model.safetensors.index.json"), index.to_string());
+    names
+}
+
+#[test]
+fn weights_in_several_files_are_one_model() {
+    let folder = Folder::new();
+    let names = in_two_files(&folder, "two");
+    let whole = golden("gelu-affine");
+    let same = |path: &str| {
+        format!(
+            "let a = checkpoint::load({path:?}).state_dict(); let b = checkpoint::load({whole:?}).state_dict();\n\
+             for n in b.keys() {{ if !a[n].equal(b[n]) {{ throw n; }} }} print(a.keys() == b.keys());"
+        )
+    };
+    for path in ["two", "two/model.safetensors.index.json"] {
+        folder.run(&same(path)).succeeds().prints(&["true"]);
+    }
+    let said = folder.nepa(&["inspect", "two"]);
+    let half = names.len() / 2;
+    let part = |i: usize, n: usize| format!("model-0000{i}-of-00002.safetensors: {n} tensors");
+    said.succeeds().prints(&[
+        &format!("two/model.safetensors.index.json: {} tensors", names.len()),
+        &part(1, names.len() - half),
+        &part(2, half),
+        "configuration:",
+        &names[0],
+    ]);
+
+    // PyTorch's files, of which there may be one.
+    folder.copy_golden("reference-one-layer", "torch");
+    std::fs::remove_file(folder.path("torch/model.safetensors")).unwrap();
+    let bin = std::fs::read(repository("tests/fixtures/pickle/pytorch_model_ema.bin")).unwrap();
+    folder.write("torch/pytorch_model-00001-of-00001.bin", bin);
+    let listed = "for n in checkpoint::tensors(\"torch/pytorch_model-00001-of-00001.bin\").keys() { print(n); }";
+    let listed = folder.run(listed).stdout;
+    let map: serde_json::Map<String, Value> =
+        listed.lines().map(|n| (n.to_string(), "pytorch_model-00001-of-00001.bin".into())).collect();
+    folder.write("torch/pytorch_model.bin.index.json", serde_json::json!({ "weight_map": map }).to_string());
+    let same = "let a = checkpoint::load(\"torch\").state_dict(); let b = checkpoint::tensors(\"torch\");\n\
+                for n in a.keys() { if !a[n].equal(b[n]) { throw n; } } print(true);";
+    folder.run(same).succeeds().prints(&["true"]);
+    folder.nepa(&["inspect", "torch"]).succeeds().prints(&["pytorch_model-00001-of-00001.bin: "]);
+}
+
+#[test]
+fn files_of_weights_that_are_missing_or_do_not_belong_together_are_named() {
+    let folder = Folder::new();
+    let names = in_two_files(&folder, "m");
+    let second = "m/model-00002-of-00002.safetensors";
+    let kept = folder.read(second);
+    std::fs::remove_file(folder.path(second)).unwrap();
+    let words =
+        ["m/model.safetensors.index.json names 2 files, of which 1 is missing: model-00002-of-00002.safetensors"];
+    folder.run("checkpoint::load(\"m\");").fails(1).says(&words);
+    folder.nepa(&["inspect", "m"]).fails(1).says(&words);
+    folder.write(second, folder.read("m/model-00001-of-00002.safetensors"));
+    folder
+        .run("checkpoint::load(\"m\");")
+        .fails(1)
+        .says(&[&format!("lacks the tensor `{}`", names[1]), "index.json says is in it"]);
+    folder.write(second, kept);
+    let index = folder.text("m/model.safetensors.index.json");
+    folder.write("m/model.safetensors.index.json", index.replace("model-00001", "../model-00001"));
+    folder.run("checkpoint::load(\"m\");").fails(1).says(&["expected the name of a file beside the index"]);
+    std::fs::remove_file(folder.path("m/model.safetensors.index.json")).unwrap();
+    for said in [folder.run("checkpoint::load(\"m\");"), folder.run("checkpoint::open(\"m\", \"raw\");")] {
+        said.fails(1)
+            .says(&["m has model-00001-of-00002.safetensors", "but not their index (model.safetensors.index.json"]);
+    }
+}
+
+#[test]
+fn the_configuration_names_the_dtype_of_the_weights_beside_it() {
+    let folder = Folder::new();
+    for (name, key, dtype) in [("a", "torch_dtype", "bfloat16"), ("b", "dtype", "float16"), ("c", "dtype", "float32")] {
+        folder.copy_golden("gelu-affine", name);
+        let script = format!(
+            "let all = checkpoint::tensors({name:?}); for n in all.keys() {{ all[n] = all[n].to({dtype:?}); }}\n\
+             checkpoint::save_tensors(all, \"{name}/model.safetensors\");"
+        );
+        folder.run(&script).succeeds();
+        let mut config = folder.json(&format!("{name}/config.json"));
+        config.as_object_mut().unwrap().remove("dtype");
+        config[key] = dtype.into();
+        folder.write(&format!("{name}/config.json"), config.to_string());
+        // Weights are float32 once they are in a model.
+        let script = format!(
+            "let m = checkpoint::load({name:?}); checkpoint::save(m, \"{name}-saved\");\n\
+             let ema = optim::ema(m, 0.9); ema.update(); ema.apply(|| checkpoint::save(m, \"{name}-ema\", #{{ weights: \"ema\" }}));"
+        );
+        folder.run(&script).succeeds();
+        for saved in [format!("{name}-saved"), format!("{name}-ema")] {
+            let config = folder.json(&format!("{saved}/config.json"));
+            assert_eq!(config["dtype"], "float32", "{saved}");
+            assert!(config.get("torch_dtype").is_none(), "{saved}");
+            let bytes = folder.read(&format!("{saved}/model.safetensors"));
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            assert!(file.tensors().iter().all(|(_, t)| t.dtype() == safetensors::Dtype::F32), "{saved}");
+        }
+    }
+}
+
+#[test]
+fn the_preprocessor_is_the_references_with_the_image_size_and_normalisation_of_the_model() {
+    let folder = Folder::new();
+    // As in the folders of the reference, but for keys whose value there is null.
+    let published = serde_json::json!({
+        "do_normalize": true, "do_rescale": true, "do_resize": true, "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "ViTImageProcessorFast", "image_std": [0.5, 0.5, 0.5], "resample": 2,
+        "rescale_factor": 0.00392156862745098, "size": { "height": 224, "width": 224 },
+    });
+    let script = format!(
+        "checkpoint::save(nn::vit_nepa({TINY} + #{{ image_size: 224, patch_size: 14 }}), \"p\");\n\
+         checkpoint::save(nn::vit_nepa({TINY} + #{{ image_size: 224, patch_size: 14, num_labels: 3 }}), \"c\");\n\
+         checkpoint::save(nn::linear(2, 3), \"l\");"
+    );
+    folder.run(&script).succeeds();
+    for name in ["p", "c"] {
+        assert_eq!(folder.json(&format!("{name}/preprocessor_config.json")), published);
+    }
+    assert!(!folder.path("l/preprocessor_config.json").exists());
+
+    // Training says how its images are normalised; every folder of the run has it, and what is loaded keeps it.
+    let script = format!(
+        "import \"std/pretrain\" as pretrain;\n\
+         let m = nn::vit_nepa(#{{ image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2 }});\n\
+         let o = #{{ epochs: 1, batch: 32, transforms: [transform::normalize(0.25, 0.5)] }};\n\
+         pretrain::fit(m, data::idx({:?}, \"train\").take(64), o);\n\
+         checkpoint::save(m, \"trained\"); checkpoint::save(checkpoint::load(\"trained\"), \"again\");\n\
+         pretrain::fit(m, data::idx({:?}, \"train\").take(64), o + #{{ transforms: [], label: \"plain\" }}); checkpoint::save(m, \"plain\");",
+        fashion(),
+        fashion()
+    );
+    folder.run_with(&script, &["--out", "o"]).succeeds();
+    let step = "o/checkpoints/pretrain/step-00000002";
+    for name in ["trained", "again", &format!("{step}/model_raw"), &format!("{step}/model_ema")] {
+        let found = folder.json(&format!("{name}/preprocessor_config.json"));
+        assert_eq!(
+            (&found["image_mean"], &found["image_std"]),
+            (&serde_json::json!([0.25]), &serde_json::json!([0.5]))
+        );
+        assert_eq!(found["size"], serde_json::json!({ "height": 28, "width": 28 }));
+    }
+    assert_eq!(folder.json("plain/preprocessor_config.json")["do_normalize"], false);
+    folder.write("trained/preprocessor_config.json", r#"{"image_mean": ["x"], "image_std": [1]}"#);
+    let said = folder.run("checkpoint::load(\"trained\");");
+    said.fails(1).says(&["trained/preprocessor_config.json: image_mean is [\"x\"], expected a list of numbers"]);
 }

@@ -109,10 +109,11 @@ fn a_backbone_alone_and_the_references_average_are_taken() {
 
     // Both are found in a folder, and are models of its configuration.
     folder.copy_golden("reference-one-layer", "one");
-    folder.run("print(checkpoint::folders(\"one\"));").succeeds().prints(&["#{\"model\": \"one\"}\n"]);
+    let said = folder.run("print(checkpoint::files(\"one\"));");
+    said.succeeds().prints(&["#{\"model\": \"one/model.safetensors\"}\n"]);
     std::fs::copy(folder.path("hf/pytorch_model_ema.bin"), folder.path("one/pytorch_model_ema.bin")).unwrap();
     let body = r#"
-        let both = checkpoint::folders("one");
+        let both = checkpoint::files("one");
         print(both);
         let average = checkpoint::load(both.ema).named_parameters();
         let expected = checkpoint::tensors("one/pytorch_model_ema.bin");
@@ -122,7 +123,10 @@ fn a_backbone_alone_and_the_references_average_are_taken() {
     "#;
     let said = folder.run(body);
     said.succeeds();
-    assert_eq!(said.stdout, "#{\"ema\": \"one/pytorch_model_ema.bin\", \"raw\": \"one\"}\ntrue\ntrue\n");
+    assert_eq!(
+        said.stdout,
+        "#{\"ema\": \"one/pytorch_model_ema.bin\", \"raw\": \"one/model.safetensors\"}\ntrue\ntrue\n"
+    );
 }
 
 #[test]
@@ -187,6 +191,60 @@ fn a_run_means_its_newest_checkpoint_and_one_of_several_loops_has_to_be_named() 
         .fails(1)
         .says(&["2 training loops", "two/checkpoints/b/step-00000004"]);
     folder.run("checkpoint::open(\"none\", \"raw\");").fails(1).says(&["the run none has no checkpoint"]);
+}
+
+/// Everything that loads a model takes the same paths and the same words for raw and averaged weights.
+#[test]
+fn a_run_a_checkpoint_a_folder_and_a_file_are_loaded_alike() {
+    let folder = Folder::new();
+    let body = format!(
+        "import \"std/pretrain\" as pretrain;\n{}",
+        script(&format!(
+            "let result = pretrain::fit(pretrained, data::idx({:?}, \"train\").take(64), #{{ epochs: 1, batch: 32, ema: 0.5 }});\n\
+             checkpoint::save(pretrained, run::path(\"model\"));\n\
+             result.ema.apply(|| checkpoint::save(pretrained, run::path(\"model-ema\"), #{{ weights: \"ema\" }}));",
+            fashion()
+        ))
+    );
+    folder.run_with(&body, &["--out", "o"]).succeeds();
+    let step = "o/checkpoints/pretrain/step-00000002";
+    let same = |path: &str, weights: &str, expected: &str| {
+        format!(
+            "{{ let a = checkpoint::load({path:?}, {weights:?}).state_dict(); let b = checkpoint::tensors({expected:?});\n\
+             let c = checkpoint::open({path:?}, {weights:?}).tensors;\n\
+             for n in b.keys() {{ if !a[n].equal(b[n]) || !c[n].equal(b[n]) {{ throw n; }} }} print({path:?}); }}\n"
+        )
+    };
+    let raw = ["o", step, "o/model", "o/model/model.safetensors", &format!("{step}/model_raw")];
+    let ema = ["o", step, "o/model-ema", "o/model-ema/model.safetensors", &format!("{step}/model_ema")];
+    let all = raw
+        .iter()
+        .map(|path| same(path, "raw", "o/model"))
+        .chain(ema.iter().map(|path| same(path, "ema", "o/model-ema")));
+    let only = ["o/model", "o/model-ema"].map(|path| same(path, "", path));
+    let script = all.chain(only).collect::<String>();
+    assert_eq!(folder.run(&script).succeeds().stdout.lines().count(), 12);
+    let kinds = folder.run(
+        "print(checkpoint::files(\"o\").keys()); print(checkpoint::open(\"o/model-ema\", \"\").weights); \
+         print(checkpoint::files(\"o/model-ema\").keys());",
+    );
+    assert_eq!(kinds.succeeds().stdout, "[\"ema\", \"raw\"]\nema\n[\"ema\"]\n");
+
+    for path in ["o", step] {
+        for call in ["load({path}, \"\")", "load({path})", "open({path}, \"\")"] {
+            let script = format!("checkpoint::{};", call.replace("{path}", &format!("{path:?}")));
+            let words = ["holds raw and averaged weights", "say which: weights \"raw\" (as trained) or \"ema\""];
+            folder.run(&script).fails(1).says(&words);
+        }
+    }
+    folder.run("checkpoint::load(\"o/model\", \"ema\");").fails(1).says(&["o/model holds raw weights", "pass \"raw\""]);
+    for recipe in ["knn", "linear_probe"] {
+        let recipe = repository(&format!("recipes/{recipe}.rhai"));
+        let data = format!("data={}", fashion());
+        let given = ["--set", &data, "--set", "model=o", "--set", "train_split=test", "--set", "test_split=test"];
+        let words = [&["run", recipe.to_str().unwrap()][..], &given].concat();
+        folder.nepa(&words).fails(1).says(&["o holds raw and averaged weights"]);
+    }
 }
 
 /// A classifier of 10 classes on Fashion-MNIST.

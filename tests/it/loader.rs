@@ -350,7 +350,7 @@ fn a_broken_image_ends_the_run_and_is_named() {
     let whole = std::fs::read(data("folder/train/n01440764/n01440764_0000.JPEG")).unwrap();
     for (bad, pieces) in [
         (&b""[..], &["the file is empty"][..]),
-        (b"<html>404 Not Found</html>", &["not an image of a known format", "<html>404"]),
+        (b"<html>404 Not Found</html>", &["it is an HTML page, not an image"]),
         (&whole[..whole.len() * 6 / 10], &["truncated"]),
         (&[0xff, 0xd8, 0xff, 0xe0, 0, 4, 0, 0, 0xff, 0xd9], &["damaged JPEG"]),
     ] {
@@ -374,7 +374,7 @@ fn a_broken_image_is_replaced_counted_and_listed_where_asked_for() {
         })
         .into();
     let (said, list) = &runs[0];
-    let orders = &said.says(&["replaced 1 broken image with others", "bad_items.txt"]).numbers()[..5];
+    let orders = &said.says(&["skipped 1 broken image", "bad_items.txt"]).numbers()[..5];
     for order in &orders[..4] {
         assert_eq!(order.len(), 6);
         assert!(!order.contains(&4.0), "the broken one is not used: {order:?}");
@@ -474,7 +474,7 @@ fn skipping_gets_over_a_broken_first_image_and_reports_an_epoch_that_was_left() 
     folder.write("d/cat/0.jpg", "no image");
     let script = "let l = data::loader(data::open(\"d\"), [], #{ batch: 1, shuffle: false, on_bad: \"skip\" });\n\
                   for b in l.epoch(0) { print(b.len); break; }";
-    folder.run_with(script, &["--out", "out"]).succeeds().says(&["replaced 1 broken image with others"]);
+    folder.run_with(script, &["--out", "out"]).succeeds().says(&["skipped 1 broken image"]);
     assert!(folder.text("out/bad_items.txt").contains("cat/0.jpg"));
 }
 

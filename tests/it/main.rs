@@ -30,6 +30,7 @@ mod functions;
 mod habits;
 mod imagenet;
 mod language;
+mod left_out;
 mod loader;
 mod memory;
 mod online;

@@ -48,7 +48,7 @@ impl Facts {
             None => {
                 let image = LazyImage::open(&mut content, false)?;
                 if let LazyImage::Jpeg(jpeg) = &image
-                    && let Some(turn) = jpeg.exif().and_then(Orientation::from_exif_chunk)
+                    && let Some(turn) = jpeg.orientation()
                     && turn != Orientation::NoTransforms
                 {
                     kinds.push("turned by Exif");

@@ -9,7 +9,7 @@ mod speed;
 
 use super::{DataArgs, FAILED};
 use crate::bail_hint;
-use crate::data::source::{Place, SourceRef};
+use crate::data::source::{Place, SourceRef, TableOptions};
 use crate::device;
 use crate::error::Result;
 use crate::run::signals::Interrupt;
@@ -113,7 +113,7 @@ fn open(place: &Place, split: Option<&str>) -> Result<Vec<Split>> {
         false => splits.iter().map(|s| Some(s.as_str())).collect(),
     };
     let open = |name: Option<&str>| {
-        let source = place.open(name)?;
+        let source = place.open(name, &TableOptions::default())?;
         Ok(Split { name: source.split().or(name).map(str::to_string), source })
     };
     names.into_iter().map(open).collect()

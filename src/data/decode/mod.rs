@@ -1,12 +1,17 @@
 //! Image files to pixels: a file's format is recognised by its content, never by its name.
 //!
 //! Everything comes out as 8-bit RGB, as Pillow's `convert("RGB")` gives it: alpha is dropped, palettes are looked up,
-//! CMYK is taken as Adobe writes it. 16-bit grey is scaled to 8 bits (where Pillow clips it).
+//! CMYK is taken as Adobe writes it, TIFFs are turned as their orientation says. 16-bit grey is scaled to 8 bits (where
+//! Pillow clips it).
 //!
 //! JPEG, the hot path, is decoded by libjpeg-turbo if it is found (`turbo`), and then only the part of the image that
 //! is wanted; else by zune-jpeg, in pure Rust.
 
+mod gif;
+mod kind;
 mod other;
+mod png;
+mod tiff;
 mod turbo;
 mod zune;
 
@@ -15,8 +20,9 @@ pub use turbo::{Backend, backend};
 use super::image::{Image, Region};
 use super::source::StoredImage;
 use crate::bail_hint;
-use crate::error::{Result, ensure};
+use crate::error::{Diagnostic, Error, Result, ensure};
 use image::metadata::Orientation;
+use kind::Kind;
 
 /// More pixels than this are refused: a damaged header can claim any size.
 const MOST_PIXELS: usize = 1 << 28;
@@ -45,7 +51,8 @@ pub enum LazyImage<'a> {
 }
 
 impl<'a> LazyImage<'a> {
-    /// Opens an item. With `exif_orientation`, JPEGs are turned as their Exif data says.
+    /// Opens an item. With `exif_orientation`, images are turned as their Exif data says, or else their XMP data; TIFFs
+    /// always are.
     pub fn open(content: &'a mut StoredImage<'_>, exif_orientation: bool) -> Result<Self> {
         match content {
             StoredImage::Pixels(image) => Ok(LazyImage::Decoded(std::mem::take(image))),
@@ -54,21 +61,28 @@ impl<'a> LazyImage<'a> {
     }
 
     fn open_encoded(bytes: &'a [u8], exif_orientation: bool) -> Result<Self> {
-        if !bytes.starts_with(&[0xff, 0xd8, 0xff]) {
-            return Ok(LazyImage::Decoded(other::decode(bytes)?));
-        }
-        let (image, exif) = match backend() {
-            Backend::LibjpegTurbo(_) => {
-                let jpeg = turbo::Jpeg::open(bytes)?;
-                let exif = jpeg.exif().filter(|_| exif_orientation).map(<[u8]>::to_vec);
-                (LazyImage::Jpeg(jpeg), exif)
-            }
-            Backend::ZuneJpeg => {
-                let (image, exif) = zune::decode(bytes)?;
-                (LazyImage::Decoded(image), exif)
+        let (image, metadata) = if !bytes.starts_with(&[0xff, 0xd8, 0xff]) || bytes.get(3) == Some(&0xf7) {
+            let (image, metadata) = decode_other(bytes)?;
+            (LazyImage::Decoded(image), metadata)
+        } else {
+            match backend() {
+                Backend::LibjpegTurbo(_) => {
+                    let jpeg = turbo::Jpeg::open(bytes)?;
+                    let metadata = if exif_orientation { jpeg.metadata() } else { Metadata::default() };
+                    let is_ended = jpeg.has_end()?;
+                    let mut image = LazyImage::Jpeg(jpeg);
+                    if !is_ended {
+                        image = LazyImage::Decoded(image.decode().map_err(|_| truncated(bytes))?);
+                    }
+                    (image, metadata)
+                }
+                Backend::ZuneJpeg => {
+                    let (image, metadata) = zune::decode(bytes)?;
+                    (LazyImage::Decoded(image), metadata)
+                }
             }
         };
-        let turn = exif.filter(|_| exif_orientation).and_then(|e| Orientation::from_exif_chunk(&e));
+        let turn = exif_orientation.then(|| orientation(metadata.exif.as_deref(), metadata.xmp.as_deref())).flatten();
         match turn {
             None | Some(Orientation::NoTransforms) => Ok(image),
             Some(turn) => Ok(LazyImage::Decoded(turned(image.decode()?, turn))),
@@ -123,21 +137,71 @@ pub fn check_size(width: usize, height: usize) -> Result<()> {
     Ok(())
 }
 
-/// A JPEG that was cut short has no end marker after its header. Trailing bytes are common and harmless.
-fn check_end(bytes: &[u8], header_len: usize) -> Result<()> {
-    let data = &bytes[header_len.min(bytes.len())..];
-    if !data.windows(2).rev().any(|pair| pair == [0xff, 0xd9]) {
-        bail_hint!(
-            "the JPEG is truncated: {} bytes without an end marker", bytes.len();
-            "fetch the file again"
-        );
+/// What a file says about its image: where they begin with their own headers.
+#[derive(Debug, Default)]
+struct Metadata {
+    exif: Option<Vec<u8>>,
+    xmp: Option<Vec<u8>>,
+}
+
+/// An image that is no JPEG.
+fn decode_other(bytes: &[u8]) -> Result<(Image, Metadata)> {
+    match kind::kind(bytes)? {
+        Kind::Png => png::decode(bytes),
+        Kind::Gif => Ok((gif::decode(bytes)?, Metadata::default())),
+        Kind::Tiff => Ok((tiff::decode(bytes)?, Metadata::default())),
+        kind => other::decode(bytes, kind),
     }
-    Ok(())
+}
+
+/// How Exif data turn an image or, where they say nothing, XMP data; as Pillow reads them.
+fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Option<Orientation> {
+    const KEY: &[u8] = b"tiff:Orientation";
+    let in_exif = exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)));
+    in_exif.or_else(|| {
+        let xmp = xmp?;
+        let after = xmp.windows(KEY.len()).position(|part| part == KEY)? + KEY.len();
+        let digit = match &xmp[after..] {
+            [b'=', b'"', digit, ..] | [b'>', digit, ..] => digit,
+            _ => return None,
+        };
+        Orientation::from_exif(digit.checked_sub(b'0')?)
+    })
+}
+
+/// Whether the coded image of a JPEG, from `start` on, has its end marker. Trailing bytes are common and harmless.
+fn has_end(bytes: &[u8], start: usize) -> Result<bool> {
+    let mut at = start;
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr(0xff, rest)) {
+        let marker = at + found + 1;
+        at = match bytes.get(marker) {
+            Some(0xd9) => return Ok(true),
+            Some(0xd8) => bail_hint!(
+                "damaged JPEG: another image begins at byte {}, before the end of its own", marker - 1;
+                "fetch the file again"
+            ),
+            Some(0xff) => marker,
+            // The tables of a further scan, and what may lie between them.
+            Some(0xc4 | 0xda..=0xdd | 0xe0..=0xef | 0xfe) => {
+                let length = bytes.get(marker + 1..marker + 3).map_or(0, |n| u16::from_be_bytes([n[0], n[1]]));
+                marker + 1 + length as usize
+            }
+            // A byte of the image, or a marker that allows to start anew within it.
+            Some(_) => marker + 1,
+            None => break,
+        };
+    }
+    Ok(false)
+}
+
+fn truncated(bytes: &[u8]) -> Error {
+    let message = format!("the JPEG is truncated: {} bytes without an end marker", bytes.len());
+    Diagnostic::new(message).hint("fetch the file again").into()
 }
 
 fn turned(image: Image, turn: Orientation) -> Image {
     let Image { width, height, channels, data } = image;
-    assert_eq!(channels, 3, "JPEGs come out as RGB");
+    assert_eq!(channels, 3, "files come out as RGB");
     let buffer = image::RgbImage::from_raw(width as u32, height as u32, data).expect("as many values as pixels");
     let mut turned = image::DynamicImage::ImageRgb8(buffer);
     turned.apply_orientation(turn);
@@ -184,6 +248,56 @@ mod tests {
                 let part = LazyImage::open(&mut content, false).unwrap().decode_region(region).unwrap();
                 assert_eq!(part.crop(), whole.crop(region), "{name} {region:?}");
             }
+        }
+    }
+
+    /// A picture of `images-kinds` as Pillow gives it: width, height and pixels in hexadecimal.
+    fn pillows(value: &serde_json::Value) -> Image {
+        let (size, hex) = ([0, 1].map(|i| value[i].as_u64().unwrap() as usize), value[2].as_str().unwrap());
+        let data = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
+        Image::new(size[0], size[1], 3, data)
+    }
+
+    #[test]
+    fn rare_kinds_and_files_without_an_end_are_read_or_refused_as_by_pillow() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images-kinds/");
+        let read = |name: &str| std::fs::read(format!("{dir}{name}")).unwrap();
+        let expected: serde_json::Map<_, _> = serde_json::from_slice(&read("expected.json")).unwrap();
+        assert!(matches!(backend(), Backend::LibjpegTurbo(_)), "Pillow's pixels are libjpeg-turbo's");
+        for (name, facts) in expected {
+            let mut content = StoredImage::Encoded(Cow::Owned(read(&name)));
+            let mut found = |turn| LazyImage::open(&mut content, turn).and_then(LazyImage::decode);
+            match facts.get("rgb") {
+                None => assert!(found(false).is_err(), "{name}: Pillow refuses it: {}", facts["error"]),
+                Some(rgb) => {
+                    assert!(found(false).unwrap_or_else(|e| panic!("{name}: {e}")) == pillows(rgb), "{name}");
+                    assert!(found(true).unwrap() == pillows(facts.get("turned").unwrap_or(rgb)), "{name}, turned");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_is_named() {
+        let cases: [(&[u8], &str); 12] = [
+            (b"\0\0\0\x18ftypheic\0\0\0\0", "it is a HEIC image, which is not read"),
+            (b"\0\0\0\x1cftypavif\0\0\0\0", "it is an AVIF image, which is not read"),
+            (b"\0\0\0\x0cjP  \r\n\x87\n\0\0", "it is a JPEG 2000 image"),
+            (b"\xff\x4f\xff\x51\0\x2f", "it is a JPEG 2000 image"),
+            (b"\xff\x0a\0\0\0", "it is a JPEG XL image"),
+            (b"\xff\xd8\xff\xf7\0\x0b", "it is a JPEG-LS image"),
+            (b"\xef\xbb\xbf<?xml version='1.0'?>\n<svg xmlns='x'/>", "it is an SVG drawing"),
+            (b"8BPS\0\x01", "it is a Photoshop file"),
+            (b"%PDF-1.7\n", "it is a PDF document"),
+            (b"\n<!DOCTYPE html><html>not found", "it is an HTML page, not an image"),
+            (b"version https://git-lfs.github.com/spec/v1\noid", "it is a Git LFS pointer"),
+            (b"GIF is a format", "it begins with the text \"GIF is a format\""),
+        ];
+        for (bytes, words) in cases {
+            let mut content = StoredImage::Encoded(Cow::Borrowed(bytes));
+            let error = LazyImage::open(&mut content, false).err().unwrap();
+            assert!(error.to_string().contains(words), "{error} without {words:?}");
+            assert!(crate::error::hint_of(&error).is_some(), "{error}");
         }
     }
 }

@@ -4,10 +4,11 @@
 //! that pixels are the reference's own and no assembler is needed to build it), or that of a Pillow installed beside
 //! PyTorch.
 
-use super::{DecodedRegion, check_end, check_size, cmyk_to_rgb};
+use super::{DecodedRegion, Metadata, check_size, cmyk_to_rgb, has_end};
 use crate::data::image::{Image, Region};
 use crate::error::{Result, bail};
 use crate::ffi;
+use image::metadata::Orientation;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::{Path, PathBuf};
@@ -97,6 +98,8 @@ struct Info {
     channels: u32,
     exif: *const u8,
     exif_len: usize,
+    xmp: *const u8,
+    xmp_len: usize,
     header_len: usize,
 }
 
@@ -153,14 +156,20 @@ impl<'a> Jpeg<'a> {
     /// Reads the header.
     pub fn open(bytes: &'a [u8]) -> Result<Self> {
         let Some(decoder) = IDLE.take().or_else(Decoder::new) else { bail!("not enough memory for a JPEG decoder") };
-        let mut info = Info { width: 0, height: 0, channels: 0, exif: std::ptr::null(), exif_len: 0, header_len: 0 };
+        let none = std::ptr::null();
+        let mut info =
+            Info { width: 0, height: 0, channels: 0, exif: none, exif_len: 0, xmp: none, xmp_len: 0, header_len: 0 };
         // SAFETY: the bytes outlive the decoder's use of them: `Jpeg` borrows them and takes the decoder back.
         let fault = unsafe { nepa_jpeg_header(decoder.0, bytes.as_ptr(), bytes.len(), &mut info) };
         let jpeg = Self { decoder: Some(decoder), info, bytes };
         jpeg.check(fault)?;
         check_size(info.width as usize, info.height as usize)?;
-        check_end(bytes, info.header_len)?;
         Ok(jpeg)
+    }
+
+    /// Whether the coded image has its end marker. If not, only decoding all of it tells whether it is whole.
+    pub fn has_end(&self) -> Result<bool> {
+        has_end(self.bytes, self.info.header_len)
     }
 
     fn raw(&self) -> *mut c_void {
@@ -170,7 +179,12 @@ impl<'a> Jpeg<'a> {
     fn check(&self, fault: *const c_char) -> Result<()> {
         match fault.is_null() {
             true => Ok(()),
-            false => bail!("damaged JPEG: {} ({} bytes)", message(fault), self.bytes.len()),
+            false => {
+                let (fault, size) = (message(fault), self.bytes.len());
+                let what =
+                    if fault.starts_with("Unsupported") { "a JPEG of an unsupported kind" } else { "damaged JPEG" };
+                bail!("{what}: {fault} ({size} bytes)")
+            }
         }
     }
 
@@ -179,13 +193,20 @@ impl<'a> Jpeg<'a> {
         (self.info.width as usize, self.info.height as usize)
     }
 
-    /// The Exif data, without its "Exif\0\0".
-    pub fn exif(&self) -> Option<&[u8]> {
-        if self.info.exif.is_null() {
-            return None;
-        }
-        // SAFETY: the decoder keeps it until its image is done with, which takes `self`.
-        Some(unsafe { std::slice::from_raw_parts(self.info.exif, self.info.exif_len) })
+    /// How the file's Exif or XMP data turn its image.
+    pub fn orientation(&self) -> Option<Orientation> {
+        let Metadata { exif, xmp } = self.metadata();
+        super::orientation(exif.as_deref(), xmp.as_deref())
+    }
+
+    /// What the file says about its image.
+    pub(super) fn metadata(&self) -> Metadata {
+        let copy = |data: *const u8, len: usize| {
+            // SAFETY: the decoder keeps them until its image is done with, which takes `self`.
+            (!data.is_null()).then(|| unsafe { std::slice::from_raw_parts(data, len) }.to_vec())
+        };
+        let Info { exif, exif_len, xmp, xmp_len, .. } = self.info;
+        Metadata { exif: copy(exif, exif_len), xmp: copy(xmp, xmp_len) }
     }
 
     /// Decodes the part of the image that is wanted: rows below it are not read, rows above and blocks beside it

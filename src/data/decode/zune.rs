@@ -1,6 +1,6 @@
 //! JPEG in pure Rust, where libjpeg-turbo is not at hand.
 
-use super::{check_end, check_size, cmyk_to_rgb};
+use super::{Metadata, check_size, cmyk_to_rgb, has_end, truncated};
 use crate::data::image::Image;
 use crate::error::{Result, bail};
 use zune_core::bytestream::ZCursor;
@@ -8,8 +8,8 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-/// The whole image as RGB, and its Exif data.
-pub fn decode(bytes: &[u8]) -> Result<(Image, Option<Vec<u8>>)> {
+/// The whole image as RGB. Unlike libjpeg, the decoder does not tell whether an image without an end marker is whole.
+pub fn decode(bytes: &[u8]) -> Result<(Image, Metadata)> {
     let damaged = |e: zune_jpeg::errors::DecodeErrors| crate::error::Diagnostic::new(format!("damaged JPEG: {e:?}"));
     let options = DecoderOptions::default()
         .jpeg_set_out_colorspace(ColorSpace::RGB)
@@ -19,13 +19,15 @@ pub fn decode(bytes: &[u8]) -> Result<(Image, Option<Vec<u8>>)> {
     decoder.decode_headers().map_err(damaged)?;
     let Some((width, height)) = decoder.dimensions() else { bail!("damaged JPEG: its header gives no size") };
     check_size(width, height)?;
-    check_end(bytes, header_length(bytes))?;
+    if !has_end(bytes, header_length(bytes))? {
+        return Err(truncated(bytes));
+    }
     let four = matches!(decoder.input_colorspace(), Some(ColorSpace::CMYK | ColorSpace::YCCK));
     if let Some(own) = decoder.input_colorspace().filter(|_| four) {
         decoder.set_options(options.jpeg_set_out_colorspace(own));
     }
     let mut data = decoder.decode().map_err(damaged)?;
-    let exif = decoder.exif().cloned();
+    let metadata = Metadata { exif: decoder.exif().cloned(), xmp: decoder.xmp().cloned() };
     if decoder.input_colorspace() == Some(ColorSpace::YCCK) {
         data.as_chunks_mut::<4>().0.iter_mut().for_each(ycck_to_cmyk);
     }
@@ -35,7 +37,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Image, Option<Vec<u8>>)> {
     if data.len() != width * height * 3 {
         bail!("damaged JPEG: {width} x {height} pixels announced, {} values found", data.len());
     }
-    Ok((Image::new(width, height, 3, data), exif))
+    Ok((Image::new(width, height, 3, data), metadata))
 }
 
 /// As libjpeg does it: the complement of the colour that Y, Cb and Cr mean.

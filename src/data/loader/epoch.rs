@@ -4,6 +4,7 @@ use super::to_float::{BufferPool, to_float};
 use super::{Loader, OnBad, Shared, lock};
 use crate::data::batch::Batch;
 use crate::data::image::Image;
+use crate::data::pipeline::broken;
 use crate::data::transform::{BatchContext, Drawn};
 use crate::device;
 use crate::error::{Diagnostic, Result, catch_panic, one_line};
@@ -62,6 +63,8 @@ struct Item {
     number: usize,
     index: usize,
     label: i64,
+    /// Whether it stands where a broken one would.
+    replaced: bool,
     /// For each transform of the batch.
     drawn: Vec<Option<Drawn>>,
     error: Option<anyhow::Error>,
@@ -142,6 +145,7 @@ impl Work {
                 number,
                 index: 0,
                 label: -1,
+                replaced: false,
                 drawn: Vec::new(),
                 error: Some(e),
             });
@@ -164,14 +168,18 @@ impl Work {
         let mut replacements = None;
         for _ in 0..MOST_REPLACEMENTS {
             match catch_panic(|| shared.image(index, self.image_key(index), out)) {
-                Ok(drawn) => return Item { number, index, label: shared.source.label(index), drawn, error: None },
+                Ok(drawn) => {
+                    let (label, replaced) = (shared.source.label(index), replacements.is_some());
+                    return Item { number, index, label, replaced, drawn, error: None };
+                }
                 Err(e) => {
                     let name = shared.source.name(index);
                     // A wrong list of transforms is not a broken image.
                     let misfit = e.chain().any(|cause| cause.is::<Misfit>());
                     if shared.on_bad == OnBad::Error || misfit {
                         let what = format!("cannot read item {index} ({name}) of {}", shared.source.describe());
-                        return Item { number, index, label: -1, drawn: Vec::new(), error: Some(e.context(what)) };
+                        let error = if misfit { e.context(what) } else { broken(e, what) };
+                        return failed(number, index, error);
                     }
                     lock(&shared.bad).insert(index, (name, one_line(&e)));
                     let rng = replacements.get_or_insert_with(|| self.key.fold(0).fold(1 + position as u64).rng());
@@ -183,8 +191,12 @@ impl Work {
             "{MOST_REPLACEMENTS} images in a row of {} cannot be read",
             shared.source.describe()
         ));
-        Item { number, index, label: -1, drawn: Vec::new(), error: Some(error.into()) }
+        failed(number, index, error.into())
     }
+}
+
+fn failed(number: usize, index: usize, error: anyhow::Error) -> Item {
+    Item { number, index, label: -1, replaced: false, drawn: Vec::new(), error: Some(error) }
 }
 
 /// What the transforms of the batch draw from for an image, by the key of those of images.
@@ -319,7 +331,10 @@ impl Epoch {
             global_batch: work.global_len(batch),
             classes: work.shared.source.class_names().len(),
         };
-        let batch = Batch { images, targets: labels.shallow_clone(), labels, indices, samples, loss_weight };
+        let intact: Vec<bool> = items.iter().map(|item| !item.replaced).collect();
+        let intact = Tensor::f_from_slice(&intact)?.f_to_device(device)?;
+        let targets = labels.shallow_clone();
+        let batch = Batch { images, targets, labels, indices, intact, samples, loss_weight };
         let drawn = items.into_iter().map(|item| item.drawn).collect();
         work.shared.pipeline.apply_to_batch(batch, context, drawn).map(Some)
     }

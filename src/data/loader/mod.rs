@@ -9,8 +9,9 @@ mod to_float;
 
 pub use epoch::{Epoch, Misfit};
 
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, as_normalize};
 use super::source::SourceRef;
+use super::transform::Normalize;
 use crate::error::{Diagnostic, Result, ensure};
 use crate::{choices, options};
 use std::collections::BTreeMap;
@@ -37,8 +38,8 @@ options! {
         shuffle: bool = true,
         /// Whether to drop a short last batch.
         drop_last: bool = false,
-        /// What to do if an image cannot be read: "error" ends the run, "skip" replaces it with another image, counts
-        /// it and lists it in bad_items.txt of the run directory.
+        /// What to do if an image cannot be read: "error" ends the run, "skip" replaces it with another image
+        /// (`batch.intact` says where), counts it and lists it in bad_items.txt of the run directory.
         on_bad: OnBad = OnBad::Error,
         /// Whether to rotate JPEGs as their Exif data says; torchvision's loader does not.
         exif_orientation: bool = false,
@@ -135,6 +136,11 @@ impl Loader {
     /// What the batches are made of.
     pub fn source(&self) -> &SourceRef {
         &self.shared.source
+    }
+
+    /// The normalisation among its transforms.
+    pub fn normalization(&self) -> Option<&Normalize> {
+        self.shared.pipeline.on_batch().iter().find_map(as_normalize)
     }
 
     /// Channels, height and width of the images.

@@ -1,15 +1,28 @@
 //! Which columns of a table hold images and labels, as Hugging Face's `datasets` writes them.
 
-use crate::bail_hint;
-use crate::error::{Result, bail};
+use super::labels::{self, Classes, Labels};
+use super::listing;
+use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
+use crate::{bail_hint, options};
 use arrow_array::cast::AsArray as _;
-use arrow_array::{Array, ArrayRef, types};
+use arrow_array::{Array, ArrayRef};
 use arrow_schema::{DataType, Schema};
 use serde_json::Value;
 use std::path::Path;
 
 const IMAGE_NAMES: [&str; 9] = ["image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image.jpg"];
-const LABEL_NAMES: [&str; 8] = ["label", "labels", "cls", "class", "target", "fine_label", "label_id", "category"];
+const LABEL_NAMES: [&str; 9] =
+    ["label", "labels", "cls", "class", "target", "targets", "fine_label", "label_id", "category"];
+
+options! {
+    /// Which columns of a table hold what; () finds them by their types and usual names.
+    pub struct TableOptions {
+        /// The column of images, if there are several.
+        image: Option<String> = None,
+        /// The column of labels, if there are several or it has an unusual name.
+        label: Option<String> = None,
+    }
+}
 
 /// The columns of interest.
 #[derive(Debug)]
@@ -18,41 +31,198 @@ pub(super) struct Columns {
     pub label: Option<String>,
     /// The classes' names, if the features give them.
     pub names: Option<Vec<String>>,
+    /// The label's type, in words.
+    kind: String,
+    /// What was passed over, for the user to know.
+    note: Option<String>,
 }
 
 impl Columns {
-    /// Chosen by the features' types, else by usual names.
-    pub fn choose(file: &Path, schema: &Schema, features: Option<&Value>) -> Result<Self> {
-        let of_type = |kind: &str| -> Vec<&str> {
-            let all = features.and_then(Value::as_object).into_iter().flatten();
-            all.filter(|(_, f)| f["_type"] == kind).map(|(name, _)| name.as_str()).collect()
+    /// Chosen by the options, else by the features' types, else by usual names.
+    pub fn choose(file: &Path, schema: &Schema, features: Option<&Value>, given: &TableOptions) -> Result<Self> {
+        let table = Table { file, schema, features };
+        let image = match &given.image {
+            Some(name) => table.named("image", name, is_image)?,
+            None => table.image()?,
         };
-        let find = |kind: &str, names: &[&'static str], fits: fn(&DataType) -> bool| -> Option<String> {
-            let fits = |name: &str| schema.field_with_name(name).is_ok_and(|f| fits(f.data_type()));
-            let typed: Vec<&str> = of_type(kind).into_iter().filter(|n| fits(n)).collect();
-            let usual = names.iter().copied().find(|n| typed.contains(n));
-            let any = names.iter().copied().find(|n| fits(n));
-            usual.or(typed.first().copied()).or(any).map(str::to_string)
+        let (label, note) = match &given.label {
+            Some(name) => (Some(table.named("label", name, labels::is_label)?), None),
+            None => table.label(&image)?,
         };
-        let Some(image) = find("Image", &IMAGE_NAMES, is_image) else {
-            let columns: Vec<String> =
-                schema.fields().iter().map(|f| format!("{} ({})", f.name(), type_words(f.data_type()))).collect();
-            bail_hint!(
-                "{} has no column of images; its columns are: {}", file.display(), columns.join(", ");
-                "expected `image` (struct of bytes and path, or binary) and, for classes, `label` (int64)"
-            );
-        };
-        let label = find("ClassLabel", &LABEL_NAMES, DataType::is_integer);
+        let kind = label.as_ref().map_or(String::new(), |label| table.kind(label));
         let names = label.as_ref().and_then(|label| {
             let names = features?.get(label)?.get("names")?.as_array()?;
             Some(names.iter().map(|n| n.as_str().map_or_else(|| n.to_string(), str::to_string)).collect())
         });
-        Ok(Self { image, label, names })
+        Ok(Self { image, label, names, kind, note })
     }
 }
 
+/// A file's columns, to choose from.
+struct Table<'a> {
+    file: &'a Path,
+    schema: &'a Schema,
+    features: Option<&'a Value>,
+}
+
+impl<'a> Table<'a> {
+    fn type_of(&self, name: &str) -> Option<&'a DataType> {
+        self.schema.field_with_name(name).ok().map(|f| f.data_type())
+    }
+
+    fn kind(&self, name: &str) -> String {
+        self.type_of(name).map_or(String::new(), type_words)
+    }
+
+    /// "a (int64), b (utf8)"
+    fn words<'b>(&self, names: impl IntoIterator<Item = &'b str>) -> String {
+        names.into_iter().map(|n| format!("{n} ({})", self.kind(n))).collect::<Vec<_>>().join(", ")
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &'a str> {
+        self.schema.fields().iter().map(|f| f.name().as_str())
+    }
+
+    /// The columns that the features call `kind` ("Image", "ClassLabel").
+    fn of_feature(&self, kind: &str, fits: fn(&DataType) -> bool) -> Vec<&'a str> {
+        let all = self.features.and_then(Value::as_object).into_iter().flatten();
+        let named = all.filter(|(_, f)| f["_type"] == kind).map(|(name, _)| name.as_str());
+        named.filter(|name| self.type_of(name).is_some_and(fits)).collect()
+    }
+
+    /// A column that an option names.
+    fn named(&self, option: &str, name: &str, fits: fn(&DataType) -> bool) -> Result<String> {
+        let Some(kind) = self.type_of(name) else {
+            bail_hint!(
+                "{} has no column `{name}`{}", self.file.display(), did_you_mean(name, self.columns());
+                "its columns are: {}", self.words(self.columns())
+            );
+        };
+        ensure!(
+            fits(kind),
+            "{}: the option {option} names the column {name}, whose type is {}",
+            self.file.display(),
+            type_words(kind)
+        );
+        Ok(name.to_string())
+    }
+
+    fn image(&self) -> Result<String> {
+        let typed = self.of_feature("Image", is_image);
+        let usual = IMAGE_NAMES.iter().copied().find(|n| typed.contains(n));
+        if usual.is_none() && typed.len() > 1 {
+            return Err(self.several("images", "image", &typed));
+        }
+        if let Some(name) = usual.or(typed.first().copied()) {
+            return Ok(name.to_string());
+        }
+        match IMAGE_NAMES.iter().find(|n| self.type_of(n).is_some_and(is_image)) {
+            Some(name) => Ok(name.to_string()),
+            None => bail_hint!(
+                "{} has no column of images; its columns are: {}", self.file.display(), self.words(self.columns());
+                "expected `image` (struct of bytes and path, or binary) and, for classes, `label`; name other ones: \
+                 data::open(path, split, #{{ image: \"…\", label: \"…\" }})"
+            ),
+        }
+    }
+
+    /// The column of labels, if there is one, and what is to be said of others.
+    fn label(&self, image: &str) -> Result<(Option<String>, Option<String>)> {
+        let typed = self.of_feature("ClassLabel", DataType::is_integer);
+        let usual: Vec<&str> = LABEL_NAMES.iter().copied().filter(|n| self.type_of(n).is_some()).collect();
+        let fitting: Vec<&str> =
+            usual.iter().copied().filter(|n| self.type_of(n).is_some_and(labels::is_label)).collect();
+        let whole = |n: &&str| self.type_of(n).is_some_and(DataType::is_integer);
+        let chosen = match (fitting.iter().find(|n| typed.contains(n)), &typed[..]) {
+            (Some(name), _) | (None, [name]) => Some(*name),
+            (None, []) => fitting.iter().copied().find(|n| whole(n)).or(fitting.first().copied()),
+            _ => return Err(self.several("labels", "label", &typed)),
+        };
+        let option = "pass #{ label: \"…\" } to data::open";
+        let Some(chosen) = chosen else {
+            let others: Vec<&str> = self.columns().filter(|n| *n != image).collect();
+            let note = match (&usual[..], &others[..]) {
+                (_, []) => None,
+                ([], _) => Some(format!(
+                    "no labels are read, since none of its columns has a usual name for them \
+                    ({}): it has {}; {option} to read one",
+                    LABEL_NAMES.join(", "),
+                    self.words(others)
+                )),
+                _ => Some(format!("no labels are read: {} is no type of labels", self.words(usual))),
+            };
+            return Ok((None, note));
+        };
+        let others: Vec<&str> = typed.into_iter().chain(fitting).filter(|n| *n != chosen).collect();
+        let mut seen = std::collections::BTreeSet::new();
+        let others: Vec<&str> = others.into_iter().filter(|n| seen.insert(*n)).collect();
+        let note = (!others.is_empty()).then(|| {
+            format!(
+                "labels are read from {}, not from {}; {option} to choose",
+                self.words([chosen]),
+                self.words(others)
+            )
+        });
+        Ok((Some(chosen.to_string()), note))
+    }
+
+    fn several(&self, what: &str, option: &str, columns: &[&str]) -> anyhow::Error {
+        let message = format!("{} has several columns of {what}: {}", self.file.display(), columns.join(", "));
+        let hint = format!("name one: data::open(path, split, #{{ {option}: \"{}\" }})", columns[0]);
+        Diagnostic::new(message).hint(hint).into()
+    }
+}
+
+/// The labels and classes of a split's files, read from their columns; `row` names a row of all in errors. Says on
+/// stderr what was passed over, what is not read, and how texts became numbers. The second result is what is not read,
+/// in words.
+pub(super) fn classes(
+    of: &str,
+    read: Vec<(Columns, Labels)>,
+    file: impl Fn(usize) -> String,
+    row: impl Fn(usize) -> String,
+) -> Result<(Classes, Option<String>)> {
+    let (columns, files): (Vec<Columns>, Vec<Labels>) = read.into_iter().unzip();
+    let first = &columns[0];
+    for (i, other) in columns.iter().enumerate() {
+        if let (Some(a), Some(b)) = (&first.label, &other.label)
+            && (a != b || first.names != other.names)
+        {
+            let differ = if a == b { "other class names" } else { "another label column" };
+            bail_hint!(
+                "{} has {differ} than {}", file(i), file(0);
+                "the files of a split must agree on the column of labels and on the order of its classes"
+            );
+        }
+    }
+    columns.iter().find_map(|c| c.note.as_ref()).into_iter().for_each(|note| listing::note(&format!("{of}: {note}")));
+    let label = columns.iter().find_map(|c| Some((c.label.as_ref()?, &c.kind)));
+    let Some((label, kind)) = label else {
+        return Ok((labels::classes(files, None, file, row)?, None));
+    };
+    if let Some((i, unfit)) = files.iter().enumerate().find_map(|(i, f)| Some((i, f.unfit.as_ref()?))) {
+        listing::note(&format!(
+            "{of}: no labels are read: in the column {label} ({kind}) of {}, {unfit}, where a whole number, a text, \
+             true or false, or a list of one of them is expected",
+            file(i)
+        ));
+        let rows = files.iter().map(Labels::len).sum();
+        let none = Classes { labels: vec![labels::NONE; rows], names: Vec::new(), mapping: None };
+        return Ok((none, Some(format!("{label} ({kind})"))));
+    }
+    for (i, _) in columns.iter().enumerate().filter(|(_, c)| c.label.is_none()) {
+        listing::note(&format!("{of}: {} has no column {label}: its images have no labels", file(i)));
+    }
+    let names = columns.iter().find_map(|c| c.names.clone());
+    let found = labels::classes(files, names, file, row)?;
+    if let Some(mapping) = &found.mapping {
+        listing::note(&format!("{of}: labels of the column {label} ({kind}): {mapping}"));
+    }
+    Ok((found, None))
+}
+
 fn is_binary(kind: &DataType) -> bool {
-    matches!(kind, DataType::Binary | DataType::LargeBinary)
+    matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
 }
 
 fn is_image(kind: &DataType) -> bool {
@@ -68,6 +238,10 @@ fn type_words(kind: &DataType) -> String {
             let fields: Vec<_> =
                 fields.iter().map(|f| format!("{}: {}", f.name(), type_words(f.data_type()))).collect();
             format!("struct of {}", fields.join(", "))
+        }
+        DataType::Dictionary(_, values) => format!("dictionary of {}", type_words(values)),
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            format!("list of {}", type_words(field.data_type()))
         }
         other => other.to_string().to_lowercase(),
     }
@@ -91,7 +265,6 @@ impl Images {
             },
             None => (column.clone(), None),
         };
-        let path = path.filter(|p| matches!(p.data_type(), DataType::Utf8 | DataType::LargeUtf8));
         Ok(Self { rows: column.len(), whole: column.clone(), bytes, path })
     }
 
@@ -105,6 +278,7 @@ impl Images {
         }
         match self.bytes.data_type() {
             DataType::Binary => Some(self.bytes.as_binary::<i32>().value(row)),
+            DataType::BinaryView => Some(self.bytes.as_binary_view().value(row)),
             _ => Some(self.bytes.as_binary::<i64>().value(row)),
         }
     }
@@ -120,53 +294,7 @@ pub(super) fn text(column: &ArrayRef, row: usize) -> Option<&str> {
         _ if column.is_null(row) => None,
         DataType::Utf8 => Some(column.as_string::<i32>().value(row)),
         DataType::LargeUtf8 => Some(column.as_string::<i64>().value(row)),
+        DataType::Utf8View => Some(column.as_string_view().value(row)),
         _ => None,
     }
-}
-
-/// Adds the labels of a column of integers; null is -1.
-pub(super) fn push_labels(labels: &mut Vec<i32>, column: &ArrayRef) {
-    macro_rules! push {
-        ($($kind:ident => $ty:ty),*) => {
-            match column.data_type() {
-                $(DataType::$kind => labels.extend(column.as_primitive::<$ty>().iter().map(|v| {
-                    // A value beyond i32 is not a label either, and is reported with the other wrong ones.
-                    v.map_or(-1, |v| i32::try_from(v).unwrap_or(i32::MIN))
-                })),)*
-                other => unreachable!("labels of type {other}"),
-            }
-        };
-    }
-    push!(Int8 => types::Int8Type, Int16 => types::Int16Type, Int32 => types::Int32Type, Int64 => types::Int64Type,
-          UInt8 => types::UInt8Type, UInt16 => types::UInt16Type, UInt32 => types::UInt32Type,
-          UInt64 => types::UInt64Type);
-}
-
-/// The classes' names: those given, against which every label is checked, else "0" … the highest label.
-pub(super) fn class_names(
-    labels: &[i32],
-    names: Option<Vec<String>>,
-    name_row: impl Fn(usize) -> String,
-) -> Result<Vec<String>> {
-    let limit = names.as_ref().map_or(i32::MAX as usize, Vec::len);
-    if let Some(row) = labels.iter().position(|l| *l < -1 || *l >= 0 && *l as usize >= limit) {
-        let label = match labels[row] {
-            i32::MIN => "a label beyond 32 bits".to_string(),
-            label => format!("the label {label}"),
-        };
-        let expected = names.map_or("-1 (none) or more".to_string(), |n| {
-            format!("0..={} for the {} classes, or -1 for none", n.len().saturating_sub(1), n.len())
-        });
-        bail_hint!(
-            "{} has {label}, expected {expected}", name_row(row);
-            "the labels and the class names do not belong together"
-        );
-    }
-    let highest = labels.iter().copied().max().unwrap_or(-1);
-    // Every class costs memory, and a label of a billion is surely wrong.
-    if names.is_none() && highest >= 10_000_000 {
-        let row = labels.iter().position(|l| *l == highest).unwrap_or(0);
-        bail!("{} has the label {highest}, which is too high for a class", name_row(row));
-    }
-    Ok(names.unwrap_or_else(|| (0..=highest).map(|i| i.to_string()).collect()))
 }

@@ -1,6 +1,7 @@
 //! What `datasets` writes with `save_to_disk`: Arrow streams, mapped into memory.
 
-use super::columns::{Columns, Images, class_names, push_labels};
+use super::columns::{self, Columns, Images, TableOptions};
+use super::labels::{self, Labels};
 use super::{Source, StoredImage, paths, split_names};
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
@@ -17,20 +18,23 @@ pub struct HfDisk {
     split: Option<String>,
     class_names: Vec<String>,
     labels: Vec<i32>,
+    /// The column whose labels are not read, if it has one.
+    unread: Option<String>,
     /// Record batches, and for each the number of rows up to its end.
     batches: Vec<Images>,
     ends: Vec<usize>,
 }
 
-/// One file: its images' batches, and labels.
+/// One file: its columns, its images' batches, and labels.
 struct ShardRows {
+    columns: Columns,
     batches: Vec<Images>,
-    labels: Vec<i32>,
+    labels: Labels,
 }
 
 impl HfDisk {
     /// Opens `split` of a `DatasetDict` folder, or a `Dataset` folder. Nothing but labels is read.
-    pub fn open(path: &Path, split: Option<&str>) -> Result<Self> {
+    pub fn open(path: &Path, split: Option<&str>, options: &TableOptions) -> Result<Self> {
         if !path.exists() {
             return Err(paths::missing(path));
         }
@@ -58,22 +62,24 @@ impl HfDisk {
         let Some(files) = files.filter(|f| !f.is_empty()) else {
             bail!("{} names no data files", dir.join("state.json").display());
         };
-        let read: Vec<(ShardRows, Option<Vec<String>>)> =
-            files.par_iter().map(|file| ShardRows::read(file, info.get("features"))).collect::<Result<_>>()?;
+        let features = info.get("features");
+        let read: Vec<ShardRows> =
+            files.par_iter().map(|file| ShardRows::read(file, features, options)).collect::<Result<_>>()?;
 
-        let (mut labels, mut batches, mut names, mut starts) = (Vec::new(), Vec::new(), None, Vec::new());
-        for (shard, classes) in read {
-            starts.push(labels.len());
-            labels.extend(shard.labels);
+        let (mut rows, mut batches, mut tables, mut starts) = (0, Vec::new(), Vec::new(), Vec::new());
+        for shard in read {
+            starts.push(rows);
+            rows += shard.labels.len();
             batches.extend(shard.batches);
-            names = names.or(classes);
+            tables.push((shard.columns, shard.labels));
         }
-        labels.shrink_to_fit();
         let name_row = |row: usize| {
             let file = starts.partition_point(|s| *s <= row) - 1;
             format!("{}: row {} (row {row} of all)", files[file].display(), row - starts[file])
         };
-        let class_names = class_names(&labels, names, name_row)?;
+        let name_file = |i: usize| files[i].display().to_string();
+        let (classes, unread) = columns::classes(&dir.display().to_string(), tables, name_file, name_row)?;
+        let labels::Classes { labels, names: class_names, .. } = classes;
         let ends = batches
             .iter()
             .scan(0, |end, batch: &Images| {
@@ -82,7 +88,7 @@ impl HfDisk {
             })
             .collect();
         ensure!(!labels.is_empty(), "{} has no rows", dir.display());
-        Ok(Self { dir, split, class_names, labels, batches, ends })
+        Ok(Self { dir, split, class_names, labels, unread, batches, ends })
     }
 
     /// The batch that holds row `index`, and its index there.
@@ -93,7 +99,7 @@ impl HfDisk {
 }
 
 impl ShardRows {
-    fn read(path: &Path, features: Option<&Value>) -> Result<(Self, Option<Vec<String>>)> {
+    fn read(path: &Path, features: Option<&Value>, options: &TableOptions) -> Result<Self> {
         let reading = || format!("cannot read {}", path.display());
         if !path.exists() {
             return Err(paths::missing(path));
@@ -110,7 +116,7 @@ impl ShardRows {
         let whole = buffer.ends_with(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
 
         let mut decoder = StreamDecoder::new();
-        let (mut shard, mut columns) = (ShardRows { batches: Vec::new(), labels: Vec::new() }, None);
+        let (mut batches, mut labels, mut columns) = (Vec::new(), Labels::default(), None);
         let mut row = 0;
         let damaged = |row: usize, what: String| {
             let message = format!("{} is cut short or damaged after row {row} ({size} bytes): {what}", path.display());
@@ -120,34 +126,35 @@ impl ShardRows {
         while !buffer.is_empty() {
             let Some(batch) = decoder.decode(&mut buffer).map_err(|e| damaged(row, e.to_string()))? else { continue };
             if columns.is_none() {
-                columns = Some(Columns::choose(path, &batch.schema(), features)?);
+                columns = Some(Columns::choose(path, &batch.schema(), features, options)?);
             }
             let columns = columns.as_ref().expect("just set");
             let column = |name: &str| batch.column_by_name(name).expect("a stream has one schema");
-            shard.batches.push(Images::new(column(&columns.image))?);
+            batches.push(Images::new(column(&columns.image))?);
             row += batch.num_rows();
             match &columns.label {
-                Some(label) => push_labels(&mut shard.labels, column(label)),
-                None => shard.labels.resize(row, -1),
+                Some(label) => labels.push(column(label)),
+                None => labels.fill(row),
             }
         }
         decoder.finish().map_err(|e| damaged(row, e.to_string()))?;
         if !whole {
             return Err(damaged(row, "its end mark is missing".to_string()).into());
         }
-        if columns.is_none()
-            && let Some(schema) = decoder.schema()
-        {
-            columns = Some(Columns::choose(path, &schema, features)?);
-        }
-        Ok((shard, columns.and_then(|c| c.names)))
+        let columns = match (columns, decoder.schema()) {
+            (Some(columns), _) => columns,
+            (None, Some(schema)) => Columns::choose(path, &schema, features, options)?,
+            (None, None) => return Err(damaged(row, "it has no schema".to_string()).into()),
+        };
+        Ok(Self { columns, batches, labels })
     }
 }
 
 impl Source for HfDisk {
     fn describe(&self) -> String {
         let split = self.split.as_ref().map(|s| format!(", {s}")).unwrap_or_default();
-        format!("{} (datasets folder{split})", self.dir.display())
+        let unread = self.unread.as_ref().map(|c| format!(", labels of {c} not read")).unwrap_or_default();
+        format!("{} (datasets folder{split}{unread})", self.dir.display())
     }
     fn len(&self) -> usize {
         self.labels.len()
@@ -205,6 +212,6 @@ fn json(path: &Path) -> Result<Value> {
     if !path.exists() {
         return Err(paths::missing(path));
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(labels::without_mark(&text)).with_context(|| format!("{} is not JSON", path.display()))
 }

@@ -58,7 +58,8 @@ impl Idx {
         let names_path = dir.join("classes.txt");
         let class_names = match std::fs::read_to_string(&names_path) {
             Ok(text) => {
-                let names: Vec<String> = text.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty()).collect();
+                let lines = text.trim_start_matches('\u{feff}').lines().map(|l| l.trim().to_string());
+                let names: Vec<String> = lines.filter(|l| !l.is_empty()).collect();
                 ensure!(
                     names.len() >= classes,
                     "{} names {} classes, but {} has labels up to {}",

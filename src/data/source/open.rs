@@ -4,8 +4,8 @@ use super::shard_name::{Kind, compression};
 use super::shards::{self, Evidence, Look, Shards, kind_of};
 use super::survey::{Arrangement, Survey, survey};
 use super::{
-    HfDisk, Idx, ImageFolder, Parquet, SourceRef, WebDataset, hf_disk, idx, listing, parquet, paths, split_names,
-    webdataset,
+    HfDisk, Idx, ImageFolder, Parquet, SourceRef, TableOptions, WebDataset, hf_disk, idx, listing, parquet, paths,
+    split_names, webdataset,
 };
 use crate::bail_hint;
 use crate::error::{Diagnostic, Result};
@@ -204,13 +204,19 @@ impl Place {
         })
     }
 
-    /// Opens the images; `split` may be left out if there is only one.
-    pub fn open(&self, split: Option<&str>) -> Result<SourceRef> {
-        let (path, dir) = (self.path.as_str(), Path::new(&self.path));
+    /// Opens the images; `split` may be left out if there is only one. Tables alone have columns to choose.
+    pub fn open(&self, split: Option<&str>, options: &TableOptions) -> Result<SourceRef> {
+        let (path, dir, layout) = (self.path.as_str(), Path::new(&self.path), self.layout);
+        if !matches!(layout, Layout::HfDisk | Layout::Parquet) && *options != TableOptions::default() {
+            bail_hint!(
+                "{path} ({layout}) has no columns, which the options image and label choose";
+                "give them for parquet files and `datasets` folders only"
+            );
+        }
         Ok(match self.layout {
             Layout::ImageFolder | Layout::Images => Arc::new(ImageFolder::open(dir, split)?),
-            Layout::HfDisk => Arc::new(HfDisk::open(dir, split)?),
-            Layout::Parquet => Arc::new(Parquet::open(path, split)?),
+            Layout::HfDisk => Arc::new(HfDisk::open(dir, split, options)?),
+            Layout::Parquet => Arc::new(Parquet::open(path, split, options)?),
             Layout::WebDataset => Arc::new(WebDataset::open(path, split)?),
             Layout::Idx => Arc::new(Idx::open(dir, split_names::choose(path, split, &self.splits()?)?)?),
         })
@@ -273,11 +279,16 @@ pub fn splits(path: &str) -> Result<Vec<String>> {
 /// one; "train" also finds training, "validation" also val, valid and dev, or else test, eval and the like, which it
 /// says.
 pub fn open(path: &str, split: Option<&str>) -> Result<SourceRef> {
+    open_with(path, split, &TableOptions::default())
+}
+
+/// [`open`], with the columns of a table chosen by hand; images that are stored otherwise have none.
+pub fn open_with(path: &str, split: Option<&str>, options: &TableOptions) -> Result<SourceRef> {
     let place = Place::find(path)?;
     if !place.passed_over.is_empty() {
         listing::note_once(&format!("{path}: {}", place.describe_passed_over()));
     }
-    place.open(split)
+    place.open(split, options)
 }
 
 impl Place {

@@ -1,5 +1,6 @@
 //! The samples of an archive: its files joined by name, wherever they lie in it.
 
+use super::labels::{self, JsonClass};
 use super::paths;
 use super::tar::{self, Member};
 use crate::bail_hint;
@@ -26,12 +27,14 @@ pub(super) struct Class {
     pub label: Option<i32>,
     /// Its name.
     pub word: Option<String>,
+    /// What the sample's JSON holds in place of a label, in words.
+    pub unread: Option<String>,
 }
 
 impl Class {
     /// Whether nothing tells the class.
     pub fn is_unknown(&self) -> bool {
-        self.label.is_none() && self.word.is_none()
+        self.label.is_none() && self.word.is_none() && self.unread.is_none()
     }
 }
 
@@ -121,28 +124,23 @@ impl Group {
 
 /// The class in a file of its own.
 fn number(path: &Path, name: &[u8], content: &[u8]) -> Result<Class> {
-    let held = String::from_utf8_lossy(content).trim().to_string();
-    let Ok(label) = held.parse::<i32>() else {
-        bail_hint!(
+    match labels::in_text(content) {
+        Ok(label) => Ok(Class { label: Some(label), ..Class::default() }),
+        Err(held) => bail_hint!(
             "{}: {} holds \"{}\", which is not a label", path.display(), text(name),
             held.chars().take(40).collect::<String>();
             "expected the number of the class, as text"
-        );
-    };
-    Ok(Class { label: Some(label), word: None })
+        ),
+    }
 }
 
 /// The class in a sample's JSON.
 fn class_in_json(path: &Path, name: &[u8], content: &[u8]) -> Result<Class> {
-    let value: Value =
-        serde_json::from_slice(content).with_context(|| format!("{}: {} is not JSON", path.display(), text(name)))?;
-    let number = |key: &&str| value[*key].as_i64().and_then(|n| i32::try_from(n).ok());
-    let word = |key: &&str| value[*key].as_str().map(str::to_string);
-    Ok(Class {
-        label: ["label", "cls", "class", "class_id"].iter().find_map(number),
-        word: ["class_name", "classname", "label_name", "wnid", "synset", "class", "label", "cls"]
-            .iter()
-            .find_map(word),
+    let value: Value = serde_json::from_slice(labels::without_mark(content))
+        .with_context(|| format!("{}: {} is not JSON", path.display(), text(name)))?;
+    Ok(match labels::in_json(&value) {
+        Ok(JsonClass { label, name: word }) => Class { label, word, unread: None },
+        Err(what) => Class { unread: Some(format!("{} {what}", text(name))), ..Class::default() },
     })
 }
 
@@ -167,7 +165,8 @@ fn join(path: &Path, groups: Vec<Group>, keys: &[Vec<u8>], marked: bool) -> Resu
             part.map_or(Ok(Class::default()), |part| part.content)
         };
         let (number, told) = (own(group.numbers, &number_role)?, own(group.texts, &text_role)?);
-        let class = Class { label: number.label.or(told.label), word: told.word };
+        let unread = told.unread.filter(|_| number.label.is_none());
+        let class = Class { label: number.label.or(told.label), word: told.word, unread };
         let mut images = group.images.into_iter().filter(|part| has_role(&part.ending, &image_role));
         match (images.next(), images.next()) {
             (Some(image), None) => content.samples.push(Sample { image: image.content, class }),

@@ -1,7 +1,8 @@
 //! WebDataset shards: uncompressed tar archives whose files are grouped into samples by name.
 
+use super::labels;
 use super::listing::{self, FileState, Progress};
-use super::names::{self, Names};
+use super::names::Names;
 use super::samples::{self, Class};
 use super::shard_name::{Kind, compression};
 use super::shards::{Evidence, Shards};
@@ -55,6 +56,8 @@ struct Index {
     /// Images without a class, and the names of the first.
     unlabelled: u64,
     some_unlabelled: Vec<String>,
+    /// The first sample whose JSON holds something else in place of a label, in words.
+    unread: Option<String>,
     /// Whether the archive has its end mark.
     marked: bool,
 }
@@ -94,7 +97,19 @@ impl WebDataset {
                 "a sample is an image (NAME.jpg, .png, .webp, …) with its class in NAME.cls or NAME.json beside it"
             );
         }
-        need_all_labels(path, &shards)?;
+        if let Some((shard, unread)) = shards.iter().find_map(|s| Some((s, s.index.unread.as_ref()?))) {
+            listing::note(&format!(
+                "{path}: no labels are read: in {}, {unread}, where a whole number, a text, true or false, or a list of \
+                 one of them is expected",
+                shard.path.display()
+            ));
+            for index in shards.iter_mut().map(|s| &mut s.index) {
+                index.labels.fill(labels::NONE as u32);
+                index.word_of.fill(NONE);
+            }
+        } else {
+            need_all_labels(path, &shards)?;
+        }
         let class_names = class_names(&mut shards)?;
         Ok(Self { path: path.to_string(), split, class_names, shards, ends })
     }
@@ -191,7 +206,8 @@ impl Index {
             index.names.push(&sample.image.name)?;
             index.offsets.push(sample.image.offset);
             index.sizes.push(sample.image.size as u32);
-            let Class { label, word } = sample.class;
+            let Class { label, word, unread } = sample.class;
+            index.unread = index.unread.or(unread);
             index.labels.push(label.unwrap_or(-1) as u32);
             index.word_of.push(match word {
                 None => NONE,
@@ -243,15 +259,17 @@ fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
         return Ok(names);
     }
     if highest < 0 {
-        let mut names: Vec<String> = shards
-            .iter()
-            .flat_map(|s| s.index.words.iter())
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect();
-        names.sort();
-        names.dedup();
-        names::sort_classes(&mut names, |name| name.as_bytes());
+        let words = shards.iter().flat_map(|s| s.index.words.iter());
+        let names = labels::sorted(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()).names;
         label_by_words(shards, &names);
+        if !names.is_empty() {
+            let dir = shards[0].path.parent().unwrap_or(Path::new("."));
+            listing::note(&format!(
+                "{}: labels of the names in the samples' JSON: {}",
+                dir.display(),
+                labels::mapping(&names)
+            ));
+        }
         return Ok(names);
     }
     let mut names: Vec<String> = (0..=highest).map(|i| i.to_string()).collect();
@@ -266,19 +284,34 @@ fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
             }
         }
     }
+    label_by_words(shards, &names);
     Ok(names)
 }
 
-/// Gives samples without a label the index of their class name as label.
+/// Gives samples without a label the index of their class name as label. Says which names are not among `names`.
 fn label_by_words(shards: &mut [Shard], names: &[String]) {
-    for index in shards.iter_mut().map(|s| &mut s.index) {
+    let (mut unknown, mut example) = (0, None);
+    for Shard { path, index, .. } in shards.iter_mut() {
         let labels: Vec<Option<usize>> =
             index.words.iter().map(|word| names.iter().position(|n| n.as_bytes() == word)).collect();
         for (label, word) in index.labels.iter_mut().zip(&index.word_of) {
-            if *label as i32 == -1 && *word != NONE {
-                *label = labels[*word as usize].map_or(u32::MAX, |l| l as u32);
+            if *label as i32 == labels::NONE && *word != NONE {
+                let known = labels[*word as usize];
+                *label = known.map_or(u32::MAX, |l| l as u32);
+                if known.is_none() {
+                    unknown += 1;
+                    example.get_or_insert_with(|| {
+                        format!("\"{}\" in {}", index.words.text(*word as usize), path.display())
+                    });
+                }
             }
         }
+    }
+    if let Some(example) = example {
+        let count = listing::thousands(unknown);
+        listing::note(&format!(
+            "{count} samples have no label, since their class's name is not among the classes: {example}"
+        ));
     }
 }
 
@@ -304,6 +337,7 @@ fn names_beside(dir: &Path) -> Result<Option<(PathBuf, Vec<String>)>> {
     for file in ["classes.txt", "classnames.txt"].map(|name| dir.join(name)) {
         if file.is_file() {
             let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let text = text.trim_start_matches('\u{feff}');
             let names = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_string).collect();
             return Ok(Some((file, names)));
         }

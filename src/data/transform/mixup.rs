@@ -264,6 +264,7 @@ mod tests {
                 labels: tensors["labels"].copy(),
                 targets: tensors["labels"].copy(),
                 indices: tensors["labels"].copy(),
+                intact: tensors["labels"].ge(0),
                 samples: Positions::default(),
                 loss_weight: 1.0,
             };

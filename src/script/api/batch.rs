@@ -62,6 +62,7 @@ impl Batch {
             labels: rows(&whole.labels)?,
             targets: rows(&whole.targets)?,
             indices: rows(&whole.indices)?,
+            intact: rows(&whole.intact)?,
             samples: whole.samples.part(start as usize, length as usize),
             loss_weight: whole.loss_weight * length as f64 / n as f64,
         };
@@ -83,6 +84,7 @@ impl From<Batch> for batch::Batch {
             labels: b.labels.shallow_clone(),
             targets: b.targets.shallow_clone(),
             indices: b.indices.shallow_clone(),
+            intact: b.intact.shallow_clone(),
             ..*b
         }
     }
@@ -185,6 +187,13 @@ mod functions {
     #[script(get)]
     pub fn indices(batch: &Batch) -> tch::Tensor {
         batch.content().batch.indices.shallow_clone()
+    }
+
+    /// Which images are those at their places in the source's order, bool [B]: false where on_bad: "skip" replaced a
+    /// broken image by another. An evaluation leaves these out.
+    #[script(get)]
+    pub fn intact(batch: &Batch) -> tch::Tensor {
+        batch.content().batch.intact.shallow_clone()
     }
 
     /// Splits the batch into k micro-batches, to accumulate gradients with less memory. If k does not divide the batch,

@@ -1,17 +1,17 @@
 //! Models and tensors on disk.
 
 use super::nn::{report_map, tensor_map};
-use crate::checkpoint::{self, CONFIG_FILE, FillOptions, SaveOptions, TORCH_EMA_FILE};
+use crate::checkpoint::{self, CONFIG_FILE, FillOptions, PASS_STRICT, SaveOptions};
 use crate::dist;
 use crate::error::Result;
-use crate::run::{pretrained, snapshot};
+use crate::run::pretrained;
 use crate::script::registry::Api;
 use crate::script::session;
 use crate::script::values::{Module, from_json, plain_map, tensors_by_name};
 use nepa_macros::functions;
 use rhai::{Dynamic, Map};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 pub fn register(api: &mut Api<'_>) {
@@ -26,18 +26,23 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// Loads a model folder, or a file of weights with a config.json beside it, as a module in training mode. Every
-    /// tensor must fit.
-    pub fn load(folder: &Path) -> Result<Module> {
-        let model = checkpoint::load(folder)?;
-        session::note_loaded(folder);
-        Ok(Module(Rc::new(model)))
+    /// Loads a model as a module in training mode. Every tensor must fit. The path is what checkpoint::open takes; if it
+    /// holds raw and averaged weights, give the kind too.
+    pub fn load(path: &Path) -> Result<Module> {
+        loaded(path, "")
     }
 
-    /// Opens pretrained weights to start another model from: `weights` is "raw" or "ema" (averaged). The path is a
-    /// training checkpoint (checkpoints/LABEL/step-N), a run directory (meaning its newest checkpoint), a model folder,
-    /// nepa's or Hugging Face's (with pytorch_model_ema.bin for "ema"), or a file of weights beside a config.json. A
-    /// folder that records the other kind of weights is refused. Returns a map: `path` of the file, `weights`, `config`
+    /// Loads a model with its "raw" or "ema" (averaged) weights, or "" for the only ones.
+    #[script(name = "load")]
+    pub fn load_weights(path: &Path, weights: &str) -> Result<Module> {
+        loaded(path, weights)
+    }
+
+    /// Opens pretrained weights to start another model from: `weights` is "raw" or "ema" (averaged), or "" for the only
+    /// ones. The path is a run directory (meaning its newest checkpoint), a training checkpoint
+    /// (checkpoints/LABEL/step-N), a model folder, nepa's or Hugging Face's (with pytorch_model_ema.bin for "ema";
+    /// weights may be in several files with an index), or a file of weights beside a config.json. A folder that records
+    /// the other kind of weights is refused. Returns a map: `path` of the file, `weights`, `config`
     /// (with the keys of config.json), `class_names` (an array, or () without a head), `tensors` by name, on the CPU.
     ///
     /// Example: `let pretrained = checkpoint::open("runs/vitb/checkpoints/pretrain/step-00499200", "ema");`
@@ -45,24 +50,14 @@ mod functions {
         opened(path, weights)
     }
 
-    /// Finds the models in a folder, a map of paths by name: `raw` and `ema` for a checkpoint or a Hugging Face folder
-    /// with pytorch_model_ema.bin; otherwise the folder itself, as `model`.
-    pub fn folders(folder: &str) -> Result<Map> {
-        let dir = Path::new(folder);
-        let parts = [("raw", snapshot::RAW_DIR), ("ema", snapshot::EMA_DIR)];
-        let both = parts.map(|(name, part)| (name, dir.join(part))).into_iter();
-        let mut found: Map =
-            both.filter(|(_, p)| p.is_dir()).map(|(n, p)| (n.into(), p.display().to_string().into())).collect();
-        if found.is_empty() {
-            checkpoint::tensor_file(dir)?;
-            let average = dir.join(TORCH_EMA_FILE);
-            let own = if average.is_file() { "raw" } else { "model" };
-            found.insert(own.into(), folder.into());
-            if average.is_file() {
-                found.insert("ema".into(), average.display().to_string().into());
-            }
-        }
-        Ok(found)
+    /// Finds the models that a path stands for, as checkpoint::open takes it: a map of the weights' files by name, `raw`
+    /// and `ema` where there are both kinds, otherwise `model`.
+    pub fn files(path: &Path) -> Result<Map> {
+        let kinds = pretrained::kinds(path)?;
+        let one = |(kind, file): (Option<&'static str>, PathBuf)| {
+            (kind.unwrap_or("model").into(), file.display().to_string().into())
+        };
+        Ok(kinds.into_iter().map(one).collect())
     }
 
     /// Loads the tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) into a module's
@@ -78,7 +73,9 @@ mod functions {
         filled(m, path, &options)
     }
 
-    /// Saves a module as a folder: config.json (of a ViT-NEPA), model.safetensors, provenance.json.
+    /// Saves a module as a folder: model.safetensors, provenance.json and, of a ViT-NEPA, config.json and
+    /// preprocessor_config.json, for Hugging Face's image processors: resized to the image size, and normalised as
+    /// std/train or `set_normalization` said, or else the folder that it was loaded from, or else by 0.5 and 0.5.
     /// The folder is written atomically and replaces a model folder of that name. Rank 0 writes, and the other ranks
     /// wait for it.
     pub fn save(m: &Module, folder: &str) -> Result<()> {
@@ -95,7 +92,7 @@ mod functions {
     /// No code in a file of torch.save is run. Names in nested dictionaries are joined with dots
     /// (`state_dict.head.weight`). Values that are not tensors are skipped, with a note.
     pub fn tensors(path: &str) -> Result<Map> {
-        let file = checkpoint::tensors::read(&checkpoint::tensor_file(Path::new(path))?)?;
+        let file = checkpoint::read_tensors(&checkpoint::tensor_file(Path::new(path))?)?;
         if let Some(others) = file.left_out() {
             eprintln!("note: {path}: left out {others}");
         }
@@ -117,15 +114,22 @@ mod functions {
     }
 }
 
+fn loaded(path: &Path, weights: &str) -> Result<Module> {
+    let (_, file) = pretrained::find(path, weights)?;
+    let model = checkpoint::load(&file)?;
+    session::note_loaded(&file);
+    Ok(Module(Rc::new(model)))
+}
+
 fn opened(path: &Path, weights: &str) -> Result<Map> {
-    let file = pretrained::find(path, weights)?;
+    let (kind, file) = pretrained::find(path, weights)?;
     let config = checkpoint::ConfigFile::read(&file.with_file_name(CONFIG_FILE))?;
     let tensors = checkpoint::weights(&file)?.tensors;
     session::note_loaded(&file);
     let names = config.class_names().map(|names| from_json(&Value::from(names))).unwrap_or(Dynamic::UNIT);
     Ok(Map::from([
         ("path".into(), file.display().to_string().into()),
-        ("weights".into(), weights.into()),
+        ("weights".into(), kind.map_or(Dynamic::UNIT, Dynamic::from)),
         ("config".into(), plain_map(&config.config)?.into()),
         ("class_names".into(), names),
         ("tensors".into(), tensors_by_name(tensors).into()),
@@ -135,7 +139,8 @@ fn opened(path: &Path, weights: &str) -> Result<Map> {
 fn filled(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {
     let file = checkpoint::tensor_file(Path::new(path))?;
     let source = checkpoint::weights(&file)?;
-    let report = checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict)?;
+    let report =
+        checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict.then_some(PASS_STRICT))?;
     session::note_loaded(Path::new(path));
     Ok(report_map(report))
 }

@@ -146,7 +146,8 @@ mod functions {
     pub fn read_json(path: &Path) -> Result<Dynamic> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-        let value = serde_json::from_str(&text).with_context(|| format!("{shown} is not valid JSON"))?;
+        let text = text.trim_start_matches('\u{feff}');
+        let value = serde_json::from_str(text).with_context(|| format!("{shown} is not valid JSON"))?;
         Ok(from_json(&value))
     }
 }

@@ -4,8 +4,9 @@ mod header;
 mod pages;
 mod snappy;
 
-use super::columns::{Columns, Images, class_names, push_labels, text};
+use super::columns::{self, Columns, Images, TableOptions, text};
 use super::hf_disk::read_path;
+use super::labels::{self, Labels};
 use super::listing::{self, FileState, Progress};
 use super::names::Names;
 use super::shard_name::Kind;
@@ -43,6 +44,8 @@ pub struct Parquet {
     /// The index after each shard's last row.
     ends: Vec<usize>,
     labels: Vec<i32>,
+    /// The column whose labels are not read, if it has one.
+    unread: Option<String>,
     /// The images' own file names, empty if there is none.
     files: Names,
 }
@@ -77,38 +80,41 @@ struct RowGroup {
 
 /// What is read from a shard at once.
 struct Table {
-    labels: Vec<i32>,
+    columns: Columns,
+    labels: Labels,
     files: Names,
-    names: Option<Vec<String>>,
 }
 
 impl Parquet {
     /// Opens the shards that `path` stands for: a folder, a file or a pattern (`data/train-*.parquet`). Labels and
     /// file names are read, images are not.
-    pub fn open(path: &str, split: Option<&str>) -> Result<Self> {
+    pub fn open(path: &str, split: Option<&str>, options: &TableOptions) -> Result<Self> {
         let (files, split) = shards(path)?.of_split(path, split)?;
         let progress = Progress::new(format!("reading the labels of {path}"));
         let folder = listing::folder();
-        let opened: Vec<(Shard, Table)> =
-            files.par_iter().map(|file| Shard::open(file, folder.as_deref(), &progress)).collect::<Result<_>>()?;
-        let (mut shards, mut ends) = (Vec::new(), Vec::new());
-        let (mut labels, mut files, mut names) = (Vec::new(), Names::default(), None);
+        let opened: Vec<(Shard, Table)> = files
+            .par_iter()
+            .map(|file| Shard::open(file, folder.as_deref(), options, &progress))
+            .collect::<Result<_>>()?;
+        let (mut shards, mut ends, mut rows) = (Vec::new(), Vec::new(), 0);
+        let (mut tables, mut files) = (Vec::new(), Names::default());
         for (shard, table) in opened {
-            labels.extend(table.labels);
+            rows += table.labels.len();
             files.append(&table.files)?;
-            names = names.or(table.names);
-            ends.push(labels.len());
+            tables.push((table.columns, table.labels));
+            ends.push(rows);
             shards.push(shard);
         }
-        labels.shrink_to_fit();
         files.shrink();
-        ensure!(!labels.is_empty(), "{path} has no rows");
+        ensure!(rows > 0, "{path} has no rows");
         let name_row = |row: usize| {
             let (shard, inside) = super::locate(&ends, row);
             format!("{}: row {inside} (row {row} of all)", shards[shard].path.display())
         };
-        let class_names = class_names(&labels, names, name_row)?;
-        Ok(Self { path: path.to_string(), split, class_names, shards, ends, labels, files })
+        let name_file = |i: usize| shards[i].path.display().to_string();
+        let (classes, unread) = columns::classes(path, tables, name_file, name_row)?;
+        let labels::Classes { labels, names: class_names, .. } = classes;
+        Ok(Self { path: path.to_string(), split, class_names, shards, ends, labels, unread, files })
     }
 
     /// Whether item `index` is read alone rather than with its page.
@@ -141,7 +147,7 @@ pub(super) fn look(path: &Path) -> Evidence {
     let meta = File::open(path).map_err(anyhow::Error::from);
     let meta = meta.and_then(|file| Ok(ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?));
     let Ok(meta) = meta else { return Evidence::Images };
-    match Columns::choose(path, meta.schema(), features(&meta).as_ref()) {
+    match Columns::choose(path, meta.schema(), features(&meta).as_ref(), &TableOptions::default()) {
         Ok(columns) if columns.label.is_some() => Evidence::LabelledImages,
         Ok(_) => Evidence::Images,
         Err(_) => Evidence::Nothing,
@@ -149,7 +155,7 @@ pub(super) fn look(path: &Path) -> Evidence {
 }
 
 impl Shard {
-    fn open(path: &Path, folder: Option<&Path>, progress: &Progress) -> Result<(Self, Table)> {
+    fn open(path: &Path, folder: Option<&Path>, options: &TableOptions, progress: &Progress) -> Result<(Self, Table)> {
         if !path.exists() {
             return Err(paths::missing(path));
         }
@@ -164,38 +170,18 @@ impl Shard {
             Diagnostic::new(message).hint("fetch it again; expected a Parquet file, which ends in PAR1")
         };
         let meta = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()).map_err(|e| damaged(e.to_string()))?;
+        if meta.metadata().row_groups().iter().flat_map(|g| g.columns()).any(|c| c.compression() == Compression::LZO) {
+            bail_hint!("{} is compressed with LZO, which is not read", path.display(); "write it anew with snappy or zstd");
+        }
         let features = features(&meta);
-        let Columns { image, label, names } = Columns::choose(path, meta.schema(), features.as_ref())?;
-
+        let columns = Columns::choose(path, meta.schema(), features.as_ref(), options)?;
         let leaves = meta.parquet_schema().columns();
         let leaf = |parts: &[&str]| leaves.iter().position(|c| c.path().parts().iter().eq(parts));
-        let bytes = leaf(&[&image, "bytes"]).or(leaf(&[&image]));
-        let Some(bytes) = bytes else { bail!("{}: the column {image} has no bytes", path.display()) };
-        let wanted = [leaf(&[&image, "path"]), label.as_ref().and_then(|label| leaf(&[label]))];
-        let rows = meta.metadata().file_metadata().num_rows() as usize;
-        let mut table = Table { labels: Vec::with_capacity(rows), files: Names::default(), names };
-        if wanted.iter().any(Option::is_some) {
-            let mask = ProjectionMask::leaves(meta.parquet_schema(), wanted.into_iter().flatten());
-            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input.clone(), meta.clone());
-            let batches = builder.with_projection(mask).with_batch_size(8192).build();
-            for batch in batches.map_err(|e| damaged(e.to_string()))? {
-                let batch = batch.map_err(|e| damaged(e.to_string()))?;
-                if let Some(column) = label.as_ref().and_then(|label| batch.column_by_name(label)) {
-                    push_labels(&mut table.labels, column);
-                }
-                let of_image = batch.column_by_name(&image).and_then(|c| c.as_struct_opt());
-                let paths = of_image.and_then(|fields| fields.column_by_name("path"));
-                for row in 0..batch.num_rows() {
-                    let file = paths.and_then(|p| text(p, row)).and_then(|p| p.rsplit('/').next());
-                    table.files.push(file.unwrap_or_default().as_bytes())?;
-                }
-                progress.add(batch.num_rows() as u64);
-            }
-        }
-        table.labels.resize(rows, -1);
-        while table.files.len() < rows {
-            table.files.push(b"")?;
-        }
+        let Some(bytes) = leaf(&[&columns.image, "bytes"]).or(leaf(&[&columns.image])) else {
+            bail!("{}: the column {} has no bytes", path.display(), columns.image)
+        };
+        let image = columns.image.clone();
+        let table = Table::read(&input, &meta, columns, progress).map_err(|e| damaged(e.to_string()))?;
         let groups = meta.metadata().row_groups().iter().scan(0, |end, group| {
             *end += group.num_rows() as usize;
             Some(RowGroup { end: *end, values: OnceLock::new() })
@@ -274,6 +260,43 @@ impl Shard {
     }
 }
 
+impl Table {
+    /// Reads all labels and file names of a shard.
+    fn read(input: &Positioned, meta: &ArrowReaderMetadata, columns: Columns, progress: &Progress) -> Result<Self> {
+        let leaves = meta.parquet_schema().columns();
+        let is_path = |parts: &[String]| parts.iter().eq([&columns.image, "path"]);
+        // A list's values are a leaf below it.
+        let is_label = |parts: &[String]| columns.label.as_ref() == parts.first();
+        let wanted: Vec<usize> = (0..leaves.len())
+            .filter(|i| is_path(leaves[*i].path().parts()) || is_label(leaves[*i].path().parts()))
+            .collect();
+        let rows = meta.metadata().file_metadata().num_rows() as usize;
+        let (mut labels, mut files) = (Labels::default(), Names::default());
+        if !wanted.is_empty() {
+            let mask = ProjectionMask::leaves(meta.parquet_schema(), wanted);
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input.clone(), meta.clone());
+            for batch in builder.with_projection(mask).with_batch_size(8192).build()? {
+                let batch = batch?;
+                if let Some(column) = columns.label.as_ref().and_then(|label| batch.column_by_name(label)) {
+                    labels.push(column);
+                }
+                let of_image = batch.column_by_name(&columns.image).and_then(|c| c.as_struct_opt());
+                let paths = of_image.and_then(|fields| fields.column_by_name("path"));
+                for row in 0..batch.num_rows() {
+                    let file = paths.and_then(|p| text(p, row)).and_then(|p| p.rsplit('/').next());
+                    files.push(file.unwrap_or_default().as_bytes())?;
+                }
+                progress.add(batch.num_rows() as u64);
+            }
+        }
+        labels.fill(rows);
+        while files.len() < rows {
+            files.push(b"")?;
+        }
+        Ok(Self { columns, labels, files })
+    }
+}
+
 impl Kept {
     fn load(&self, groups: &[RowGroup]) -> Option<Vec<Option<Values>>> {
         type Content = (FileState, Vec<Option<Values>>);
@@ -305,7 +328,8 @@ fn features(meta: &ArrowReaderMetadata) -> Option<Value> {
 impl Source for Parquet {
     fn describe(&self) -> String {
         let split = self.split.as_ref().map(|s| format!(", {s}")).unwrap_or_default();
-        format!("{} (Parquet{split})", self.path)
+        let unread = self.unread.as_ref().map(|c| format!(", labels of {c} not read")).unwrap_or_default();
+        format!("{} (Parquet{split}{unread})", self.path)
     }
     fn len(&self) -> usize {
         self.labels.len()

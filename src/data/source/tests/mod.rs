@@ -2,6 +2,7 @@
 
 mod folders;
 mod golden;
+mod labels;
 mod layouts;
 mod shards;
 mod subsets;

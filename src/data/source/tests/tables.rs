@@ -2,7 +2,7 @@
 
 use super::*;
 use ::parquet::arrow::ArrowWriter;
-use ::parquet::basic::{Compression, ZstdLevel};
+use ::parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use ::parquet::file::properties::{WriterProperties, WriterVersion};
 use arrow_array::builder::{BinaryBuilder, Int64Builder, StringBuilder};
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, StructArray};
@@ -59,7 +59,7 @@ pub(super) fn plain(batch: &RecordBatch) -> Vec<u8> {
     parquet(batch, WriterProperties::default())
 }
 
-fn arrow(batches: &[RecordBatch]) -> Vec<u8> {
+pub(super) fn arrow(batches: &[RecordBatch]) -> Vec<u8> {
     let mut writer = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), &batches[0].schema()).unwrap();
     batches.iter().for_each(|b| writer.write(b).unwrap());
     writer.finish().unwrap();
@@ -85,9 +85,14 @@ fn parquet_of_every_packing_is_read_and_the_usual_ones_image_by_image() {
     let dir = Dir::new();
     lay_beside(&dir, "d", 300);
     let rows = batch(0..300);
-    for compression in
-        [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(ZstdLevel::default()), Compression::LZ4_RAW]
-    {
+    for compression in [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::ZSTD(ZstdLevel::default()),
+        Compression::LZ4_RAW,
+        Compression::BROTLI(BrotliLevel::default()),
+        Compression::GZIP(GzipLevel::default()),
+    ] {
         for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
             for (dictionary, page) in [(true, 1 << 20), (true, 5000), (false, 1 << 20), (false, 5000)] {
                 let props = WriterProperties::builder()
@@ -100,7 +105,7 @@ fn parquet_of_every_packing_is_read_and_the_usual_ones_image_by_image() {
                     .set_max_row_group_row_count(Some(120))
                     .build();
                 dir.write("d/train-0.parquet", parquet(&rows, props));
-                let source = Parquet::open(&dir.text("d"), None).unwrap();
+                let source = Parquet::open(&dir.text("d"), None, &TableOptions::default()).unwrap();
                 is_as_made(&source, 300);
                 let usual = matches!(compression, Compression::UNCOMPRESSED | Compression::SNAPPY);
                 // Without a dictionary, the second version stores lengths and bytes apart.
@@ -123,11 +128,11 @@ fn parquet_class_names_splits_and_rows_of_several_shards() {
     dir.write("d/train-00000-of-00002.parquet", plain(&with_features(batch(0..30), NAMES)));
     dir.write("d/train-00001-of-00002.parquet", plain(&with_features(batch(30..50), NAMES)));
     dir.write("d/test-00000-of-00001.parquet", plain(&batch(0..3)));
-    let source = Parquet::open(&dir.text("d"), Some("train")).unwrap();
+    let source = Parquet::open(&dir.text("d"), Some("train"), &TableOptions::default()).unwrap();
     is_as_made(&source, 50);
     assert_eq!(source.class_names(), ["a", "b", "c"]);
     assert_eq!(source.name(31), "train/00000031/31.jpg");
-    let test = Parquet::open(&dir.text("d"), Some("test")).unwrap();
+    let test = Parquet::open(&dir.text("d"), Some("test"), &TableOptions::default()).unwrap();
     assert_eq!(test.class_names(), ["0", "1", "2"]);
     // A clone of a Hub repository.
     dir.write("hub/data/train-00000-of-00001.parquet", plain(&batch(0..3)));
@@ -150,7 +155,7 @@ fn positions_of_images_are_kept_until_the_shard_changes() {
         dir.settle("d");
     };
     write(0..50);
-    let open = || Parquet::open(&dir.text("d"), None).unwrap();
+    let open = || Parquet::open(&dir.text("d"), None, &TableOptions::default()).unwrap();
     open().read(0).unwrap();
     assert!(dir.kept().is_empty(), "two of three row groups were not read");
     is_as_made(&open(), 50);
@@ -273,7 +278,7 @@ fn saved_datasets_that_are_cut_empty_or_wrong_are_reported() {
     complains(open(&path, None), &["state.json names no data files"]);
     dir.write("d/state.json", r#"{"_data_files": [{"filename": "x"}], "_indices_data_files": [{"filename": "y"}]}"#);
     complains(open(&path, None), &["selection of rows", "flatten_indices"]);
-    complains(HfDisk::open(&dir.path("e"), None), &["e does not exist"]);
+    complains(HfDisk::open(&dir.path("e"), None, &TableOptions::default()), &["e does not exist"]);
 }
 
 /// Nothing is left behind by schemas without metadata.

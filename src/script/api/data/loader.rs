@@ -129,7 +129,7 @@ impl LoaderParts {
         if !dist::is_rank0() {
             // Rank 0 keeps its own list.
             let list: Vec<String> = bad.values().map(|(name, reason)| format!("{name} ({reason})")).collect();
-            note_line_of_any(&format!("warning: {source}: replaced broken images with others: {}", list.join(", ")));
+            note_line_of_any(&format!("warning: {source}: skipped broken images: {}", list.join(", ")));
             return Ok(());
         }
         let count = bad.len();
@@ -145,7 +145,7 @@ impl LoaderParts {
             session.path("bad_items.txt")
         })?;
         let plural = if count == 1 { "image" } else { "images" };
-        note_line(&format!("warning: {source}: replaced {count} broken {plural} with others; see {}", path.display()));
+        note_line(&format!("warning: {source}: skipped {count} broken {plural}; see {}", path.display()));
         Ok(())
     }
 }
@@ -184,13 +184,25 @@ mod functions {
         loader.0.loader.source().len()
     }
 
+    /// The mean that the images are normalised by, an array of one number or one for each channel; [0] if they are not.
+    #[script(get)]
+    pub fn mean(loader: &Loader) -> Vec<f64> {
+        loader.0.loader.normalization().map_or(vec![0.0], |n| n.mean.clone())
+    }
+
+    /// The standard deviation that the images are normalised by; [1] if they are not.
+    #[script(get)]
+    pub fn std(loader: &Loader) -> Vec<f64> {
+        loader.0.loader.normalization().map_or(vec![1.0], |n| n.std.clone())
+    }
+
     /// The size of the images: [channels, height, width].
     #[script(get)]
     pub fn shape(loader: &Loader) -> Vec<usize> {
         loader.0.loader.shape().to_vec()
     }
 
-    /// Broken images replaced so far (on_bad: "skip"): an array of maps with index, name, reason.
+    /// Broken images skipped so far (on_bad: "skip"): an array of maps with index, name, reason.
     #[script(get)]
     pub fn bad_items(loader: &Loader) -> Vec<Map> {
         let bad = loader.0.loader.bad_items();

@@ -6,7 +6,7 @@ mod source;
 
 use crate::data::imagenet;
 use crate::data::loader::LoaderOptions;
-use crate::data::source::{self as sources, SourceRef, SyntheticOptions};
+use crate::data::source::{self as sources, SourceRef, SyntheticOptions, TableOptions};
 use crate::dist;
 use crate::error::{Context as _, Result};
 use crate::script::registry::Api;
@@ -48,6 +48,9 @@ mod functions {
     /// and evaluation, which it says. Of several layouts in one folder it opens the one for which most speaks, and says
     /// what it passed over; if none stands out, that is an error. Hidden files and folders, and what systems leave
     /// (`__MACOSX`, `Thumbs.db`, `@eaDir`, `lost+found`), are never images, classes or shards.
+    ///
+    /// Labels in tables are whole numbers (also as floats), true and false (1 and 0), or texts: a text's label is its
+    /// place among the split's texts in sorted order, by number if all of them are numbers.
     pub fn open(path: &str, split: &str) -> Result<Source> {
         opened(path, Some(split).filter(|split| !split.is_empty()))
     }
@@ -56,6 +59,15 @@ mod functions {
     #[script(name = "open")]
     pub fn open_only_split(path: &str) -> Result<Source> {
         opened(path, None)
+    }
+
+    /// Opens one split ("" for data without splits) of parquet files or a `datasets` folder whose columns of images or
+    /// labels have unusual names, or are several: `data::open("cifar100", "train", #{ label: "coarse_label" })`.
+    #[script(name = "open")]
+    pub fn open_columns(path: &str, split: &str, options: TableOptions) -> Result<Source> {
+        let what = format!("the listing of {path}");
+        let split = Some(split).filter(|s| !s.is_empty());
+        Ok(Source(dist::local_rank0_first(&what, || sources::open_with(path, split, &options))?))
     }
 
     /// The names of the splits in a path, training first.
@@ -71,25 +83,25 @@ mod functions {
 
     /// Opens one split of a folder written by `datasets.save_to_disk` (Arrow), mapped into memory.
     pub fn hf_disk(path: &Path, split: &str) -> Result<Source> {
-        Ok(Source(Arc::new(sources::HfDisk::open(path, Some(split))?)))
+        Ok(Source(Arc::new(sources::HfDisk::open(path, Some(split), &TableOptions::default())?)))
     }
 
     /// Opens a folder written by `datasets.save_to_disk` (Arrow) with a single split.
     #[script(name = "hf_disk")]
     pub fn hf_disk_only_split(path: &Path) -> Result<Source> {
-        Ok(Source(Arc::new(sources::HfDisk::open(path, None)?)))
+        Ok(Source(Arc::new(sources::HfDisk::open(path, None, &TableOptions::default())?)))
     }
 
     /// Opens parquet files as on the Hugging Face Hub, given a folder or a pattern: "imagenet/train-*.parquet". Their
     /// splits are told by their names and folders, as in `datasets`; a set with missing files is an error.
     pub fn parquet(files: &str, split: &str) -> Result<Source> {
-        Ok(Source(Arc::new(sources::Parquet::open(files, Some(split))?)))
+        Ok(Source(Arc::new(sources::Parquet::open(files, Some(split), &TableOptions::default())?)))
     }
 
     /// Opens one split of parquet files.
     #[script(name = "parquet")]
     pub fn parquet_only_split(files: &str) -> Result<Source> {
-        Ok(Source(Arc::new(sources::Parquet::open(files, None)?)))
+        Ok(Source(Arc::new(sources::Parquet::open(files, None, &TableOptions::default())?)))
     }
 
     /// Opens uncompressed WebDataset tars, given a folder or a pattern: "shards/train-{0000..0146}.tar". Each is

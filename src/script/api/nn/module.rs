@@ -4,9 +4,9 @@ use super::Rotary;
 use super::define::outer_context;
 use crate::bail_hint;
 use crate::checkpoint::config_json::class_names_in;
-use crate::checkpoint::{self, FillOptions};
+use crate::checkpoint::{self, FillOptions, PASS_STRICT};
 use crate::error::{Result, bail, ensure};
-use crate::nn::{self, Context, CostOptions};
+use crate::nn::{self, Context, CostOptions, InputNormalization};
 use crate::options;
 use crate::options::OptionDoc;
 use crate::options::Options as _;
@@ -117,6 +117,15 @@ mod functions {
     #[script(get)]
     pub fn class_names(m: &Module) -> Option<Vec<String>> {
         m.0.vit_nepa().and_then(|model| class_names_in(model.generic()))
+    }
+
+    /// Sets how a ViT-NEPA's images are normalised, which is saved with it in preprocessor_config.json: `mean` and `std`
+    /// of pixels in [0, 1], one number or one for each channel. std/train sets it. Other modules have no such property.
+    pub fn set_normalization(m: &Module, mean: Vec<f64>, std: Vec<f64>) -> Result<()> {
+        match m.0.vit_nepa() {
+            Some(model) => model.set_normalization(InputNormalization { mean, std }),
+            None => Ok(()),
+        }
     }
 
     /// All parameters by full name.
@@ -303,7 +312,7 @@ pub fn report_map(report: checkpoint::Report) -> Map {
 
 fn filled(m: &Module, tensors: &Map, o: &FillOptions) -> Result<Map> {
     let source = tensor_map(tensors, "load_state_dict")?;
-    Ok(report_map(checkpoint::fill(m.0.as_ref(), &source, "the state dict", o.strict)?))
+    Ok(report_map(checkpoint::fill(m.0.as_ref(), &source, "the state dict", o.strict.then_some(PASS_STRICT))?))
 }
 
 fn tree(m: &Module) -> String {

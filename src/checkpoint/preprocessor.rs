@@ -1,0 +1,61 @@
+//! `preprocessor_config.json`: how Hugging Face's image processors make a model's input of a picture.
+//!
+//! As in the reference's published folders, pretraining and classification alike: both sides resized to the image size,
+//! bilinear, without a crop. The reference's training and evaluation take the image size and the normalisation from it,
+//! and bring crops of their own.
+
+use crate::bail_hint;
+use crate::error::{Context as _, Result};
+use crate::nn::{InputNormalization, VitNepa};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The file's name.
+pub const FILE: &str = "preprocessor_config.json";
+/// Pillow's number for bilinear interpolation.
+const BILINEAR: u8 = 2;
+
+/// The file's content for a model.
+pub fn to_json(model: &VitNepa) -> Value {
+    let side = model.architecture().image_size;
+    let InputNormalization { mean, std } = model.normalization();
+    json!({
+        "do_normalize": mean.iter().any(|m| *m != 0.0) || std.iter().any(|s| *s != 1.0),
+        "do_rescale": true,
+        "do_resize": true,
+        "image_mean": mean,
+        "image_processor_type": "ViTImageProcessorFast",
+        "image_std": std,
+        "resample": BILINEAR,
+        "rescale_factor": 1.0 / 255.0,
+        "size": { "height": side, "width": side },
+    })
+}
+
+/// The normalisation that a file asks for, if there is such a file and it says.
+pub fn read(path: &Path) -> Result<Option<InputNormalization>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = text.trim_start_matches('\u{feff}');
+    let value: Value = serde_json::from_str(text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+    if value["do_normalize"] == false {
+        return Ok(Some(InputNormalization { mean: vec![0.0], std: vec![1.0] }));
+    }
+    let numbers = |key: &str| -> Result<Option<Vec<f64>>> {
+        let found = match &value[key] {
+            Value::Null => return Ok(None),
+            Value::Array(items) => items.iter().map(Value::as_f64).collect(),
+            one => one.as_f64().map(|n| vec![n]),
+        };
+        match found {
+            Some(numbers) => Ok(Some(numbers)),
+            None => bail_hint!(
+                "{}: {key} is {}, expected a list of numbers", path.display(), value[key];
+                "correct it, or remove the file: then 0.5 is taken, as in the reference"
+            ),
+        }
+    };
+    Ok(numbers("image_mean")?.zip(numbers("image_std")?).map(|(mean, std)| InputNormalization { mean, std }))
+}

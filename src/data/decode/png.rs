@@ -1,0 +1,83 @@
+//! PNG, by the `png` crate, as Pillow reads it: the end of a file may be missing if its image is whole, the checksum of
+//! the compressed image counts and those of its chunks do not, and chunks that are not known are passed over.
+
+use super::{Metadata, check_size};
+use crate::data::image::Image;
+use crate::error::{Diagnostic, Result, bail, ensure};
+use png::{ColorType, Transformations};
+use std::io::Cursor;
+
+const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
+
+/// The whole image as RGB: alpha dropped, the upper byte of 16 bits.
+pub fn decode(bytes: &[u8]) -> Result<(Image, Metadata)> {
+    let damaged = |e: png::DecodingError| Diagnostic::new(format!("damaged PNG file: {e}"));
+    let (content, metadata) = essentials(bytes)?;
+    let mut options = png::DecodeOptions::default();
+    options.set_ignore_crc(true);
+    options.set_ignore_adler32(false);
+    let mut decoder = png::Decoder::new_with_options(Cursor::new(content), options);
+    decoder.set_limits(png::Limits { bytes: 2 << 30 });
+    decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+    let mut reader = decoder.read_info().map_err(damaged)?;
+    let (width, height) = (reader.info().width as usize, reader.info().height as usize);
+    check_size(width, height)?;
+    let Some(size) = reader.output_buffer_size() else { bail!("the image is too large: {width} x {height}") };
+    let mut data = vec![0; size];
+    let color = reader.next_frame(&mut data).map_err(damaged)?.color_type;
+    let first = |data: Vec<u8>, n: usize| data.chunks_exact(n).flat_map(|p| [p[0]; 3]).collect();
+    let rgb = match color {
+        ColorType::Rgb => data,
+        ColorType::Rgba => data.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
+        ColorType::Grayscale => first(data, 1),
+        ColorType::GrayscaleAlpha => first(data, 2),
+        ColorType::Indexed => bail!("internal: a palette that was not looked up"),
+    };
+    Ok((Image::new(width, height, 3, rgb), metadata))
+}
+
+/// The chunks that the pixels depend on, and an end; and what else is of interest.
+fn essentials(bytes: &[u8]) -> Result<(Vec<u8>, Metadata)> {
+    let (mut content, mut metadata) = (SIGNATURE.to_vec(), Metadata::default());
+    let mut put = |kind: &[u8], body: &[u8]| {
+        content.extend_from_slice(&(body.len() as u32).to_be_bytes());
+        content.extend_from_slice(kind);
+        content.extend_from_slice(body);
+        // Its checksum, which is not looked at.
+        content.extend_from_slice(&[0; 4]);
+    };
+    let (mut at, mut images, mut last_was_image) = (SIGNATURE.len(), 0, false);
+    while let Some(head) = bytes.get(at..at + 8) {
+        let (length, kind) = (u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize, &head[4..]);
+        let (start, end) = (at + 8, (at + 8).saturating_add(length));
+        let is_image = kind == b"IDAT";
+        let body = &bytes[start..end.min(bytes.len())];
+        let sum = bytes.get(end..end.saturating_add(4));
+        let mut hasher = crc32fast::Hasher::new();
+        if !is_image {
+            hasher.update(kind);
+            hasher.update(body);
+        }
+        let is_whole = sum.is_some_and(|sum| *sum == hasher.finalize().to_be_bytes());
+        if !is_image && !is_whole {
+            // Behind the image, nothing is needed any more.
+            ensure!(images > 0, "damaged PNG file: its chunk {} is cut short or changed", kind.escape_ascii());
+            break;
+        }
+        match kind {
+            b"eXIf" => metadata.exif = Some(body.to_vec()),
+            b"iTXt" if body.starts_with(b"XML:com.adobe.xmp") => metadata.xmp = Some(body.to_vec()),
+            b"IEND" => break,
+            _ => {}
+        }
+        // The image's chunks follow each other; others of their name do not belong to it.
+        if is_image && (images == 0 || last_was_image) || [b"IHDR", b"PLTE", b"tRNS"].iter().any(|k| *k == kind) {
+            put(kind, body);
+            images += usize::from(is_image);
+        }
+        last_was_image = is_image;
+        at = end.saturating_add(4);
+    }
+    put(b"IEND", b"");
+    Ok((content, metadata))
+}

@@ -1,0 +1,165 @@
+//! TIFF, by the `tiff` crate: the first image, turned as its orientation tag says, as Pillow does on loading.
+
+use super::{check_size, cmyk_to_rgb, orientation, turned};
+use crate::bail_hint;
+use crate::data::image::Image;
+use crate::error::{Context as _, Diagnostic, Error, Result, bail};
+use std::borrow::Cow;
+use std::io::Cursor;
+use tiff::decoder::{Decoder, DecodingResult, Limits};
+use tiff::tags::Tag;
+use tiff::{ColorType, TiffError};
+
+/// The packet with what Adobe's programs write about an image.
+const XMP: Tag = Tag::Unknown(700);
+const PALETTE: u16 = 3;
+const GREY: u16 = 1;
+
+type Reader<'a> = Decoder<Cursor<Cow<'a, [u8]>>>;
+
+/// The whole image as RGB.
+pub fn decode(bytes: &[u8]) -> Result<Image> {
+    let mut reader = open(Cow::Borrowed(bytes))?;
+    let (width, height) = reader.dimensions().map_err(fault)?;
+    check_size(width as usize, height as usize)?;
+    let number = |reader: &mut Reader<'_>, tag| reader.find_tag_unsigned::<u16>(tag).map_err(fault);
+    let is_palette = number(&mut reader, Tag::PhotometricInterpretation)? == Some(PALETTE);
+    let is_reversed = number(&mut reader, Tag::FillOrder)? == Some(2);
+    if is_palette || is_reversed {
+        // What the crate does not know, it need not know.
+        let mut changed = bytes.to_vec();
+        if is_reversed {
+            reverse_bits(&mut reader, &mut changed)?;
+        }
+        if is_palette {
+            let at = value_of(bytes, Tag::PhotometricInterpretation.to_u16()).context("a damaged TIFF directory")?;
+            let grey = if bytes.starts_with(b"MM") { GREY.to_be_bytes() } else { GREY.to_le_bytes() };
+            changed[at..at + 2].copy_from_slice(&grey);
+        }
+        reader = open(Cow::Owned(changed))?;
+    }
+    let palette = is_palette.then(|| reader.get_tag_u16_vec(Tag::ColorMap)).transpose().map_err(fault)?;
+    let turn = match number(&mut reader, Tag::Orientation)? {
+        Some(turn) => image::metadata::Orientation::from_exif(turn.min(255) as u8),
+        None => orientation(None, reader.get_tag_u8_vec(XMP).ok().as_deref()),
+    };
+    let rgb = rgb(&mut reader, (width as usize, height as usize), palette)?;
+    let image = Image::new(width as usize, height as usize, 3, rgb);
+    Ok(match turn {
+        Some(turn) => turned(image, turn),
+        None => image,
+    })
+}
+
+fn open(bytes: Cow<'_, [u8]>) -> Result<Reader<'_>> {
+    let mut limits = Limits::default();
+    limits.decoding_buffer_size = 2 << 30;
+    Ok(Decoder::new(Cursor::new(bytes)).map_err(fault)?.with_limits(limits))
+}
+
+fn fault(e: TiffError) -> Error {
+    let words = match e {
+        TiffError::UnsupportedError(e) => format!("a TIFF file of an unsupported kind: {e}"),
+        e => format!("damaged TIFF file: {e}"),
+    };
+    Diagnostic::new(words).into()
+}
+
+/// Reverses the bits of every byte of the image, which begins at the lowest bit.
+fn reverse_bits(reader: &mut Reader<'_>, bytes: &mut [u8]) -> Result<()> {
+    let mut list = |tag| reader.find_tag_unsigned_vec::<u64>(tag).map_err(fault);
+    let (offsets, sizes) = match list(Tag::StripOffsets)? {
+        Some(offsets) => (offsets, list(Tag::StripByteCounts)?),
+        None => (list(Tag::TileOffsets)?.unwrap_or_default(), list(Tag::TileByteCounts)?),
+    };
+    for (offset, size) in offsets.into_iter().zip(sizes.unwrap_or_default()) {
+        let (start, end) = (offset as usize, offset.saturating_add(size) as usize);
+        let Some(part) = bytes.get_mut(start..end) else { bail!("damaged TIFF file: it ends before its image") };
+        part.iter_mut().for_each(|byte| *byte = byte.reverse_bits());
+    }
+    Ok(())
+}
+
+/// Where the first directory has the value of a tag.
+fn value_of(bytes: &[u8], tag: u16) -> Option<usize> {
+    let is_big_endian = bytes.starts_with(b"MM");
+    let number = |at: usize, n: usize| -> Option<usize> {
+        let bytes = bytes.get(at..at + n)?;
+        let join = |value: usize, byte: &u8| value << 8 | *byte as usize;
+        Some(if is_big_endian { bytes.iter().fold(0, join) } else { bytes.iter().rev().fold(0, join) })
+    };
+    // BigTIFF has wider numbers.
+    let (first, count, entry) = if number(2, 2)? == 43 { ((8, 8), 8, (20, 12)) } else { ((4, 4), 2, (12, 8)) };
+    let at = number(first.0, first.1)?;
+    let entries = (0..number(at, count)?).map(|i| at + count + entry.0 * i);
+    let found = entries.take_while(|at| *at < bytes.len()).find(|at| number(*at, 2) == Some(tag as usize))?;
+    number(found + entry.1, 2).map(|_| found + entry.1)
+}
+
+/// The image's pixels, before it is turned.
+fn rgb(reader: &mut Reader<'_>, (width, height): (usize, usize), palette: Option<Vec<u16>>) -> Result<Vec<u8>> {
+    let colour = reader.colortype().map_err(fault)?;
+    let extra = reader.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(fault)?.unwrap_or_default();
+    let mut data = DecodingResult::U8(Vec::new());
+    let layout = reader.read_image_to_buffer(&mut data).map_err(fault)?;
+    let (values, size) = match data {
+        DecodingResult::U8(values) => (values, 1),
+        // The upper byte of 16 bits.
+        DecodingResult::U16(values) => (values.into_iter().map(|v| (v >> 8) as u8).collect(), 2),
+        _ => bail_hint!(
+            "a TIFF file of an unsupported kind: its values are neither bytes nor 16-bit whole numbers";
+            "save it with 8 bits a channel"
+        ),
+    };
+    let samples = colour.num_samples() as usize;
+    let planes = layout.planes.max(1);
+    let plane = layout.plane_stride.map_or(0, |n| n.get()) / size;
+    let at = |pixel: usize, sample: usize| match planes {
+        1 => values[pixel * samples + sample],
+        _ => values[sample * plane + pixel],
+    };
+    let pixels = 0..width * height;
+    let grey = |values: Vec<u8>| values.into_iter().flat_map(|v| [v, v, v]).collect();
+    // The colours were multiplied by the alpha beside them.
+    let is_associated = extra.first() == Some(&1);
+    let divided = |value: u8, alpha: u8| match alpha {
+        0 => 0,
+        alpha => (value as u32 * 255 / alpha as u32).min(255) as u8,
+    };
+    Ok(match (colour, palette) {
+        (ColorType::Gray(bits @ (1 | 2 | 4 | 8)), Some(palette)) => {
+            let colours = 1 << bits;
+            let part = |index: u8, c: usize| palette.get(c * colours + index as usize).map_or(0, |v| (v >> 8) as u8);
+            unpacked(&values, width, bits).into_iter().flat_map(|i| [0, 1, 2].map(|c| part(i, c))).collect()
+        }
+        (ColorType::Gray(bits @ (1 | 2 | 4)), None) => {
+            let scale = 255 / ((1 << bits) - 1);
+            grey(unpacked(&values, width, bits).into_iter().map(|v| v * scale).collect())
+        }
+        (ColorType::Gray(8 | 16), None) => grey(pixels.map(|p| at(p, 0)).collect()),
+        (ColorType::Multiband { bit_depth: 8 | 16, num_samples: 2 }, None) => {
+            grey(pixels.map(|p| if is_associated { divided(at(p, 0), at(p, 1)) } else { at(p, 0) }).collect())
+        }
+        (ColorType::RGBA(8 | 16), None) if is_associated => {
+            pixels.flat_map(|p| [0, 1, 2].map(|c| divided(at(p, c), at(p, 3)))).collect()
+        }
+        (ColorType::RGB(8 | 16) | ColorType::RGBA(8 | 16), None) => {
+            pixels.flat_map(|p| [0, 1, 2].map(|c| at(p, c))).collect()
+        }
+        (ColorType::CMYK(8 | 16) | ColorType::CMYKA(8 | 16), None) => {
+            cmyk_to_rgb(&pixels.flat_map(|p| [0, 1, 2, 3].map(|c| 255 - at(p, c))).collect::<Vec<u8>>())
+        }
+        (other, _) => bail_hint!(
+            "a TIFF file of an unsupported kind: its colours are {other:?}";
+            "save it as RGB, grey or with a palette, with 8 bits a channel"
+        ),
+    })
+}
+
+/// Values of 1, 2, 4 or 8 bits, whose rows begin at a byte.
+fn unpacked(bytes: &[u8], width: usize, bits: u8) -> Vec<u8> {
+    let (bits, mask) = (bits as usize, ((1u16 << bits) - 1) as u8);
+    let row = (width * bits).div_ceil(8);
+    let value = |row: &[u8], x: usize| row[x * bits / 8] >> (8 - bits - x * bits % 8) & mask;
+    bytes.chunks_exact(row).flat_map(|row| (0..width).map(move |x| value(row, x))).collect()
+}

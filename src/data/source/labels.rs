@@ -1,0 +1,361 @@
+//! What the values of a label column mean, and those of a sample's JSON.
+//!
+//! | values | labels |
+//! |---|---|
+//! | whole numbers of any type, also as floats | the number |
+//! | true, false | 1, 0; the classes are "False" and "True", as `datasets` names them |
+//! | texts, and categories of texts | the place among all texts of the split: sorted, as by `class_encode_column` of `datasets`; texts that are all numbers are sorted as numbers |
+//! | a list of one value | that value |
+//! | null, NaN, an empty list | -1, none |
+
+use super::paths;
+use crate::bail_hint;
+use crate::error::{Result, bail};
+use arrow_array::cast::AsArray as _;
+use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, types};
+use arrow_schema::DataType;
+use serde_json::Value;
+use std::collections::HashMap;
+
+/// A value that is no label.
+pub(super) const NONE: i32 = -1;
+/// A number beyond i32, which is no label either and is reported with the other wrong ones.
+const TOO_LARGE: i32 = i32::MIN;
+
+/// What a column's values are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Numbers,
+    Truth,
+    Texts,
+}
+
+impl Kind {
+    fn words(self) -> &'static str {
+        match self {
+            Kind::Numbers => "numbers",
+            Kind::Truth => "truth values",
+            Kind::Texts => "texts",
+        }
+    }
+}
+
+/// A value of a label column.
+#[derive(Debug, Clone, PartialEq)]
+enum Label {
+    None,
+    Number(i32),
+    Truth(bool),
+    Text(String),
+}
+
+/// The labels of one file's rows, while they are read.
+#[derive(Debug, Default)]
+pub(super) struct Labels {
+    /// Numbers, or for texts their index in `texts`.
+    rows: Vec<i32>,
+    kind: Option<Kind>,
+    texts: Vec<String>,
+    index_of: HashMap<String, i32>,
+    /// Why the column's values are no labels: "row 3 holds 0.73".
+    pub unfit: Option<String>,
+}
+
+impl Labels {
+    /// How many rows have been added.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Adds rows without a label, up to `rows` of them.
+    pub fn fill(&mut self, rows: usize) {
+        self.rows.resize(rows, NONE);
+    }
+
+    /// Adds the values of a column.
+    pub fn push(&mut self, column: &dyn Array) {
+        let before = self.rows.len();
+        let values = if self.unfit.is_some() { Err((0, String::new())) } else { values(column) };
+        match values {
+            Ok(values) => values.into_iter().for_each(|value| self.push_one(value)),
+            Err((row, what)) => {
+                self.unfit.get_or_insert_with(|| format!("row {} holds {what}", before + row));
+                self.rows.resize(before + column.len(), NONE);
+            }
+        }
+    }
+
+    fn push_one(&mut self, value: Label) {
+        let (kind, row) = match value {
+            Label::None => return self.rows.push(NONE),
+            Label::Number(n) => (Kind::Numbers, n),
+            Label::Truth(t) => (Kind::Truth, t.into()),
+            Label::Text(text) => {
+                let next = self.texts.len() as i32;
+                let index = *self.index_of.entry(text).or_insert_with_key(|text| {
+                    self.texts.push(text.clone());
+                    next
+                });
+                (Kind::Texts, index)
+            }
+        };
+        // A column has one type.
+        self.kind = Some(kind);
+        self.rows.push(row);
+    }
+}
+
+/// Whether a column of this type can hold labels.
+pub(super) fn is_label(kind: &DataType) -> bool {
+    match kind {
+        DataType::Float16 | DataType::Float32 | DataType::Float64 | DataType::Boolean | DataType::Null => true,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_label(values),
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            is_label(field.data_type())
+        }
+        other => other.is_integer(),
+    }
+}
+
+/// The values of a column of a type that [`is_label`] accepts; or the first row whose value is no label, and the value
+/// in words.
+fn values(column: &dyn Array) -> Result<Vec<Label>, (usize, String)> {
+    fn integers<T: ArrowPrimitiveType>(column: &dyn Array) -> Vec<Label>
+    where
+        i32: TryFrom<T::Native>,
+    {
+        let number = |v| i32::try_from(v).unwrap_or(TOO_LARGE);
+        column.as_primitive::<T>().iter().map(|v| v.map_or(Label::None, |v| Label::Number(number(v)))).collect()
+    }
+    fn floats(values: impl Iterator<Item = Option<f64>>) -> Result<Vec<Label>, (usize, String)> {
+        values.enumerate().map(|(row, v)| v.map_or(Ok(Label::None), |v| whole(v).ok_or((row, v.to_string())))).collect()
+    }
+    fn texts<'a>(values: impl Iterator<Item = Option<&'a str>>) -> Vec<Label> {
+        values.map(|v| v.map_or(Label::None, |v| Label::Text(v.to_string()))).collect()
+    }
+    Ok(match column.data_type() {
+        DataType::Int8 => integers::<types::Int8Type>(column),
+        DataType::Int16 => integers::<types::Int16Type>(column),
+        DataType::Int32 => integers::<types::Int32Type>(column),
+        DataType::Int64 => integers::<types::Int64Type>(column),
+        DataType::UInt8 => integers::<types::UInt8Type>(column),
+        DataType::UInt16 => integers::<types::UInt16Type>(column),
+        DataType::UInt32 => integers::<types::UInt32Type>(column),
+        DataType::UInt64 => integers::<types::UInt64Type>(column),
+        DataType::Float16 => floats(column.as_primitive::<types::Float16Type>().iter().map(|v| v.map(f64::from)))?,
+        DataType::Float32 => floats(column.as_primitive::<types::Float32Type>().iter().map(|v| v.map(f64::from)))?,
+        DataType::Float64 => floats(column.as_primitive::<types::Float64Type>().iter())?,
+        DataType::Boolean => column.as_boolean().iter().map(|v| v.map_or(Label::None, Label::Truth)).collect(),
+        DataType::Utf8 => texts(column.as_string::<i32>().iter()),
+        DataType::LargeUtf8 => texts(column.as_string::<i64>().iter()),
+        DataType::Utf8View => texts(column.as_string_view().iter()),
+        DataType::Dictionary(..) => {
+            let dictionary = column.as_any_dictionary();
+            let keys = dictionary.keys();
+            if keys.null_count() == keys.len() {
+                return Ok(vec![Label::None; keys.len()]);
+            }
+            let of_rows = dictionary.normalized_keys();
+            let first = |value| (0..keys.len()).find(|row| keys.is_valid(*row) && of_rows[*row] == value).unwrap_or(0);
+            let values = values(dictionary.values()).map_err(|(value, what)| (first(value), what))?;
+            let of_row = |row: usize| if keys.is_null(row) { Label::None } else { values[of_rows[row]].clone() };
+            (0..keys.len()).map(of_row).collect()
+        }
+        DataType::List(_) => only_items(column, |row| column.as_list::<i32>().value(row))?,
+        DataType::LargeList(_) => only_items(column, |row| column.as_list::<i64>().value(row))?,
+        DataType::FixedSizeList(..) => only_items(column, |row| column.as_fixed_size_list().value(row))?,
+        _ => vec![Label::None; column.len()],
+    })
+}
+
+/// The only item of each list.
+fn only_items(column: &dyn Array, list: impl Fn(usize) -> ArrayRef) -> Result<Vec<Label>, (usize, String)> {
+    let item = |row: usize| {
+        if column.is_null(row) {
+            return Ok(Label::None);
+        }
+        let items = list(row);
+        match items.len() {
+            0 => Ok(Label::None),
+            1 => Ok(values(&items).map_err(|(_, what)| (row, format!("[{what}]")))?.remove(0)),
+            n => Err((row, format!("a list of {n} values"))),
+        }
+    };
+    (0..column.len()).map(item).collect()
+}
+
+/// A whole number as a label; NaN is none.
+fn whole(value: f64) -> Option<Label> {
+    match value {
+        v if v.is_nan() => Some(Label::None),
+        v if v.fract() != 0.0 => None,
+        v if v.abs() > i32::MAX as f64 => Some(Label::Number(TOO_LARGE)),
+        v => Some(Label::Number(v as i32)),
+    }
+}
+
+/// The labels of all rows of a split and its classes' names.
+#[derive(Debug)]
+pub(super) struct Classes {
+    pub labels: Vec<i32>,
+    pub names: Vec<String>,
+    /// How what is no number became one: "cat = 0, dog = 1".
+    pub mapping: Option<String>,
+}
+
+/// Puts the labels of a split's files together. `names` are the classes' names, if the files give them; `file` names a
+/// file and `row` a row of all, for errors.
+pub(super) fn classes(
+    files: Vec<Labels>,
+    names: Option<Vec<String>>,
+    file: impl Fn(usize) -> String,
+    row: impl Fn(usize) -> String,
+) -> Result<Classes> {
+    let kinds: Vec<(usize, Kind)> = files.iter().enumerate().filter_map(|(i, f)| Some((i, f.kind?))).collect();
+    if let Some(other) = kinds.iter().find(|(_, kind)| *kind != kinds[0].1) {
+        bail_hint!(
+            "the labels are {} in {}, but {} in {}", kinds[0].1.words(), file(kinds[0].0), other.1.words(), file(other.0);
+            "the files of a split must agree; write the labels anew, in one type"
+        );
+    }
+    let mut labels: Vec<i32> = Vec::with_capacity(files.iter().map(Labels::len).sum());
+    match kinds.first() {
+        Some((_, Kind::Texts)) => {
+            let all = sorted(files.iter().flat_map(|f| f.texts.iter().cloned()).collect());
+            for one in &files {
+                let place: Vec<i32> = one.texts.iter().map(|text| all.place[text]).collect();
+                labels.extend(one.rows.iter().map(|i| if *i == NONE { NONE } else { place[*i as usize] }));
+            }
+            let mapping = Some(mapping(&all.names));
+            Ok(Classes { labels, names: all.names, mapping })
+        }
+        kind => {
+            files.into_iter().for_each(|f| labels.extend(f.rows));
+            let truth = matches!(kind, Some((_, Kind::Truth)));
+            let names = names.or_else(|| truth.then(|| vec!["False".to_string(), "True".to_string()]));
+            let names = class_names(&labels, names, row)?;
+            Ok(Classes { labels, names, mapping: truth.then(|| "False = 0, True = 1".to_string()) })
+        }
+    }
+}
+
+/// "cat = 0, dog = 1"
+pub(super) fn mapping(names: &[String]) -> String {
+    paths::some(&names.iter().enumerate().map(|(i, name)| format!("{name} = {i}")).collect::<Vec<_>>())
+}
+
+/// Texts in the order of their labels.
+pub(super) struct Sorted {
+    pub names: Vec<String>,
+    pub place: HashMap<String, i32>,
+}
+
+/// Sorts the names of classes and drops repetitions; names that are all numbers are sorted as numbers.
+pub(super) fn sorted(mut names: Vec<String>) -> Sorted {
+    names.sort();
+    names.dedup();
+    let number = |name: &String| name.trim().parse::<f64>().ok().filter(|n| n.is_finite());
+    if let Some(numbers) = names.iter().map(number).collect::<Option<Vec<f64>>>() {
+        let mut both: Vec<_> = numbers.into_iter().zip(names).collect();
+        both.sort_by(|a, b| a.0.total_cmp(&b.0));
+        names = both.into_iter().map(|(_, name)| name).collect();
+    }
+    let place = names.iter().enumerate().map(|(i, name)| (name.clone(), i as i32)).collect();
+    Sorted { names, place }
+}
+
+/// The classes' names: those given, against which every label is checked, else "0" … the highest label.
+fn class_names(labels: &[i32], names: Option<Vec<String>>, name_row: impl Fn(usize) -> String) -> Result<Vec<String>> {
+    let limit = names.as_ref().map_or(i32::MAX as usize, Vec::len);
+    if let Some(row) = labels.iter().position(|l| *l < NONE || *l >= 0 && *l as usize >= limit) {
+        let label = match labels[row] {
+            TOO_LARGE => "a label beyond 32 bits".to_string(),
+            label => format!("the label {label}"),
+        };
+        let expected = names.map_or("-1 (none) or more".to_string(), |n| {
+            format!("0..={} for the {} classes, or -1 for none", n.len().saturating_sub(1), n.len())
+        });
+        bail_hint!(
+            "{} has {label}, expected {expected}", name_row(row);
+            "the labels and the class names do not belong together"
+        );
+    }
+    let highest = labels.iter().copied().max().unwrap_or(NONE);
+    // Every class costs memory, and a label of a billion is surely wrong.
+    if names.is_none() && highest >= 10_000_000 {
+        let row = labels.iter().position(|l| *l == highest).unwrap_or(0);
+        bail!("{} has the label {highest}, which is too high for a class", name_row(row));
+    }
+    Ok(names.unwrap_or_else(|| (0..=highest).map(|i| i.to_string()).collect()))
+}
+
+/// The label in a text file of its own: a whole number, also written as 3.0 or "3".
+pub(super) fn in_text(text: &[u8]) -> Result<i32, String> {
+    let text = String::from_utf8_lossy(without_mark(text)).trim().to_string();
+    in_word(text.trim_matches('"').trim()).ok_or(text)
+}
+
+fn in_word(word: &str) -> Option<i32> {
+    let number = word.trim().parse::<f64>().ok()?;
+    match whole(number)? {
+        Label::Number(n) if n != TOO_LARGE => Some(n),
+        _ => None,
+    }
+}
+
+/// The class in a sample's JSON: a label, or the name of a class, or both.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct JsonClass {
+    pub label: Option<i32>,
+    pub name: Option<String>,
+}
+
+/// Keys of a sample's JSON that hold a label; a text there that is no number names the class.
+const LABEL_KEYS: [&str; 4] = ["label", "cls", "class", "class_id"];
+/// Keys that name the class.
+const NAME_KEYS: [&str; 5] = ["class_name", "classname", "label_name", "wnid", "synset"];
+
+/// The class in a sample's JSON: 3, 3.0, "3", true and a list of one of them are labels. An error says which value is
+/// none, in words.
+pub(super) fn in_json(value: &Value) -> Result<JsonClass, String> {
+    let text = |key: &&str| value[*key].as_str().map(str::to_string);
+    let mut found = JsonClass { label: None, name: NAME_KEYS.iter().find_map(text) };
+    for key in LABEL_KEYS {
+        let mut held = &value[key];
+        if let Some([only]) = held.as_array().map(Vec::as_slice) {
+            held = only;
+        }
+        let label = match held {
+            Value::Null => continue,
+            Value::Array(items) if items.is_empty() => continue,
+            Value::Bool(truth) => Some(i32::from(*truth)),
+            Value::Number(n) => match n.as_f64().and_then(whole) {
+                Some(Label::Number(n)) if n != TOO_LARGE => Some(n),
+                _ => None,
+            },
+            Value::String(word) => match in_word(word) {
+                None => {
+                    found.name.get_or_insert_with(|| word.clone());
+                    continue;
+                }
+                label => label,
+            },
+            _ => None,
+        };
+        match label {
+            None => {
+                let shown: String = value[key].to_string().chars().take(40).collect();
+                return Err(format!("\"{key}\" holds {shown}"));
+            }
+            // Of several labels, the first key's.
+            label => found.label = found.label.or(label),
+        }
+    }
+    Ok(found)
+}
+
+/// A text without the byte order mark that editors on Windows put before it.
+pub(super) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
