@@ -1,4 +1,4 @@
-//! What every module says about tensors: dtypes by name, shapes as text, copies.
+//! What every module says about tensors and needs of them: dtypes by name, shapes as text, copies, the largest elements.
 
 use crate::error::Result;
 use safetensors::Dtype as Safetensors;
@@ -57,4 +57,52 @@ pub fn detached_copy(t: &Tensor) -> Result<Tensor> {
     let mut copy = t.f_empty_like()?;
     copy.f_copy_(&t)?;
     Ok(copy)
+}
+
+/// The `k` largest elements along the last dimension in descending order, and their indices; equal ones in the order of
+/// their indices. libtorch's own top-k chooses among equal ones as it likes.
+pub fn topk(t: &Tensor, k: i64) -> Result<(Tensor, Tensor)> {
+    let (values, indices) = t.f_topk(k, -1, true, true)?;
+    if k == 0 || t.dim() == 0 {
+        return Ok((values, indices));
+    }
+    let (indices, order) = indices.f_sort(-1, false)?;
+    let (values, order) = values.f_gather(-1, &order, false)?.f_sort_stable(true, -1, true)?;
+    let indices = indices.f_gather(-1, &order, false)?;
+    // Rows in which only some of the elements that equal the last one were taken.
+    let last = values.f_narrow(-1, k - 1, 1)?;
+    let count = |t: &Tensor| t.f_eq_tensor(&last)?.f_sum_dim_intlist(-1, false, Kind::Int64);
+    let cut = count(t)?.f_ne_tensor(&count(&values)?)?.f_reshape([-1])?.f_nonzero()?.f_squeeze_dim(-1)?;
+    if cut.numel() == 0 {
+        return Ok((values, indices));
+    }
+    let n = t.size()[t.dim() - 1];
+    let (_, sorted) = t.f_reshape([-1, n])?.f_index_select(0, &cut)?.f_sort_stable(true, -1, true)?;
+    let right = indices.f_reshape([-1, k])?.f_index_copy(0, &cut, &sorted.f_narrow(1, 0, k)?)?;
+    Ok((values, right.f_reshape(indices.size())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_equal_elements_the_lowest_indices_come_first() {
+        // Few values, so that nearly every row has ties at its end; against a stable sort.
+        for kind in [Kind::Float, Kind::BFloat16, Kind::Int64] {
+            for (a, b, n) in [(2, 20, 7), (1, 3, 1000), (1, 1, 1)] {
+                let values: Vec<i64> = (0..a * b * n).map(|i| (i * 7919 % 104_729) % 5 - 2).collect();
+                let t = Tensor::from_slice(&values).to_kind(kind).reshape([a, b, n]);
+                for k in [1, 5.min(n), n] {
+                    let (found, indices) = topk(&t, k).unwrap();
+                    let (sorted, order) = t.sort_stable(true, -1, true);
+                    assert_eq!(found, sorted.narrow(-1, 0, k), "{kind:?} {b} {n} {k}");
+                    assert_eq!(indices, order.narrow(-1, 0, k), "{kind:?} {b} {n} {k}");
+                }
+            }
+        }
+        let (values, indices) = topk(&Tensor::from_slice(&[2.0, f64::NEG_INFINITY, 3.0, 2.0]), 2).unwrap();
+        assert_eq!(Vec::<i64>::try_from(indices).unwrap(), [2, 0]);
+        assert_eq!(Vec::<f64>::try_from(values).unwrap(), [3.0, 2.0]);
+    }
 }

@@ -45,7 +45,7 @@ pub enum LazyImage<'a> {
 }
 
 impl<'a> LazyImage<'a> {
-    /// Opens an item. With `exif_orientation`, JPEGs are turned as their Exif data says.
+    /// Opens an item. With `exif_orientation`, it is turned as its Exif data says.
     pub fn open(content: &'a mut StoredImage<'_>, exif_orientation: bool) -> Result<Self> {
         match content {
             StoredImage::Pixels(image) => Ok(LazyImage::Decoded(std::mem::take(image))),
@@ -55,7 +55,11 @@ impl<'a> LazyImage<'a> {
 
     fn open_encoded(bytes: &'a [u8], exif_orientation: bool) -> Result<Self> {
         if !bytes.starts_with(&[0xff, 0xd8, 0xff]) {
-            return Ok(LazyImage::Decoded(other::decode(bytes)?));
+            let image = other::decode(bytes)?;
+            return Ok(LazyImage::Decoded(match exif_orientation.then(|| other::orientation(bytes)).flatten() {
+                Some(turn) => turned(image, turn),
+                None => image,
+            }));
         }
         let (image, exif) = match backend() {
             Backend::LibjpegTurbo(_) => {
@@ -137,7 +141,7 @@ fn check_end(bytes: &[u8], header_len: usize) -> Result<()> {
 
 fn turned(image: Image, turn: Orientation) -> Image {
     let Image { width, height, channels, data } = image;
-    assert_eq!(channels, 3, "JPEGs come out as RGB");
+    assert_eq!(channels, 3, "files come out as RGB");
     let buffer = image::RgbImage::from_raw(width as u32, height as u32, data).expect("as many values as pixels");
     let mut turned = image::DynamicImage::ImageRgb8(buffer);
     turned.apply_orientation(turn);

@@ -4,6 +4,7 @@ use super::check_size;
 use crate::bail_hint;
 use crate::data::image::Image;
 use crate::error::{Diagnostic, Result, bail};
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
@@ -42,6 +43,14 @@ pub fn decode(bytes: &[u8]) -> Result<Image> {
     };
     let (width, height) = (image.width() as usize, image.height() as usize);
     Ok(Image::new(width, height, 3, rgb(image)))
+}
+
+/// What the Exif data of a PNG or WebP says about how the image is turned. (That of a TIFF is part of the format.)
+pub fn orientation(bytes: &[u8]) -> Option<Orientation> {
+    let format = image::guess_format(bytes).ok().filter(|f| matches!(f, ImageFormat::Png | ImageFormat::WebP))?;
+    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().ok()?;
+    let exif = decoder.exif_metadata().ok().flatten()?;
+    Orientation::from_exif_chunk(&exif)
 }
 
 /// As Pillow's `convert("RGB")`: alpha dropped, the upper byte of 16 bits.
