@@ -16,7 +16,7 @@ fn with_images(script: &str) -> Said {
         let augment = [
             transform::random_resized_crop(32), transform::random_horizontal_flip(),
             transform::rand_augment("rand-m9-mstd0.5-inc1"), transform::normalize(0.5, 0.5),
-            transform::random_erasing(#{{ p: 0.5, mode: "pixel" }}), transform::mixup(#{{}}),
+            transform::random_erasing(#{{ p: 0.5, mode: "pixel" }}), transform::mixup(#{{ images_per_draw: 2 }}),
         ];
         let digest = |batch| [
             batch.indices.to_array(),
