@@ -82,7 +82,7 @@ fn evaluation_gives_the_logits_loss_and_accuracy_of_the_references_script() {
         let tolerance = if name.ends_with("float32") { 0.01 } else { 0.02 };
         assert!(farthest(&read(name), expected) < tolerance, "{name}: {}", farthest(&read(name), expected));
         assert_close(&[found[0]], &[100.0 * expected["accuracy"].as_f64().unwrap()], 1e-9);
-        assert_close(&[found[1]], &[expected["loss"].as_f64().unwrap()], 0.02);
+        assert_close(&[found[1]], &[expected["loss"].as_f64().unwrap()], 0.01);
     }
     // Another resize, or pictures as they are stored, would not do.
     for (other, what) in
@@ -194,7 +194,7 @@ fn every_way_to_pictures_turns_them_where_asked_for() {
     let turned: Vec<f64> = [1, 1, 2, 2, 3, 3, 4, 4, 5, 6, 6, 8, 7, 1, 8, 1].map(|o| f64::from(o != 1)).to_vec();
     assert_eq!(found[0], turned, "{said}");
     assert_eq!(found[1], [0.0]);
-    said.says(&["as told, true: epoch 1: top-1 18.75 %", "%, in bfloat16", "%, in float32"]);
+    said.says(&["as told, true: epoch 0: top-1 18.75 %", "%, in bfloat16", "%, in float32"]);
     let metrics = folder.text("run/metrics.jsonl");
     let rows: Vec<Value> = metrics.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let loss = |phase: &str| {
@@ -203,10 +203,10 @@ fn every_way_to_pictures_turns_them_where_asked_for() {
     };
     let expected = recorded("evaluation.json");
     for (phase, name) in [("as training, true", "base-float32"), ("as told, true", "base-bfloat16")] {
-        assert_close(&[loss(phase)], &[expected[name]["loss"].as_f64().unwrap()], 0.02);
+        assert_close(&[loss(phase)], &[expected[name]["loss"].as_f64().unwrap()], 0.005);
     }
     for phase in ["as training, false", "as told, false"] {
-        assert!((loss(phase) - expected["base-float32"]["loss"].as_f64().unwrap()).abs() > 0.05, "{metrics}");
+        assert!((loss(phase) - expected["base-float32"]["loss"].as_f64().unwrap()).abs() > 0.02, "{metrics}");
     }
 }
 
