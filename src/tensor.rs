@@ -62,24 +62,25 @@ pub fn detached_copy(t: &Tensor) -> Result<Tensor> {
 /// The `k` largest elements along the last dimension in descending order, and their indices; equal ones in the order of
 /// their indices. libtorch's own top-k chooses among equal ones as it likes.
 pub fn topk(t: &Tensor, k: i64) -> Result<(Tensor, Tensor)> {
-    let (values, indices) = t.f_topk(k, -1, true, true)?;
-    if k == 0 || t.dim() == 0 {
+    let n = t.size().last().copied().unwrap_or(1);
+    // With one more, if there is one: the last may equal it.
+    let (values, indices) = t.f_topk(if 0 < k && k < n { k + 1 } else { k }, -1, true, true)?;
+    let count = values.size().last().copied().unwrap_or(1);
+    if count < 2 {
         return Ok((values, indices));
     }
-    let (indices, order) = indices.f_sort(-1, false)?;
-    let (values, order) = values.f_gather(-1, &order, false)?.f_sort_stable(true, -1, true)?;
-    let indices = indices.f_gather(-1, &order, false)?;
-    // Rows in which only some of the elements that equal the last one were taken.
-    let last = values.f_narrow(-1, k - 1, 1)?;
-    let count = |t: &Tensor| t.f_eq_tensor(&last)?.f_sum_dim_intlist(-1, false, Kind::Int64);
-    let cut = count(t)?.f_ne_tensor(&count(&values)?)?.f_reshape([-1])?.f_nonzero()?.f_squeeze_dim(-1)?;
-    if cut.numel() == 0 {
+    let neighbours = values.f_narrow(-1, 1, count - 1)?.f_eq_tensor(&values.f_narrow(-1, 0, count - 1)?)?;
+    let tied = neighbours.f_any_dim(-1, false)?.f_reshape([-1])?.f_nonzero()?.f_squeeze_dim(-1)?;
+    let (values, indices) = (values.f_narrow(-1, 0, k)?, indices.f_narrow(-1, 0, k)?);
+    if tied.numel() == 0 {
         return Ok((values, indices));
     }
-    let n = t.size()[t.dim() - 1];
-    let (_, sorted) = t.f_reshape([-1, n])?.f_index_select(0, &cut)?.f_sort_stable(true, -1, true)?;
-    let right = indices.f_reshape([-1, k])?.f_index_copy(0, &cut, &sorted.f_narrow(1, 0, k)?)?;
-    Ok((values, right.f_reshape(indices.size())?))
+    let sorted = t.f_reshape([-1, n])?.f_index_select(0, &tied)?.f_sort_stable(true, -1, true)?;
+    let put = |into: &Tensor, rows: &Tensor| -> Result<Tensor> {
+        let filled = into.f_reshape([-1, k])?.f_index_copy(0, &tied, &rows.f_narrow(1, 0, k)?)?;
+        Ok(filled.f_reshape(into.size())?)
+    };
+    Ok((put(&values, &sorted.0)?, put(&indices, &sorted.1)?))
 }
 
 #[cfg(test)]
@@ -104,5 +105,8 @@ mod tests {
         let (values, indices) = topk(&Tensor::from_slice(&[2.0, f64::NEG_INFINITY, 3.0, 2.0]), 2).unwrap();
         assert_eq!(Vec::<i64>::try_from(indices).unwrap(), [2, 0]);
         assert_eq!(Vec::<f64>::try_from(values).unwrap(), [3.0, 2.0]);
+        assert_eq!(topk(&Tensor::from_slice(&[1.0, 1.0]), 0).unwrap().0.numel(), 0);
+        assert_eq!(topk(&Tensor::from(5.0), 1).unwrap().1.int64_value(&[]), 0);
+        assert!(topk(&Tensor::from_slice(&[1.0, 1.0]), 3).is_err());
     }
 }
