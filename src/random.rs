@@ -149,15 +149,18 @@ pub fn set_samples(samples: Positions) {
     GENERATOR.set(State { samples, ..GENERATOR.get() });
 }
 
+/// Positions in the global batch of the `n` samples of the current forward pass. If there are not as many samples as the
+/// generator has positions for, they are taken for the first ones of a batch.
+pub fn positions_of(n: usize) -> Positions {
+    let samples = GENERATOR.get().samples;
+    if samples.len() == n { samples } else { Positions::run(0, n) }
+}
+
 /// Uniform float32 values in [0, 1) of shape `sizes`, a row for each sample of the current forward pass: the one that
-/// its position in the global batch gives it, whichever process or micro-batch computes it. If there are not as many
-/// samples as the generator has positions for, they are taken for the first ones of a batch.
+/// its position in the global batch ([`positions_of`]) gives it, whichever process or micro-batch computes it.
 pub fn next_per_sample(sizes: &[i64]) -> Result<Tensor> {
     let [n, row @ ..] = sizes else { bail!("expected the number of samples as the first size, found no sizes") };
-    let mut samples = GENERATOR.get().samples;
-    if samples.len() as i64 != *n {
-        samples = Positions::run(0, *n as usize);
-    }
+    let samples = positions_of(*n as usize);
     let all = next_key().uniform(&[&[samples.end() as i64], row].concat())?;
     let rows = samples.runs().map(|(first, length)| all.f_narrow(0, first as i64, length as i64));
     match &rows.collect::<std::result::Result<Vec<_>, _>>()?[..] {

@@ -1,4 +1,4 @@
-//! What every module says about tensors: dtypes by name, shapes as text, copies.
+//! What every module says about tensors and needs of them: dtypes by name, shapes as text, copies, the largest elements.
 
 use crate::error::Result;
 use safetensors::Dtype as Safetensors;
@@ -57,4 +57,56 @@ pub fn detached_copy(t: &Tensor) -> Result<Tensor> {
     let mut copy = t.f_empty_like()?;
     copy.f_copy_(&t)?;
     Ok(copy)
+}
+
+/// The `k` largest elements along the last dimension in descending order, and their indices; equal ones in the order of
+/// their indices. libtorch's own top-k chooses among equal ones as it likes.
+pub fn topk(t: &Tensor, k: i64) -> Result<(Tensor, Tensor)> {
+    let n = t.size().last().copied().unwrap_or(1);
+    // With one more, if there is one: the last may equal it.
+    let (values, indices) = t.f_topk(if 0 < k && k < n { k + 1 } else { k }, -1, true, true)?;
+    let count = values.size().last().copied().unwrap_or(1);
+    if count < 2 {
+        return Ok((values, indices));
+    }
+    let neighbours = values.f_narrow(-1, 1, count - 1)?.f_eq_tensor(&values.f_narrow(-1, 0, count - 1)?)?;
+    let tied = neighbours.f_any_dim(-1, false)?.f_reshape([-1])?.f_nonzero()?.f_squeeze_dim(-1)?;
+    let (values, indices) = (values.f_narrow(-1, 0, k)?, indices.f_narrow(-1, 0, k)?);
+    if tied.numel() == 0 {
+        return Ok((values, indices));
+    }
+    let sorted = t.f_reshape([-1, n])?.f_index_select(0, &tied)?.f_sort_stable(true, -1, true)?;
+    let put = |into: &Tensor, rows: &Tensor| -> Result<Tensor> {
+        let filled = into.f_reshape([-1, k])?.f_index_copy(0, &tied, &rows.f_narrow(1, 0, k)?)?;
+        Ok(filled.f_reshape(into.size())?)
+    };
+    Ok((put(&values, &sorted.0)?, put(&indices, &sorted.1)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_equal_elements_the_lowest_indices_come_first() {
+        // Few values, so that nearly every row has ties at its end; against a stable sort.
+        for kind in [Kind::Float, Kind::BFloat16, Kind::Int64] {
+            for (a, b, n) in [(2, 20, 7), (1, 3, 1000), (1, 1, 1)] {
+                let values: Vec<i64> = (0..a * b * n).map(|i| (i * 7919 % 104_729) % 5 - 2).collect();
+                let t = Tensor::from_slice(&values).to_kind(kind).reshape([a, b, n]);
+                for k in [1, 5.min(n), n] {
+                    let (found, indices) = topk(&t, k).unwrap();
+                    let (sorted, order) = t.sort_stable(true, -1, true);
+                    assert_eq!(found, sorted.narrow(-1, 0, k), "{kind:?} {b} {n} {k}");
+                    assert_eq!(indices, order.narrow(-1, 0, k), "{kind:?} {b} {n} {k}");
+                }
+            }
+        }
+        let (values, indices) = topk(&Tensor::from_slice(&[2.0, f64::NEG_INFINITY, 3.0, 2.0]), 2).unwrap();
+        assert_eq!(Vec::<i64>::try_from(indices).unwrap(), [2, 0]);
+        assert_eq!(Vec::<f64>::try_from(values).unwrap(), [3.0, 2.0]);
+        assert_eq!(topk(&Tensor::from_slice(&[1.0, 1.0]), 0).unwrap().0.numel(), 0);
+        assert_eq!(topk(&Tensor::from(5.0), 1).unwrap().1.int64_value(&[]), 0);
+        assert!(topk(&Tensor::from_slice(&[1.0, 1.0]), 3).is_err());
+    }
 }

@@ -158,7 +158,7 @@ fn transforms(task: &str) -> Result<Vec<Arc<dyn Transform>>> {
     Ok(match task {
         "a" => vec![Arc::new(crop(Interpolation::Bilinear)?), Arc::new(flip), normalize],
         "b" => {
-            let resize = Resize { to: ResizeTo::Shorter(256), interpolation: Interpolation::Bicubic };
+            let resize = Resize { to: ResizeTo::Shorter(256), how: Interpolation::Bicubic.into() };
             vec![Arc::new(resize), Arc::new(CenterCrop { height: 224, width: 224 }), normalize]
         }
         "c" => {

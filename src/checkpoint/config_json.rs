@@ -33,7 +33,8 @@ const FIXED: &[(&str, f64)] =
     &[("attention_probs_dropout_prob", 0.0), ("hidden_dropout_prob", 0.0), ("num_prompt_token", 0.0)];
 
 /// Keys that a file may leave out.
-const OPTIONAL: &[&str] = &["drop_path_prob", "initializer_range", "num_labels", "use_intermediate_loss"];
+const OPTIONAL: &[&str] =
+    &["drop_path_prob", "initializer_range", "num_labels", "pos_embed_images_per_draw", "use_intermediate_loss"];
 
 /// A configuration and the generic keys that came with it.
 #[derive(Debug, Clone, Default)]
@@ -122,6 +123,10 @@ impl ConfigFile {
         map.insert("intermediate_size".into(), json!(self.config.mlp_size()));
         // Hugging Face derives the number of labels from id2label, and writes no key for it.
         map.remove("num_labels");
+        // The reference has no such key, and no need of it where it is not used.
+        if self.config.pos_embed_images_per_draw.is_none() {
+            map.remove("pos_embed_images_per_draw");
+        }
         let labels = map.get("id2label").and_then(Value::as_object).map(Map::len);
         if !classifies {
             map.remove("id2label");

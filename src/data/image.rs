@@ -34,6 +34,39 @@ choices! {
     }
 }
 
+choices! {
+    /// Which lines are resized first, rows or columns: between the two, values are rounded to 8 bits.
+    pub enum Passes {
+        /// Rows, unless the height shrinks by more than twice as many pixels as the width.
+        Pillow13 = "pillow13",
+        /// Rows.
+        Pillow12 = "pillow12",
+    }
+}
+
+/// How an image is resized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resampling {
+    /// The filter.
+    pub interpolation: Interpolation,
+    /// The order.
+    pub passes: Passes,
+}
+
+impl From<Interpolation> for Resampling {
+    fn from(interpolation: Interpolation) -> Self {
+        Self { interpolation, passes: Passes::Pillow13 }
+    }
+}
+
+impl std::fmt::Display for Resampling {
+    /// As transforms describe themselves: "bicubic", or "bicubic, pillow12".
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let passes = if self.passes == Passes::Pillow13 { "" } else { ", pillow12" };
+        write!(f, "{}{passes}", format!("{:?}", self.interpolation).to_lowercase())
+    }
+}
+
 /// 8-bit pixels, row by row, the channels of a pixel side by side.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Image {

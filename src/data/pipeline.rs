@@ -6,6 +6,7 @@ use super::image::Image;
 use super::source::{Source, StoredImage};
 use super::transform::{BatchContext, Drawn, Normalize, RandomErasing, Shape, Stage, Transform};
 use crate::error::{Diagnostic, Error, Result, bail, catch_panic, ensure, hint_of, one_line};
+use crate::positions::Groups;
 use crate::random::Key;
 use rand_chacha::ChaCha8Rng;
 use std::any::Any;
@@ -19,7 +20,7 @@ const MOST_BAD: usize = 100;
 pub struct Pipeline {
     on_images: Vec<Arc<dyn Transform>>,
     on_batch: Vec<Arc<dyn Transform>>,
-    /// Whether JPEGs are turned as their Exif data says.
+    /// Whether images are turned as their Exif data says.
     exif_orientation: bool,
 }
 
@@ -55,9 +56,9 @@ impl Pipeline {
         &self.on_batch
     }
 
-    /// Whether some transform combines images of the batch, see [`Transform::needs_pairs`].
-    pub fn needs_pairs(&self) -> bool {
-        self.on_batch.iter().any(|transform| transform.needs_pairs())
+    /// Which images of the global batch a transform mixes with each other, see [`Transform::mixed`].
+    pub fn mixed(&self) -> Option<Groups> {
+        self.on_batch.iter().find_map(|transform| transform.mixed())
     }
 
     /// One image through the transforms of images.

@@ -65,10 +65,13 @@ impl Module for Blocks {
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         let rotary = match (&cx.rotary, &self.rotary) {
             (Some(given), _) => Some(given.shallow_clone()),
-            (None, Some(rotary)) => Some(rotary.angles(match cx.grid {
-                Some(grid) => grid,
-                None => square_grid(x)?,
-            })?),
+            (None, Some(rotary)) => {
+                let grid = match cx.grid {
+                    Some(grid) => grid,
+                    None => square_grid(x)?,
+                };
+                Some(rotary.angles_of_batch(grid, x.size().first().map_or(0, |n| *n as usize))?)
+            }
             (None, None) => None,
         };
         let inner = Context { rotary, grid: cx.grid, taps: cx.taps.clone(), blocks: None };

@@ -67,6 +67,10 @@ options! {
         pos_embed_jitter: Option<f64> = None,
         /// In training, multiplies both axes by one exp(U(-ln r, ln r)).
         pos_embed_rescale: Option<f64> = None,
+        /// Images of a step that share one draw of these three: neighbours in the global batch, however processes and
+        /// micro-batches divide it; () means one draw for the whole step. The reference draws in every forward pass, the
+        /// same on all GPUs: for the images of a GPU's micro-batch times the number of GPUs.
+        pos_embed_images_per_draw: Option<i64> = None,
         /// Whether attention is causal: a token attends only to itself and earlier tokens.
         is_causal: bool = true,
         /// Drop path rate of the last block; rates grow linearly from 0 at the first block.
@@ -167,6 +171,9 @@ impl Architecture {
             [("pos_embed_jitter", config.pos_embed_jitter), ("pos_embed_rescale", config.pos_embed_rescale)]
         {
             ensure!(value.is_none_or(|r| r >= 1.0), "{name} must be a ratio of at least 1, found {}", value.unwrap());
+        }
+        if let Some(n) = config.pos_embed_images_per_draw {
+            ensure!(n >= 1, "pos_embed_images_per_draw must be positive, found {n}");
         }
         let grid = config.image_size / config.patch_size;
         Ok(Self { config: config.clone(), grid, tokens: grid * grid + 1, head_size })

@@ -78,7 +78,7 @@ pub trait Module {
 /// What a forward pass carries from the outside to every block.
 #[derive(Default)]
 pub struct Context {
-    /// Rotary cosines and sines [2, T, d], float32, for the last T tokens.
+    /// Rotary cosines and sines [2, T, d] or [2, B, 1, T, d], float32, for the last T tokens.
     pub rotary: Option<Tensor>,
     /// The patch grid (rows, columns), if known.
     pub grid: Option<(i64, i64)>,

@@ -4,7 +4,7 @@
 use super::Architecture;
 use crate::error::{Result, ensure};
 use crate::options;
-use crate::random;
+use crate::random::{self, Key};
 use std::cell::{Cell, RefCell};
 use tch::Tensor;
 
@@ -27,6 +27,8 @@ options! {
 /// Makes the cosines and sines of a patch grid. No parameters.
 pub struct RotaryEmbedding {
     options: RotaryOptions,
+    /// Images of the global batch that share a draw of the augmentation; `None` means all.
+    images_per_draw: Option<usize>,
     pub(super) training: Cell<bool>,
     /// The last grid's table without augmentation: it is the same in every step.
     table: RefCell<Option<((i64, i64), Tensor)>>,
@@ -40,20 +42,26 @@ impl RotaryEmbedding {
             "rotary embedding needs a head_size that is a positive multiple of 4, found {}",
             options.head_size
         );
-        Ok(Self { options: options.clone(), training: Cell::new(true), table: RefCell::new(None) })
+        Ok(Self {
+            options: options.clone(),
+            images_per_draw: None,
+            training: Cell::new(true),
+            table: RefCell::new(None),
+        })
     }
 
     /// The rotary embedding of an architecture; `None` if it has none.
     pub fn from_architecture(architecture: &Architecture) -> Result<Option<Self>> {
         let Some(rope_theta) = architecture.rope_theta else { return Ok(None) };
-        Self::new(&RotaryOptions {
+        let rotary = Self::new(&RotaryOptions {
             head_size: architecture.head_size,
             rope_theta,
             pos_embed_shift: architecture.pos_embed_shift,
             pos_embed_jitter: architecture.pos_embed_jitter,
             pos_embed_rescale: architecture.pos_embed_rescale,
-        })
-        .map(Some)
+        })?;
+        let images_per_draw = architecture.pos_embed_images_per_draw.map(|n| n as usize);
+        Ok(Some(Self { images_per_draw, ..rotary }))
     }
 
     /// Training draws the coordinate augmentation, evaluation does not.
@@ -66,15 +74,12 @@ impl RotaryEmbedding {
         format!("rotary_embedding(head_size {}, rope_theta {})", self.options.head_size, self.options.rope_theta)
     }
 
-    /// Cosines and sines [2, rows · columns, d], float32 on the run's device. In training one draw
-    /// of the coordinate augmentation serves the whole batch.
+    /// Cosines and sines [2, rows · columns, d], float32 on the run's device; in training, of one draw of the
+    /// coordinate augmentation.
     pub fn angles(&self, (rows, columns): (i64, i64)) -> Result<Tensor> {
         ensure!(rows > 0 && columns > 0, "a patch grid needs positive sides, found {rows} x {columns}");
-        let o = &self.options;
-        let augmented = self.training.get()
-            && (o.pos_embed_shift.is_some() || o.pos_embed_jitter.is_some() || o.pos_embed_rescale.is_some());
-        if augmented {
-            return self.compute((rows, columns), self.draw());
+        if self.augments() {
+            return self.compute((rows, columns), self.draw(random::next_key()));
         }
         if let Some((grid, table)) = &*self.table.borrow()
             && *grid == (rows, columns)
@@ -86,10 +91,40 @@ impl RotaryEmbedding {
         Ok(table)
     }
 
-    /// One draw of the augmentation: what is added to, then multiplied with (y, x).
-    fn draw(&self) -> ([f64; 2], [f64; 2]) {
+    /// The angles for a batch of `images`: [2, T, d] if they have one draw, or [2, B, 1, T, d]. Which images share a
+    /// draw depends on their positions in the global batch, not on the process or micro-batch that computes them.
+    pub fn angles_of_batch(&self, grid: (i64, i64), images: usize) -> Result<Tensor> {
+        let Some(images_per_draw) = self.images_per_draw.filter(|_| self.augments() && images > 0) else {
+            return self.angles(grid);
+        };
+        let key = random::next_key();
+        let positions = random::positions_of(images);
+        let draws: Vec<usize> = (0..images).map(|i| positions.at(i) / images_per_draw).collect();
+        let mut different = draws.clone();
+        different.sort_unstable();
+        different.dedup();
+        // The first draw is the one of a step that has no other.
+        let key_of = |draw: usize| if draw == 0 { key } else { key.fold(draw as u64) };
+        let tables = different.iter().map(|draw| self.compute(grid, self.draw(key_of(*draw))));
+        let tables = tables.collect::<Result<Vec<_>>>()?;
+        if let [table] = &tables[..] {
+            return Ok(table.shallow_clone());
+        }
+        let rows = draws.iter().map(|draw| different.binary_search(draw).expect("one of them") as i64);
+        let rows = Tensor::f_from_slice(&rows.collect::<Vec<_>>())?.f_to_device(tables[0].device())?;
+        Ok(Tensor::f_stack(&tables, 1)?.f_index_select(1, &rows)?.f_unsqueeze(2)?)
+    }
+
+    fn augments(&self) -> bool {
         let o = &self.options;
-        let mut rng = random::next_key().rng();
+        let augments = o.pos_embed_shift.is_some() || o.pos_embed_jitter.is_some() || o.pos_embed_rescale.is_some();
+        self.training.get() && augments
+    }
+
+    /// One draw of the augmentation: what is added to, then multiplied with (y, x).
+    fn draw(&self, key: Key) -> ([f64; 2], [f64; 2]) {
+        let o = &self.options;
+        let mut rng = key.rng();
         let mut symmetric = |limit: f64| random::uniform(&mut rng, -limit, limit);
         let (mut add, mut multiply) = ([0.0; 2], [1.0; 2]);
         if let Some(s) = o.pos_embed_shift {
@@ -128,17 +163,20 @@ impl RotaryEmbedding {
     }
 }
 
-/// Rotates the last T tokens of `x` [B, H, N, d] by `angles` [2, T, d], half-split kind; the tokens
-/// before them stay as they are.
+/// Rotates the last T tokens of `x` [B, H, N, d] by `angles` [2, T, d], or [2, B, 1, T, d] with angles of their own for
+/// each image, half-split kind; the tokens before them stay as they are.
 pub fn rotate(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
     let (tokens, size) = (x.size()[2], angles.size());
+    let of_image = [2, x.size()[0], 1];
     ensure!(
-        size.len() == 3 && size[0] == 2 && size[1] <= tokens && size[2] == x.size()[3],
+        (size.len() == 3 && size[0] == 2 || size.len() == 5 && size[..3] == of_image)
+            && size[size.len() - 2] <= tokens
+            && size[size.len() - 1] == x.size()[3],
         "expected rotary angles [2, T, {}] for T of at most {tokens} tokens, found {}",
         x.size()[3],
         crate::tensor::shape_text(angles)
     );
-    let patches = size[1];
+    let patches = size[size.len() - 2];
     let (cos, sin) = (angles.f_get(0)?, angles.f_get(1)?);
     let prefix = tokens - patches;
     let rotating = x.f_narrow(2, prefix, patches)?;
@@ -150,4 +188,74 @@ pub fn rotate(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
         return Ok(rotated);
     }
     Ok(Tensor::f_cat(&[x.f_narrow(2, 0, prefix)?, rotated], 2)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::positions::Positions;
+    use crate::random::State;
+    use std::collections::HashMap;
+
+    /// Forward passes of the reference in training (tests/fixtures/reference).
+    #[test]
+    fn what_is_drawn_turns_coordinates_as_in_the_reference() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/reference/positions");
+        let facts: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(format!("{dir}.json")).unwrap()).unwrap();
+        let tensors: HashMap<String, Tensor> =
+            Tensor::read_safetensors(format!("{dir}.safetensors")).unwrap().into_iter().collect();
+        let rotary = RotaryEmbedding::new(&RotaryOptions { head_size: 8, ..Default::default() }).unwrap();
+        let passes = facts.as_array().unwrap();
+        assert_eq!(passes.len(), 4);
+        for (i, pass) in passes.iter().enumerate() {
+            let number = |v: &serde_json::Value| v.as_f64().unwrap();
+            let both = |name: &str| [0, 1].map(|axis| number(&pass[name][axis]));
+            let rescale = number(&pass["log_rescale"]).exp();
+            let factors = both("log_jitter").map(|jitter| jitter.exp() * rescale);
+            let found = rotary.compute((3, 3), (both("shift"), factors)).unwrap();
+            for (part, name) in [(0, "cos"), (1, "sin")] {
+                let off = (found.get(part) - &tensors[&format!("{name}.{i}")]).abs().max().double_value(&[]);
+                assert!(off < 2e-6, "{name} of pass {i}: {off}");
+            }
+        }
+    }
+
+    #[test]
+    fn images_share_draws_by_their_positions_in_the_global_batch() {
+        let options = RotaryOptions { head_size: 8, pos_embed_rescale: Some(2.0), ..Default::default() };
+        let rotary = RotaryEmbedding { images_per_draw: Some(4), ..RotaryEmbedding::new(&options).unwrap() };
+        let angles = |samples: Positions, n| {
+            random::set_state(State { seed: 1, drawn: 0, samples });
+            rotary.angles_of_batch((2, 2), n).unwrap()
+        };
+        let whole = angles(Positions::default(), 11);
+        assert_eq!(whole.size(), [2, 11, 1, 4, 8]);
+        let of = |i: i64| whole.select(1, i).squeeze_dim(1);
+        for i in 0..11 {
+            assert_eq!(of(i), of(i / 4 * 4), "{i}");
+        }
+        assert!(of(0) != of(4) && of(4) != of(8) && of(0) != of(8));
+        // Parts of it, of one draw and of several; the first draw is that of a step without others.
+        assert_eq!(angles(Positions::run(4, 4), 4), of(4));
+        assert_eq!(angles(Positions::run(9, 2), 2), of(8));
+        assert_eq!(angles(Positions::run(6, 3), 3), whole.narrow(1, 6, 3));
+        random::set_state(State { seed: 1, drawn: 0, samples: Positions::default() });
+        assert_eq!(rotary.angles((2, 2)).unwrap(), of(0));
+        rotary.set_training(false);
+        assert_eq!(angles(Positions::default(), 11).size(), [2, 4, 8]);
+    }
+
+    #[test]
+    fn each_image_is_turned_by_its_own_angles() {
+        let x = crate::random::Key::new(3).normal(&[3, 2, 5, 8]).unwrap();
+        let angles = crate::random::Key::new(4).normal(&[2, 3, 1, 4, 8]).unwrap();
+        let all = rotate(&x, &angles).unwrap();
+        for i in 0..3 {
+            let alone = rotate(&x.narrow(0, i, 1), &angles.select(1, i).squeeze_dim(1)).unwrap();
+            assert_eq!(all.narrow(0, i, 1), alone);
+        }
+        let error = rotate(&x, &angles.narrow(1, 0, 2)).unwrap_err().to_string();
+        assert!(error.contains("expected rotary angles [2, T, 8]") && error.contains("[2, 2, 1, 4, 8]"), "{error}");
+    }
 }

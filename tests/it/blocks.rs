@@ -224,6 +224,31 @@ fn position_rescale_scales_both_axes_by_one_factor_within_its_range() {
 }
 
 #[test]
+fn groups_of_images_get_positions_of_their_own_in_a_model() {
+    let folder = Folder::new();
+    let script = format!(
+        r#"
+        let config = {TINY} + #{{ pos_embed_rescale: 2.0, pos_embed_images_per_draw: 2, layerscale_value: 1.0 }};
+        let block = nn::define(#{{}}, |m, x| {{ print(m.rotary.shape); x }});
+        nn::blocks(config, [block, block]).forward(randn([5, 5, 8]));
+        // Images that are all the same come out the same in a group.
+        let m = nn::vit_nepa(config);
+        let y = m.forward(randn([1, 3, 8, 8]).expand([5, 3, 8, 8]));
+        let same = |i, j| (y[i] - y[j]).abs().max().item() < 1e-6;
+        print([same.call(0, 1), same.call(2, 3), same.call(0, 2), same.call(2, 4)]);
+        checkpoint::save(m, "grouped");
+        checkpoint::save(nn::vit_nepa({TINY}), "plain");
+        print(checkpoint::load("grouped").config.pos_embed_images_per_draw);
+        "#
+    );
+    let shape = serde_json::json!([2, 5, 1, 4, 4]);
+    let values = folder.run(&script).values();
+    assert_eq!(values, [shape.clone(), shape, serde_json::json!([true, true, false, false]), 2.into()]);
+    // The reference's configuration has no such key.
+    assert!(folder.json("plain/config.json").get("pos_embed_images_per_draw").is_none());
+}
+
+#[test]
 fn positions_are_not_augmented_in_evaluation() {
     let options = "pos_embed_shift: 0.3, pos_embed_jitter: 1.5, pos_embed_rescale: 2.0";
     for draw in drawn(options, false) {

@@ -12,7 +12,7 @@ let images = data::idx(param("data", ()), "test").take(340);
 let augment = [transform::random_crop(#{ padding: 2 }), transform::random_horizontal_flip(), transform::normalize(0.5, 0.5)];
 let model = nn::vit_nepa(#{
     image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2,
-    drop_path_prob: 0.2, pos_embed_rescale: 2.0,
+    drop_path_prob: 0.2, pos_embed_rescale: 2.0, pos_embed_images_per_draw: 10,
 });
 pretrain::fit(model, images, #{
     steps: param("steps", 20), batch: 48, accumulate: param("accumulate", 3), lr: 3e-4, input_mask: 0.2,
@@ -24,7 +24,7 @@ classifier.freeze("*patch_embeddings*");
 // 340 images in batches of 48: four of them in the last.
 finetune::fit(classifier, images, #{
     epochs: 2, batch: 48, lr: 3e-4, log_every: 1, save_every: 6,
-    transforms: augment + [transform::random_erasing(#{ p: 0.5, mode: "pixel" }), transform::mixup(#{ mode: param("mixup", "elem") })],
+    transforms: augment + [transform::random_erasing(#{ p: 0.5, mode: "pixel" }), transform::mixup(#{ mode: param("mixup", "elem"), images_per_draw: 20 })],
 });
 checkpoint::save(classifier, run::path("finetuned"));
 "#;

@@ -114,6 +114,8 @@ fn an_option_of_the_right_type_but_a_bad_value_is_told_with_the_value() {
         ("nn::patch_embed(#{ image_size: 30, patch_size: 14 });", &["patch_size", "14", "30"]),
         ("nn::blocks(#{ drop_path_prob: 1.0 });", &["drop_path_prob", "found 1"]),
         ("nn::blocks(#{ pos_embed_rescale: 0.5 });", &["pos_embed_rescale", "found 0.5"]),
+        ("nn::blocks(#{ pos_embed_images_per_draw: 0 });", &["pos_embed_images_per_draw", "found 0"]),
+        ("transform::mixup(#{ images_per_draw: 3 });", &["images_per_draw", "an even number of images, found 3"]),
         ("nn::drop_path(-0.1);", &["drop_path", "-0.1"]),
         ("nn::linear(0, 3);", &["positive", "0 -> 3"]),
         ("nn::conv2d(3, 4, #{ groups: 2 });", &["groups", "found groups 2"]),

@@ -433,6 +433,13 @@ fn the_recipes_fine_tune_on_every_layout_and_say_so_in_their_models() {
         assert_eq!((&config["is_causal"], &config["qk_norm_affine"]), (&false.into(), &true.into()));
         assert_eq!(config["drop_path_prob"], if recipe == "vitb" { 0.1 } else { 0.2 });
         assert_eq!(config["id2label"].as_object().unwrap().len(), 4);
+        // The model's images have 32 pixels: 8/7 of it on the shorter side, or 1/0.95 of it on both.
+        let state = folder.text("out/checkpoints/finetune/step-00000003/state.json");
+        let resize = if recipe == "vitb" { "\"resize(36, bicubic)\"" } else { "\"resize([33, 33], bicubic)\"" };
+        for setting in [resize, "\"exif_orientation\": true", "images_per_draw\\\":128"] {
+            assert!(state.contains(setting), "{setting} in {state}");
+        }
+        assert_eq!(config["pos_embed_images_per_draw"], 1024);
     }
 }
 

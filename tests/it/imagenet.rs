@@ -200,8 +200,8 @@ fn the_recipe_evaluates_both_weights_on_every_layout() {
         said.succeeds().prints(&[
             "top-1 %",
             "95 % interval",
-            "32      28    ema",
-            "32      28    raw",
+            "32      28    bfloat16  ema",
+            "32      28    bfloat16  raw",
             "most confused",
         ]);
         let found = folder.json(&format!("{layout}/evaluation.json"));
@@ -213,9 +213,18 @@ fn the_recipe_evaluates_both_weights_on_every_layout() {
         assert_eq!(*first.get_or_insert(numbers.clone()), numbers, "{layout}");
     }
     let data = format!("data={}", repository("tests/fixtures/data/folder").display());
-    let said = recipe(&folder, "swept", &[&data, "resize=32,40", "split=train", "dtype=bfloat16", "variant=sketch"]);
-    said.succeeds().prints(&["32      28    raw", "40      28    ema"]);
+    let said =
+        recipe(&folder, "swept", &[&data, "resize=32,40,33x44", "split=train", "dtype=float32", "variant=sketch"]);
+    said.succeeds().prints(&["32      28    float32  raw", "40      28    float32  ema", "33x44   28    float32  raw"]);
+    said.says(&["images: height and width to 33 and 44 (aspect ratio not kept); bicubic, centre crop 28; in float32"]);
     assert_eq!(folder.json("swept/evaluation.json")["ema"]["images"], 28);
+    // By default as the reference evaluates, said in the log and in the file.
+    let said = recipe(&folder, "published", &[&data]);
+    let what = "the shorter side to 32, as no setting is published for a model of this size; bicubic, centre crop 28";
+    said.succeeds().says(&[&format!("images: {what}; in bfloat16")]);
+    let found = folder.json("published/evaluation.json");
+    let done = ["preparation", "dtype", "exif_orientation"].map(|key| found["raw"][key].clone());
+    assert_eq!(serde_json::json!(done), serde_json::json!([what, "bfloat16", true]));
     recipe(&folder, "none", &["data=nowhere"]).fails(1).says(&["nowhere"]);
 }
 
@@ -225,7 +234,7 @@ fn the_recipe_takes_other_data_of_one_channel() {
     tiny_models(&folder, 10, 1);
     let data = format!("data={}", fashion());
     let said = recipe(&folder, "out", &[&data, "resize=28", "batch=1000"]);
-    said.succeeds().prints(&["28      28    raw"]);
+    said.succeeds().prints(&["28      28    bfloat16  raw"]);
     let found = folder.json("out/evaluation.json");
     assert_eq!(found["raw"]["per_class"].as_array().unwrap().len(), 10);
     assert_eq!(found["samples"].as_array().unwrap().len(), 32);

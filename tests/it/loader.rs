@@ -16,7 +16,7 @@ fn with_images(script: &str) -> Said {
         let augment = [
             transform::random_resized_crop(32), transform::random_horizontal_flip(),
             transform::rand_augment("rand-m9-mstd0.5-inc1"), transform::normalize(0.5, 0.5),
-            transform::random_erasing(#{{ p: 0.5, mode: "pixel" }}), transform::mixup(#{{}}),
+            transform::random_erasing(#{{ p: 0.5, mode: "pixel" }}), transform::mixup(#{{ images_per_draw: 2 }}),
         ];
         let digest = |batch| [
             batch.indices.to_array(),
@@ -157,8 +157,9 @@ fn processes_divide_every_batch_and_give_what_one_process_gives() {
 fn partners_of_mixing_stay_on_one_process() {
     let said = with_images(&format!(
         r#"{DIVIDED}
-        for mode in ["batch", "elem", "pair"] {{
-            let steps = augment.extract(0, 5) + [transform::mixup(#{{ mode: mode, prob: 0.8 }})];
+        for drawn in [["batch", ()], ["elem", ()], ["pair", ()], ["batch", 4], ["batch", 10], ["pair", 6], ["elem", 2]] {{
+            let mixup = transform::mixup(#{{ mode: drawn[0], prob: 0.8, images_per_draw: drawn[1] }});
+            let steps = augment.extract(0, 5) + [mixup];
             for n in [28, 27, 26, 25, 17] {{
                 for done in [0, 5] {{
                     print(check.call(images.take(n), steps, #{{ batch: 12, seed: 2 }}, [2, 3, 6], done));
@@ -169,7 +170,7 @@ fn partners_of_mixing_stay_on_one_process() {
         }}
         "#
     ));
-    assert_eq!(said.values(), vec![json!([]); 3 * 5 * 4]);
+    assert_eq!(said.values(), vec![json!([]); 7 * 5 * 4]);
 }
 
 #[test]

@@ -44,6 +44,7 @@ mod python;
 mod recipes;
 mod recompute;
 mod reference;
+mod reference_scripts;
 mod report;
 mod resume;
 mod run_from_rust;

@@ -490,8 +490,8 @@ fn crops_and_resizing_change_pixels_as_they_change_encoded_images() {
     let interpolation = Interpolation::Bilinear;
     let transforms: [(Box<dyn Transform>, (usize, usize)); 4] = [
         (Box::new(CenterCrop { height: 5, width: 7 }), (5, 7)),
-        (Box::new(Resize { to: ResizeTo::Shorter(6), interpolation }), (6, 10)),
-        (Box::new(ResizedCrop { region, height: 4, width: 3, interpolation }), (4, 3)),
+        (Box::new(Resize { to: ResizeTo::Shorter(6), how: interpolation.into() }), (6, 10)),
+        (Box::new(ResizedCrop { region, height: 4, width: 3, how: interpolation.into() }), (4, 3)),
         (Box::new(RandomResizedCrop::new(6, 5, &RandomResizedCropOptions::default()).unwrap()), (6, 5)),
     ];
     let original = picture(20, 12, 3);

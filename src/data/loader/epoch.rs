@@ -96,7 +96,7 @@ impl Work {
     fn positions(&self, batch: usize) -> (Positions, f64) {
         let Shared { rank, world_size, .. } = *self.shared;
         let size = self.global_len(batch);
-        let own = Positions::of_process(size, rank, world_size, self.shared.pipeline.needs_pairs());
+        let own = Positions::of_process(size, rank, world_size, self.shared.pipeline.mixed());
         match own.is_empty() {
             // It still takes part in the step.
             true => (Positions::run(0, 1), 0.0),

@@ -41,7 +41,8 @@ options! {
         /// What to do if an image cannot be read: "error" ends the run, "skip" replaces it with another image
         /// (`batch.intact` says where), counts it and lists it in bad_items.txt of the run directory.
         on_bad: OnBad = OnBad::Error,
-        /// Whether to rotate JPEGs as their Exif data says; torchvision's loader does not.
+        /// Whether to turn images as their Exif data says: the Hugging Face `datasets` library does, torchvision's own
+        /// datasets do not.
         exif_orientation: bool = false,
         /// Number of worker threads; () means one per CPU thread of the run.
         workers: Option<usize> = None,
@@ -94,7 +95,7 @@ impl Loader {
         let rank = o.rank.unwrap_or_else(crate::dist::rank);
         let world_size = o.world_size.unwrap_or_else(crate::dist::world_size);
         ensure!(rank < world_size, "rank must be less than world_size: found {rank} of {world_size}");
-        let pairs = pipeline.needs_pairs() && world_size > 1;
+        let pairs = pipeline.mixed().is_some() && world_size > 1;
         let unit = if pairs { 2 * world_size } else { world_size };
         if !o.batch.is_multiple_of(unit) {
             let lower = o.batch / unit * unit;

@@ -6,7 +6,7 @@
 
 use super::simd_dispatch::simd_dispatch;
 use crate::data::decode::{DecodedRegion, LazyImage};
-use crate::data::image::{Image, Interpolation, Region};
+use crate::data::image::{Image, Interpolation, Passes, Region, Resampling};
 use crate::error::Result;
 
 /// Bits after the point of a weight; a weight is less than 2.
@@ -20,11 +20,12 @@ pub fn resized_crop(
     region: Region,
     width: usize,
     height: usize,
-    by: Interpolation,
+    how: impl Into<Resampling>,
 ) -> Result<Image> {
-    let columns = Kernel::new(region.width, width, 0..width, by);
-    let rows = Kernel::new(region.height, height, 0..height, by);
-    let rows_first = rows_first((region.width, region.height), (width, height));
+    let Resampling { interpolation, passes } = how.into();
+    let columns = Kernel::new(region.width, width, 0..width, interpolation);
+    let rows = Kernel::new(region.height, height, 0..height, interpolation);
+    let rows_first = rows_first(passes, (region.width, region.height), (width, height));
     Ok(resample(&image.decode_region(region)?, &columns, &rows, rows_first))
 }
 
@@ -35,23 +36,23 @@ pub fn resize_then_crop(
     width: usize,
     height: usize,
     crop: Region,
-    by: Interpolation,
+    how: impl Into<Resampling>,
 ) -> Result<Image> {
+    let Resampling { interpolation, passes } = how.into();
     let (from_width, from_height) = image.size();
-    let mut columns = Kernel::new(from_width, width, crop.left..crop.left + crop.width, by);
-    let mut rows = Kernel::new(from_height, height, crop.top..crop.top + crop.height, by);
-    let rows_first = rows_first((from_width, from_height), (width, height));
+    let mut columns = Kernel::new(from_width, width, crop.left..crop.left + crop.width, interpolation);
+    let mut rows = Kernel::new(from_height, height, crop.top..crop.top + crop.height, interpolation);
+    let rows_first = rows_first(passes, (from_width, from_height), (width, height));
     let (left, width) = columns.narrow();
     let (top, height) = rows.narrow();
     Ok(resample(&image.decode_region(Region { left, top, width, height })?, &columns, &rows, rows_first))
 }
 
-/// Whether rows are resized before columns: as Pillow 13 does it, unless the height shrinks by more than twice as many
-/// pixels as the width. (Older ones always do.)
-fn rows_first((width, height): (usize, usize), (to_width, to_height): (usize, usize)) -> bool {
+/// Whether rows are resized before columns.
+fn rows_first(passes: Passes, (width, height): (usize, usize), (to_width, to_height): (usize, usize)) -> bool {
     let shrinks = |from: usize, to: usize| from as i64 - to as i64;
     let (across, down) = (shrinks(width, to_width), shrinks(height, to_height));
-    !(down > 0 && down > 2 * across)
+    passes == Passes::Pillow12 || !(down > 0 && down > 2 * across)
 }
 
 /// What each pixel of a resized line is made of.

@@ -44,6 +44,7 @@ use super::decode::LazyImage;
 use super::image::Image;
 use crate::error::{Result, bail};
 use crate::options::{self, Options};
+use crate::positions::Groups;
 use crate::random::Key;
 use rand_chacha::ChaCha8Rng;
 use std::any::Any;
@@ -101,9 +102,9 @@ pub trait Transform: Any + Send + Sync {
         Ok(batch)
     }
 
-    /// Whether it combines image i of the global batch with image i from the end, so that both must be on one rank.
-    fn needs_pairs(&self) -> bool {
-        false
+    /// Which images of the global batch it mixes with each other, so that partners must be on one rank.
+    fn mixed(&self) -> Option<Groups> {
+        None
     }
 }
 

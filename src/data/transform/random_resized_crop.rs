@@ -2,7 +2,7 @@
 
 use super::{Shape, Transform, check_size};
 use crate::data::decode::LazyImage;
-use crate::data::image::{Interpolation, Region};
+use crate::data::image::{Interpolation, Passes, Region, Resampling};
 use crate::data::pillow::resized_crop;
 use crate::error::{Result, ensure};
 use crate::options;
@@ -27,6 +27,8 @@ options! {
         ratio: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0],
         /// nearest, bilinear or bicubic, with antialiasing.
         interpolation: Interpolation = Interpolation::Bilinear,
+        /// The order of the two passes of resizing, as in transform::resize.
+        passes: Passes = Passes::Pillow13,
     }
 }
 
@@ -47,20 +49,24 @@ impl RandomResizedCrop {
         );
         Ok(Self { height, width, options: options.clone() })
     }
+
+    fn how(&self) -> Resampling {
+        Resampling { interpolation: self.options.interpolation, passes: self.options.passes }
+    }
 }
 
 impl Transform for RandomResizedCrop {
     fn describe(&self) -> String {
-        let RandomResizedCropOptions { scale, ratio, interpolation } = &self.options;
+        let RandomResizedCropOptions { scale, ratio, .. } = &self.options;
         let to = format!("[{}, {}]", self.height, self.width);
-        format!("random_resized_crop({to}, scale {scale:?}, ratio {ratio:.2?}, {interpolation:?})").to_lowercase()
+        format!("random_resized_crop({to}, scale {scale:?}, ratio {ratio:.2?}, {})", self.how())
     }
 
     fn apply_lazily<'a>(&self, image: LazyImage<'a>, rng: &mut ChaCha8Rng) -> Result<LazyImage<'a>> {
         let (width, height) = image.size();
         let o = &self.options;
         let region = random_resized_crop_box(rng, width, height, o.scale, o.ratio);
-        Ok(LazyImage::Decoded(resized_crop(image, region, self.width, self.height, o.interpolation)?))
+        Ok(LazyImage::Decoded(resized_crop(image, region, self.width, self.height, self.how())?))
     }
 
     fn shape(&self, before: Shape) -> Shape {

@@ -2,7 +2,7 @@
 
 use super::{CenterCrop, Shape, Transform};
 use crate::data::decode::{self, LazyImage};
-use crate::data::image::{Interpolation, Region};
+use crate::data::image::{Region, Resampling};
 use crate::data::pillow::{resize_then_crop, resized_crop};
 use crate::error::Result;
 use rand_chacha::ChaCha8Rng;
@@ -14,8 +14,8 @@ use std::sync::Arc;
 pub struct Resize {
     /// The shorter side, or height and width.
     pub to: ResizeTo,
-    /// The filter.
-    pub interpolation: Interpolation,
+    /// The filter, and the order of its passes.
+    pub how: Resampling,
 }
 
 /// What an image is resized to.
@@ -44,7 +44,7 @@ impl Transform for Resize {
             ResizeTo::Shorter(n) => n.to_string(),
             ResizeTo::Exactly(h, w) => format!("[{h}, {w}]"),
         };
-        format!("resize({to}, {:?})", self.interpolation).to_lowercase()
+        format!("resize({to}, {})", self.how)
     }
 
     fn apply_lazily<'a>(&self, image: LazyImage<'a>, _rng: &mut ChaCha8Rng) -> Result<LazyImage<'a>> {
@@ -53,7 +53,7 @@ impl Transform for Resize {
         decode::check_size(to_width, to_height)
             .map_err(|e| e.context(format!("resizing an image of {width} x {height} pixels")))?;
         let all = Region { left: 0, top: 0, width, height };
-        Ok(LazyImage::Decoded(resized_crop(image, all, to_width, to_height, self.interpolation)?))
+        Ok(LazyImage::Decoded(resized_crop(image, all, to_width, to_height, self.how)?))
     }
 
     fn shape(&self, before: Shape) -> Shape {
@@ -86,7 +86,7 @@ impl Transform for ResizeCenterCrop {
         let (width, height) = self.resize.target(image.size());
         match self.crop.region((width, height)) {
             Some(region) => {
-                let image = resize_then_crop(image, width, height, region, self.resize.interpolation)?;
+                let image = resize_then_crop(image, width, height, region, self.resize.how)?;
                 Ok(LazyImage::Decoded(image))
             }
             None => self.crop.apply_lazily(self.resize.apply_lazily(image, rng)?, rng),

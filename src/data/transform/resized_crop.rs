@@ -2,7 +2,7 @@
 
 use super::{Shape, Transform};
 use crate::data::decode::LazyImage;
-use crate::data::image::{Interpolation, Region};
+use crate::data::image::{Region, Resampling};
 use crate::data::pillow;
 use crate::error::{Result, ensure};
 use rand_chacha::ChaCha8Rng;
@@ -16,15 +16,15 @@ pub struct ResizedCrop {
     pub height: usize,
     /// Columns of the result.
     pub width: usize,
-    /// The filter.
-    pub interpolation: Interpolation,
+    /// The filter, and the order of its passes.
+    pub how: Resampling,
 }
 
 impl Transform for ResizedCrop {
     fn describe(&self) -> String {
         let Region { top, left, height, width } = self.region;
         let to = format!("[{}, {}]", self.height, self.width);
-        format!("resized_crop({top}, {left}, {height}, {width}, {to}, {:?})", self.interpolation).to_lowercase()
+        format!("resized_crop({top}, {left}, {height}, {width}, {to}, {})", self.how)
     }
 
     fn apply_lazily<'a>(&self, image: LazyImage<'a>, _rng: &mut ChaCha8Rng) -> Result<LazyImage<'a>> {
@@ -38,7 +38,7 @@ impl Transform for ResizedCrop {
             r.width,
             r.height
         );
-        Ok(LazyImage::Decoded(pillow::resized_crop(image, r, self.width, self.height, self.interpolation)?))
+        Ok(LazyImage::Decoded(pillow::resized_crop(image, r, self.width, self.height, self.how)?))
     }
 
     fn shape(&self, before: Shape) -> Shape {

@@ -207,7 +207,7 @@ mod functions {
         MicroBatches::of(batch.clone(), k)
     }
 
-    /// Sample positions of the images in the global batch, as at most two runs [first, length]. Random draws for an
+    /// Sample positions of the images in the global batch, as at most three runs [first, length]. Random draws for an
     /// image (drop path, rand_per_sample) depend on its position, not on the process or micro-batch that computes it.
     #[script(get)]
     pub fn samples(batch: &Batch) -> Vec<Dynamic> {

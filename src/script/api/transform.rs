@@ -3,7 +3,7 @@
 use super::batch::Batch;
 use crate::bail_hint;
 use crate::data;
-use crate::data::image::{Interpolation, Region};
+use crate::data::image::{Interpolation, Passes, Region, Resampling};
 use crate::data::pipeline::Pipeline;
 use crate::data::transform::{self, *};
 use crate::error::{Result, bail, ensure};
@@ -22,6 +22,16 @@ options! {
     pub struct ResizeOptions {
         /// nearest, bilinear or bicubic; the last two with antialiasing.
         interpolation: Interpolation = Interpolation::Bilinear,
+        /// The order of the two passes, between which values are rounded to 8 bits: "pillow12" as Pillow 12 and older,
+        /// rows before columns; "pillow13" as Pillow 13, columns first where the height shrinks by more than twice as
+        /// many pixels as the width. Elsewhere they do the same.
+        passes: Passes = Passes::Pillow13,
+    }
+}
+
+impl ResizeOptions {
+    fn how(&self) -> Resampling {
+        Resampling { interpolation: self.interpolation, passes: self.passes }
     }
 }
 
@@ -211,13 +221,13 @@ mod functions {
         let [top, left, height, width] = [top, left, height, width].map(|n| n as usize);
         let region = Region { top, left, height, width };
         let Size { height, width, .. } = size;
-        Ok(ResizedCrop { region, height, width, interpolation: options.interpolation }.into())
+        Ok(ResizedCrop { region, height, width, how: options.how() }.into())
     }
 
     /// Resizes the shorter side to `size` pixels and the longer in proportion, or to exactly [height, width]
     /// (torchvision's Resize, antialiased as in Pillow).
     pub fn resize(size: Size, options: ResizeOptions) -> Result<Transform> {
-        Ok(Resize { to: size.to_resize(), interpolation: options.interpolation }.into())
+        Ok(Resize { to: size.to_resize(), how: options.how() }.into())
     }
 
     /// Resizes with bilinear interpolation.

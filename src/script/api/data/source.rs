@@ -1,8 +1,10 @@
 //! Lists of labelled images.
 
 use super::image::Image;
+use crate::data::decode::LazyImage;
 use crate::data::source::{self as sources, SourceRef, StoredImage};
 use crate::error::{Context as _, Result, bail};
+use crate::options;
 use crate::script::types::{Argument, handles};
 use crate::script::values::{call, found};
 use crate::types::named;
@@ -11,6 +13,14 @@ use rhai::{Array, Dynamic, FnPtr, Map};
 use std::rc::Rc;
 
 pub use functions::register;
+
+options! {
+    /// How an image is read.
+    pub struct ImageOptions {
+        /// Whether to turn the image as its Exif data says, as in data::loader.
+        exif_orientation: bool = false,
+    }
+}
 
 /// A source in a script.
 #[derive(Clone)]
@@ -77,12 +87,13 @@ mod functions {
 
     /// Image i.
     pub fn image(source: &Source, i: i64) -> Result<Image> {
-        let i = item(&source.0, i)?;
-        let content = source.0.read(i).with_context(|| format!("cannot read item {i} ({})", source.0.name(i)))?;
-        Ok(match content {
-            StoredImage::Encoded(bytes) => Image::Encoded(Rc::new(bytes.into_owned())),
-            StoredImage::Pixels(image) => Image::Decoded(Rc::new(image)),
-        })
+        read(source, i, &ImageOptions::default())
+    }
+
+    /// Image i, on request turned as its Exif data says.
+    #[script(name = "image")]
+    pub fn image_with(source: &Source, i: i64, options: ImageOptions) -> Result<Image> {
+        read(source, i, &options)
     }
 
     /// A short text that identifies the images (their number, classes, names, and the content of some), independent of
@@ -136,6 +147,21 @@ mod functions {
         let shape = s.shape().map_or(String::new(), |[c, h, w]| format!(" {c} x {h} x {w}"));
         format!("{}: {} images{shape}, {} classes", s.describe(), s.len(), s.class_names().len())
     }
+}
+
+fn read(source: &Source, i: i64, options: &ImageOptions) -> Result<Image> {
+    let i = item(&source.0, i)?;
+    let read = || -> Result<Image> {
+        let mut content = source.0.read(i)?;
+        if options.exif_orientation {
+            return Ok(Image::Decoded(Rc::new(LazyImage::open(&mut content, true)?.decode()?)));
+        }
+        Ok(match content {
+            StoredImage::Encoded(bytes) => Image::Encoded(Rc::new(bytes.into_owned())),
+            StoredImage::Pixels(image) => Image::Decoded(Rc::new(image)),
+        })
+    };
+    read().with_context(|| format!("cannot read item {i} ({})", source.0.name(i)))
 }
 
 fn item(source: &SourceRef, i: i64) -> Result<usize> {

@@ -196,8 +196,8 @@ mod functions {
 
     /// Defines a module of your own. `parts` maps names to tensors (which become parameters), modules, arrays of
     /// modules (named by index) and other values. `forward` is called with a map of them and the input tensor, and
-    /// returns a tensor. The map also holds `training` (bool) and `rotary`, the angles [2, T, d], or () if none were
-    /// passed.
+    /// returns a tensor. The map also holds `training` (bool) and `rotary`, the angles [2, T, d] (or [2, B, 1, T, d],
+    /// where images of the batch have draws of their own), or () if none were passed.
     ///
     /// Example: `let scale = nn::define(#{ s: ones([8]) }, |m, x| x * m.s);`
     pub fn define(parts: Map, forward: FnPtr) -> Result<Module> {

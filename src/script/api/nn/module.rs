@@ -83,7 +83,8 @@ mod functions {
         m.0.forward(x, &outer_context())
     }
 
-    /// Applies the module (attention, block, blocks) with rotary angles [2, T, d] for the last T tokens.
+    /// Applies the module (attention, block, blocks) with rotary angles [2, T, d] for the last T tokens; with
+    /// [2, B, 1, T, d] each image has its own.
     #[script(name = "forward")]
     pub fn forward_with_rotary(m: &Module, x: &Tensor, rotary: &Tensor) -> Result<tch::Tensor> {
         let cx = Context { rotary: Some(rotary.shallow_clone()), ..outer_context() };

@@ -3,6 +3,7 @@
 use super::Dims;
 use crate::error::{Result, ensure};
 use crate::script::values::Tensor;
+use crate::tensor;
 use nepa_macros::functions;
 
 pub use functions::register;
@@ -127,9 +128,9 @@ mod functions {
     }
 
     /// The k largest elements along the last dimension, in descending order: an array of the values
-    /// and their int64 indices.
+    /// and their int64 indices. Equal elements come in the order of their indices, the lowest first.
     pub fn topk(t: &Tensor, k: i64) -> Result<Vec<tch::Tensor>> {
-        let (values, indices) = t.f_topk(k, -1, true, true)?;
+        let (values, indices) = tensor::topk(t, k)?;
         Ok(vec![values, indices])
     }
 
