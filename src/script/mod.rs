@@ -5,6 +5,7 @@ mod ast;
 mod check;
 pub mod docs;
 pub mod error;
+mod functions;
 mod params;
 mod registry;
 mod session;

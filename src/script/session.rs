@@ -1,6 +1,7 @@
 //! The run that this thread's script belongs to.
 
 use super::params::Params;
+use super::sources::Sources;
 use crate::error::{Result, bail};
 use crate::provenance::RunProvenance;
 use crate::run::{RunState, Session};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 struct ScriptRun {
     session: Session,
     params: Params,
+    sources: Sources,
 }
 
 thread_local! {
@@ -18,8 +20,8 @@ thread_local! {
 }
 
 /// Scripts of this thread belong to the run `session` from now on, with the parameters given for it.
-pub fn start_run(session: Session, params: Params) {
-    RUN.set(Some(ScriptRun { session, params }));
+pub fn start_run(session: Session, params: Params, sources: Sources) {
+    RUN.set(Some(ScriptRun { session, params, sources }));
 }
 
 /// Ends the run of this thread and records how; gives the run directory, if there is one.
@@ -37,6 +39,21 @@ fn with_run<R>(f: impl FnOnce(&mut ScriptRun) -> Result<R>) -> Result<R> {
 /// Calls `f` with the run of this thread.
 pub fn with_session<R>(f: impl FnOnce(&mut Session) -> Result<R>) -> Result<R> {
     with_run(|run| f(&mut run.session))
+}
+
+/// Calls `f` with the texts of the run's scripts.
+pub fn with_sources<R>(f: impl FnOnce(&Sources) -> Result<R>) -> Result<R> {
+    let sources = with_run(|run| Ok(run.sources.clone()))?;
+    f(&sources)
+}
+
+/// Tells the run, if there is one, of a script that is imported: its path may be computed, so that the run does not know
+/// of it yet.
+pub fn note_import(sources: &Sources, file: &str) -> Result<()> {
+    RUN.with_borrow_mut(|run| match run {
+        Some(run) => run.session.add_script(sources.script(&run.session.info().recipe.clone(), file)),
+        None => Ok(()),
+    })
 }
 
 /// The value of a recipe's parameter.
