@@ -29,7 +29,9 @@ impl Allowed {
 
     /// Whether `name` is given, or what it is a part of: `model` allows `model.hidden_size`.
     pub fn has(&self, name: &str) -> bool {
-        let covers = |given: &String| name.strip_prefix(given.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let covers = |given: &String| {
+            name.strip_prefix(given.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
         self.0.iter().any(covers)
     }
 
@@ -46,8 +48,7 @@ impl Allowed {
     /// its loops' settings.
     pub fn ensure_known(&self, known: &[String]) -> Result<()> {
         let known: Vec<&str> = [RECIPE, STD].into_iter().chain(known.iter().map(String::as_str)).collect();
-        let is_known = |given: &str| known.iter().any(|name| *name == given || name.strip_prefix(given).is_some_and(|r| r.starts_with('.')));
-        if let Some(unknown) = self.0.iter().find(|given| !is_known(given)) {
+        if let Some(unknown) = self.0.iter().find(|given| !known.contains(&given.as_str())) {
             let top: BTreeSet<&str> = known[2..].iter().map(|name| name.split('.').next().unwrap_or(name)).collect();
             bail_hint!(
                 "--allow-change {unknown}: the run has no setting `{unknown}`{}", did_you_mean(unknown, known.iter().copied());

@@ -35,8 +35,10 @@ pub struct Checkpoints {
 struct Found {
     dir: PathBuf,
     state: CheckpointState,
-    /// Settings that have changed and may, in words.
+    /// What has changed and may, in words.
     changes: Vec<String>,
+    /// The new values of settings that must stay the same and were allowed to change.
+    allowed: Map<String, Value>,
 }
 
 /// How far a loop has come.
@@ -83,7 +85,7 @@ impl Checkpoints {
         let what = format!("the settings of {}", self.label);
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.fixed.clone()))?;
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.changeable.clone()))?;
-        let Some(Found { dir, state, changes }) = self.find(session)? else {
+        let Some(Found { dir, state, changes, allowed }) = self.find(session)? else {
             session.dir()?.go_on()?;
             return Ok(None);
         };
@@ -94,8 +96,9 @@ impl Checkpoints {
         let GeneratorState { seed, drawn } = state.rng;
         random::set_state(random::State { seed, drawn, samples: Positions::default() });
         if dist::is_rank0() {
-            let metrics = snapshot::read_metrics(&dir)?;
-            session.dir()?.loop_resumed(&self.label, state.step, &metrics, &changes)?;
+            let run = session.dir()?;
+            run.set_logged(&snapshot::read_metrics(&dir)?)?;
+            run.loop_resumed(&self.label, state.step, &changes, allowed)?;
         }
         note_line(&format!("{}: resumed from step {} ({})", self.label, state.step, dir.display()));
         for change in changes {
@@ -112,7 +115,8 @@ impl Checkpoints {
             let state = CheckpointState::read(&path)?;
             let fixed = self.settings.fixed_changes(&state.fixed);
             let run = session.dir()?;
-            let (allowed, refused): (Vec<_>, Vec<_>) = fixed.into_iter().partition(|change| run.allows(change));
+            let (allowed, refused): (Vec<_>, Vec<_>) =
+                fixed.into_iter().partition(|change| run.allows(&self.label, state.step, change));
             if !refused.is_empty() {
                 return Err(self.settings.refusal(&self.label, &path, &refused));
             }
@@ -122,7 +126,8 @@ impl Checkpoints {
             if state.processes != dist::world_size() {
                 changes.push(format!("processes: was {}, now {}", state.processes, dist::world_size()));
             }
-            Ok(serde_json::to_value(Found { dir: path, state, changes })?)
+            let allowed = allowed.into_iter().map(|change| (change.name, change.now)).collect();
+            Ok(serde_json::to_value(Found { dir: path, state, changes, allowed })?)
         })?;
         Ok(serde_json::from_value(found)?)
     }
@@ -143,16 +148,18 @@ impl Checkpoints {
         let requested = self.requested.take();
         match requested {
             // A process that ends before rank 0 has saved might take rank 0 down.
-            Some(request) => dist::on_rank0(&format!("the checkpoint of {} at step {}", self.label, moment.step), || {
-                let step = moment.step;
-                let saved = self.begin_save(session, training, moment);
-                self.unless_stopping(request, saved)?;
-                self.writer.wait();
-                if let Some(Checkpoint { path, .. }) = self.writer.last().filter(|last| last.step == step) {
-                    note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
-                }
-                Ok(())
-            })?,
+            Some(request) => {
+                dist::on_rank0(&format!("the checkpoint of {} at step {}", self.label, moment.step), || {
+                    let step = moment.step;
+                    let saved = self.begin_save(session, training, moment);
+                    self.unless_stopping(request, saved)?;
+                    self.writer.wait();
+                    if let Some(Checkpoint { path, .. }) = self.writer.last().filter(|last| last.step == step) {
+                        note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
+                    }
+                    Ok(())
+                })?
+            }
             None if dist::is_rank0() => self.begin_save(session, training, moment)?,
             None => {}
         }

@@ -20,9 +20,9 @@ use crate::differences::differences;
 use crate::error::{Context as _, Diagnostic, Result, one_line};
 use crate::files::{PARTIAL, beside, folders_in, write_atomic};
 use crate::provenance::{Versions, timestamp};
+use crate::run::allowed::{Allowed, RECIPE, SEED, STD};
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::{METRICS_FILE, Metrics};
-use crate::run::allowed::{Allowed, RECIPE, SEED, STD};
 use crate::run::schema::{CheckpointState, RECIPE_FILE, Resumption};
 use crate::run::scripts::{self, ChangeKind, SCRIPTS_DIR, Script, ScriptChange};
 use crate::run::settings::Change;
@@ -149,7 +149,8 @@ impl RunDir {
         known.extend(earlier.params.keys().cloned());
         known.push(SEED.into());
         self.allowed.ensure_known(&known)?;
-        let seed = (earlier.seed != self.file.seed).then(|| format!("seed: was {}, now {}", earlier.seed, self.file.seed));
+        let seed =
+            (earlier.seed != self.file.seed).then(|| format!("seed: was {}, now {}", earlier.seed, self.file.seed));
         if let Some(change) = seed.as_ref().filter(|_| !self.allowed.has(SEED)) {
             bail_hint!(
                 "cannot resume {}, because what it draws has changed:\n  {change}", self.path.display();
@@ -227,15 +228,23 @@ impl RunDir {
         }
     }
 
-    /// Whether a loop may be resumed with a setting that must stay the same and has changed: because the setting is
-    /// named, or the parameter that it takes its value from; because the recipe has changed, and that is allowed; or
-    /// because another standard library, which is allowed, brings a new setting along.
-    pub fn allows(&self, change: &Change) -> bool {
+    /// Whether the loop `label` may be resumed after `step` steps with a setting that must stay the same and has changed:
+    /// because the setting is named, or the parameter that it takes its value from; because the recipe has changed, and
+    /// that is allowed; because another standard library, which is allowed, brings a new setting along; or because an
+    /// earlier attempt that went on from the same step was allowed to change it so.
+    pub fn allows(&self, label: &str, step: i64, change: &Change) -> bool {
         if self.allowed.has(&change.name) {
             return true;
         }
         let Some(Earlier { file, has_other_recipe }) = &self.earlier else { return false };
         let is = |a: &Value, b: &Value| differences(a, b).is_empty();
+        let same_step = |r: &&Resumption| r.steps.get(label).is_some_and(|from| *from == step);
+        let was_allowed = |r: &Resumption| {
+            r.allowed.get(label).and_then(|settings| settings.get(&change.name)).is_some_and(|now| is(now, &change.now))
+        };
+        if file.resumed.iter().rev().take_while(same_step).any(was_allowed) {
+            return true;
+        }
         let parameter = self.file.params.iter().find(|(name, now)| {
             let before = file.params.get(*name);
             before.is_some_and(|before| !is(before, now) && is(before, &change.before) && is(now, &change.now))
@@ -258,19 +267,30 @@ impl RunDir {
         log::write(&progress::log_line(values));
     }
 
+    /// Makes `metrics` what was logged so far.
+    pub fn set_logged(&mut self, metrics: &[u8]) -> Result<()> {
+        self.files.as_mut().map_or(Ok(()), |files| files.metrics.set(metrics))
+    }
+
     /// Everything that was logged.
     pub fn logged(&self) -> Result<Vec<u8>> {
         self.files.as_ref().map_or(Ok(Vec::new()), |files| files.metrics.content())
     }
 
-    /// The loop `label` is resumed after `step` steps, when `metrics` had been logged; these of its settings have
-    /// changed.
-    pub fn loop_resumed(&mut self, label: &str, step: i64, metrics: &[u8], changes: &[String]) -> Result<()> {
-        if let Some(files) = &mut self.files {
-            files.metrics.set(metrics)?;
-        }
+    /// Records that the loop `label` is resumed after `step` steps, with these changes, in words, and these new values of
+    /// settings that were allowed to change.
+    pub fn loop_resumed(
+        &mut self,
+        label: &str,
+        step: i64,
+        changes: &[String],
+        allowed: Map<String, Value>,
+    ) -> Result<()> {
         if let Some(resumption) = self.file.resumed.last_mut() {
             resumption.steps.insert(label.to_string(), step.into());
+            if !allowed.is_empty() {
+                resumption.allowed.insert(label.to_string(), allowed);
+            }
         }
         for change in changes {
             self.record_change(format!("{label}, step {step}: {change}"));
@@ -352,7 +372,8 @@ impl RunDir {
 /// The error about scripts that have changed.
 fn refusal(path: &Path, changes: &[&ScriptChange]) -> crate::error::Error {
     let shown: Vec<&str> = changes.iter().map(|change| change.shown()).collect();
-    let mut names: Vec<&str> = changes.iter().map(|c| if c.kind == ChangeKind::Library { STD } else { RECIPE }).collect();
+    let mut names: Vec<&str> =
+        changes.iter().map(|c| if c.kind == ChangeKind::Library { STD } else { RECIPE }).collect();
     names.dedup();
     let message = format!(
         "cannot resume {}, because its scripts have changed since it was last run:\n{}",
@@ -374,16 +395,25 @@ fn settings_of_run(path: &Path) -> Vec<String> {
     let newest = loops.iter().filter_map(|dir| checkpoints_in(dir).pop());
     // One that cannot be read is not the one that is resumed.
     let states = newest.filter_map(|(_, dir)| CheckpointState::read(&dir).ok());
-    let nothing = Value::Object(Map::new());
-    let mut names: Vec<String> = states
-        .flat_map(|CheckpointState { fixed, changeable, .. }| {
-            let of = |map| differences(&Value::Object(map), &nothing).into_iter().map(|(name, ..)| name);
-            of(fixed).chain(of(changeable)).collect::<Vec<_>>()
-        })
-        .collect();
+    let mut names = Vec::new();
+    for CheckpointState { fixed, changeable, .. } in states {
+        add_names("", &fixed, &mut names);
+        add_names("", &changeable, &mut names);
+    }
     names.sort();
     names.dedup();
     names
+}
+
+/// The names in a map, and in the maps in it after their own name and a dot.
+fn add_names(of: &str, map: &Map<String, Value>, names: &mut Vec<String>) {
+    for (name, value) in map {
+        let name = format!("{of}{name}");
+        if let Value::Object(inner) = value {
+            add_names(&format!("{name}."), inner, names);
+        }
+        names.push(name);
+    }
 }
 
 /// `run.json` of a run that starts now.

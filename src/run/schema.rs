@@ -7,6 +7,7 @@ use crate::files::{read_json, write_atomic};
 use crate::provenance::{RunProvenance, Versions};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -128,6 +129,8 @@ pub struct Resumption {
     pub scripts: Vec<ScriptRecord>,
     /// The steps that its loops were resumed from, by label.
     pub steps: Map<String, Value>,
+    /// By label, settings that had changed although they must not, because it was allowed, with their new values.
+    pub allowed: BTreeMap<String, Map<String, Value>>,
     /// What had changed since the run was last started, in words.
     pub changes: Vec<String>,
 }
@@ -146,6 +149,8 @@ enum AnyResumption {
         #[serde(default)]
         steps: Map<String, Value>,
         #[serde(default)]
+        allowed: BTreeMap<String, Map<String, Value>>,
+        #[serde(default)]
         changes: Vec<String>,
     },
 }
@@ -154,8 +159,8 @@ impl From<AnyResumption> for Resumption {
     fn from(any: AnyResumption) -> Self {
         match any {
             AnyResumption::At(at) => Self { at, ..Self::default() },
-            AnyResumption::Full { at, command, scripts, steps, changes } => {
-                Self { at, command, scripts, steps, changes }
+            AnyResumption::Full { at, command, scripts, steps, allowed, changes } => {
+                Self { at, command, scripts, steps, allowed, changes }
             }
         }
     }

@@ -78,7 +78,9 @@ pub fn keep(dir: &Path, scripts: &[Script]) -> Result<Vec<ScriptRecord>> {
 /// How `now` differs from the scripts that an earlier attempt ran in the run directory `dir`; `versions` are nepa's, of
 /// then and of now.
 pub fn changes(dir: &Path, before: &[ScriptRecord], now: &[Script], versions: [&str; 2]) -> Vec<ScriptChange> {
-    now.iter().filter_map(|script| change(dir, before.iter().find(|b| b.name == script.name), script, versions)).collect()
+    now.iter()
+        .filter_map(|script| change(dir, before.iter().find(|b| b.name == script.name), script, versions))
+        .collect()
 }
 
 fn change(dir: &Path, before: Option<&ScriptRecord>, script: &Script, versions: [&str; 2]) -> Option<ScriptChange> {

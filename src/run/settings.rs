@@ -62,8 +62,13 @@ impl Settings {
     /// The error that the loop `label` cannot be resumed from a checkpoint in `dir`, because these have changed.
     pub fn refusal(&self, label: &str, dir: &Path, changed: &[Change]) -> Error {
         let lines: Vec<String> = changed.iter().map(Change::to_string).collect();
-        // What the earlier run did not know came with another standard library.
-        let name = |change: &Change| if change.is_new { STD.to_string() } else { change.name.clone() };
+        let name = |change: &Change| match change.name.split_once('.') {
+            // What the earlier run did not know came with another standard library.
+            _ if change.is_new => STD.to_string(),
+            // Nor did it know this part of the setting.
+            Some((setting, _)) if change.before.is_null() => setting.to_string(),
+            _ => change.name.clone(),
+        };
         let mut names: Vec<String> = changed.iter().map(name).collect();
         names.dedup();
         let changeable: Vec<&str> = self.changeable.keys().map(String::as_str).collect();
@@ -99,7 +104,8 @@ pub struct Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = |v: &Value| if v.is_null() { "()".to_string() } else { v.to_string() };
-        let before = if self.is_new { "unknown to the earlier run".to_string() } else { format!("was {}", word(&self.before)) };
+        let before =
+            if self.is_new { "unknown to the earlier run".to_string() } else { format!("was {}", word(&self.before)) };
         write!(f, "{}: {before}, now {}", self.name, word(&self.now))
     }
 }

@@ -2,10 +2,50 @@
 
 use super::ast;
 use rhai::{AST, ASTNode, Engine, Expr, FnPtr, Position, Token};
+use std::collections::BTreeSet;
 
 /// A script's text without comments and spacing; as it is where it is no script.
 pub fn code_of(text: &str) -> String {
-    Engine::new_raw().compact_script(text).unwrap_or_else(|_| text.to_string())
+    let mut plain = text.to_string();
+    // Compacting leaves documentation.
+    tokens(text, |token, position, _| {
+        if let (Token::Comment(comment), Some(start)) = (token, offset(text, position)) {
+            let end = (start + comment.len()).min(text.len());
+            plain.replace_range(start..end, &" ".repeat(end - start));
+        }
+        true
+    });
+    Engine::new_raw().compact_script(&plain).unwrap_or(plain)
+}
+
+/// Shows a script's tokens to `on_token`, until that gives false: each with its position and the number of brackets that
+/// are open after it, which is negative where it closes one that is not open.
+fn tokens(text: &str, mut on_token: impl FnMut(&Token, Position, isize) -> bool) {
+    let engine = Engine::new_raw();
+    let texts = [text];
+    let (tokens, control) = engine.lex(&texts);
+    // Of each open bracket, whether it stands in a text: `… ${`.
+    let mut open: Vec<bool> = Vec::new();
+    let mut in_text = false;
+    for (token, position) in tokens {
+        let mut depth = open.len() as isize;
+        match token {
+            Token::LeftBrace | Token::LeftBracket | Token::LeftParen | Token::MapStart => {
+                open.push(in_text);
+                depth += 1;
+            }
+            Token::RightBrace | Token::RightBracket | Token::RightParen => {
+                // After an expression in it, the text goes on.
+                control.borrow_mut().is_within_text = open.pop() == Some(true);
+                depth -= 1;
+            }
+            _ => {}
+        }
+        in_text = matches!(token, Token::InterpolatedString(_));
+        if matches!(token, Token::EOF) || !on_token(&token, position, depth) {
+            return;
+        }
+    }
 }
 
 /// A function of a script.
@@ -14,6 +54,8 @@ pub struct Function {
     pub code: String,
     /// The variables that it captures, in the order of a function pointer's curried values.
     pub captured: Vec<String>,
+    /// Variables that it assigns to: its state.
+    pub assigned: BTreeSet<String>,
 }
 
 /// The function that a pointer calls, if the script compiled as `ast` from `text` defines it.
@@ -26,8 +68,16 @@ pub fn find(function: &FnPtr, ast: &AST, text: &str) -> Option<Function> {
         definition_offset(text, name)?
     };
     let code = code_of(first_function(&text[start..]));
+    let (mut assigned, mut variable) = (BTreeSet::new(), None);
+    tokens(&code, |token, _, _| {
+        if matches!(token, Token::Equals) || token.is_op_assignment() {
+            assigned.extend(variable.take());
+        }
+        variable = if let Token::Identifier(name) = token { Some(name.to_string()) } else { None };
+        true
+    });
     let captured = definition.params.iter().take(function.curry().len()).map(|name| name.to_string()).collect();
-    Some(Function { code, captured })
+    Some(Function { code, captured, assigned })
 }
 
 /// Where the closure called `name` is written.
@@ -46,62 +96,45 @@ fn closure_position(ast: &AST, name: &str) -> Option<Position> {
 
 /// Where `fn NAME` is written.
 fn definition_offset(text: &str, name: &str) -> Option<usize> {
-    let engine = Engine::new_raw();
-    let mut before = None;
-    let scripts = [text];
-    engine.lex(&scripts).0.find_map(|(token, position)| {
-        let is_name = matches!(&token, Token::Identifier(found) if found.as_str() == name);
-        let start = before.take().filter(|_| is_name);
-        before = matches!(token, Token::Fn).then_some(position);
-        start
-    }).and_then(|position| offset(text, position))
+    let (mut start, mut found) = (None, None);
+    tokens(text, |token, position, _| {
+        if matches!(token, Token::Identifier(of) if of.as_str() == name) {
+            found = start;
+        }
+        start = matches!(token, Token::Fn).then_some(position);
+        found.is_none()
+    });
+    offset(text, found?)
 }
 
 /// The closure or function definition that `text` begins with.
 fn first_function(text: &str) -> &str {
-    let engine = Engine::new_raw();
-    let scripts = [text];
-    let (mut tokens, control) = engine.lex(&scripts);
-    // What is open, each with whether it is inside a text: `… ${`.
-    let mut open: Vec<bool> = Vec::new();
-    let (mut in_parameters, mut is_block, mut in_text) = (true, None, false);
-    let closure = text.starts_with('|');
-    while let Some((token, position)) = tokens.next() {
-        let first = position.position() == Some(1) && position.line() == Some(1);
-        match token {
-            // `||` has no parameters.
-            Token::Or if in_parameters => in_parameters = false,
-            Token::Pipe if in_parameters && !first => in_parameters = false,
-            Token::RightParen if in_parameters && !closure => in_parameters = false,
-            _ if in_parameters => {}
-            Token::LeftBrace | Token::LeftBracket | Token::LeftParen | Token::MapStart => {
-                is_block.get_or_insert(matches!(token, Token::LeftBrace));
-                open.push(std::mem::take(&mut in_text));
-            }
-            Token::RightBrace | Token::RightBracket | Token::RightParen if open.is_empty() => {
-                return &text[..offset(text, position).unwrap_or(text.len())];
-            }
-            Token::RightBrace | Token::RightBracket | Token::RightParen => {
-                if open.pop() == Some(true) {
-                    control.borrow_mut().is_within_text = true;
-                }
-                if open.is_empty() && is_block == Some(true) {
-                    return &text[..offset(text, position).map_or(text.len(), |end| end + 1)];
-                }
-            }
-            Token::Comma | Token::SemiColon | Token::EOF if open.is_empty() => {
-                return &text[..offset(text, position).unwrap_or(text.len())];
-            }
-            Token::InterpolatedString(_) => {
-                is_block.get_or_insert(false);
-                in_text = true;
-            }
-            _ => {
-                is_block.get_or_insert(false);
-            }
+    let is_closure = text.starts_with('|');
+    // Whether the body is a block; unknown before it begins.
+    let (mut in_parameters, mut is_block, mut end) = (true, None, text.len());
+    let mut count = 0;
+    tokens(text, |token, position, depth| {
+        count += 1;
+        if in_parameters {
+            // `||` has none, and `|` begins them.
+            in_parameters = match token {
+                Token::Or => false,
+                Token::Pipe => count == 1,
+                Token::RightParen => is_closure,
+                _ => true,
+            };
+            return true;
         }
-    }
-    text
+        let block = *is_block.get_or_insert(matches!(token, Token::LeftBrace));
+        let at = offset(text, position).unwrap_or(text.len());
+        if depth < 0 || depth == 0 && matches!(token, Token::Comma | Token::SemiColon) {
+            end = at;
+        } else if depth == 0 && block {
+            end = at + 1;
+        }
+        end == text.len()
+    });
+    &text[..end]
 }
 
 /// The byte at a line and column.
@@ -124,6 +157,9 @@ mod tests {
         assert_ne!(code_of(b), code_of(&b.replace("no comment", "none")));
         assert_ne!(code_of(b), code_of(&b.replace("1+2", "12")));
         assert_ne!(code_of("let a = \"x  y\";"), code_of("let a = \"x y\";"));
+        let documented = "//! A script.\n\n/// Does.\n/** this */\nfn f(x) { `/// ${x} /// y` }";
+        assert_eq!(code_of(documented), code_of("fn f(x) { `/// ${x} /// y` }"));
+        assert_ne!(code_of(documented), code_of("fn f(x) { `/// ${x} /// z` }"));
     }
 
     #[test]

@@ -8,7 +8,9 @@
 mod common;
 
 mod architecture;
+mod averages;
 mod bad_files;
+mod bad_numbers;
 mod blocks;
 mod checkpoint;
 mod cli;
@@ -43,6 +45,7 @@ mod recompute;
 mod reference;
 mod report;
 mod resume;
+mod resume_changes;
 mod run_from_rust;
 mod script_modules;
 mod tensorboard;

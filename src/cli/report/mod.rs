@@ -136,7 +136,8 @@ fn how(run: &RunFile) -> Markup {
 
 /// Each time that the run was resumed: from where, and what had changed.
 fn resumptions(run: &RunFile) -> Markup {
-    let steps = |r: &Resumption| r.steps.iter().map(|(label, step)| format!("{label}: step {step}")).collect::<Vec<_>>();
+    let steps =
+        |r: &Resumption| r.steps.iter().map(|(label, step)| format!("{label}: step {step}")).collect::<Vec<_>>();
     html! {
         @if !run.resumed.is_empty() {
             h3 { "Resumed" }

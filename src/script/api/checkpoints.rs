@@ -88,9 +88,7 @@ fn saved(value: &Dynamic) -> Result<Value> {
     }
     match (to_json(value)?, value.is_string()) {
         // A float, or a tensor that holds one.
-        (Value::String(text), false) if text.parse::<f64>().is_ok_and(|x| !x.is_finite()) => {
-            Ok(json!({ FLOAT: text }))
-        }
+        (Value::String(text), false) if text.parse::<f64>().is_ok_and(|x| !x.is_finite()) => Ok(json!({ FLOAT: text })),
         (plain, _) => Ok(plain),
     }
 }
@@ -118,7 +116,7 @@ fn part<T: Clone + 'static>(parts: &Map, name: &str, what: &str) -> Result<Optio
     }
 }
 
-/// How deep the values in a setting are told apart: a function may have captured a map that holds the function.
+/// How deep the values in a setting are told apart: a function may have captured itself.
 const DEPTH: usize = 16;
 
 /// A setting as JSON; what is no plain data, as the text that it shows itself with.
@@ -142,13 +140,18 @@ fn plain(value: &Dynamic, depth: usize) -> Value {
     to_json(value).unwrap_or_else(|_| type_of(value).to_string().into())
 }
 
-/// A function as JSON: its code, and the values that it has captured. Its own name tells its line in the script, and
-/// changes with every edit above it.
+/// A function as JSON: its code, and the numbers, texts and functions that it has captured, except for those that it
+/// changes. (Its own name tells its line in the script, and changes with every edit above it.)
 fn function_json(function: &FnPtr, inner: impl Fn(&Dynamic) -> Value) -> Value {
     let found = with_sources(|sources| Ok(with_engine(|engine| sources.function(engine, function)))).ok().flatten();
     let Some(found) = found else { return json!({ FUNCTION: function.fn_name() }) };
-    let captured: serde_json::Map<String, Value> =
-        found.captured.into_iter().zip(function.iter_curry().map(inner)).collect();
+    let is_told = |value: &Dynamic| {
+        let value = value.flatten_clone();
+        value.is_bool() || value.is_int() || value.is_float() || value.is_string() || value.is_fnptr()
+    };
+    let captured = found.captured.into_iter().zip(function.iter_curry());
+    let captured = captured.filter(|(name, value)| is_told(value) && !found.assigned.contains(name));
+    let captured: serde_json::Map<String, Value> = captured.map(|(name, value)| (name, inner(value))).collect();
     match captured.is_empty() {
         true => json!({ FUNCTION: found.code }),
         false => json!({ FUNCTION: found.code, "captured": captured }),
@@ -170,8 +173,9 @@ mod functions {
 
     /// Restores the newest intact checkpoint of this run, and returns the state that the loop saved with it, or () if
     /// there is no checkpoint. All ranks call it once, before the loop. `settings` is a map of everything that the loop
-    /// depends on. Settings named in `changeable` may differ from when the run was started, which is reported; any
-    /// other change is an error.
+    /// depends on; functions in it are compared by their code, and by the numbers, texts and functions that they capture.
+    /// Settings named in `changeable` may differ from when the run was started, which is reported; any other change is an
+    /// error, unless `--allow-change` names it.
     pub fn resume(checkpoints: &Checkpoints, settings: Map, changeable: Array) -> Result<Dynamic> {
         checkpoints.resume(&settings, &changeable)
     }
@@ -184,7 +188,7 @@ mod functions {
 
     /// Saves a checkpoint after `step` steps; rank 0 writes it. `state` is a map of plain values that `resume` will
     /// return. If a signal asked to stop, the run ends afterwards. If a tensor holds NaN or infinite values, nothing is
-    /// written and it is an error.
+    /// written and it is an error, or, if the run ends, a warning.
     pub fn save(checkpoints: &Checkpoints, step: i64, state: Map) -> Result<()> {
         let moment = moment("save", step, state)?;
         checkpoints.with(|session, checkpoints, training| checkpoints.save(session, training, moment))
