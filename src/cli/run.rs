@@ -331,7 +331,8 @@ fn start(
         command: std::env::args().collect(),
     };
     let session = Session::start(info, args.out.clone(), args.resume.is_some(), interrupt)?;
-    start_run(session, params, host.sources.clone());
+    let sources = host.sources.clone();
+    start_run(session, params, move |function| sources.function(function));
     let processes = dist::world_size();
     let plural = if threads == 1 { "" } else { "s" };
     note_line(&format!(

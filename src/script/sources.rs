@@ -80,10 +80,14 @@ impl Sources {
     }
 
     /// The function that a pointer calls, if one of the loaded scripts defines it; scripts of the user's own come first.
-    pub fn function(&self, engine: &Engine, function: &FnPtr) -> Option<Function> {
+    pub fn function(&self, function: &FnPtr) -> Option<Function> {
         let mut texts: Vec<(String, String)> = self.store.borrow().texts.clone().into_iter().collect();
         texts.sort_by_key(|(file, _)| (file.starts_with("std/"), file.clone()));
-        texts.iter().find_map(|(_, text)| functions::find(function, &engine.compile(text).ok()?, text))
+        let find = |text: &String| {
+            let ast = super::with_engine(|engine| engine.compile(text)).ok()?;
+            functions::find(function, &ast, text)
+        };
+        texts.iter().find_map(|(_, text)| find(text))
     }
 
     /// Reads a recipe and remembers its text.
@@ -204,7 +208,7 @@ impl ModuleResolver for Sources {
         if let Some(module) = self.store.borrow().modules.get(&file) {
             return Ok(module.clone());
         }
-        session::note_import(self, &file).map_err(|e| super::error::to_rhai(e, position))?;
+        session::note_import(|recipe| self.script(recipe, &file)).map_err(|e| super::error::to_rhai(e, position))?;
         if self.store.borrow().loading.contains(&file) {
             let chain = self.store.borrow().loading.join(" -> ");
             let inner = EvalAltResult::ErrorRuntime(format!("circular import: {chain} -> {file}").into(), position);

@@ -285,9 +285,9 @@ fn what_was_allowed_once_stays_allowed_until_the_next_checkpoint() {
         RECIPE.replace("kind.call(model", "let end = seconds() + 0.5; while seconds() < end { } 2.0 * kind.call(model");
     folder.write("recipe.rhai", slow);
     let args = ["run", "recipe.rhai", "--threads", "1", "--device", "cpu", "--resume", "o"];
-    let changed = ["--set", "epochs=9", "--set", "rate=0.002", "--allow-change", "recipe,rate"];
+    let changed = ["--set", "epochs=20", "--set", "rate=0.002", "--allow-change", "recipe,rate"];
     let running = folder.start(&[&args[..], &changed].concat(), &[]);
-    while !folder.text("o/metrics.jsonl").contains("\"step\":5") {
+    while !folder.text("o/metrics.jsonl").contains("\"step\":6") {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     running.signal(libc::SIGKILL);

@@ -6,10 +6,9 @@ use crate::options::known_keys;
 use crate::run::settings::FUNCTION;
 use crate::run::{self, CheckpointOptions, Moment, Settings, TrainingState};
 use crate::script::registry::Api;
-use crate::script::session::{with_session, with_sources};
+use crate::script::session::{self, with_session};
 use crate::script::types::{handles, type_of};
 use crate::script::values::{Module, found, from_json, to_json};
-use crate::script::with_engine;
 use nepa_macros::functions;
 use rhai::{Array, Dynamic, FnPtr, Map};
 use serde_json::{Value, json};
@@ -143,8 +142,7 @@ fn plain(value: &Dynamic, depth: usize) -> Value {
 /// A function as JSON: its code, and the numbers, texts and functions that it has captured, except for those that it
 /// changes. (Its own name tells its line in the script, and changes with every edit above it.)
 fn function_json(function: &FnPtr, inner: impl Fn(&Dynamic) -> Value) -> Value {
-    let found = with_sources(|sources| Ok(with_engine(|engine| sources.function(engine, function)))).ok().flatten();
-    let Some(found) = found else { return json!({ FUNCTION: function.fn_name() }) };
+    let Some(found) = session::function(function) else { return json!({ FUNCTION: function.fn_name() }) };
     let is_told = |value: &Dynamic| {
         let value = value.flatten_clone();
         value.is_bool() || value.is_int() || value.is_float() || value.is_string() || value.is_fnptr()
