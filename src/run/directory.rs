@@ -76,8 +76,10 @@ pub struct RunDir {
     file: RunFile,
     scripts: Vec<Script>,
     allowed: Allowed,
-    /// The run as it was, while this attempt to resume it waits for its first step.
+    /// The run as it was before this attempt to resume it.
     earlier: Option<Earlier>,
+    /// Whether the attempt waits for its first step: nothing is written before.
+    waits: bool,
     /// On rank 0 only: the other ranks know the directory, but write nothing to it.
     files: Option<Files>,
 }
@@ -90,15 +92,15 @@ struct Files {
 /// A run before it is resumed.
 struct Earlier {
     file: RunFile,
-    /// Whether the recipe, or what it imports, does something else now.
-    has_other_recipe: bool,
+    /// How scripts have changed since.
+    changed: Vec<ChangeKind>,
 }
 
 impl RunDir {
     /// The directory that rank 0 has opened, as the other ranks know it.
     pub fn of_rank0(path: PathBuf, info: &RunInfo) -> Self {
         let (scripts, allowed) = (info.scripts.clone(), info.allowed.clone());
-        Self { path, file: started_now(info), scripts, allowed, earlier: None, files: None }
+        Self { path, file: started_now(info), scripts, allowed, earlier: None, waits: false, files: None }
     }
 
     /// Opens a run directory: creates it, uses an empty one, or resumes the run that is in it. With `must_resume`, a
@@ -137,7 +139,7 @@ impl RunDir {
             }
         }
         log::write(&format!("---- {how}: {}", info.command.join(" ")));
-        if run.earlier.is_none() {
+        if !run.waits {
             run.write_all()?;
         }
         Ok(run)
@@ -163,7 +165,8 @@ impl RunDir {
             versions.extend(other.map(|(_, now)| format!("{name}: was {was}, now {now}")));
         }
         let kept_scripts = !earlier.last_scripts().is_empty();
-        self.earlier = Some(Earlier { file: earlier, has_other_recipe: false });
+        self.earlier = Some(Earlier { file: earlier, changed: Vec::new() });
+        self.waits = true;
         let scripts = self.allowed_changes(&self.scripts)?;
         progress::note_line(&format!("{}: resumed", self.path.display()));
         for change in seed.into_iter().chain(versions) {
@@ -192,7 +195,7 @@ impl RunDir {
     fn note_scripts(&mut self, changes: Vec<ScriptChange>) {
         for change in changes {
             if let Some(earlier) = &mut self.earlier {
-                earlier.has_other_recipe |= change.kind == ChangeKind::Code;
+                earlier.changed.push(change.kind);
             }
             if let Some(diff) = &change.diff {
                 progress::note_line(diff);
@@ -209,10 +212,10 @@ impl RunDir {
         let changes = self.allowed_changes(std::slice::from_ref(&script))?;
         self.note_scripts(changes);
         self.scripts.push(script);
-        if self.earlier.is_none() {
+        if !self.waits {
             self.keep_scripts()?;
-            self.note_state();
         }
+        self.note_state();
         Ok(())
     }
 
@@ -229,14 +232,14 @@ impl RunDir {
     }
 
     /// Whether the loop `label` may be resumed after `step` steps with a setting that must stay the same and has changed:
-    /// because the setting is named, or the parameter that it takes its value from; because the recipe has changed, and
-    /// that is allowed; because another standard library, which is allowed, brings a new setting along; or because an
+    /// because the setting is named, or the changed parameter whose value it has; because it follows from a change of
+    /// scripts that is allowed; because another standard library, which is allowed, brings it along; or because an
     /// earlier attempt that went on from the same step was allowed to change it so.
     pub fn allows(&self, label: &str, step: i64, change: &Change) -> bool {
         if self.allowed.has(&change.name) {
             return true;
         }
-        let Some(Earlier { file, has_other_recipe }) = &self.earlier else { return false };
+        let Some(Earlier { file, changed }) = &self.earlier else { return false };
         let is = |a: &Value, b: &Value| differences(a, b).is_empty();
         let same_step = |r: &&Resumption| r.steps.get(label).is_some_and(|from| *from == step);
         let was_allowed = |r: &Resumption| {
@@ -245,13 +248,16 @@ impl RunDir {
         if file.resumed.iter().rev().take_while(same_step).any(was_allowed) {
             return true;
         }
-        let parameter = self.file.params.iter().find(|(name, now)| {
-            let before = file.params.get(*name);
-            before.is_some_and(|before| !is(before, now) && is(before, &change.before) && is(now, &change.now))
-        });
+        let parameter =
+            self.file.params.iter().find(|(name, now)| {
+                file.params.get(*name).is_some_and(|before| !is(before, now)) && is(now, &change.now)
+            });
         match parameter {
             Some((name, _)) => self.allowed.has(name),
-            None => *has_other_recipe && self.allowed.has(RECIPE) || change.is_new && self.allowed.has(STD),
+            None => {
+                let follows = |kind: &ChangeKind| *kind != ChangeKind::Spacing && self.allowed.has_script(*kind);
+                changed.iter().any(follows) || change.is_new && self.allowed.has(STD)
+            }
         }
     }
 
@@ -295,15 +301,12 @@ impl RunDir {
         for change in changes {
             self.record_change(format!("{label}, step {step}: {change}"));
         }
-        if self.earlier.is_none() { self.write() } else { Ok(()) }
+        if self.waits { Ok(()) } else { self.write() }
     }
 
     /// Goes on with the run: from now on this attempt is part of it, and what has waited is written.
     pub fn go_on(&mut self) -> Result<()> {
-        match self.earlier.take() {
-            Some(_) => self.write_all(),
-            None => Ok(()),
-        }
+        if std::mem::take(&mut self.waits) { self.write_all() } else { Ok(()) }
     }
 
     /// Records the value of a parameter (a recipe declares them one by one), and notes if it has changed since the run
@@ -324,7 +327,7 @@ impl RunDir {
         if state == RunState::Finished {
             self.go_on()?;
         }
-        if self.earlier.is_some() {
+        if self.waits {
             return Ok(());
         }
         if let Some(files) = &mut self.files {
@@ -342,7 +345,7 @@ impl RunDir {
 
     /// Writes the state of the run; a failed write does not end it.
     fn note_state(&self) {
-        if self.earlier.is_none() {
+        if !self.waits {
             warn(self.write().err().map(|e| one_line(&e)));
         }
     }

@@ -98,10 +98,13 @@ impl RunFile {
         write_atomic(&dir.join(Self::NAME), &to_json(self)?)
     }
 
-    /// The state in words; a run that claims to be running while its directory is not `in_use` was killed.
+    /// The state in words; a run that claims to be running while its directory is not `in_use` was killed, and one that
+    /// has ended while it is waits for the first step of an attempt to resume it.
     pub fn status(&self, in_use: bool) -> String {
         match self.state {
             RunState::Running if !in_use => "killed: it never finished, and no process is running it".into(),
+            RunState::Running => RunState::Running.to_string(),
+            state if in_use => format!("{state}; a process is resuming it"),
             state => state.to_string(),
         }
     }

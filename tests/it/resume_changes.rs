@@ -244,6 +244,22 @@ fn a_named_function_is_compared_too() {
 }
 
 #[test]
+fn a_tasks_functions_are_compared() {
+    let folder = Folder::new();
+    let script = r#"
+        import "std/train" as train;
+        let power = param("power", 2.0);
+        let task = #{ loss: |model, batch, o| #{ loss: model.forward(batch.images).abs().pow(power).mean() } };
+        let model = nn::vit_nepa(#{ image_size: 8, patch_size: 4, num_channels: 3, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2 });
+        train::fit(model, data::synthetic(#{ len: 8, size: 8, classes: 2 }), task, #{ steps: 2, batch: 4, ema: 0.5 });
+    "#;
+    folder.run_with(script, &["--out", "o"]).succeeds();
+    let said = folder.run_with(script, &["--out", "o", "--set", "power=3.0"]);
+    said.fails(1).says(&["task.loss.captured.power: was 2.0, now 3.0", "--allow-change task.loss.captured.power"]);
+    folder.run_with(script, &["--out", "o", "--set", "power=3.0", "--allow-change", "power"]).succeeds();
+}
+
+#[test]
 fn a_setting_may_change_if_it_or_its_parameter_is_named() {
     let (folder, data) = folder();
     run(&folder, &data, &["--out", "o"]).succeeds();
@@ -364,6 +380,10 @@ fn a_second_loop_that_is_refused_leaves_the_run_as_it_was() {
     said.fails(1).says(&["pretrain: resumed from step 4", "finetune: cannot resume from", "lr: was 0.001, now 0.002"]);
     assert_untouched(&folder, &before);
     run(&folder, &data, &["--out", "o", "--set", "second=0.002", "--allow-change", "lr"]).succeeds();
+    // Also where the first loop has gone on before.
+    let more = ["--out", "o", "--set", "second=0.003", "--set", "epochs=3"];
+    let said = run(&folder, &data, &[&more[..], &["--allow-change", "second"]].concat());
+    said.succeeds().says(&["parameter second: was 0.002, now 0.003", "  lr: was 0.001, now 0.003"]);
 }
 
 #[test]
@@ -415,6 +435,7 @@ fn an_attempt_that_fails_or_is_stopped_before_its_first_step_leaves_the_run_as_i
     for signal in [libc::SIGTERM, libc::SIGKILL] {
         let running = folder.start(&args, &[]);
         running.wait_for("ready");
+        folder.nepa(&["inspect", "o"]).succeeds().prints(&["finished; a process is resuming it"]);
         running.signal(signal);
         running.killed();
         assert_untouched(&folder, &before);
