@@ -71,7 +71,10 @@ fn fault_words(e: &SafeTensorError) -> String {
 pub fn ensure_finite(tensors: &[(String, Tensor)], of: &str) -> Result<()> {
     for (name, t) in tensors {
         if t.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-            bail_hint!("the tensor `{name}` ({of}) holds NaN or infinite values"; "the training that made it has diverged");
+            bail_hint!(
+                "the tensor `{name}` ({of}) holds NaN or infinite values";
+                "the training that made it has diverged"
+            );
         }
     }
     Ok(())

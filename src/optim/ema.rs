@@ -11,13 +11,13 @@ use tch::{Kind, Tensor};
 options! {
     /// The warm-up of an average, as timm's ModelEmaV3 has it.
     pub struct EmaOptions {
-        /// Whether the decay begins low and rises: after the first update, which copies the weights, update k (k = 1, 2, …)
-        /// has the decay min(decay, 1 − (1 + k / warmup_gamma)^−warmup_power).
+        /// Whether the decay begins low and rises: after the first update, which copies the weights, update k (k = 1,
+        /// 2, …) has the decay min(decay, 1 − (1 + k / warmup_gamma)^−warmup_power).
         use_warmup: bool = false,
         /// Updates by which the warm-up is stretched, more than 0.
         warmup_gamma: f64 = 1.0,
-        /// How fast the memory, 1 / (1 − decay) updates, grows in the warm-up, more than 0. With 2/3, a decay of 0.999 is
-        /// reached after 31,600 updates and one of 0.9999 after a million; with 3/4, after 10,000 and 215,000.
+        /// How fast the memory, 1 / (1 − decay) updates, grows in the warm-up, more than 0. With 2/3, a decay of 0.999
+        /// is reached after 31,600 updates and one of 0.9999 after a million; with 3/4, after 10,000 and 215,000.
         warmup_power: f64 = 2.0 / 3.0,
     }
 }

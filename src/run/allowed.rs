@@ -51,9 +51,10 @@ impl Allowed {
         if let Some(unknown) = self.0.iter().find(|given| !known.contains(&given.as_str())) {
             let top: BTreeSet<&str> = known[2..].iter().map(|name| name.split('.').next().unwrap_or(name)).collect();
             bail_hint!(
-                "--allow-change {unknown}: the run has no setting `{unknown}`{}", did_you_mean(unknown, known.iter().copied());
-                "it takes `{RECIPE}` (the recipe and what it imports), `{STD}` (the standard library), or the name of a \
-                 setting or parameter: {}", top.into_iter().collect::<Vec<_>>().join(", ")
+                "--allow-change {unknown}: the run has no setting `{unknown}`{}",
+                did_you_mean(unknown, known.iter().copied());
+                "it takes `{RECIPE}` (the recipe and what it imports), `{STD}` (the standard library), or the name of \
+                 a setting or parameter: {}", top.into_iter().collect::<Vec<_>>().join(", ")
             );
         }
         Ok(())

@@ -72,8 +72,8 @@ impl Checkpoints {
     }
 
     /// Call this once before the loop. Restores the newest intact checkpoint into `training` and returns the loop's
-    /// state saved with it, or `None` if there is no checkpoint yet. A change of a fixed setting is an error unless it is
-    /// allowed; other changes are noted.
+    /// state saved with it, or `None` if there is no checkpoint yet. A change of a fixed setting is an error unless it
+    /// is allowed; other changes are noted.
     pub fn resume(
         &mut self,
         session: &mut Session,

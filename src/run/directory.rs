@@ -11,9 +11,9 @@
 //! …               models and pictures, where the script puts them
 //! ```
 //!
-//! A run that has checkpoints is resumed in two stages. What the new attempt says about itself waits in memory until one
-//! of its loops makes a step or starts, or the recipe has ended well. If the attempt is refused or fails before, the
-//! directory stays as it was.
+//! A run that has checkpoints is resumed in two stages. What the new attempt says about itself waits in memory until
+//! one of its loops makes a step or starts, or the recipe has ended well. If the attempt is refused or fails before,
+//! the directory stays as it was.
 
 use crate::bail_hint;
 use crate::differences::differences;
@@ -156,7 +156,8 @@ impl RunDir {
         if let Some(change) = seed.as_ref().filter(|_| !self.allowed.has(SEED)) {
             bail_hint!(
                 "cannot resume {}, because what it draws has changed:\n  {change}", self.path.display();
-                "leave --seed out, or start a new run with another --out; to go on with this seed, add --allow-change {SEED}"
+                "leave --seed out, or start a new run with another --out; to go on with this seed, add \
+                 --allow-change {SEED}"
             );
         }
         let mut versions = Vec::new();
@@ -231,10 +232,10 @@ impl RunDir {
         }
     }
 
-    /// Whether the loop `label` may be resumed after `step` steps with a setting that must stay the same and has changed:
-    /// because the setting is named, or the changed parameter whose value it has; because it follows from a change of
-    /// scripts that is allowed; because another standard library, which is allowed, brings it along; or because an
-    /// earlier attempt that went on from the same step was allowed to change it so.
+    /// Whether the loop `label` may be resumed after `step` steps with a setting that must stay the same and has
+    /// changed: because the setting is named, or the changed parameter whose value it has; because it follows from a
+    /// change of scripts that is allowed; because another standard library, which is allowed, brings it along; or
+    /// because an earlier attempt that went on from the same step was allowed to change it so.
     pub fn allows(&self, label: &str, step: i64, change: &Change) -> bool {
         if self.allowed.has(&change.name) {
             return true;
@@ -283,8 +284,8 @@ impl RunDir {
         self.files.as_ref().map_or(Ok(Vec::new()), |files| files.metrics.content())
     }
 
-    /// Records that the loop `label` is resumed after `step` steps, with these changes, in words, and these new values of
-    /// settings that were allowed to change.
+    /// Records that the loop `label` is resumed after `step` steps, with these changes, in words, and these new values
+    /// of settings that were allowed to change.
     pub fn loop_resumed(
         &mut self,
         label: &str,
@@ -384,8 +385,8 @@ fn refusal(path: &Path, changes: &[&ScriptChange]) -> crate::error::Error {
         shown.join("\n")
     );
     let hint = format!(
-        "restore what was run, which is in {}, or start a new run with another --out; to go on from the last checkpoint \
-         with what is there now, add --allow-change {}",
+        "restore what was run, which is in {}, or start a new run with another --out; to go on from the last \
+         checkpoint with what is there now, add --allow-change {}",
         path.join(SCRIPTS_DIR).display(),
         names.join(",")
     );

@@ -1,9 +1,9 @@
 //! `metrics.jsonl`: what a run logs, one JSON object per line, without gaps or repeats even if the run was killed and
 //! resumed.
 //!
-//! A resumed recipe starts at its first line, and logs again what it logged before its checkpoint. When it has found that
-//! checkpoint, what the checkpoint says was logged takes their place. Until the run goes on, lines are only kept in
-//! memory.
+//! A resumed recipe starts at its first line, and logs again what it logged before its checkpoint. When it has found
+//! that checkpoint, what the checkpoint says was logged takes their place. Until the run goes on, lines are only kept
+//! in memory.
 //!
 //! The TensorBoard event file beside it holds the same numbers.
 

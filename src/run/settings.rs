@@ -49,8 +49,8 @@ impl Settings {
         changes(&before, &self.fixed)
     }
 
-    /// The changeable settings that differ from what they were `before`. One that the earlier run did not have yet is no
-    /// change.
+    /// The changeable settings that differ from what they were `before`. One that the earlier run did not have yet is
+    /// no change.
     pub fn changeable_changes(&self, before: &Map<String, Value>) -> Vec<Change> {
         let mut now = self.changeable.clone();
         now.retain(|name, _| before.contains_key(name));

@@ -52,8 +52,8 @@ pub fn function(pointer: &FnPtr) -> Option<Function> {
     find(pointer)
 }
 
-/// Tells the run, if there is one, of a script that is imported: its path may be computed, so that the run does not know
-/// of it yet. `script` is given the recipe's path.
+/// Tells the run, if there is one, of a script that is imported: its path may be computed, so that the run does not
+/// know of it yet. `script` is given the recipe's path.
 pub fn note_import(script: impl FnOnce(&Path) -> Script) -> Result<()> {
     RUN.with_borrow_mut(|run| match run {
         Some(run) => run.session.add_script(script(&run.session.info().recipe)),

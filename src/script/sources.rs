@@ -79,7 +79,8 @@ impl Sources {
         Script { name, code: functions::code_of(&text), text, is_embedded }
     }
 
-    /// The function that a pointer calls, if one of the loaded scripts defines it; scripts of the user's own come first.
+    /// The function that a pointer calls, if one of the loaded scripts defines it; scripts of the user's own come
+    /// first.
     pub fn function(&self, function: &FnPtr) -> Option<Function> {
         let mut texts: Vec<(String, String)> = self.store.borrow().texts.clone().into_iter().collect();
         texts.sort_by_key(|(file, _)| (file.starts_with("std/"), file.clone()));

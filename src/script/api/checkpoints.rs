@@ -171,9 +171,9 @@ mod functions {
 
     /// Restores the newest intact checkpoint of this run, and returns the state that the loop saved with it, or () if
     /// there is no checkpoint. All ranks call it once, before the loop. `settings` is a map of everything that the loop
-    /// depends on; functions in it are compared by their code, and by the numbers, texts and functions that they capture.
-    /// Settings named in `changeable` may differ from when the run was started, which is reported; any other change is an
-    /// error, unless `--allow-change` names it.
+    /// depends on; functions in it are compared by their code, and by the numbers, texts and functions that they
+    /// capture. Settings named in `changeable` may differ from when the run was started, which is reported; any other
+    /// change is an error, unless `--allow-change` names it.
     pub fn resume(checkpoints: &Checkpoints, settings: Map, changeable: Array) -> Result<Dynamic> {
         checkpoints.resume(&settings, &changeable)
     }
