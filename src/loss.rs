@@ -122,7 +122,7 @@ pub struct EmbeddingStats {
 const RANK_ROWS: i64 = 1024;
 
 /// Measures the embeddings `z` [B, N, D] without their first token, which is the class token: one learned vector, the
-/// same in every image. Without gradients.
+/// same in every image. NaN if an embedding is not finite. Without gradients.
 pub fn embedding_stats(z: &Tensor) -> Result<EmbeddingStats> {
     ensure!(
         z.dim() == 3 && z.size()[0] > 0 && z.size()[1] > 2,
@@ -137,6 +137,10 @@ pub fn embedding_stats(z: &Tensor) -> Result<EmbeddingStats> {
             _ => 2f64.powi(-23),
         };
         let z = z.f_narrow(1, 1, patches)?.f_to_kind(Kind::Float)?;
+        // The decomposition below does not converge on NaN.
+        if z.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            return Ok(EmbeddingStats { target_std: f64::NAN, effective_rank: f64::NAN, target_cosine: f64::NAN });
+        }
 
         let unit = normalize(&z, 1e-12)?;
         let spread = unit.f_std_dim([0i64, 1].as_slice(), false, false)?.f_mean(Kind::Double)?;

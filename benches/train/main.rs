@@ -106,7 +106,7 @@ fn side(o: &Options) -> Result<()> {
     let model = VitNepa::new(&architecture(o)?, VitNepaOverrides::default())?;
     let mut adamw = Adamw::new(&model, &AdamwOptions::default())?;
     let lrs = vec![1e-3; adamw.groups().len()];
-    let mut ema = Ema::new(&model, 0.9999)?;
+    let mut ema = Ema::new(&model, 0.9999, Default::default())?;
     let images = Tensor::f_randn([o.batch, 3, 224, 224], (Kind::Float, place))?;
     for line in std::io::stdin().lines() {
         line?;

@@ -238,7 +238,7 @@ options! {
         weights: String = "raw".to_string(),
         /// Names of the classes, by label; () keeps those that the model was loaded with.
         class_names: Option<Vec<String>> = None,
-        /// Anything else worth recording (a map), for example what it was started from.
+        /// Anything else worth recording (a map), for example what it was started from; not what nepa itself records.
         provenance: Map<String, Value> = Map::new(),
     }
 }
@@ -271,8 +271,15 @@ impl ModelFolder {
             parameters: crate::nn::num_parameters(module),
             run,
         };
-        let mut provenance = serde_json::to_value(&provenance)?;
-        provenance.as_object_mut().expect("a struct is an object").extend(options.provenance.clone());
+        let mut provenance: Map<String, Value> = serde_json::from_value(serde_json::to_value(&provenance)?)?;
+        if let Some(taken) = options.provenance.keys().find(|key| provenance.contains_key(*key)) {
+            let own: Vec<&str> = provenance.keys().map(String::as_str).collect();
+            bail_hint!(
+                "the option `provenance`: nepa itself records `{taken}` in {}", ModelProvenance::FILE;
+                "choose another name; it records: {}", own.join(", ")
+            );
+        }
+        provenance.extend(options.provenance.clone());
 
         let config = module.vit_nepa().map(|model| -> Result<String> {
             let mut config =
@@ -295,7 +302,7 @@ impl ModelFolder {
             preprocessor,
             tensors,
             weights: options.weights.clone(),
-            provenance: pretty(&provenance),
+            provenance: pretty(&Value::Object(provenance)),
         })
     }
 
@@ -313,11 +320,13 @@ impl ModelFolder {
     }
 }
 
-/// Saves a module: its parameters, its configuration if it has one, and where it came from. The
+/// Saves a module: its parameters, which must be finite, its configuration if it has one, and where it came from. The
 /// folder appears whole or not at all; a model folder of the same name is replaced.
 pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Option<RunProvenance>) -> Result<()> {
-    let model = ModelFolder::new(module, named_parameters(module), options, run)?;
     let saving = || format!("cannot save the model to {}", dir.display());
+    let parameters = named_parameters(module);
+    tensors::ensure_finite(&parameters, &options.weights).with_context(saving)?;
+    let model = ModelFolder::new(module, parameters, options, run)?;
     refuse_other_content(dir).with_context(saving)?;
     write_folder(dir, Existing::Replace, |folder| model.write(|name, content| folder.file(name, content)))
         .with_context(saving)

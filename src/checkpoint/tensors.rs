@@ -67,6 +67,19 @@ fn fault_words(e: &SafeTensorError) -> String {
     }
 }
 
+/// Refuses tensors with values that are not finite; `of` says whose they are.
+pub fn ensure_finite(tensors: &[(String, Tensor)], of: &str) -> Result<()> {
+    for (name, t) in tensors {
+        if t.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            bail_hint!(
+                "the tensor `{name}` ({of}) holds NaN or infinite values";
+                "the training that made it has diverged"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Writes tensors to a safetensors file: beside it first, synced, then renamed into place.
 pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<&str, String>) -> Result<()> {
     write_atomic_with(path, |out| write_to(out, tensors, metadata))

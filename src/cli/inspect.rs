@@ -71,8 +71,24 @@ fn run(path: &Path) -> Result<String> {
     let run = RunFile::read(path)?;
     let mut shown = object(&run)?;
     shown.insert("state".into(), run.status(RunLock::is_held(path)).into());
+    for key in ["scripts", "resumed"] {
+        shown.shift_remove(key);
+    }
     let mut out = format!("run {}\n", path.display());
     lines(&shown, &mut out);
+    for resumption in &run.resumed {
+        let _ = writeln!(out, "resumed {}: {}", resumption.at, resumption.command.join(" "));
+        for (label, step) in &resumption.steps {
+            let _ = writeln!(out, "  {label}: from step {step}");
+        }
+        for change in &resumption.changes {
+            let _ = writeln!(out, "  {change}");
+        }
+    }
+    for script in run.last_scripts() {
+        let place = script.file.clone().unwrap_or(format!("nepa {}", run.versions.nepa));
+        let _ = writeln!(out, "script {}: {place}", script.name);
+    }
     if let Ok(metrics) = std::fs::read_to_string(path.join(METRICS_FILE)) {
         let rows: Vec<&str> = metrics.lines().collect();
         let _ = writeln!(out, "metrics: {} lines", rows.len());

@@ -75,6 +75,11 @@ struct RunArgs {
     /// run of the recipe in runs/. With DIR the recipe may be omitted.
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     resume: Option<Option<PathBuf>>,
+    /// Resumes although this has changed since the run was last started: `recipe` (the recipe's text and that of the
+    /// scripts that it imports, with all settings that follow from it), `std` (the standard library of another nepa),
+    /// or the name of a setting or a parameter, such as lr. Several are separated by commas.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    allow_change: Vec<String>,
     /// CPU threads of each process [default: the machine's cores divided by its processes].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::run::progress::note_line;
 use crate::run::signals::Interrupt;
 use crate::run::writer::wait_for_writers;
-use crate::run::{RunFile, RunInfo, RunState, Session, directory};
+use crate::run::{Allowed, RunFile, RunInfo, RunState, Session, directory};
 use crate::script::error::ScriptError;
 use crate::script::{Checked, Declared, Failure, Host, Params, finish_run, start_run, type_of};
 use clap::CommandFactory;
@@ -184,6 +184,7 @@ fn facts(args: &RunArgs, host: &Host, prepared: &std::result::Result<Prepared, S
     let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
     facts.insert("seed".into(), args.seed.into());
     facts.insert("--out".into(), path(&args.out).into());
+    facts.insert("--allow-change".into(), args.allow_change.join(",").into());
     facts.insert("--resume".into(), args.resume.as_ref().map(|dir| path(dir).unwrap_or_default()).into());
     let kind = if prepared.device == tch::Device::Cpu { "cpu" } else { "cuda" };
     facts.insert("device".into(), kind.into());
@@ -221,6 +222,9 @@ fn adopt_choices(args: &mut RunArgs) -> Result<()> {
 /// Finds the run that `--resume` means; the command line takes precedence over what that run was given.
 fn choose(args: &RunArgs) -> Result<Choices> {
     let Some(resume) = args.resume.clone() else {
+        if let (None, Some(name)) = (&args.out, args.allow_change.first()) {
+            bail_hint!("--allow-change {name}: no run is resumed"; "give the run's directory with --resume or --out");
+        }
         return Ok(Choices { set: args.set.clone(), seed: args.seed, out: args.out.clone() });
     };
     let dir = match (resume, &args.out, &args.recipe) {
@@ -320,7 +324,8 @@ fn start(
     crate::random::set_seed(seed);
     let info = RunInfo {
         recipe: recipe.to_path_buf(),
-        source: host.sources.text(&recipe.display().to_string()).unwrap_or_default(),
+        scripts: checked.files.iter().map(|file| host.sources.script(recipe, file)).collect(),
+        allowed: Allowed::new(args.allow_change.clone()),
         set: args.set.clone(),
         params: serde_json::Map::new(),
         seed,
@@ -328,7 +333,9 @@ fn start(
         threads,
         command: std::env::args().collect(),
     };
-    start_run(Session::start(info, args.out.clone(), args.resume.is_some(), interrupt)?, params);
+    let session = Session::start(info, args.out.clone(), args.resume.is_some(), interrupt)?;
+    let sources = host.sources.clone();
+    start_run(session, params, move |function| sources.function(function));
     let processes = dist::world_size();
     let plural = if threads == 1 { "" } else { "s" };
     note_line(&format!(

@@ -5,7 +5,7 @@ mod ema;
 mod schedule;
 
 pub use adamw::{Adamw, AdamwOptions, ParamGroup, ParamGroupOptions, PatternGroup};
-pub use ema::Ema;
+pub use ema::{Ema, EmaOptions};
 pub use schedule::{Schedule, ScheduleKind, ScheduleOptions};
 
 use crate::error::{Result, ensure};

@@ -9,7 +9,7 @@ use crate::run::Session;
 use crate::run::metrics::METRICS_FILE;
 use crate::run::progress::note_line;
 use crate::run::schema::{CheckpointState, GeneratorState};
-use crate::run::settings::Settings;
+use crate::run::settings::{Change, Settings};
 use crate::run::signal_poll::{SignalPoll, SignalRequest};
 use crate::run::signals::Interrupt;
 use crate::run::snapshot::{self, Snapshot, TrainingState};
@@ -35,6 +35,19 @@ pub struct Checkpoints {
 struct Found {
     dir: PathBuf,
     state: CheckpointState,
+    /// What has changed and may, in words.
+    changes: Vec<String>,
+    /// The new values of settings that must stay the same and were allowed to change.
+    allowed: Map<String, Value>,
+}
+
+/// How far a loop has come.
+#[derive(Debug, Clone)]
+pub struct Moment {
+    /// Steps done.
+    pub step: i64,
+    /// The loop's own state, which [`Checkpoints::resume`] gives back.
+    pub state: Map<String, Value>,
 }
 
 impl Drop for Checkpoints {
@@ -59,8 +72,8 @@ impl Checkpoints {
     }
 
     /// Call this once before the loop. Restores the newest intact checkpoint into `training` and returns the loop's
-    /// state saved with it, or `None` if there is no checkpoint yet. A change of a fixed setting is an error; other
-    /// changes are noted.
+    /// state saved with it, or `None` if there is no checkpoint yet. A change of a fixed setting is an error unless it
+    /// is allowed; other changes are noted.
     pub fn resume(
         &mut self,
         session: &mut Session,
@@ -72,67 +85,83 @@ impl Checkpoints {
         let what = format!("the settings of {}", self.label);
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.fixed.clone()))?;
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.changeable.clone()))?;
-        let Some(Found { dir, state }) = self.find()? else {
-            session.dir()?.begin(None)?;
+        let Some(Found { dir, state, changes, allowed }) = self.find(session)? else {
+            session.dir()?.go_on()?;
             return Ok(None);
         };
         snapshot::restore(&dir, training)?;
+        if let Some(ema) = &mut training.ema {
+            ema.set_updates(state.ema_updates.unwrap_or(state.step as u64));
+        }
         let GeneratorState { seed, drawn } = state.rng;
         random::set_state(random::State { seed, drawn, samples: Positions::default() });
         if dist::is_rank0() {
-            session.dir()?.begin(Some(&snapshot::read_metrics(&dir)?))?;
+            let run = session.dir()?;
+            run.set_logged(&snapshot::read_metrics(&dir)?)?;
+            run.loop_resumed(&self.label, state.step, &changes, allowed)?;
         }
         note_line(&format!("{}: resumed from step {} ({})", self.label, state.step, dir.display()));
-        for change in self.settings.changes_since(&state.changeable) {
+        for change in changes {
             note_line(&format!("  {change}"));
-        }
-        if state.processes != dist::world_size() {
-            note_line(&format!("  processes: was {}, now {}", state.processes, dist::world_size()));
         }
         Ok(Some(state.loop_state))
     }
 
     /// The newest intact checkpoint, which must come from a loop with these settings.
-    fn find(&mut self) -> Result<Option<Found>> {
+    fn find(&mut self, session: &mut Session) -> Result<Option<Found>> {
         let what = format!("the checkpoint of {}", self.label);
         let found = dist::broadcast_from_rank0(&what, || {
             let Some(Checkpoint { path, .. }) = self.writer.find_newest()? else { return Ok(Value::Null) };
             let state = CheckpointState::read(&path)?;
-            self.settings.ensure_unchanged(&self.label, &path, &state.fixed)?;
-            Ok(serde_json::to_value(Found { dir: path, state })?)
+            let fixed = self.settings.fixed_changes(&state.fixed);
+            let run = session.dir()?;
+            let (allowed, refused): (Vec<_>, Vec<_>) =
+                fixed.into_iter().partition(|change| run.allows(&self.label, state.step, change));
+            if !refused.is_empty() {
+                return Err(self.settings.refusal(&self.label, &path, &refused));
+            }
+            self.writer.set_damaged_aside()?;
+            let changeable = self.settings.changeable_changes(&state.changeable);
+            let mut changes: Vec<String> = allowed.iter().chain(&changeable).map(Change::to_string).collect();
+            if state.processes != dist::world_size() {
+                changes.push(format!("processes: was {}, now {}", state.processes, dist::world_size()));
+            }
+            let allowed = allowed.into_iter().map(|change| (change.name, change.now)).collect();
+            Ok(serde_json::to_value(Found { dir: path, state, changes, allowed })?)
         })?;
         Ok(serde_json::from_value(found)?)
     }
 
     /// Call this after every step: returns whether a checkpoint is due, by the number of steps or because a signal to
     /// any rank asks for it. All ranks get the same answer.
-    pub fn is_due(&mut self, step: i64) -> Result<bool> {
+    pub fn is_due(&mut self, session: &mut Session, step: i64) -> Result<bool> {
+        session.dir()?.go_on()?;
         self.writer.poll();
         self.interrupt.hold(true);
         self.requested = self.signals.step(&self.interrupt)?;
         Ok(self.requested.is_some() || self.writer.is_due(step))
     }
 
-    /// Saves after `step` steps; [`Checkpoints::resume`] returns `loop_state`. If a signal asked for the checkpoint, it
-    /// is on disk when this returns; if one asked to stop, the script then ends.
-    pub fn save(
-        &mut self,
-        session: &mut Session,
-        training: &TrainingState<'_>,
-        step: i64,
-        loop_state: Map<String, Value>,
-    ) -> Result<()> {
-        self.begin_save(session, training, step, loop_state)?;
+    /// Saves a checkpoint. If a signal asked for it, it is on disk when this returns; if one asked to stop, the script
+    /// then ends.
+    pub fn save(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: Moment) -> Result<()> {
         let requested = self.requested.take();
-        if requested.is_some() {
+        match requested {
             // A process that ends before rank 0 has saved might take rank 0 down.
-            dist::on_rank0(&format!("the checkpoint of {} at step {step}", self.label), || {
-                self.writer.wait();
-                if let Some(Checkpoint { step, path }) = self.writer.last() {
-                    note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
-                }
-                Ok(())
-            })?;
+            Some(request) => {
+                dist::on_rank0(&format!("the checkpoint of {} at step {}", self.label, moment.step), || {
+                    let step = moment.step;
+                    let saved = self.begin_save(session, training, moment);
+                    self.unless_stopping(request, saved)?;
+                    self.writer.wait();
+                    if let Some(Checkpoint { path, .. }) = self.writer.last().filter(|last| last.step == step) {
+                        note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
+                    }
+                    Ok(())
+                })?
+            }
+            None if dist::is_rank0() => self.begin_save(session, training, moment)?,
+            None => {}
         }
         if requested == Some(SignalRequest::Stop) {
             // The script ends at its next operation.
@@ -141,17 +170,21 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Takes a snapshot and starts writing it, on rank 0.
-    fn begin_save(
-        &mut self,
-        session: &mut Session,
-        training: &TrainingState<'_>,
-        step: i64,
-        loop_state: Map<String, Value>,
-    ) -> Result<()> {
-        if !dist::is_rank0() {
-            return Ok(());
+    /// A run that a signal stops ends by it even where its last step cannot be saved, which is then told.
+    fn unless_stopping(&self, request: SignalRequest, saved: Result<()>) -> Result<()> {
+        match saved {
+            Err(e) if request == SignalRequest::Stop => {
+                note_line(&format!("warning: {}", one_line(&e)));
+                Ok(())
+            }
+            other => other,
         }
+    }
+
+    /// Takes a snapshot and starts writing it; called on rank 0.
+    fn begin_save(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: Moment) -> Result<()> {
+        let Moment { step, state: loop_state } = moment;
+        session.dir()?.go_on()?;
         let rng = random::state();
         let info = session.info();
         let state = CheckpointState {
@@ -160,6 +193,7 @@ impl Checkpoints {
             step,
             loop_state,
             rng: GeneratorState { seed: rng.seed, drawn: rng.drawn },
+            ema_updates: training.ema.as_ref().map(|ema| ema.updates()),
             fixed: self.settings.fixed.clone(),
             changeable: self.settings.changeable.clone(),
             device: info.device.clone(),
@@ -169,7 +203,7 @@ impl Checkpoints {
             versions: Versions::of_this_build(),
             run: session.provenance(),
         };
-        let recipe = info.source.clone();
+        let recipe = info.recipe_text().to_string();
         let metrics = session.dir()?.logged()?;
         let snapshot = match Snapshot::take(training, &state, metrics, recipe) {
             Ok(snapshot) => snapshot,
@@ -186,41 +220,31 @@ impl Checkpoints {
     }
 
     /// Call this after the loop: saves the last step if it is not saved yet, and waits until everything is on disk.
-    pub fn finish(
-        &mut self,
-        session: &mut Session,
-        training: &TrainingState<'_>,
-        step: i64,
-        loop_state: Map<String, Value>,
-    ) -> Result<()> {
+    pub fn finish(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: &Moment) -> Result<()> {
         let requested = self.signals.finish(&self.interrupt)?;
         let what = format!("the last checkpoint of {}", self.label);
-        let mut save = || self.save_last(session, training, step, &loop_state);
         match requested {
             // A process that ends before rank 0 has saved might take rank 0 down.
-            Some(SignalRequest::Stop) => dist::on_rank0(&what, save)?,
-            _ if dist::is_rank0() => save()?,
-            _ => {}
+            Some(request) => dist::on_rank0(&what, || {
+                let saved = self.save_last(session, training, moment);
+                self.unless_stopping(request, saved)
+            })?,
+            None if dist::is_rank0() => self.save_last(session, training, moment)?,
+            None => {}
         }
         self.interrupt.hold(false);
         Ok(())
     }
 
     /// Saves the last step; if writing fails, tries again.
-    fn save_last(
-        &mut self,
-        session: &mut Session,
-        training: &TrainingState<'_>,
-        step: i64,
-        loop_state: &Map<String, Value>,
-    ) -> Result<()> {
+    fn save_last(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: &Moment) -> Result<()> {
         for pause in [0, 3] {
             std::thread::sleep(Duration::from_secs(pause));
             // The interval may have saved this step already.
-            if self.writer.wait() && self.writer.last().is_some_and(|last| last.step == step) {
+            if self.writer.wait() && self.writer.last().is_some_and(|last| last.step == moment.step) {
                 break;
             }
-            self.begin_save(session, training, step, loop_state.clone())?;
+            self.begin_save(session, training, moment.clone())?;
             if self.writer.wait() {
                 break;
             }

@@ -1,22 +1,31 @@
 //! The directory of one run: what was run, with which values, and the results.
 //!
 //! ```text
-//! run.json        recipe, parameters, seed, device, versions, state
-//! recipe.rhai     the recipe as it was run
+//! run.json        recipe, parameters, seed, device, versions, state; each time that it was resumed
+//! recipe.rhai     the recipe as it was run last
+//! scripts/        the texts of the recipe and of what it imports, all that were run
 //! metrics.jsonl   one JSON object a line, as the script logs them
 //! events.out.tfevents.nepa    the same numbers for TensorBoard
 //! run.log         everything printed and logged, for people
 //! checkpoints/    LABEL/step-N: what each training loop can be resumed from
 //! …               models and pictures, where the script puts them
 //! ```
+//!
+//! A run that has checkpoints is resumed in two stages. What the new attempt says about itself waits in memory until
+//! one of its loops makes a step or starts, or the recipe has ended well. If the attempt is refused or fails before,
+//! the directory stays as it was.
 
 use crate::bail_hint;
-use crate::error::{Context as _, Result, one_line};
+use crate::differences::differences;
+use crate::error::{Context as _, Diagnostic, Result, one_line};
 use crate::files::{PARTIAL, beside, folders_in, write_atomic};
 use crate::provenance::{Versions, timestamp};
+use crate::run::allowed::{Allowed, RECIPE, SEED, STD};
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::{METRICS_FILE, Metrics};
-use crate::run::schema::RECIPE_FILE;
+use crate::run::schema::{CheckpointState, RECIPE_FILE, Resumption};
+use crate::run::scripts::{self, ChangeKind, SCRIPTS_DIR, Script, ScriptChange};
+use crate::run::settings::Change;
 use crate::run::tensorboard::EVENTS_FILE;
 use crate::run::writer::{checkpoints_in, remove_leftovers};
 use crate::run::{RunFile, RunState, log, progress};
@@ -35,8 +44,10 @@ pub const REMEMBERED_KEY: &str = "nepa/run";
 pub struct RunInfo {
     /// The recipe's path, as given.
     pub recipe: PathBuf,
-    /// The recipe's text.
-    pub source: String,
+    /// The recipe and everything that it imports; the recipe comes first.
+    pub scripts: Vec<Script>,
+    /// What may change if it is resumed.
+    pub allowed: Allowed,
     /// Parameters given with --set, as written.
     pub set: Vec<(String, String)>,
     /// Values of the recipe's parameters, those that it has declared so far.
@@ -51,12 +62,24 @@ pub struct RunInfo {
     pub command: Vec<String>,
 }
 
+impl RunInfo {
+    /// The recipe's text.
+    pub fn recipe_text(&self) -> &str {
+        self.scripts.first().map_or("", |recipe| &recipe.text)
+    }
+}
+
 /// An open run directory, locked against other runs for as long as it lives.
 pub struct RunDir {
     path: PathBuf,
+    /// `run.json` as this attempt makes it.
     file: RunFile,
-    /// `run.json` as it was before the run was resumed. Its parameters apply until a loop has accepted the new ones.
-    earlier: Option<RunFile>,
+    scripts: Vec<Script>,
+    allowed: Allowed,
+    /// The run as it was before this attempt to resume it.
+    earlier: Option<Earlier>,
+    /// Whether the attempt waits for its first step: nothing is written before.
+    waits: bool,
     /// On rank 0 only: the other ranks know the directory, but write nothing to it.
     files: Option<Files>,
 }
@@ -66,10 +89,18 @@ struct Files {
     _lock: RunLock,
 }
 
+/// A run before it is resumed.
+struct Earlier {
+    file: RunFile,
+    /// How scripts have changed since.
+    changed: Vec<ChangeKind>,
+}
+
 impl RunDir {
     /// The directory that rank 0 has opened, as the other ranks know it.
     pub fn of_rank0(path: PathBuf, info: &RunInfo) -> Self {
-        Self { path, file: started_now(info), earlier: None, files: None }
+        let (scripts, allowed) = (info.scripts.clone(), info.allowed.clone());
+        Self { path, file: started_now(info), scripts, allowed, earlier: None, waits: false, files: None }
     }
 
     /// Opens a run directory: creates it, uses an empty one, or resumes the run that is in it. With `must_resume`, a
@@ -77,6 +108,8 @@ impl RunDir {
     pub fn open(path: &Path, info: &RunInfo, must_resume: bool) -> Result<Self> {
         if must_resume {
             ensure_is_run(path)?;
+        } else if !info.allowed.is_empty() && !RunFile::is_in(path) {
+            bail_hint!("--allow-change: {} holds no run to resume", path.display(); "leave it out to start a new run");
         }
         let lock = RunLock::take(path)?;
         let earlier = RunFile::is_in(path).then(|| RunFile::read(path)).transpose()?;
@@ -85,30 +118,148 @@ impl RunDir {
             Some(earlier) => ensure_resumable(path, earlier, info, has_checkpoints)?,
             None => refuse_other_content(path, &lock)?,
         }
-        remove_leftovers(path);
-        write_atomic(&path.join(RECIPE_FILE), info.source.as_bytes())?;
-        let mut metrics = Metrics::open(path, earlier.is_some())?;
-        if !has_checkpoints {
-            metrics.begin(None)?;
-        }
-        log::open(path).with_context(|| format!("cannot create the run directory {}", path.display()))?;
-
-        let mut file = started_now(info);
+        let files = Files { metrics: Metrics::open(path)?, _lock: lock };
+        let mut run = Self { files: Some(files), ..Self::of_rank0(path.to_path_buf(), info) };
         let how = match &earlier {
             None => "started",
             Some(_) if has_checkpoints => "resumed",
             Some(_) => "restarted from the first step: it has no checkpoint yet",
         };
-        if let Some(earlier) = &earlier {
-            file.started.clone_from(&earlier.started);
-            file.resumed = [&earlier.resumed[..], &[timestamp()]].concat();
-            progress::note_line(&format!("{}: {how}", path.display()));
+        if let Some(earlier) = earlier {
+            run.file.started.clone_from(&earlier.started);
+            run.file.command.clone_from(&earlier.command);
+            run.file.scripts.clone_from(&earlier.scripts);
+            run.file.resumed.clone_from(&earlier.resumed);
+            let command = info.command.clone();
+            run.file.resumed.push(Resumption { at: timestamp(), command, ..Resumption::default() });
+            if has_checkpoints {
+                run.resume(earlier)?;
+            } else {
+                progress::note_line(&format!("{}: {how}", path.display()));
+            }
         }
         log::write(&format!("---- {how}: {}", info.command.join(" ")));
-        let earlier = earlier.filter(|_| has_checkpoints);
-        let run = Self { path: path.to_path_buf(), file, earlier, files: Some(Files { metrics, _lock: lock }) };
-        run.write()?;
+        if !run.waits {
+            run.write_all()?;
+        }
         Ok(run)
+    }
+
+    /// Compares what is to be run with the run as it was so far.
+    fn resume(&mut self, earlier: RunFile) -> Result<()> {
+        let mut known = settings_of_run(&self.path);
+        known.extend(earlier.params.keys().cloned());
+        known.push(SEED.into());
+        self.allowed.ensure_known(&known)?;
+        let seed =
+            (earlier.seed != self.file.seed).then(|| format!("seed: was {}, now {}", earlier.seed, self.file.seed));
+        if let Some(change) = seed.as_ref().filter(|_| !self.allowed.has(SEED)) {
+            bail_hint!(
+                "cannot resume {}, because what it draws has changed:\n  {change}", self.path.display();
+                "leave --seed out, or start a new run with another --out; to go on with this seed, add \
+                 --allow-change {SEED}"
+            );
+        }
+        let mut versions = Vec::new();
+        for (name, was) in earlier.versions.known() {
+            let other = self.file.versions.known().find(|(of, now)| *of == name && *now != was);
+            versions.extend(other.map(|(_, now)| format!("{name}: was {was}, now {now}")));
+        }
+        let kept_scripts = !earlier.last_scripts().is_empty();
+        self.earlier = Some(Earlier { file: earlier, changed: Vec::new() });
+        self.waits = true;
+        let scripts = self.allowed_changes(&self.scripts)?;
+        progress::note_line(&format!("{}: resumed", self.path.display()));
+        for change in seed.into_iter().chain(versions) {
+            self.note_change(change);
+        }
+        if !kept_scripts {
+            progress::note_line("  the nepa that ran it kept no scripts to compare the present ones with");
+        }
+        self.note_scripts(scripts);
+        Ok(())
+    }
+
+    /// How scripts differ from those that the run was last resumed or started with; an error if that is not allowed.
+    fn allowed_changes(&self, scripts: &[Script]) -> Result<Vec<ScriptChange>> {
+        let Some(Earlier { file, .. }) = &self.earlier else { return Ok(Vec::new()) };
+        if file.last_scripts().is_empty() {
+            return Ok(Vec::new());
+        }
+        let versions = [file.versions.nepa.as_str(), self.file.versions.nepa.as_str()];
+        let changes = scripts::changes(&self.path, file.last_scripts(), scripts, versions);
+        let refused: Vec<&ScriptChange> = changes.iter().filter(|c| !self.allowed.has_script(c.kind)).collect();
+        if refused.is_empty() { Ok(changes) } else { Err(refusal(&self.path, &refused)) }
+    }
+
+    /// Notes and records changes of scripts.
+    fn note_scripts(&mut self, changes: Vec<ScriptChange>) {
+        for change in changes {
+            if let Some(earlier) = &mut self.earlier {
+                earlier.changed.push(change.kind);
+            }
+            if let Some(diff) = &change.diff {
+                progress::note_line(diff);
+            }
+            self.note_change(change.summary);
+        }
+    }
+
+    /// Takes up a script that the recipe imports by a path that it computes.
+    pub fn add_script(&mut self, script: Script) -> Result<()> {
+        if self.files.is_none() || self.scripts.iter().any(|known| known.name == script.name) {
+            return Ok(());
+        }
+        let changes = self.allowed_changes(std::slice::from_ref(&script))?;
+        self.note_scripts(changes);
+        self.scripts.push(script);
+        if !self.waits {
+            self.keep_scripts()?;
+        }
+        self.note_state();
+        Ok(())
+    }
+
+    /// Notes a change since the run was last started, and records it.
+    fn note_change(&mut self, change: String) {
+        progress::note_line(&format!("  {change}"));
+        self.record_change(change);
+    }
+
+    fn record_change(&mut self, change: String) {
+        if let Some(resumption) = self.file.resumed.last_mut() {
+            resumption.changes.push(change);
+        }
+    }
+
+    /// Whether the loop `label` may be resumed after `step` steps with a setting that must stay the same and has
+    /// changed: because the setting is named, or the changed parameter whose value it has; because it follows from a
+    /// change of scripts that is allowed; because another standard library, which is allowed, brings it along; or
+    /// because an earlier attempt that went on from the same step was allowed to change it so.
+    pub fn allows(&self, label: &str, step: i64, change: &Change) -> bool {
+        if self.allowed.has(&change.name) {
+            return true;
+        }
+        let Some(Earlier { file, changed }) = &self.earlier else { return false };
+        let is = |a: &Value, b: &Value| differences(a, b).is_empty();
+        let same_step = |r: &&Resumption| r.steps.get(label).is_some_and(|from| *from == step);
+        let was_allowed = |r: &Resumption| {
+            r.allowed.get(label).and_then(|settings| settings.get(&change.name)).is_some_and(|now| is(now, &change.now))
+        };
+        if file.resumed.iter().rev().take_while(same_step).any(was_allowed) {
+            return true;
+        }
+        let parameter =
+            self.file.params.iter().find(|(name, now)| {
+                file.params.get(*name).is_some_and(|before| !is(before, now)) && is(now, &change.now)
+            });
+        match parameter {
+            Some((name, _)) => self.allowed.has(name),
+            None => {
+                let follows = |kind: &ChangeKind| *kind != ChangeKind::Spacing && self.allowed.has_script(*kind);
+                changed.iter().any(follows) || change.is_new && self.allowed.has(STD)
+            }
+        }
     }
 
     /// The directory.
@@ -123,38 +274,62 @@ impl RunDir {
         log::write(&progress::log_line(values));
     }
 
+    /// Makes `metrics` what was logged so far.
+    pub fn set_logged(&mut self, metrics: &[u8]) -> Result<()> {
+        self.files.as_mut().map_or(Ok(()), |files| files.metrics.set(metrics))
+    }
+
     /// Everything that was logged.
     pub fn logged(&self) -> Result<Vec<u8>> {
         self.files.as_ref().map_or(Ok(Vec::new()), |files| files.metrics.content())
     }
 
-    /// A loop is resumed from a checkpoint that had logged `metrics`, or starts (`None`): from now on the new
-    /// parameters apply.
-    pub fn begin(&mut self, metrics: Option<&[u8]>) -> Result<()> {
-        if let Some(files) = &mut self.files {
-            files.metrics.begin(metrics)?;
+    /// Records that the loop `label` is resumed after `step` steps, with these changes, in words, and these new values
+    /// of settings that were allowed to change.
+    pub fn loop_resumed(
+        &mut self,
+        label: &str,
+        step: i64,
+        changes: &[String],
+        allowed: Map<String, Value>,
+    ) -> Result<()> {
+        if let Some(resumption) = self.file.resumed.last_mut() {
+            resumption.steps.insert(label.to_string(), step.into());
+            if !allowed.is_empty() {
+                resumption.allowed.insert(label.to_string(), allowed);
+            }
         }
-        self.earlier = None;
-        self.note_state();
-        Ok(())
+        for change in changes {
+            self.record_change(format!("{label}, step {step}: {change}"));
+        }
+        if self.waits { Ok(()) } else { self.write() }
+    }
+
+    /// Goes on with the run: from now on this attempt is part of it, and what has waited is written.
+    pub fn go_on(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.waits) { self.write_all() } else { Ok(()) }
     }
 
     /// Records the value of a parameter (a recipe declares them one by one), and notes if it has changed since the run
     /// was last started.
     pub fn set_param(&mut self, name: &str, value: &Value) {
         let is_new = self.file.params.insert(name.to_string(), value.clone()).is_none();
-        let before = self.earlier.as_ref().and_then(|earlier| earlier.params.get(name));
+        let before = self.earlier.as_ref().and_then(|earlier| earlier.file.params.get(name));
         if let Some(before) = before.filter(|before| is_new && *before != value) {
-            progress::note_line(&format!("parameter {name}: was {before}, now {value}"));
+            let change = format!("parameter {name}: was {before}, now {value}");
+            progress::note_line(&change);
+            self.record_change(change);
         }
         self.note_state();
     }
 
-    /// Records how the run ended.
+    /// Records how the run ended. One that was resumed and did not come to a step leaves the directory as it was.
     pub fn finish(&mut self, state: RunState, error: Option<&str>) -> Result<()> {
-        // A resumed run that reached no checkpoint has logged to memory so far.
         if state == RunState::Finished {
-            self.begin(None)?;
+            self.go_on()?;
+        }
+        if self.waits {
+            return Ok(());
         }
         if let Some(files) = &mut self.files {
             warn(files.metrics.end());
@@ -171,18 +346,77 @@ impl RunDir {
 
     /// Writes the state of the run; a failed write does not end it.
     fn note_state(&self) {
-        warn(self.write().err().map(|e| one_line(&e)));
+        if !self.waits {
+            warn(self.write().err().map(|e| one_line(&e)));
+        }
+    }
+
+    /// Writes everything that the run says about itself, and what it has logged so far.
+    fn write_all(&mut self) -> Result<()> {
+        let Some(files) = &mut self.files else { return Ok(()) };
+        remove_leftovers(&self.path);
+        files.metrics.begin()?;
+        log::open(&self.path).with_context(|| format!("cannot create the run directory {}", self.path.display()))?;
+        let recipe = self.scripts.first().map_or("", |recipe| &recipe.text);
+        write_atomic(&self.path.join(RECIPE_FILE), recipe.as_bytes())?;
+        self.keep_scripts()?;
+        self.write()
+    }
+
+    fn keep_scripts(&mut self) -> Result<()> {
+        *self.file.last_scripts_mut() = scripts::keep(&self.path, &self.scripts)?;
+        Ok(())
     }
 
     fn write(&self) -> Result<()> {
-        if self.files.is_none() {
-            return Ok(());
+        if self.files.is_none() { Ok(()) } else { self.file.write(&self.path) }
+    }
+}
+
+/// The error about scripts that have changed.
+fn refusal(path: &Path, changes: &[&ScriptChange]) -> crate::error::Error {
+    let shown: Vec<&str> = changes.iter().map(|change| change.shown()).collect();
+    let mut names: Vec<&str> =
+        changes.iter().map(|c| if c.kind == ChangeKind::Library { STD } else { RECIPE }).collect();
+    names.dedup();
+    let message = format!(
+        "cannot resume {}, because its scripts have changed since it was last run:\n{}",
+        path.display(),
+        shown.join("\n")
+    );
+    let hint = format!(
+        "restore what was run, which is in {}, or start a new run with another --out; to go on from the last \
+         checkpoint with what is there now, add --allow-change {}",
+        path.join(SCRIPTS_DIR).display(),
+        names.join(",")
+    );
+    Diagnostic::new(message).hint(hint).into()
+}
+
+/// The settings of a run's loops, by their newest checkpoints.
+fn settings_of_run(path: &Path) -> Vec<String> {
+    let loops = folders_in(&path.join(CHECKPOINTS_DIR));
+    let newest = loops.iter().filter_map(|dir| checkpoints_in(dir).pop());
+    // One that cannot be read is not the one that is resumed.
+    let states = newest.filter_map(|(_, dir)| CheckpointState::read(&dir).ok());
+    let mut names = Vec::new();
+    for CheckpointState { fixed, changeable, .. } in states {
+        add_names("", &fixed, &mut names);
+        add_names("", &changeable, &mut names);
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The names in a map, and in the maps in it after their own name and a dot.
+fn add_names(of: &str, map: &Map<String, Value>, names: &mut Vec<String>) {
+    for (name, value) in map {
+        let name = format!("{of}{name}");
+        if let Value::Object(inner) = value {
+            add_names(&format!("{name}."), inner, names);
         }
-        let mut file = self.file.clone();
-        if let Some(RunFile { set, params, seed, .. }) = self.earlier.clone() {
-            file = RunFile { set, params, seed, ..file };
-        }
-        file.write(&self.path)
+        names.push(name);
     }
 }
 
@@ -196,6 +430,7 @@ fn started_now(info: &RunInfo) -> RunFile {
         error: None,
         recipe: info.recipe.display().to_string(),
         command: info.command.clone(),
+        scripts: Vec::new(),
         set: info.set.clone(),
         params: info.params.clone(),
         seed: info.seed,
@@ -213,7 +448,7 @@ fn warn(problem: Option<String>) {
 
 /// Refuses a directory that holds anything but the leftovers of a run that was killed as it started.
 fn refuse_other_content(path: &Path, lock: &RunLock) -> Result<()> {
-    let first_files = [RECIPE_FILE, METRICS_FILE, EVENTS_FILE, log::LOG_FILE];
+    let first_files = [RECIPE_FILE, SCRIPTS_DIR, METRICS_FILE, EVENTS_FILE, log::LOG_FILE];
     let is_own =
         |name: &str| name == LOCK_FILE || !lock.is_new() && (first_files.contains(&name) || name.starts_with(PARTIAL));
     if std::fs::read_dir(path)?.flatten().all(|e| is_own(&e.file_name().to_string_lossy())) {

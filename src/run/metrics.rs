@@ -1,8 +1,9 @@
 //! `metrics.jsonl`: what a run logs, one JSON object per line, without gaps or repeats even if the run was killed and
 //! resumed.
 //!
-//! A resumed recipe starts at its first line, and logs again what it logged before its checkpoint. Until it has found
-//! that checkpoint its lines are only kept in memory; then the file becomes what the checkpoint says it was.
+//! A resumed recipe starts at its first line, and logs again what it logged before its checkpoint. When it has found
+//! that checkpoint, what the checkpoint says was logged takes their place. Until the run goes on, lines are only kept
+//! in memory.
 //!
 //! The TensorBoard event file beside it holds the same numbers.
 
@@ -30,15 +31,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The metrics of a run directory. With `waits` nothing is written before [`Metrics::begin`].
-    pub fn open(dir: &Path, waits: bool) -> Result<Self> {
+    /// The metrics of a run directory. Nothing is written before [`Metrics::begin`].
+    pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(METRICS_FILE);
         let file = append_to(&path)?;
-        let mut metrics = Self { path, file, pending: Vec::new(), waits, failing: false, events: None };
-        if !waits {
-            metrics.rewrite_events();
-        }
-        Ok(metrics)
+        Ok(Self { path, file, pending: Vec::new(), waits: true, failing: false, events: None })
     }
 
     /// Appends one line. A failed write loses nothing: it is retried with the next line. Returns a warning for the
@@ -105,13 +102,15 @@ impl Metrics {
         Ok(all)
     }
 
-    /// Makes `content` what was logged so far; `None` means the lines of this process alone.
-    pub fn begin(&mut self, content: Option<&[u8]>) -> Result<()> {
-        match content {
-            Some(content) => write_atomic(&self.path, content)?,
-            None if self.waits => write_atomic(&self.path, &self.pending)?,
-            None => return Ok(()),
-        }
+    /// Makes `content` what was logged so far.
+    pub fn set(&mut self, content: &[u8]) -> Result<()> {
+        self.pending = content.to_vec();
+        if self.waits { Ok(()) } else { self.begin() }
+    }
+
+    /// Makes the lines that have waited the content of the file, to which later ones are appended.
+    pub fn begin(&mut self) -> Result<()> {
+        write_atomic(&self.path, &self.pending)?;
         self.pending.clear();
         self.file = append_to(&self.path)?;
         self.waits = false;

@@ -7,6 +7,7 @@ use crate::files::{read_json, write_atomic};
 use crate::provenance::{RunProvenance, Versions};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -51,16 +52,18 @@ pub struct RunFile {
     pub state: RunState,
     /// When it was started (UTC).
     pub started: String,
-    /// When it was resumed, each time.
-    pub resumed: Vec<String>,
+    /// Each time that it was resumed and made a step.
+    pub resumed: Vec<Resumption>,
     /// When it ended.
     pub ended: Option<String>,
     /// The error that ended it.
     pub error: Option<String>,
     /// The recipe's path, as given.
     pub recipe: String,
-    /// The command line.
+    /// The command line that started it.
     pub command: Vec<String>,
+    /// The scripts that it was started with, the recipe first.
+    pub scripts: Vec<ScriptRecord>,
     /// Parameters given with --set, as written.
     #[serde(with = "pairs")]
     pub set: Vec<(String, String)>,
@@ -95,13 +98,89 @@ impl RunFile {
         write_atomic(&dir.join(Self::NAME), &to_json(self)?)
     }
 
-    /// The state in words; a run that claims to be running while its directory is not `in_use` was killed.
+    /// The state in words; a run that claims to be running while its directory is not `in_use` was killed, and one that
+    /// has ended while it is waits for the first step of an attempt to resume it.
     pub fn status(&self, in_use: bool) -> String {
         match self.state {
             RunState::Running if !in_use => "killed: it never finished, and no process is running it".into(),
+            RunState::Running => RunState::Running.to_string(),
+            state if in_use => format!("{state}; a process is resuming it"),
             state => state.to_string(),
         }
     }
+
+    /// The scripts that it ran last; none if an older version did not record them.
+    pub fn last_scripts(&self) -> &[ScriptRecord] {
+        self.resumed.last().map_or(&self.scripts, |last| &last.scripts)
+    }
+
+    /// The place to record the scripts that it runs now.
+    pub fn last_scripts_mut(&mut self) -> &mut Vec<ScriptRecord> {
+        self.resumed.last_mut().map_or(&mut self.scripts, |last| &mut last.scripts)
+    }
+}
+
+/// A time that a run was resumed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "AnyResumption")]
+pub struct Resumption {
+    /// When (UTC).
+    pub at: String,
+    /// The command line.
+    pub command: Vec<String>,
+    /// The scripts that it ran, the recipe first.
+    pub scripts: Vec<ScriptRecord>,
+    /// The steps that its loops were resumed from, by label.
+    pub steps: Map<String, Value>,
+    /// By label, settings that had changed although they must not, because it was allowed, with their new values.
+    pub allowed: BTreeMap<String, Map<String, Value>>,
+    /// What had changed since the run was last started, in words.
+    pub changes: Vec<String>,
+}
+
+/// nepa 0.1.0 recorded the time alone.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyResumption {
+    At(String),
+    Full {
+        at: String,
+        #[serde(default)]
+        command: Vec<String>,
+        #[serde(default)]
+        scripts: Vec<ScriptRecord>,
+        #[serde(default)]
+        steps: Map<String, Value>,
+        #[serde(default)]
+        allowed: BTreeMap<String, Map<String, Value>>,
+        #[serde(default)]
+        changes: Vec<String>,
+    },
+}
+
+impl From<AnyResumption> for Resumption {
+    fn from(any: AnyResumption) -> Self {
+        match any {
+            AnyResumption::At(at) => Self { at, ..Self::default() },
+            AnyResumption::Full { at, command, scripts, steps, allowed, changes } => {
+                Self { at, command, scripts, steps, allowed, changes }
+            }
+        }
+    }
+}
+
+/// A script as a run ran it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScriptRecord {
+    /// Its path from the recipe's folder, or `std/NAME`.
+    pub name: String,
+    /// The file of the run directory that holds its text; null for the standard library's, which belongs to nepa.
+    pub file: Option<String>,
+    /// CRC-32 of its text.
+    pub crc32: String,
+    /// CRC-32 of its text without comments and spacing.
+    pub code_crc32: String,
 }
 
 /// `state.json` of a checkpoint: everything but tensors that a training loop needs to be resumed.
@@ -118,6 +197,9 @@ pub struct CheckpointState {
     pub loop_state: Map<String, Value>,
     /// State of the run's generator.
     pub rng: GeneratorState,
+    /// Updates that the average of the weights has had; null without an average.
+    #[serde(default)]
+    pub ema_updates: Option<u64>,
     /// Settings that may not change.
     pub fixed: Map<String, Value>,
     /// Settings that may.
@@ -218,6 +300,11 @@ mod tests {
         let old: RunFile = serde_json::from_value(json!({ "state": "paused", "seed": 3, "unheard_of": 1 })).unwrap();
         assert_eq!(old, RunFile { seed: 3, ..RunFile::default() });
         assert_eq!(old.status(false), "unknown state");
+
+        let times: RunFile = serde_json::from_value(json!({ "resumed": ["2026-01-31T12:00:00Z"] })).unwrap();
+        assert_eq!(times.resumed[0].at, "2026-01-31T12:00:00Z");
+        let text = serde_json::to_value(&times.resumed).unwrap();
+        assert_eq!(serde_json::from_value::<Vec<Resumption>>(text).unwrap(), times.resumed);
     }
 
     #[test]
@@ -228,8 +315,8 @@ mod tests {
         assert_eq!(
             keys,
             [
-                "state", "started", "resumed", "ended", "error", "recipe", "command", "set", "params", "seed",
-                "device", "threads", "versions"
+                "state", "started", "resumed", "ended", "error", "recipe", "command", "scripts", "set", "params",
+                "seed", "device", "threads", "versions"
             ]
         );
         assert!(text.contains("\"b\": \"1\",\n    \"a\": \"2\""), "{text}");

@@ -6,7 +6,7 @@ use crate::files::{read_json, write_atomic};
 use crate::provenance::{ModelProvenance, RunProvenance, StartedFrom, timestamp};
 use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR, RunInfo};
 use crate::run::signals::Interrupt;
-use crate::run::{RunDir, RunState};
+use crate::run::{RunDir, RunState, Script};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -82,6 +82,17 @@ impl Session {
     /// Appends a line to the metrics and to the run log.
     pub fn log(&mut self, values: &Map<String, Value>) -> Result<()> {
         self.dir()?.log(values);
+        Ok(())
+    }
+
+    /// Takes up a script that the recipe imports by a path that it computes; a changed one may be refused.
+    pub fn add_script(&mut self, script: Script) -> Result<()> {
+        if let Some(dir) = &mut self.dir {
+            dir.add_script(script.clone())?;
+        }
+        if !self.info.scripts.iter().any(|known| known.name == script.name) {
+            self.info.scripts.push(script);
+        }
         Ok(())
     }
 

@@ -1,10 +1,15 @@
 //! The settings of a training loop: those that a resumed run must have kept, and those that may change.
 
 use crate::differences::differences;
-use crate::error::{Diagnostic, Result, bail, did_you_mean};
+use crate::error::{Diagnostic, Error, Result, bail, did_you_mean};
 use crate::nn::{Module, VitNepaConfig};
+use crate::run::allowed::STD;
 use serde_json::{Map, Value};
+use std::fmt;
 use std::path::Path;
+
+/// The key of a function's code in the map that stands for the function.
+pub const FUNCTION: &str = "function";
 
 /// Everything that a loop depends on, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -36,47 +41,92 @@ impl Settings {
         Ok(())
     }
 
-    /// Refuses to resume the loop `label` from a checkpoint in `dir` if a fixed setting has changed.
-    pub fn ensure_unchanged(&self, label: &str, dir: &Path, before: &Map<String, Value>) -> Result<()> {
-        let changed = changes(before, &self.fixed);
-        if changed.is_empty() {
-            return Ok(());
-        }
+    /// The fixed settings that differ from what they were `before`.
+    pub fn fixed_changes(&self, before: &Map<String, Value>) -> Vec<Change> {
+        let mut before = before.clone();
+        // A setting that has become changeable may change.
+        before.retain(|name, _| !self.changeable.contains_key(name));
+        changes(&before, &self.fixed)
+    }
+
+    /// The changeable settings that differ from what they were `before`. One that the earlier run did not have yet is
+    /// no change.
+    pub fn changeable_changes(&self, before: &Map<String, Value>) -> Vec<Change> {
+        let mut now = self.changeable.clone();
+        now.retain(|name, _| before.contains_key(name));
+        let mut before = before.clone();
+        before.retain(|name, _| now.contains_key(name));
+        changes(&before, &now)
+    }
+
+    /// The error that the loop `label` cannot be resumed from a checkpoint in `dir`, because these have changed.
+    pub fn refusal(&self, label: &str, dir: &Path, changed: &[Change]) -> Error {
+        let lines: Vec<String> = changed.iter().map(Change::to_string).collect();
+        let name = |change: &Change| match change.name.split_once('.') {
+            // What the earlier run did not know came with another standard library.
+            _ if change.is_new => STD.to_string(),
+            // Nor did it know this part of the setting.
+            Some((setting, _)) if change.before.is_null() => setting.to_string(),
+            _ => change.name.clone(),
+        };
+        let mut names: Vec<String> = changed.iter().map(name).collect();
+        names.dedup();
         let changeable: Vec<&str> = self.changeable.keys().map(String::as_str).collect();
-        Err(Diagnostic::new(format!(
+        Diagnostic::new(format!(
             "{label}: cannot resume from {}, because these settings have changed:\n  {}",
             dir.display(),
-            changed.join("\n  ")
+            lines.join("\n  ")
         ))
         .hint(format!(
-            "restore the old values, or start a new run with another --out; these may change: {}",
+            "restore the old values, or start a new run with another --out; to go on with the new ones, add \
+             --allow-change {}; these may change: {}",
+            names.join(","),
             changeable.join(", ")
         ))
         .blame_caller()
-        .into())
-    }
-
-    /// "lr: was 0.001, now 0.002" for every changeable setting that differs from what it was `before`. One that the
-    /// earlier run did not have yet is no change.
-    pub fn changes_since(&self, before: &Map<String, Value>) -> Vec<String> {
-        let mut now = self.changeable.clone();
-        now.retain(|name, _| before.contains_key(name));
-        changes(before, &now)
+        .into()
     }
 }
 
-fn changes(before: &Map<String, Value>, now: &Map<String, Value>) -> Vec<String> {
-    let word = |v: &Value| if v.is_null() { "()".to_string() } else { v.to_string() };
-    let line =
-        |(name, before, now): (String, Value, Value)| format!("{name}: was {}, now {}", word(&before), word(&now));
+/// A setting that differs from what it was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Its name, with dots where it is a part of another.
+    pub name: String,
+    /// What it was; null if there was none.
+    pub before: Value,
+    /// What it is; null if there is none.
+    pub now: Value,
+    /// Whether the earlier run had no such setting.
+    pub is_new: bool,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |v: &Value| if v.is_null() { "()".to_string() } else { v.to_string() };
+        let before =
+            if self.is_new { "unknown to the earlier run".to_string() } else { format!("was {}", word(&self.before)) };
+        write!(f, "{}: {before}, now {}", self.name, word(&self.now))
+    }
+}
+
+fn changes(before: &Map<String, Value>, now: &Map<String, Value>) -> Vec<Change> {
+    let change = |(name, was, is): (String, Value, Value)| {
+        let is_new = !before.contains_key(name.split('.').next().unwrap_or(&name));
+        Change { name, before: was, now: is, is_new }
+    };
     let all = differences(&Value::Object(before.clone()), &Value::Object(now.clone())).into_iter();
-    all.filter(|(_, before, now)| !is_same_handle(before, now)).map(line).collect()
+    all.filter(|(_, before, now)| !is_same_record(before, now)).map(change).collect()
 }
 
-/// Whether both name one type of handle: nepa 0.1.0 recorded Rust's path of it, `nepa::script::api::data::Source`.
-fn is_same_handle(before: &Value, now: &Value) -> bool {
-    let (Some(before), Some(now)) = (before.as_str(), now.as_str()) else { return false };
-    before.starts_with("nepa::") && before.rsplit("::").next() == Some(now)
+/// Whether nothing has changed but how nepa records it: 0.1.0 named a handle by Rust's path of its type,
+/// `nepa::script::api::data::Source`, and did not tell functions apart.
+fn is_same_record(before: &Value, now: &Value) -> bool {
+    match (before.as_str(), now.as_str()) {
+        (Some("a function"), None) => now.get(FUNCTION).is_some(),
+        (Some(before), Some(now)) => before.starts_with("nepa::") && before.rsplit("::").next() == Some(now),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -92,15 +142,23 @@ mod tests {
     fn runs_of_earlier_versions_resume_with_equal_settings() {
         let before = map(json!({ "images": "nepa::script::api::data::Source", "head_lr": 1, "lr": 0.1 }));
         let same = map(json!({ "images": "Source", "head_lr": 1.0, "lr": 0.1 }));
-        assert_eq!(changes(&before, &same), [""; 0]);
+        assert_eq!(changes(&before, &same), []);
         let other = map(json!({ "images": "Batch", "head_lr": 2, "lr": 0.1 }));
         assert_eq!(changes(&before, &other).len(), 2);
+        let before = map(json!({ "loss": "a function" }));
+        assert_eq!(changes(&before, &map(json!({ "loss": { "function": "|x|x" } }))), []);
+        assert_eq!(changes(&before, &map(json!({ "loss": null }))).len(), 1);
     }
 
     #[test]
     fn only_settings_that_the_earlier_run_had_can_have_changed() {
-        let all = map(json!({ "steps": 10, "report_flops": false }));
+        let all = map(json!({ "steps": 10, "report_flops": false, "ema_warmup": true }));
         let now = Settings::new(all, &["steps".into(), "report_flops".into()]).unwrap();
-        assert_eq!(now.changes_since(&map(json!({ "steps": 5 }))), ["steps: was 5, now 10"]);
+        let words = |changes: Vec<Change>| changes.iter().map(Change::to_string).collect::<Vec<_>>();
+        assert_eq!(words(now.changeable_changes(&map(json!({ "steps": 5 })))), ["steps: was 5, now 10"]);
+        // A fixed one may have been anything.
+        let fixed = now.fixed_changes(&map(json!({})));
+        assert!(fixed[0].is_new, "{fixed:?}");
+        assert_eq!(words(fixed), ["ema_warmup: unknown to the earlier run, now true"]);
     }
 }

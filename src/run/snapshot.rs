@@ -14,7 +14,7 @@
 use crate::bail_hint;
 use crate::checkpoint::{MODEL_FILE, ModelFolder, STATE_FILE, SaveOptions, fill, manifest, tensors};
 use crate::dist;
-use crate::error::{Context as _, Diagnostic, Result};
+use crate::error::{Context as _, Result};
 use crate::nn::{Module, named_parameters};
 use crate::optim::{Adamw, Ema};
 use crate::provenance::RunProvenance;
@@ -97,10 +97,8 @@ impl Snapshot {
 
 /// Copies on the CPU of tensors, all of which must be finite; `of` says whose they are.
 fn finite_copies(named: Named, of: &str) -> Result<Named> {
+    tensors::ensure_finite(&named, of)?;
     let copy = |(name, t): (String, Tensor)| {
-        if t.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-            return Err(Diagnostic::new(format!("the tensor `{name}` ({of}) holds NaN or infinite values")).into());
-        }
         // Moving it to another device has copied it already.
         let t = if t.device() == Device::Cpu { detached_copy(&t)? } else { t.f_detach()?.f_to_device(Device::Cpu)? };
         Ok((name, t))

@@ -37,6 +37,8 @@ pub struct CheckpointWriter {
     options: CheckpointOptions,
     writing: Option<Writing>,
     last: Option<Checkpoint>,
+    /// Newer ones than the last, each with its fault.
+    damaged: Vec<(PathBuf, String)>,
 }
 
 /// A checkpoint on disk.
@@ -90,7 +92,7 @@ impl CheckpointWriter {
             o.keep >= 1,
             "keep must be at least 1, found 0: an interrupted run is resumed from its last checkpoint"
         );
-        Ok(Self { dir, options: options.clone(), writing: None, last: None })
+        Ok(Self { dir, options: options.clone(), writing: None, last: None, damaged: Vec::new() })
     }
 
     /// The newest checkpoint that is known to be intact.
@@ -111,31 +113,34 @@ impl CheckpointWriter {
         self.options.every > 0 && step % self.options.every == 0
     }
 
-    /// Looks for the newest intact checkpoint on disk. Damaged newer ones are reported and set aside; it is an error if
-    /// all are damaged.
+    /// Looks for the newest intact checkpoint on disk; it is an error if all are damaged.
     pub fn find_newest(&mut self) -> Result<Option<Checkpoint>> {
-        let mut damaged: Vec<(PathBuf, String)> = Vec::new();
         for (step, path) in checkpoints_in(&self.dir).into_iter().rev() {
             if let Err(e) = manifest::verify(&path) {
-                damaged.push((path, one_line(&e)));
+                self.damaged.push((path, one_line(&e)));
                 continue;
-            }
-            for (path, fault) in damaged {
-                progress::note_line(&format!("warning: {fault}; using the checkpoint before it"));
-                let aside = path.with_file_name(format!("{DAMAGED}{}", name_of(&path)));
-                let _ = std::fs::remove_dir_all(&aside);
-                std::fs::rename(&path, &aside)?;
             }
             self.last = Some(Checkpoint { step, path });
             return Ok(self.last.clone());
         }
-        if let Some((_, fault)) = damaged.first() {
+        if let Some((_, fault)) = self.damaged.first() {
             bail_hint!(
                 "no checkpoint in {} is intact: {fault}", self.dir.display();
                 "to start over from the first step, remove this folder"
             );
         }
         Ok(None)
+    }
+
+    /// Reports damaged checkpoints that are newer than the one found, and gives them other names.
+    pub fn set_damaged_aside(&mut self) -> Result<()> {
+        for (path, fault) in self.damaged.drain(..) {
+            progress::note_line(&format!("warning: {fault}; using the checkpoint before it"));
+            let aside = path.with_file_name(format!("{DAMAGED}{}", name_of(&path)));
+            let _ = std::fs::remove_dir_all(&aside);
+            std::fs::rename(&path, &aside)?;
+        }
+        Ok(())
     }
 
     /// Starts writing a checkpoint, once the one before has been written.

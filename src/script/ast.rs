@@ -1,6 +1,14 @@
-//! Places in the syntax tree of a script.
+//! Places in the text and in the syntax tree of a script.
 
 use rhai::{AST, ASTNode, Expr, Position, Stmt};
+
+/// The byte of a text at a line and column.
+pub fn offset(text: &str, position: Position) -> Option<usize> {
+    let (line, column) = (position.line()?, position.position()?);
+    let start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+    let before: usize = text[start..].chars().take(column - 1).map(char::len_utf8).sum();
+    Some(start + before)
+}
 
 /// Where a key stands in the map that the call at `position` is given: a literal, or the sum of some.
 pub fn key_position(ast: &AST, position: Position, key: &str) -> Option<Position> {

@@ -1,5 +1,6 @@
 //! What people who know Python type by habit, and what this language says instead.
 
+use super::ast::offset;
 use crate::error::Diagnostic;
 use rhai::{ParseErrorType, Position};
 
@@ -176,16 +177,4 @@ fn strip_comments(text: &str) -> &str {
             None => return text,
         }
     }
-}
-
-/// Where a position is in a text.
-fn offset(position: Position, text: &str) -> Option<usize> {
-    let start = match position.line()? {
-        1 => 0,
-        line => text.match_indices('\n').nth(line - 2)?.0 + 1,
-    };
-    let column = position.position()?.checked_sub(1)?;
-    let line = &text[start..];
-    let within = line.char_indices().nth(column).map_or(line.len(), |(at, _)| at);
-    Some(start + within)
 }

@@ -5,6 +5,7 @@ mod ast;
 mod check;
 pub mod docs;
 pub mod error;
+mod functions;
 mod habits;
 mod params;
 mod registry;

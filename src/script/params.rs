@@ -137,7 +137,7 @@ impl Params {
                 .hint("`nepa run RECIPE --help` lists the recipe's parameters")
                 .into());
             }
-            None => to_json(default)?,
+            None => return Ok((default.clone(), to_json(default)?)),
         };
         let converted = from_json(&value);
         // A float keeps its type even where its value is whole.

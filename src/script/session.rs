@@ -1,25 +1,32 @@
 //! The run that this thread's script belongs to.
 
+use super::functions::Function;
 use super::params::Params;
 use crate::error::{Result, bail};
 use crate::provenance::RunProvenance;
-use crate::run::{RunState, Session};
-use rhai::Dynamic;
+use crate::run::{RunState, Script, Session};
+use rhai::{Dynamic, FnPtr};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 struct ScriptRun {
     session: Session,
     params: Params,
+    find: Rc<FindFunction>,
 }
+
+/// Finds the function that a pointer calls in the texts of the scripts.
+type FindFunction = dyn Fn(&FnPtr) -> Option<Function>;
 
 thread_local! {
     static RUN: RefCell<Option<ScriptRun>> = const { RefCell::new(None) };
 }
 
-/// Scripts of this thread belong to the run `session` from now on, with the parameters given for it.
-pub fn start_run(session: Session, params: Params) {
-    RUN.set(Some(ScriptRun { session, params }));
+/// Scripts of this thread belong to the run `session` from now on, with the parameters given for it; `find` finds the
+/// function that a pointer calls in their texts.
+pub fn start_run(session: Session, params: Params, find: impl Fn(&FnPtr) -> Option<Function> + 'static) {
+    RUN.set(Some(ScriptRun { session, params, find: Rc::new(find) }));
 }
 
 /// Ends the run of this thread and records how; gives the run directory, if there is one.
@@ -37,6 +44,21 @@ fn with_run<R>(f: impl FnOnce(&mut ScriptRun) -> Result<R>) -> Result<R> {
 /// Calls `f` with the run of this thread.
 pub fn with_session<R>(f: impl FnOnce(&mut Session) -> Result<R>) -> Result<R> {
     with_run(|run| f(&mut run.session))
+}
+
+/// The function of a script that a pointer calls, if there is a run and one of its scripts defines the function.
+pub fn function(pointer: &FnPtr) -> Option<Function> {
+    let find = RUN.with_borrow(|run| run.as_ref().map(|run| run.find.clone()))?;
+    find(pointer)
+}
+
+/// Tells the run, if there is one, of a script that is imported: its path may be computed, so that the run does not
+/// know of it yet. `script` is given the recipe's path.
+pub fn note_import(script: impl FnOnce(&Path) -> Script) -> Result<()> {
+    RUN.with_borrow_mut(|run| match run {
+        Some(run) => run.session.add_script(script(&run.session.info().recipe)),
+        None => Ok(()),
+    })
 }
 
 /// The value of a recipe's parameter.

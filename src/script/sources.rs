@@ -2,8 +2,11 @@
 //! embedded in the binary or in the folder that overrides it; anything else to a file beside the
 //! importing one.
 
+use super::functions::{self, Function};
+use super::session;
 use crate::error::{Context as _, Result, did_you_mean, nearest};
-use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
+use crate::run::Script;
+use rhai::{AST, Engine, EvalAltResult, FnPtr, Module, ModuleResolver, Position, Scope, Shared};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -61,6 +64,34 @@ impl Sources {
         texts.iter().map(|(file, text)| (file.clone(), crc32fast::hash(text.as_bytes()))).collect()
     }
 
+    /// A script that was loaded, as the run of the recipe knows it.
+    pub fn script(&self, recipe: &Path, file: &str) -> Script {
+        let text = self.text(file).unwrap_or_default();
+        let is_embedded = STDLIB.iter().any(|(name, embedded)| file == format!("std/{name}") && text == *embedded);
+        let overriding = self.stdlib.as_ref().and_then(|folder| Path::new(file).strip_prefix(folder).ok());
+        let name = match (is_embedded, overriding) {
+            (true, _) => file.to_string(),
+            (false, Some(name)) => format!("std/{}", name.display()),
+            (false, None) => {
+                let path = Path::new(file);
+                path.strip_prefix(recipe.parent().unwrap_or(Path::new(""))).unwrap_or(path).display().to_string()
+            }
+        };
+        Script { name, code: functions::code_of(&text), text, is_embedded }
+    }
+
+    /// The function that a pointer calls, if one of the loaded scripts defines it; scripts of the user's own come
+    /// first.
+    pub fn function(&self, function: &FnPtr) -> Option<Function> {
+        let mut texts: Vec<(String, String)> = self.store.borrow().texts.clone().into_iter().collect();
+        texts.sort_by_key(|(file, _)| (file.starts_with("std/"), file.clone()));
+        let find = |text: &String| {
+            let ast = super::with_engine(|engine| engine.compile(text)).ok()?;
+            functions::find(function, &ast, text)
+        };
+        texts.iter().find_map(|(_, text)| find(text))
+    }
+
     /// Reads a recipe and remembers its text.
     pub fn read_recipe(&self, path: &Path) -> Result<String> {
         if !path.is_file() {
@@ -102,19 +133,23 @@ impl Sources {
     fn locate(&self, importer: &str, path: &str) -> Option<(String, String)> {
         let with_extension = if path.ends_with(".rhai") { path.to_string() } else { format!("{path}.rhai") };
         if let Some(name) = with_extension.strip_prefix("std/") {
-            if let Some(folder) = &self.stdlib {
-                let file = folder.join(name);
-                if let Ok(text) = std::fs::read_to_string(&file) {
-                    return Some((file.display().to_string(), text));
-                }
+            if let Some(folder) = &self.stdlib
+                && let Some(found) = self.read_once(&folder.join(name))
+            {
+                return Some(found);
             }
             let (_, text) = STDLIB.iter().find(|(file, _)| *file == name)?;
             return Some((with_extension, text.to_string()));
         }
         let folder = Path::new(importer).parent().unwrap_or(Path::new(""));
-        let file = folder.join(&with_extension);
-        let text = std::fs::read_to_string(&file).ok()?;
-        Some((file.display().to_string(), text))
+        self.read_once(&folder.join(&with_extension))
+    }
+
+    /// File name and text of a script. It is read once: a file that is edited during a run does not change the run.
+    fn read_once(&self, path: &Path) -> Option<(String, String)> {
+        let file = path.display().to_string();
+        let text = self.text(&file).or_else(|| std::fs::read_to_string(path).ok())?;
+        Some((file, text))
     }
 
     /// The file and AST of an imported module.
@@ -175,6 +210,7 @@ impl ModuleResolver for Sources {
         if let Some(module) = self.store.borrow().modules.get(&file) {
             return Ok(module.clone());
         }
+        session::note_import(|recipe| self.script(recipe, &file)).map_err(|e| super::error::to_rhai(e, position))?;
         if self.store.borrow().loading.contains(&file) {
             let chain = self.store.borrow().loading.join(" -> ");
             let inner = EvalAltResult::ErrorRuntime(format!("circular import: {chain} -> {file}").into(), position);

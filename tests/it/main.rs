@@ -8,7 +8,9 @@
 mod common;
 
 mod architecture;
+mod averages;
 mod bad_files;
+mod bad_numbers;
 mod blocks;
 mod checkpoint;
 mod cli;
@@ -47,6 +49,7 @@ mod reference;
 mod reference_scripts;
 mod report;
 mod resume;
+mod resume_changes;
 mod run_from_rust;
 mod script_modules;
 mod splits;

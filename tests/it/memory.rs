@@ -57,7 +57,7 @@ fn peak(architecture: &Architecture, batch: i64, recompute: bool) -> i64 {
         let model = VitNepa::new(architecture, VitNepaOverrides::default()).unwrap();
         set_recompute(&model, recompute).unwrap();
         let mut adamw = Adamw::new(&model, &AdamwOptions::default()).unwrap();
-        let mut ema = Ema::new(&model, 0.999).unwrap();
+        let mut ema = Ema::new(&model, 0.999, Default::default()).unwrap();
         for _ in 0..2 {
             ffi::backward(&loss(&model, &images, Kind::Float)).unwrap();
             adamw.step(&[1e-3; 2]).unwrap();

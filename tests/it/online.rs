@@ -72,7 +72,7 @@ fn an_evaluation_takes_at_most_so_many_images() {
         print(found.keys());
         "#,
     );
-    said.succeeds().prints(&["90\n90\n150\n150\n90\n[\"probe_top1\", \"seconds\"]"]);
+    said.succeeds().prints(&["90\n90\n150\n150\n90\n[\"probe_top1\", \"seconds\", \"tested\"]"]);
 }
 
 #[test]

@@ -94,6 +94,44 @@ fn judging_the_features_is_logged_and_changes_nothing_in_training() {
     assert!(top1.iter().all(|t| *t > 25.0), "{top1:?}");
 }
 
+/// The weights are lost after the second epoch, and those of the embeddings are not trained again.
+#[test]
+fn a_score_that_has_fallen_is_warned_of_once_and_stands_in_the_report() {
+    let folder = Folder::new();
+    let options = r#"#{
+        epochs: param("epochs", 4),
+        evaluate: #{ every_epochs: 1, weights: "raw", images: 200, transforms: [transform::normalize(0.286, 0.353)] },
+        on_epoch: |model, ema, state| {
+            if state.epoch == 1 {
+                for p in model.named_parameters().values() { p.copy_(zeros(p.shape)); }
+                model.freeze("*embeddings*");
+            }
+        },
+    }"#;
+    let said = fit(&folder, "o", options);
+    said.succeeds().says(&["points each, of 100 images)"]);
+    for name in ["knn_top1", "probe_top1"] {
+        let warning = format!("warning: pretrain: step 30: {name} has fallen to ");
+        let words =
+            said.stderr.lines().find_map(|line| line.strip_prefix(&warning)).unwrap_or_else(|| panic!("{said}"));
+        // The standard error of a fraction p of n images is √(p (1 − p) / n), here the larger of the two.
+        let numbers: Vec<f64> = words.split([' ', '(']).filter_map(|word| word.parse().ok()).collect();
+        let error = |p: f64| (p * (100.0 - p) / 100.0).sqrt();
+        let (now, best) = (numbers[0], numbers[1]);
+        assert!((numbers[2] - error(now).max(error(best))).abs() < 0.06, "{numbers:?} in {words}");
+        assert!(best - now > 2.0 * numbers[2], "{numbers:?} in {words}");
+        assert_eq!(said.stderr.matches(&format!("{name} has fallen")).count(), 1, "{said}");
+    }
+    folder.nepa(&["report", "o"]).succeeds();
+    let page = folder.text("o/report.html");
+    let warnings = page.split("<h2>Warnings</h2>").nth(1).and_then(|rest| rest.split("</section>").next()).unwrap();
+    assert!(warnings.contains("knn_top1 has fallen to") && warnings.contains("probe_top1 has fallen to"), "{warnings}");
+    // A resumed run knows what was best, and what it has said.
+    let said = folder.nepa(&["run", "--resume", "o", "--set", "epochs=5", "--threads", "1", "--device", "cpu"]);
+    said.succeeds().says(&["resumed from step 40", "pretrain: step 50: knn_top1"]);
+    assert!(!said.stderr.contains("has fallen"), "{said}");
+}
+
 #[test]
 fn a_mistake_in_the_evaluation_is_told_before_the_first_step() {
     let folder = Folder::new();

@@ -6,7 +6,8 @@ use nepa::optim::{Adamw, AdamwOptions};
 use nepa::random;
 use nepa::run::signals::Interrupt;
 use nepa::run::{
-    CheckpointOptions, CheckpointState, Checkpoints, RunFile, RunInfo, RunState, Session, Settings, TrainingState,
+    CheckpointOptions, CheckpointState, Checkpoints, Moment, RunFile, RunInfo, RunState, Script, Session, Settings,
+    TrainingState,
 };
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -14,6 +15,10 @@ use tch::Tensor;
 
 fn object(value: Value) -> Map<String, Value> {
     serde_json::from_value(value).unwrap()
+}
+
+fn moment(step: i64) -> Moment {
+    Moment { step, state: object(json!({ "step": step })) }
 }
 
 struct Trained {
@@ -24,7 +29,9 @@ struct Trained {
 
 /// Trains a layer for `steps` steps, from where the run in `dir` stands.
 fn train(dir: &Path, steps: i64, lr: f64, end: RunState) -> Result<Trained> {
-    let info = RunInfo { recipe: "line.rhai".into(), source: "// in Rust".into(), seed: 3, ..RunInfo::default() };
+    let code = "in Rust".to_string();
+    let scripts = vec![Script { name: "line.rhai".into(), text: code.clone(), code, is_embedded: false }];
+    let info = RunInfo { recipe: "line.rhai".into(), scripts, seed: 3, ..RunInfo::default() };
     random::set_seed(info.seed);
     let mut session = Session::start(info, Some(dir.into()), false, Interrupt::default())?;
     session.set_param("lr", lr.into());
@@ -43,11 +50,11 @@ fn train(dir: &Path, steps: i64, lr: f64, end: RunState) -> Result<Trained> {
         loss.backward();
         training.optimizer.as_mut().unwrap().step(&lrs)?;
         session.log(&object(json!({ "step": step, "loss": loss.double_value(&[]) })))?;
-        if checkpoints.is_due(step)? {
-            checkpoints.save(&mut session, &training, step, object(json!({ "step": step })))?;
+        if checkpoints.is_due(&mut session, step)? {
+            checkpoints.save(&mut session, &training, moment(step))?;
         }
     }
-    checkpoints.finish(&mut session, &training, steps, object(json!({ "step": steps })))?;
+    checkpoints.finish(&mut session, &training, &moment(steps))?;
     drop(checkpoints);
     session.finish(end, None)?;
     let (_, weight) = &named_parameters(&model)[0];

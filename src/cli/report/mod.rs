@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::files::write_atomic;
 use crate::plot::{Panels, key_colour, panel_svgs};
 use crate::run::RunFile;
-use crate::run::schema::RECIPE_FILE;
+use crate::run::schema::{RECIPE_FILE, Resumption};
 use crate::{bail_hint, cli::plot};
 use clap::Args;
 use embed::{Budget, bytes_words};
@@ -62,6 +62,7 @@ fn page(report: &Report) -> Result<Markup> {
                     p { (recipe) ", " strong { (report.state) } }
                     @if let Some(error) = &run.error { pre.error { (error) } }
                 }
+                (warnings(report))
                 (parameters(run))
                 @if let Some(curves) = curves { section { h2 { "Curves" } (curves) } }
                 (last_metrics(report))
@@ -114,7 +115,7 @@ fn parameters(run: &RunFile) -> Markup {
 
 /// When and with what the run was made.
 fn how(run: &RunFile) -> Markup {
-    let (resumed, ended) = (run.resumed.join(", "), run.ended.clone().unwrap_or_default());
+    let ended = run.ended.clone().unwrap_or_default();
     let (seed, threads) = (run.seed.to_string(), run.threads.to_string());
     let facts = [
         ("recipe", run.recipe.as_str()),
@@ -123,7 +124,6 @@ fn how(run: &RunFile) -> Markup {
         ("seed", &seed),
         ("device", &run.device),
         ("threads", &threads),
-        ("resumed", &resumed),
     ];
     let known = facts.into_iter().filter(|(_, text)| !text.is_empty());
     let mut rows: Vec<(&str, Markup)> = known.map(|(name, text)| (name, html! { (text) })).collect();
@@ -131,7 +131,38 @@ fn how(run: &RunFile) -> Markup {
         rows.push(("command", html! { code { (run.command.join(" ")) } }));
     }
     rows.extend(run.versions.known().map(|(name, version)| (name, html! { (version) })));
-    html! { section { h2 { "How it was made" } (pairs(rows)) } }
+    html! { section { h2 { "How it was made" } (pairs(rows)) (resumptions(run)) } }
+}
+
+/// Each time that the run was resumed: from where, and what had changed.
+fn resumptions(run: &RunFile) -> Markup {
+    let steps =
+        |r: &Resumption| r.steps.iter().map(|(label, step)| format!("{label}: step {step}")).collect::<Vec<_>>();
+    html! {
+        @if !run.resumed.is_empty() {
+            h3 { "Resumed" }
+            div.scroll { table {
+                thead { tr { th { "when" } th { "command" } th { "from" } th { "what had changed" } } }
+                @for resumption in &run.resumed {
+                    tr {
+                        th scope="row" { (resumption.at) }
+                        td { code { (resumption.command.join(" ")) } }
+                        td { (steps(resumption).join(", ")) }
+                        td { @for change in &resumption.changes { (change) br; } }
+                    }
+                }
+            } }
+        }
+    }
+}
+
+/// What the run warned of while it ran.
+fn warnings(report: &Report) -> Markup {
+    html! {
+        @if !report.warnings.is_empty() {
+            section { h2 { "Warnings" } ul { @for warning in &report.warnings { li { (warning) } } } }
+        }
+    }
 }
 
 fn curves(panels: &Panels) -> Result<Markup> {

@@ -12,12 +12,15 @@ use crate::provenance::ModelProvenance;
 use crate::run::RunFile;
 use crate::run::directory::checkpoints_of_run;
 use crate::run::lock::RunLock;
+use crate::run::log::LOG_FILE;
 use crate::run::metrics::METRICS_FILE;
 use crate::run::schema::RECIPE_FILE;
 use std::path::{Path, PathBuf};
 
 /// The most pictures that the page shows.
 const MOST_PICTURES: usize = 40;
+/// The most warnings that the page shows.
+const MOST_WARNINGS: usize = 30;
 
 /// Everything that the page shows.
 pub struct Report {
@@ -26,6 +29,8 @@ pub struct Report {
     pub state: String,
     pub logged: Run,
     pub evaluation: Option<Evaluation>,
+    /// Lines of the run log that warn of something, each once.
+    pub warnings: Vec<String>,
     /// Names in the run directory.
     pub pictures: Vec<String>,
     pub models: Vec<Folder>,
@@ -75,12 +80,29 @@ pub fn report(dir: &Path) -> Result<Report> {
         run,
         logged,
         evaluation,
+        warnings: optional(&dir.join(LOG_FILE))?.map_or(Vec::new(), |log| warnings(&log)),
         pictures,
         models: models.collect(),
         checkpoints: checkpoints.collect(),
         recipe: optional(&dir.join(RECIPE_FILE))?,
         dir: dir.into(),
     })
+}
+
+/// The warnings in a run log, whose lines begin with date and time.
+fn warnings(log: &str) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for (time, warning) in log.lines().filter_map(|line| line.split_once("  warning: ")) {
+        if !all.iter().any(|known| known.ends_with(warning)) {
+            all.push(format!("{time}: {warning}"));
+        }
+    }
+    let left_out = all.len().saturating_sub(MOST_WARNINGS);
+    all.truncate(MOST_WARNINGS);
+    if left_out > 0 {
+        all.push(format!("… and {left_out} more in {LOG_FILE}"));
+    }
+    all
 }
 
 fn is_run(dir: &Path) -> Result<()> {

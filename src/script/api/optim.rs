@@ -1,7 +1,7 @@
 //! Optimizers, schedules, clipping, weight averages.
 
 use crate::error::{Result, bail, ensure};
-use crate::optim::{self, AdamwOptions, ScheduleKind, ScheduleOptions};
+use crate::optim::{self, AdamwOptions, EmaOptions, ScheduleKind, ScheduleOptions};
 use crate::script::registry::Api;
 use crate::script::types::handles;
 use crate::script::values::{Module, Tensor, call, found, from_json, number, read_options, tensors_by_name};
@@ -108,7 +108,15 @@ mod functions {
     /// An exponential moving average (EMA) of the parameters in float32: the first update copies them,
     /// each later one moves the average towards them by 1 − decay.
     pub fn ema(m: &Module, decay: f64) -> Result<Ema> {
-        Ok(Ema(Rc::new(RefCell::new(optim::Ema::new(m.0.as_ref(), decay)?))))
+        Ok(Ema(Rc::new(RefCell::new(optim::Ema::new(m.0.as_ref(), decay, EmaOptions::default())?))))
+    }
+
+    /// An exponential moving average of the parameters whose decay may rise, as in timm's ModelEmaV3.
+    ///
+    /// Example: `let ema = optim::ema(model, 0.9999, #{ use_warmup: true, warmup_power: 0.75 });`
+    #[script(name = "ema")]
+    pub fn ema_with(m: &Module, decay: f64, options: EmaOptions) -> Result<Ema> {
+        Ok(Ema(Rc::new(RefCell::new(optim::Ema::new(m.0.as_ref(), decay, options)?))))
     }
 }
 
@@ -194,10 +202,21 @@ mod ema {
         Ok(tensors_by_name(ema.0.borrow().named_averages()?))
     }
 
-    /// The decay.
+    /// The decay, in a warm-up the one that it leads to.
     #[script(get)]
     pub fn decay(ema: &Ema) -> f64 {
         ema.0.borrow().decay()
+    }
+
+    /// The decay of the next update after `updates` of them: 0 for the first, which copies the parameters.
+    pub fn decay_after(ema: &Ema, updates: usize) -> f64 {
+        ema.0.borrow().decay_after(updates as u64)
+    }
+
+    /// How many updates there were.
+    #[script(get)]
+    pub fn updates(ema: &Ema) -> usize {
+        ema.0.borrow().updates() as usize
     }
 
     /// The average as text.
