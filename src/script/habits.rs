@@ -57,7 +57,7 @@ pub fn of_function(name: &str) -> Option<&'static str> {
 
 /// How a variable that holds a closure is called: the call at `position` of `text`, rewritten.
 pub fn call_of_variable(name: &str, position: Position, text: &str) -> String {
-    let rest = offset(position, text).map_or("", |start| &text[start..]);
+    let rest = offset(text, position).map_or("", |start| &text[start..]);
     let arguments = rest.find('(').and_then(|open| {
         let mut depth = 0;
         let close = rest[open..].char_indices().find(|(_, c)| {
@@ -76,7 +76,7 @@ pub fn call_of_variable(name: &str, position: Position, text: &str) -> String {
 
 /// What a syntax error comes from and where, if it is a habit or a missing semicolon.
 pub fn of_syntax(kind: &ParseErrorType, position: Position, text: &str) -> Option<(Diagnostic, Position)> {
-    let at = offset(position, text)?;
+    let at = offset(text, position)?;
     let (before, rest) = text.split_at(at);
     let line = before.rsplit('\n').next().unwrap_or_default();
     let word: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
