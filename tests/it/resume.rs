@@ -344,7 +344,7 @@ fn a_changed_byte_in_any_file_of_the_newest_checkpoint_is_named_and_the_one_befo
         let _ = std::fs::remove_dir_all(newest.with_file_name(later));
     }
     let inside = files(&newest);
-    assert_eq!(inside.len(), 11, "{inside:?}");
+    assert_eq!(inside.len(), 13, "{inside:?}");
     let mut rng = StdRng::seed_from_u64(1);
     for (i, file) in inside.iter().enumerate() {
         let name = file.strip_prefix(folder.path("killed")).unwrap();
