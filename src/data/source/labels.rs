@@ -8,6 +8,7 @@
 //! | a list of one value | that value |
 //! | null, NaN, an empty list | -1, none |
 
+use super::names::sort_classes;
 use super::paths;
 use crate::bail_hint;
 use crate::error::{Result, bail};
@@ -253,14 +254,9 @@ pub(super) struct Sorted {
 
 /// Sorts the names of classes and drops repetitions; names that are all numbers are sorted as numbers.
 pub(super) fn sorted(mut names: Vec<String>) -> Sorted {
-    names.sort();
+    names.sort_unstable();
     names.dedup();
-    let number = |name: &String| name.trim().parse::<f64>().ok().filter(|n| n.is_finite());
-    if let Some(numbers) = names.iter().map(number).collect::<Option<Vec<f64>>>() {
-        let mut both: Vec<_> = numbers.into_iter().zip(names).collect();
-        both.sort_by(|a, b| a.0.total_cmp(&b.0));
-        names = both.into_iter().map(|(_, name)| name).collect();
-    }
+    sort_classes(&mut names, |name| name.as_bytes());
     let place = names.iter().enumerate().map(|(i, name)| (name.clone(), i as i32)).collect();
     Sorted { names, place }
 }

@@ -67,17 +67,18 @@ impl Names {
 /// same, then as numbers, so that a class's number is its label wherever the classes are 0, 1, 2, ….
 pub(super) fn sort_classes<T: Ord>(classes: &mut [T], name: impl Fn(&T) -> &[u8]) {
     classes.sort_unstable();
-    let numbers: Option<Vec<u64>> = classes.iter().map(|class| number(name(class))).collect();
+    let numbers: Option<Vec<f64>> = classes.iter().map(|class| number(name(class))).collect();
     let mut numbers = numbers.unwrap_or_default();
-    numbers.sort_unstable();
+    numbers.sort_by(f64::total_cmp);
     numbers.dedup();
     if numbers.len() == classes.len() {
-        classes.sort_by_key(|class| number(name(class)));
+        let value = |class: &T| number(name(class)).unwrap_or_default();
+        classes.sort_by(|a, b| value(a).total_cmp(&value(b)));
     }
 }
 
-/// The number that a name is, in digits alone.
-fn number(name: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(name).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
-    text.parse().ok()
+/// The number that a name is: 12, -1, 0.5.
+fn number(name: &[u8]) -> Option<f64> {
+    let text = std::str::from_utf8(name).ok()?.trim();
+    text.parse().ok().filter(|number: &f64| number.is_finite())
 }
