@@ -137,9 +137,11 @@ fn a_key_at_fault_is_pointed_at_in_nested_maps_and_sums_of_maps() {
     run(line).blames("recipe.rhai:1:59", line, &["option `qk_norm` of nn::blocks: expected true or false"]);
     let line = "optim::adamw(nn::linear(2, 2), #{ groups: [#{ pattern: \"*\", lr_scale: \"big\" }] });";
     run(line).blames("recipe.rhai:1:61", line, &["lr_scale", "expected a number"]);
-    // A map that stands elsewhere is told at the call.
+    // In a variable's map, which `check` finds; and in one that is made, at the call.
     let script = "let o = #{ hidden_sise: 8 };\nnn::blocks(o);";
-    run(script).blames("recipe.rhai:2:5", "nn::blocks(o);", &["unknown option `hidden_sise`"]);
+    run(script).blames("recipe.rhai:1:12", "let o = #{ hidden_sise: 8 };", &["unknown option `hidden_sise`"]);
+    let script = "let o = || #{ hidden_sise: 8 };\nnn::blocks(o.call());";
+    run(script).blames("recipe.rhai:2:5", "nn::blocks(o.call());", &["unknown option `hidden_sise`"]);
 }
 
 #[test]

@@ -241,7 +241,7 @@ fn a_run_a_checkpoint_a_folder_and_a_file_are_loaded_alike() {
     for recipe in ["knn", "linear_probe"] {
         let recipe = repository(&format!("recipes/{recipe}.rhai"));
         let data = format!("data={}", fashion());
-        let given = ["--set", &data, "--set", "model=o", "--set", "train_split=test", "--set", "test_split=test"];
+        let given = ["--set", &data, "--set", "model=o", "--set", "train_split=test", "--set", "held_out_split=test"];
         let words = [&["run", recipe.to_str().unwrap()][..], &given].concat();
         folder.nepa(&words).fails(1).says(&["o holds raw and averaged weights"]);
     }

@@ -120,7 +120,7 @@ finetune::fit(classifier, train, #{ epochs: 1, batch: 4, on_bad: "skip", evaluat
 pretrain::fit(model, train, #{ epochs: 1, batch: 4, on_bad: "skip", evaluate: #{ every_epochs: 1, held_out: val } });
 "#,
     );
-    said.succeeds().says(&["% (1 of 12 images left out)", "s, images left out: 1"]);
+    said.succeeds().says(&["%, in float32 (1 of 12 images left out)", "s, images left out: 1"]);
     let lines = folder.text("o/metrics.jsonl");
     let told = lines.lines().filter(|line| line.contains("\"left_out\":1")).count();
     assert!(told >= 3, "{lines}");

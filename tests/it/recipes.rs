@@ -17,7 +17,10 @@ fn the_quickstart_leaves_a_table_checkpoints_metrics_and_pictures() {
     said.succeeds().prints(&["fine-tuned, lr 0.001: pretrained", "fine-tuned, lr 0.002: scratch", "linear probe"]);
 
     for model in ["pretrained-0", "pretrained-0-ema", "scratch-lr0.001-0", "pretrained-lr0.002-0"] {
-        assert_eq!(folder.names(&format!("out/{model}")), ["config.json", "model.safetensors", "provenance.json"]);
+        assert_eq!(
+            folder.names(&format!("out/{model}")),
+            ["config.json", "model.safetensors", "preprocessor_config.json", "provenance.json"]
+        );
     }
     assert_eq!(folder.json("out/pretrained-0-ema/provenance.json")["weights"], "ema");
     for picture in ["pretraining.png", "top1.png", "augmented.png"] {

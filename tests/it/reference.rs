@@ -41,12 +41,15 @@ fn every_function_with_a_map_of_options_has_them_documented() {
     for f in with_options {
         assert!(!f.options.is_empty(), "the options of {} are not documented", f.signature());
     }
-    // A model's configuration is documented once, under nn::vit_nepa, as the namespace says.
+    // A model's configuration is printed once, under nn::vit_nepa, as the namespace says.
     let about = reference.groups.iter().find(|g| g.0 == "nn").unwrap().1;
     assert!(about.contains("nn::vit_nepa"), "{about}");
     for f in reference.functions.iter().filter(|f| takes(f, "config")) {
-        assert!(f.group == "nn" && f.options.is_empty() == (f.name != "vit_nepa"), "{}", f.signature());
+        assert!(f.group == "nn" && f.options_at == Some(0), "{}", f.signature());
     }
+    let shown = |name| reference.print(Some(name)).unwrap();
+    assert!(shown("nn::vit_nepa").contains("      hidden_size: int"), "{}", shown("nn::vit_nepa"));
+    assert!(shown("nn::mlp").contains("Options: those of nn::vit_nepa"), "{}", shown("nn::mlp"));
 }
 
 #[test]

@@ -317,14 +317,18 @@ const NAME_KEYS: [&str; 5] = ["class_name", "classname", "label_name", "wnid", "
 pub(super) fn in_json(value: &Value) -> Result<JsonClass, String> {
     let text = |key: &&str| value[*key].as_str().map(str::to_string);
     let mut found = JsonClass { label: None, name: NAME_KEYS.iter().find_map(text) };
+    let mut is_without = false;
     for key in LABEL_KEYS {
-        let mut held = &value[key];
+        let Some(mut held) = value.get(key) else { continue };
         if let Some([only]) = held.as_array().map(Vec::as_slice) {
             held = only;
         }
         let label = match held {
-            Value::Null => continue,
-            Value::Array(items) if items.is_empty() => continue,
+            Value::Array(items) if !items.is_empty() => None,
+            Value::Null | Value::Array(_) => {
+                is_without = true;
+                continue;
+            }
             Value::Bool(truth) => Some(i32::from(*truth)),
             Value::Number(n) => match n.as_f64().and_then(whole) {
                 Some(Label::Number(n)) if n != TOO_LARGE => Some(n),
@@ -347,6 +351,10 @@ pub(super) fn in_json(value: &Value) -> Result<JsonClass, String> {
             // Of several labels, the first key's.
             label => found.label = found.label.or(label),
         }
+    }
+    // An image that is said to have no label has none by intention.
+    if is_without && found == JsonClass::default() {
+        found.label = Some(NONE);
     }
     Ok(found)
 }

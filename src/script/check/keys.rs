@@ -10,7 +10,9 @@ use rhai::{Expr, Position};
 /// What is wrong with the keys of a call's options, and where; the words are those of a run.
 pub fn judge(host: &Host, call: &Call, script: &Script) -> Option<(Diagnostic, Position)> {
     let Taken { of, at, options } = options_of(host, call, script)?;
-    let given = literal_keys(call.expression.args.get(at)?, &script.variables);
+    let mut given = literal_keys(call.expression.args.get(at)?, &script.variables);
+    // A run sees them in this order.
+    given.sort_by(|a, b| a.0.cmp(&b.0));
     let names: Vec<&str> = options.iter().map(|option| option.name.as_str()).collect();
     let diagnostic = known_keys("option", &of, given.iter().map(|(key, _)| key.as_str()), &names).err()?;
     let position = given.iter().find(|(key, _)| Some(key) == diagnostic.key.as_ref())?.1;
