@@ -168,6 +168,16 @@ fn a_division_of_integers_that_meets_a_float_is_pointed_out() {
 }
 
 #[test]
+fn a_switch_on_a_caught_error_is_refused() {
+    let script = "try { throw \"a\"; } catch (e) {\n    if true { switch e { \"a\" => 1, _ => 2 } }\n}";
+    let line = "    if true { switch e { \"a\" => 1, _ => 2 } }";
+    refused(script)
+        .at("recipe.rhai:2:15", line)
+        .says(&["no case of this switch ever matches", "switch on e.message, or on e.value"]);
+    run(&script.replace("switch e {", "switch e.value {")).succeeds();
+}
+
+#[test]
 fn what_comes_with_nepa_has_no_warnings() {
     for folder in ["recipes", "examples"] {
         for name in names_in(&repository(folder)).into_iter().filter(|name| name.ends_with(".rhai")) {

@@ -1,6 +1,7 @@
 //! `nepa check`: resolves every import, function and option of a recipe without running it.
 
 mod calls;
+mod caught;
 mod division;
 mod keys;
 mod tree;
@@ -127,6 +128,7 @@ fn visit(
 fn judge(host: &Host, script: &Script, checked: &mut Checked) {
     let problem = |(diagnostic, position)| Problem { diagnostic, file: script.file.clone(), position };
     script.ast.walk(&mut |path: &[ASTNode]| {
+        checked.problems.extend(caught::judge(path.last()).map(problem));
         let Some(call) = Call::of(path.last()) else { return true };
         if call.expression.op_token.is_some() {
             checked.warnings.extend(division::judge(&call, script).map(problem));
