@@ -58,6 +58,14 @@ impl Columns {
     }
 }
 
+/// Whether a table holds images, and labels of them. Where it has several columns of either, the options choose.
+pub(super) fn holds(file: &Path, schema: &Schema, features: Option<&Value>) -> (bool, bool) {
+    let table = Table { file, schema, features };
+    let has_usual = || IMAGE_NAMES.iter().any(|name| table.type_of(name).is_some_and(is_image));
+    let has_images = !table.of_feature("Image", is_image).is_empty() || has_usual();
+    (has_images, table.label("").map_or(true, |(label, _)| label.is_some()))
+}
+
 /// A file's columns, to choose from.
 struct Table<'a> {
     file: &'a Path,

@@ -80,13 +80,7 @@ impl HfDisk {
         let name_file = |i: usize| files[i].display().to_string();
         let (classes, unread) = columns::classes(&dir.display().to_string(), tables, name_file, name_row)?;
         let labels::Classes { labels, names: class_names, .. } = classes;
-        let ends = batches
-            .iter()
-            .scan(0, |end, batch: &Images| {
-                *end += batch.len();
-                Some(*end)
-            })
-            .collect();
+        let ends = super::ends(batches.iter().map(Images::len));
         ensure!(!labels.is_empty(), "{} has no rows", dir.display());
         Ok(Self { dir, split, class_names, labels, unread, batches, ends })
     }

@@ -1,7 +1,7 @@
 //! The IDX format of MNIST and Fashion-MNIST, plain or gzipped: a few big-endian numbers, then the values. Crates for
 //! it bring less (no gzip, one data set, no names) than these lines.
 
-use super::{Source, StoredImage, paths};
+use super::{Source, StoredImage, names, paths};
 use crate::bail_hint;
 use crate::data::image::Image;
 use crate::error::{Context as _, Result, ensure};
@@ -55,22 +55,19 @@ impl Idx {
         );
 
         let classes = labels.iter().copied().max().map_or(0, |l| l as usize + 1);
-        let names_path = dir.join("classes.txt");
-        let class_names = match std::fs::read_to_string(&names_path) {
-            Ok(text) => {
-                let lines = text.trim_start_matches('\u{feff}').lines().map(|l| l.trim().to_string());
-                let names: Vec<String> = lines.filter(|l| !l.is_empty()).collect();
+        let class_names = match names::classes_beside(dir)? {
+            Some((file, names)) => {
                 ensure!(
                     names.len() >= classes,
                     "{} names {} classes, but {} has labels up to {}",
-                    names_path.display(),
+                    file.display(),
                     names.len(),
                     labels_path.display(),
                     classes - 1
                 );
                 names
             }
-            Err(_) => (0..classes).map(|i| i.to_string()).collect(),
+            None => (0..classes).map(|i| i.to_string()).collect(),
         };
         Ok(Self {
             dir: dir.to_path_buf(),

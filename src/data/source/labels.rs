@@ -223,13 +223,14 @@ pub(super) fn classes(
     let mut labels: Vec<i32> = Vec::with_capacity(files.iter().map(Labels::len).sum());
     match kinds.first() {
         Some((_, Kind::Texts)) => {
-            let all = sorted(files.iter().flat_map(|f| f.texts.iter().cloned()).collect());
+            let names = sorted(files.iter().flat_map(|f| f.texts.iter().cloned()).collect());
+            let place_of: HashMap<&String, i32> = names.iter().zip(0..).collect();
             for one in &files {
-                let place: Vec<i32> = one.texts.iter().map(|text| all.place[text]).collect();
+                let place: Vec<i32> = one.texts.iter().map(|text| place_of[text]).collect();
                 labels.extend(one.rows.iter().map(|i| if *i == NONE { NONE } else { place[*i as usize] }));
             }
-            let mapping = Some(mapping(&all.names));
-            Ok(Classes { labels, names: all.names, mapping })
+            let mapping = Some(mapping(&names));
+            Ok(Classes { labels, names, mapping })
         }
         kind => {
             files.into_iter().for_each(|f| labels.extend(f.rows));
@@ -246,19 +247,12 @@ pub(super) fn mapping(names: &[String]) -> String {
     paths::some(&names.iter().enumerate().map(|(i, name)| format!("{name} = {i}")).collect::<Vec<_>>())
 }
 
-/// Texts in the order of their labels.
-pub(super) struct Sorted {
-    pub names: Vec<String>,
-    pub place: HashMap<String, i32>,
-}
-
-/// Sorts the names of classes and drops repetitions; names that are all numbers are sorted as numbers.
-pub(super) fn sorted(mut names: Vec<String>) -> Sorted {
+/// Sorts the names of classes and drops repetitions.
+pub(super) fn sorted(mut names: Vec<String>) -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     sort_classes(&mut names, |name| name.as_bytes());
-    let place = names.iter().enumerate().map(|(i, name)| (name.clone(), i as i32)).collect();
-    Sorted { names, place }
+    names
 }
 
 /// The classes' names: those given, against which every label is checked, else "0" … the highest label.

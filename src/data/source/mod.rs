@@ -47,6 +47,15 @@ fn locate(ends: &[usize], index: usize) -> (usize, usize) {
     (list, index - if list == 0 { 0 } else { ends[list - 1] })
 }
 
+/// The indices after each list's last item, of lists that stand one after the other.
+fn ends(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
+    let sum = |end: &mut usize, length| {
+        *end += length;
+        Some(*end)
+    };
+    lengths.scan(0, sum).collect()
+}
+
 /// How many images each class has, by label, and how many have none.
 pub fn class_counts(source: &dyn Source) -> (Vec<usize>, usize) {
     let (mut counts, mut unlabelled) = (vec![0; source.class_names().len()], 0);

@@ -1,7 +1,8 @@
 //! Millions of short names in one piece of memory.
 
-use crate::error::{Result, ensure};
+use crate::error::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 
 /// Byte strings, one after the other: 4 bytes each beyond their own length.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -81,4 +82,17 @@ pub(super) fn sort_classes<T: Ord>(classes: &mut [T], name: impl Fn(&T) -> &[u8]
 fn number(name: &[u8]) -> Option<f64> {
     let text = std::str::from_utf8(name).ok()?.trim();
     text.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+/// The names of the classes in `classes.txt` or `classnames.txt` in a folder, one a line, and which file it is.
+pub(super) fn classes_beside(dir: &Path) -> Result<Option<(PathBuf, Vec<String>)>> {
+    for file in ["classes.txt", "classnames.txt"].map(|name| dir.join(name)) {
+        if file.is_file() {
+            let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let text = text.trim_start_matches('\u{feff}');
+            let names = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_string).collect();
+            return Ok(Some((file, names)));
+        }
+    }
+    Ok(None)
 }

@@ -101,15 +101,21 @@ fn stem(name: &str) -> &str {
 /// What comes before the number of a shard, the number, and of how many: "train", 3 and 10 of `train-00003-of-00010`.
 fn numbered(stem: &str) -> (String, Option<usize>, Option<usize>) {
     let delimiter = |c: char| matches!(c, '-' | '.' | '_' | ' ');
-    let mut start = 0;
-    for word in stem.split(delimiter) {
-        if !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()) {
-            let rest = &stem[start + word.len()..];
-            let total = rest.strip_prefix("-of-").map(|rest| rest.split(delimiter).next().unwrap_or(rest));
-            let prefix = stem[..start].trim_end_matches(delimiter).to_string();
-            return (prefix, word.parse().ok(), total.and_then(|total| total.parse().ok()));
-        }
-        start += word.len() + 1;
+    let words = stem.split(delimiter).scan(0, |start, word| {
+        let at = *start;
+        *start += word.len() + 1;
+        Some((at, word))
+    });
+    let numbers: Vec<(usize, &str)> =
+        words.filter(|(_, word)| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit())).collect();
+    let total = |(start, word): &(usize, &str)| {
+        let rest = stem[start + word.len()..].strip_prefix("-of-")?;
+        rest.split(delimiter).next()?.parse().ok()
+    };
+    // `imagenet-2012-train-00003-of-00010` has an earlier number, which is no shard's.
+    if let Some(number) = numbers.iter().find(|number| total(number).is_some()).or(numbers.first()) {
+        let prefix = stem[..number.0].trim_end_matches(delimiter).to_string();
+        return (prefix, number.1.parse().ok(), total(number));
     }
     let prefix = stem.trim_end_matches(|c: char| c.is_ascii_digit());
     (prefix.trim_end_matches(delimiter).to_string(), stem[prefix.len()..].parse().ok(), None)

@@ -18,6 +18,17 @@ pub(super) enum Evidence {
     LabelledImages,
 }
 
+impl Evidence {
+    /// What it means that a file has images, and labels.
+    pub fn of((has_images, has_labels): (bool, bool)) -> Self {
+        match (has_images, has_labels) {
+            (false, _) => Self::Nothing,
+            (true, false) => Self::Images,
+            (true, true) => Self::LabelledImages,
+        }
+    }
+}
+
 /// Looks into a file.
 pub(super) type Look = fn(&Path) -> Evidence;
 
@@ -73,13 +84,13 @@ impl Shards {
         }
         let mut passed_over = Vec::new();
         if sets.len() > 1 {
-            sets.retain(|_, set| {
-                let has_images = look(&set[0].path) > Evidence::Nothing;
-                if !has_images {
-                    passed_over.extend(set.iter().map(|shard| relative(dir, &shard.path)));
-                }
-                has_images
-            });
+            let is_empty = |set: &[Shard]| look(&set[0].path) == Evidence::Nothing;
+            let empty: Vec<String> =
+                sets.iter().filter(|(_, set)| is_empty(set)).map(|(name, _)| name.clone()).collect();
+            if empty.len() < sets.len() {
+                let left_out = empty.iter().filter_map(|name| sets.remove(name)).flatten();
+                passed_over.extend(left_out.map(|shard| relative(dir, &shard.path)));
+            }
         }
         if sets.len() > 1 {
             let place = |set: &String| if set.is_empty() { ".".to_string() } else { set.clone() };

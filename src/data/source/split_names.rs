@@ -74,7 +74,7 @@ pub(super) fn choose<'a>(path: &str, wanted: Option<&str>, available: &'a [Strin
         return Ok(found);
     }
     if available.is_empty() {
-        bail_hint!("{path} has no splits, but \"{wanted}\" was asked for"; "open it without naming a split");
+        bail_hint!("{path} has no splits, but \"{wanted}\" was asked for"; "open it without naming a split, or with \"\" for it");
     }
     let near = did_you_mean(wanted, available.iter().map(String::as_str));
     bail_hint!("{path} has no split \"{wanted}\"{near}"; "its splits are: {list}")

@@ -132,13 +132,7 @@ pub fn concat(sources: &[SourceRef]) -> Result<SourceRef> {
             );
         }
     }
-    let ends: Vec<usize> = sources
-        .iter()
-        .scan(0, |end, source| {
-            *end += source.len();
-            Some(*end)
-        })
-        .collect();
+    let ends = super::ends(sources.iter().map(|source| source.len()));
     ensure!(ends.last().is_some_and(|end| *end <= u32::MAX as usize), "concat: too many items");
     Ok(Arc::new(Concat { sources: sources.to_vec(), ends }))
 }

@@ -219,6 +219,7 @@ pub(super) fn refuse_compressed(path: &Path, how: &str) -> Result<()> {
         "zstd" => "zstd -d",
         "bzip2" => "bunzip2",
         "xz" => "unxz",
+        "lz4" => "unlz4",
         _ => "gunzip",
     };
     bail_hint!(

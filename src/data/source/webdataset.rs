@@ -2,7 +2,7 @@
 
 use super::labels;
 use super::listing::{self, FileState, Progress};
-use super::names::Names;
+use super::names::{self, Names};
 use super::samples::{self, Class};
 use super::shard_name::{Kind, compression};
 use super::shards::{Evidence, Shards};
@@ -30,6 +30,8 @@ pub struct WebDataset {
     shards: Vec<Shard>,
     /// The index after each shard's last sample.
     ends: Vec<usize>,
+    /// Whether there are labels that cannot be read.
+    is_unread: bool,
 }
 
 struct Shard {
@@ -84,13 +86,7 @@ impl WebDataset {
         if skipped > 0 {
             listing::note(&format!("{path}: left out {} samples without an image", listing::thousands(skipped)));
         }
-        let ends: Vec<usize> = shards
-            .iter()
-            .scan(0, |end, shard| {
-                *end += shard.index.len();
-                Some(*end)
-            })
-            .collect();
+        let ends = super::ends(shards.iter().map(|shard| shard.index.len()));
         if ends.last().is_none_or(|end| *end == 0) {
             bail_hint!(
                 "{path} holds no images";
@@ -106,12 +102,14 @@ impl WebDataset {
             for index in shards.iter_mut().map(|s| &mut s.index) {
                 index.labels.fill(labels::NONE as u32);
                 index.word_of.fill(NONE);
+                index.words = Names::default();
             }
         } else {
             need_all_labels(path, &shards)?;
         }
+        let is_unread = shards.iter().any(|s| s.index.unread.is_some());
         let class_names = class_names(&mut shards)?;
-        Ok(Self { path: path.to_string(), split, class_names, shards, ends })
+        Ok(Self { path: path.to_string(), split, class_names, shards, ends, is_unread })
     }
 
     /// The shard that holds item `index`, and its index there.
@@ -135,11 +133,7 @@ pub(super) fn look(path: &Path) -> Evidence {
     if compression(&path.to_string_lossy()).is_some() {
         return Evidence::Nothing;
     }
-    match samples::look(path) {
-        (false, _) => Evidence::Nothing,
-        (true, false) => Evidence::Images,
-        (true, true) => Evidence::LabelledImages,
-    }
+    Evidence::of(samples::look(path))
 }
 
 /// Refuses images without a class among images with one.
@@ -245,7 +239,7 @@ impl Index {
 /// The names of the classes: those in `classes.txt` beside the archives, else those in the samples' JSON, else "0" …
 /// the highest label. Samples that give only a name get the name's index in the sorted list as label.
 fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
-    let given = names_beside(shards[0].path.parent().unwrap_or(Path::new(".")))?;
+    let given = names::classes_beside(shards[0].path.parent().unwrap_or(Path::new(".")))?;
     let highest = highest_label(shards)?;
     if let Some((file, names)) = given {
         label_by_words(shards, &names);
@@ -260,7 +254,7 @@ fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
     }
     if highest < 0 {
         let words = shards.iter().flat_map(|s| s.index.words.iter());
-        let names = labels::sorted(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()).names;
+        let names = labels::sorted(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect());
         label_by_words(shards, &names);
         if !names.is_empty() {
             let dir = shards[0].path.parent().unwrap_or(Path::new("."));
@@ -291,13 +285,16 @@ fn class_names(shards: &mut [Shard]) -> Result<Vec<String>> {
 /// Gives samples without a label the index of their class name as label. Says which names are not among `names`.
 fn label_by_words(shards: &mut [Shard], names: &[String]) {
     let (mut unknown, mut example) = (0, None);
+    let mut place: HashMap<&[u8], u32> = HashMap::new();
+    for (i, name) in names.iter().enumerate() {
+        place.entry(name.as_bytes()).or_insert(i as u32);
+    }
     for Shard { path, index, .. } in shards.iter_mut() {
-        let labels: Vec<Option<usize>> =
-            index.words.iter().map(|word| names.iter().position(|n| n.as_bytes() == word)).collect();
+        let known_words: Vec<Option<u32>> = index.words.iter().map(|word| place.get(word).copied()).collect();
         for (label, word) in index.labels.iter_mut().zip(&index.word_of) {
             if *label as i32 == labels::NONE && *word != NONE {
-                let known = labels[*word as usize];
-                *label = known.map_or(u32::MAX, |l| l as u32);
+                let known = known_words[*word as usize];
+                *label = known.unwrap_or(labels::NONE as u32);
                 if known.is_none() {
                     unknown += 1;
                     example.get_or_insert_with(|| {
@@ -333,22 +330,11 @@ fn highest_label(shards: &[Shard]) -> Result<i64> {
     Ok(highest)
 }
 
-fn names_beside(dir: &Path) -> Result<Option<(PathBuf, Vec<String>)>> {
-    for file in ["classes.txt", "classnames.txt"].map(|name| dir.join(name)) {
-        if file.is_file() {
-            let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            let text = text.trim_start_matches('\u{feff}');
-            let names = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_string).collect();
-            return Ok(Some((file, names)));
-        }
-    }
-    Ok(None)
-}
-
 impl Source for WebDataset {
     fn describe(&self) -> String {
         let split = self.split.as_ref().map(|s| format!(", {s}")).unwrap_or_default();
-        format!("{} (WebDataset{split})", self.path)
+        let unread = if self.is_unread { ", labels not read" } else { "" };
+        format!("{} (WebDataset{split}{unread})", self.path)
     }
     fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)

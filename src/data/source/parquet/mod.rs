@@ -67,6 +67,8 @@ struct Shard {
 struct Kept {
     folder: Option<PathBuf>,
     key: PathBuf,
+    /// The kind of listing: each column of images has positions of its own.
+    kind: String,
     /// The state of the shard that they belong to.
     state: FileState,
 }
@@ -147,11 +149,7 @@ pub(super) fn look(path: &Path) -> Evidence {
     let meta = File::open(path).map_err(anyhow::Error::from);
     let meta = meta.and_then(|file| Ok(ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?));
     let Ok(meta) = meta else { return Evidence::Images };
-    match Columns::choose(path, meta.schema(), features(&meta).as_ref(), &TableOptions::default()) {
-        Ok(columns) if columns.label.is_some() => Evidence::LabelledImages,
-        Ok(_) => Evidence::Images,
-        Err(_) => Evidence::Nothing,
-    }
+    Evidence::of(columns::holds(path, meta.schema(), features(&meta).as_ref()))
 }
 
 impl Shard {
@@ -190,6 +188,7 @@ impl Shard {
         let kept = Kept {
             folder: folder.map(Path::to_path_buf),
             key: path.canonicalize().with_context(reading)?,
+            kind: format!("{KIND}-{bytes}"),
             state: FileState::of(&about),
         };
         // Positions from another state of the file are silently dropped: they are found again bit by bit, as rows are
@@ -300,7 +299,7 @@ impl Table {
 impl Kept {
     fn load(&self, groups: &[RowGroup]) -> Option<Vec<Option<Values>>> {
         type Content = (FileState, Vec<Option<Values>>);
-        let (state, values) = listing::load::<Content>(self.folder.as_deref(), KIND, &self.key)?;
+        let (state, values) = listing::load::<Content>(self.folder.as_deref(), &self.kind, &self.key)?;
         let starts = std::iter::once(0).chain(groups.iter().map(|g| g.end));
         let mut rows = groups.iter().zip(starts).map(|(group, start)| group.end - start);
         let fits = |(values, rows): (&Option<Values>, usize)| values.as_ref().is_none_or(|v| v.is_consistent(rows));
@@ -311,7 +310,7 @@ impl Kept {
     fn store(&self, groups: &[RowGroup]) {
         if self.state.is_settled(SystemTime::now()) {
             let values: Vec<Option<&Values>> = groups.iter().map(|g| g.values.get().and_then(Option::as_ref)).collect();
-            listing::store(self.folder.as_deref(), KIND, &self.key, (self.state, values));
+            listing::store(self.folder.as_deref(), &self.kind, &self.key, (self.state, values));
         }
     }
 }

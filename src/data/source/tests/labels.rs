@@ -176,6 +176,27 @@ fn one_of_several_label_columns_is_taken_with_a_word_or_by_name() {
 }
 
 #[test]
+fn a_table_with_several_columns_of_images_or_labels_is_one_beside_other_things_too() {
+    let dir = Dir::new();
+    let image = |seed: usize| -> ArrayRef { Arc::new(LargeBinaryArray::from_iter_values([noise(seed)])) };
+    let label: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let two = RecordBatch::try_from_iter([("front", image(1)), ("back", image(2)), ("label", label)]).unwrap();
+    let features = r#"{"info":{"features":{"front":{"_type":"Image"},"back":{"_type":"Image"}}}}"#;
+    let noted = [("huggingface".to_string(), features.to_string())];
+    let schema = two.schema().as_ref().clone().with_metadata(std::collections::HashMap::from(noted));
+    let table = plain(&two.with_schema(Arc::new(schema)).unwrap());
+    dir.write("d/data/train-00000-of-00001.parquet", &table);
+    dir.write("d/assets/picture.png", "x");
+    dir.write("sets/a/train.parquet", &table);
+    dir.write("sets/b/train.parquet", &table);
+    let several = &["has several columns of images: ", "#{ image: \""];
+    complains(open(&dir.text("d"), None), several);
+    let back = TableOptions { image: Some("back".into()), ..TableOptions::default() };
+    assert!(bytes(&*open_with(&dir.text("d"), None, &back).unwrap(), 0) == noise(2));
+    complains(open(&dir.text("sets"), None), &["holds 2 data sets of .parquet files, in: a, b"]);
+}
+
+#[test]
 fn files_of_a_split_must_agree_on_their_labels() {
     let dir = Dir::new();
     let text = |texts: &[&str]| -> ArrayRef { Arc::new(StringArray::from(texts.to_vec())) };
@@ -238,6 +259,7 @@ fn labels_in_json_and_text() {
         let said = printed();
         let line = format!("0.tar, 000.json \"label\" holds {words}, where a whole number");
         assert!(said[0].contains("no labels are read: in ") && said[0].contains(&line), "{said:?}");
+        assert!(!said.iter().any(|line| line.contains("labels of the names")), "{said:?}");
     }
     assert_eq!(web(&[("json", r#"{"label": 1, "class_name": "owl"}"#), ("json", r#"{"class_name": "owl"}"#)])[1].0, 1);
 }

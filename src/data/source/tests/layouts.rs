@@ -102,6 +102,12 @@ fn incomplete_sets_are_errors_or_said() {
     dir.remove("d/train-00001-of-00003-0a1b.tar");
     dir.write("d/train-00001-of-00002.tar", labelled());
     complains(of_split("d", Some("train")), &["several sets: train-…-of-00002 and train-…-of-00003"]);
+    // Another number before the shard's.
+    for number in ["00000", "00002"] {
+        dir.write(&format!("e/in-2012-train-{number}-of-00003.tar"), labelled());
+    }
+    let what = "in-2012-train-…-of-00003 is incomplete: 2 of 3 shards are there, without 00001";
+    complains(of_split("e", Some("train")), &[what]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use ::parquet::arrow::ArrowWriter;
 use ::parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use ::parquet::file::properties::{WriterProperties, WriterVersion};
 use arrow_array::builder::{BinaryBuilder, Int64Builder, StringBuilder};
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, StructArray};
+use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray};
 use arrow_schema::{DataType, Field, Schema};
 use std::sync::Arc;
 
@@ -170,6 +170,23 @@ fn positions_of_images_are_kept_until_the_shard_changes() {
     write(0..45);
     assert!(!open().is_kept(0));
     is_as_made(&open(), 45);
+}
+
+#[test]
+fn each_column_of_images_has_positions_of_its_own() {
+    let dir = Dir::new();
+    let column = |from: usize| -> ArrayRef { Arc::new(BinaryArray::from_iter_values((from..from + 3).map(noise))) };
+    let two = RecordBatch::try_from_iter([("image", column(0)), ("other", column(50))]).unwrap();
+    let props = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    dir.write("d/train-0.parquet", parquet(&two, props));
+    dir.settle("d");
+    for (name, from) in [("image", 0), ("other", 50), ("image", 0), ("other", 50)] {
+        let options = TableOptions { image: Some(name.into()), ..TableOptions::default() };
+        let source = Parquet::open(&dir.text("d"), None, &options).unwrap();
+        let read: Vec<Vec<u8>> = (0..3).map(|i| bytes(&source, i)).collect();
+        assert!(read == (from..from + 3).map(noise).collect::<Vec<_>>(), "{name}");
+    }
+    assert_eq!(dir.kept().len(), 2);
 }
 
 #[test]
