@@ -66,6 +66,10 @@ macro_rules! bail_hint {
 /// The candidate nearest to `name`, if one is near enough to be what was meant: no edit for names of one or two
 /// letters, one for up to four, else a third of the letters and one. Operators are not names.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    if let Some((_, ours)) = OTHER_NAMES.iter().find(|(theirs, ours)| *theirs == name && candidates.contains(ours)) {
+        return candidates.into_iter().find(|c| c == ours);
+    }
     let lower = name.to_lowercase();
     let allowed = match name.chars().count() {
         0..=2 => return None,
@@ -80,6 +84,32 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, c)| c)
 }
+
+/// Names that other libraries have for what is called otherwise here.
+const OTHER_NAMES: &[(&str, &str)] = &[
+    ("amp", "dtype"),
+    ("batch_size", "batch"),
+    ("bf16", "dtype"),
+    ("depth", "num_hidden_layers"),
+    ("embed_dim", "hidden_size"),
+    ("ema_decay", "ema"),
+    ("fp16", "dtype"),
+    ("grad_accum", "accumulate"),
+    ("grad_clip", "clip_grad_norm"),
+    ("gradient_accumulation_steps", "accumulate"),
+    ("gradient_checkpointing", "recompute"),
+    ("hidden_dim", "hidden_size"),
+    ("in_chans", "num_channels"),
+    ("layer_decay", "llrd"),
+    ("learning_rate", "lr"),
+    ("max_epochs", "epochs"),
+    ("max_grad_norm", "clip_grad_norm"),
+    ("num_classes", "num_labels"),
+    ("num_epochs", "epochs"),
+    ("num_heads", "num_attention_heads"),
+    ("num_workers", "workers"),
+    ("smoothing", "label_smoothing"),
+];
 
 /// "; did you mean `x`?" or nothing.
 pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
@@ -207,6 +237,8 @@ mod tests {
         assert_eq!(nearest("dpeth", names), Some("depth"));
         assert_eq!(nearest("hidden_sise", names), Some("hidden_size"));
         assert_eq!(nearest("learning_rate", names), None);
+        assert_eq!(nearest("learning_rate", ["lr", "warmup"]), Some("lr"));
+        assert_eq!(nearest("num_heads", ["num_labels", "num_attention_heads"]), Some("num_attention_heads"));
     }
 
     #[test]

@@ -22,6 +22,15 @@ pub enum Type {
 }
 
 impl Type {
+    /// Whether values of the type called `name` are among its values.
+    pub fn takes(&self, name: &str) -> bool {
+        match self {
+            Type::Named(own) => own == name,
+            Type::Either(types) => types.iter().any(|of| of.takes(name)),
+            _ => false,
+        }
+    }
+
     /// The type of this name.
     pub const fn named(name: &'static str) -> Self {
         Type::Named(Cow::Borrowed(name))

@@ -34,15 +34,28 @@ pub fn of(error: &clap::Error, arguments: &[String]) -> Option<(String, String)>
             if unexpected == "=" { arguments.get(position + 1).map_or("VALUE", String::as_str) } else { unexpected };
         return say(format!("{key}={}", value.trim_start_matches('=')));
     }
-    let argument = arguments[position].trim_start_matches('-');
-    if let Some((key, value)) = argument.split_once('=').filter(|(key, _)| !key.is_empty()) {
+    let argument = arguments[position].trim_start_matches('-').to_string();
+    let (key, value) = match argument.split_once('=') {
+        Some((key, value)) => (key.to_string(), Some(value.to_string())),
+        None => (argument, arguments.get(position + 1).filter(|next| !next.starts_with("--")).cloned()),
+    };
+    let value = value.unwrap_or("VALUE".into());
+    let declared = declared(recipe);
+    let wanted = key.replace('-', "_");
+    let is_declared = declared.contains(&wanted);
+    if is_declared || (!key.is_empty() && !is_like_an_option(&key)) {
+        let near = nearest(&wanted, declared.iter().map(String::as_str)).map(str::to_string);
+        let key = if is_declared { wanted } else { near.unwrap_or(wanted) };
         return say(format!("{key}={value}"));
     }
-    if !is_like_an_option(unexpected) {
-        let value = arguments.get(position + 1).filter(|next| !next.starts_with("--")).map_or("VALUE", String::as_str);
-        return say(format!("{argument}={value}"));
-    }
     None
+}
+
+/// Names of the parameters in a recipe's own text; none if it cannot be read.
+fn declared(recipe: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(recipe).unwrap_or_default();
+    let calls = text.split("param(").skip(1);
+    calls.filter_map(|call| Some(call.trim_start().strip_prefix('"')?.split('"').next()?.to_string())).collect()
 }
 
 /// Whether an option of `nepa run` was meant: --sett, --devise.
@@ -50,5 +63,5 @@ fn is_like_an_option(argument: &str) -> bool {
     let command = super::Cli::command();
     let run = command.find_subcommand("run").expect("declared");
     let names: Vec<&str> = run.get_arguments().filter_map(|a| a.get_long()).collect();
-    nearest(argument.trim_start_matches('-'), names).is_some()
+    names.contains(&argument) || nearest(argument, names).is_some()
 }

@@ -7,7 +7,7 @@ use rhai::{ParseErrorType, Position};
 /// What to write for a name that is no variable here, if another language has it.
 pub fn of_variable(name: &str) -> Option<&'static str> {
     Some(match name {
-        "None" | "null" | "nil" | "undefined" | "NULL" | "nullptr" => "the empty value is written ()",
+        "None" | "null" | "nil" | "undefined" | "NULL" | "nullptr" => "None is written ()",
         "True" | "TRUE" => "it is written true",
         "False" | "FALSE" => "it is written false",
         "self" => "the map that a function was called on is `this`",
@@ -15,6 +15,7 @@ pub fn of_variable(name: &str) -> Option<&'static str> {
         "def" | "function" | "func" => "a function is written fn name(x) { … }",
         "elif" | "elsif" => "it is written else if",
         "not" => "it is written !: if !done { … }",
+        "assert" => "write if !condition { throw \"what is wrong\"; }",
         "raise" => "an error is raised by throw \"what is wrong\";",
         "pass" => "an empty block is written { }",
         "del" => "a variable ends with its block; map.remove(\"key\") removes a key",
@@ -29,7 +30,7 @@ pub fn of_variable(name: &str) -> Option<&'static str> {
 /// What to write for a function that does not exist here, if PyTorch or Python has it.
 pub fn of_function(name: &str) -> Option<&'static str> {
     Some(match name {
-        "view" | "view_as" => "it is x.reshape([2, -1])",
+        "view" | "view_as" => "use x.reshape([2, -1])",
         "cuda" | "cpu" => "modules and tensors are made on the device of --device; x.to(\"cpu\") moves a tensor",
         "numpy" | "tolist" => "x.to_array() gives the numbers, x.item() the one of a single element",
         "half" | "bfloat16" | "double" | "long" => "it is x.to(\"float32\"), with the name of a dtype",
@@ -49,6 +50,13 @@ pub fn of_function(name: &str) -> Option<&'static str> {
         "no_grad" => "it takes a closure: no_grad(|| …)",
         "requires_grad_" => "module.freeze(\"pattern\") freezes parameters",
         "parameters" => "it is module.named_parameters(), a map by name",
+        "t" | "T" => "use x.transpose(0, 1)",
+        "print" => "it takes one value: print(`loss ${x}`)",
+        "train" => "it is m.train(true), and m.train(false) for evaluation",
+        "Compose" | "ToTensor" => {
+            "transforms are a list, as in [transform::resize(256), …]; images become tensors by themselves"
+        }
+        "DataLoader" => "use data::loader(images, transforms, #{ batch: 128 })",
         "range" => "a range of integers is 0..3, or 0..=3 with its end; range(0, 10, 2) has a step",
         "super" | "__init__" => "there are no classes: nn::define(#{ … }, |m, x| …) makes a module of your own",
         _ => return None,
@@ -71,7 +79,9 @@ pub fn call_of_variable(name: &str, position: Position, text: &str) -> String {
         Some(&rest[open..=open + close.0])
     });
     let arguments = arguments.filter(|a| a.len() <= 40 && !a.contains('\n')).unwrap_or("(…)");
-    format!("`{name}` is a variable; a closure in it is called as {name}.call{arguments}")
+    format!(
+        "`{name}` is a variable: a closure is called as {name}.call{arguments}, a module as {name}.forward{arguments}"
+    )
 }
 
 /// What a syntax error comes from and where, if it is a habit or a missing semicolon.
@@ -86,13 +96,13 @@ pub fn of_syntax(kind: &ParseErrorType, position: Position, text: &str) -> Optio
     if let ParseErrorType::VariableUndefined(name) = kind {
         let hint = match after {
             a if a.starts_with('=') && !a.starts_with("==") && line.trim_end().ends_with(['(', ',']) => {
-                "arguments have no names here: they are given in order, options as a map #{ name: value }"
+                "there are no keyword arguments: give them in order, and options as a map #{ name: value }"
             }
-            a if a.starts_with('"') && name.len() == 1 => "values go into text inside backticks: `loss ${loss}`",
+            a if a.starts_with('"') && name.len() == 1 => "an f-string is written in backticks: `loss ${loss}`",
             a if a.starts_with("for ") && line.trim_end().ends_with('[') => {
-                "a list is made in a loop by list.push(x), or from another: list.map(|x| x * 2)"
+                "there are no list comprehensions: list.map(|x| x * 2), or a loop with list.push(x)"
             }
-            a if a.starts_with('=') && !a.starts_with("==") && !a.starts_with("=>") => "a variable is declared by let",
+            a if a.starts_with('=') && !a.starts_with("==") && !a.starts_with("=>") => "declare it: let x = 3;",
             a if a.starts_with('?') => "a conditional value is written if condition { a } else { b }",
             a if a.starts_with("->") || a.starts_with("=>") || a.starts_with(") =>") => {
                 "a closure is written |x| x + 1"
@@ -102,17 +112,18 @@ pub fn of_syntax(kind: &ParseErrorType, position: Position, text: &str) -> Optio
         return said(&format!("unknown variable `{name}`"), hint);
     }
     let hint = match word.as_str() {
-        "and" => "it is written &&",
-        "or" => "it is written ||",
+        "and" => "write && instead of `and`",
+        "or" => "write || instead of `or`",
         "is" => "equality is written ==, its opposite !=",
         "try" => {
             "try is a statement without a value: declare the variable before it, and assign inside: \
              let x = (); try { x = …; } catch (e) { x = …; }"
         }
+        "eval" => "a model is set to evaluation by m.train(false)",
         "with" => "there are no context managers: functions such as no_grad(|| …) take a closure",
         "var" | "val" => "a variable is declared by let",
         "case" => "a case is written value => expression, and the rest _ => expression",
-        "null" | "nil" | "None" => "the empty value is written ()",
+        "null" | "nil" | "None" => "None is written ()",
         "async" | "await" | "yield" | "class" | "struct" => "the language has no such thing: see rhai.rs/book",
         "if" if line.contains('=') => "a conditional value is written if condition { a } else { b }",
         _ => match rest.chars().next() {
@@ -122,7 +133,7 @@ pub fn of_syntax(kind: &ParseErrorType, position: Position, text: &str) -> Optio
             Some(':') if line.trim_end().ends_with(')') || holds_any(line, &["if ", "for ", "while ", "else"]) => {
                 "a block stands in braces: if x > 1 { … }"
             }
-            Some(':') if line.contains('[') => "a range of positions is written list[1..3], also of a tensor",
+            Some(':') if line.contains('[') => "a slice is written list[1..3], also of a tensor",
             Some(':') if line.trim_start().starts_with("let ") => "types are not declared: let x = 3;",
             Some(',') if message.contains("matching ( in this expression") => "a list of values is an array: [1, 2]",
             Some('+' | '-') if rest.starts_with("++") || rest.starts_with("--") => "it is written x += 1 or x -= 1",

@@ -95,7 +95,7 @@ impl Sources {
     /// Reads a recipe and remembers its text.
     pub fn read_recipe(&self, path: &Path) -> Result<String> {
         if !path.is_file() {
-            let parent = crate::files::folder_of(path);
+            let parent = if path.is_dir() { path } else { crate::files::folder_of(path) };
             let mut names: Vec<String> = std::fs::read_dir(parent)
                 .map(|entries| entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
                 .unwrap_or_default();

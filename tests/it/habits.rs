@@ -16,26 +16,30 @@ fn refused(script: &str) -> Said {
 #[test]
 fn pythons_words_are_translated() {
     let cases = [
-        ("let f = |x| x;\nprint(f(3));", "2:7", "`f` is a variable; a closure in it is called as f.call(3)"),
+        (
+            "let f = |x| x;\nprint(f(3));",
+            "2:7",
+            "`f` is a variable: a closure is called as f.call(3), a module as f.forward(3)",
+        ),
         ("fn apply(g) { g(1, [2, (3)]) }", "1:15", "called as g.call(1, [2, (3)])"),
-        ("let x = ones([4]);\nx.view(2, 2);", "2:3", "it is x.reshape([2, -1])"),
+        ("let x = ones([4]);\nx.view(2, 2);", "2:3", "use x.reshape([2, -1])"),
         ("let x = ones([4]);\nprint(x.shape());", "2:9", "without parentheses: .shape"),
         ("for i in range(3) { }", "1:10", "a range of integers is 0..3"),
-        ("let x = None;", "1:9", "the empty value is written ()"),
+        ("let x = None;", "1:9", "None is written ()"),
         ("let x = True;", "1:9", "it is written true"),
         ("let m = { \"a\": 1 };", "1:14", "a map is written #{ a: 1 }"),
         ("let m = {\n  \"a\": 1,\n  \"b\": 2 };", "2:6", "a map is written #{ a: 1 }"),
-        ("let x = ones([2, 3]);\nx.sum(dim=1);", "2:7", "arguments have no names here"),
-        ("let x = ones([2, 3]);\nx.sum(0, keepdim = true);", "2:10", "arguments have no names here"),
+        ("let x = ones([2, 3]);\nx.sum(dim=1);", "2:7", "there are no keyword arguments"),
+        ("let x = ones([2, 3]);\nx.sum(0, keepdim = true);", "2:10", "there are no keyword arguments"),
         ("let x = try { 1 } catch { 2 };", "1:9", "try is a statement"),
-        ("x = 3;", "1:1", "a variable is declared by let"),
-        ("if true and false { }", "1:9", "it is written &&"),
+        ("x = 3;", "1:1", "declare it: let x = 3;"),
+        ("if true and false { }", "1:9", "write && instead of `and`"),
         ("if not true { }", "1:4", "it is written !"),
         ("let s = 'text';", "1:9", "double quotes"),
         ("# comment\nlet x = 1;", "1:1", "a comment starts with //"),
         ("let x = 1 if true else 2;", "1:11", "if condition { a } else { b }"),
         ("while true: pass", "1:11", "a block stands in braces"),
-        ("print(f\"{1}\");", "1:7", "inside backticks"),
+        ("print(f\"{1}\");", "1:7", "in backticks"),
         ("let t = (1, 2);", "1:11", "a list of values is an array"),
         ("let x = 1;\nx++;", "2:2", "it is written x += 1"),
         ("let x = .5;", "1:9", "a number starts with a digit"),
@@ -44,6 +48,11 @@ fn pythons_words_are_translated() {
         ("let f = lambda x: x;", "1:9", "a closure is written"),
         ("import torch", "1:8", "need no import"),
         ("let x = ones([2]);\nx.cuda();", "2:3", "--device"),
+        ("let m = nn::linear(2, 2);\nm.eval();", "2:3", "m.train(false)"),
+        ("let m = nn::linear(2, 2);\nlet y = m(ones([2]));", "2:9", "a module as m.forward(ones([2]))"),
+        ("print(\"loss\", 3);", "1:1", "print(`loss ${x}`)"),
+        ("data::DataLoader([]);", "1:7", "data::loader"),
+        ("let x = ones([2, 2]);\nx.t();", "2:3", "x.transpose(0, 1)"),
         ("let x = str(3);", "1:9", "`${x}`"),
         ("for (i, x) in enumerate([1]) { }", "1:15", "for (x, i) in list"),
     ];
@@ -90,6 +99,10 @@ fn parameters_given_like_options_are_shown_with_set() {
         said.fails(2).says(&["hint: ", hint]);
         assert!(said.stderr.contains("nepa run r.rhai --help lists"), "{said}");
     }
+    folder.write("s.rhai", "let seeds = param(\"seeds\", 3, \"n\"); let batch_size = param(\"batch_size\", 3, \"n\");");
+    folder.nepa(&["run", "s.rhai", "--seeds", "3"]).fails(2).says(&["--set seeds=3;"]);
+    folder.nepa(&["run", "s.rhai", "--batch-size", "3"]).fails(2).says(&["--set batch_size=3;"]);
+    folder.nepa(&["run", "s.rhai", "--batchsize=3"]).fails(2).says(&["--set batch_size=3;"]);
     folder.nepa(&["run", "r.rhai", "--sett", "lr=1"]).fails(2).says(&["'--set'"]);
 }
 
@@ -141,6 +154,11 @@ fn a_division_of_integers_that_meets_a_float_is_pointed_out() {
         ("let batch = param(\"batch\", 384, \"images\");\nprint(batch / 256 * 3e-4);", "2:13", "drops its remainder"),
         ("let scale = 1 / 256;\nprint(scale * 1e-3);", "1:15", "gives 0"),
         ("let x = 2.0;\nprint(x + 7 / 2);", "2:13", "gives 3"),
+        ("let lr = 3e-4;\nlr *= 64 / 256;", "2:10", "gives 0"),
+        ("let lr = param(\"lr\", 1 / 256, \"rate\");\nprint(lr * 1e-3);", "1:24", "gives 0"),
+        ("let x = ones([2]);\nprint((x * (1 / 3)).shape);", "2:15", "gives 0"),
+        ("loss::cross_entropy(ones([2, 3]), arange(2), #{ label_smoothing: 1 / 10 });", "1:68", "gives 0"),
+        ("let o = #{ label_smoothing: 1 / 10 };\nloss::cross_entropy(ones([2, 3]), arange(2), o);", "1:31", "gives 0"),
     ];
     for (script, place, what) in warned {
         let said = run(script);
@@ -158,6 +176,8 @@ fn a_division_of_integers_that_meets_a_float_is_pointed_out() {
         "print(3e-4 * 384 / 256);",
         "print(7 / 2);",
         "let n = 7 / 2; print(n * 2);",
+        "let n = 64; n *= 64 / 256; let list = [1, 2, 3]; print(list[list.len() / 2] + n);",
+        "optim::cosine(#{ total_steps: 70 / 8 });",
         "let x = 1; x = 2.0; print(x / 256 * 1e-3);",
     ];
     for script in fine {

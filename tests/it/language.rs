@@ -281,6 +281,9 @@ show.call(|| { try { throw "first"; } catch (e) { throw e; } });
 try { throw #{ code: 3 }; } catch (e) { print([e.code, e.value.code]); }
 try { throw "x"; } catch (e) { try { e.code; } catch (e) { print(e.message); } }
 try { throw "x"; } catch (e) { try { e == "x"; } catch (e) { print(e.hint); } }
+for wrong in [|e| "x" == e, |e| ["x"].contains(e), |e| e > 3, |e| e != "x"] {
+    try { throw "x"; } catch (e) { try { wrong.call(e); print("no"); } catch (f) { print(f.message); } }
+}
 "#;
     let said = run(script);
     let lines: Vec<&str> = said.succeeds().stdout.lines().collect();
@@ -298,6 +301,10 @@ try { throw "x"; } catch (e) { try { e == "x"; } catch (e) { print(e.hint); } }
             "[3, 3]",
             "the error has no `code`",
             "compare e.message, or e.value, which is what was thrown",
+            "an error cannot be compared",
+            "an error cannot be compared",
+            "an error cannot be compared",
+            "an error cannot be compared",
         ]
     );
 }

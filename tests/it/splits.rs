@@ -187,7 +187,7 @@ fn classes_that_are_numbers_are_labels_for_any_number_of_classes() {
     for (data, count, assumed) in [("nine", 9, false), ("twelve", 12, false), ("some", 12, true)] {
         let said = evaluated(&folder, data, count, "#{}");
         assert_eq!(said.stdout, "100.0\n", "{data}: {said}");
-        let words = "the model has no class names: class names that are numbers are taken for labels";
+        let words = "the model has no class names: class names that are numbers are taken for the model's labels";
         assert_eq!(said.stderr.contains(words), assumed, "{said}");
     }
     // A model that calls its classes by numbers means those names, not labels.

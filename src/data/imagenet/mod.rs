@@ -70,7 +70,7 @@ pub struct Matched {
     pub labels: Vec<i64>,
     /// The model's names of its classes.
     pub names: Vec<String>,
-    /// What was assumed, where the model has no names: "the outputs are …".
+    /// What was assumed where names do not tell: "the outputs are …".
     pub assumed: Option<&'static str>,
 }
 
@@ -120,7 +120,9 @@ fn match_nameless(source: &dyn Source, count: usize) -> Result<Matched> {
             "say which: give the model's `class_names`, for example those of the images that it was trained on"
         ),
         Some(labels) => {
-            let assumed = (from.len() < count).then_some("class names that are numbers are taken for labels");
+            let plain = from.iter().enumerate().all(|(label, name)| *name == label.to_string());
+            let assumed = (from.len() < count || !plain)
+                .then_some("class names that are numbers are taken for the model's labels");
             let all = || (0..count).map(|label| label.to_string()).collect();
             let names = if from.len() == count { from.to_vec() } else { all() };
             Ok(Matched { labels, names, assumed })
@@ -160,8 +162,12 @@ fn match_names(source: &dyn Source, names: Vec<String>) -> Result<Matched> {
         let all = numbers(from).filter(|all| all.iter().all(|n| (0..count as i64).contains(n)))?;
         names.iter().all(|name| numbers(std::slice::from_ref(name)).is_none()).then_some(all)
     };
-    if let Some(labels) = labels.or_else(labels_of_numbers) {
+    if let Some(labels) = labels {
         return Ok(Matched::known(labels, names));
+    }
+    if let Some(labels) = labels_of_numbers() {
+        let assumed = Some("the images' classes are numbers, which are taken for the model's labels");
+        return Ok(Matched { labels, names, assumed });
     }
     let unknown: Vec<String> = from.iter().filter(|n| find(n).is_none()).cloned().collect();
     bail_hint!(

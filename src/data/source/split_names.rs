@@ -64,13 +64,14 @@ pub(super) fn choose<'a>(path: &str, wanted: Option<&str>, available: &'a [Strin
         let example = available.first().map_or("train", String::as_str);
         bail_hint!("{path} has several splits: {list}"; "name the one to open, for example \"{example}\"");
     };
-    if let Some(found) = matching(path, wanted, available)? {
-        return Ok(found);
+    let mut found = matching(path, wanted, available)?;
+    if found.is_none() && group(wanted) == Some(VALIDATION) {
+        found = of_group(path, wanted, TEST, available)?;
     }
-    if group(wanted) == Some(VALIDATION)
-        && let Some(found) = of_group(path, wanted, TEST, available)?
-    {
-        listing::note_once(&format!("{path} has no split \"{wanted}\": took \"{found}\""));
+    if let Some(found) = found {
+        if !found.eq_ignore_ascii_case(wanted) {
+            listing::note_once(&format!("{path} has no split \"{wanted}\": took \"{found}\""));
+        }
         return Ok(found);
     }
     if available.is_empty() {

@@ -1,11 +1,11 @@
 //! Errors that a script has caught: one kind of value, whatever went wrong.
 
 use crate::error::{Diagnostic, Result};
-use crate::script::error::Caught;
+use crate::script::error::{Caught, to_rhai};
 use crate::script::registry::Api;
 use crate::script::types::handles;
 use nepa_macros::functions;
-use rhai::{Dynamic, Map};
+use rhai::{Dynamic, EvalAltResult, Map, Position};
 
 handles! { "Error": Caught; }
 
@@ -15,6 +15,12 @@ pub fn register(api: &mut Api<'_>) {
          with its place.",
         functions::register,
     );
+    // An error is not what was thrown: without these, every comparison of the two would be false.
+    for operator in ["==", "!=", "<", "<=", ">", ">="] {
+        api.engine.register_fn(operator, |_: Caught, _: Dynamic| refuse_comparison());
+        api.engine.register_fn(operator, |_: Dynamic, _: Caught| refuse_comparison());
+        api.engine.register_fn(operator, |_: Caught, _: Caught| refuse_comparison());
+    }
 }
 
 #[functions]
@@ -83,22 +89,9 @@ mod functions {
     pub fn to_string(error: &Caught) -> String {
         error.error.message.clone()
     }
-
-    /// Refused: an error is not the text that was thrown.
-    #[script(name = "==")]
-    pub fn equal(_error: &Caught, _other: Dynamic) -> Result<bool> {
-        Err(not_compared())
-    }
-
-    /// Refused: an error is not the text that was thrown.
-    #[script(name = "!=")]
-    pub fn unequal(_error: &Caught, _other: Dynamic) -> Result<bool> {
-        Err(not_compared())
-    }
 }
 
-fn not_compared() -> crate::error::Error {
-    Diagnostic::new("an error cannot be compared")
-        .hint("compare e.message, or e.value, which is what was thrown")
-        .into()
+fn refuse_comparison() -> std::result::Result<bool, Box<EvalAltResult>> {
+    let wrong = Diagnostic::new("an error cannot be compared");
+    Err(to_rhai(wrong.hint("compare e.message, or e.value, which is what was thrown").into(), Position::NONE))
 }

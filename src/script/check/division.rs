@@ -17,13 +17,31 @@ enum Number {
 /// What to say of an operator's call, and where.
 pub fn judge(call: &Call, script: &Script) -> Option<(Diagnostic, Position)> {
     let [left, right] = call.expression.args.as_slice() else { return None };
-    let numbers = (number(left, &script.variables, 0)?, number(right, &script.variables, 0)?);
-    let (value, position) = match numbers {
-        (Number::Quotient(value, position), Number::Float) | (Number::Float, Number::Quotient(value, position)) => {
-            (value, position)
-        }
-        _ => return None,
-    };
+    if !["+", "-", "*", "/", "**", "%"].contains(&call.expression.name.as_str()) {
+        return None;
+    }
+    let number = |side| number(side, &script.variables, 0);
+    meeting(number(left), number(right)).or_else(|| meeting(number(right), number(left)))
+}
+
+/// What to say of `x *= 64 / 256`.
+pub fn judge_assignment(left: &Expr, right: &Expr, script: &Script) -> Option<(Diagnostic, Position)> {
+    let before = number(script.variables.first_value(left), &script.variables, 0);
+    meeting(number(right, &script.variables, 0), before)
+}
+
+/// What to say of a value that is used as a float.
+pub fn judge_float(value: &Expr, variables: &Variables) -> Option<(Diagnostic, Position)> {
+    meeting(number(value, variables, 0), Some(Number::Float))
+}
+
+/// What to say of a quotient that meets `other`; a quotient of literals is meant for no integer, so that `None`, which
+/// may be a tensor, counts as a float.
+fn meeting(quotient: Option<Number>, other: Option<Number>) -> Option<(Diagnostic, Position)> {
+    let Some(Number::Quotient(value, position)) = quotient else { return None };
+    if !matches!((other, value), (Some(Number::Float), _) | (None, Some(_))) {
+        return None;
+    }
     let result = value.map_or("drops its remainder".to_string(), |value| format!("gives {value}"));
     let warning = Diagnostic::new(format!("this division of integers {result}, which then meets a float"))
         .hint("divide floats: 1.0 / 256, or x.to_float() / 256");
@@ -43,8 +61,8 @@ fn number(expression: &Expr, variables: &Variables, depth: usize) -> Option<Numb
         // Its value may be another, but not its type.
         Expr::FnCall(call, _) if call.name == "param" && call.args.len() >= 2 => {
             Some(match number(&call.args[1], variables, depth + 1)? {
-                Number::Float => Number::Float,
-                _ => Number::Int(None),
+                Number::Int(_) => Number::Int(None),
+                other => other,
             })
         }
         Expr::FnCall(call, position) if call.op_token.is_some() => operation(call, *position, variables, depth),

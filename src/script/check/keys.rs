@@ -1,22 +1,32 @@
 //! Whether the options that a call is given exist, as far as they are written out.
 
+use super::division;
 use super::tree::{Call, Script};
 use super::variables::Variables;
 use crate::error::Diagnostic;
 use crate::options::{OptionDoc, known_keys};
 use crate::script::Host;
-use rhai::{Expr, Position};
+use rhai::{Expr, Ident, Position};
 
 /// What is wrong with the keys of a call's options, and where; the words are those of a run.
 pub fn judge(host: &Host, call: &Call, script: &Script) -> Option<(Diagnostic, Position)> {
     let Taken { of, at, options } = options_of(host, call, script)?;
-    let mut given = literal_keys(call.expression.args.get(at)?, &script.variables);
+    let mut given = literal_entries(call.expression.args.get(at)?, &script.variables);
     // A run sees them in this order.
-    given.sort_by(|a, b| a.0.cmp(&b.0));
+    given.sort_by(|a, b| a.0.name.cmp(&b.0.name));
     let names: Vec<&str> = options.iter().map(|option| option.name.as_str()).collect();
     let diagnostic = known_keys("option", &of, given.iter().map(|(key, _)| key.as_str()), &names).err()?;
-    let position = given.iter().find(|(key, _)| Some(key) == diagnostic.key.as_ref())?.1;
+    let position = given.iter().find(|(key, _)| Some(key.as_str()) == diagnostic.key.as_deref())?.0.pos;
     Some((diagnostic, position))
+}
+
+/// Divisions of integers among the options of a call that are floats: `lr: 1 / 10`.
+pub fn judge_divisions(host: &Host, call: &Call, script: &Script) -> Vec<(Diagnostic, Position)> {
+    let Some(Taken { at, options, .. }) = options_of(host, call, script) else { return Vec::new() };
+    let Some(given) = call.expression.args.get(at) else { return Vec::new() };
+    let is_float = |key: &str| options.iter().any(|option| option.name == key && option.of.takes("float"));
+    let floats = literal_entries(given, &script.variables).into_iter().filter(|(key, _)| is_float(key.as_str()));
+    floats.filter_map(|(_, value)| division::judge_float(value, &script.variables)).collect()
 }
 
 /// The options of a function.
@@ -58,12 +68,12 @@ fn options_of<'a>(host: &'a Host, call: &Call, script: &Script) -> Option<Taken<
     Some(Taken { of, at, options: taking.iter().flat_map(|f| &f.options).collect() })
 }
 
-/// The keys that a map is written with: a literal, a variable that holds one, or a sum of such.
-fn literal_keys(value: &Expr, variables: &Variables) -> Vec<(String, Position)> {
+/// The entries that a map is written with: a literal, a variable that holds one, or a sum of such.
+fn literal_entries<'a>(value: &'a Expr, variables: &'a Variables) -> Vec<(&'a Ident, &'a Expr)> {
     match variables.resolve(value) {
-        Expr::Map(map, _) => map.0.iter().map(|(name, _)| (name.name.to_string(), name.pos)).collect(),
+        Expr::Map(map, _) => map.0.iter().map(|(name, value)| (name, value)).collect(),
         Expr::FnCall(sum, _) if sum.name == "+" => {
-            sum.args.iter().flat_map(|part| literal_keys(part, variables)).collect()
+            sum.args.iter().flat_map(|part| literal_entries(part, variables)).collect()
         }
         _ => Vec::new(),
     }

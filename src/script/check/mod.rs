@@ -129,6 +129,12 @@ fn judge(host: &Host, script: &Script, checked: &mut Checked) {
     let problem = |(diagnostic, position)| Problem { diagnostic, file: script.file.clone(), position };
     script.ast.walk(&mut |path: &[ASTNode]| {
         checked.problems.extend(caught::judge(path.last()).map(problem));
+        if let Some(ASTNode::Stmt(Stmt::Assignment(assignment))) = path.last()
+            && assignment.0.is_op_assignment()
+        {
+            let (left, right) = (&assignment.1.lhs, &assignment.1.rhs);
+            checked.warnings.extend(division::judge_assignment(left, right, script).map(problem));
+        }
         let Some(call) = Call::of(path.last()) else { return true };
         if call.expression.op_token.is_some() {
             checked.warnings.extend(division::judge(&call, script).map(problem));
@@ -136,6 +142,7 @@ fn judge(host: &Host, script: &Script, checked: &mut Checked) {
             checked.calls += 1;
             let wrong = calls::judge(host, &call, script).map(|diagnostic| (diagnostic, call.position));
             checked.problems.extend(wrong.or_else(|| keys::judge(host, &call, script)).map(problem));
+            checked.warnings.extend(keys::judge_divisions(host, &call, script).into_iter().map(problem));
         }
         true
     });

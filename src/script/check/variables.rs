@@ -3,12 +3,17 @@
 use rhai::{AST, ASTNode, Expr, Stmt};
 use std::collections::{HashMap, HashSet};
 
-/// The variables of a script that keep what they were declared with.
+/// The variables of a script, and what they were declared with.
 #[derive(Default)]
-pub struct Variables(HashMap<String, Expr>);
+pub struct Variables {
+    kept: HashMap<String, Expr>,
+    /// What those are declared with that change.
+    changed: HashMap<String, Expr>,
+}
 
 impl Variables {
-    /// Those declared once, and never assigned, called on, or shadowed by a parameter or a loop's variable.
+    /// Those are kept that are declared once, and never assigned, called on, or shadowed by a parameter or a loop's
+    /// variable.
     pub fn of(ast: &AST, text: &str) -> Self {
         let mut declared: HashMap<String, Expr> = HashMap::new();
         let mut changed: HashSet<String> = HashSet::new();
@@ -39,14 +44,18 @@ impl Variables {
             }
             true
         });
-        declared.retain(|name, _| !changed.contains(name));
-        Self(declared)
+        let (changed, kept) = declared.into_iter().partition(|(name, _)| changed.contains(name));
+        Self { kept, changed }
     }
 
-    /// What an expression is: of a variable, what it was declared with.
+    /// What an expression is: of a variable that is kept, what it was declared with.
     pub fn resolve<'a>(&'a self, expression: &'a Expr) -> &'a Expr {
-        let held = name_of(expression).and_then(|name| self.0.get(name));
-        held.unwrap_or(expression)
+        name_of(expression).and_then(|name| self.kept.get(name)).unwrap_or(expression)
+    }
+
+    /// What a variable held first, also if it changes.
+    pub fn first_value<'a>(&'a self, expression: &'a Expr) -> &'a Expr {
+        name_of(expression).and_then(|name| self.changed.get(name)).unwrap_or(expression)
     }
 }
 
