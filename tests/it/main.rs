@@ -31,6 +31,7 @@ mod finetune;
 mod functions;
 mod habits;
 mod imagenet;
+mod kept;
 mod language;
 mod left_out;
 mod loader;
