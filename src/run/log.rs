@@ -5,7 +5,7 @@ use crate::provenance::timestamp;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 /// The log's name in a run directory.
@@ -14,7 +14,8 @@ pub const LOG_FILE: &str = "run.log";
 const MOST_WAITING: usize = 10_000;
 
 struct RunLog {
-    file: Option<File>,
+    /// The run directory and the file in it.
+    file: Option<(PathBuf, File)>,
     waiting: VecDeque<String>,
 }
 
@@ -26,7 +27,7 @@ fn locked() -> MutexGuard<'static, RunLog> {
 
 impl RunLog {
     fn flush(&mut self) {
-        let Some(file) = &mut self.file else { return };
+        let Some((_, file)) = &mut self.file else { return };
         while let Some(line) = self.waiting.front() {
             // One write per line: a killed run leaves whole lines. A failed write (a full disk) is retried with the
             // next line.
@@ -42,9 +43,14 @@ impl RunLog {
 pub fn open(dir: &Path) -> std::io::Result<()> {
     let file = OpenOptions::new().create(true).append(true).open(dir.join(LOG_FILE))?;
     let mut log = locked();
-    log.file = Some(file);
+    log.file = Some((dir.to_path_buf(), file));
     log.flush();
     Ok(())
+}
+
+/// The run directory that has the log, once it has.
+pub fn directory() -> Option<PathBuf> {
+    locked().file.as_ref().map(|(dir, _)| dir.clone())
 }
 
 /// Adds a line, or several.
