@@ -1,14 +1,16 @@
 //! `nepa run`
 
-use super::{Cli, FAILED, RunArgs, launcher};
+use super::{Cli, DIST_TIMEOUT, FAILED, RunArgs, launcher};
 use crate::bail_hint;
 use crate::device;
 use crate::dist::{self, ClusterEnvironment, Hooks, RankFacts, Rendezvous};
-use crate::error::Result;
+use crate::error::{Result, last_panic};
+use crate::output::{err, out, to_stderr};
+use crate::provenance::timestamp;
 use crate::run::progress::note_line;
 use crate::run::signals::Interrupt;
 use crate::run::writer::wait_for_writers;
-use crate::run::{Allowed, RunFile, RunInfo, RunState, Session, directory};
+use crate::run::{Allowed, RunFile, RunInfo, RunState, Session, directory, log};
 use crate::script::error::ScriptError;
 use crate::script::{Checked, Declared, Failure, Host, Params, finish_run, start_run, type_of};
 use clap::CommandFactory;
@@ -33,9 +35,8 @@ pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
 /// Runs the recipe in this process. Reports an error, and returns its exit code.
 fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::result::Result<u8, u8> {
     shorten_openmp_spin();
-    let interrupt = Interrupt::listen();
     launcher::end_with_launcher();
-    let interrupt = interrupt.map_err(|e| fail(&ScriptError::of_rust(&e), None))?;
+    let interrupt = Interrupt::default();
     let host = host(interrupt.clone());
     if args.help {
         return Ok(help(&args, &host));
@@ -60,7 +61,7 @@ fn prepare_with_all_ranks(args: &mut RunArgs, host: &Host) -> std::result::Resul
         (Ok(_), Err(e)) => Err(fail(&ScriptError::of_rust(&e), None)),
         (Err(text), agreed) => {
             if agreed.unwrap_or(true) {
-                eprint!("{}{text}", dist::rank_prefix());
+                to_stderr(&format!("{}{text}", dist::rank_prefix()));
             }
             Err(FAILED)
         }
@@ -72,36 +73,55 @@ struct Outcome {
     exit_code: u8,
     state: RunState,
     error: Option<String>,
+    /// The error as it is to be shown, unless another rank shows it.
+    shown: String,
 }
 
-/// Runs the recipe; its error is shown.
+/// Runs the recipe.
 fn execute(host: &Host, prepared: &Prepared, interrupt: &Interrupt) -> Outcome {
-    let interrupted = |code: i32| Outcome { exit_code: code as u8, state: RunState::Interrupted, error: None };
-    let failed = |exit_code, message| Outcome { exit_code, state: RunState::Failed, error: Some(message) };
+    let ended = |state, exit_code, error| Outcome { exit_code, state, error, shown: String::new() };
+    let interrupted = |code: i32| ended(RunState::Interrupted, code as u8, None);
     match catch_unwind(AssertUnwindSafe(|| host.run(&prepared.ast, &prepared.recipe))) {
-        Ok(Ok(())) => Outcome { exit_code: 0, state: RunState::Finished, error: None },
+        Ok(Ok(())) => ended(RunState::Finished, 0, None),
         Ok(Err(Failure::Interrupted(code))) => interrupted(code),
         Ok(Err(Failure::Error(report))) => match interrupt.exit_code() {
             // The other ranks' errors about one that a signal ended are not the cause.
             Some(code) if dist::lost_exited_peer() => interrupted(code),
             _ => {
-                if dist::report_failure(&report.message) {
-                    eprint!("{}{}", dist::rank_prefix(), report.render(&host.sources));
-                }
-                failed(FAILED, report.message)
+                let shown = match dist::report_failure(&report.message) {
+                    true => format!("{}{}", dist::rank_prefix(), report.render(&host.sources)),
+                    false => String::new(),
+                };
+                Outcome { shown, ..ended(RunState::Failed, FAILED, Some(report.message)) }
             }
         },
         Err(_) => {
-            dist::report_failure("internal fault");
-            failed(INTERNAL_FAULT, "internal fault".to_string())
+            // The panic hook has shown it.
+            let message = last_panic().unwrap_or_else(|| "internal fault".to_string());
+            dist::report_failure(&message);
+            ended(RunState::Failed, INTERNAL_FAULT, Some(message))
         }
     }
 }
 
-/// Records how the run ended, and prints where it is and how to resume it. Returns the exit code.
+/// Called before a process whose script hangs is ended for another's failure: finishes its checkpoint, and records how
+/// the run ended.
+fn conclude_hanging(error: &str) {
+    wait_for_writers(dist::WRITING);
+    let Some(dir) = log::directory() else { return };
+    log::write(&format!("---- {}: {error}", RunState::Failed));
+    let Ok(mut run) = RunFile::read(&dir) else { return };
+    if run.state == RunState::Running {
+        (run.state, run.ended, run.error) = (RunState::Failed, Some(timestamp()), Some(error.to_string()));
+        let _ = run.write(&dir);
+    }
+}
+
+/// Records how the run ended, then prints it, where the run is and how to resume it. Returns the exit code.
 fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 {
-    let Outcome { exit_code, state, error } = outcome;
+    let Outcome { exit_code, state, error, shown } = outcome;
     let finished = finish_run(state, error.as_deref());
+    to_stderr(&shown);
     if state != RunState::Failed {
         dist::shutdown(state == RunState::Interrupted);
     }
@@ -113,13 +133,14 @@ fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 
         Err(e) => return fail(&ScriptError::of_rust(&e), Some(host)).max(exit_code),
     };
     match (state, &dir) {
-        (RunState::Interrupted, Some(dir)) => eprintln!("interrupted; what was saved is in {}", dir.display()),
-        (RunState::Interrupted, None) => eprintln!("interrupted"),
-        (_, Some(dir)) => eprintln!("run directory: {}", dir.display()),
+        (RunState::Interrupted, Some(dir)) => err!("interrupted; what was saved is in {}", dir.display()),
+        (RunState::Interrupted, None) => err!("interrupted"),
+        (_, Some(dir)) => err!("run directory: {}", dir.display()),
         (_, None) => {}
     }
     if let Some(dir) = dir.filter(|dir| state != RunState::Finished && !directory::checkpoints_of_run(dir).is_empty()) {
-        eprintln!("to resume from its last checkpoint: {}", resuming_command(args, recipe, &dir));
+        let stdlib = host.sources.stdlib();
+        err!("to resume from its last checkpoint: {}", resuming_command(args, stdlib, recipe, &dir));
     }
     exit_code
 }
@@ -135,7 +156,7 @@ struct Prepared {
 /// Finds the other ranks, if any.
 fn open_rendezvous(args: &RunArgs) -> Result<Option<Rendezvous>> {
     let Some(environment) = ClusterEnvironment::from_env()? else { return Ok(None) };
-    let hooks = Hooks { note: note_line, before_exit: || wait_for_writers(Duration::from_secs(60)) };
+    let hooks = Hooks { note: note_line, before_exit: conclude_hanging };
     Rendezvous::open(environment, Duration::from_secs(args.dist_timeout), hooks).map(Some)
 }
 
@@ -153,7 +174,7 @@ fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, Str
         return Err(checked.problems.iter().map(|problem| host.render_problem(problem)).collect());
     }
     if dist::is_rank0() {
-        checked.warnings.iter().for_each(|warning| eprint!("{}", host.render_warning(warning)));
+        checked.warnings.iter().for_each(|warning| to_stderr(&host.render_warning(warning)));
     }
     let device = device::choose(args.device.as_deref(), dist::local_rank(), dist::local_world_size());
     let device = device.map_err(|e| render(ScriptError::of_rust(&e)))?;
@@ -247,14 +268,25 @@ fn choose(args: &RunArgs) -> Result<Choices> {
     Ok(Choices { set, seed: args.seed.or(Some(run.seed)), out: Some(dir) })
 }
 
-/// The command that resumes a run.
-fn resuming_command(args: &RunArgs, recipe: &Path, dir: &Path) -> String {
+/// The command that resumes a run in the same way.
+fn resuming_command(args: &RunArgs, stdlib: Option<&Path>, recipe: &Path, dir: &Path) -> String {
     let quoted = |word: String| match word.chars().all(|c| c.is_alphanumeric() || "-_./:=+,@%".contains(c)) {
         true => word,
         false => format!("'{}'", word.replace('\'', "'\\''")),
     };
     let mut words = vec!["nepa".to_string(), "run".into(), quoted(recipe.display().to_string())];
     words.extend(["--resume".into(), quoted(dir.display().to_string())]);
+    // An attempt that did not come to a step has left no trace in the run, nor what was to be changed.
+    let command: Vec<String> = std::env::args().collect();
+    let knows = |run: RunFile| run.resumed.last().map_or(run.command == command, |last| last.command == command);
+    if !RunFile::read(dir).is_ok_and(knows) {
+        words.extend(args.set.iter().flat_map(|(name, value)| ["--set".into(), quoted(format!("{name}={value}"))]));
+        words.extend(args.seed.iter().flat_map(|seed| ["--seed".into(), seed.to_string()]));
+        words.extend(args.allow_change.iter().flat_map(|name| ["--allow-change".into(), quoted(name.clone())]));
+    }
+    if let Some(folder) = stdlib {
+        words.extend(["--stdlib".into(), quoted(folder.display().to_string())]);
+    }
     if let Some(device) = &args.device {
         words.extend(["--device".into(), quoted(device.clone())]);
     }
@@ -263,6 +295,9 @@ fn resuming_command(args: &RunArgs, recipe: &Path, dir: &Path) -> String {
     }
     if std::env::var_os(dist::STORE_FD).is_some() {
         words.extend(["--nproc".into(), dist::world_size().to_string()]);
+    }
+    if dist::world_size() > 1 && args.dist_timeout != DIST_TIMEOUT {
+        words.extend(["--dist-timeout".into(), args.dist_timeout.to_string()]);
     }
     words.join(" ")
 }
@@ -289,7 +324,7 @@ fn shorten_openmp_spin() {}
 
 fn fail(report: &ScriptError, host: Option<&Host>) -> u8 {
     let none = crate::script::Sources::new(None);
-    eprint!("{}{}", dist::rank_prefix(), report.render(host.map_or(&none, |h| &h.sources)));
+    to_stderr(&format!("{}{}", dist::rank_prefix(), report.render(host.map_or(&none, |h| &h.sources))));
     FAILED
 }
 
@@ -318,6 +353,7 @@ fn start(
         }
         rendezvous.connect(device)?;
     }
+    interrupt.listen()?;
     adopt_choices(&mut args)?;
     let seed = args.seed.unwrap_or(0);
     let params = Params::new(&args.set, &checked.params)?;

@@ -28,6 +28,8 @@ pub struct Checkpoints {
     /// What a signal to any rank has asked for after the last step.
     requested: Option<SignalRequest>,
     settings: Settings,
+    /// Whether this attempt is part of the run: its loop has come to a step.
+    goes_on: bool,
 }
 
 /// The checkpoint to resume from, as rank 0 tells the others.
@@ -68,6 +70,7 @@ impl Checkpoints {
             signals: SignalPoll::default(),
             requested: None,
             settings: Settings::default(),
+            goes_on: false,
         })
     }
 
@@ -86,7 +89,7 @@ impl Checkpoints {
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.fixed.clone()))?;
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.changeable.clone()))?;
         let Some(Found { dir, state, changes, allowed }) = self.find(session)? else {
-            session.dir()?.go_on()?;
+            self.go_on(session)?;
             return Ok(None);
         };
         snapshot::restore(&dir, training)?;
@@ -95,11 +98,11 @@ impl Checkpoints {
         }
         let GeneratorState { seed, drawn } = state.rng;
         random::set_state(random::State { seed, drawn, samples: Positions::default() });
-        if dist::is_rank0() {
+        dist::on_rank0(&format!("the resuming of {}", self.label), || {
             let run = session.dir()?;
             run.set_logged(&snapshot::read_metrics(&dir)?)?;
-            run.loop_resumed(&self.label, state.step, &changes, allowed)?;
-        }
+            run.loop_resumed(&self.label, state.step, &changes, allowed)
+        })?;
         note_line(&format!("{}: resumed from step {} ({})", self.label, state.step, dir.display()));
         for change in changes {
             note_line(&format!("  {change}"));
@@ -132,10 +135,19 @@ impl Checkpoints {
         Ok(serde_json::from_value(found)?)
     }
 
+    /// The first time, makes this attempt part of the run.
+    fn go_on(&mut self, session: &mut Session) -> Result<()> {
+        if !std::mem::replace(&mut self.goes_on, true) {
+            let dir = session.dir()?;
+            dist::on_rank0(&format!("the start of {}", self.label), || dir.go_on())?;
+        }
+        Ok(())
+    }
+
     /// Call this after every step: returns whether a checkpoint is due, by the number of steps or because a signal to
     /// any rank asks for it. All ranks get the same answer.
     pub fn is_due(&mut self, session: &mut Session, step: i64) -> Result<bool> {
-        session.dir()?.go_on()?;
+        self.go_on(session)?;
         self.writer.poll();
         self.interrupt.hold(true);
         self.requested = self.signals.step(&self.interrupt)?;
@@ -146,23 +158,18 @@ impl Checkpoints {
     /// then ends.
     pub fn save(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: Moment) -> Result<()> {
         let requested = self.requested.take();
-        match requested {
-            // A process that ends before rank 0 has saved might take rank 0 down.
-            Some(request) => {
-                dist::on_rank0(&format!("the checkpoint of {} at step {}", self.label, moment.step), || {
-                    let step = moment.step;
-                    let saved = self.begin_save(session, training, moment);
-                    self.unless_stopping(request, saved)?;
-                    self.writer.wait();
-                    if let Some(Checkpoint { path, .. }) = self.writer.last().filter(|last| last.step == step) {
-                        note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
-                    }
-                    Ok(())
-                })?
+        // The others wait: a process that ends before rank 0 has saved might take rank 0 down.
+        dist::on_rank0(&format!("the checkpoint of {} at step {}", self.label, moment.step), || {
+            let step = moment.step;
+            let saved = self.begin_save(session, training, moment);
+            let Some(request) = requested else { return saved };
+            self.unless_stopping(request, saved)?;
+            self.writer.wait();
+            if let Some(Checkpoint { path, .. }) = self.writer.last().filter(|last| last.step == step) {
+                note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
             }
-            None if dist::is_rank0() => self.begin_save(session, training, moment)?,
-            None => {}
-        }
+            Ok(())
+        })?;
         if requested == Some(SignalRequest::Stop) {
             // The script ends at its next operation.
             self.interrupt.hold(false);
@@ -223,15 +230,11 @@ impl Checkpoints {
     pub fn finish(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: &Moment) -> Result<()> {
         let requested = self.signals.finish(&self.interrupt)?;
         let what = format!("the last checkpoint of {}", self.label);
-        match requested {
-            // A process that ends before rank 0 has saved might take rank 0 down.
-            Some(request) => dist::on_rank0(&what, || {
-                let saved = self.save_last(session, training, moment);
-                self.unless_stopping(request, saved)
-            })?,
-            None if dist::is_rank0() => self.save_last(session, training, moment)?,
-            None => {}
-        }
+        // The others wait: a process that ends before rank 0 has saved might take rank 0 down.
+        dist::on_rank0(&what, || match (self.save_last(session, training, moment), requested) {
+            (saved, Some(request)) => self.unless_stopping(request, saved),
+            (saved, None) => saved,
+        })?;
         self.interrupt.hold(false);
         Ok(())
     }
