@@ -132,6 +132,13 @@ fn asked_to_stop(status: ExitStatus) -> Option<i32> {
     [SIGINT, SIGTERM, SIGHUP].contains(&signal).then_some(signal)
 }
 
+/// What is done to end `n` ranks of which one has ended at `since`: when, with which signal, to which ranks. The first
+/// comes last.
+fn ending(since: Instant, n: usize) -> Vec<(Instant, i32, Range<usize>)> {
+    let alone = since + END_ALONE;
+    vec![(alone + WRITING, SIGKILL, 0..n), (alone + END_ASKED, SIGKILL, 1..n), (alone, SIGTERM, 0..n)]
+}
+
 struct Processes {
     pids: Vec<Pid>,
     running: Vec<bool>,
@@ -150,30 +157,19 @@ impl Processes {
     /// Waits for all processes; returns the overall exit code.
     fn watch(&mut self, events: &Receiver<Event>) -> u8 {
         let mut ended_badly: Vec<(usize, ExitStatus)> = Vec::new();
-        let mut asked = None;
-        // What is done to end those that are left, and when; the next thing last.
+        // What is done to end those that are left; the next thing comes last.
         let mut steps: Vec<(Instant, i32, Range<usize>)> = Vec::new();
         let n = self.running.len();
         while self.running.contains(&true) {
             let left =
                 steps.last().map_or(Duration::from_secs(3600), |(at, ..)| at.saturating_duration_since(Instant::now()));
             match events.recv_timeout(left) {
-                Ok(Event::Signal(signal)) => {
-                    self.signal(signal, 0..n);
-                    if signal != SIGUSR1 {
-                        asked = asked.or(Some(signal));
-                    }
-                }
+                Ok(Event::Signal(signal)) => self.signal(signal, 0..n),
                 Ok(Event::Ended(rank, status)) => {
                     self.running[rank] = false;
                     if !status.success() {
                         if ended_badly.is_empty() {
-                            let alone = Instant::now() + END_ALONE;
-                            steps = vec![
-                                (alone + WRITING, SIGKILL, 0..n),
-                                (alone + END_ASKED, SIGKILL, 1..n),
-                                (alone, SIGTERM, 0..n),
-                            ];
+                            steps = ending(Instant::now(), n);
                         }
                         ended_badly.push((rank, status));
                     }
@@ -190,7 +186,7 @@ impl Processes {
         let mut failed = ended_badly;
         failed.retain(|(_, status)| asked_to_stop(*status).is_none());
         if failed.is_empty() {
-            return stopped.or(asked).map_or(0, |signal| 128 + signal) as u8;
+            return stopped.map_or(0, |signal| 128 + signal) as u8;
         }
         self.report(&failed);
         // A process that a signal ended has no exit code; the others know why.
@@ -207,5 +203,37 @@ impl Processes {
             };
             err!("  rank {rank} (process {}) {how}", self.pids[*rank].as_raw_nonzero());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rank_0_has_the_time_that_a_writer_has() {
+        let now = Instant::now();
+        let mut steps = ending(now, 4);
+        assert!(steps.is_sorted_by_key(|(at, ..)| std::cmp::Reverse(*at)));
+        // The others are ended soon: they may hang.
+        let kills = |rank: usize, steps: &[(Instant, i32, Range<usize>)]| {
+            let kill = steps.iter().rev().find(|(_, signal, ranks)| *signal == SIGKILL && ranks.contains(&rank));
+            kill.map(|(at, ..)| *at - now)
+        };
+        assert!(kills(0, &steps).is_some_and(|after| after > WRITING));
+        assert!(kills(3, &steps).is_some_and(|after| after < Duration::from_secs(120)));
+        // Asked before.
+        assert_eq!(steps.pop().map(|(_, signal, ranks)| (signal, ranks)), Some((SIGTERM, 0..4)));
+    }
+
+    #[test]
+    fn processes_that_a_signal_has_ended_were_asked_to() {
+        let exited = |code: i32| ExitStatus::from_raw(code << 8);
+        assert_eq!(
+            [exited(143), exited(129), exited(1), exited(0)].map(asked_to_stop),
+            [Some(15), Some(1), None, None]
+        );
+        let killed = [SIGTERM, SIGKILL, libc::SIGSEGV].map(ExitStatus::from_raw);
+        assert_eq!(killed.map(asked_to_stop), [Some(SIGTERM), None, None]);
     }
 }
