@@ -77,6 +77,13 @@ pub fn alone(test: &str) -> bool {
     false
 }
 
+/// A program without what the environment of the tests would change in it.
+fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_remove("NEPA_STDLIB").env_remove("RUST_BACKTRACE");
+    command
+}
+
 /// A temporary folder in which commands run.
 pub struct Folder(tempfile::TempDir);
 
@@ -148,19 +155,17 @@ impl Folder {
 
     /// Starts nepa in this folder without waiting for it.
     pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Running {
-        self.spawn(Command::new(env!("CARGO_BIN_EXE_nepa")).args(args).envs(env.iter().copied()))
+        self.spawn(clean(env!("CARGO_BIN_EXE_nepa")).args(args).envs(env.iter().copied()))
     }
 
     /// Starts a line of the shell in this folder, in which "$nepa" is the program.
     pub fn shell(&self, line: &str) -> Running {
-        self.spawn(Command::new("bash").args(["-c", line]).env("nepa", env!("CARGO_BIN_EXE_nepa")))
+        self.spawn(clean("bash").args(["-c", line]).env("nepa", env!("CARGO_BIN_EXE_nepa")))
     }
 
     fn spawn(&self, command: &mut Command) -> Running {
         let mut child = command
             .current_dir(self.0.path())
-            .env_remove("NEPA_STDLIB")
-            .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
