@@ -120,6 +120,8 @@ fn conclude_hanging(error: &str) {
 /// Records how the run ended, then prints it, where the run is and how to resume it. Returns the exit code.
 fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 {
     let Outcome { exit_code, state, error, shown } = outcome;
+    // With its place in the script.
+    log::write(&shown);
     let finished = finish_run(state, error.as_deref());
     to_stderr(&shown);
     if state != RunState::Failed {

@@ -217,9 +217,9 @@ fn abort_process(info: &GroupInfo, shared: &Mutex<Shared>, failure: &RankFailure
     exit_immediately(1)
 }
 
-/// The number of rank 0's last heartbeat, if that says that it is at work on `what`.
-pub fn rank0_at_work(store: &Store, what: &str) -> Option<u64> {
-    heartbeat_of(store, 0).ok().flatten().filter(|h| h.task == what).map(|h| h.number)
+/// The number of a process's last heartbeat, if that says that it is at work on `what`.
+pub fn at_work(store: &Store, rank: usize, what: &str) -> Option<u64> {
+    heartbeat_of(store, rank).ok().flatten().filter(|h| h.task == what).map(|h| h.number)
 }
 
 impl GroupInfo {

@@ -1,14 +1,14 @@
 //! Work that one process does for others: rank 0 for all, or each machine's local rank 0 for that machine. The others
 //! wait on the store. This is not a collective: a script may skip it on the other ranks.
 
-use super::heartbeat::rank0_at_work;
+use super::heartbeat::at_work;
 use super::{World, failed, local_rank, rank, rendezvous, world};
 use crate::error::{Diagnostic, Result, one_line};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// How often a process that waits for rank 0's work longer than usual looks whether rank 0 is still at it.
+/// How often a process that waits for another's work longer than usual looks whether that is still at it.
 const STILL_AT_IT: Duration = Duration::from_secs(10);
 
 /// Whether this process is rank 0, the one that writes files and prints.
@@ -22,17 +22,15 @@ pub fn broadcast_from_rank0(what: &str, own: impl FnOnce() -> Result<Value>) -> 
     let Some(world) = world() else { return own() };
     let key = world.next_key(what);
     if is_rank0() {
-        let before = world.monitor.set_task(what);
-        let result = own();
+        let result = world.at_work(what, own);
         let told = match &result {
             Ok(value) => Told::Value(value.clone()),
             Err(error) => Told::Error(Diagnostic::of(error)),
         };
         let sent = world.store.set(&key, &serde_json::to_vec(&told).expect("plain data"));
-        world.monitor.set_task(&before);
         return result.and_then(|value| sent.map(|()| value));
     }
-    match serde_json::from_slice(&world.wait_for_key(&key, what, Some(0))?)? {
+    match serde_json::from_slice(&world.wait_for_key(&key, what, 0, Some(0))?)? {
         Told::Value(value) => Ok(value),
         Told::Error(diagnostic) => Err(diagnostic.into()),
     }
@@ -57,10 +55,12 @@ pub fn local_rank0_first<R>(what: &str, body: impl FnOnce() -> Result<R>) -> Res
     let Some(world) = world() else { return body() };
     let key = world.next_key(&format!("{what} on {}", rendezvous::host_name()));
     if local_rank() > 0 {
-        world.wait_for_key(&key, what, None)?;
+        // As ranks are usually numbered.
+        let worker = rank().saturating_sub(local_rank());
+        world.wait_for_key(&key, what, worker, None)?;
         return body();
     }
-    let result = body();
+    let result = world.at_work(what, body);
     // Also after a failure: the others will run into it themselves.
     world.store.set(&key, b"1")?;
     result
@@ -74,8 +74,17 @@ impl World {
         format!("done/{what}/{n}")
     }
 
-    /// The value of a key, once rank `from` (`None`: whichever rank it is) has set it.
-    fn wait_for_key(&self, key: &str, what: &str, from: Option<usize>) -> Result<Vec<u8>> {
+    /// Does something that others wait for.
+    fn at_work<R>(&self, what: &str, body: impl FnOnce() -> R) -> R {
+        let before = self.monitor.set_task(what);
+        let result = body();
+        self.monitor.set_task(&before);
+        result
+    }
+
+    /// The value of a key, once another rank has set it: `worker`, as far as is known. `missing` is the one to blame if
+    /// it does not.
+    fn wait_for_key(&self, key: &str, what: &str, worker: usize, missing: Option<usize>) -> Result<Vec<u8>> {
         self.monitor.enter_wait(what);
         let started = Instant::now();
         let mut patience = self.info.timeout;
@@ -93,10 +102,10 @@ impl World {
                 break Err(failed(&self.monitor.explain(what, &one_line(&e), None)));
             }
             if started.elapsed() > patience {
-                // A large file takes long: as long as rank 0 lives and is at it, this is no hang.
-                let latest = rank0_at_work(&self.store, what).filter(|_| from == Some(0));
+                // A large file takes long: as long as that rank lives and is at it, this is no hang.
+                let latest = at_work(&self.store, worker, what);
                 if latest.is_none() || latest == heartbeat {
-                    break Err(failed(&self.monitor.explain(what, "timed out", from)));
+                    break Err(failed(&self.monitor.explain(what, "timed out", missing)));
                 }
                 (heartbeat, patience) = (latest, started.elapsed() + STILL_AT_IT);
             }

@@ -158,12 +158,12 @@ impl Checkpoints {
     /// then ends.
     pub fn save(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: Moment) -> Result<()> {
         let requested = self.requested.take();
-        // The others wait: a process that ends before rank 0 has saved might take rank 0 down.
-        dist::on_rank0(&format!("the checkpoint of {} at step {}", self.label, moment.step), || {
-            let step = moment.step;
-            let saved = self.begin_save(session, training, moment);
-            let Some(request) = requested else { return saved };
-            self.unless_stopping(request, saved)?;
+        let step = moment.step;
+        // The others wait: they have to know of an error, and one that ends before rank 0 has saved might take it down.
+        dist::on_rank0(&format!("the checkpoint of {} at step {step}", self.label), || {
+            let begun = self.begin_save(session, training, moment);
+            let Some(request) = requested else { return begun };
+            self.unless_stopping(request, begun)?;
             self.writer.wait();
             if let Some(Checkpoint { path, .. }) = self.writer.last().filter(|last| last.step == step) {
                 note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
@@ -229,11 +229,12 @@ impl Checkpoints {
     /// Call this after the loop: saves the last step if it is not saved yet, and waits until everything is on disk.
     pub fn finish(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: &Moment) -> Result<()> {
         let requested = self.signals.finish(&self.interrupt)?;
-        let what = format!("the last checkpoint of {}", self.label);
-        // The others wait: a process that ends before rank 0 has saved might take rank 0 down.
-        dist::on_rank0(&what, || match (self.save_last(session, training, moment), requested) {
-            (saved, Some(request)) => self.unless_stopping(request, saved),
-            (saved, None) => saved,
+        dist::on_rank0(&format!("the last checkpoint of {}", self.label), || {
+            let saved = self.save_last(session, training, moment);
+            match requested {
+                Some(request) => self.unless_stopping(request, saved),
+                None => saved,
+            }
         })?;
         self.interrupt.hold(false);
         Ok(())

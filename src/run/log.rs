@@ -14,12 +14,13 @@ pub const LOG_FILE: &str = "run.log";
 const MOST_WAITING: usize = 10_000;
 
 struct RunLog {
-    /// The run directory and the file in it.
-    file: Option<(PathBuf, File)>,
+    /// The run directory, once the file is in it.
+    dir: Option<PathBuf>,
+    file: Option<File>,
     waiting: VecDeque<String>,
 }
 
-static LOG: Mutex<RunLog> = Mutex::new(RunLog { file: None, waiting: VecDeque::new() });
+static LOG: Mutex<RunLog> = Mutex::new(RunLog { dir: None, file: None, waiting: VecDeque::new() });
 
 fn locked() -> MutexGuard<'static, RunLog> {
     LOG.lock().unwrap_or_else(|e| e.into_inner())
@@ -27,7 +28,7 @@ fn locked() -> MutexGuard<'static, RunLog> {
 
 impl RunLog {
     fn flush(&mut self) {
-        let Some((_, file)) = &mut self.file else { return };
+        let Some(file) = &mut self.file else { return };
         while let Some(line) = self.waiting.front() {
             // One write per line: a killed run leaves whole lines. A failed write (a full disk) is retried with the
             // next line.
@@ -43,14 +44,15 @@ impl RunLog {
 pub fn open(dir: &Path) -> std::io::Result<()> {
     let file = OpenOptions::new().create(true).append(true).open(dir.join(LOG_FILE))?;
     let mut log = locked();
-    log.file = Some((dir.to_path_buf(), file));
+    log.dir = Some(dir.to_path_buf());
+    log.file = Some(file);
     log.flush();
     Ok(())
 }
 
 /// The run directory that has the log, once it has.
 pub fn directory() -> Option<PathBuf> {
-    locked().file.as_ref().map(|(dir, _)| dir.clone())
+    locked().dir.clone()
 }
 
 /// Adds a line, or several.

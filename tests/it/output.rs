@@ -36,7 +36,10 @@ fn a_run_ends_as_it_would_and_records_it() {
         let info = folder.json(&format!("{out}/run.json"));
         assert_eq!((&info["state"], &info["error"]), (&"failed".into(), &"on purpose".into()), "{how}");
         let log = folder.text(&format!("{out}/run.log"));
-        assert!(log.contains("  99\n") && log.contains("failed: on purpose"), "{how}: {log}");
+        assert!(
+            log.contains("  99\n") && log.contains("--> recipe.rhai:4:") && log.contains("failed: on purpose"),
+            "{how}: {log}"
+        );
     }
     let how = LOST[0];
     let command = "run recipe.rhai --device cpu --threads 1 --nproc 2 --out both --set fails=true";
