@@ -164,6 +164,12 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// The words of the command line, of which the first is the program's name. What is no UTF-8 is replaced.
+fn command_line() -> Vec<String> {
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if words.is_empty() { vec!["nepa".into()] } else { words }
+}
+
 /// Ignores SIGUSR1, until a run listens for it. Programs that this one starts ignore it too.
 pub extern "C" fn ignore_save_requests() {
     // SAFETY: a plain system call.
@@ -174,8 +180,7 @@ pub extern "C" fn ignore_save_requests() {
 pub fn main() -> ExitCode {
     ignore_save_requests();
     let cli = Cli::try_parse().unwrap_or_else(|error| {
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
-        if let Some((message, hint)) = advice::of(&error, &arguments) {
+        if let Some((message, hint)) = advice::of(&error, &command_line()[1..]) {
             err!("error: {message}\nhint: {hint}");
             std::process::exit(2);
         }

@@ -1,6 +1,6 @@
 //! `nepa run`
 
-use super::{Cli, DIST_TIMEOUT, FAILED, RunArgs, launcher};
+use super::{Cli, DIST_TIMEOUT, FAILED, RunArgs, command_line, launcher};
 use crate::bail_hint;
 use crate::device;
 use crate::dist::{self, ClusterEnvironment, Hooks, RankFacts, Rendezvous};
@@ -244,6 +244,9 @@ fn adopt_choices(args: &mut RunArgs) -> Result<()> {
 
 /// Finds the run that `--resume` means; the command line takes precedence over what that run was given.
 fn choose(args: &RunArgs) -> Result<Choices> {
+    if let Some(dir) = args.out.iter().chain(args.resume.iter().flatten()).find(|dir| dir.to_str().is_none()) {
+        bail_hint!("the name of the run directory {} is not UTF-8", dir.display(); "choose another one");
+    }
     let Some(resume) = args.resume.clone() else {
         if let (None, Some(name)) = (&args.out, args.allow_change.first()) {
             bail_hint!("--allow-change {name}: no run is resumed"; "give the run's directory with --resume or --out");
@@ -279,7 +282,7 @@ fn resuming_command(args: &RunArgs, stdlib: Option<&Path>, recipe: &Path, dir: &
     let mut words = vec!["nepa".to_string(), "run".into(), quoted(recipe.display().to_string())];
     words.extend(["--resume".into(), quoted(dir.display().to_string())]);
     // An attempt that did not come to a step has left no trace in the run, nor what was to be changed.
-    let command: Vec<String> = std::env::args().collect();
+    let command = command_line();
     let knows = |run: RunFile| run.resumed.last().map_or(run.command == command, |last| last.command == command);
     if !RunFile::read(dir).is_ok_and(knows) {
         words.extend(args.set.iter().flat_map(|(name, value)| ["--set".into(), quoted(format!("{name}={value}"))]));
@@ -369,7 +372,7 @@ fn start(
         seed,
         device: device::name(device),
         threads,
-        command: std::env::args().collect(),
+        command: command_line(),
     };
     let session = Session::start(info, args.out.clone(), args.resume.is_some(), interrupt)?;
     let sources = host.sources.clone();

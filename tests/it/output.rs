@@ -68,4 +68,7 @@ fn every_command_ends_with_its_own_exit_code() {
         assert_eq!(lost(&folder, LOST[0], command), Some(code), "{command}");
     }
     assert_eq!(lost(&folder, LOST[3], "api"), Some(0));
+    // Words of the command line that are no text.
+    let said = folder.shell("\"$nepa\" run $'good.rhai\\xff'; \"$nepa\" run good.rhai --out $'o\\xff'").finish();
+    said.fails(1).says(&["does not exist", "o\u{fffd}"]);
 }
