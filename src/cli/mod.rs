@@ -8,6 +8,7 @@ mod inspect;
 mod launcher;
 mod plot;
 mod report;
+mod resuming;
 mod run;
 
 use crate::output::{err, out, to_stderr};
