@@ -3,13 +3,15 @@
 //! Everything returns [`anyhow::Result`]. An error that carries advice, or that is the fault of a
 //! script function's caller, is a [`Diagnostic`]; the script host finds it again in the chain.
 
-use std::cell::Cell;
+use crate::output::err;
+use serde::{Deserialize, Serialize};
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
 /// What went wrong, what to do about it, and whose line to show.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Diagnostic {
     /// What went wrong: what was expected, what was found.
     pub message: String,
@@ -26,6 +28,14 @@ impl Diagnostic {
     /// A message without advice.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, blame_caller: false, key: None }
+    }
+
+    /// What any error says, on one line, with the advice in its chain.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let mut all = error.chain().filter_map(|cause| cause.downcast_ref::<Self>());
+        let blame_caller = all.clone().any(|d| d.blame_caller);
+        let key = all.find_map(|d| d.key.clone());
+        Self { message: one_line(error), hint: hint_of(error), blame_caller, key }
     }
 
     /// Adds advice.
@@ -199,6 +209,16 @@ fn torch_panic(text: &str) -> Option<TorchFault> {
     Some(TorchFault::new(TorchFaultKind::Other, &message.replace("\\n", "\n").replace("\\\"", "\"")))
 }
 
+thread_local! {
+    /// What the last panic on this thread that nothing caught said.
+    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// The last panic on this thread that no [`catch_panic`] caught, as the hook has printed it.
+pub fn last_panic() -> Option<String> {
+    LAST_PANIC.take()
+}
+
 /// Prints panics that nothing catches as bugs in nepa.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
@@ -207,8 +227,9 @@ pub fn install_panic_hook() {
         }
         let location = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
         let message = info.payload_as_str().unwrap_or("no message");
-        eprintln!("error: internal fault{location}: {message}");
-        eprintln!("hint: this is a bug in nepa, not in your recipe; please report it");
+        let message = format!("internal fault{location}: {message}");
+        err!("error: {message}\nhint: this is a bug in nepa, not in your recipe; please report it");
+        LAST_PANIC.set(Some(message));
     }));
 }
 

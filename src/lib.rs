@@ -4,6 +4,8 @@
 //! [`script`] registers them all with the Rhai engine, and is the only part that knows it.
 
 #![warn(missing_docs)]
+// Where nobody reads, they panic; `output` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 // Shapes are written [B, N, D], which rustdoc takes for links.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)]
 
@@ -21,6 +23,7 @@ pub mod loss;
 pub mod nn;
 pub mod optim;
 pub mod options;
+pub mod output;
 pub mod plot;
 pub mod positions;
 pub mod provenance;

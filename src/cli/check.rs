@@ -1,6 +1,7 @@
 //! `nepa check`
 
 use super::{CheckArgs, FAILED};
+use crate::output::{err, out, to_stderr};
 use crate::script::Host;
 
 pub fn check(args: &CheckArgs, host: &Host) -> u8 {
@@ -8,19 +9,19 @@ pub fn check(args: &CheckArgs, host: &Host) -> u8 {
     let checked = match checked {
         Ok(checked) => checked,
         Err(report) => {
-            eprint!("{}", report.render(&host.sources));
+            to_stderr(&report.render(&host.sources));
             return FAILED;
         }
     };
     for warning in &checked.warnings {
-        eprint!("{}", host.render_warning(warning));
+        to_stderr(&host.render_warning(warning));
     }
     for problem in &checked.problems {
-        eprint!("{}", host.render_problem(problem));
+        to_stderr(&host.render_problem(problem));
     }
     if !checked.problems.is_empty() {
         let n = checked.problems.len();
-        eprintln!("{}: {n} problem{}", args.recipe.display(), if n == 1 { "" } else { "s" });
+        err!("{}: {n} problem{}", args.recipe.display(), if n == 1 { "" } else { "s" });
         return FAILED;
     }
     out!(

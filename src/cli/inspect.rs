@@ -4,6 +4,7 @@ use crate::bail_hint;
 use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, STATE_FILE, manifest, shards};
 use crate::error::Result;
 use crate::files::{folders_in, read_json};
+use crate::output::to_stdout;
 use crate::provenance::ModelProvenance;
 use crate::run::directory::checkpoints_of_run;
 use crate::run::lock::RunLock;
@@ -13,7 +14,6 @@ use crate::tensor::dtype_name;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 pub fn inspect(path: &Path) -> Result<()> {
@@ -34,7 +34,7 @@ pub fn inspect(path: &Path) -> Result<()> {
     } else {
         model(path)?
     };
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    to_stdout(&text);
     Ok(())
 }
 

@@ -1,13 +1,5 @@
 //! The command line, one file per command.
 
-/// Prints a line; a reader that closes the pipe, as `head` does, is not an error.
-macro_rules! out {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($text)*);
-    }};
-}
-
 mod advice;
 mod api;
 mod check;
@@ -16,13 +8,18 @@ mod inspect;
 mod launcher;
 mod plot;
 mod report;
+mod resuming;
 mod run;
 
+use crate::output::{err, out, to_stderr};
 use crate::run::signals::Interrupt;
 use crate::script::{Host, Sources, error::ScriptError};
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// How long processes wait for each other, in seconds, unless told otherwise.
+const DIST_TIMEOUT: u64 = 600;
 
 /// Exit code for a user's mistake: in the arguments, a recipe, a file.
 const FAILED: u8 = 1;
@@ -88,7 +85,7 @@ struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     nproc: Option<u16>,
     /// How long processes wait for each other before they give up.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, env = "NEPA_DIST_TIMEOUT",
+    #[arg(long, value_name = "SECONDS", default_value_t = DIST_TIMEOUT, env = "NEPA_DIST_TIMEOUT",
         value_parser = clap::value_parser!(u64).range(1..=604800))]
     dist_timeout: u64,
     /// Seed of all randomness [default: 0].
@@ -168,12 +165,24 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// The words of the command line, of which the first is the program's name. What is no UTF-8 is replaced.
+fn command_line() -> Vec<String> {
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if words.is_empty() { vec!["nepa".into()] } else { words }
+}
+
+/// Ignores SIGUSR1, until a run listens for it. Programs that this one starts ignore it too.
+pub extern "C" fn ignore_save_requests() {
+    // SAFETY: a plain system call.
+    unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
+}
+
 /// Runs the command line given to the process.
 pub fn main() -> ExitCode {
+    ignore_save_requests();
     let cli = Cli::try_parse().unwrap_or_else(|error| {
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
-        if let Some((message, hint)) = advice::of(&error, &arguments) {
-            eprintln!("error: {message}\nhint: {hint}");
+        if let Some((message, hint)) = advice::of(&error, &command_line()[1..]) {
+            err!("error: {message}\nhint: {hint}");
             std::process::exit(2);
         }
         error.exit()
@@ -185,13 +194,12 @@ pub fn main() -> ExitCode {
         Ok(Ok(code)) => code,
         Ok(Err(_)) => 70,
         Err(e) => {
-            eprintln!("error: cannot start a thread: {e}");
+            err!("error: cannot start a thread: {e}");
             70
         }
     };
     if crate::dist::world_size() > 1 {
         // c10d's threads outlive the run, and must not run beside static destructors.
-        let _ = std::io::Write::flush(&mut std::io::stdout());
         crate::dist::exit_immediately(code.into());
     }
     ExitCode::from(code)
@@ -199,7 +207,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> u8 {
     if let Some(dir) = cli.stdlib.as_ref().filter(|dir| !dir.is_dir()) {
-        eprintln!("error: the standard library's folder {} (--stdlib, NEPA_STDLIB) does not exist", dir.display());
+        err!("error: the standard library's folder {} (--stdlib, NEPA_STDLIB) does not exist", dir.display());
         return FAILED;
     }
     let host = |interrupt| Host::new(cli.stdlib.clone(), interrupt);
@@ -211,7 +219,7 @@ fn dispatch(cli: Cli) -> u8 {
                 out!("{}", run.clone().bin_name("nepa run").render_long_help());
                 return 0;
             }
-            eprintln!("error: no recipe given\n\n{}", run.clone().bin_name("nepa run").render_usage());
+            err!("error: no recipe given\n\n{}", run.clone().bin_name("nepa run").render_usage());
             return 2;
         }
         Command::Run(args) => return run::run(args, host),
@@ -225,7 +233,7 @@ fn dispatch(cli: Cli) -> u8 {
     match result {
         Ok(()) => 0,
         Err(e) => {
-            eprint!("{}", ScriptError::of_rust(&e).render(&Sources::new(None)));
+            to_stderr(&ScriptError::of_rust(&e).render(&Sources::new(None)));
             FAILED
         }
     }

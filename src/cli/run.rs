@@ -1,19 +1,20 @@
 //! `nepa run`
 
-use super::{Cli, FAILED, RunArgs, launcher};
-use crate::bail_hint;
+use super::resuming::{adopt_choices, resuming_command};
+use super::{Cli, FAILED, RunArgs, command_line, launcher};
 use crate::device;
 use crate::dist::{self, ClusterEnvironment, Hooks, RankFacts, Rendezvous};
-use crate::error::Result;
+use crate::error::{Result, last_panic};
+use crate::output::{err, out, to_stderr};
+use crate::provenance::timestamp;
 use crate::run::progress::note_line;
 use crate::run::signals::Interrupt;
 use crate::run::writer::wait_for_writers;
-use crate::run::{Allowed, RunFile, RunInfo, RunState, Session, directory};
+use crate::run::{Allowed, RunFile, RunInfo, RunState, Session, directory, log};
 use crate::script::error::ScriptError;
 use crate::script::{Checked, Declared, Failure, Host, Params, finish_run, start_run, type_of};
 use clap::CommandFactory;
 use rhai::AST;
-use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,9 +34,8 @@ pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
 /// Runs the recipe in this process. Reports an error, and returns its exit code.
 fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::result::Result<u8, u8> {
     shorten_openmp_spin();
-    let interrupt = Interrupt::listen();
     launcher::end_with_launcher();
-    let interrupt = interrupt.map_err(|e| fail(&ScriptError::of_rust(&e), None))?;
+    let interrupt = Interrupt::default();
     let host = host(interrupt.clone());
     if args.help {
         return Ok(help(&args, &host));
@@ -60,7 +60,7 @@ fn prepare_with_all_ranks(args: &mut RunArgs, host: &Host) -> std::result::Resul
         (Ok(_), Err(e)) => Err(fail(&ScriptError::of_rust(&e), None)),
         (Err(text), agreed) => {
             if agreed.unwrap_or(true) {
-                eprint!("{}{text}", dist::rank_prefix());
+                to_stderr(&format!("{}{text}", dist::rank_prefix()));
             }
             Err(FAILED)
         }
@@ -72,36 +72,57 @@ struct Outcome {
     exit_code: u8,
     state: RunState,
     error: Option<String>,
+    /// The error as it is to be shown, unless another rank shows it.
+    shown: String,
 }
 
-/// Runs the recipe; its error is shown.
+/// Runs the recipe.
 fn execute(host: &Host, prepared: &Prepared, interrupt: &Interrupt) -> Outcome {
-    let interrupted = |code: i32| Outcome { exit_code: code as u8, state: RunState::Interrupted, error: None };
-    let failed = |exit_code, message| Outcome { exit_code, state: RunState::Failed, error: Some(message) };
+    let ended = |state, exit_code, error| Outcome { exit_code, state, error, shown: String::new() };
+    let interrupted = |code: i32| ended(RunState::Interrupted, code as u8, None);
     match catch_unwind(AssertUnwindSafe(|| host.run(&prepared.ast, &prepared.recipe))) {
-        Ok(Ok(())) => Outcome { exit_code: 0, state: RunState::Finished, error: None },
+        Ok(Ok(())) => ended(RunState::Finished, 0, None),
         Ok(Err(Failure::Interrupted(code))) => interrupted(code),
         Ok(Err(Failure::Error(report))) => match interrupt.exit_code() {
             // The other ranks' errors about one that a signal ended are not the cause.
             Some(code) if dist::lost_exited_peer() => interrupted(code),
             _ => {
-                if dist::report_failure(&report.message) {
-                    eprint!("{}{}", dist::rank_prefix(), report.render(&host.sources));
-                }
-                failed(FAILED, report.message)
+                let shown = match dist::report_failure(&report.message) {
+                    true => format!("{}{}", dist::rank_prefix(), report.render(&host.sources)),
+                    false => String::new(),
+                };
+                Outcome { shown, ..ended(RunState::Failed, FAILED, Some(report.message)) }
             }
         },
         Err(_) => {
-            dist::report_failure("internal fault");
-            failed(INTERNAL_FAULT, "internal fault".to_string())
+            // The panic hook has shown it.
+            let message = last_panic().unwrap_or_else(|| "internal fault".to_string());
+            dist::report_failure(&message);
+            ended(RunState::Failed, INTERNAL_FAULT, Some(message))
         }
     }
 }
 
-/// Records how the run ended, and prints where it is and how to resume it. Returns the exit code.
+/// Called before a process whose script hangs is ended for another's failure: finishes its checkpoint, and records how
+/// the run ended.
+fn conclude_hanging(error: &str) {
+    wait_for_writers(dist::WRITING);
+    let Some(dir) = log::directory() else { return };
+    log::write(&format!("---- {}: {error}", RunState::Failed));
+    let Ok(mut run) = RunFile::read(&dir) else { return };
+    if run.state == RunState::Running {
+        (run.state, run.ended, run.error) = (RunState::Failed, Some(timestamp()), Some(error.to_string()));
+        let _ = run.write(&dir);
+    }
+}
+
+/// Records how the run ended, then prints it, where the run is and how to resume it. Returns the exit code.
 fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 {
-    let Outcome { exit_code, state, error } = outcome;
+    let Outcome { exit_code, state, error, shown } = outcome;
+    // With its place in the script.
+    log::write(&shown);
     let finished = finish_run(state, error.as_deref());
+    to_stderr(&shown);
     if state != RunState::Failed {
         dist::shutdown(state == RunState::Interrupted);
     }
@@ -113,13 +134,14 @@ fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 
         Err(e) => return fail(&ScriptError::of_rust(&e), Some(host)).max(exit_code),
     };
     match (state, &dir) {
-        (RunState::Interrupted, Some(dir)) => eprintln!("interrupted; what was saved is in {}", dir.display()),
-        (RunState::Interrupted, None) => eprintln!("interrupted"),
-        (_, Some(dir)) => eprintln!("run directory: {}", dir.display()),
+        (RunState::Interrupted, Some(dir)) => err!("interrupted; what was saved is in {}", dir.display()),
+        (RunState::Interrupted, None) => err!("interrupted"),
+        (_, Some(dir)) => err!("run directory: {}", dir.display()),
         (_, None) => {}
     }
     if let Some(dir) = dir.filter(|dir| state != RunState::Finished && has_checkpoints(dir)) {
-        eprintln!("to resume from its last checkpoint: {}", resuming_command(args, recipe, &dir));
+        let stdlib = host.sources.stdlib();
+        err!("to resume from its last checkpoint: {}", resuming_command(args, stdlib, recipe, &dir));
     }
     exit_code
 }
@@ -139,7 +161,7 @@ struct Prepared {
 /// Finds the other ranks, if any.
 fn open_rendezvous(args: &RunArgs) -> Result<Option<Rendezvous>> {
     let Some(environment) = ClusterEnvironment::from_env()? else { return Ok(None) };
-    let hooks = Hooks { note: note_line, before_exit: || wait_for_writers(Duration::from_secs(60)) };
+    let hooks = Hooks { note: note_line, before_exit: conclude_hanging };
     Rendezvous::open(environment, Duration::from_secs(args.dist_timeout), hooks).map(Some)
 }
 
@@ -157,7 +179,7 @@ fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, Str
         return Err(checked.problems.iter().map(|problem| host.render_problem(problem)).collect());
     }
     if dist::is_rank0() {
-        checked.warnings.iter().for_each(|warning| eprint!("{}", host.render_warning(warning)));
+        checked.warnings.iter().for_each(|warning| to_stderr(&host.render_warning(warning)));
     }
     let device = device::choose(args.device.as_deref(), dist::local_rank(), dist::local_world_size());
     let device = device.map_err(|e| render(ScriptError::of_rust(&e)))?;
@@ -207,70 +229,6 @@ fn help(args: &RunArgs, host: &Host) -> u8 {
     }
 }
 
-/// What rank 0 chooses for all: the run directory, and what a resumed run takes over from it.
-#[derive(Serialize, Deserialize)]
-struct Choices {
-    set: Vec<(String, String)>,
-    seed: Option<u64>,
-    out: Option<PathBuf>,
-}
-
-/// Puts rank 0's choices into the arguments of all ranks.
-fn adopt_choices(args: &mut RunArgs) -> Result<()> {
-    let choices = dist::broadcast_from_rank0("the run to resume", || Ok(serde_json::to_value(choose(args)?)?))?;
-    let Choices { set, seed, out } = serde_json::from_value(choices)?;
-    (args.set, args.seed, args.out) = (set, seed, out);
-    Ok(())
-}
-
-/// Finds the run that `--resume` means; the command line takes precedence over what that run was given.
-fn choose(args: &RunArgs) -> Result<Choices> {
-    let Some(resume) = args.resume.clone() else {
-        if let (None, Some(name)) = (&args.out, args.allow_change.first()) {
-            bail_hint!("--allow-change {name}: no run is resumed"; "give the run's directory with --resume or --out");
-        }
-        return Ok(Choices { set: args.set.clone(), seed: args.seed, out: args.out.clone() });
-    };
-    let dir = match (resume, &args.out, &args.recipe) {
-        (Some(dir), Some(out), _) if dir != *out => bail_hint!(
-            "--resume {} and --out {} name different directories", dir.display(), out.display();
-            "a run is resumed in its own directory: give --resume alone"
-        ),
-        (Some(dir), ..) => dir,
-        (None, Some(out), _) => out.clone(),
-        (None, None, Some(recipe)) => directory::newest_run_of(recipe)?,
-        (None, None, None) => unreachable!("checked by the caller"),
-    };
-    directory::ensure_is_run(&dir)?;
-    let run = RunFile::read(&dir)?;
-    if let Some(recipe) = &args.recipe {
-        directory::ensure_same_recipe(&dir, &run, recipe)?;
-    }
-    let mut set = args.set.clone();
-    set.extend(run.set.into_iter().filter(|(name, _)| !args.set.iter().any(|(given, _)| given == name)));
-    Ok(Choices { set, seed: args.seed.or(Some(run.seed)), out: Some(dir) })
-}
-
-/// The command that resumes a run.
-fn resuming_command(args: &RunArgs, recipe: &Path, dir: &Path) -> String {
-    let quoted = |word: String| match word.chars().all(|c| c.is_alphanumeric() || "-_./:=+,@%".contains(c)) {
-        true => word,
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    };
-    let mut words = vec!["nepa".to_string(), "run".into(), quoted(recipe.display().to_string())];
-    words.extend(["--resume".into(), quoted(dir.display().to_string())]);
-    if let Some(device) = &args.device {
-        words.extend(["--device".into(), quoted(device.clone())]);
-    }
-    if let Some(threads) = args.threads {
-        words.extend(["--threads".into(), threads.to_string()]);
-    }
-    if std::env::var_os(dist::STORE_FD).is_some() {
-        words.extend(["--nproc".into(), dist::world_size().to_string()]);
-    }
-    words.join(" ")
-}
-
 /// libtorch's OpenMP threads wait for each other by spinning, long enough that two busy processes on one machine slow
 /// each other down many times over. libgomp reads how long when it is loaded, so the process starts itself once more
 /// with a short spin, unless the user has chosen one.
@@ -293,7 +251,7 @@ fn shorten_openmp_spin() {}
 
 fn fail(report: &ScriptError, host: Option<&Host>) -> u8 {
     let none = crate::script::Sources::new(None);
-    eprint!("{}{}", dist::rank_prefix(), report.render(host.map_or(&none, |h| &h.sources)));
+    to_stderr(&format!("{}{}", dist::rank_prefix(), report.render(host.map_or(&none, |h| &h.sources))));
     FAILED
 }
 
@@ -322,6 +280,7 @@ fn start(
         }
         rendezvous.connect(device)?;
     }
+    interrupt.listen()?;
     adopt_choices(&mut args)?;
     let seed = args.seed.unwrap_or(0);
     let params = Params::new(&args.set, &checked.params)?;
@@ -335,7 +294,7 @@ fn start(
         seed,
         device: device::name(device),
         threads,
-        command: std::env::args().collect(),
+        command: command_line(),
     };
     let session = Session::start(info, args.out.clone(), args.resume.is_some(), interrupt)?;
     let sources = host.sources.clone();

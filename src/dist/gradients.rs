@@ -1,8 +1,10 @@
 //! Gradients that are averaged over the processes.
 
+use super::ensure_same_on_all_ranks;
 use crate::error::{Result, TorchFault, TorchFaultKind};
 use crate::ffi::{self, Reducer};
 use crate::nn::{ModuleRef, named_parameters};
+use serde_json::json;
 use tch::Tensor;
 
 /// Averages the gradients of a module over all processes, in buckets, while backward still runs. Frozen parameters are
@@ -34,7 +36,9 @@ impl Gradients {
         let trained: Vec<bool> = params.iter().map(|(_, p)| p.requires_grad()).collect();
         if self.reducer.as_ref().is_none_or(|(known, _)| *known != trained) {
             self.reducer = None;
-            let params: Vec<Tensor> = params.into_iter().filter(|(_, p)| p.requires_grad()).map(|(_, p)| p).collect();
+            let (names, params): (Vec<String>, Vec<Tensor>) =
+                params.into_iter().filter(|(_, p)| p.requires_grad()).unzip();
+            ensure_same_on_all_ranks("the trained parameters", &json!({ "trained": names }))?;
             if params.is_empty() {
                 return ffi::backward(loss);
             }

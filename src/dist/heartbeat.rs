@@ -1,9 +1,10 @@
 //! Heartbeats. Each process tells the store twice a second that it is alive and what it is doing; rank 0 watches all of
 //! them. The first failure, with its rank and its cause, is written to the store, where every process finds it.
 
-use super::{GroupInfo, exit_immediately};
+use super::{GroupInfo, WRITING, exit_immediately};
 use crate::error::Result;
 use crate::ffi::Store;
+use crate::output::err;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ struct Heartbeat {
     inside: bool,
     /// The last operation, a collective or a wait for rank 0; "" before the first.
     operation: String,
+    /// What it does alone, for the others: a file that it writes; "" for nothing.
+    task: String,
     /// Whether its script has ended well.
     ended: bool,
 }
@@ -145,6 +148,11 @@ impl Monitor {
         lock(&self.shared).own.inside = false;
     }
 
+    /// What this process does alone, for the others, from now on; "" for nothing. Returns what it did before.
+    pub fn set_task(&self, what: &str) -> String {
+        std::mem::replace(&mut lock(&self.shared).own.task, what.to_string())
+    }
+
     /// Tells the others that the script has ended well.
     pub fn end(&self, store: &Store) -> Result<()> {
         let own = {
@@ -188,17 +196,30 @@ fn watchdog(shared: &Mutex<Shared>, info: &GroupInfo) {
         if since.elapsed() > info.timeout.max(ANSWER) {
             let lost = info.store_lost();
             let failure = lock(shared).failure.get_or_insert(lost).clone();
-            abort_process(info, &failure);
+            abort_process(info, shared, &failure);
         }
     }
 }
 
-/// Ends the process if the script does not: it may hang in a collective forever.
-fn abort_process(info: &GroupInfo, failure: &RankFailure) -> ! {
-    std::thread::sleep(GRACE);
-    eprintln!("{}error: {failure}", super::rank_prefix());
-    (info.hooks.before_exit)();
+/// Ends the process if the script does not: it may hang in a collective forever. What it is writing is finished first.
+fn abort_process(info: &GroupInfo, shared: &Mutex<Shared>, failure: &RankFailure) -> ! {
+    let started = Instant::now();
+    let mut idle_since = started;
+    while idle_since.elapsed() < GRACE && started.elapsed() < WRITING {
+        std::thread::sleep(INTERVAL / 5);
+        if !lock(shared).own.task.is_empty() {
+            idle_since = Instant::now();
+        }
+    }
+    let message = failure.to_string();
+    (info.hooks.before_exit)(&message);
+    err!("{}error: {message}", super::rank_prefix());
     exit_immediately(1)
+}
+
+/// The number of a process's last heartbeat, if that says that it is at work on `what`.
+pub fn at_work(store: &Store, rank: usize, what: &str) -> Option<u64> {
+    heartbeat_of(store, rank).ok().flatten().filter(|h| h.task == what).map(|h| h.number)
 }
 
 impl GroupInfo {
@@ -263,7 +284,7 @@ impl HeartbeatThread {
         let failure = lock(&self.shared).failure.get_or_insert(failure).clone();
         // So that rank 0 keeps the store until all have read the failure.
         let _ = self.store.set(&format!("read/{}", self.info.rank), b"");
-        abort_process(&self.info, &failure)
+        abort_process(&self.info, &self.shared, &failure)
     }
 
     fn send_heartbeat(&self) -> Result<()> {

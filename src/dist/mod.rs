@@ -69,9 +69,14 @@ struct GroupInfo {
 pub struct Hooks {
     /// Prints a line about the rendezvous on rank 0.
     pub note: fn(&str),
-    /// Called before a process whose script hangs is ended from another thread: finishes writing what must not be lost.
-    pub before_exit: fn(),
+    /// Called with the reason before a process whose script hangs is ended from another thread: finishes writing what
+    /// must not be lost.
+    pub before_exit: fn(&str),
 }
+
+/// How long a process that is to end because of another's failure may take to finish what it is writing: a large
+/// checkpoint on a slow disk.
+pub const WRITING: Duration = Duration::from_secs(600);
 
 fn world() -> Option<&'static World> {
     WORLD.get()

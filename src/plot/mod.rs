@@ -169,15 +169,14 @@ fn draw_file(
         options.width,
         options.height
     );
-    if !crate::dist::is_rank0() {
-        return Ok(());
-    }
-    fonts();
-    let staging = staging(path)?;
-    let file = staging.path().join(format!("picture.{}", format.extension()));
-    draw(&file, (options.width as u32, options.height as u32))
-        .with_context(|| format!("cannot draw {}", path.display()))?;
-    std::fs::rename(&file, path).with_context(|| format!("cannot write {}", path.display()))
+    crate::dist::on_rank0(&format!("the drawing of {}", path.display()), || {
+        fonts();
+        let staging = staging(path)?;
+        let file = staging.path().join(format!("picture.{}", format.extension()));
+        draw(&file, (options.width as u32, options.height as u32))
+            .with_context(|| format!("cannot draw {}", path.display()))?;
+        std::fs::rename(&file, path).with_context(|| format!("cannot write {}", path.display()))
+    })
 }
 
 fn tick(value: f64) -> String {

@@ -31,6 +31,8 @@ pub struct Checkpoints {
     settings: Settings,
     /// How far the loop was when it was saved last, or what it was resumed from.
     saved: Option<Moment>,
+    /// Whether this attempt is part of the run: its loop has come to a step.
+    goes_on: bool,
 }
 
 /// The checkpoint to resume from, as rank 0 tells the others.
@@ -72,6 +74,7 @@ impl Checkpoints {
             requested: None,
             settings: Settings::default(),
             saved: None,
+            goes_on: false,
         })
     }
 
@@ -90,7 +93,7 @@ impl Checkpoints {
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.fixed.clone()))?;
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.changeable.clone()))?;
         let Some(Found { dir, state, changes, allowed }) = self.find(session)? else {
-            session.dir()?.go_on()?;
+            self.go_on(session)?;
             return Ok(None);
         };
         snapshot::restore(&dir, training)?;
@@ -99,11 +102,11 @@ impl Checkpoints {
         }
         let GeneratorState { seed, drawn } = state.rng;
         random::set_state(random::State { seed, drawn, samples: Positions::default() });
-        if dist::is_rank0() {
+        dist::on_rank0(&format!("the resuming of {}", self.label), || {
             let run = session.dir()?;
             run.roll_back(&snapshot::read_metrics(&dir)?)?;
-            run.loop_resumed(&self.label, state.step, &changes, allowed)?;
-        }
+            run.loop_resumed(&self.label, state.step, &changes, allowed)
+        })?;
         note_line(&format!("{}: resumed from step {} ({})", self.label, state.step, dir.display()));
         for change in changes {
             note_line(&format!("  {change}"));
@@ -146,10 +149,19 @@ impl Checkpoints {
         Ok(serde_json::from_value(found)?)
     }
 
+    /// The first time, makes this attempt part of the run.
+    fn go_on(&mut self, session: &mut Session) -> Result<()> {
+        if !std::mem::replace(&mut self.goes_on, true) {
+            let dir = session.dir()?;
+            dist::on_rank0(&format!("the start of {}", self.label), || dir.go_on())?;
+        }
+        Ok(())
+    }
+
     /// Call this after every step: returns whether a checkpoint is due, by the number of steps or because a signal to
     /// any rank asks for it. All ranks get the same answer.
     pub fn is_due(&mut self, session: &mut Session, step: i64) -> Result<bool> {
-        session.dir()?.go_on()?;
+        self.go_on(session)?;
         self.writer.poll();
         self.interrupt.hold(true);
         self.requested = self.signals.step(&self.interrupt)?;

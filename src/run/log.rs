@@ -5,7 +5,7 @@ use crate::provenance::timestamp;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 /// The log's name in a run directory.
@@ -14,11 +14,13 @@ pub const LOG_FILE: &str = "run.log";
 const MOST_WAITING: usize = 10_000;
 
 struct RunLog {
+    /// The run directory, once the file is in it.
+    dir: Option<PathBuf>,
     file: Option<File>,
     waiting: VecDeque<Vec<u8>>,
 }
 
-static LOG: Mutex<RunLog> = Mutex::new(RunLog { file: None, waiting: VecDeque::new() });
+static LOG: Mutex<RunLog> = Mutex::new(RunLog { dir: None, file: None, waiting: VecDeque::new() });
 
 fn locked() -> MutexGuard<'static, RunLog> {
     LOG.lock().unwrap_or_else(|e| e.into_inner())
@@ -44,9 +46,15 @@ impl RunLog {
 pub fn open(dir: &Path) -> std::io::Result<()> {
     let file = OpenOptions::new().create(true).append(true).open(dir.join(LOG_FILE))?;
     let mut log = locked();
+    log.dir = Some(dir.to_path_buf());
     log.file = Some(file);
     log.flush();
     Ok(())
+}
+
+/// The run directory that has the log, once it has.
+pub fn directory() -> Option<PathBuf> {
+    locked().dir.clone()
 }
 
 /// Adds a line, or several.

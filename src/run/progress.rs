@@ -2,10 +2,11 @@
 //! steps, speed, time left and the latest values.
 
 use crate::dist;
+use crate::output::{err, out};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// How often plain lines are written.
@@ -22,10 +23,7 @@ pub fn print_line(text: &str) {
         return;
     }
     super::log::write(text);
-    let print = || {
-        // A closed pipe should not end the run.
-        let _ = writeln!(std::io::stdout(), "{text}");
-    };
+    let print = || out!("{text}");
     ACTIVE.with_borrow(|bar| match bar {
         Some(bar) => bar.suspend(print),
         None => print(),
@@ -42,9 +40,7 @@ pub fn note_line(text: &str) {
 /// Prints a line to stderr on any rank: what concerns this rank alone.
 pub fn note_line_of_any(text: &str) {
     super::log::write(text);
-    let print = || {
-        let _ = writeln!(std::io::stderr(), "{}{text}", dist::rank_prefix());
-    };
+    let print = || err!("{}{text}", dist::rank_prefix());
     ACTIVE.with_borrow(|bar| match bar {
         Some(bar) => bar.suspend(print),
         None => print(),
@@ -131,8 +127,7 @@ impl Progress {
             }
             None => {
                 self.last_line = Instant::now();
-                let _ =
-                    writeln!(std::io::stderr(), "{}: {} {}/{}, {status}", self.label, self.unit, self.done, self.total);
+                err!("{}: {} {}/{}, {status}", self.label, self.unit, self.done, self.total);
             }
         }
     }
@@ -183,15 +178,8 @@ impl Progress {
             n => format!(", {:.0} images/s", n as f64 / elapsed.as_secs_f64().max(1e-9)),
         };
         let values = if self.values.is_empty() { String::new() } else { format!(", {}", self.values) };
-        let _ = writeln!(
-            std::io::stderr(),
-            "{}: {}/{} {}s in {}{speed}{values}",
-            self.label,
-            self.done,
-            self.total,
-            self.unit,
-            clock(elapsed)
-        );
+        let (done, total, unit) = (self.done, self.total, self.unit);
+        err!("{}: {done}/{total} {unit}s in {}{speed}{values}", self.label, clock(elapsed));
     }
 }
 

@@ -81,10 +81,10 @@ impl Session {
         Ok(self.dir()?.path().join(path))
     }
 
-    /// Writes a file of the run directory, whole or not at all.
+    /// Writes a file of the run directory, whole or not at all; other ranks wait for rank 0, and get its error.
     pub fn write(&mut self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.path(name)?;
-        if dist::is_rank0() { write_atomic(&path, content) } else { Ok(()) }
+        dist::on_rank0(&format!("the writing of {}", path.display()), || write_atomic(&path, content))
     }
 
     /// Appends a line to the metrics and to the run log.
@@ -95,12 +95,13 @@ impl Session {
 
     /// Takes up a script that the recipe imports by a path that it computes; a changed one may be refused.
     pub fn add_script(&mut self, script: Script) -> Result<()> {
+        if self.info.scripts.iter().any(|known| known.name == script.name) {
+            return Ok(());
+        }
         if let Some(dir) = &mut self.dir {
-            dir.add_script(script.clone())?;
+            dist::on_rank0(&format!("the import of {}", script.name), || dir.add_script(script.clone()))?;
         }
-        if !self.info.scripts.iter().any(|known| known.name == script.name) {
-            self.info.scripts.push(script);
-        }
+        self.info.scripts.push(script);
         Ok(())
     }
 

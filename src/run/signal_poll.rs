@@ -10,7 +10,7 @@ use std::time::Instant;
 pub enum SignalRequest {
     /// To save a checkpoint and continue (SIGUSR1).
     Save,
-    /// To save a checkpoint and end (Ctrl-C, SIGTERM).
+    /// To save a checkpoint and end (Ctrl-C, SIGTERM, SIGHUP).
     Stop,
 }
 

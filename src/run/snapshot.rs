@@ -117,7 +117,6 @@ pub fn read_metrics(dir: &Path) -> Result<Vec<u8>> {
 }
 
 /// The tensors of a checkpoint.
-#[derive(Default)]
 struct Tensors {
     raw: Named,
     ema: Option<Named>,
@@ -125,18 +124,20 @@ struct Tensors {
 }
 
 impl Tensors {
-    /// What rank 0 has read, on all ranks.
-    fn broadcast(self) -> Result<Self> {
+    /// What rank 0 reads, on all ranks.
+    fn broadcast(read: impl FnOnce() -> Result<Self>) -> Result<Self> {
         let headers = |named: &Named| -> Value {
             let one = |(name, t): &(String, Tensor)| json!([name, t.size(), dtype_name(t.kind())]);
             named.iter().map(one).collect()
         };
+        let mut own = None;
         let lists = dist::broadcast_from_rank0("the tensors of the checkpoint", || {
-            Ok(json!([headers(&self.raw), self.ema.as_ref().map(headers), self.optimizer.as_ref().map(headers)]))
+            let all = own.insert(read()?);
+            Ok(json!([headers(&all.raw), all.ema.as_ref().map(headers), all.optimizer.as_ref().map(headers)]))
         })?;
-        if dist::is_rank0() {
-            self.overwrite_with_rank0()?;
-            return Ok(self);
+        if let Some(own) = own {
+            own.overwrite_with_rank0()?;
+            return Ok(own);
         }
         let made = |list: &Value| -> Result<Option<Named>> {
             let one = |entry: &Value| -> Result<(String, Tensor)> {
@@ -161,7 +162,7 @@ impl Tensors {
 
 /// Puts a checkpoint's tensors into the training state. Everything is read, by rank 0, before anything is changed.
 pub fn restore(dir: &Path, training: &mut TrainingState<'_>) -> Result<()> {
-    let tensors = if dist::is_rank0() { read(dir, training)? } else { Tensors::default() }.broadcast()?;
+    let tensors = Tensors::broadcast(|| read(dir, training))?;
     let hint = "resume with the recipe that wrote it, or start a new run with another --out";
     fill(training.model, &tensors.raw, &dir.join(RAW_DIR).display().to_string(), Some(hint))?;
     if let (Some(own), Some(state)) = (&mut training.optimizer, tensors.optimizer) {

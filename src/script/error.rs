@@ -52,11 +52,7 @@ pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
             position,
         ));
     }
-    let mut diagnostics = error.chain().filter_map(|cause| cause.downcast_ref::<Diagnostic>());
-    let blame_caller = diagnostics.clone().any(|d| d.blame_caller);
-    let key = diagnostics.find_map(|d| d.key.clone());
-    let diagnostic = Diagnostic { message: one_line(&error), hint: hint_of(&error), blame_caller, key };
-    Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(diagnostic), position))
+    Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(Diagnostic::of(&error)), position))
 }
 
 /// Marks a frame that is a position inside a module rather than a function.

@@ -53,7 +53,7 @@ pub struct Host {
 pub enum Failure {
     /// An error, ready to be shown.
     Error(ScriptError),
-    /// Stopped by Ctrl-C or SIGTERM, with the exit code.
+    /// Stopped by a signal, with the exit code.
     Interrupted(i32),
 }
 

@@ -53,6 +53,11 @@ impl Sources {
         Self { store: Rc::default(), stdlib }
     }
 
+    /// The folder that overrides the embedded library.
+    pub fn stdlib(&self) -> Option<&Path> {
+        self.stdlib.as_deref()
+    }
+
     /// The text of a script that was loaded.
     pub fn text(&self, file: &str) -> Option<String> {
         self.store.borrow().texts.get(file).cloned()

@@ -273,22 +273,6 @@ fn training(folder: &Folder, more: &[&str]) -> Running {
     folder.start(&[&args[..], &["--dist-timeout", TIMEOUT], more].concat(), &[])
 }
 
-/// The processes that a launcher has started, by rank.
-fn children(launcher: &Running) -> Vec<i32> {
-    let threads = std::fs::read_dir(format!("/proc/{}/task", launcher.id())).unwrap().flatten();
-    let children = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
-    let children: Vec<String> = children.collect();
-    let pids = children.iter().flat_map(|list| list.split_whitespace()).map(|pid| pid.parse().unwrap());
-    let rank = |pid: i32| {
-        let env = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        let env = String::from_utf8_lossy(&env).into_owned();
-        env.split('\0').find_map(|v| v.strip_prefix("RANK=")).map(|r| r.parse::<usize>().unwrap())
-    };
-    let mut pids: Vec<(usize, i32)> = pids.filter_map(|pid| Some((rank(pid)?, pid))).collect();
-    pids.sort();
-    pids.into_iter().map(|(_, pid)| pid).collect()
-}
-
 /// The run can go on from its newest checkpoint.
 #[track_caller]
 fn goes_on(folder: &Folder) {
@@ -303,7 +287,7 @@ fn the_launcher_reports_a_killed_process_and_the_checkpoint_is_whole() {
     let folder = Folder::new();
     let launcher = training(&folder, &[]);
     launcher.wait_for("running");
-    let victim = children(&launcher)[1];
+    let victim = launcher.ranks()[1];
     // SAFETY: a plain system call.
     unsafe { libc::kill(victim, libc::SIGKILL) };
     let said = launcher.finish();
@@ -323,7 +307,7 @@ fn one_signal_saves_once_and_ends_all() {
         let folder = Folder::new();
         let launcher = training(&folder, &[]);
         launcher.wait_for("running");
-        let pid = if to_child { children(&launcher)[2] } else { launcher.id() as i32 };
+        let pid = if to_child { launcher.ranks()[2] } else { launcher.id() as i32 };
         // SAFETY: a plain system call.
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
         let said = launcher.finish();
@@ -353,7 +337,7 @@ fn nothing_is_left_behind_when_the_launcher_is_killed() {
     let folder = Folder::new();
     let launcher = training(&folder, &[]);
     launcher.wait_for("running");
-    let pids = children(&launcher);
+    let pids = launcher.ranks();
     assert_eq!(pids.len(), 3);
     launcher.signal(libc::SIGKILL).id();
     assert_eq!(launcher.killed(), None);

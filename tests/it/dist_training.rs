@@ -206,6 +206,50 @@ fn modules_of_a_script_with_unused_parameters_train_the_same() {
     assert_close(&two, &one, 1e-6);
 }
 
+/// Every gradient is the mean over the processes of what its parts add up to, whichever parts and processes use it.
+#[test]
+fn gradients_of_any_part_on_any_process_are_averaged() {
+    let script = r#"
+        let a = nn::linear(1, 1);
+        let b = nn::linear(1, 1);
+        let c = nn::linear(1, 1);
+        let model = nn::sequential([a, b, c]);
+        let gradients = dist::gradients(model);
+        let first = dist::rank() == 0;
+        let part = |m, factor| m.named_parameters().weight.sum() * factor;
+        let tell = || {
+            let grads = [a, b, c].map(|m| m.named_parameters().weight.grad);
+            let own = grads.map(|grad| if grad == () { -1.0 } else { grad.item() });
+            print(dist::all_gather(tensor(own)).map(|of_rank| of_rank.to_array()));
+            model.zero_grad();
+        };
+        // In both steps `a` is used in the first part alone, and `c` in none.
+        for step in 0..2 {
+            part.call(a, if first { 10.0 } else { 20.0 }).backward();
+            gradients.backward(part.call(b, 1.0));
+            tell.call();
+        }
+        // On one process only; and the other has more parts.
+        if first { part.call(a, 4.0).backward(); part.call(a, 8.0).backward(); }
+        gradients.backward(part.call(b, if first { 1.0 } else { 3.0 }));
+        tell.call();
+        // What is trained changes between the parts of a step.
+        part.call(a, if first { 10.0 } else { 20.0 }).backward();
+        c.freeze("*");
+        gradients.backward(part.call(b, 1.0));
+        tell.call();
+        // The last part of one process uses nothing of the model's.
+        part.call(a, if first { 2.0 } else { 4.0 }).backward();
+        let other = ones([1]).requires_grad(true);
+        gradients.backward(if first { other.sum() } else { part.call(b, 6.0) });
+        tell.call();
+    "#;
+    let said = Folder::new().run_with(script, &["--nproc", "2", "--dist-timeout", "20"]);
+    let expected = [[15.0, 1.0, -1.0], [15.0, 1.0, -1.0], [6.0, 2.0, -1.0], [15.0, 1.0, -1.0], [3.0, 3.0, -1.0]];
+    let expected: Vec<String> = expected.iter().map(|of_rank| format!("[{of_rank:?}, {of_rank:?}]")).collect();
+    assert_eq!(said.succeeds().stdout.lines().collect::<Vec<_>>(), expected, "{said}");
+}
+
 #[test]
 fn wrong_arguments_of_exchanges_are_told_at_their_place() {
     let folder = Folder::new();

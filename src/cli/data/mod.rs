@@ -12,6 +12,7 @@ use crate::bail_hint;
 use crate::data::source::{Place, SourceRef, TableOptions};
 use crate::device;
 use crate::error::Result;
+use crate::output::{out, to_stderr};
 use crate::run::signals::Interrupt;
 use crate::script::{self, Host, ScriptError};
 use std::path::Path;
@@ -47,7 +48,7 @@ pub fn data(args: &DataArgs, host: &Host) -> u8 {
     match run(args, host) {
         Ok(code) => code,
         Err(report) => {
-            eprint!("{}", report.render(&host.sources));
+            to_stderr(&report.render(&host.sources));
             FAILED
         }
     }
@@ -72,10 +73,10 @@ fn run(args: &DataArgs, host: &Host) -> Result<u8, ScriptError> {
     let splits = open(&place, args.split.as_deref())?;
     report::print(&args.path, &place, &splits, args.seed);
     let mut code = 0;
-    let mut interrupt = Interrupt::default();
+    let interrupt = Interrupt::default();
     if args.scan {
         // From here on Ctrl-C ends the work, not the process, so that the findings are still printed.
-        interrupt = Interrupt::listen()?;
+        interrupt.listen()?;
         code = scan::scan(&args.path, &splits, &args.list, threads, &interrupt)?;
     }
     let shown = &splits[0];

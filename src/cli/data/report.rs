@@ -5,6 +5,7 @@ use super::{Split, counted};
 use crate::data::decode;
 use crate::data::source::{self, Place, SourceRef};
 use crate::error::{Result, one_line};
+use crate::output::out;
 use crate::random::{Key, Permutation};
 use rayon::prelude::*;
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@ use crate::data::decode;
 use crate::data::source::SourceRef;
 use crate::error::{Context as _, Result, catch_panic, one_line};
 use crate::files::write_atomic;
+use crate::output::out;
 use crate::run::progress::Progress;
 use crate::run::signals::Interrupt;
 use serde_json::{Map, Value};

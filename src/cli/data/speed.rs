@@ -6,6 +6,7 @@ use crate::data::loader::{Loader, LoaderOptions, OnBad};
 use crate::data::pipeline::Pipeline;
 use crate::data::source::{self, SourceRef};
 use crate::error::{Context as _, Result};
+use crate::output::out;
 use crate::random::{Key, Permutation};
 use crate::run::signals::Interrupt;
 use std::hint::black_box;

@@ -5,6 +5,7 @@ pub(super) mod read;
 
 use crate::bail_hint;
 use crate::error::{Result, did_you_mean};
+use crate::output::{err, out};
 use crate::plot::{Curve, Format, Key, Panel, Panels, panels};
 use axis::Axis;
 use clap::Args;
@@ -56,10 +57,7 @@ pub fn plot(args: &PlotArgs) -> Result<()> {
     args.out.as_deref().map(Format::of).transpose()?;
     let mut runs = args.runs.iter().map(|path| read::run(path)).collect::<Result<Vec<Run>>>()?;
     for run in runs.iter().filter(|run| run.torn) {
-        eprintln!(
-            "note: ignoring the last line of {}'s metrics, which was cut short, as when a run is killed",
-            run.given
-        );
+        err!("note: ignoring the last line of {}'s metrics, which was cut short, as when a run is killed", run.given);
     }
     // Folders of the same name are distinguished by the paths given.
     let names: Vec<String> = runs.iter().map(|r| r.name.clone()).collect();
@@ -133,7 +131,7 @@ fn tracks<'a>(runs: &'a [Run], args: &PlotArgs) -> Result<Vec<Track<'a>>> {
     tracks.retain(|t| t.phase == Some(wanted));
     for (i, run) in runs.iter().enumerate() {
         if !tracks.iter().any(|t| t.run == i) {
-            eprintln!("note: {} is left out: it has no phase `{wanted}`", run.given);
+            err!("note: {} is left out: it has no phase `{wanted}`", run.given);
         }
     }
     Ok(tracks)
@@ -171,7 +169,7 @@ fn picture(runs: &[Run], mut tracks: Vec<Track>, args: &PlotArgs) -> Result<Pane
     }
 
     for metric in left_out {
-        eprintln!("note: `{metric}` is left out: no line with it has {}", args.x.field());
+        err!("note: `{metric}` is left out: no line with it has {}", args.x.field());
     }
 
     // Phases without a curve need no entry in the legend.

@@ -6,6 +6,7 @@ mod read;
 
 use crate::error::Result;
 use crate::files::write_atomic;
+use crate::output::out;
 use crate::plot::{Panels, key_colour, panel_svgs};
 use crate::run::RunFile;
 use crate::run::schema::{RECIPE_FILE, Resumption};

@@ -49,7 +49,7 @@ pub fn backend() -> &'static Backend {
             match open(&path) {
                 Ok(()) => return Backend::LibjpegTurbo(path),
                 Err(reason) if asked_for => {
-                    eprintln!("warning: {} ({CHOICE}) is not used: {reason}", path.display())
+                    crate::output::err!("warning: {} ({CHOICE}) is not used: {reason}", path.display())
                 }
                 Err(_) => {}
             }

@@ -112,8 +112,7 @@ impl FileState {
 pub(super) fn note(line: &str) {
     #[cfg(test)]
     testing::printed(line);
-    // A closed stderr should not stop the run.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    crate::output::err!("{line}");
 }
 
 /// Prints one line to stderr, of the first process of a run, unless it has been printed before: data sets are opened

@@ -94,7 +94,7 @@ mod functions {
     pub fn tensors(path: &str) -> Result<Map> {
         let file = checkpoint::read_tensors(&checkpoint::tensor_file(Path::new(path))?)?;
         if let Some(others) = file.left_out() {
-            eprintln!("note: {path}: left out {others}");
+            crate::output::err!("note: {path}: left out {others}");
         }
         Ok(tensors_by_name(file.tensors))
     }

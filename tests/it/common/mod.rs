@@ -77,6 +77,13 @@ pub fn alone(test: &str) -> bool {
     false
 }
 
+/// A program without what the environment of the tests would change in it.
+fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_remove("NEPA_STDLIB").env_remove("RUST_BACKTRACE");
+    command
+}
+
 /// A temporary folder in which commands run.
 pub struct Folder(tempfile::TempDir);
 
@@ -148,12 +155,17 @@ impl Folder {
 
     /// Starts nepa in this folder without waiting for it.
     pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Running {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_nepa"))
-            .args(args)
+        self.spawn(clean(env!("CARGO_BIN_EXE_nepa")).args(args).envs(env.iter().copied()))
+    }
+
+    /// Starts a line of the shell in this folder, in which "$nepa" is the program.
+    pub fn shell(&self, line: &str) -> Running {
+        self.spawn(clean("bash").args(["-c", line]).env("nepa", env!("CARGO_BIN_EXE_nepa")))
+    }
+
+    fn spawn(&self, command: &mut Command) -> Running {
+        let mut child = command
             .current_dir(self.0.path())
-            .env_remove("NEPA_STDLIB")
-            .env_remove("RUST_BACKTRACE")
-            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -175,7 +187,8 @@ impl Folder {
             let _ = err.read_to_end(&mut all);
             String::from_utf8_lossy(&all).into_owned()
         });
-        let command = format!("nepa {}", args.join(" "));
+        let words = command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
+        let command = format!("{} {}", command.get_program().display(), words.join(" "));
         Running { command, child, lines, stdout: Some(stdout), stderr: Some(stderr), started: Instant::now() }
     }
 }
@@ -210,6 +223,22 @@ impl Running {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The processes that it has started as a launcher, by rank.
+    pub fn ranks(&self) -> Vec<i32> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap().flatten();
+        let lists = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+        let lists: Vec<String> = lists.collect();
+        let pids = lists.iter().flat_map(|list| list.split_whitespace()).map(|pid| pid.parse().unwrap());
+        let rank = |pid: i32| {
+            let env = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let env = String::from_utf8_lossy(&env).into_owned();
+            env.split('\0').find_map(|v| v.strip_prefix("RANK=")).map(|r| r.parse::<usize>().unwrap())
+        };
+        let mut pids: Vec<(usize, i32)> = pids.filter_map(|pid| Some((rank(pid)?, pid))).collect();
+        pids.sort();
+        pids.into_iter().map(|(_, pid)| pid).collect()
     }
 
     /// Whether the command ends by itself before a moment.

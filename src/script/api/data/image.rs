@@ -81,10 +81,7 @@ mod functions {
         let mut bytes = Vec::new();
         let png = PngEncoder::new(&mut bytes);
         png.write_image(&image.data, image.width as u32, image.height as u32, colour)?;
-        match dist::is_rank0() {
-            true => crate::files::write_atomic(path, &bytes),
-            false => Ok(()),
-        }
+        dist::on_rank0(&format!("the writing of {}", path.display()), || crate::files::write_atomic(path, &bytes))
     }
 
     /// Applies a list of transforms of single images, with random draws determined by a seed.

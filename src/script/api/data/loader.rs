@@ -4,7 +4,7 @@ use super::source::Source;
 use crate::data::loader::{self, LoaderOptions};
 use crate::data::{decode, source as sources};
 use crate::dist;
-use crate::error::Result;
+use crate::error::{Result, one_line};
 use crate::random;
 use crate::run::progress::{note_line, note_line_of_any};
 use crate::script::api::batch::Batch;
@@ -56,7 +56,7 @@ struct EpochParts {
 impl Drop for EpochParts {
     /// Also an epoch that was left early tells what was broken.
     fn drop(&mut self) {
-        let _ = self.loader.0.tell_of_bad_items();
+        self.loader.0.tell_of_bad_items();
     }
 }
 
@@ -94,7 +94,7 @@ impl Epoch {
     fn next_batch(&self) -> Result<Option<Batch>> {
         let batch = self.0.epoch.borrow_mut().next_batch()?;
         if batch.is_none() {
-            self.0.loader.0.tell_of_bad_items()?;
+            self.0.loader.0.tell_of_bad_items();
         }
         Ok(batch.map(Batch::from))
     }
@@ -119,10 +119,10 @@ thread_local! {
 
 impl LoaderParts {
     /// Lists broken images that were replaced in bad_items.txt, and says how many there are.
-    fn tell_of_bad_items(&self) -> Result<()> {
+    fn tell_of_bad_items(&self) {
         let bad = self.loader.bad_items();
         if bad.len() == self.reported.get() {
-            return Ok(());
+            return;
         }
         self.reported.set(bad.len());
         let source = self.loader.source().describe();
@@ -130,7 +130,7 @@ impl LoaderParts {
             // Rank 0 keeps its own list.
             let list: Vec<String> = bad.values().map(|(name, reason)| format!("{name} ({reason})")).collect();
             note_line_of_any(&format!("warning: {source}: skipped broken images: {}", list.join(", ")));
-            return Ok(());
+            return;
         }
         let count = bad.len();
         let lines = BAD.with_borrow_mut(|all| {
@@ -140,13 +140,17 @@ impl LoaderParts {
             };
             all.iter().map(line).collect::<String>()
         });
-        let path = with_session(|session| {
+        let written = with_session(|session| {
             session.write("bad_items.txt", lines.as_bytes())?;
             session.path("bad_items.txt")
-        })?;
+        });
+        // No reason to end the run: rank 0 is alone here, and the others could not end with it.
+        let place = match written {
+            Ok(path) => format!("see {}", path.display()),
+            Err(e) => format!("cannot list them: {}", one_line(&e)),
+        };
         let plural = if count == 1 { "image" } else { "images" };
-        note_line(&format!("warning: {source}: skipped {count} broken {plural}; see {}", path.display()));
-        Ok(())
+        note_line(&format!("warning: {source}: skipped {count} broken {plural}; {place}"));
     }
 }
 
