@@ -30,3 +30,4 @@ pub mod script;
 pub mod table_file;
 pub mod tensor;
 pub mod types;
+pub mod untrusted;

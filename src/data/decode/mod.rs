@@ -20,12 +20,14 @@ pub use turbo::{Backend, backend};
 use super::image::{Image, Region};
 use super::source::StoredImage;
 use crate::bail_hint;
-use crate::error::{Diagnostic, Error, Result, ensure};
+use crate::error::{Diagnostic, Error, Result, catch_damage, ensure};
 use image::metadata::Orientation;
 use kind::Kind;
 
-/// More pixels than this are refused: a damaged header can claim any size.
+/// More pixels than this are refused.
 const MOST_PIXELS: usize = 1 << 28;
+/// What decoding takes for each pixel at most: 4 channels of 16 bits.
+const PIXEL_BYTES: usize = 8;
 
 /// The pixels of a region, perhaps within somewhat more.
 pub struct DecodedRegion {
@@ -56,7 +58,7 @@ impl<'a> LazyImage<'a> {
     pub fn open(content: &'a mut StoredImage<'_>, exif_orientation: bool) -> Result<Self> {
         match content {
             StoredImage::Pixels(image) => Ok(LazyImage::Decoded(std::mem::take(image))),
-            StoredImage::Encoded(bytes) => Self::open_encoded(bytes, exif_orientation),
+            StoredImage::Encoded(bytes) => catch_damage("the image", || Self::open_encoded(bytes, exif_orientation)),
         }
     }
 
@@ -133,6 +135,23 @@ pub fn check_size(width: usize, height: usize) -> Result<()> {
     ensure!(
         width.saturating_mul(height) <= MOST_PIXELS,
         "the image claims {width} x {height} pixels, more than the {MOST_PIXELS} that are accepted"
+    );
+    Ok(())
+}
+
+/// How many pixels a file of so many bytes may claim: a damaged header can claim any size. A JPEG of one colour has 57
+/// pixels a byte; more are believed of small images only.
+fn most_pixels(file: usize) -> usize {
+    const ALWAYS: usize = 1 << 25;
+    file.saturating_mul(64).clamp(ALWAYS, MOST_PIXELS)
+}
+
+/// Refuses a size that the file, of which the decoder has read no more than the header, can hardly hold.
+fn check_claim(width: usize, height: usize, file: usize) -> Result<()> {
+    check_size(width, height)?;
+    ensure!(
+        width * height <= most_pixels(file),
+        "the image claims {width} x {height} pixels, which do not fit into {file} bytes"
     );
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! WebP, BMP and PNM, by the `image` crate.
 
 use super::kind::Kind;
-use super::{Metadata, check_size};
+use super::{Metadata, PIXEL_BYTES, check_claim, most_pixels};
 use crate::data::image::Image;
 use crate::error::{Diagnostic, Result, bail};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -16,14 +16,14 @@ pub fn decode(bytes: &[u8], kind: Kind) -> Result<(Image, Metadata)> {
     };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
-    limits.max_alloc = Some(2 << 30);
+    limits.max_alloc = Some((most_pixels(bytes.len()) * PIXEL_BYTES) as u64);
     reader.limits(limits);
     let mut metadata = Metadata::default();
     let decoded = match reader.into_decoder() {
         Ok(mut decoder) => {
             // Before anything of that size is made.
             let (width, height) = decoder.dimensions();
-            check_size(width as usize, height as usize)?;
+            check_claim(width as usize, height as usize, bytes.len())?;
             metadata.exif = decoder.exif_metadata().ok().flatten();
             metadata.xmp = decoder.xmp_metadata().ok().flatten();
             DynamicImage::from_decoder(decoder)
