@@ -55,18 +55,6 @@ unsafe impl GlobalAlloc for Bounded {
 #[global_allocator]
 static ALLOCATOR: Bounded = Bounded;
 
-/// Panics of other crates are contained where their bytes are read; those of nepa's own code are faults.
-fn end_at_own_panics() {
-    let shown = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        let is_foreign = info.location().is_some_and(|l| ["/registry/", "/rustc/"].iter().any(|p| l.file().contains(p)));
-        if !is_foreign {
-            shown(info);
-            std::process::abort();
-        }
-    }));
-}
-
 struct Chosen {
     target: &'static Target,
     bench: Bench,
@@ -74,7 +62,7 @@ struct Chosen {
 
 impl Chosen {
     fn new() -> Self {
-        end_at_own_panics();
+        targets::end_at_own_panics();
         let name = std::env::var("NEPA_FUZZ_TARGET").unwrap_or_default();
         let names: Vec<&str> = targets::TARGETS.iter().map(|target| target.name).collect();
         let Some(target) = targets::TARGETS.iter().find(|target| target.name == name) else {

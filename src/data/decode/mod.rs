@@ -296,6 +296,53 @@ mod tests {
         }
     }
 
+    /// The complaint about bytes that are no image.
+    fn complaint_of(bytes: Vec<u8>) -> String {
+        let mut content = StoredImage::Encoded(Cow::Owned(bytes));
+        let error = LazyImage::open(&mut content, false).and_then(LazyImage::decode).err().expect("no image");
+        crate::error::one_line(&error)
+    }
+
+    fn odd(name: &str) -> Vec<u8> {
+        std::fs::read(format!("{}/tests/fixtures/images-odd/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
+
+    #[test]
+    fn a_size_that_does_not_fit_into_the_file_is_told() {
+        const SIDE: u32 = 16000;
+        let with = |name: &str, at: usize, numbers: &[u8]| {
+            let mut bytes = odd(name);
+            bytes[at..at + numbers.len()].copy_from_slice(numbers);
+            bytes
+        };
+        let (be, le) =
+            ([SIDE.to_be_bytes(), SIDE.to_be_bytes()].concat(), [SIDE.to_le_bytes(), SIDE.to_le_bytes()].concat());
+        let mut png = with("grey-8.png", 16, &be);
+        let sum = crc32fast::hash(&png[12..29]);
+        png[29..33].copy_from_slice(&sum.to_be_bytes());
+        let jpeg = |name: &str| {
+            let bytes = odd(name);
+            let frame = bytes.windows(2).position(|pair| matches!(pair, [0xff, 0xc0 | 0xc2])).unwrap();
+            with(name, frame + 5, &[&be[2..4], &be[2..4]].concat())
+        };
+        let gif = with("gif-plain.gif", 6, &[&le[..2], &le[..2]].concat());
+        let pnm = format!("P6 {SIDE} {SIDE} 255\n").into_bytes();
+        let (plain, progressive) = (jpeg("baseline-444.jpg"), jpeg("progressive-420-75x51.jpg"));
+        for bytes in [png, plain, progressive, gif, pnm, with("bmp-24.bmp", 18, &le)] {
+            let text = complaint_of(bytes);
+            assert!(text.contains("claims 16000 x 16000 pixels, which do not fit into"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_jpeg_with_scans_without_end_is_told() {
+        let bytes = odd("progressive-420-75x51.jpg");
+        let scan = bytes.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap();
+        let (head, scan) = (&bytes[..scan], &bytes[scan..bytes.len() - 2]);
+        let text = complaint_of([head, &scan.repeat(600), &[0xff, 0xd9]].concat());
+        assert!(text.contains("too many scans"), "{text}");
+    }
+
     #[test]
     fn what_is_not_read_is_named() {
         let cases: [(&[u8], &str); 12] = [

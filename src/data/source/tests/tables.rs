@@ -47,7 +47,7 @@ fn with_features(batch: RecordBatch, names: &str) -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), batch.columns().to_vec()).unwrap()
 }
 
-fn parquet(batch: &RecordBatch, props: WriterProperties) -> Vec<u8> {
+pub(super) fn parquet(batch: &RecordBatch, props: WriterProperties) -> Vec<u8> {
     let mut out = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut out, batch.schema(), Some(props)).unwrap();
     writer.write(batch).unwrap();
