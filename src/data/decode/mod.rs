@@ -142,7 +142,7 @@ pub fn check_size(width: usize, height: usize) -> Result<()> {
 /// How many pixels a file of so many bytes may claim: a damaged header can claim any size. A JPEG of one colour has 57
 /// pixels a byte; more are believed of small images only.
 fn most_pixels(file: usize) -> usize {
-    const ALWAYS: usize = 1 << 25;
+    const ALWAYS: usize = 1 << 26;
     file.saturating_mul(64).clamp(ALWAYS, MOST_PIXELS)
 }
 

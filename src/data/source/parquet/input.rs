@@ -44,10 +44,15 @@ impl Input {
             }
         }
         let meta = ArrowReaderMetadata::load(self, ArrowReaderOptions::new())?;
-        let mut rows = 0u64;
+        let (mut rows, mut packed) = (0u64, 0u64);
         for group in meta.metadata().row_groups() {
             rows = rows.saturating_add(u64::try_from(group.num_rows())?);
+            for column in group.columns() {
+                packed = packed.saturating_add(u64::try_from(column.compressed_size())?);
+            }
         }
+        // One part of a file that stood for many columns would be read as often.
+        ensure!(packed <= self.size, "its columns announce {packed} bytes");
         let announced = meta.metadata().file_metadata().num_rows();
         ensure!(announced == rows as i64, "it announces {announced} rows, but its row groups have {rows}");
         // Without an image a row takes almost nothing, but tables are of images.

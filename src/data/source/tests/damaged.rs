@@ -260,3 +260,43 @@ fn patterns_that_stand_for_too_many_files_are_refused() {
         complains(open(&dir.text(pattern), None), &[pattern, what]);
     }
 }
+
+/// Links in an archive, and names that leave it, are names alone.
+#[test]
+fn archives_are_read_within_themselves() {
+    let dir = Dir::new();
+    dir.write("secret.gif", "secret");
+    let mut tar = ::tar::Builder::new(Vec::new());
+    let mut add = |name: &str, link: Option<&str>, content: &[u8]| {
+        let mut header = ::tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        if let Some(target) = link {
+            header.set_entry_type(::tar::EntryType::Symlink);
+            header.set_link_name_literal(target).unwrap();
+        }
+        header.set_cksum();
+        tar.append(&header, content).unwrap();
+    };
+    let secret = dir.text("secret.gif");
+    add("a.gif", Some(&secret), b"");
+    add("../secret.gif", None, b"inside");
+    add("/etc/hostname.gif", None, b"inside");
+    dir.write("a.tar", tar.into_inner().unwrap());
+    let source = open(&dir.text("a.tar"), None).unwrap();
+    assert_eq!([bytes(&*source, 0), bytes(&*source, 1)], [b"inside", b"inside"]);
+    assert_eq!(source.len(), 2);
+}
+
+#[test]
+fn samples_of_too_many_files_are_told() {
+    let dir = Dir::new();
+    let mut tar = ::tar::Builder::new(Vec::new());
+    for i in 0..1001 {
+        let mut header = ::tar::Header::new_gnu();
+        header.set_cksum();
+        tar.append_data(&mut header, format!("a.{i}"), &b""[..]).unwrap();
+    }
+    dir.write("a.tar", tar.into_inner().unwrap());
+    complains(open(&dir.text("a.tar"), None), &["a.tar: more than 1000 files share the name a"]);
+}
