@@ -86,7 +86,8 @@ fn limit_memory() {
     {
         let pages: u64 =
             std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').next().unwrap().parse().unwrap();
-        let most = pages * 4096 + (1 << 30);
+        // And what the allocators of a few threads set aside.
+        let most = pages * 4096 + (1 << 30) + (1 << 28);
         let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
         // SAFETY: a plain struct that is only read.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);

@@ -76,10 +76,10 @@ fn parquet_with_columns_nested_without_end_is_told() {
     let dir = Dir::new();
     let n = 100_000;
     let mut footer = [&[0x15, 2, 0x19, 0xfc][..], &varint(n)].concat();
-    for i in 0..n {
-        // Its name and its only child; the last one has a type.
-        footer.extend(if i + 1 < n { &[0x48, 1, b'a', 0x15, 2, 0][..] } else { &[0x15, 12, 0x38, 1, b'a', 0] });
-    }
+    // Columns, each with a name and one child; the first is no column, the last has values.
+    footer.extend([0x48, 1, b'a', 0x15, 2, 0]);
+    (2..n).for_each(|_| footer.extend([0x35, 0, 0x18, 1, b'a', 0x15, 2, 0]));
+    footer.extend([0x15, 12, 0x25, 0, 0x18, 1, b'a', 0]);
     footer.extend([0x16, 0, 0x19, 0x0c, 0]);
     dir.write("a.parquet", closed(b"PAR1", &footer));
     complains(open(&dir.text("a.parquet"), None), &["a.parquet is cut short or damaged", "nested more than 64 deep"]);
