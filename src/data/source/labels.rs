@@ -20,6 +20,8 @@ use std::collections::HashMap;
 
 /// A value that is no label.
 pub(super) const NONE: i32 = -1;
+/// A longer text, of so many bytes, names no class: it is compared with others at every row.
+const LONGEST: usize = 1024;
 /// A number beyond i32, which is no label either and is reported with the other wrong ones.
 const TOO_LARGE: i32 = i32::MIN;
 
@@ -171,7 +173,12 @@ fn each(column: &dyn Array, visit: &mut dyn FnMut(Label<'_>)) -> Result<(), Unfi
         DataType::LargeList(_) => only_items(column, |row| column.as_list::<i64>().value(row), listed, visit),
         DataType::FixedSizeList(..) => only_items(column, |row| column.as_fixed_size_list().value(row), listed, visit),
         _ => {
-            (0..column.len()).for_each(|row| visit(text(column, row).map_or(Label::None, Label::Text)));
+            for row in 0..column.len() {
+                match text(column, row) {
+                    Some(text) if text.len() > LONGEST => return Err((row, format!("a text of {} bytes", text.len()))),
+                    text => visit(text.map_or(Label::None, Label::Text)),
+                }
+            }
             Ok(())
         }
     }
