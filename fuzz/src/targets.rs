@@ -66,11 +66,6 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    /// Where a caller may keep what it reads.
-    pub fn last(&self) -> PathBuf {
-        self.path("last")
-    }
-
     fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().expect("in the folder")).expect("a folder");

@@ -98,14 +98,15 @@ fn limit_memory() {
 fn torture(target: &Target, bench: &Bench, files: &[PathBuf], times: usize) {
     let files: Vec<Vec<u8>> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
     assert!(!files.is_empty(), "{} has no seeds", target.name);
+    let last = tempfile::Builder::new().prefix("fuzzing-").tempfile().unwrap();
+    println!("{}: its last input is kept as {}", target.name, last.path().display());
     let mut draws = Draws(0x9e37_79b9_7f4a_7c15);
     let small: Vec<Vec<u8>> = files.iter().filter(|file| file.len() < 50_000).cloned().collect();
     for bytes in files.iter().cloned().chain((0..times).map(|_| damaged(&small, &mut draws))) {
-        // What it was, should the process end.
-        std::fs::write(bench.last(), &bytes).unwrap();
+        // Should the process end.
+        std::fs::write(last.path(), &bytes).unwrap();
         (target.read)(bench, &bytes);
     }
-    println!("{}: survived", target.name);
 }
 
 #[test]
@@ -117,7 +118,6 @@ fn every_reader_survives_damaged_files() {
     assert!(seeds.iter().map(|(name, _)| *name).eq(TARGETS.iter().map(|target| target.name)), "{seeds:?}");
     targets::end_at_own_panics();
     let bench = Bench::new();
-    println!("the last input is kept as {}", bench.last().display());
     limit_memory();
     for (target, (name, files)) in TARGETS.iter().zip(&seeds) {
         let times = if *name == "recipe" { 100 } else { 300 };
