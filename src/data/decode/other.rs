@@ -14,6 +14,9 @@ pub fn decode(bytes: &[u8], kind: Kind) -> Result<(Image, Metadata)> {
         Kind::Bmp => (ImageFormat::Bmp, "BMP"),
         _ => (ImageFormat::Pnm, "PNM"),
     };
+    if kind == Kind::WebP {
+        check_chunks(bytes)?;
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_alloc = Some((most_pixels(bytes.len()) * PIXEL_BYTES) as u64);
@@ -41,6 +44,22 @@ pub fn decode(bytes: &[u8], kind: Kind) -> Result<(Image, Metadata)> {
         narrow_steps(bytes, &mut rgb);
     }
     Ok((Image::new(width, height, 3, rgb), metadata))
+}
+
+/// Refuses a WebP whose chunks of metadata do not lie within it: the crate makes room for all that they claim.
+fn check_chunks(bytes: &[u8]) -> Result<()> {
+    const FIRST: usize = 12;
+    const HEAD: usize = 8;
+    let mut at = FIRST;
+    while let Some(head) = bytes.get(at..at + HEAD) {
+        let (name, size) = head.split_at(4);
+        let size = u32::from_le_bytes([size[0], size[1], size[2], size[3]]) as usize;
+        at += HEAD + size.next_multiple_of(2);
+        if matches!(name, b"EXIF" | b"XMP " | b"ICCP") && at > bytes.len().next_multiple_of(2) {
+            bail!("damaged WebP file: its chunk {} is cut short", name.escape_ascii());
+        }
+    }
+    Ok(())
 }
 
 /// As Pillow's `convert("RGB")`: alpha dropped, the upper byte of 16 bits.
