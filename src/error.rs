@@ -180,24 +180,37 @@ impl fmt::Display for TorchFault {
 impl std::error::Error for TorchFault {}
 
 thread_local! {
-    /// How many [`catch_panic`] calls are active on this thread: their panics are not printed.
+    /// How many calls that catch panics are active on this thread: their panics are not printed.
     static CATCHING: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Runs `body`; a panic in it becomes an error.
 pub fn catch_panic<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
+    caught(body).unwrap_or_else(|text| match torch_panic(&text) {
+        Some(fault) => Err(fault.into()),
+        None => Err(Diagnostic::new(format!("internal fault: {text}"))
+            .hint("this is a bug in nepa, not in your recipe; please report it")
+            .into()),
+    })
+}
+
+/// Runs a reader of bytes from elsewhere. A panic in it, as of a parser of another project that meets damage which it
+/// does not expect, becomes an error about `what` is read.
+pub fn catch_damage<R>(what: impl fmt::Display, body: impl FnOnce() -> Result<R>) -> Result<R> {
+    caught(body).unwrap_or_else(|text| {
+        let message = format!("{what} is damaged in a way that its reader does not expect ({text})");
+        Err(Diagnostic::new(message).hint("fetch or write it again").into())
+    })
+}
+
+/// The result of `body`, or the text of its panic, which is not printed.
+fn caught<R>(body: impl FnOnce() -> R) -> std::result::Result<R, String> {
     CATCHING.set(CATCHING.get() + 1);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
     CATCHING.set(CATCHING.get() - 1);
-    result.unwrap_or_else(|payload| {
+    result.map_err(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str);
-        let text = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        match torch_panic(text) {
-            Some(fault) => Err(fault.into()),
-            None => Err(Diagnostic::new(format!("internal fault: {text}"))
-                .hint("this is a bug in nepa, not in your recipe; please report it")
-                .into()),
-        }
+        text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message").to_string()
     })
 }
 

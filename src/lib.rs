@@ -33,3 +33,4 @@ pub mod script;
 pub mod table_file;
 pub mod tensor;
 pub mod types;
+pub mod untrusted;

@@ -5,6 +5,7 @@ use crate::error::{Context as _, Diagnostic, Result, did_you_mean};
 use crate::nn::{Architecture, VitNepaConfig};
 use crate::options::{self, Options};
 use crate::tensor::dtype_name;
+use crate::untrusted;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use tch::Tensor;
@@ -48,10 +49,7 @@ pub struct ConfigFile {
 impl ConfigFile {
     /// Reads and checks a `config.json`.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
-            .with_context(|| format!("{} is not valid JSON", path.display()))?;
-        let Value::Object(map) = value else {
+        let Value::Object(map) = untrusted::read_json(path)? else {
             return Err(Diagnostic::new(format!("{} is not a JSON object", path.display())).into());
         };
         Self::from_map(&path.display().to_string(), map)

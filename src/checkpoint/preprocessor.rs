@@ -5,8 +5,9 @@
 //! and bring crops of their own.
 
 use crate::bail_hint;
-use crate::error::{Context as _, Result};
+use crate::error::Result;
 use crate::nn::{InputNormalization, VitNepa};
+use crate::untrusted;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -37,9 +38,7 @@ pub fn read(path: &Path) -> Result<Option<InputNormalization>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let text = text.trim_start_matches('\u{feff}');
-    let value: Value = serde_json::from_str(text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+    let value = untrusted::read_json(path)?;
     if value["do_normalize"] == false {
         return Ok(Some(InputNormalization { mean: vec![0.0], std: vec![1.0] }));
     }

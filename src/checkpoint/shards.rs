@@ -3,8 +3,8 @@
 
 use super::{INDEX_FILES, TensorFile, tensors};
 use crate::bail_hint;
-use crate::error::{Context as _, Result, bail, ensure};
-use serde_json::Value;
+use crate::error::{Result, bail, ensure};
+use crate::untrusted;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -34,8 +34,7 @@ fn is_shard_of(name: &str, index: &str) -> bool {
 /// The files that an index names, in order, each with the tensors that it should hold. All of them are there.
 pub fn files(index: &Path) -> Result<BTreeMap<PathBuf, BTreeSet<String>>> {
     let shown = index.display();
-    let text = std::fs::read_to_string(index).with_context(|| format!("cannot read {shown}"))?;
-    let value: Value = serde_json::from_str(&text).with_context(|| format!("{shown} is not valid JSON"))?;
+    let value = untrusted::read_json(index)?;
     let Some(map) = value["weight_map"].as_object().filter(|map| !map.is_empty()) else {
         bail!("{shown} names no files of weights: expected \"weight_map\", the file of each tensor");
     };

@@ -3,13 +3,13 @@
 use super::TensorFile;
 use super::torch_file;
 use crate::bail_hint;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Result, bail, catch_damage};
 use crate::files::write_atomic_with;
 use crate::tensor::{Dtype, dtype_name};
+use crate::untrusted;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use tch::{Device, Tensor};
@@ -17,14 +17,14 @@ use tch::{Device, Tensor};
 /// Reads every tensor of a safetensors file or a file of `torch.save`, on the CPU.
 pub fn read(path: &Path) -> Result<TensorFile> {
     let reading = || format!("cannot read {}", path.display());
-    let file = File::open(path).with_context(reading)?;
+    let file = untrusted::open(path)?;
     // SAFETY: only read. Truncating the file meanwhile would end the process, so checkpoints are replaced by renaming.
     // A mapped file need not be in memory beside its tensors.
     let bytes = unsafe { memmap2::Mmap::map(&file) }.with_context(reading)?;
-    match torch_file::is_torch(path, &bytes) {
+    catch_damage(path.display(), || match torch_file::is_torch(path, &bytes) {
         true => torch_file::read(path, &bytes),
         false => read_safetensors(path, &bytes),
-    }
+    })
 }
 
 fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<TensorFile> {
@@ -42,7 +42,9 @@ fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<TensorFile> {
     let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let mut tensors = Vec::new();
     for (name, view) in file.tensors() {
-        let size: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+        let Ok(size) = view.shape().iter().map(|n| i64::try_from(*n)).collect::<Result<Vec<i64>, _>>() else {
+            bail!("{}: tensor `{name}` has the impossible shape {:?}", path.display(), view.shape());
+        };
         let Some(dtype) = Dtype::find(|dtype| dtype.safetensors == view.dtype()) else {
             bail_hint!(
                 "{}: tensor `{name}` has dtype {:?}, which is not supported", path.display(), view.dtype();

@@ -12,6 +12,8 @@
 #include <string.h>
 
 enum { JPEG_LIB_VERSION = 62, HEADER_OK = 1, APP1 = 0xe1, MESSAGE_MAX = 200 };
+// A progressive picture has about ten; each goes over all of its blocks, however few bytes it takes.
+enum { MOST_SCANS = 500 };
 enum { JCS_GRAYSCALE = 1, JCS_RGB = 2, JCS_YCBCR = 3, JCS_CMYK = 4, JCS_YCCK = 5 };
 
 typedef struct decompress decompress;
@@ -46,6 +48,12 @@ typedef struct {
     void (*term_source)(decompress *);
 } source_mgr;
 
+typedef struct {
+    void (*progress_monitor)(decompress *);
+    long pass_counter, pass_limit;
+    int completed_passes, total_passes;
+} progress_mgr;
+
 typedef struct marker {
     struct marker *next;
     uint8_t marker;
@@ -55,7 +63,9 @@ typedef struct marker {
 
 struct decompress {
     error_mgr *err;
-    void *mem, *progress, *client_data;
+    void *mem;
+    progress_mgr *progress;
+    void *client_data;
     int is_decompressor, global_state;
     source_mgr *src;
     unsigned image_width, image_height;
@@ -115,6 +125,7 @@ typedef struct {
     decompress cinfo;
     error_mgr err;
     source_mgr src;
+    progress_mgr progress;
     jmp_buf failed;
     char message[MESSAGE_MAX];
     // The first complaint about data that could still be decoded.
@@ -167,6 +178,10 @@ static void on_skip(decompress *c, long n) {
     c->src->bytes_in_buffer -= n;
 }
 
+static void on_progress(decompress *c) {
+    if (c->input_scan_number > MOST_SCANS) fail(c, "it has too many scans");
+}
+
 // Opens the library; null, or what is wrong with it (static).
 const char *nepa_jpeg_open(const char *path) {
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -212,6 +227,8 @@ jpeg *nepa_jpeg_new(void) {
     lib.save_markers(&j->cinfo, APP1, 0xffff);
     j->src = (source_mgr){NULL, 0, nothing, on_end, on_skip, lib.resync, nothing};
     j->cinfo.src = &j->src;
+    j->progress.progress_monitor = on_progress;
+    j->cinfo.progress = &j->progress;
     return j;
 }
 

@@ -30,6 +30,7 @@ mod evaluate;
 mod features;
 mod finetune;
 mod functions;
+mod fuzzing;
 mod habits;
 mod imagenet;
 mod kept;

@@ -2,7 +2,7 @@
 
 use crate::{
     cargo::{self, project},
-    host,
+    fuzz, host,
     libtorch::{self, Want},
     wheels::Variant,
 };
@@ -18,7 +18,7 @@ use std::{
 
 /// A mistake on the command line: shown without a chain of causes, exit code 2.
 #[derive(Debug)]
-pub struct Usage(String);
+pub struct Usage(pub String);
 
 impl std::fmt::Display for Usage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,6 +35,7 @@ Commands:
   run RECIPE [ARGS…]      build nepa (release) and run a recipe: `nepa run RECIPE ARGS…`
   test [ARGS…]            run all tests: `cargo test --workspace ARGS…`
   bench [NAME [ARGS…]]    run one benchmark; without a name, list them
+  fuzz [TARGET]           give damaged files to the readers of files, for a while
   setup [--cuda]          set up libtorch, for the CPU or for CUDA (on first use, the CPU's is set up automatically)
   install [--to DIR]      build nepa (release) and copy it to cargo's bin folder, or to DIR
   help                    show this text; `cargo xtask <command> --help` says more
@@ -81,7 +82,7 @@ Sets up libtorch if needed, builds nepa in release mode and copies it to DIR, or
 works from anywhere; it uses libtorch where it is now, in the cache.
 ";
 
-const COMMANDS: [&str; 6] = ["run", "test", "bench", "setup", "install", "help"];
+const COMMANDS: [&str; 7] = ["run", "test", "bench", "fuzz", "setup", "install", "help"];
 
 type Action = fn(&[OsString]) -> Result<ExitCode>;
 
@@ -97,6 +98,7 @@ pub fn dispatch(args: &[OsString]) -> Result<ExitCode> {
         "run" => (run, RUN),
         "test" => (test, TEST),
         "bench" => (bench, BENCH),
+        "fuzz" => (fuzz::fuzz, fuzz::HELP),
         "setup" => (setup, SETUP),
         "install" => (install, INSTALL),
         "help" | "--help" | "-h" => {

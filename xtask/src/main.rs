@@ -14,6 +14,7 @@ mod cache;
 mod cargo;
 mod commands;
 mod fetch;
+mod fuzz;
 mod host;
 mod libtorch;
 mod wheels;

@@ -83,6 +83,42 @@ fn bench_knows_the_names() {
 }
 
 #[test]
+fn fuzz_gives_each_target_its_seeds() {
+    let world = world();
+    for folder in ["fuzz/seeds/two", "images"] {
+        fs::create_dir_all(world.path("project").join(folder)).unwrap();
+    }
+    fs::write(world.path("project/fuzz/seeds.txt"), "# Targets\none images/*.png\ntwo\n").unwrap();
+    fs::write(world.path("project/images/a.png"), "a").unwrap();
+    fs::write(world.path("project/fuzz/seeds/two/found-b"), "b").unwrap();
+    let ran = world.run(&["fuzz", "--seconds", "7"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let calls: Vec<&str> = ran.err.lines().filter(|line| line.contains("fuzz run")).collect();
+    assert_eq!(calls.len(), 2, "{}", ran.err);
+    for (call, name) in calls.iter().zip(["one", "two"]) {
+        assert!(call.starts_with("cargo +nightly fuzz run --sanitizer none readers "), "{call}");
+        assert!(call.contains(&format!("fuzz/corpus/{name} -- ")) && call.contains("-max_total_time=7"), "{call}");
+    }
+    assert!(world.path("project/fuzz/corpus/one/images-a.png").is_file());
+    assert!(world.path("project/fuzz/corpus/two/fuzz-seeds-two-found-b").is_file());
+
+    let ran = world.run(&["fuzz", "two"]);
+    assert_eq!(ran.err.lines().filter(|line| line.contains("fuzz run")).count(), 1, "{}", ran.err);
+    for (args, says) in
+        [(["fuzz", "three", ""], "Targets: one, two"), (["fuzz", "--seconds", "x"], "expected a whole number")]
+    {
+        let ran = world.run(&args);
+        assert!(ran.code == 2 && ran.err.contains(says), "{}", ran.err);
+    }
+    world.script("cargo", "exit 1");
+    let ran = world.run(&["fuzz"]);
+    assert!(ran.code == 1 && ran.err.contains("rustup toolchain install nightly"), "{}", ran.err);
+    world.script("cargo", "[ \"$2\" = --version ]");
+    let ran = world.run(&["fuzz"]);
+    assert!(ran.code == 1 && ran.err.contains("cargo install cargo-fuzz"), "{}", ran.err);
+}
+
+#[test]
 fn install_copies_and_tells_about_path() {
     let world = world();
     let there = world.path("there");

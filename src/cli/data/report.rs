@@ -4,7 +4,7 @@ use super::facts::Facts;
 use super::{Split, counted};
 use crate::data::decode;
 use crate::data::source::{self, Place, SourceRef};
-use crate::error::{Result, one_line};
+use crate::error::{Result, catch_damage, one_line};
 use crate::output::out;
 use crate::random::{Key, Permutation};
 use rayon::prelude::*;
@@ -101,7 +101,7 @@ fn sizes(source: &SourceRef, seed: u64) {
     let order = Permutation::new(Key::new(seed), source.len().max(1));
     let mut indices: Vec<usize> = (0..n).map(|i| order.at(i)).collect();
     indices.sort_unstable();
-    let of = |&i: &usize| (i, source.read(i).and_then(Facts::of));
+    let of = |&i: &usize| (i, catch_damage("the image", || source.read(i).and_then(Facts::of)));
     let read: Vec<(usize, Result<Facts>)> = indices.par_iter().map(of).collect();
     let (facts, broken): (Vec<_>, Vec<_>) = read.into_iter().partition(|(_, facts)| facts.is_ok());
     let facts: Vec<Facts> = facts.into_iter().filter_map(|(_, facts)| facts.ok()).collect();

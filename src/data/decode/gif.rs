@@ -1,6 +1,6 @@
 //! GIF, by the `gif` crate: the first frame, as Pillow shows it.
 
-use super::check_size;
+use super::check_claim;
 use crate::data::image::Image;
 use crate::error::{Diagnostic, Result, bail};
 use std::borrow::Cow;
@@ -23,13 +23,13 @@ fn first_frame(bytes: &[u8]) -> Result<Image> {
     // The end of the image and of the file may be missing if the image is whole.
     let mut decoder = options.read_info(Cursor::new(with_palette(bytes)).chain(&b"\0;"[..]))?;
     let canvas = (decoder.width() as usize, decoder.height() as usize);
-    check_canvas(canvas)?;
+    check_canvas(canvas, bytes.len())?;
     let global = decoder.global_palette().map(<[u8]>::to_vec);
     let Some(frame) = decoder.read_next_frame()? else { bail!("it has no frame") };
     let Some(palette) = frame.palette.clone().or(global) else { bail!("it has no palette") };
     let (left, top, columns) = (frame.left as usize, frame.top as usize, frame.width as usize);
     let (width, height) = (canvas.0.max(left + columns), canvas.1.max(top + frame.height as usize));
-    check_size(width, height)?;
+    check_claim(width, height, bytes.len())?;
     let colour = |index: usize| palette.get(3 * index..3 * index + 3).map_or([0; 3], |c| [c[0], c[1], c[2]]);
     let mut data = colour(frame.transparent.unwrap_or(0) as usize).repeat(width * height);
     for (y, row) in frame.buffer.chunks_exact(columns.max(1)).enumerate() {
@@ -42,8 +42,8 @@ fn first_frame(bytes: &[u8]) -> Result<Image> {
 }
 
 /// Refuses a canvas that is too large; one without pixels grows with its frame.
-fn check_canvas((width, height): (usize, usize)) -> Result<()> {
-    check_size(width.max(1), height.max(1))
+fn check_canvas((width, height): (usize, usize), file: usize) -> Result<()> {
+    check_claim(width.max(1), height.max(1), file)
 }
 
 /// The file, with a palette of grey for frames that have none.

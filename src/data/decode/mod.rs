@@ -20,12 +20,14 @@ pub use turbo::{Backend, backend};
 use super::image::{Image, Region};
 use super::source::StoredImage;
 use crate::bail_hint;
-use crate::error::{Diagnostic, Error, Result, ensure};
+use crate::error::{Diagnostic, Error, Result, catch_damage, ensure};
 use image::metadata::Orientation;
 use kind::Kind;
 
-/// More pixels than this are refused: a damaged header can claim any size.
+/// More pixels than this are refused.
 const MOST_PIXELS: usize = 1 << 28;
+/// What decoding takes for each pixel at most: 4 channels of 16 bits.
+const PIXEL_BYTES: usize = 8;
 
 /// The pixels of a region, perhaps within somewhat more.
 pub struct DecodedRegion {
@@ -56,7 +58,7 @@ impl<'a> LazyImage<'a> {
     pub fn open(content: &'a mut StoredImage<'_>, exif_orientation: bool) -> Result<Self> {
         match content {
             StoredImage::Pixels(image) => Ok(LazyImage::Decoded(std::mem::take(image))),
-            StoredImage::Encoded(bytes) => Self::open_encoded(bytes, exif_orientation),
+            StoredImage::Encoded(bytes) => catch_damage("the image", || Self::open_encoded(bytes, exif_orientation)),
         }
     }
 
@@ -133,6 +135,23 @@ pub fn check_size(width: usize, height: usize) -> Result<()> {
     ensure!(
         width.saturating_mul(height) <= MOST_PIXELS,
         "the image claims {width} x {height} pixels, more than the {MOST_PIXELS} that are accepted"
+    );
+    Ok(())
+}
+
+/// How many pixels a file of so many bytes may claim: a damaged header can claim any size. A JPEG of one colour has 57
+/// pixels a byte; more are believed of small images only.
+fn most_pixels(file: usize) -> usize {
+    const ALWAYS: usize = 1 << 26;
+    file.saturating_mul(64).clamp(ALWAYS, MOST_PIXELS)
+}
+
+/// Refuses a size that the file, of which the decoder has read no more than the header, can hardly hold.
+fn check_claim(width: usize, height: usize, file: usize) -> Result<()> {
+    check_size(width, height)?;
+    ensure!(
+        width * height <= most_pixels(file),
+        "the image claims {width} x {height} pixels, which do not fit into {file} bytes"
     );
     Ok(())
 }
@@ -275,6 +294,53 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The complaint about bytes that are no image.
+    fn complaint_of(bytes: Vec<u8>) -> String {
+        let mut content = StoredImage::Encoded(Cow::Owned(bytes));
+        let error = LazyImage::open(&mut content, false).and_then(LazyImage::decode).err().expect("no image");
+        crate::error::one_line(&error)
+    }
+
+    fn odd(name: &str) -> Vec<u8> {
+        std::fs::read(format!("{}/tests/fixtures/images-odd/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
+
+    #[test]
+    fn a_size_that_does_not_fit_into_the_file_is_told() {
+        const SIDE: u32 = 16000;
+        let with = |name: &str, at: usize, numbers: &[u8]| {
+            let mut bytes = odd(name);
+            bytes[at..at + numbers.len()].copy_from_slice(numbers);
+            bytes
+        };
+        let (be, le) =
+            ([SIDE.to_be_bytes(), SIDE.to_be_bytes()].concat(), [SIDE.to_le_bytes(), SIDE.to_le_bytes()].concat());
+        let mut png = with("grey-8.png", 16, &be);
+        let sum = crc32fast::hash(&png[12..29]);
+        png[29..33].copy_from_slice(&sum.to_be_bytes());
+        let jpeg = |name: &str| {
+            let bytes = odd(name);
+            let frame = bytes.windows(2).position(|pair| matches!(pair, [0xff, 0xc0 | 0xc2])).unwrap();
+            with(name, frame + 5, &[&be[2..4], &be[2..4]].concat())
+        };
+        let gif = with("gif-plain.gif", 6, &[&le[..2], &le[..2]].concat());
+        let pnm = format!("P6 {SIDE} {SIDE} 255\n").into_bytes();
+        let (plain, progressive) = (jpeg("baseline-444.jpg"), jpeg("progressive-420-75x51.jpg"));
+        for bytes in [png, plain, progressive, gif, pnm, with("bmp-24.bmp", 18, &le)] {
+            let text = complaint_of(bytes);
+            assert!(text.contains("claims 16000 x 16000 pixels, which do not fit into"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_jpeg_with_scans_without_end_is_told() {
+        let bytes = odd("progressive-420-75x51.jpg");
+        let scan = bytes.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap();
+        let (head, scan) = (&bytes[..scan], &bytes[scan..bytes.len() - 2]);
+        let text = complaint_of([head, &scan.repeat(600), &[0xff, 0xd9]].concat());
+        assert!(text.contains("too many scans"), "{text}");
     }
 
     #[test]

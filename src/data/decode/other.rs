@@ -1,7 +1,7 @@
 //! WebP, BMP and PNM, by the `image` crate.
 
 use super::kind::Kind;
-use super::{Metadata, check_size};
+use super::{Metadata, PIXEL_BYTES, check_claim, most_pixels};
 use crate::data::image::Image;
 use crate::error::{Diagnostic, Result, bail};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -14,16 +14,19 @@ pub fn decode(bytes: &[u8], kind: Kind) -> Result<(Image, Metadata)> {
         Kind::Bmp => (ImageFormat::Bmp, "BMP"),
         _ => (ImageFormat::Pnm, "PNM"),
     };
+    if kind == Kind::WebP {
+        check_chunks(bytes)?;
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
-    limits.max_alloc = Some(2 << 30);
+    limits.max_alloc = Some((most_pixels(bytes.len()) * PIXEL_BYTES) as u64);
     reader.limits(limits);
     let mut metadata = Metadata::default();
     let decoded = match reader.into_decoder() {
         Ok(mut decoder) => {
             // Before anything of that size is made.
             let (width, height) = decoder.dimensions();
-            check_size(width as usize, height as usize)?;
+            check_claim(width as usize, height as usize, bytes.len())?;
             metadata.exif = decoder.exif_metadata().ok().flatten();
             metadata.xmp = decoder.xmp_metadata().ok().flatten();
             DynamicImage::from_decoder(decoder)
@@ -41,6 +44,22 @@ pub fn decode(bytes: &[u8], kind: Kind) -> Result<(Image, Metadata)> {
         narrow_steps(bytes, &mut rgb);
     }
     Ok((Image::new(width, height, 3, rgb), metadata))
+}
+
+/// Refuses a WebP whose chunks of metadata do not lie within it: the crate makes room for all that they claim.
+fn check_chunks(bytes: &[u8]) -> Result<()> {
+    const FIRST: usize = 12;
+    const HEAD: usize = 8;
+    let mut at = FIRST;
+    while let Some(head) = bytes.get(at..at + HEAD) {
+        let (name, size) = head.split_at(4);
+        let size = u32::from_le_bytes([size[0], size[1], size[2], size[3]]) as usize;
+        at += HEAD + size.next_multiple_of(2);
+        if matches!(name, b"EXIF" | b"XMP " | b"ICCP") && at > bytes.len().next_multiple_of(2) {
+            bail!("damaged WebP file: its chunk {} is cut short", name.escape_ascii());
+        }
+    }
+    Ok(())
 }
 
 /// As Pillow's `convert("RGB")`: alpha dropped, the upper byte of 16 bits.

@@ -1,7 +1,7 @@
 //! PNG, by the `png` crate, as Pillow reads it: the end of a file may be missing if its image is whole, the checksum of
 //! the compressed image counts and those of its chunks do not, and chunks that are not known are passed over.
 
-use super::{Metadata, check_size};
+use super::{Metadata, PIXEL_BYTES, check_claim, most_pixels};
 use crate::data::image::Image;
 use crate::error::{Diagnostic, Result, bail, ensure};
 use png::{ColorType, Transformations};
@@ -17,11 +17,11 @@ pub fn decode(bytes: &[u8]) -> Result<(Image, Metadata)> {
     options.set_ignore_crc(true);
     options.set_ignore_adler32(false);
     let mut decoder = png::Decoder::new_with_options(Cursor::new(content), options);
-    decoder.set_limits(png::Limits { bytes: 2 << 30 });
+    decoder.set_limits(png::Limits { bytes: most_pixels(bytes.len()) * PIXEL_BYTES });
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
     let mut reader = decoder.read_info().map_err(damaged)?;
     let (width, height) = (reader.info().width as usize, reader.info().height as usize);
-    check_size(width, height)?;
+    check_claim(width, height, bytes.len())?;
     let Some(size) = reader.output_buffer_size() else { bail!("the image is too large: {width} x {height}") };
     let mut data = vec![0; size];
     let color = reader.next_frame(&mut data).map_err(damaged)?.color_type;

@@ -1,6 +1,6 @@
 //! TIFF, by the `tiff` crate: the first image, turned as its orientation tag says, as Pillow does on loading.
 
-use super::{check_size, cmyk_to_rgb, orientation, turned};
+use super::{PIXEL_BYTES, check_claim, cmyk_to_rgb, most_pixels, orientation, turned};
 use crate::bail_hint;
 use crate::data::image::Image;
 use crate::error::{Context as _, Diagnostic, Error, Result, bail};
@@ -21,7 +21,7 @@ type Reader<'a> = Decoder<Cursor<Cow<'a, [u8]>>>;
 pub fn decode(bytes: &[u8]) -> Result<Image> {
     let mut reader = open(Cow::Borrowed(bytes))?;
     let (width, height) = reader.dimensions().map_err(fault)?;
-    check_size(width as usize, height as usize)?;
+    check_claim(width as usize, height as usize, bytes.len())?;
     let number = |reader: &mut Reader<'_>, tag| reader.find_tag_unsigned::<u16>(tag).map_err(fault);
     let is_palette = number(&mut reader, Tag::PhotometricInterpretation)? == Some(PALETTE);
     let is_reversed = number(&mut reader, Tag::FillOrder)? == Some(2);
@@ -53,7 +53,7 @@ pub fn decode(bytes: &[u8]) -> Result<Image> {
 
 fn open(bytes: Cow<'_, [u8]>) -> Result<Reader<'_>> {
     let mut limits = Limits::default();
-    limits.decoding_buffer_size = 2 << 30;
+    limits.decoding_buffer_size = most_pixels(bytes.len()) * PIXEL_BYTES;
     Ok(Decoder::new(Cursor::new(bytes)).map_err(fault)?.with_limits(limits))
 }
 

@@ -1,6 +1,6 @@
 //! Which columns of a table hold images and labels, as Hugging Face's `datasets` writes them.
 
-use super::labels::{self, Classes, Labels};
+use super::labels::{self, Classes, Labels, text};
 use super::listing;
 use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
 use crate::{bail_hint, options};
@@ -293,16 +293,5 @@ impl Images {
 
     pub fn path(&self, row: usize) -> Option<&str> {
         text(self.path.as_ref()?, row).filter(|_| self.whole.is_valid(row))
-    }
-}
-
-/// A value of a column of strings.
-pub(super) fn text(column: &ArrayRef, row: usize) -> Option<&str> {
-    match column.data_type() {
-        _ if column.is_null(row) => None,
-        DataType::Utf8 => Some(column.as_string::<i32>().value(row)),
-        DataType::LargeUtf8 => Some(column.as_string::<i64>().value(row)),
-        DataType::Utf8View => Some(column.as_string_view().value(row)),
-        _ => None,
     }
 }

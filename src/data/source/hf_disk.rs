@@ -4,7 +4,8 @@ use super::columns::{self, Columns, Images, TableOptions};
 use super::labels::{self, Labels};
 use super::{Source, StoredImage, paths, split_names};
 use crate::bail_hint;
-use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
+use crate::error::{Context as _, Diagnostic, Result, bail, catch_damage, ensure};
+use crate::untrusted;
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use rayon::prelude::*;
@@ -42,7 +43,7 @@ impl HfDisk {
         let (dir, split) = match splits.is_empty() {
             false => {
                 let split = split_names::choose(&path.display().to_string(), split, &splits)?;
-                (path.join(split), Some(split.to_string()))
+                (paths::inside(path, split)?, Some(split.to_string()))
             }
             true => (path.to_path_buf(), split_names::of_folder(path, split)?),
         };
@@ -56,15 +57,15 @@ impl HfDisk {
                 "load it with `datasets` and save `dataset.flatten_indices()`"
             );
         }
-        let files: Option<Vec<PathBuf>> = state["_data_files"]
-            .as_array()
-            .and_then(|files| files.iter().map(|f| Some(dir.join(f["filename"].as_str()?))).collect());
-        let Some(files) = files.filter(|f| !f.is_empty()) else {
+        let names: Option<Vec<&str>> =
+            state["_data_files"].as_array().and_then(|files| files.iter().map(|f| f["filename"].as_str()).collect());
+        let Some(names) = names.filter(|names| !names.is_empty()) else {
             bail!("{} names no data files", dir.join("state.json").display());
         };
+        let files: Vec<PathBuf> = names.into_iter().map(|name| paths::inside(&dir, name)).collect::<Result<_>>()?;
         let features = info.get("features");
         let read: Vec<ShardRows> =
-            files.par_iter().map(|file| ShardRows::read(file, features, options)).collect::<Result<_>>()?;
+            files.par_iter().map(|file| ShardRows::open(file, features, options)).collect::<Result<_>>()?;
 
         let (mut rows, mut batches, mut tables, mut starts) = (0, Vec::new(), Vec::new(), Vec::new());
         for shard in read {
@@ -93,12 +94,16 @@ impl HfDisk {
 }
 
 impl ShardRows {
+    fn open(path: &Path, features: Option<&Value>, options: &TableOptions) -> Result<Self> {
+        catch_damage(path.display(), || Self::read(path, features, options))
+    }
+
     fn read(path: &Path, features: Option<&Value>, options: &TableOptions) -> Result<Self> {
         let reading = || format!("cannot read {}", path.display());
         if !path.exists() {
             return Err(paths::missing(path));
         }
-        let file = std::fs::File::open(path).with_context(reading)?;
+        let file = untrusted::open(path)?;
         let size = file.metadata().with_context(reading)?.len();
         ensure!(size > 0, "{} is empty (0 bytes): it was cut short; fetch it again", path.display());
         // SAFETY: the file must not shrink while it is mapped, which is the usual condition for data sets.
@@ -170,17 +175,10 @@ impl Source for HfDisk {
         let (batch, row) = self.locate(index);
         match (batch.bytes(row), batch.path(row)) {
             (Some(bytes), _) => Ok(StoredImage::Encoded(Cow::Borrowed(bytes))),
-            (None, Some(path)) => read_path(&self.dir, path),
+            (None, Some(path)) => paths::read_image(&paths::inside(&self.dir, path)?),
             (None, None) => bail!("the row has neither an image nor the path of one"),
         }
     }
-}
-
-/// An image that is kept beside the table.
-pub(super) fn read_path(dir: &Path, path: &str) -> Result<StoredImage<'static>> {
-    let path = dir.join(path);
-    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(StoredImage::Encoded(Cow::Owned(bytes)))
 }
 
 /// Whether a folder is a `Dataset` folder.
@@ -206,6 +204,5 @@ fn json(path: &Path) -> Result<Value> {
     if !path.exists() {
         return Err(paths::missing(path));
     }
-    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(labels::without_mark(&text)).with_context(|| format!("{} is not JSON", path.display()))
+    untrusted::read_json(path)
 }

@@ -4,13 +4,16 @@
 use super::{Source, StoredImage, names, paths};
 use crate::bail_hint;
 use crate::data::image::Image;
-use crate::error::{Context as _, Result, ensure};
+use crate::error::{Result, ensure};
+use crate::untrusted;
 use flate2::read::GzDecoder;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const IMAGES_MAGIC: u32 = 0x0000_0803;
 const LABELS_MAGIC: u32 = 0x0000_0801;
+/// The most that a file may have: all of it is kept in memory.
+const MOST: u64 = 64 << 30;
 
 /// Grey images with labels, all in memory.
 pub struct Idx {
@@ -98,20 +101,8 @@ fn find(dir: &Path, name: &str) -> Result<PathBuf> {
 
 /// Header and content of an IDX file of unsigned bytes.
 fn read(path: &Path, magic: u32, what: &str, rank: usize) -> Result<(Vec<usize>, Vec<u8>)> {
-    let reading = || format!("cannot read {}", path.display());
-    let raw = std::fs::read(path).with_context(reading)?;
-    let bytes = if path.extension().is_some_and(|e| e == "gz") {
-        let mut bytes = Vec::new();
-        if let Err(e) = GzDecoder::new(raw.as_slice()).read_to_end(&mut bytes) {
-            bail_hint!(
-                "{} is not a whole gzip file: {e}", path.display();
-                "it was cut short or damaged ({} bytes on disk); fetch it again", raw.len()
-            );
-        }
-        bytes
-    } else {
-        raw
-    };
+    let raw = untrusted::read(path, MOST)?;
+    let mut bytes = if path.extension().is_some_and(|e| e == "gz") { unpack(path, &raw)? } else { raw };
     let header = 4 + 4 * rank;
     let word = |i: usize| bytes.get(4 * i..4 * i + 4).map(|b| u32::from_be_bytes(b.try_into().expect("4 bytes")));
     let found = word(0).unwrap_or(0);
@@ -136,7 +127,26 @@ fn read(path: &Path, magic: u32, what: &str, rank: usize) -> Result<(Vec<usize>,
             "fetch the file again"
         );
     }
-    Ok((dims, bytes[header..].to_vec()))
+    bytes.drain(..header);
+    Ok((dims, bytes))
+}
+
+/// The content of a gzip file.
+fn unpack(path: &Path, packed: &[u8]) -> Result<Vec<u8>> {
+    let (mut bytes, most) = (Vec::new(), untrusted::most_unpacked(packed.len() as u64));
+    if let Err(e) = GzDecoder::new(packed).take(most + 1).read_to_end(&mut bytes) {
+        bail_hint!(
+            "{} is not a whole gzip file: {e}", path.display();
+            "it was cut short or damaged ({} bytes on disk); fetch it again", packed.len()
+        );
+    }
+    ensure!(
+        bytes.len() as u64 <= most,
+        "{} unpacks to more than {most} bytes from {}, which no images do",
+        path.display(),
+        packed.len()
+    );
+    Ok(bytes)
 }
 
 /// Whether the folder has images of that split.

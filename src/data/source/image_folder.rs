@@ -8,7 +8,6 @@ use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -134,9 +133,7 @@ impl Source for ImageFolder {
         self.class_names.get(self.class(index)).map_or_else(|| file.to_string(), |class| format!("{class}/{file}"))
     }
     fn read(&self, index: usize) -> Result<StoredImage<'_>> {
-        let path = self.path(index);
-        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(StoredImage::Encoded(Cow::Owned(bytes)))
+        paths::read_image(&self.path(index))
     }
 }
 

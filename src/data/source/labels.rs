@@ -20,6 +20,8 @@ use std::collections::HashMap;
 
 /// A value that is no label.
 pub(super) const NONE: i32 = -1;
+/// A longer text, of so many bytes, names no class: it is compared with others at every row.
+const LONGEST: usize = 1024;
 /// A number beyond i32, which is no label either and is reported with the other wrong ones.
 const TOO_LARGE: i32 = i32::MIN;
 
@@ -42,12 +44,12 @@ impl Kind {
 }
 
 /// A value of a label column.
-#[derive(Debug, Clone, PartialEq)]
-enum Label {
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Label<'a> {
     None,
     Number(i32),
     Truth(bool),
-    Text(String),
+    Text(&'a str),
 }
 
 /// The labels of one file's rows, while they are read.
@@ -76,27 +78,28 @@ impl Labels {
     /// Adds the values of a column.
     pub fn push(&mut self, column: &dyn Array) {
         let before = self.rows.len();
-        let values = if self.unfit.is_some() { Err((0, String::new())) } else { values(column) };
-        match values {
-            Ok(values) => values.into_iter().for_each(|value| self.push_one(value)),
-            Err((row, what)) => {
-                self.unfit.get_or_insert_with(|| format!("row {} holds {what}", before + row));
-                self.rows.resize(before + column.len(), NONE);
-            }
+        if self.unfit.is_none()
+            && let Err((row, what)) = each(column, &mut |value| self.push_one(value))
+        {
+            self.unfit = Some(format!("row {} holds {what}", before + row));
+        }
+        if self.unfit.is_some() {
+            self.rows.resize(before + column.len(), NONE);
         }
     }
 
-    fn push_one(&mut self, value: Label) {
+    fn push_one(&mut self, value: Label<'_>) {
         let (kind, row) = match value {
             Label::None => return self.rows.push(NONE),
             Label::Number(n) => (Kind::Numbers, n),
             Label::Truth(t) => (Kind::Truth, t.into()),
             Label::Text(text) => {
                 let next = self.texts.len() as i32;
-                let index = *self.index_of.entry(text).or_insert_with_key(|text| {
-                    self.texts.push(text.clone());
-                    next
-                });
+                let index = self.index_of.get(text).copied().unwrap_or(next);
+                if index == next {
+                    self.texts.push(text.to_string());
+                    self.index_of.insert(text.to_string(), next);
+                }
                 (Kind::Texts, index)
             }
         };
@@ -119,75 +122,107 @@ pub(super) fn is_label(kind: &DataType) -> bool {
     }
 }
 
-/// The values of a column of a type that [`is_label`] accepts; or the first row whose value is no label, and the value
-/// in words.
-fn values(column: &dyn Array) -> Result<Vec<Label>, (usize, String)> {
-    fn integers<T: ArrowPrimitiveType>(column: &dyn Array) -> Vec<Label>
+/// The first row whose value is no label, and the value in words.
+type Unfit = (usize, String);
+
+/// Visits the values of a column of a type that [`is_label`] accepts, one after the other: a few texts may stand for
+/// more than there is memory.
+fn each(column: &dyn Array, visit: &mut dyn FnMut(Label<'_>)) -> Result<(), Unfit> {
+    fn integers<T: ArrowPrimitiveType>(column: &dyn Array, visit: &mut dyn FnMut(Label<'_>)) -> Result<(), Unfit>
     where
         i32: TryFrom<T::Native>,
     {
         let number = |v| i32::try_from(v).unwrap_or(TOO_LARGE);
-        column.as_primitive::<T>().iter().map(|v| v.map_or(Label::None, |v| Label::Number(number(v)))).collect()
+        column.as_primitive::<T>().iter().for_each(|v| visit(v.map_or(Label::None, |v| Label::Number(number(v)))));
+        Ok(())
     }
-    fn floats(values: impl Iterator<Item = Option<f64>>) -> Result<Vec<Label>, (usize, String)> {
-        values.enumerate().map(|(row, v)| v.map_or(Ok(Label::None), |v| whole(v).ok_or((row, v.to_string())))).collect()
+    fn floats<T: ArrowPrimitiveType>(column: &dyn Array, visit: &mut dyn FnMut(Label<'_>)) -> Result<(), Unfit>
+    where
+        f64: From<T::Native>,
+    {
+        for (row, value) in column.as_primitive::<T>().iter().enumerate() {
+            let value = value.map(f64::from);
+            visit(value.map_or(Ok(Label::None), |v| whole(v).ok_or((row, v.to_string())))?);
+        }
+        Ok(())
     }
-    fn texts<'a>(values: impl Iterator<Item = Option<&'a str>>) -> Vec<Label> {
-        values.map(|v| v.map_or(Label::None, |v| Label::Text(v.to_string()))).collect()
-    }
-    Ok(match column.data_type() {
-        DataType::Int8 => integers::<types::Int8Type>(column),
-        DataType::Int16 => integers::<types::Int16Type>(column),
-        DataType::Int32 => integers::<types::Int32Type>(column),
-        DataType::Int64 => integers::<types::Int64Type>(column),
-        DataType::UInt8 => integers::<types::UInt8Type>(column),
-        DataType::UInt16 => integers::<types::UInt16Type>(column),
-        DataType::UInt32 => integers::<types::UInt32Type>(column),
-        DataType::UInt64 => integers::<types::UInt64Type>(column),
-        DataType::Float16 => floats(column.as_primitive::<types::Float16Type>().iter().map(|v| v.map(f64::from)))?,
-        DataType::Float32 => floats(column.as_primitive::<types::Float32Type>().iter().map(|v| v.map(f64::from)))?,
-        DataType::Float64 => floats(column.as_primitive::<types::Float64Type>().iter())?,
-        DataType::Boolean => column.as_boolean().iter().map(|v| v.map_or(Label::None, Label::Truth)).collect(),
-        DataType::Utf8 => texts(column.as_string::<i32>().iter()),
-        DataType::LargeUtf8 => texts(column.as_string::<i64>().iter()),
-        DataType::Utf8View => texts(column.as_string_view().iter()),
+    match column.data_type() {
+        DataType::Int8 => integers::<types::Int8Type>(column, visit),
+        DataType::Int16 => integers::<types::Int16Type>(column, visit),
+        DataType::Int32 => integers::<types::Int32Type>(column, visit),
+        DataType::Int64 => integers::<types::Int64Type>(column, visit),
+        DataType::UInt8 => integers::<types::UInt8Type>(column, visit),
+        DataType::UInt16 => integers::<types::UInt16Type>(column, visit),
+        DataType::UInt32 => integers::<types::UInt32Type>(column, visit),
+        DataType::UInt64 => integers::<types::UInt64Type>(column, visit),
+        DataType::Float16 => floats::<types::Float16Type>(column, visit),
+        DataType::Float32 => floats::<types::Float32Type>(column, visit),
+        DataType::Float64 => floats::<types::Float64Type>(column, visit),
+        DataType::Boolean => {
+            column.as_boolean().iter().for_each(|v| visit(v.map_or(Label::None, Label::Truth)));
+            Ok(())
+        }
         DataType::Dictionary(..) => {
             let dictionary = column.as_any_dictionary();
-            let keys = dictionary.keys();
-            if keys.null_count() == keys.len() {
-                return Ok(vec![Label::None; keys.len()]);
-            }
-            let of_rows = dictionary.normalized_keys();
-            let first = |value| (0..keys.len()).find(|row| keys.is_valid(*row) && of_rows[*row] == value).unwrap_or(0);
-            let values = values(dictionary.values()).map_err(|(value, what)| (first(value), what))?;
-            let of_row = |row: usize| if keys.is_null(row) { Label::None } else { values[of_rows[row]].clone() };
-            (0..keys.len()).map(of_row).collect()
+            let values = dictionary.values();
+            // Without values, no row has one.
+            let places = if values.is_empty() { Vec::new() } else { dictionary.normalized_keys() };
+            only_items(column, |row| values.slice(places[row], 1), |what| what, visit)
         }
-        DataType::List(_) => only_items(column, |row| column.as_list::<i32>().value(row))?,
-        DataType::LargeList(_) => only_items(column, |row| column.as_list::<i64>().value(row))?,
-        DataType::FixedSizeList(..) => only_items(column, |row| column.as_fixed_size_list().value(row))?,
-        _ => vec![Label::None; column.len()],
-    })
+        DataType::List(_) => only_items(column, |row| column.as_list::<i32>().value(row), listed, visit),
+        DataType::LargeList(_) => only_items(column, |row| column.as_list::<i64>().value(row), listed, visit),
+        DataType::FixedSizeList(..) => only_items(column, |row| column.as_fixed_size_list().value(row), listed, visit),
+        _ => {
+            for row in 0..column.len() {
+                match text(column, row) {
+                    Some(text) if text.len() > LONGEST => return Err((row, format!("a text of {} bytes", text.len()))),
+                    text => visit(text.map_or(Label::None, Label::Text)),
+                }
+            }
+            Ok(())
+        }
+    }
 }
 
-/// The only item of each list.
-fn only_items(column: &dyn Array, list: impl Fn(usize) -> ArrayRef) -> Result<Vec<Label>, (usize, String)> {
-    let item = |row: usize| {
+/// A value of a column of strings.
+pub(super) fn text(column: &dyn Array, row: usize) -> Option<&str> {
+    match column.data_type() {
+        _ if column.is_null(row) => None,
+        DataType::Utf8 => Some(column.as_string::<i32>().value(row)),
+        DataType::LargeUtf8 => Some(column.as_string::<i64>().value(row)),
+        DataType::Utf8View => Some(column.as_string_view().value(row)),
+        _ => None,
+    }
+}
+
+fn listed(what: String) -> String {
+    format!("[{what}]")
+}
+
+/// Visits the only one of each row's items; `worded` gives the words for one that is no label.
+fn only_items(
+    column: &dyn Array,
+    items: impl Fn(usize) -> ArrayRef,
+    worded: impl Fn(String) -> String,
+    visit: &mut dyn FnMut(Label<'_>),
+) -> Result<(), Unfit> {
+    for row in 0..column.len() {
         if column.is_null(row) {
-            return Ok(Label::None);
+            visit(Label::None);
+            continue;
         }
-        let items = list(row);
+        let items = items(row);
         match items.len() {
-            0 => Ok(Label::None),
-            1 => Ok(values(&items).map_err(|(_, what)| (row, format!("[{what}]")))?.remove(0)),
-            n => Err((row, format!("a list of {n} values"))),
+            0 => visit(Label::None),
+            1 => each(&items, visit).map_err(|(_, what)| (row, worded(what)))?,
+            n => return Err((row, format!("a list of {n} values"))),
         }
-    };
-    (0..column.len()).map(item).collect()
+    }
+    Ok(())
 }
 
 /// A whole number as a label; NaN is none.
-fn whole(value: f64) -> Option<Label> {
+fn whole(value: f64) -> Option<Label<'static>> {
     match value {
         v if v.is_nan() => Some(Label::None),
         v if v.fract() != 0.0 => None,

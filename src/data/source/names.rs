@@ -1,6 +1,7 @@
 //! Millions of short names in one piece of memory.
 
-use crate::error::{Context as _, Result, ensure};
+use crate::error::{Result, ensure};
+use crate::untrusted;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -88,8 +89,7 @@ fn number(name: &[u8]) -> Option<f64> {
 pub(super) fn classes_beside(dir: &Path) -> Result<Option<(PathBuf, Vec<String>)>> {
     for file in ["classes.txt", "classnames.txt"].map(|name| dir.join(name)) {
         if file.is_file() {
-            let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            let text = text.trim_start_matches('\u{feff}');
+            let text = untrusted::read_text(&file)?;
             let names = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_string).collect();
             return Ok(Some((file, names)));
         }

@@ -1,11 +1,14 @@
 //! Paths and patterns, errors about those that do not exist, and names that mean no data.
 
+use super::StoredImage;
 use crate::bail_hint;
 use crate::error::{Diagnostic, Result, ensure, nearest};
+use crate::untrusted;
+use std::borrow::Cow;
 use std::fs::{DirEntry, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// The error for a path that does not exist, with the nearest one that does.
 pub(super) fn missing(path: &Path) -> anyhow::Error {
@@ -113,6 +116,8 @@ pub(super) fn expand(path: &str) -> Result<Vec<PathBuf>> {
 
 /// `a{b,c}d` and `a{08..11}d`, several and nested, as a shell expands them.
 fn braces(pattern: &str) -> Result<Vec<String>> {
+    /// No data set has more files.
+    const MOST: usize = 1_000_000;
     let Some(open) = pattern.find('{') else { return Ok(vec![pattern.to_string()]) };
     let (mut depth, mut close, mut commas) = (0, None, Vec::new());
     for (i, c) in pattern.char_indices().skip_while(|(i, _)| *i < open) {
@@ -147,7 +152,7 @@ fn braces(pattern: &str) -> Result<Vec<String>> {
                 );
             };
             ensure!(
-                first <= last && last - first < 10_000_000,
+                first <= last && last - first < MOST as u64,
                 "the range {{{inside}}} of the pattern \"{pattern}\" is empty or too long"
             );
             // As in a shell: zeros in front are kept.
@@ -165,6 +170,7 @@ fn braces(pattern: &str) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for part in parts {
         all.extend(braces(&format!("{}{part}{}", &pattern[..open], &pattern[close + 1..]))?);
+        ensure!(all.len() <= MOST, "the pattern \"{pattern}\" stands for more than {MOST} files");
     }
     Ok(all)
 }
@@ -205,6 +211,27 @@ pub(super) fn is_image_name(name: &[u8]) -> bool {
 pub(super) fn is_image_extension(extension: &[u8]) -> bool {
     const KNOWN: [&str; 10] = ["jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp", "gif"];
     KNOWN.iter().any(|known| extension.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// The most that the file of one image may have.
+pub(super) const MOST_IMAGE: u64 = 1 << 30;
+
+/// The image file at a path.
+pub(super) fn read_image(path: &Path) -> Result<StoredImage<'static>> {
+    Ok(StoredImage::Encoded(Cow::Owned(untrusted::read(path, MOST_IMAGE)?)))
+}
+
+/// The file in `dir` that a data set names: one that lies there. A data set from elsewhere must not choose which files
+/// of this machine are read.
+pub(super) fn inside(dir: &Path, name: &str) -> Result<PathBuf> {
+    let lies_there = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !lies_there || name.is_empty() {
+        bail_hint!(
+            "the data set names the file \"{}\", which does not lie in its folder {}", name.escape_debug(), dir.display();
+            "put its files there, named by their paths from there, or write their content into the table"
+        );
+    }
+    Ok(dir.join(name))
 }
 
 /// `len` bytes at `at`, without moving the position that the file's users share.

@@ -14,6 +14,9 @@ const IMAGES: [&str; 3] = ["image", "img", "input"];
 /// Likewise of labels: `key.label.cls`.
 const LABELS: [&str; 3] = ["label", "target", "class"];
 
+/// Files of one sample: each is compared with those before it.
+const MOST_FILES: usize = 1000;
+
 /// An image, and what the archive says of its class.
 pub(super) struct Sample {
     pub image: Member,
@@ -79,6 +82,12 @@ pub(super) fn read(path: &Path, progress: impl Fn(u64)) -> Result<Content> {
             groups.len() - 1
         });
         let ending = ending.to_ascii_lowercase();
+        if groups[place].endings.len() == MOST_FILES {
+            bail_hint!(
+                "{}: more than {MOST_FILES} files share the name {}", path.display(), text(key);
+                "the files of a sample share its name, which ends at the first dot"
+            );
+        }
         if groups[place].endings.contains(&ending) {
             twice.push(text(&member.name));
         }
@@ -188,8 +197,8 @@ fn join(path: &Path, groups: Vec<Group>, keys: &[Vec<u8>], marked: bool) -> Resu
         );
     }
     for sample in &content.samples {
-        let (name, size) = (&sample.image.name, sample.image.size);
-        ensure!(size <= u32::MAX as u64, "{}: {} is larger than 4 GiB", path.display(), text(name));
+        let Member { name, size, .. } = &sample.image;
+        ensure!(*size <= paths::MOST_IMAGE, "{}: {} is larger than 1 GiB", path.display(), text(name));
     }
     Ok(content)
 }

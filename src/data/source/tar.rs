@@ -6,6 +6,7 @@
 use super::paths;
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail};
+use crate::untrusted;
 use ::tar::{EntryType, Header};
 use std::fs::File;
 use std::io;
@@ -175,7 +176,7 @@ fn open(path: &Path) -> Result<(File, u64)> {
         return Err(paths::missing(path));
     }
     let reading = || format!("cannot read {}", path.display());
-    let file = File::open(path).with_context(reading)?;
+    let file = untrusted::open(path)?;
     let size = file.metadata().with_context(reading)?.len();
     if size == 0 {
         bail_hint!("{} is empty (0 bytes)", path.display(); "it was cut short; fetch it again");

@@ -10,6 +10,7 @@ use super::tar::refuse_compressed;
 use super::{Source, StoredImage, paths};
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
+use crate::untrusted;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -158,7 +159,7 @@ impl Shard {
             return Err(paths::missing(path));
         }
         let reading = || format!("cannot read {}", path.display());
-        let file = File::open(path).with_context(reading)?;
+        let file = untrusted::open(path)?;
         let meta = file.metadata().with_context(reading)?;
         let state = FileState::of(&meta);
         let key = path.canonicalize().with_context(reading)?;

@@ -27,6 +27,8 @@ pub(super) struct Header {
     pub def_size: i64,
     pub rep_size: i64,
     pub is_packed: bool,
+    /// Whether levels are stored in runs.
+    pub has_runs_of_levels: bool,
 }
 
 impl Header {
@@ -46,7 +48,7 @@ impl Header {
     }
 
     fn parse(input: &mut Compact) -> Result<Self> {
-        let mut header = Self { is_packed: true, ..Default::default() };
+        let mut header = Self { is_packed: true, has_runs_of_levels: true, ..Default::default() };
         let mut page_type = -1;
         input.fields(&mut |input, id, kind| {
             match id {
@@ -60,7 +62,7 @@ impl Header {
                             (_, 1) => header.values = input.int()?,
                             (5 | 7, 2) | (8, 4) => header.encoding = input.int()?,
                             // The levels of very old files are packed in another way.
-                            (5, 3) => ensure!(input.int()? == RLE, "an encoding of levels"),
+                            (5, 3) => header.has_runs_of_levels = input.int()? == RLE,
                             (8, 5) => header.def_size = input.int()?,
                             (8, 6) => header.rep_size = input.int()?,
                             (8, 7) => header.is_packed = kind == 1,
@@ -81,6 +83,40 @@ impl Header {
         };
         Ok(header)
     }
+}
+
+/// Refuses a footer whose columns are nested so deeply that a reader which follows them by recursion has no end.
+pub(super) fn check_footer(bytes: &[u8]) -> Result<()> {
+    const MOST: usize = 64;
+    const SCHEMA: i64 = 2;
+    const CHILDREN: i64 = 5;
+    const LIST: u8 = 9;
+    let mut input = Compact { bytes, at: 0 };
+    // How many columns are still to come, on each level.
+    let mut open: Vec<i64> = Vec::new();
+    input.fields(&mut |input, id, kind| {
+        if (id, kind) != (SCHEMA, LIST) {
+            return input.skip(kind, 0);
+        }
+        let (n, _) = input.list()?;
+        for _ in 0..n {
+            let mut children = 0;
+            input.fields(&mut |input, id, kind| {
+                if id == CHILDREN { Ok(children = input.int()?) } else { input.skip(kind, 0) }
+            })?;
+            while open.last() == Some(&0) {
+                open.pop();
+            }
+            if let Some(left) = open.last_mut() {
+                *left -= 1;
+            }
+            if children > 0 {
+                open.push(children);
+            }
+            ensure!(open.len() <= MOST, "its columns are nested more than {MOST} deep");
+        }
+        Ok(())
+    })
 }
 
 /// Thrift's compact protocol.
@@ -121,9 +157,18 @@ impl Compact<'_> {
             if head == 0 {
                 return Ok(());
             }
-            id = if head >> 4 == 0 { self.int()? } else { id + (head >> 4) as i64 };
+            id = if head >> 4 == 0 { self.int()? } else { id.wrapping_add((head >> 4) as i64) };
             field(self, id, head & 15)?;
         }
+    }
+
+    /// The number of a list's items, and their type.
+    fn list(&mut self) -> Result<(u64, u8)> {
+        let head = self.byte()?;
+        let n = if head >> 4 == 15 { self.varint()? } else { (head >> 4) as u64 };
+        let left = self.bytes.len().saturating_sub(self.at);
+        ensure!(n <= left as u64, "a list of {n} items in {left} bytes");
+        Ok((n, head & 15))
     }
 
     fn skip(&mut self, kind: u8, depth: usize) -> Result<()> {
@@ -140,11 +185,10 @@ impl Compact<'_> {
                 self.at = self.at.saturating_add(n);
             }
             9 | 10 => {
-                let head = self.byte()?;
-                let n = if head >> 4 == 15 { self.varint()? } else { (head >> 4) as u64 };
+                let (n, kind) = self.list()?;
                 for _ in 0..n {
                     // A truth value in a list takes a byte, unlike one in a struct.
-                    self.skip(if matches!(head & 15, 1 | 2) { 3 } else { head & 15 }, depth + 1)?
+                    self.skip(if matches!(kind, 1 | 2) { 3 } else { kind }, depth + 1)?
                 }
             }
             12 => self.fields(&mut |input, _, kind| input.skip(kind, depth + 1))?,

@@ -1,39 +1,38 @@
 //! Parquet shards, as the Hugging Face Hub keeps them.
 
 mod header;
+mod input;
 mod pages;
 mod snappy;
 
-use super::columns::{self, Columns, Images, TableOptions, text};
-use super::hf_disk::read_path;
-use super::labels::{self, Labels};
+use super::columns::{self, Columns, Images, TableOptions};
+use super::labels::{self, Labels, text};
 use super::listing::{self, FileState, Progress};
 use super::names::Names;
 use super::shard_name::Kind;
 use super::shards::{Evidence, Shards};
 use super::{Source, StoredImage, paths};
 use crate::bail_hint;
-use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
+use crate::error::{Context as _, Diagnostic, Result, bail, catch_damage, ensure};
 use arrow_array::cast::AsArray as _;
+use input::Input;
 use pages::{Chunk, Values};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
-};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use parquet::basic::Compression;
-use parquet::file::reader::{ChunkReader, Length};
 use rayon::prelude::*;
 use serde_json::Value;
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{BufReader, Read};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 const KIND: &str = "parquet";
+/// Values of a dictionary take their whole length in each row of a batch: so many bytes together at most.
+const MOST_SHARED: u64 = 256 << 20;
+/// File systems have no longer ones.
+const LONGEST_NAME: usize = 255;
 
 /// The rows of one split's shards, in the shards' order.
 pub struct Parquet {
@@ -52,7 +51,7 @@ pub struct Parquet {
 
 struct Shard {
     path: PathBuf,
-    input: Positioned,
+    input: Input,
     meta: ArrowReaderMetadata,
     image: String,
     /// The column of the images' bytes among all leaves.
@@ -78,6 +77,8 @@ struct RowGroup {
     end: usize,
     /// Where the images lie; None if they are stored in a way that needs the general reader.
     values: OnceLock<Option<Values>>,
+    /// What is wrong with its pages; asked for where the general reader is needed.
+    checked: OnceLock<Result<(), String>>,
 }
 
 /// What is read from a shard at once.
@@ -146,9 +147,7 @@ fn shards(path: &str) -> Result<Shards> {
 
 /// What a file holds, by its schema. One that cannot be read may hold images.
 pub(super) fn look(path: &Path) -> Evidence {
-    let meta = File::open(path).map_err(anyhow::Error::from);
-    let meta = meta.and_then(|file| Ok(ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?));
-    let Ok(meta) = meta else { return Evidence::Images };
+    let Ok(meta) = catch_damage(path.display(), || Input::open(path)?.metadata()) else { return Evidence::Images };
     Evidence::of(columns::holds(path, meta.schema(), features(&meta).as_ref()))
 }
 
@@ -157,17 +156,25 @@ impl Shard {
         if !path.exists() {
             return Err(paths::missing(path));
         }
+        let input = Input::open(path)?;
+        ensure!(input.size > 0, "{} is empty (0 bytes): it was cut short; fetch it again", path.display());
+        catch_damage(path.display(), || Self::of(path, input, folder, options, progress))
+    }
+
+    fn of(
+        path: &Path,
+        input: Input,
+        folder: Option<&Path>,
+        options: &TableOptions,
+        progress: &Progress,
+    ) -> Result<(Self, Table)> {
         let reading = || format!("cannot read {}", path.display());
-        let file = File::open(path).with_context(reading)?;
-        let about = file.metadata().with_context(reading)?;
-        let size = about.len();
-        ensure!(size > 0, "{} is empty (0 bytes): it was cut short; fetch it again", path.display());
-        let input = Positioned { file: Arc::new(file), size };
+        let about = input.file.metadata().with_context(reading)?;
         let damaged = |what: String| {
-            let message = format!("{} is cut short or damaged ({size} bytes): {what}", path.display());
+            let message = format!("{} is cut short or damaged ({} bytes): {what}", path.display(), about.len());
             Diagnostic::new(message).hint("fetch it again; expected a Parquet file, which ends in PAR1")
         };
-        let meta = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()).map_err(|e| damaged(e.to_string()))?;
+        let meta = input.metadata().map_err(|e| damaged(e.to_string()))?;
         if meta.metadata().row_groups().iter().flat_map(|g| g.columns()).any(|c| c.compression() == Compression::LZO) {
             bail_hint!("{} is compressed with LZO, which is not read", path.display(); "write it anew with snappy or zstd");
         }
@@ -182,7 +189,7 @@ impl Shard {
         let table = Table::read(&input, &meta, columns, progress).map_err(|e| damaged(e.to_string()))?;
         let groups = meta.metadata().row_groups().iter().scan(0, |end, group| {
             *end += group.num_rows() as usize;
-            Some(RowGroup { end: *end, values: OnceLock::new() })
+            Some(RowGroup { end: *end, values: OnceLock::new(), checked: OnceLock::new() })
         });
         let mut groups: Vec<RowGroup> = groups.collect();
         let kept = Kept {
@@ -211,10 +218,10 @@ impl Shard {
             {
                 return None;
             }
-            let (offset, size) = column.byte_range();
+            let range = self.input.range(column).ok()?;
             let rows = self.meta.metadata().row_group(group).num_rows() as usize;
             let snappy = column.compression() == Compression::SNAPPY;
-            let chunk = Chunk { offset, size, rows, snappy, max_def: about.max_def_level() as u32 };
+            let chunk = Chunk { range, rows, snappy, max_def: about.max_def_level() as u32 };
             // If the file is damaged, the general reader reports it.
             Values::locate(&self.input.file, &chunk).ok()
         });
@@ -226,6 +233,10 @@ impl Shard {
     }
 
     fn read(&self, row: usize) -> Result<StoredImage<'_>> {
+        catch_damage(self.path.display(), || self.row(row))
+    }
+
+    fn row(&self, row: usize) -> Result<StoredImage<'_>> {
         let group = self.groups.partition_point(|g| g.end <= row);
         let row = row - if group == 0 { 0 } else { self.groups[group - 1].end };
         if let Some(values) = self.values(group) {
@@ -241,7 +252,13 @@ impl Shard {
     fn read_generally(&self, group: usize, row: usize) -> Result<StoredImage<'static>> {
         let schema = self.meta.parquet_schema();
         let root = schema.columns()[self.leaf].path().parts()[0].clone();
-        let leaves = (0..schema.num_columns()).filter(|i| schema.column(*i).path().parts()[0] == root);
+        let leaves: Vec<usize> =
+            (0..schema.num_columns()).filter(|i| schema.column(*i).path().parts()[0] == root).collect();
+        let checked = self.groups[group].checked.get_or_init(|| {
+            let mut columns = leaves.iter().map(|leaf| self.meta.metadata().row_group(group).column(*leaf));
+            columns.try_for_each(|column| self.input.check_pages(column).map(drop)).map_err(|e| e.to_string())
+        });
+        checked.clone().map_err(Diagnostic::new)?;
         let batch = ParquetRecordBatchReaderBuilder::new_with_metadata(self.input.clone(), self.meta.clone())
             .with_projection(ProjectionMask::leaves(schema, leaves))
             .with_row_groups(vec![group])
@@ -253,7 +270,9 @@ impl Shard {
         let images = Images::new(batch.column_by_name(&self.image).context("the image column is missing")?)?;
         match (images.bytes(0), images.path(0)) {
             (Some(bytes), _) => Ok(StoredImage::Encoded(Cow::Owned(bytes.to_vec()))),
-            (None, Some(path)) => read_path(self.path.parent().unwrap_or(Path::new(".")), path),
+            (None, Some(path)) => {
+                paths::read_image(&paths::inside(self.path.parent().unwrap_or(Path::new(".")), path)?)
+            }
             (None, None) => bail!("the row has neither an image nor the path of one"),
         }
     }
@@ -261,7 +280,7 @@ impl Shard {
 
 impl Table {
     /// Reads all labels and file names of a shard.
-    fn read(input: &Positioned, meta: &ArrowReaderMetadata, columns: Columns, progress: &Progress) -> Result<Self> {
+    fn read(input: &Input, meta: &ArrowReaderMetadata, columns: Columns, progress: &Progress) -> Result<Self> {
         let leaves = meta.parquet_schema().columns();
         let is_path = |parts: &[String]| parts.iter().eq([&columns.image, "path"]);
         // A list's values are a leaf below it.
@@ -272,9 +291,17 @@ impl Table {
         let rows = meta.metadata().file_metadata().num_rows() as usize;
         let (mut labels, mut files) = (Labels::default(), Names::default());
         if !wanted.is_empty() {
+            let mut shared = 1;
+            for group in meta.metadata().row_groups() {
+                for leaf in &wanted {
+                    shared = input.check_pages(group.column(*leaf))?.max(shared);
+                }
+            }
+            let batch = (MOST_SHARED / shared).clamp(1, 8192) as usize;
+            let mut count = 0;
             let mask = ProjectionMask::leaves(meta.parquet_schema(), wanted);
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input.clone(), meta.clone());
-            for batch in builder.with_projection(mask).with_batch_size(8192).build()? {
+            for batch in builder.with_projection(mask).with_batch_size(batch).build()? {
                 let batch = batch?;
                 if let Some(column) = columns.label.as_ref().and_then(|label| batch.column_by_name(label)) {
                     labels.push(column);
@@ -283,10 +310,13 @@ impl Table {
                 let paths = of_image.and_then(|fields| fields.column_by_name("path"));
                 for row in 0..batch.num_rows() {
                     let file = paths.and_then(|p| text(p, row)).and_then(|p| p.rsplit('/').next());
+                    let file = file.filter(|name| name.len() <= LONGEST_NAME);
                     files.push(file.unwrap_or_default().as_bytes())?;
                 }
                 progress.add(batch.num_rows() as u64);
+                count += batch.num_rows();
             }
+            ensure!(count == rows, "its columns have {count} of its {rows} rows");
         }
         labels.fill(rows);
         while files.len() < rows {
@@ -348,49 +378,5 @@ impl Source for Parquet {
     fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let (shard, row) = super::locate(&self.ends, index);
         self.shards[shard].read(row)
-    }
-}
-
-/// A file whose readers do not share a position: all threads use it at once.
-#[derive(Clone)]
-struct Positioned {
-    file: Arc<File>,
-    size: u64,
-}
-
-/// A separate reader from some offset on.
-struct From {
-    file: Arc<File>,
-    at: u64,
-}
-
-impl Read for From {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.file.read_at(out, self.at)?;
-        self.at += n as u64;
-        Ok(n)
-    }
-}
-
-impl Length for Positioned {
-    fn len(&self) -> u64 {
-        self.size
-    }
-}
-
-impl ChunkReader for Positioned {
-    type T = BufReader<From>;
-
-    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        // Page headers are small.
-        Ok(BufReader::with_capacity(1024, From { file: self.file.clone(), at: start }))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<bytes::Bytes> {
-        // A damaged footer asks for the impossible.
-        if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
-            return Err(parquet::errors::ParquetError::EOF(format!("the file has no {length} bytes from {start} on")));
-        }
-        Ok(paths::read_at(&self.file, start, length)?.into())
     }
 }

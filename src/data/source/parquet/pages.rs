@@ -11,13 +11,13 @@ use crate::error::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
 /// What must be known about a column chunk.
 pub(super) struct Chunk {
-    /// Its file offset.
-    pub offset: u64,
-    pub size: u64,
+    /// Its place in the file.
+    pub range: Range<u64>,
     pub rows: usize,
     pub snappy: bool,
     /// The definition level of a value that is there.
@@ -57,11 +57,12 @@ impl Values {
     pub fn locate(file: &File, chunk: &Chunk) -> Result<Self> {
         let mut values = Self { bodies: Vec::new(), rows: Vec::with_capacity(chunk.rows) };
         let mut dictionary = Vec::new();
-        let (mut at, end) = (chunk.offset, chunk.offset + chunk.size);
+        let Range { start: mut at, end } = chunk.range;
         while values.rows.len() < chunk.rows {
             ensure!(at < end, "a column chunk ends after {} of {} rows", values.rows.len(), chunk.rows);
             let (header, header_size) = Header::read(file, at, end)?;
             at += header_size;
+            ensure!(header.has_runs_of_levels, "an encoding of levels");
             let size = u64::try_from(header.packed)?;
             ensure!(at + size <= end, "a page is longer than its column chunk");
             let mut page = Page::read(file, at, &header, chunk)?;

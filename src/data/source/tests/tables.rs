@@ -47,7 +47,7 @@ fn with_features(batch: RecordBatch, names: &str) -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), batch.columns().to_vec()).unwrap()
 }
 
-fn parquet(batch: &RecordBatch, props: WriterProperties) -> Vec<u8> {
+pub(super) fn parquet(batch: &RecordBatch, props: WriterProperties) -> Vec<u8> {
     let mut out = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut out, batch.schema(), Some(props)).unwrap();
     writer.write(batch).unwrap();
@@ -290,7 +290,7 @@ fn saved_datasets_that_are_cut_empty_or_wrong_are_reported() {
     saved(&dir, "d", NAMES, &[vec![other]]);
     complains(open(&path, None), &["data-0.arrow has no column of images", "text (utf8)"]);
     dir.write("d/state.json", "{");
-    complains(open(&path, None), &["state.json is not JSON"]);
+    complains(open(&path, None), &["state.json is not valid JSON"]);
     dir.write("d/state.json", r#"{"_data_files": []}"#);
     complains(open(&path, None), &["state.json names no data files"]);
     dir.write("d/state.json", r#"{"_data_files": [{"filename": "x"}], "_indices_data_files": [{"filename": "y"}]}"#);
