@@ -1,8 +1,9 @@
 //! Errors between Rust and scripts, and how they are shown to the user.
 
 use super::docs::Reference;
-use super::{Sources, ast, habits};
+use super::{Sources, ast, habits, limits};
 use crate::error::{Diagnostic, did_you_mean, hint_of, one_line};
+use crate::text::visible;
 use rhai::{Dynamic, Engine, EvalAltResult, Map, ParseErrorType, Position};
 use send_wrapper::SendWrapper;
 use std::cell::OnceCell;
@@ -186,7 +187,7 @@ impl ScriptError {
         if let Some(hint) = &self.hint {
             out += &format!("hint: {hint}\n");
         }
-        out
+        visible(&out).into_owned()
     }
 }
 
@@ -269,6 +270,9 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
         EvalAltResult::ErrorModuleNotFound(path, _) => Diagnostic::new(format!("cannot find the module `{path}`")),
         EvalAltResult::ErrorDotExpr(text, _) => api.explain_property(text),
         EvalAltResult::ErrorMismatchDataType(expected, found, _) => mismatch(expected, found),
+        EvalAltResult::ErrorDataTooLarge(what, _) => limits::too_large(what),
+        EvalAltResult::ErrorStackOverflow(_) => limits::too_many_calls(),
+        EvalAltResult::ErrorTerminated(token, _) if token.is::<Diagnostic>() => token.clone().cast(),
         EvalAltResult::ErrorPropertyNotFound(name, _) => Diagnostic::new(format!("the map has no `{name}`")),
         EvalAltResult::ErrorDataRace(name, _) => {
             // "argument #2 of function 'filter'" names the variable no better.
@@ -317,6 +321,8 @@ fn diagnose_syntax(kind: &ParseErrorType, api: &Reference, text: Option<&str>) -
                 modules.join(", ")
             ))
         }
+        ParseErrorType::ExprTooDeep => limits::too_deep(),
+        ParseErrorType::LiteralTooLarge(what, _) => limits::too_large(what),
         other => Diagnostic::new(format!("syntax error: {other}")),
     }
 }

@@ -267,12 +267,8 @@ pub mod array_functions {
         // Check if array will be over max size limit
         #[cfg(not(feature = "unchecked"))]
         if _ctx.engine().max_array_size() > 0 {
-            let pad = len - array.len();
-            let (a, m, s) = crate::eval::calc_array_sizes(array);
-            let (ax, mx, sx) = crate::eval::calc_data_sizes(&item, true);
-
-            _ctx.engine()
-                .throw_on_size((a + pad + ax * pad, m + mx * pad, s + sx * pad))?;
+            // nepa: each value counts by itself.
+            _ctx.engine().throw_on_size((len, 0, 0))?;
         }
 
         array.resize(len, item);
