@@ -2,9 +2,10 @@
 
 /// Prints a line; a reader that closes the pipe, as `head` does, is not an error.
 macro_rules! out {
+    () => { out!("") };
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($text)*);
+        let _ = writeln!(std::io::stdout(), "{}", $crate::text::visible(&format!($($text)*)));
     }};
 }
 

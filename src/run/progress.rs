@@ -2,6 +2,7 @@
 //! steps, speed, time left and the latest values.
 
 use crate::dist;
+use crate::text::visible;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -24,7 +25,7 @@ pub fn print_line(text: &str) {
     super::log::write(text);
     let print = || {
         // A closed pipe should not end the run.
-        let _ = writeln!(std::io::stdout(), "{text}");
+        let _ = writeln!(std::io::stdout(), "{}", visible(text));
     };
     ACTIVE.with_borrow(|bar| match bar {
         Some(bar) => bar.suspend(print),
@@ -43,7 +44,7 @@ pub fn note_line(text: &str) {
 pub fn note_line_of_any(text: &str) {
     super::log::write(text);
     let print = || {
-        let _ = writeln!(std::io::stderr(), "{}{text}", dist::rank_prefix());
+        let _ = writeln!(std::io::stderr(), "{}{}", dist::rank_prefix(), visible(text));
     };
     ACTIVE.with_borrow(|bar| match bar {
         Some(bar) => bar.suspend(print),
@@ -86,13 +87,13 @@ impl Progress {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
             let template = "{prefix:>12} [{bar:24}] {pos}/{len} {msg}";
             bar.set_style(ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> "));
-            bar.set_prefix(label.to_string());
+            bar.set_prefix(visible(label).into_owned());
             ACTIVE.set(Some(bar.clone()));
             bar
         });
         let now = Instant::now();
         Self {
-            label: label.into(),
+            label: visible(label).into_owned(),
             unit,
             total,
             done: 0,
@@ -217,7 +218,8 @@ fn words(values: &Map<String, Value>) -> String {
         Value::String(s) => s.clone(),
         other => other.to_string(),
     };
-    values.iter().map(|(k, v)| format!("{k} {}", word(v))).collect::<Vec<_>>().join(", ")
+    let text = values.iter().map(|(k, v)| format!("{k} {}", word(v))).collect::<Vec<_>>().join(", ");
+    visible(&text).into_owned()
 }
 
 /// "4.2s", "3m05s", "2h10m"
