@@ -1,12 +1,12 @@
 //! One run of one recipe.
 
 use crate::dist;
-use crate::error::{Result, ensure};
+use crate::error::Result;
 use crate::files::{read_json, write_atomic};
 use crate::provenance::{ModelProvenance, RunProvenance, StartedFrom, timestamp};
 use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR, RunInfo};
 use crate::run::signals::Interrupt;
-use crate::run::{RunDir, RunState, Script};
+use crate::run::{RunDir, RunState, Script, inside};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -65,12 +65,7 @@ impl Session {
 
     /// The path of a file or folder inside the run directory, and nowhere else.
     pub fn path(&mut self, name: &str) -> Result<PathBuf> {
-        let path = Path::new(name);
-        ensure!(
-            path.is_relative() && !path.components().any(|c| c.as_os_str() == ".."),
-            "expected a name inside the run directory, found \"{name}\""
-        );
-        Ok(self.dir()?.path().join(path))
+        inside::path_in(self.dir()?.path(), Path::new(name))
     }
 
     /// Writes a file of the run directory, whole or not at all.
