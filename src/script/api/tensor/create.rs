@@ -1,7 +1,7 @@
 //! Making tensors.
 
 use super::Shape;
-use crate::error::{Result, bail, ensure};
+use crate::error::{Context as _, Result, bail, ensure};
 use crate::random;
 use crate::script::values::{Tensor, number};
 use nepa_macros::functions;
@@ -84,8 +84,10 @@ mod functions {
 
     /// 0 … n − 1 in random order, int64, from the run's generator.
     pub fn randperm(n: i64) -> Result<tch::Tensor> {
-        ensure!(n >= 0, "randperm: expected n >= 0, found {n}");
-        let order: Vec<i64> = random::next_key().permutation(n as usize).into_iter().map(i64::from).collect();
+        let Ok(count) = usize::try_from(n) else { bail!("randperm: expected n >= 0, found {n}") };
+        crate::tensor::fits_memory(&[n], Kind::Int64)?;
+        let order: Vec<i64> =
+            random::next_key().permutation(count).context("randperm")?.into_iter().map(i64::from).collect();
         here(tch::Tensor::f_from_slice(&order)?)
     }
 
