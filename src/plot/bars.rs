@@ -30,7 +30,7 @@ pub fn bars(path: &Path, bars: &[Bar], options: &PlotOptions) -> Result<()> {
         let fits = |v: f64| v.abs() <= MOST;
         ensure!(
             fits(bar.value) && fits(bar.deviation),
-            "bar `{}`: expected numbers from -{MOST:e} to {MOST:e}, found {} ± {}",
+            "bar `{}`: expected numbers from -{MOST:e} to {MOST:e}, found {:e} ± {:e}",
             bar.name,
             bar.value,
             bar.deviation

@@ -3,6 +3,10 @@
 
 use crate::bail_hint;
 use crate::error::{Context as _, Result};
+use crate::run::RunFile;
+use crate::run::lock::LOCK_FILE;
+use crate::run::log::LOG_FILE;
+use crate::run::metrics::METRICS_FILE;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
@@ -65,6 +69,11 @@ pub fn check(dir: &Path, name: &str, most: u64) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Checks that what a run appends to or replaces in its directory lies in it, before the first of them is opened.
+pub fn check_written(dir: &Path) -> Result<()> {
+    [LOCK_FILE, RunFile::NAME, METRICS_FILE, LOG_FILE].iter().try_for_each(|name| check(dir, name, u64::MAX))
 }
 
 #[cfg(all(test, unix))]

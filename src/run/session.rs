@@ -53,6 +53,7 @@ impl Session {
             let mut opened = None;
             let path = dist::broadcast_from_rank0("the run directory", || {
                 let path = self.out.clone().unwrap_or_else(|| default_dir(&self.info.recipe));
+                inside::check_written(&path)?;
                 opened = Some(RunDir::open(&path, &self.info, self.must_resume)?);
                 dist::remember(REMEMBERED_KEY, &path.display().to_string())?;
                 Ok(path.display().to_string().into())

@@ -247,13 +247,29 @@ fn excerpt(file: &str, position: Position, sources: &Sources) -> String {
     let Some(text) = sources.text(file).and_then(|t| t.lines().nth(line - 1).map(String::from)) else { return out };
     let number = line.to_string();
     let pad = " ".repeat(number.len());
+    let column = position.position();
+    let (text, column) =
+        if text.chars().count() > WIDEST { around(&text, column.unwrap_or(1)) } else { (text, column) };
     out += &format!("{pad} |\n{number} | {text}\n");
-    if let Some(column) = position.position() {
+    if let Some(column) = column {
         // Tabs stay tabs, so that the caret stands where the eye expects it.
         let before: String = text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         out += &format!("{pad} | {before}^\n");
     }
     out
+}
+
+/// The longest line that is shown whole.
+const WIDEST: usize = 400;
+
+/// The part of a long line around a column, and the column in it.
+fn around(text: &str, column: usize) -> (String, Option<usize>) {
+    const SIDE: usize = 60;
+    let start = column.saturating_sub(SIDE + 1);
+    let part: String = text.chars().skip(start).take(2 * SIDE).collect();
+    let (before, after) =
+        (if start > 0 { "…" } else { "" }, if text.chars().count() > start + 2 * SIDE { "…" } else { "" });
+    (format!("{before}{part}{after}"), Some(column - start + before.chars().count()))
 }
 
 /// What the innermost error says.

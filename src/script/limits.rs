@@ -3,16 +3,22 @@
 use crate::error::Diagnostic;
 use rhai::Engine;
 
-/// How deep expressions and blocks nest in a text.
-const DEPTH: usize = 1000;
+/// How deep expressions and blocks nest in a text, as Rhai counts: about three for each bracket.
+const DEPTH: usize = 3000;
 /// How deep functions call each other; [`super::values::call`] counts those that Rust calls.
 const CALLS: usize = 200;
 /// Elements of an array, keys of a map, bytes of a string. Each holds for one value, not for all of them together.
-const ARRAY: usize = 100_000_000;
+pub const ARRAY: usize = 100_000_000;
 const MAP: usize = 10_000_000;
 const STRING: usize = 1 << 30;
 /// The stack that must be left, in bytes: for what Rust does between two operations of a script.
 const LEAST_STACK: usize = 512 << 10;
+
+/// Runs `compile` with the stack that a text of the greatest [`DEPTH`] takes.
+pub fn with_stack_to_compile<R>(compile: impl FnOnce() -> R) -> R {
+    const NEEDED: usize = 64 << 20;
+    stacker::maybe_grow(NEEDED, NEEDED, compile)
+}
 
 /// Gives an engine its limits.
 pub fn set(engine: &mut Engine) {
@@ -52,6 +58,6 @@ pub fn too_large(what: &str) -> Diagnostic {
 
 /// An expression or a block that is nested too deeply.
 pub fn too_deep() -> Diagnostic {
-    Diagnostic::new(format!("expressions and blocks are nested more than {DEPTH} deep"))
+    Diagnostic::new(format!("expressions or blocks are nested too deeply: more than about {} in each other", DEPTH / 3))
         .hint("name parts of the expression with `let`, or move inner blocks to functions")
 }

@@ -151,8 +151,8 @@ impl Host {
     pub fn compile(&self, path: &Path) -> Result<AST, ScriptError> {
         let file = path.display().to_string();
         let text = self.sources.read_recipe(path).map_err(|e| ScriptError::of_rust(&e))?;
-        let mut ast =
-            self.engine.compile(&text).map_err(|e| self.report(&EvalAltResult::ErrorParsing(*e.0, e.1), &file))?;
+        let mut ast = limits::with_stack_to_compile(|| self.engine.compile(&text))
+            .map_err(|e| self.report(&EvalAltResult::ErrorParsing(*e.0, e.1), &file))?;
         ast.set_source(file.as_str());
         Ok(ast)
     }

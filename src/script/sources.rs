@@ -3,7 +3,7 @@
 //! importing one.
 
 use super::functions::{self, Function};
-use super::session;
+use super::{limits, session};
 use crate::bail_hint;
 use crate::error::{Context as _, Result, did_you_mean, nearest};
 use crate::files::folder_of;
@@ -183,7 +183,7 @@ impl Sources {
             return Err(Box::new(EvalAltResult::ErrorModuleNotFound(path.to_string(), position)));
         };
         self.remember(&file, &text);
-        let mut ast = engine.compile(&text).map_err(|e| {
+        let mut ast = limits::with_stack_to_compile(|| engine.compile(&text)).map_err(|e| {
             let inner = Box::new(EvalAltResult::ErrorParsing(*e.0, e.1));
             Box::new(EvalAltResult::ErrorInModule(path.to_string(), inner, position))
         })?;

@@ -318,3 +318,14 @@ fn an_error_thrown_again_is_shown_where_it_happened() {
         &["a linear layer needs positive sizes", "in `deep`, from recipe.rhai:2:7"],
     );
 }
+
+/// A loop may only be there to go through something, as through an epoch whose images are to be read.
+#[test]
+fn an_error_while_looping_ends_a_loop_without_a_body_too() {
+    let folder = Folder::new();
+    folder.write("data/a/x.png", "no picture");
+    let loader = "data::loader(data::open(\"data\"), [transform::center_crop(4)], #{ batch: 1 })";
+    let said = folder.run(&format!("let loader = {loader};\nfor batch in loader.epoch(0) {{ }}\nprint(\"done\");"));
+    said.fails(1).says(&["x.png"]);
+    assert!(!said.stdout.contains("done"), "{said}");
+}

@@ -30,7 +30,6 @@ fn tensors_of_any_shape_have_a_text() {
     let said = run(r#"
         print(zeros([0, 3]).to_string());
         print(ones([1, 1, 1, 1, 1, 1, 1, 1, 1]).to_string());
-        print(ones([1]).expand([1000, 1000, 1000, 1000]).to_string());
         let twos = []; twos.pad(40, 2);
         let ones_ = []; ones_.pad(40, 1);
         print(ones(ones_).expand(twos).to_string());
@@ -40,7 +39,6 @@ fn tensors_of_any_shape_have_a_text() {
     said.succeeds().prints(&[
         "Tensor [0, 3] float32 on cpu\n",
         "[[[[[[[[[1.0000]]]]]]]]]",
-        "Tensor [1000, 1000, 1000, 1000] float32 on cpu",
         "float32 on cpu (too many values to show)",
         "[1.0000, 1.0000]",
         "Tensor [] bool on cpu\ntrue",
@@ -57,7 +55,7 @@ fn numbers_out_of_range_are_errors_with_the_number() {
         ("ones([3])[-4]", "index -4 is outside dimension 0"),
         ("zeros([-1])", "sizes must not be negative, found -1"),
         ("zeros([9223372036854775807, 3])", "more elements than can be counted"),
-        ("randperm(-1)", "expected n >= 0, found -1"),
+        ("randperm(-1)", "randperm: expected n from 0 to 4294967295, found -1"),
         ("randint(5, 5, [1])", "an empty range of integers: 5..5"),
         ("ones([3]).item()", "expected a tensor of one element, found [3] float32"),
         ("rand_per_sample([])", "expected the number of samples"),
@@ -118,11 +116,13 @@ fn an_average_that_is_applied_is_neither_updated_nor_saved() {
         let before = ema.state_dict().weight.copy();
         let saver = run::checkpoints("loop", #{ model: model, ema: ema }, #{});
         saver.resume(#{}, []);
+        // Not the variable that the closures capture.
+        let lent = ema;
         for inner in [|| ema.update(), || ema.state_dict(), || ema.apply(|| 1), || saver.save(1, #{})] {
-            try { ema.apply(|| inner.call()); print("no error"); } catch (e) { print(e.message); }
+            try { lent.apply(|| inner.call()); print("no error"); } catch (e) { print(e.message); }
             print(ema.state_dict().weight.equal(before) && model.state_dict().weight.equal(ones([2, 2])));
         }
-        ema.apply(|| print(model.state_dict().weight.equal(before)));
+        lent.apply(|| print(model.state_dict().weight.equal(before)));
     "#;
     let said = folder.run_with(script, &["--out", "o"]);
     said.succeeds();
@@ -142,7 +142,7 @@ fn synthetic_images_draw_from_streams_of_their_own() {
     // One seed for everything: the labels, or what the loader draws, say nothing about the noise.
     let said = run(r#"
         let images = |seed| data::synthetic(#{ len: 3, size: 8, classes: 3, seed: seed });
-        let tensors = |source| stack([source.image(0).tensor, source.image(1).tensor, source.image(2).tensor], 0);
+        let tensors = |source| stack([source.image(0).tensor(), source.image(1).tensor(), source.image(2).tensor()], 0);
         print(tensors.call(images.call(1)).equal(tensors.call(images.call(1))));
         print(tensors.call(images.call(1)).equal(tensors.call(images.call(2))));
         let parts = data::synthetic(#{ len: 90, size: 4, classes: 3 });

@@ -32,7 +32,7 @@ handles! {
 /// Registers the methods of an epoch, and the loop over it.
 pub fn register_epoch(namespace: &mut Namespace<'_>) {
     epoch::register(namespace);
-    namespace.module.set_iter_result(TypeId::of::<Epoch>(), |value| Box::new(Batches(value.cast())));
+    namespace.module.set_iter_result(TypeId::of::<Epoch>(), |value| Box::new(Batches(Some(value.cast()))));
 }
 
 /// A loader with what is done to its batches.
@@ -134,13 +134,16 @@ impl Epoch {
 }
 
 /// The batches of an epoch for Rhai's `for`; after an error there are no more.
-struct Batches(Epoch);
+struct Batches(Option<Epoch>);
 
 impl Iterator for Batches {
     type Item = Result<Dynamic, Box<EvalAltResult>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.0.next_batch().map_err(|e| to_rhai(e, Position::NONE)).transpose()?;
+        let batch = self.0.as_ref()?.next_batch().map_err(|e| to_rhai(e, Position::NONE)).transpose()?;
+        if batch.is_err() {
+            self.0 = None;
+        }
         Some(batch.map(Dynamic::from))
     }
 }

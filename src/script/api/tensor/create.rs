@@ -1,7 +1,7 @@
 //! Making tensors.
 
 use super::Shape;
-use crate::error::{Context as _, Result, bail, ensure};
+use crate::error::{Result, bail, ensure};
 use crate::random;
 use crate::script::values::{Tensor, number};
 use nepa_macros::functions;
@@ -84,10 +84,9 @@ mod functions {
 
     /// 0 … n − 1 in random order, int64, from the run's generator.
     pub fn randperm(n: i64) -> Result<tch::Tensor> {
-        let Ok(count) = usize::try_from(n) else { bail!("randperm: expected n >= 0, found {n}") };
+        let Ok(count) = u32::try_from(n) else { bail!("randperm: expected n from 0 to {}, found {n}", u32::MAX) };
         crate::tensor::fits_memory(&[n], Kind::Int64)?;
-        let order: Vec<i64> =
-            random::next_key().permutation(count).context("randperm")?.into_iter().map(i64::from).collect();
+        let order = random::next_key().permutation(count as usize)?.into_iter().map(i64::from).collect::<Vec<i64>>();
         here(tch::Tensor::f_from_slice(&order)?)
     }
 

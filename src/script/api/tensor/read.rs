@@ -1,6 +1,7 @@
 //! Reading tensors: sizes, values, text.
 
-use crate::error::{Result, bail};
+use crate::error::{Result, bail, ensure};
+use crate::script::limits::ARRAY;
 use crate::script::values::{self, Tensor};
 use crate::tensor::{dtype_name, shape_text};
 use nepa_macros::functions;
@@ -60,6 +61,7 @@ mod functions {
 
     /// The elements as a flat array of floats, ints or bools.
     pub fn to_array(t: &Tensor) -> Result<Array> {
+        ensure!(t.numel() <= ARRAY, "to_array: expected at most {ARRAY} elements, found {}", shape_text(t));
         let flat = t.f_detach()?.f_to_device(Device::Cpu)?.f_reshape([-1])?;
         Ok(match t.kind() {
             Kind::Bool => Vec::<bool>::try_from(flat)?.into_iter().map(Dynamic::from_bool).collect(),
