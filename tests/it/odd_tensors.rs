@@ -59,6 +59,11 @@ fn numbers_out_of_range_are_errors_with_the_number() {
         ("randint(5, 5, [1])", "an empty range of integers: 5..5"),
         ("ones([3]).item()", "expected a tensor of one element, found [3] float32"),
         ("rand_per_sample([])", "expected the number of samples"),
+        (
+            "nn::vit_nepa(#{ image_size: 8, patch_size: 4, hidden_size: 8, num_attention_heads: 2, num_hidden_layers: 1 })\
+             .cost(#{ batch: 9_000_000_000_000_000_000 })",
+            "cost: a batch of 9000000000000000000 has more operations than can be counted",
+        ),
         ("ones([2]).chunk(0, 0)", ""),
         ("ones([2]).one_hot(3)", ""),
         ("ones([2]).bincount(-1)", ""),

@@ -198,7 +198,7 @@ fn what_is_no_file_is_not_read() {
 #[test]
 fn a_script_that_nests_without_an_end_gets_an_error() {
     let nested = |open: &str, close: &str| format!("{}{}", open.repeat(100_000), close.repeat(100_000));
-    let brackets = "[".repeat(900) + "f(n + 1)" + &"]".repeat(900);
+    let brackets = format!("{}f(n + 1){}", "[".repeat(900), "]".repeat(900));
     let deep = "expressions or blocks are nested too deeply: more than about 1000 in each other";
     for (script, said) in [
         (format!("let x = {};", nested("(", "1)")), deep),
