@@ -79,6 +79,7 @@ pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Resul
 /// computes, get the same number.
 pub fn set(device: Device, threads: usize) -> Result<()> {
     keep_memory();
+    ffi::limit_memory(crate::memory::total())?;
     DEVICE.set(device);
     ffi::autocast_on_cuda(device.is_cuda());
     if let Device::Cuda(index) = device {

@@ -1,6 +1,7 @@
 //! Words for people, on stdout and stderr. Where they cannot be written (a closed pipe or terminal, a full disk), they
-//! are lost, and nothing else is: no run fails for want of a reader.
+//! are lost, and nothing else is: no run fails for want of a reader. What would steer a terminal is shown as an escape.
 
+use crate::text::visible;
 use std::io::Write;
 
 /// Writes text to stdout.
@@ -15,7 +16,7 @@ pub fn to_stderr(text: &str) {
 
 /// Writes the text at once, so that the lines of several processes do not mix.
 fn write(mut to: impl Write, text: &str) {
-    let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
+    let _ = to.write_all(visible(text).as_bytes()).and_then(|()| to.flush());
 }
 
 /// Prints a line to stdout.

@@ -3,7 +3,7 @@
 //! A [`Key`] is folded from a seed and numbers; each key opens its own ChaCha stream. The run's
 //! generator hands out keys one after the other: its whole state is a seed and a count.
 
-use crate::error::{Result, bail};
+use crate::error::{Result, bail, ensure};
 use crate::positions::Positions;
 use rand::{Rng, RngCore, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -15,10 +15,35 @@ use tch::Tensor;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(u64);
 
+/// What random numbers are drawn for, beside the run's generator. With one seed for all of them, no purpose draws what
+/// another one does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A loader's epochs: their order, and what the transforms draw.
+    Epochs = 1,
+    /// The images of a synthetic source.
+    SyntheticImages,
+    /// The patterns of a synthetic source's classes.
+    SyntheticPatterns,
+    /// A number of items of each class.
+    PerClass,
+    /// A source in two parts.
+    Split,
+    /// Transforms of a single image.
+    Image,
+    /// Which images `nepa data` looks at.
+    Samples,
+}
+
 impl Key {
-    /// The root key of a seed.
+    /// The root key of a seed; below it lie the keys of the run's generator, by number.
     pub fn new(seed: u64) -> Self {
         Key(mix(seed ^ 0x6e65_7061))
+    }
+
+    /// The root key of a seed for a purpose. No generator counts as far as the numbers that these have.
+    pub fn of(purpose: Purpose, seed: u64) -> Self {
+        Self::new(seed).fold(1 << 63 | purpose as u64)
     }
 
     /// The key below this one with the given number.
@@ -32,10 +57,15 @@ impl Key {
     }
 
     /// `0..n` in an order that depends on this key alone.
-    pub fn permutation(self, n: usize) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..n as u32).collect();
+    pub fn permutation(self, n: usize) -> Result<Vec<u32>> {
+        let Ok(end) = u32::try_from(n) else {
+            bail!("a random order has at most {} numbers, found {n}", u32::MAX);
+        };
+        let mut order: Vec<u32> = Vec::new();
+        ensure!(order.try_reserve_exact(n).is_ok(), "not enough memory for a random order of {n} numbers");
+        order.extend(0..end);
         order.shuffle(&mut self.rng());
-        order
+        Ok(order)
     }
 
     /// Standard normal float32 values of the given shape, on the CPU.
@@ -52,7 +82,7 @@ impl Key {
 
     /// Uniform integers in `low..high` of the given shape, int64, on the CPU.
     pub fn integers(self, low: i64, high: i64, shape: &[i64]) -> Result<Tensor> {
-        crate::error::ensure!(low < high, "an empty range of integers: {low}..{high}");
+        ensure!(low < high, "an empty range of integers: {low}..{high}");
         let mut rng = self.rng();
         fill(shape, || rng.random_range(low..high))
     }
@@ -60,12 +90,10 @@ impl Key {
 
 /// A tensor of drawn values; one that memory cannot hold is an error, not an abort.
 fn fill<T: tch::kind::Element>(shape: &[i64], mut draw: impl FnMut() -> T) -> Result<Tensor> {
-    let n = shape.iter().try_fold(1usize, |n, size| n.checked_mul((*size).max(0) as usize));
+    let n = crate::tensor::fits_memory(shape, T::KIND)?;
     let mut values: Vec<T> = Vec::new();
-    match n {
-        Some(n) if values.try_reserve_exact(n).is_ok() => values.extend((0..n).map(|_| draw())),
-        _ => crate::error::bail!("not enough memory for a tensor of shape {shape:?}"),
-    }
+    ensure!(values.try_reserve_exact(n).is_ok(), "not enough memory for a tensor of shape {shape:?}");
+    values.extend((0..n).map(|_| draw()));
     Ok(Tensor::f_from_slice(&values)?.f_reshape(shape)?)
 }
 
@@ -160,7 +188,7 @@ pub fn positions_of(n: usize) -> Positions {
 /// its position in the global batch ([`positions_of`]) gives it, whichever process or micro-batch computes it.
 pub fn next_per_sample(sizes: &[i64]) -> Result<Tensor> {
     let [n, row @ ..] = sizes else { bail!("expected the number of samples as the first size, found no sizes") };
-    let samples = positions_of(*n as usize);
+    let samples = positions_of(usize::try_from(*n).unwrap_or(0));
     let all = next_key().uniform(&[&[samples.end() as i64], row].concat())?;
     let rows = samples.runs().map(|(first, length)| all.f_narrow(0, first as i64, length as i64));
     match &rows.collect::<std::result::Result<Vec<_>, _>>()?[..] {
@@ -204,9 +232,48 @@ mod tests {
     }
 
     #[test]
+    fn no_purpose_draws_what_another_does() {
+        use Purpose::*;
+        let purposes = [Epochs, SyntheticImages, SyntheticPatterns, PerClass, Split, Image, Samples];
+        let mut known = std::collections::HashMap::new();
+        let mut is_new = |key: Key, of: String| {
+            if let Some(other) = known.insert(key.rng().next_u64(), of.clone()) {
+                panic!("{of} draws what {other} does");
+            }
+        };
+        for seed in 0..8 {
+            is_new(Key::new(seed), format!("seed {seed}"));
+            // The run's generator, and what lies below its keys: the draws of groups of images.
+            for n in 0..40 {
+                let key = Key::new(seed).fold(n);
+                is_new(key, format!("seed {seed}, draw {n}"));
+                (1..20).for_each(|group| is_new(key.fold(group), format!("seed {seed}, draw {n}, group {group}")));
+            }
+            for purpose in purposes {
+                let root = Key::of(purpose, seed);
+                is_new(root, format!("seed {seed}, {purpose:?}"));
+                // An epoch, its images, what the batch draws for each; an image, a class.
+                for a in 0..20 {
+                    is_new(root.fold(a), format!("seed {seed}, {purpose:?} {a}"));
+                    for b in (0..20).chain([u64::MAX]) {
+                        is_new(root.fold(a).fold(b), format!("seed {seed}, {purpose:?} {a} {b}"));
+                        is_new(root.fold(a).fold(b).fold(1), format!("seed {seed}, {purpose:?} {a} {b} 1"));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_of_more_than_32_bits_is_an_error() {
+        let said = Key::new(1).permutation((1 << 32) + 5).unwrap_err().to_string();
+        assert_eq!(said, "a random order has at most 4294967295 numbers, found 4294967301");
+    }
+
+    #[test]
     fn permutations_hold_every_index_once() {
-        let mut order = Key::new(7).permutation(1000);
-        assert_ne!(order[..10], Key::new(8).permutation(1000)[..10]);
+        let mut order = Key::new(7).permutation(1000).unwrap();
+        assert_ne!(order[..10], Key::new(8).permutation(1000).unwrap()[..10]);
         order.sort_unstable();
         assert!(order.iter().enumerate().all(|(i, &v)| i as u32 == v));
     }

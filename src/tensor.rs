@@ -1,6 +1,6 @@
 //! What every module says about tensors and needs of them: dtypes by name, shapes as text, copies, the largest elements.
 
-use crate::error::Result;
+use crate::error::{Result, bail};
 use safetensors::Dtype as Safetensors;
 use tch::{Kind, Tensor};
 
@@ -49,6 +49,20 @@ pub fn dtype_name(kind: Kind) -> &'static str {
 /// A tensor in an error message: "[2, 17, 64] float32".
 pub fn shape_text(t: &Tensor) -> String {
     format!("{:?} {}", t.size(), dtype_name(t.kind()))
+}
+
+/// The number of elements of a tensor that is to be made, if the machine's memory holds them.
+pub fn fits_memory(shape: &[i64], kind: Kind) -> Result<usize> {
+    let elements = shape.iter().try_fold(1usize, |n, size| n.checked_mul(usize::try_from(*size).ok()?));
+    let bytes = elements.and_then(|n| n.checked_mul(kind.elt_size_in_bytes()));
+    match (elements, bytes) {
+        (Some(n), Some(bytes)) if bytes as u64 <= crate::memory::total() => Ok(n),
+        _ => bail!(
+            "not enough memory for a tensor {shape:?} {}: the machine has {:.1} GB",
+            dtype_name(kind),
+            crate::memory::total() as f64 / 1e9
+        ),
+    }
 }
 
 /// A copy in new memory, outside any graph.

@@ -2,15 +2,18 @@
 
 use crate::bail_hint;
 use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, STATE_FILE, manifest, shards};
+use crate::cli::plot::read::MOST_METRICS;
 use crate::error::Result;
 use crate::files::{folders_in, read_json};
 use crate::output::to_stdout;
 use crate::provenance::ModelProvenance;
 use crate::run::directory::checkpoints_of_run;
-use crate::run::lock::RunLock;
+use crate::run::inside::{self, MOST_TEXT};
+use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::METRICS_FILE;
 use crate::run::{CheckpointState, RunFile};
 use crate::tensor::dtype_name;
+use crate::text::visible;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
@@ -42,11 +45,12 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Model folders below `path`, two levels deep.
+/// Model folders in `path`, two levels deep; links that lead out of it are not followed.
 pub(super) fn models(path: &Path) -> Result<Vec<PathBuf>> {
+    let is_inside = |d: &PathBuf| inside::is_in(path, d);
     let mut models = Vec::new();
-    for folder in folders_in(path)? {
-        let below = folders_in(&folder)?;
+    for folder in folders_in(path)?.into_iter().filter(is_inside) {
+        let below = folders_in(&folder)?.into_iter().filter(is_inside);
         models.extend(std::iter::once(folder).chain(below).filter(|d| checkpoint::model_file(d).is_some()));
     }
     Ok(models)
@@ -69,6 +73,9 @@ fn object(content: &impl Serialize) -> Result<Map<String, Value>> {
 }
 
 fn run(path: &Path) -> Result<String> {
+    for (name, most) in [(RunFile::NAME, MOST_TEXT), (LOCK_FILE, MOST_TEXT), (METRICS_FILE, MOST_METRICS)] {
+        inside::check(path, name, most)?;
+    }
     let run = RunFile::read(path)?;
     let mut shown = object(&run)?;
     shown.insert("state".into(), run.status(RunLock::is_held(path)).into());
@@ -97,7 +104,7 @@ fn run(path: &Path) -> Result<String> {
             let _ = writeln!(out, "  last: {last}");
         }
     }
-    for checkpoint in checkpoints_of_run(path)? {
+    for checkpoint in checkpoints_of_run(path)?.into_iter().filter(|checkpoint| inside::is_in(path, checkpoint)) {
         let _ = writeln!(out, "checkpoint: {}", checkpoint.display());
     }
     for model in models(path)? {

@@ -4,12 +4,14 @@
 mod autocast;
 mod autograd;
 mod c10d;
+mod memory;
 mod runtime;
 mod tensors;
 
 pub use autocast::{Autocast, allow_tf32, autocast_on_cuda};
 pub use autograd::{backward, grad_enabled, recompute, single_threaded_backward};
 pub use c10d::{ProcessGroup, ReduceOp, Reducer, Store, StoreAddress, Work};
+pub use memory::limit_memory;
 pub use runtime::{open_cuda, set_cuda_device, torch_folder};
 pub use tensors::{AdamwLists, adamw, clear_grads, global_norm, is_unshared, lerp, scale};
 

@@ -1,9 +1,11 @@
 //! The model's configuration, with the keys of the reference's Hugging Face `config.json`.
 
-use crate::error::{Result, ensure};
+use crate::device;
+use crate::error::{Context as _, Result, ensure};
+use crate::tensor::fits_memory;
 use crate::{choices, options};
 use std::ops::Deref;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 choices! {
     /// The nonlinearity of the mlp.
@@ -89,7 +91,7 @@ options! {
 impl VitNepaConfig {
     /// Width of the mlp.
     pub fn mlp_size(&self) -> i64 {
-        self.intermediate_size.unwrap_or(4 * self.hidden_size)
+        self.intermediate_size.unwrap_or(self.hidden_size.saturating_mul(4))
     }
 }
 
@@ -117,19 +119,26 @@ impl Deref for Architecture {
 impl Architecture {
     /// Checks what the types of single options cannot; the error names the option at fault.
     pub fn new(config: &VitNepaConfig) -> Result<Self> {
+        // With larger ones, numbers of parameters would not be numbers any more.
         let positive = [
-            ("image_size", config.image_size),
-            ("patch_size", config.patch_size),
-            ("num_channels", config.num_channels),
-            ("hidden_size", config.hidden_size),
-            ("num_attention_heads", config.num_attention_heads),
-            ("intermediate_size", config.mlp_size()),
+            ("image_size", config.image_size, 1 << 16),
+            ("patch_size", config.patch_size, 1 << 16),
+            ("num_channels", config.num_channels, 1 << 10),
+            ("hidden_size", config.hidden_size, 1 << 20),
+            ("num_attention_heads", config.num_attention_heads, 1 << 20),
         ];
-        for (name, value) in positive {
+        for (name, value, most) in positive {
             ensure!(value > 0, "{name} must be positive, found {value}");
+            ensure!(value <= most, "{name} must be at most {most}, found {value}");
         }
-        for (name, value) in [("num_hidden_layers", config.num_hidden_layers), ("num_labels", config.num_labels)] {
+        let mlp_size = config.mlp_size();
+        ensure!(mlp_size > 0, "intermediate_size must be positive, found {mlp_size}");
+        ensure!(mlp_size <= 1 << 22, "intermediate_size must be at most {}, found {mlp_size}", 1 << 22);
+        let counts =
+            [("num_hidden_layers", config.num_hidden_layers, 1 << 16), ("num_labels", config.num_labels, 1 << 30)];
+        for (name, value, most) in counts {
             ensure!(value >= 0, "{name} must not be negative, found {value}");
+            ensure!(value <= most, "{name} must be at most {most}, found {value}");
         }
         ensure!(
             config.image_size % config.patch_size == 0,
@@ -176,7 +185,13 @@ impl Architecture {
             ensure!(n >= 1, "pos_embed_images_per_draw must be positive, found {n}");
         }
         let grid = config.image_size / config.patch_size;
-        Ok(Self { config: config.clone(), grid, tokens: grid * grid + 1, head_size })
+        let architecture = Self { config: config.clone(), grid, tokens: grid * grid + 1, head_size };
+        if device::current() == Device::Cpu {
+            let parameters = architecture.parameters();
+            fits_memory(&[parameters], Kind::Float)
+                .with_context(|| format!("a model of this configuration has {parameters} parameters"))?;
+        }
+        Ok(architecture)
     }
 
     /// Drop path rate of block `index`, from 0.

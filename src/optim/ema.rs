@@ -1,10 +1,12 @@
 //! An exponential moving average of a module's parameters, kept in float32.
 
+use crate::bail_hint;
 use crate::error::{Result, bail, ensure};
 use crate::ffi;
 use crate::nn::{Module, named_parameters};
 use crate::options;
 use crate::tensor::detached_copy;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -30,6 +32,8 @@ pub struct Ema {
     names: Vec<String>,
     params: Vec<Tensor>,
     averages: Option<Vec<Tensor>>,
+    /// Whether the parameters hold the averages' values now, and the averages theirs.
+    lent: Cell<bool>,
     /// Updates so far.
     updates: u64,
 }
@@ -45,7 +49,7 @@ impl Ema {
         positive("warmup_gamma", options.warmup_gamma)?;
         positive("warmup_power", options.warmup_power)?;
         let (names, params) = named_parameters(module).into_iter().map(|(n, p)| (n, p.detach())).unzip();
-        Ok(Self { decay, options, names, params, averages: None, updates: 0 })
+        Ok(Self { decay, options, names, params, averages: None, lent: Cell::new(false), updates: 0 })
     }
 
     /// The decay, which the warm-up leads to.
@@ -75,6 +79,7 @@ impl Ema {
 
     /// Moves the averages towards the parameters' current values.
     pub fn update(&mut self) -> Result<()> {
+        self.is_home("updated")?;
         match &self.averages {
             Some(averages) => ffi::lerp(averages, &self.params, 1.0 - self.decay_after(self.updates))?,
             None => {
@@ -88,6 +93,7 @@ impl Ema {
 
     /// The averages by parameter name.
     pub fn named_averages(&self) -> Result<Vec<(String, Tensor)>> {
+        self.is_home("read or saved")?;
         let averages = self.started()?;
         Ok(self.names.iter().cloned().zip(averages.iter().map(Tensor::shallow_clone)).collect())
     }
@@ -99,6 +105,7 @@ impl Ema {
 
     /// Restores averages that [`Ema::named_averages`] gave.
     pub fn restore(&mut self, tensors: &[(String, Tensor)]) -> Result<()> {
+        self.is_home("restored")?;
         let by_name: BTreeMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
         let own = |(name, param): (&String, &Tensor)| -> Result<Tensor> {
             match by_name.get(name.as_str()) {
@@ -115,8 +122,34 @@ impl Ema {
         Ok(())
     }
 
+    /// Puts the averages in the parameters' place, until [`Ema::take_back`].
+    pub fn lend(&self) -> Result<()> {
+        self.is_home("applied again")?;
+        self.swap()?;
+        self.lent.set(true);
+        Ok(())
+    }
+
+    /// Restores the parameters' values, and the averages.
+    pub fn take_back(&self) -> Result<()> {
+        self.swap()?;
+        self.lent.set(false);
+        Ok(())
+    }
+
+    /// Checks that the averages are not in the parameters' place, where they would be mistaken for each other.
+    fn is_home(&self, done: &str) -> Result<()> {
+        if self.lent.get() {
+            bail_hint!(
+                "an average cannot be {done} while it is applied: the model holds the averages, and they the model's values";
+                "do it before or after `ema.apply`; inside, the model's parameters are the averages"
+            );
+        }
+        Ok(())
+    }
+
     /// Swaps the parameters' values with the averages, in place; a second call restores both.
-    pub fn swap(&self) -> Result<()> {
+    fn swap(&self) -> Result<()> {
         tch::no_grad(|| {
             for (param, average) in self.params.iter().zip(self.started()?) {
                 let kept = detached_copy(param)?;

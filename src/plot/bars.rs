@@ -1,6 +1,6 @@
 //! Bars with error bars.
 
-use super::{COLOURS, Drawing, Format, PlotOptions, draw, tick, wrap};
+use super::{COLOURS, Drawing, Format, MOST, PlotOptions, draw, tick, wrap};
 use crate::error::{Result, ensure};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -16,10 +16,26 @@ pub struct Bar {
     pub deviation: f64,
 }
 
+/// The most bars of a picture, which is at most 8000 pixels wide.
+const MOST_BARS: usize = 1000;
+
+/// The least height of an axis from 0.
+const LEAST_HEIGHT: f64 = 1e-150;
+
 /// Draws bars from zero, each with its value and ± deviation.
 pub fn bars(path: &Path, bars: &[Bar], options: &PlotOptions) -> Result<()> {
     ensure!(!bars.is_empty(), "there is nothing to draw: no bars");
-    ensure!(bars.iter().all(|b| b.value.is_finite() && b.deviation.is_finite()), "bars must be finite");
+    ensure!(bars.len() <= MOST_BARS, "at most {MOST_BARS} bars are drawn, found {}", bars.len());
+    for bar in bars {
+        let fits = |v: f64| v.abs() <= MOST;
+        ensure!(
+            fits(bar.value) && fits(bar.deviation),
+            "bar `{}`: expected numbers from -{MOST:e} to {MOST:e}, found {:e} ± {:e}",
+            bar.name,
+            bar.value,
+            bar.deviation
+        );
+    }
     draw(path, options, &Bars { bars, options })
 }
 
@@ -37,12 +53,12 @@ impl Drawing for Bars<'_> {
         let size = root.dim_in_pixel();
         // Names stand below their bars, wrapped to the room that each has.
         const LINE: i32 = 20;
-        let letters = (size.0 as usize - 110) / bars.len() / 10;
+        let letters = (size.0 as usize).saturating_sub(110) / bars.len() / 10;
         let names: Vec<Vec<String>> = bars.iter().map(|b| wrap(&b.name, letters)).collect();
         let most_lines = names.iter().map(Vec::len).max().unwrap_or(1);
         let high = bars.iter().map(|b| b.value + b.deviation).fold(0.0, f64::max);
         let low = bars.iter().map(|b| b.value - b.deviation).fold(0.0, f64::min);
-        let top = if high > low { high + 0.12 * (high - low) } else { 1.0 };
+        let top = if high - low >= LEAST_HEIGHT { high + 0.12 * (high - low) } else { 1.0 };
         let mut chart = ChartBuilder::on(root)
             .caption(&options.title, ("sans-serif", 22))
             .margin(14)

@@ -1,6 +1,6 @@
 //! Curves over a common axis.
 
-use super::{COLOURS, Drawing, Format, PlotOptions, draw, padded, range, scientific, tick};
+use super::{COLOURS, Drawing, Format, PlotOptions, draw, drawable, padded, range, scientific, tick};
 use crate::error::{Result, ensure};
 use plotters::chart::ChartContext;
 use plotters::coord::Shift;
@@ -22,11 +22,13 @@ pub struct Series {
 /// Draws curves over a common axis.
 pub fn lines(path: &Path, series: &[Series], options: &PlotOptions) -> Result<()> {
     ensure!(series.iter().any(|s| !s.points.is_empty()), "there is nothing to draw: every series is empty");
-    draw(path, options, &Lines { series, options })
+    let curves = series.iter().map(|s| (s.name.as_str(), s.points.iter().copied().filter_map(drawable).collect()));
+    draw(path, options, &Lines { curves: curves.collect(), options })
 }
 
 struct Lines<'a> {
-    series: &'a [Series],
+    /// Names, and what can be drawn.
+    curves: Vec<(&'a str, Vec<(f64, f64)>)>,
     options: &'a PlotOptions,
 }
 
@@ -36,20 +38,19 @@ impl Drawing for Lines<'_> {
         DB::ErrorType: 'static,
     {
         let PlotOptions { title, x, y, .. } = self.options;
-        let points = || self.series.iter().flat_map(|s| &s.points);
+        let points = || self.curves.iter().flat_map(|c| &c.1);
         let (x0, x1) = range(points().map(|p| p.0));
         let (y0, y1) = padded(range(points().map(|p| p.1)));
         let axes = Axes { title, x, y, size: 22, ticks: (10, 10), y_high: y0.abs().max(y1.abs()) };
         let mut chart = axes.draw(area, x0..x1, y0..y1)?;
-        for (i, s) in self.series.iter().enumerate() {
+        for (i, (name, points)) in self.curves.iter().enumerate() {
             let style = COLOURS[i % COLOURS.len()].stroke_width(2);
-            let finite = s.points.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
             chart
-                .draw_series(strokes(thin(finite, area.dim_in_pixel().0), style, format))?
-                .label(&s.name)
+                .draw_series(strokes(thin(points.clone(), area.dim_in_pixel().0), style, format))?
+                .label(*name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
         }
-        if self.series.len() > 1 {
+        if self.curves.len() > 1 {
             chart
                 .configure_series_labels()
                 .label_font(("sans-serif", 15))

@@ -17,6 +17,7 @@ pub use panels::{Curve, Key, Panel, Panels, key_colour, panel_svgs, panels};
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::files::staging;
 use crate::options;
+use crate::text::visible;
 use image::RgbImage;
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -59,16 +60,28 @@ fn fonts() {
     });
 }
 
-/// Least and greatest finite value, with room around them.
+/// The greatest |value| that is drawn: with larger ones, differences and ratios of values would be infinite.
+const MOST: f64 = 1e150;
+/// The least width of an axis, as a fraction of its values: below, ticks could not be told apart.
+const LEAST_WIDTH: f64 = 1e-12;
+
+/// The point as it is drawn, with coordinates of at most [`MOST`]; none if it is not finite.
+fn drawable((x, y): (f64, f64)) -> Option<(f64, f64)> {
+    (x.is_finite() && y.is_finite()).then(|| (x.clamp(-MOST, MOST), y.clamp(-MOST, MOST)))
+}
+
+/// Least and greatest value, with room around them where they are too close.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for v in values.filter(|v| v.is_finite()) {
+    for v in values {
         low = low.min(v);
         high = high.max(v);
     }
+    let least = LEAST_WIDTH * low.abs().max(high.abs());
     match low <= high {
         false => (0.0, 1.0),
-        true if low == high => (low - 0.5, high + 0.5),
+        true if low == high => (low - least.max(0.5), high + least.max(0.5)),
+        true if high - low < least => (low - least, high + least),
         true => (low, high),
     }
 }
@@ -127,7 +140,11 @@ fn draw(path: &Path, options: &PlotOptions, drawing: &impl Drawing) -> Result<()
     let format = Format::of(path)?;
     draw_file(path, options, format, |file, size| match format {
         Format::Png => on_pixels(file, size, |backend| on(backend, drawing, format)),
-        Format::Svg => on(SVGBackend::new(file, size), drawing, format),
+        Format::Svg => {
+            let mut text = String::new();
+            on(SVGBackend::with_string(&mut text, size), drawing, format)?;
+            Ok(std::fs::write(file, visible(&text).as_bytes())?)
+        }
     })
 }
 
@@ -213,17 +230,57 @@ pub(super) fn wrap(text: &str, letters: usize) -> Vec<String> {
     lines
 }
 
+/// The most letters of a line: no picture is wide enough for more.
+const MOST_LETTERS: usize = 2000;
+
 /// The text, or as much of its beginning as fits, with an ellipsis.
 pub(super) fn shorten(text: &str, fits: impl Fn(&str) -> Result<bool>) -> Result<String> {
-    if fits(text)? {
-        return Ok(text.to_string());
+    let text = visible(text);
+    let letters: Vec<char> = text.chars().take(MOST_LETTERS).collect();
+    if letters.len() < MOST_LETTERS && fits(&text)? {
+        return Ok(text.into_owned());
     }
-    let mut letters: Vec<char> = text.chars().collect();
-    while letters.pop().is_some() {
-        let short = format!("{}…", letters.iter().collect::<String>().trim_end());
-        if fits(&short)? {
-            return Ok(short);
+    let short = |n: usize| format!("{}…", letters[..n].iter().collect::<String>().trim_end());
+    // The longest that fits lies between these numbers of letters.
+    let (mut fitting, mut too_many) = (0, letters.len());
+    if !fits(&short(0))? {
+        return Ok(String::new());
+    }
+    while fitting + 1 < too_many {
+        let middle = fitting.midpoint(too_many);
+        if fits(&short(middle))? { fitting = middle } else { too_many = middle }
+    }
+    Ok(short(fitting))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{range, shorten};
+
+    #[test]
+    fn an_axis_is_never_too_narrow_or_endless() {
+        for (values, axis) in [
+            (&[][..], (0.0, 1.0)),
+            (&[2.0, 1.0], (1.0, 2.0)),
+            (&[3.0], (2.5, 3.5)),
+            (&[1e20, 1e20], (1e20 - 1e8, 1e20 + 1e8)),
+        ] {
+            assert_eq!(range(values.iter().copied()), axis);
         }
+        let step = 2f64.powi(53);
+        let (low, high) = range([step, step + 2.0].into_iter());
+        assert!(high - low > 1e4 && high - low < 1e5, "{low} … {high}");
     }
-    Ok(String::new())
+
+    #[test]
+    fn text_that_is_too_long_is_cut_where_it_fits() {
+        let fits = |n: usize| move |text: &str| Ok(text.chars().count() <= n);
+        assert_eq!(shorten("abc def", fits(7)).unwrap(), "abc def");
+        assert_eq!(shorten("abc def", fits(6)).unwrap(), "abc d…");
+        assert_eq!(shorten("abc def", fits(5)).unwrap(), "abc…");
+        assert_eq!(shorten("abc", fits(0)).unwrap(), "");
+        assert_eq!(shorten("a\x1b[m", fits(9)).unwrap(), "a\\x1b[m");
+        // A megabyte is cut, not measured letter by letter.
+        assert_eq!(shorten(&"x".repeat(1 << 20), fits(100)).unwrap().chars().count(), 100);
+    }
 }

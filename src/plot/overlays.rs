@@ -66,13 +66,18 @@ const FRAMES: [RGBColor; 3] = [RGBColor(230, 30, 40), RGBColor(255, 255, 255), R
 /// How much lighter an image is where nothing is seen.
 const FADED: f64 = 0.62;
 
+/// The most panels of a picture, which is at most 8000 pixels wide and high.
+const MOST_PANELS: usize = 10_000;
+
 /// Draws maps over the patches of an image [1 or 3, H, W] (uint8, or floats in low..=high) as one PNG file. Patches
 /// whose value is exactly 0, as attention gives to those that are not seen, are faded instead of coloured.
 pub fn overlays(path: &Path, image: &Tensor, panels: &[Overlay], o: &OverlaysOptions) -> Result<()> {
     ensure!(!panels.is_empty(), "there is nothing to draw: no panels");
+    ensure!(panels.len() <= MOST_PANELS, "at most {MOST_PANELS} panels are drawn, found {}", panels.len());
     ensure!((0.0..=1.0).contains(&o.alpha), "alpha: expected 0 to 1, found {}", o.alpha);
     ensure!((64..=1024).contains(&o.size), "size: expected 64 to 1024, found {}", o.size);
-    ensure!(o.high > o.low, "expected low < high, found {} and {}", o.low, o.high);
+    let extent = o.high - o.low;
+    ensure!(extent > 0.0 && extent.is_finite(), "expected finite low < high, found {} and {}", o.low, o.high);
     let maps = panels.iter().map(read_map).collect::<Result<Vec<_>>>()?;
     let picture = Picture::new(image, panels, maps, o)?;
     let size = PlotOptions { width: picture.width as u64, height: picture.height as u64, ..Default::default() };
@@ -280,8 +285,8 @@ impl<'a> Picture<'a> {
         if value == 0.0 {
             return mix(pixel, [255.0; 3], FADED);
         }
-        let (low, high) = map.range;
-        let level = if high > low { f64::from((value - low) / (high - low)) } else { 1.0 };
+        let [low, high, value] = [map.range.0, map.range.1, value].map(f64::from);
+        let level = if high > low { (value - low) / (high - low) } else { 1.0 };
         let RGBColor(r, g, b) = ViridisRGB::get_color(level.clamp(0.0, 1.0).powf(panel.gamma));
         // The image in grey below the colours, neither black nor white, or they would be taken for other values.
         let grey = 70.0 + 0.6 * (0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2]);

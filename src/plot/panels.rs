@@ -1,8 +1,9 @@
 //! Several charts over the same axis as one picture, with one legend for all.
 
 use super::curves::{Axes, strokes, thin};
-use super::{COLOURS, Drawing, Format, PlotOptions, draw, fonts, padded, range, shorten};
+use super::{COLOURS, Drawing, Format, MOST, PlotOptions, draw, drawable, fonts, padded, range, shorten};
 use crate::error::{Result, ensure};
+use crate::text::visible;
 use plotters::chart::ChartContext;
 use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
@@ -63,6 +64,10 @@ const MAX_KEYS: usize = 28;
 const SAMPLE: u32 = 26;
 /// A curve of at most this many points shows evaluations: it is not averaged.
 const FEW: usize = 40;
+/// A curve that goes back more often is drawn as one piece.
+const MOST_PIECES: usize = 1000;
+/// The least value of a logarithmic axis.
+const LEAST: f64 = 1.0 / MOST;
 /// A curve of at most this many points has them marked, if there are few curves.
 const MARKED: (usize, usize) = (20, 8);
 
@@ -86,7 +91,7 @@ pub fn panel_svgs(picture: &Panels) -> Result<Vec<String>> {
             drawing.panel(panel, &area, Format::Svg)?;
             area.present()?;
         }
-        Ok(text)
+        Ok(visible(&text).into_owned())
     };
     picture.panels.iter().map(svg).collect()
 }
@@ -188,20 +193,20 @@ impl Drawing for Picture<'_> {
     }
 }
 
-impl Picture<'_> {
-    fn panel<DB: DrawingBackend>(&self, panel: &Panel, area: &DrawingArea<DB, Shift>, format: Format) -> Result<()>
+impl<'a> Picture<'a> {
+    fn panel<DB: DrawingBackend>(&self, panel: &'a Panel, area: &DrawingArea<DB, Shift>, format: Format) -> Result<()>
     where
         DB::ErrorType: 'static,
     {
-        let points = || panel.curves.iter().flat_map(|c| &c.points).filter(|p| p.0.is_finite() && p.1.is_finite());
+        let drawn = |panel: &'a Panel| panel.curves.iter().flat_map(|c| &c.points).copied().filter_map(drawable);
+        let points = || drawn(panel);
         // Every panel has the whole axis, so that they can be read across.
-        let all = self.picture.panels.iter().flat_map(|p| &p.curves).flat_map(|c| &c.points);
-        let (mut x0, x1) = range(all.map(|p| p.0));
+        let (mut x0, x1) = range(self.picture.panels.iter().flat_map(drawn).map(|p| p.0));
         if x0 > 0.0 && x0 < 0.1 * x1 {
             x0 = 0.0;
         }
         let (y0, y1) = range(points().map(|p| p.1));
-        let (low, high) = range(points().map(|p| p.1).filter(|y| *y > 0.0));
+        let (low, high) = range(points().map(|p| p.1).filter(|y| *y > LEAST));
         let axes = Axes {
             title: &panel.title,
             x: &self.picture.x,
@@ -232,13 +237,13 @@ impl Picture<'_> {
         Y: Ranged<ValueType = f64>,
     {
         let few_curves = self.picture.keys.len() <= MARKED.1;
-        let is_drawable = |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite() && (!log || p.1 > 0.0);
+        let shown = |p: (f64, f64)| drawable(p).filter(|p| !log || p.1 > LEAST);
         let pixels = chart.plotting_area().dim_in_pixel().0;
         let mut smoothed = Vec::new();
         for curve in &panel.curves {
             let colour = colour(&self.picture.keys[curve.key]);
-            let drawable: Vec<(f64, f64)> = curve.points.iter().filter(is_drawable).copied().collect();
-            for piece in drawable.chunk_by(|a, b| a.0 <= b.0) {
+            let points: Vec<(f64, f64)> = curve.points.iter().copied().filter_map(shown).collect();
+            for piece in in_pieces(points).chunk_by(|a, b| a.0 <= b.0) {
                 let averaged = self.picture.smooth > 1 && piece.len() > FEW;
                 let bold = colour.stroke_width(2);
                 let raw = if averaged { colour.mix(0.3).stroke_width(1) } else { bold };
@@ -257,6 +262,14 @@ impl Picture<'_> {
         }
         Ok(())
     }
+}
+
+/// The points, in the order of x where they go back more often than any run was resumed.
+fn in_pieces(mut points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    if points.windows(2).filter(|ends| ends[1].0 < ends[0].0).count() >= MOST_PIECES {
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    points
 }
 
 /// The moving average, of the logarithms if these are drawn.

@@ -2,6 +2,7 @@
 //! line with its time (UTC).
 
 use crate::provenance::timestamp;
+use crate::text::visible;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -64,7 +65,7 @@ pub fn write(text: &str) {
     }
     let moment = timestamp().replace('T', " ").replace('Z', "");
     let mut log = locked();
-    for line in text.lines() {
+    for line in visible(text).lines() {
         if log.waiting.len() == MOST_WAITING {
             log.waiting.pop_front();
         }

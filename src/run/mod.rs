@@ -8,6 +8,7 @@
 pub mod allowed;
 pub mod checkpoints;
 pub mod directory;
+pub mod inside;
 pub mod lock;
 pub mod log;
 pub mod metrics;

@@ -82,13 +82,13 @@ impl Progress {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
             let template = "{prefix:>12} [{bar:24}] {pos}/{len} {msg}";
             bar.set_style(ProgressStyle::with_template(template).expect("a valid template").progress_chars("=> "));
-            bar.set_prefix(label.to_string());
+            bar.set_prefix(visible(label).into_owned());
             ACTIVE.set(Some(bar.clone()));
             bar
         });
         let now = Instant::now();
         Self {
-            label: label.into(),
+            label: visible(label).into_owned(),
             unit,
             total,
             done: 0,
@@ -205,7 +205,8 @@ fn words(values: &Map<String, Value>) -> String {
         Value::String(s) => s.clone(),
         other => other.to_string(),
     };
-    values.iter().map(|(k, v)| format!("{k} {}", word(v))).collect::<Vec<_>>().join(", ")
+    let text = values.iter().map(|(k, v)| format!("{k} {}", word(v))).collect::<Vec<_>>().join(", ");
+    visible(&text).into_owned()
 }
 
 /// "4.2s", "3m05s", "2h10m"

@@ -235,8 +235,9 @@ pub struct GeneratorState {
 }
 
 impl CheckpointState {
-    /// The layout that is written, and the only one that is read.
-    pub const FORMAT: u32 = 1;
+    /// The layout that is written, and the only one that is read. Up to 1, loaders drew an epoch's order from other
+    /// streams of random numbers, so that an epoch could not be continued.
+    pub const FORMAT: u32 = 2;
 
     /// Reads it from a checkpoint's folder. Call `manifest::verify` first.
     pub fn read(dir: &Path) -> Result<Self> {

@@ -2,12 +2,12 @@
 
 use crate::bail_hint;
 use crate::dist;
-use crate::error::{Context as _, Result, ensure};
+use crate::error::{Context as _, Result};
 use crate::files::{read_json, write_atomic};
 use crate::provenance::{ModelProvenance, RunProvenance, StartedFrom, timestamp};
 use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR, RunInfo};
 use crate::run::signals::Interrupt;
-use crate::run::{RunDir, RunState, Script};
+use crate::run::{RunDir, RunState, Script, inside};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -61,6 +61,7 @@ impl Session {
             let mut opened = None;
             let path = dist::broadcast_from_rank0("the run directory", || {
                 let path = self.out.clone().map_or_else(|| create_default_dir(&self.info.recipe), Ok)?;
+                inside::check_written(&path)?;
                 opened = Some(RunDir::open(&path, &self.info, self.must_resume)?);
                 dist::remember(REMEMBERED_KEY, &path.display().to_string())?;
                 Ok(path.display().to_string().into())
@@ -73,12 +74,7 @@ impl Session {
 
     /// The path of a file or folder inside the run directory, and nowhere else.
     pub fn path(&mut self, name: &str) -> Result<PathBuf> {
-        let path = Path::new(name);
-        ensure!(
-            path.is_relative() && !path.components().any(|c| c.as_os_str() == ".."),
-            "expected a name inside the run directory, found \"{name}\""
-        );
-        Ok(self.dir()?.path().join(path))
+        inside::path_in(self.dir()?.path(), Path::new(name))
     }
 
     /// Writes a file of the run directory, whole or not at all; other ranks wait for rank 0, and get its error.

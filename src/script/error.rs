@@ -1,8 +1,9 @@
 //! Errors between Rust and scripts, and how they are shown to the user.
 
 use super::docs::Reference;
-use super::{Sources, ast, habits};
+use super::{Sources, ast, habits, limits};
 use crate::error::{Diagnostic, did_you_mean, hint_of, one_line};
+use crate::text::visible;
 use rhai::{Dynamic, Engine, EvalAltResult, Map, ParseErrorType, Position};
 use send_wrapper::SendWrapper;
 use std::cell::OnceCell;
@@ -182,7 +183,7 @@ impl ScriptError {
         if let Some(hint) = &self.hint {
             out += &format!("hint: {hint}\n");
         }
-        out
+        visible(&out).into_owned()
     }
 }
 
@@ -242,13 +243,29 @@ fn excerpt(file: &str, position: Position, sources: &Sources) -> String {
     let Some(text) = sources.text(file).and_then(|t| t.lines().nth(line - 1).map(String::from)) else { return out };
     let number = line.to_string();
     let pad = " ".repeat(number.len());
+    let column = position.position();
+    let (text, column) =
+        if text.chars().count() > WIDEST { around(&text, column.unwrap_or(1)) } else { (text, column) };
     out += &format!("{pad} |\n{number} | {text}\n");
-    if let Some(column) = position.position() {
+    if let Some(column) = column {
         // Tabs stay tabs, so that the caret stands where the eye expects it.
         let before: String = text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         out += &format!("{pad} | {before}^\n");
     }
     out
+}
+
+/// The longest line that is shown whole.
+const WIDEST: usize = 400;
+
+/// The part of a long line around a column, and the column in it.
+fn around(text: &str, column: usize) -> (String, Option<usize>) {
+    const SIDE: usize = 60;
+    let start = column.saturating_sub(SIDE + 1);
+    let part: String = text.chars().skip(start).take(2 * SIDE).collect();
+    let (before, after) =
+        (if start > 0 { "…" } else { "" }, if text.chars().count() > start + 2 * SIDE { "…" } else { "" });
+    (format!("{before}{part}{after}"), Some(column - start + before.chars().count()))
 }
 
 /// What the innermost error says.
@@ -265,6 +282,9 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
         EvalAltResult::ErrorModuleNotFound(path, _) => Diagnostic::new(format!("cannot find the module `{path}`")),
         EvalAltResult::ErrorDotExpr(text, _) => api.explain_property(text),
         EvalAltResult::ErrorMismatchDataType(expected, found, _) => mismatch(expected, found),
+        EvalAltResult::ErrorDataTooLarge(what, _) => limits::too_large(what),
+        EvalAltResult::ErrorStackOverflow(_) => limits::too_many_calls(),
+        EvalAltResult::ErrorTerminated(token, _) if token.is::<Diagnostic>() => token.clone().cast(),
         EvalAltResult::ErrorPropertyNotFound(name, _) => Diagnostic::new(format!("the map has no `{name}`")),
         EvalAltResult::ErrorDataRace(name, _) => {
             // "argument #2 of function 'filter'" names the variable no better.
@@ -313,6 +333,8 @@ fn diagnose_syntax(kind: &ParseErrorType, api: &Reference, text: Option<&str>) -
                 modules.join(", ")
             ))
         }
+        ParseErrorType::ExprTooDeep => limits::too_deep(),
+        ParseErrorType::LiteralTooLarge(what, _) => limits::too_large(what),
         other => Diagnostic::new(format!("syntax error: {other}")),
     }
 }

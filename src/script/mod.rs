@@ -7,6 +7,7 @@ pub mod docs;
 pub mod error;
 mod functions;
 mod habits;
+mod limits;
 mod params;
 mod registry;
 mod session;
@@ -65,10 +66,12 @@ impl Host {
         engine.set_optimization_level(OptimizationLevel::None);
         // The fast path of `1 / 0` forgets where it stands.
         engine.set_fast_operators(false);
-        engine.set_max_expr_depths(0, 0);
-        engine.set_max_call_levels(200);
+        limits::set(&mut engine);
         engine.set_fail_on_invalid_map_property(true);
-        engine.on_progress(move |_| interrupt.ends_script().map(|code| Dynamic::from_int(code as i64)));
+        engine.on_progress(move |_| {
+            let interrupted = interrupt.ends_script().map(|code| Dynamic::from_int(code as i64));
+            interrupted.or_else(|| limits::stack_overflow().map(Dynamic::from))
+        });
         engine.on_print(crate::run::progress::print_line);
         engine.on_debug(|text, source, position| {
             let line = format!("{}:{position:?}: {text}", source.unwrap_or("script"));
@@ -148,8 +151,8 @@ impl Host {
     pub fn compile(&self, path: &Path) -> Result<AST, ScriptError> {
         let file = path.display().to_string();
         let text = self.sources.read_recipe(path).map_err(|e| ScriptError::of_rust(&e))?;
-        let mut ast =
-            self.engine.compile(&text).map_err(|e| self.report(&EvalAltResult::ErrorParsing(*e.0, e.1), &file))?;
+        let mut ast = limits::with_stack_to_compile(|| self.engine.compile(&text))
+            .map_err(|e| self.report(&EvalAltResult::ErrorParsing(*e.0, e.1), &file))?;
         ast.set_source(file.as_str());
         Ok(ast)
     }

@@ -3,9 +3,12 @@
 //! importing one.
 
 use super::functions::{self, Function};
-use super::session;
+use super::{limits, session};
+use crate::bail_hint;
 use crate::error::{Context as _, Result, did_you_mean, nearest};
+use crate::files::folder_of;
 use crate::run::Script;
+use crate::untrusted::read_text;
 use rhai::{AST, Engine, EvalAltResult, FnPtr, Module, ModuleResolver, Position, Scope, Shared};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -35,6 +38,8 @@ const STDLIB: &[(&str, &str)] = embedded![
 #[derive(Default)]
 struct Store {
     texts: HashMap<String, String>,
+    /// Names of the files that were loaded, by folder and file name as the system knows them: a file has one name.
+    names: HashMap<PathBuf, String>,
     modules: HashMap<String, Shared<Module>>,
     loading: Vec<String>,
 }
@@ -119,7 +124,7 @@ impl Sources {
                 .hint(hint)
                 .into());
         }
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = read_text(path)?;
         self.remember(&path.display().to_string(), &text);
         Ok(text)
     }
@@ -131,30 +136,43 @@ impl Sources {
 
     /// The file that `import path` in `importer` means, if there is one.
     pub fn module_file(&self, importer: &str, path: &str) -> Option<String> {
-        self.locate(importer, path).map(|(file, _)| file)
+        self.locate(importer, path).ok()?.map(|(file, _)| file)
     }
 
-    /// File name and text of an imported module.
-    fn locate(&self, importer: &str, path: &str) -> Option<(String, String)> {
+    /// File name and text of an imported module, if there is one.
+    fn locate(&self, importer: &str, path: &str) -> Result<Option<(String, String)>> {
         let with_extension = if path.ends_with(".rhai") { path.to_string() } else { format!("{path}.rhai") };
         if let Some(name) = with_extension.strip_prefix("std/") {
             if let Some(folder) = &self.stdlib
-                && let Some(found) = self.read_once(&folder.join(name))
+                && let Some(found) = self.read_once(&folder.join(name))?
             {
-                return Some(found);
+                return Ok(Some(found));
             }
-            let (_, text) = STDLIB.iter().find(|(file, _)| *file == name)?;
-            return Some((with_extension, text.to_string()));
+            let embedded = STDLIB.iter().find(|(file, _)| *file == name);
+            return Ok(embedded.map(|(_, text)| (with_extension, text.to_string())));
         }
         let folder = Path::new(importer).parent().unwrap_or(Path::new(""));
         self.read_once(&folder.join(&with_extension))
     }
 
-    /// File name and text of a script. It is read once: a file that is edited during a run does not change the run.
-    fn read_once(&self, path: &Path) -> Option<(String, String)> {
-        let file = path.display().to_string();
-        let text = self.text(&file).or_else(|| std::fs::read_to_string(path).ok())?;
-        Some((file, text))
+    /// File name and text of a script, if there is one. It is read once: a file that is edited during a run does not
+    /// change the run. However a path to it is written, it is the same script.
+    fn read_once(&self, path: &Path) -> Result<Option<(String, String)>> {
+        let (Ok(folder), Some(name)) = (std::fs::canonicalize(folder_of(path)), path.file_name()) else {
+            return Ok(None);
+        };
+        let place = folder.join(name);
+        let known = self.store.borrow().names.get(&place).cloned();
+        let file = known.unwrap_or_else(|| path.display().to_string());
+        if let Some(text) = self.text(&file) {
+            return Ok(Some((file, text)));
+        }
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = read_script(path)?;
+        self.store.borrow_mut().names.insert(place, file.clone());
+        Ok(Some((file, text)))
     }
 
     /// The file and AST of an imported module.
@@ -165,11 +183,12 @@ impl Sources {
         path: &str,
         position: Position,
     ) -> Result<(String, AST), Box<EvalAltResult>> {
-        let Some((file, text)) = self.locate(importer, path) else {
+        let located = self.locate(importer, path).map_err(|e| super::error::to_rhai(e, position))?;
+        let Some((file, text)) = located else {
             return Err(Box::new(EvalAltResult::ErrorModuleNotFound(path.to_string(), position)));
         };
         self.remember(&file, &text);
-        let mut ast = engine.compile(&text).map_err(|e| {
+        let mut ast = limits::with_stack_to_compile(|| engine.compile(&text)).map_err(|e| {
             let inner = Box::new(EvalAltResult::ErrorParsing(*e.0, e.1));
             Box::new(EvalAltResult::ErrorInModule(path.to_string(), inner, position))
         })?;
@@ -201,6 +220,18 @@ impl Sources {
     pub fn stdlib_names(&self) -> Vec<String> {
         STDLIB.iter().map(|(file, _)| file.trim_end_matches(".rhai").to_string()).collect()
     }
+}
+
+/// The text of an imported script. An import must not show other files, so a link has to lead to a script too.
+fn read_script(path: &Path) -> Result<String> {
+    let real = std::fs::canonicalize(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if real.extension().is_none_or(|ending| ending != "rhai") {
+        bail_hint!(
+            "{} is a link to {}, which is no script", path.display(), real.display();
+            "the name of a script ends in .rhai"
+        );
+    }
+    read_text(path)
 }
 
 impl ModuleResolver for Sources {

@@ -1,6 +1,6 @@
 //! Script values: handles to Rust objects, and conversions that say what they expected.
 
-use crate::error::{Diagnostic, Result, bail, one_line};
+use crate::error::{Diagnostic, Result, bail, ensure, one_line};
 use crate::nn::ModuleRef;
 use crate::options::{self, Options};
 use crate::positions::Positions;
@@ -123,13 +123,36 @@ pub fn module(value: &Dynamic, what: &str) -> Result<ModuleRef> {
     }
 }
 
+/// How deep arrays and maps of plain data may be nested: what reads JSON back follows to 128.
+const MOST_NESTED: usize = 100;
+
+/// The value of a tensor with one element, as float, int or bool.
+pub fn item(t: &tch::Tensor) -> Result<Dynamic> {
+    ensure!(t.numel() == 1, "item: expected a tensor of one element, found {}", shape_text(t));
+    let flat = t.f_reshape([1])?;
+    Ok(match t.kind() {
+        tch::Kind::Bool => Dynamic::from_bool(flat.f_int64_value(&[0])? != 0),
+        _ if t.is_floating_point() => Dynamic::from_float(flat.f_double_value(&[0])?),
+        _ => Dynamic::from_int(flat.f_int64_value(&[0])?),
+    })
+}
+
 /// A script's plain data as JSON.
 pub fn to_json(value: &Dynamic) -> Result<Value> {
+    to_json_within(value, MOST_NESTED)
+}
+
+/// Of a value that holds others at most `deep` times in each other.
+fn to_json_within(value: &Dynamic, deep: usize) -> Result<Value> {
+    let inner = |value: &Dynamic| match deep {
+        0 => bail!("expected plain data, found arrays or maps nested more than {MOST_NESTED} deep"),
+        _ => to_json_within(value, deep - 1),
+    };
     if let Some(array) = value.read_lock::<Array>() {
-        return array.iter().map(to_json).collect::<Result<_>>().map(Value::Array);
+        return array.iter().map(inner).collect::<Result<_>>().map(Value::Array);
     }
     if let Some(map) = value.read_lock::<Map>() {
-        return map.iter().map(|(k, v)| Ok((k.to_string(), to_json(v)?))).collect::<Result<_>>().map(Value::Object);
+        return map.iter().map(|(k, v)| Ok((k.to_string(), inner(v)?))).collect::<Result<_>>().map(Value::Object);
     }
     Ok(match value.type_name() {
         "()" => Value::Null,
@@ -143,10 +166,7 @@ pub fn to_json(value: &Dynamic) -> Result<Value> {
         "string" => Value::String(value.to_string()),
         "char" => Value::String(value.to_string()),
         _ => match value.read_lock::<Tensor>() {
-            Some(t) if t.numel() == 1 => match t.is_floating_point() {
-                true => to_json(&Dynamic::from_float(t.f_double_value(&[0i64; 8][..t.dim()])?))?,
-                false => t.f_int64_value(&[0i64; 8][..t.dim()])?.into(),
-            },
+            Some(t) if t.numel() == 1 => to_json(&item(&t)?)?,
             _ => bail!("expected plain data (numbers, strings, arrays, maps), found {}", found(value)),
         },
     })
@@ -154,11 +174,19 @@ pub fn to_json(value: &Dynamic) -> Result<Value> {
 
 /// A value as a script writes it; what no text makes, as the text that it shows itself with.
 pub fn literal(value: &Dynamic) -> String {
+    literal_within(value, MOST_NESTED)
+}
+
+fn literal_within(value: &Dynamic, deep: usize) -> String {
+    if deep == 0 {
+        return "…".into();
+    }
+    let inner = |value: &Dynamic| literal_within(value, deep - 1);
     if let Some(list) = value.read_lock::<Array>() {
-        return format!("[{}]", list.iter().map(literal).collect::<Vec<_>>().join(", "));
+        return format!("[{}]", list.iter().map(inner).collect::<Vec<_>>().join(", "));
     }
     if let Some(map) = value.read_lock::<Map>() {
-        let fields: Vec<String> = map.iter().map(|(name, value)| format!("{name}: {}", literal(value))).collect();
+        let fields: Vec<String> = map.iter().map(|(name, value)| format!("{name}: {}", inner(value))).collect();
         return format!("#{{ {} }}", fields.join(", "));
     }
     if value.is_fnptr() {

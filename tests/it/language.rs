@@ -318,3 +318,42 @@ fn an_error_thrown_again_is_shown_where_it_happened() {
         &["a linear layer needs positive sizes", "in `deep`, from recipe.rhai:2:7"],
     );
 }
+
+/// A loop may only be there to go through something, as through an epoch whose images are to be read.
+#[test]
+fn an_error_while_looping_ends_a_loop_without_a_body_too() {
+    let folder = Folder::new();
+    folder.write("data/a/x.png", "no picture");
+    let loader = "data::loader(data::open(\"data\"), [transform::center_crop(4)], #{ batch: 1 })";
+    let said = folder.run(&format!("let loader = {loader};\nfor batch in loader.epoch(0) {{ }}\nprint(\"done\");"));
+    said.fails(1).says(&["x.png"]);
+    assert!(!said.stdout.contains("done"), "{said}");
+}
+
+#[test]
+fn sorting_is_right_or_an_error() {
+    let said = run(r#"
+        let nan = 0.0 / 0.0;
+        let list = [];
+        for i in 0..200 { list.push(if i % 3 == 0 { nan } else { (i * 7919 % 104.0) }); }
+        list.sort();
+        let numbers = list.filter(|x| !x.is_nan());
+        print(numbers.len());
+        print(list.extract(0, numbers.len()).filter(|x| !x.is_nan()).len());
+        for i in 1..numbers.len() { if list[i - 1] > list[i] { print("not sorted"); } }
+        let descending = [1, 3, 2];
+        descending.sort(|a, b| b - a);
+        print(descending);
+        for compare in [|a, b| a - b, |a, b| throw "no order", |a, b| a.nothing(b)] {
+            try { [3.5, 1.5, 2.5].sort(compare); print("no error"); } catch (e) { print(e.message); }
+        }
+        try { [1, 2.5].sort(); } catch (e) { print(e.message); }
+    "#);
+    said.succeeds();
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    assert_eq!(lines[..3], ["133", "133", "[3, 2, 1]"], "{said}");
+    assert!(lines[3].contains("expected an int or a bool from the function that compares, found f"), "{said}");
+    assert_eq!(lines[4], "no order", "{said}");
+    assert!(lines[5].contains("nothing"), "{said}");
+    assert_eq!(lines[6], "elements of different types cannot be sorted", "{said}");
+}

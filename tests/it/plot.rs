@@ -235,3 +235,110 @@ fn thick_curves_that_turn_sharply_stay_within_their_points() {
     let height = f64::from(rows[rows.len() - 1] - rows[0]) / f64::from(picture.height());
     assert!((0.15..0.22).contains(&height), "{height} of the picture");
 }
+
+/// Metrics with values that no axis was made for: every picture is drawn, and ends.
+#[test]
+fn odd_numbers_are_drawn() {
+    let folder = Folder::new();
+    let lines = |pairs: &[(&str, &str)]| -> String {
+        pairs.iter().map(|(step, loss)| format!("{{\"step\":{step},\"loss\":{loss},\"grad_norm\":{loss}}}\n")).collect()
+    };
+    for (i, text) in [
+        lines(&[("1", "1e308"), ("2", "-1e308"), ("3", "0.5")]),
+        lines(&[("1", "1e308"), ("2", "1e308")]),
+        lines(&[("1", "5e-324"), ("2", "1e-320"), ("3", "1e308")]),
+        lines(&[("1", "5e-324"), ("2", "1e-310")]),
+        lines(&[("1", "0"), ("2", "0.0"), ("3", "-0.0")]),
+        lines(&[("1", "1.0"), ("2", "1.0000000000000002")]),
+        lines(&[
+            ("1", "\"NaN\""),
+            ("2", "\"inf\""),
+            ("3", "null"),
+            ("4", "[1]"),
+            ("5", "{}"),
+            ("6", "true"),
+            ("7", "2"),
+        ]),
+        lines(&[("9007199254740992", "1"), ("9007199254740993", "2"), ("9007199254740994", "3")]),
+        lines(&[("9007199254740993", "1")]),
+        lines(&[("-5", "1"), ("1e300", "2"), ("-1e308", "3"), ("1e308", "4")]),
+        lines(&[("18446744073709551615", "1"), ("-9223372036854775808", "2")]),
+        lines(&[("3", "1"), ("2", "2"), ("2", "3"), ("1", "4")]),
+        lines(&[("\"1\"", "1"), ("2", "2")]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        folder.write("r/run.json", "{}");
+        folder.write("r/metrics.jsonl", &text);
+        folder.nepa(&["plot", "r", "--smooth", "3", "--out", "o.svg"]).succeeds();
+        let svg = folder.text("o.svg");
+        assert!(svg.contains("loss") && !svg.contains("NaN") && !svg.contains("inf\""), "{i}: {text}");
+        if i % 4 == 0 {
+            folder.nepa(&["plot", "r", "--out", "o.png"]).succeeds();
+        }
+        if i < 4 {
+            folder.nepa(&["report", "r"]).succeeds();
+        }
+    }
+}
+
+#[test]
+fn many_lines_phases_and_returns_are_drawn_in_one_picture() {
+    let folder = Folder::new();
+    // Back and forth with every line, and a phase for each line: neither may take a time or a picture that grows with
+    // the square of the lines.
+    let back: String = (0..60_000).map(|i| format!("{{\"step\":{},\"loss\":1}}\n", i % 2)).collect();
+    let phases: String = (0..20_000).map(|i| format!("{{\"phase\":\"p{i}\",\"step\":1,\"loss\":1}}\n")).collect();
+    folder.write("back/metrics.jsonl", back);
+    folder.write("phases/metrics.jsonl", phases);
+    let name = "x".repeat(1 << 20);
+    folder.write(
+        "long/metrics.jsonl",
+        format!("{{\"phase\":\"{name}\",\"step\":1,\"loss\":1}}\n{{\"step\":2,\"loss\":1}}\n"),
+    );
+    folder.nepa(&["plot", "back", "--out", "back.svg"]).succeeds();
+    assert!(folder.text("back.svg").len() < 1 << 20);
+    let said = folder.nepa(&["plot", "phases", "--out", "phases.svg"]);
+    said.succeeds().says(&["note: 19800 of phases's phases are left out: 200 are drawn"]);
+    folder.nepa(&["plot", "phases", "--phase", "p19999", "--out", "one.svg"]).succeeds();
+    folder.nepa(&["plot", "long", "--out", "long.svg"]).succeeds();
+    assert!(folder.text("long.svg").len() < 1 << 20);
+}
+
+#[test]
+fn what_cannot_be_drawn_is_told_with_its_limit() {
+    let folder = Folder::new();
+    let calls = [
+        (
+            "plot::bars(\"b.png\", [[\"x\", 1e308, 0.0]], #{})",
+            "bar `x`: expected numbers from -1e150 to 1e150, found 1",
+        ),
+        (
+            "let b = []; b.pad(2000, [\"x\", 1, 0]); plot::bars(\"b.png\", b, #{})",
+            "at most 1000 bars are drawn, found 2000",
+        ),
+        (
+            "plot::images(\"i.png\", zeros([1, 3, 4, 4]), #{ columns: 4294967296, zoom: 32, low: -1e308, high: 1e308 })",
+            "finite low < high",
+        ),
+        (
+            "plot::images(\"i.png\", zeros([1, 1, 1, 1]).expand([100_000, 1, 64, 64]), #{ columns: 1000, zoom: 32 })",
+            "more than 65536 a side",
+        ),
+        ("plot::images(\"i.png\", zeros([1, 3, 4, 4]).to(\"bool\"), #{ columns: 4294967296 })", "done"),
+        ("plot::images(\"i.png\", zeros([0, 3, 4, 4]), #{})", "expected images [B, 1 or 3, H, W], found [0, 3, 4, 4]"),
+        ("plot::bars(\"b.png\", [[\"x\", 1, 0.5], [\"y\", 0, 0]], #{ width: 100, height: 100 })", "done"),
+        ("plot::lines(\"l.png\", #{ a: [[-1e308, 1e308], [1e308, -1e308], [0, 0.0 / 0.0]] }, #{})", "done"),
+        ("plot::overlays(\"o.png\", zeros([3, 4, 4]), [#{ map: tensor([[3e38, -3e38]]) }], #{})", "done"),
+    ];
+    let script: String = calls
+        .map(|(call, _)| format!("try {{ {call}; print(\"done\"); }} catch (e) {{ print(e.message); }}\n"))
+        .concat();
+    let said = folder.run(&script);
+    said.succeeds();
+    for (line, (call, piece)) in said.stdout.lines().zip(calls) {
+        assert!(line.contains(piece), "{call}: `{line}` should hold `{piece}`");
+    }
+    assert_eq!(said.stdout.lines().count(), calls.len(), "{said}");
+}

@@ -6,7 +6,7 @@ use crate::data::decode;
 use crate::data::source::{self, Place, SourceRef};
 use crate::error::{Result, catch_damage, one_line};
 use crate::output::out;
-use crate::random::{Key, Permutation};
+use crate::random::{Key, Permutation, Purpose};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -98,7 +98,7 @@ fn balance(source: &SourceRef) {
 
 fn sizes(source: &SourceRef, seed: u64) {
     let n = source.len().min(SAMPLED);
-    let order = Permutation::new(Key::new(seed), source.len().max(1));
+    let order = Permutation::new(Key::of(Purpose::Samples, seed), source.len().max(1));
     let mut indices: Vec<usize> = (0..n).map(|i| order.at(i)).collect();
     indices.sort_unstable();
     let of = |&i: &usize| (i, catch_damage("the image", || source.read(i).and_then(Facts::of)));

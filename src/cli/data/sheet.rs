@@ -10,7 +10,7 @@ use crate::data::pipeline::{Pipeline, as_normalize};
 use crate::data::source::{self, SourceRef};
 use crate::error::{Context as _, Result, catch_panic, ensure};
 use crate::plot::contact_sheet::{self, Cell, Row};
-use crate::random::{Key, Permutation};
+use crate::random::{Key, Permutation, Purpose};
 use crate::tensor::shape_text;
 use image::{RgbImage, imageops};
 use std::collections::HashMap;
@@ -75,7 +75,7 @@ pub fn draw(file: &Path, title: &[String], split: &Split, pipeline: &Pipeline, s
 /// Indices of samples that decode, chosen by the seed alone from as many classes as possible, ordered by class.
 fn choose(source: &SourceRef, samples: &Samples) -> Result<Vec<usize>> {
     let count = samples.count.min(source.len());
-    let order = Permutation::new(Key::new(samples.seed), source.len().max(1));
+    let order = Permutation::new(Key::of(Purpose::Samples, samples.seed), source.len().max(1));
     let a_class = count.div_ceil(source.class_names().len().max(1));
     let (mut chosen, mut of_class): (Vec<usize>, HashMap<i64, usize>) = Default::default();
     // A second round takes any images if a class has too few.

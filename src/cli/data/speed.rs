@@ -7,7 +7,7 @@ use crate::data::pipeline::Pipeline;
 use crate::data::source::{self, SourceRef};
 use crate::error::{Context as _, Result};
 use crate::output::out;
-use crate::random::{Key, Permutation};
+use crate::random::{Key, Permutation, Purpose};
 use crate::run::signals::Interrupt;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -76,7 +76,7 @@ fn rate(source: &SourceRef, pipeline: &Pipeline, threads: usize, interrupt: &Int
 
 /// Images per second of reading and decoding alone, on this thread. Broken images count as read.
 fn decoding(source: &SourceRef) -> Result<f64> {
-    let order = Permutation::new(Key::new(crate::random::seed()), source.len().max(1));
+    let order = Permutation::new(Key::of(Purpose::Samples, crate::random::seed()), source.len().max(1));
     let (mut count, start) = (0, Instant::now());
     while start.elapsed() < MEASURED / 3 {
         let mut content = source.read(order.at(count % source.len()))?;

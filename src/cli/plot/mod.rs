@@ -11,7 +11,7 @@ use axis::Axis;
 use clap::Args;
 use read::Run;
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 /// Name in the metrics, title, whether many decades are drawn logarithmically.
@@ -29,6 +29,10 @@ const METRICS: &[(&str, &str, bool)] = &[
 ];
 /// The picture's name in a run directory.
 pub(super) const CURVES_FILE: &str = "curves.png";
+/// The most phases of a run that are drawn.
+const MOST_PHASES: usize = 200;
+/// The most names that an error lists.
+const MOST_LISTED: usize = 50;
 /// Runs whose state stands above the panels.
 const HEADED: usize = 8;
 
@@ -106,29 +110,40 @@ fn phase_of(line: &Map<String, Value>) -> Option<&str> {
     line.get("phase").and_then(Value::as_str)
 }
 
-/// Each phase of each run, in the order of their first lines.
+/// Each phase of each run, or the one that is asked for, in the order of their first lines.
 fn tracks<'a>(runs: &'a [Run], args: &PlotArgs) -> Result<Vec<Track<'a>>> {
+    let wanted = args.phase.as_deref();
     let mut tracks: Vec<Track> = Vec::new();
     for (i, run) in runs.iter().enumerate() {
-        let first = tracks.len();
-        for line in &run.lines {
+        let mut places: HashMap<Option<&str>, usize> = HashMap::new();
+        let mut left_out = BTreeSet::new();
+        for line in run.lines.iter().filter(|line| wanted.is_none() || phase_of(line) == wanted) {
             let phase = phase_of(line);
-            match tracks[first..].iter_mut().find(|t| t.phase == phase) {
-                Some(track) => track.lines.push(line),
-                None => tracks.push(Track { run: i, phase, lines: vec![line] }),
+            match places.get(&phase) {
+                Some(place) => tracks[*place].lines.push(line),
+                None if places.len() == MOST_PHASES => drop(left_out.insert(phase)),
+                None => {
+                    places.insert(phase, tracks.len());
+                    tracks.push(Track { run: i, phase, lines: vec![line] });
+                }
             }
         }
+        if !left_out.is_empty() {
+            err!("note: {} of {}'s phases are left out: {MOST_PHASES} are drawn", left_out.len(), run.given);
+        }
     }
-    let Some(wanted) = &args.phase else { return Ok(tracks) };
-    let known: BTreeSet<&str> = tracks.iter().filter_map(|t| t.phase).collect();
-    if !known.contains(wanted.as_str()) {
-        let list: Vec<&str> = known.iter().copied().collect();
+    let Some(wanted) = wanted else { return Ok(tracks) };
+    if tracks.is_empty() {
+        let known: BTreeSet<&str> = runs.iter().flat_map(|run| &run.lines).filter_map(phase_of).collect();
+        let mut list: Vec<&str> = known.iter().copied().take(MOST_LISTED).collect();
+        if known.len() > MOST_LISTED {
+            list.push("…");
+        }
         bail_hint!(
             "no run has a phase `{wanted}`{}", did_you_mean(wanted, known.iter().copied());
             "the phases are: {}", if list.is_empty() { "none, so leave out --phase".to_string() } else { list.join(", ") }
         );
     }
-    tracks.retain(|t| t.phase == Some(wanted));
     for (i, run) in runs.iter().enumerate() {
         if !tracks.iter().any(|t| t.run == i) {
             err!("note: {} is left out: it has no phase `{wanted}`", run.given);
@@ -162,8 +177,9 @@ fn picture(runs: &[Run], mut tracks: Vec<Track>, args: &PlotArgs) -> Result<Pane
         let known: Vec<&str> = METRICS.iter().map(|m| m.0).collect();
         let logged: BTreeSet<&str> =
             tracks.iter().flat_map(|t| &t.lines).flat_map(|l| l.keys()).map(String::as_str).collect();
+        let shown: Vec<&str> = logged.into_iter().take(MOST_LISTED).collect();
         bail_hint!(
-            "nothing to draw over {}: the lines hold {}", args.x.field(), logged.into_iter().collect::<Vec<_>>().join(", ");
+            "nothing to draw over {}: the lines hold {}", args.x.field(), shown.join(", ");
             "`nepa plot` draws: {}", known.join(", ")
         );
     }

@@ -4,8 +4,10 @@ use crate::bail_hint;
 use crate::error::{Context as _, Result};
 use crate::files::beside;
 use crate::run::RunFile;
-use crate::run::lock::RunLock;
+use crate::run::inside::{self, MOST_TEXT};
+use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::METRICS_FILE;
+use crate::untrusted;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -25,11 +27,13 @@ pub struct Run {
     pub torn: bool,
 }
 
+/// The most bytes of metrics that are read: some millions of lines.
+pub const MOST_METRICS: u64 = 1 << 30;
+
 /// Reads a run directory or a file of metrics.
 pub fn run(path: &Path) -> Result<Run> {
     let file = metrics_file(path)?;
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let (lines, torn) = lines(&file, &text)?;
+    let (lines, torn) = lines(&file, &text(&file, MOST_METRICS)?)?;
     if lines.is_empty() {
         bail_hint!(
             "{} holds no metrics{}", file.display(), if torn { " but a line that was cut short" } else { "" };
@@ -38,7 +42,11 @@ pub fn run(path: &Path) -> Result<Run> {
     }
     let dir = file.parent().map_or(PathBuf::from("."), Path::to_path_buf);
     let state = match RunFile::is_in(&dir) {
-        true => Some(RunFile::read(&dir)?.status(RunLock::is_held(&dir))),
+        true => {
+            inside::check(&dir, RunFile::NAME, MOST_TEXT)?;
+            inside::check(&dir, LOCK_FILE, MOST_TEXT)?;
+            Some(RunFile::read(&dir)?.status(RunLock::is_held(&dir)))
+        }
         false => None,
     };
     // "." and "runs/x/.." are named as what they are.
@@ -46,6 +54,11 @@ pub fn run(path: &Path) -> Result<Run> {
     let name = named.as_deref().unwrap_or(&file).file_name().map(|n| n.to_string_lossy().into_owned());
     let given = path.display().to_string();
     Ok(Run { name: name.unwrap_or_else(|| given.clone()), given, dir, state, lines, torn })
+}
+
+/// A file's text.
+pub fn text(file: &Path, most: u64) -> Result<String> {
+    String::from_utf8(untrusted::read(file, most)?).with_context(|| format!("{} is not text", file.display()))
 }
 
 fn metrics_file(path: &Path) -> Result<PathBuf> {
@@ -57,6 +70,7 @@ fn metrics_file(path: &Path) -> Result<PathBuf> {
     }
     let file = path.join(METRICS_FILE);
     if file.is_file() {
+        inside::check(path, METRICS_FILE, MOST_METRICS)?;
         return Ok(file);
     }
     if RunFile::is_in(path) {

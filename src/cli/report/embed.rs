@@ -1,9 +1,11 @@
 //! Pictures embedded in the page.
 
+use crate::run::inside;
+use crate::untrusted;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use maud::{Markup, html};
-use std::path::{Component, Path};
+use std::path::Path;
 
 /// Bytes of one picture, and of all together, that a page takes; it should open on a phone.
 const MOST: (u64, u64) = (4 << 20, 24 << 20);
@@ -24,18 +26,10 @@ impl Budget {
     }
 
     fn data_uri(&mut self, dir: &Path, name: &str) -> Result<String, String> {
-        let path = Path::new(name);
-        // A page must not carry files from elsewhere, whatever evaluation.json says.
-        if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+        // A page must not carry files from elsewhere, whatever evaluation.json says and wherever links lead.
+        let Ok(file) = inside::path_in(dir, Path::new(name)) else {
             return Err("not shown: it is outside the run directory".into());
-        }
-        let kind = match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
-            Some("png") => "image/png",
-            Some("jpg" | "jpeg") => "image/jpeg",
-            Some("webp") => "image/webp",
-            _ => return Err("not shown: it is not a PNG, JPEG or WebP file".into()),
         };
-        let file = dir.join(path);
         let bytes = std::fs::metadata(&file).map_err(|e| format!("not shown: {e}"))?.len();
         if bytes > MOST.0 {
             return Err(format!("not shown: its size is {}, more than {}", bytes_words(bytes), bytes_words(MOST.0)));
@@ -43,9 +37,22 @@ impl Budget {
         if self.spent + bytes > MOST.1 {
             return Err(format!("not shown: the pictures before it take up {} already", bytes_words(self.spent)));
         }
-        let content = std::fs::read(&file).map_err(|e| format!("not shown: {e}"))?;
+        let content = untrusted::read(&file, MOST.0).map_err(|e| format!("not shown: {e:#}"))?;
+        let Some(kind) = kind_of(&content) else {
+            return Err("not shown: it is not a PNG, JPEG or WebP file".into());
+        };
         self.spent += bytes;
         Ok(format!("data:{kind};base64,{}", STANDARD.encode(content)))
+    }
+}
+
+/// The type of a picture, by its content. None of these can hold a script, as SVG can.
+fn kind_of(content: &[u8]) -> Option<&'static str> {
+    match content {
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
+        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
+        _ => None,
     }
 }
 

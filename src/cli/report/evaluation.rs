@@ -10,9 +10,13 @@ use serde_json::{Map, Value};
 use std::path::Path;
 
 /// What an evaluation leaves in a run directory: `evaluate::save` of the standard library writes it.
-const EVALUATION_FILE: &str = "evaluation.json";
+pub const EVALUATION_FILE: &str = "evaluation.json";
 /// Rows shown without unfolding: of classes, and of confused pairs.
 const WORST: usize = 12;
+/// The most that the page shows: of results and their numbers, of classes, and of samples.
+const MOST_RESULTS: usize = 50;
+const MOST_CLASSES: usize = 50_000;
+const MOST_SAMPLES: usize = 1000;
 
 /// What evaluation.json holds.
 pub struct Evaluation {
@@ -105,7 +109,7 @@ impl Evaluation {
             return Ok(None);
         }
         let EvaluationFile { samples, rest } = read_json(&path)?;
-        let results = rest.into_iter().filter(|(_, value)| value.is_object());
+        let results = rest.into_iter().filter(|(_, value)| value.is_object()).take(MOST_RESULTS);
         let result = |(name, value)| {
             let result = json_value(&format!("{}, {name}", path.display()), value)?;
             Ok((name, result))
@@ -133,11 +137,17 @@ impl Evaluation {
             @if !self.samples.is_empty() {
                 section {
                     h2 { "Sample predictions" }
-                    div.samples { @for s in &self.samples { (sample(s, dir, budget)) } }
+                    (left_out(self.samples.len(), MOST_SAMPLES))
+                    div.samples { @for s in self.samples.iter().take(MOST_SAMPLES) { (sample(s, dir, budget)) } }
                 }
             }
         }
     }
+}
+
+/// A note that there are more than `most`.
+fn left_out(n: usize, most: usize) -> Markup {
+    html! { @if n > most { p.note { "The first " (most) " of " (n) "." } } }
 }
 
 /// A number in few digits, text without quotes.
@@ -159,7 +169,7 @@ pub fn short(value: &Value) -> String {
 fn scores(results: &[(String, ModelResult)]) -> Markup {
     let mut keys: Vec<&str> = Vec::new();
     for (key, value) in results.iter().flat_map(|(_, result)| result.rest.iter()) {
-        if value.is_number() && !keys.contains(&key.as_str()) {
+        if value.is_number() && keys.len() < MOST_RESULTS && !keys.contains(&key.as_str()) {
             keys.push(key);
         }
     }
@@ -198,6 +208,7 @@ fn calibration(bins: &[Bin]) -> Markup {
     const LEFT: f64 = 40.0;
     let bins: Vec<(f64, f64, f64)> = bins
         .iter()
+        .take(MOST_SAMPLES)
         .map(|bin| (bin.confidence, bin.accuracy, bin.count))
         .filter(|(x, y, count)| x.is_finite() && y.is_finite() && *count > 0.0)
         .collect();
@@ -250,7 +261,11 @@ fn per_class(classes: &[Class]) -> Markup {
         @if classes.len() > WORST {
             h3 { "The " (WORST) " worst of " (classes.len()) }
             (rows(&classes[..WORST]))
-            details { summary { "All " (classes.len()) " classes, worst first" } (rows(&classes)) }
+            details {
+                summary { "All " (classes.len()) " classes, worst first" }
+                (left_out(classes.len(), MOST_CLASSES))
+                (rows(&classes[..classes.len().min(MOST_CLASSES)]))
+            }
         } @else {
             p.note { "Worst first." }
             (rows(&classes))

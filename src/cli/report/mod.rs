@@ -10,15 +10,22 @@ use crate::output::out;
 use crate::plot::{Panels, key_colour, panel_svgs};
 use crate::run::RunFile;
 use crate::run::schema::{RECIPE_FILE, Resumption};
+use crate::text::visible;
 use crate::{bail_hint, cli::plot};
 use clap::Args;
 use embed::{Budget, bytes_words};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use read::{Folder, Report};
 use serde_json::{Map, Value};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 const STYLE: &str = include_str!("style.css");
+/// What a browser may do for the page: show what is in it. Whatever a run's files hold, nothing is fetched or run.
+const POLICY: &str =
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+/// The most phases whose last values are shown, and the most parameters.
+const MOST_SHOWN: usize = 200;
 
 #[derive(Args)]
 pub struct ReportArgs {
@@ -36,6 +43,7 @@ pub fn report(args: &ReportArgs) -> Result<()> {
     }
     let report = read::report(&args.run)?;
     let page = page(&report)?.into_string();
+    let page = visible(&page);
     write_atomic(&out, page.as_bytes())?;
     out!("{}: {}", out.display(), bytes_words(page.len() as u64));
     Ok(())
@@ -53,6 +61,7 @@ fn page(report: &Report) -> Result<Markup> {
         html lang="en" {
             head {
                 meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 title { "nepa: " (report.logged.name) }
                 style { (PreEscaped(STYLE)) }
@@ -101,12 +110,13 @@ fn pairs<'a>(rows: impl IntoIterator<Item = (&'a str, Markup)>) -> Markup {
 }
 
 fn parameters(run: &RunFile) -> Markup {
+    let set: HashSet<&str> = run.set.iter().map(|(name, _)| name.as_str()).collect();
     html! {
         section {
             h2 { "Parameters" }
             @if run.params.is_empty() { p { "The recipe has none." } } @else {
-                (pairs(run.params.iter().map(|(name, value)| {
-                    let given = run.set.iter().any(|(given, _)| given == name);
+                (pairs(run.params.iter().take(MOST_SHOWN).map(|(name, value)| {
+                    let given = set.contains(name.as_str());
                     (name.as_str(), html! { (words(value)) @if given { " " span.note { "given with --set" } } })
                 })))
             }
@@ -179,26 +189,32 @@ fn curves(panels: &Panels) -> Result<Markup> {
 /// The last value of everything that was logged, by phase.
 fn last_metrics(report: &Report) -> Markup {
     let mut phases: Vec<(&str, Map<String, Value>)> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
     for line in &report.logged.lines {
         let phase = line.get("phase").and_then(Value::as_str).unwrap_or("no phase");
-        let at = phases.iter().position(|p| p.0 == phase).unwrap_or_else(|| {
+        let place = *places.entry(phase).or_insert(phases.len());
+        if place == phases.len() {
             phases.push((phase, Map::new()));
-            phases.len() - 1
-        });
+        }
         for (key, value) in line.iter().filter(|(key, value)| *key != "phase" && !value.is_object()) {
-            phases[at].1.insert(key.clone(), value.clone());
+            phases[place].1.insert(key.clone(), value.clone());
         }
     }
+    let left_out = phases.len().saturating_sub(MOST_SHOWN);
+    phases.truncate(MOST_SHOWN);
     html! {
         section {
             h2 { "Last values" }
             @if report.logged.torn { p.note { "The last line of the metrics was cut short, as when a run is killed." } }
             @if phases.is_empty() { p { "Nothing was logged." } }
+            @if left_out > 0 { p.note { "The first " (MOST_SHOWN) " phases; there are " (left_out) " more." } }
             div.grid {
                 @for (phase, values) in &phases {
                     div {
                         h3 { (phase) }
-                        (pairs(values.iter().map(|(name, value)| (name.as_str(), html! { (evaluation::short(value)) }))))
+                        (pairs(values.iter().take(MOST_SHOWN).map(|(name, value)| {
+                            (name.as_str(), html! { (evaluation::short(value)) })
+                        })))
                     }
                 }
             }

@@ -1,24 +1,28 @@
 //! What a run directory holds, as the page shows it.
 
-use super::evaluation::Evaluation;
+use super::evaluation::{EVALUATION_FILE, Evaluation};
 use crate::bail_hint;
 use crate::checkpoint::manifest;
 use crate::cli::inspect;
 use crate::cli::plot::CURVES_FILE;
-use crate::cli::plot::read::{self, Run};
+use crate::cli::plot::read::{self, MOST_METRICS, Run};
 use crate::error::{Context as _, Result};
 use crate::files::{beside, folders_in, read_json};
 use crate::provenance::ModelProvenance;
 use crate::run::RunFile;
 use crate::run::directory::checkpoints_of_run;
-use crate::run::lock::RunLock;
+use crate::run::inside::{self, MOST_TEXT};
+use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::log::LOG_FILE;
 use crate::run::metrics::METRICS_FILE;
 use crate::run::schema::RECIPE_FILE;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// The most pictures that the page shows.
 const MOST_PICTURES: usize = 40;
+/// The most models, and the most checkpoints, that the page shows.
+const MOST_FOLDERS: usize = 1000;
 /// The most warnings that the page shows.
 const MOST_WARNINGS: usize = 30;
 
@@ -47,10 +51,14 @@ pub struct Folder {
 
 pub fn report(dir: &Path) -> Result<Report> {
     is_run(dir)?;
+    for name in [RunFile::NAME, LOCK_FILE, EVALUATION_FILE, LOG_FILE, RECIPE_FILE] {
+        inside::check(dir, name, MOST_TEXT)?;
+    }
+    inside::check(dir, METRICS_FILE, MOST_METRICS)?;
     let run = RunFile::read(dir)?;
     let named = dir.canonicalize().ok().and_then(|d| Some(d.file_name()?.to_string_lossy().into_owned()));
     let given = dir.display().to_string();
-    let (lines, torn) = match optional(&dir.join(METRICS_FILE))? {
+    let (lines, torn) = match optional(&dir.join(METRICS_FILE), MOST_METRICS)? {
         Some(text) => read::lines(&dir.join(METRICS_FILE), &text)?,
         None => (Vec::new(), false),
     };
@@ -64,12 +72,15 @@ pub fn report(dir: &Path) -> Result<Report> {
     pictures.truncate(MOST_PICTURES);
     let below = |path: &Path| path.strip_prefix(dir).unwrap_or(path).display().to_string();
     let folder = |path: PathBuf, about: String| Folder { name: below(&path), bytes: size(&path), about };
-    let models = inspect::models(dir)?.into_iter().map(|path| {
-        let about = provenance(&path);
+    let models = inspect::models(dir)?.into_iter().take(MOST_FOLDERS).map(|path| {
+        let about = provenance(dir, &path);
         folder(path, about)
     });
-    let checkpoints = checkpoints_of_run(dir)?.into_iter().map(|path| {
-        let about = match manifest::verify_sizes(&path) {
+    let checkpoints = checkpoints_of_run(dir)?.into_iter().filter(|path| inside::is_in(dir, path));
+    let checkpoints = checkpoints.take(MOST_FOLDERS).map(|path| {
+        let name = below(&path.join(manifest::MANIFEST_FILE));
+        let verified = inside::check(dir, &name, MOST_TEXT).and_then(|()| manifest::verify_sizes(&path));
+        let about = match verified {
             Ok(()) => "complete".into(),
             Err(e) => format!("incomplete: {e:#}"),
         };
@@ -80,29 +91,27 @@ pub fn report(dir: &Path) -> Result<Report> {
         run,
         logged,
         evaluation,
-        warnings: optional(&dir.join(LOG_FILE))?.map_or(Vec::new(), |log| warnings(&log)),
+        warnings: optional(&dir.join(LOG_FILE), MOST_TEXT)?.map_or(Vec::new(), |log| warnings(&log)),
         pictures,
         models: models.collect(),
         checkpoints: checkpoints.collect(),
-        recipe: optional(&dir.join(RECIPE_FILE))?,
+        recipe: optional(&dir.join(RECIPE_FILE), MOST_TEXT)?,
         dir: dir.into(),
     })
 }
 
 /// The warnings in a run log, whose lines begin with date and time.
 fn warnings(log: &str) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
-    for (time, warning) in log.lines().filter_map(|line| line.split_once("  warning: ")) {
-        if !all.iter().any(|known| known.ends_with(warning)) {
-            all.push(format!("{time}: {warning}"));
-        }
-    }
-    let left_out = all.len().saturating_sub(MOST_WARNINGS);
-    all.truncate(MOST_WARNINGS);
+    let mut known = HashSet::new();
+    let all = log.lines().filter_map(|line| line.split_once("  warning: "));
+    let each_once = all.filter(|(_, warning)| known.insert(*warning));
+    let mut shown: Vec<String> = each_once.map(|(time, warning)| format!("{time}: {warning}")).collect();
+    let left_out = shown.len().saturating_sub(MOST_WARNINGS);
+    shown.truncate(MOST_WARNINGS);
     if left_out > 0 {
-        all.push(format!("… and {left_out} more in {LOG_FILE}"));
+        shown.push(format!("… and {left_out} more in {LOG_FILE}"));
     }
-    all
+    shown
 }
 
 fn is_run(dir: &Path) -> Result<()> {
@@ -125,16 +134,16 @@ fn is_run(dir: &Path) -> Result<()> {
 }
 
 /// A file's text, if there is one.
-fn optional(path: &Path) -> Result<Option<String>> {
-    match path.exists() {
-        true => Ok(Some(std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?)),
-        false => Ok(None),
-    }
+fn optional(path: &Path, most: u64) -> Result<Option<String>> {
+    path.exists().then(|| read::text(path, most)).transpose()
 }
 
-/// Which weights a model folder holds and what they were started from.
-fn provenance(path: &Path) -> String {
-    let Ok(provenance) = read_json::<ModelProvenance>(&path.join(ModelProvenance::FILE)) else {
+/// Which weights a model folder of the run holds and what they were started from.
+fn provenance(dir: &Path, path: &Path) -> String {
+    let file = path.join(ModelProvenance::FILE);
+    let name = file.strip_prefix(dir).unwrap_or(&file).display().to_string();
+    let read = inside::check(dir, &name, MOST_TEXT).and_then(|()| read_json::<ModelProvenance>(&file));
+    let Ok(provenance) = read else {
         return "provenance unknown".into();
     };
     let mut parts = Vec::new();

@@ -9,7 +9,7 @@ use crate::data::transform::{BatchContext, Drawn};
 use crate::device;
 use crate::error::{Diagnostic, Result, catch_panic, one_line};
 use crate::positions::Positions;
-use crate::random::{self, Key, Permutation};
+use crate::random::{self, Key, Permutation, Purpose};
 use rand::Rng;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -252,7 +252,7 @@ impl Epoch {
     /// Epoch `epoch` of a loader from image `first` on; `left` images become batches.
     pub(super) fn start(loader: &Loader, epoch: u64, first: usize, left: usize) -> Result<Self> {
         let shared = &loader.shared;
-        let key = Key::new(shared.seed).fold(epoch);
+        let key = Key::of(Purpose::Epochs, shared.seed).fold(epoch);
         let mut work = Work {
             shared: shared.clone(),
             key,

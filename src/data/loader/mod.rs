@@ -192,7 +192,7 @@ mod tests {
     use crate::data::source::{Source, StoredImage};
     use crate::data::transform::*;
     use crate::error::one_line;
-    use crate::random::Key;
+    use crate::random::{Key, Purpose};
     use rand_chacha::ChaCha8Rng;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
@@ -309,7 +309,10 @@ mod tests {
             let indices = Vec::<i64>::try_from(&batch.indices).unwrap();
             let context = BatchContext {
                 key: Key::new(0),
-                image_keys: indices.iter().map(|i| Key::new(5).fold(2).fold(1 + *i as u64).fold(1)).collect(),
+                image_keys: indices
+                    .iter()
+                    .map(|i| Key::of(Purpose::Epochs, 5).fold(2).fold(1 + *i as u64).fold(1))
+                    .collect(),
                 drawn: Vec::new(),
                 // None: it draws now.
                 drawn_for: [0; 3],

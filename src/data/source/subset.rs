@@ -3,7 +3,7 @@
 use super::{Source, SourceRef, StoredImage, locate};
 use crate::bail_hint;
 use crate::error::{Result, bail, ensure};
-use crate::random::Key;
+use crate::random::{Key, Purpose};
 use std::sync::Arc;
 
 /// Some items of a source, in a given order.
@@ -43,15 +43,24 @@ fn some_of(source: &SourceRef, indices: Vec<u32>) -> SourceRef {
     Arc::new(Subset { source: source.clone(), indices })
 }
 
+/// Checks that the items of a source can be told apart by the numbers that a part of it keeps.
+fn countable(of: &str, source: &SourceRef) -> Result<()> {
+    let (most, found) = (u32::MAX, source.len());
+    ensure!(found <= most as usize, "{of}: {} has {found} items, more than {most}", source.describe());
+    Ok(())
+}
+
 /// The first `n` items.
 pub fn take(source: &SourceRef, n: usize) -> Result<SourceRef> {
     ensure!(n >= 1 && n <= source.len(), "take: expected 1..={} items, found {n}", source.len());
+    countable("take", source)?;
     Ok(some_of(source, (0..n as u32).collect()))
 }
 
 /// The items at the given indices, in that order; an index may come more than once.
 pub fn subset(source: &SourceRef, indices: &[usize]) -> Result<SourceRef> {
     ensure!(!indices.is_empty(), "subset: expected at least 1 index, found none");
+    countable("subset", source)?;
     let len = source.len();
     if let Some(wrong) = indices.iter().find(|i| **i >= len) {
         bail!("subset: there is no item {wrong}: the {len} items are 0..={}", len.saturating_sub(1));
@@ -64,7 +73,7 @@ pub fn per_class(source: &SourceRef, n: usize, seed: u64) -> Result<SourceRef> {
     ensure!(n >= 1, "per_class: expected at least 1 item a class, found {n}");
     ensure!(!source.class_names().is_empty(), "per_class: {} has no classes", source.describe());
     let mut chosen: Vec<Vec<u32>> = vec![Vec::new(); source.class_names().len()];
-    for index in Key::new(seed).permutation(source.len()) {
+    for index in Key::of(Purpose::PerClass, seed).permutation(source.len())? {
         // Only -1 (no label) is not an index.
         let of_class = usize::try_from(source.label(index as usize)).ok().and_then(|label| chosen.get_mut(label));
         if let Some(of_class) = of_class.filter(|c| c.len() < n) {
@@ -88,7 +97,7 @@ pub fn split(source: &SourceRef, fraction: f64, seed: u64) -> Result<(SourceRef,
         "split: a fraction of {fraction} of {} items leaves one part empty",
         source.len()
     );
-    let order = Key::new(seed).permutation(source.len());
+    let order = Key::of(Purpose::Split, seed).permutation(source.len())?;
     let sorted = |indices: &[u32]| {
         let mut indices = indices.to_vec();
         indices.sort_unstable();
@@ -99,6 +108,7 @@ pub fn split(source: &SourceRef, fraction: f64, seed: u64) -> Result<(SourceRef,
 
 /// The items of which `keep(index, label, name)` holds. An error of `keep` is passed on.
 pub fn filter(source: &SourceRef, mut keep: impl FnMut(usize, i64, &str) -> Result<bool>) -> Result<SourceRef> {
+    countable("filter", source)?;
     let mut indices = Vec::new();
     for index in 0..source.len() {
         if keep(index, source.label(index), &source.name(index))? {

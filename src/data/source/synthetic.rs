@@ -4,7 +4,7 @@ use super::{Source, StoredImage, paths};
 use crate::data::image::Image;
 use crate::error::{Result, ensure};
 use crate::options;
-use crate::random::{Key, uniform};
+use crate::random::{Key, Purpose, uniform};
 use rand::RngCore as _;
 use std::f64::consts::TAU;
 
@@ -32,6 +32,9 @@ pub struct Synthetic {
     patterns: Vec<Vec<[f64; 4]>>,
 }
 
+/// The most images, and the most classes, each of which keeps a pattern.
+const MOST_IMAGES: usize = u32::MAX as usize;
+const MOST_CLASSES: usize = 1_000_000;
 /// How far each of the two waves swings; with the noise (0 … 63) they fill a byte.
 const SWING: f64 = 95.0;
 
@@ -39,12 +42,16 @@ impl Synthetic {
     /// A source of images as `options` say.
     pub fn new(options: &SyntheticOptions) -> Result<Self> {
         let o = options;
-        ensure!(o.len >= 1 && o.len <= u32::MAX as usize, "synthetic: len must be at least 1, found {}", o.len);
-        ensure!(o.classes >= 1, "synthetic: classes must be at least 1, found {}", o.classes);
+        ensure!((1..=MOST_IMAGES).contains(&o.len), "synthetic: len must be 1..={MOST_IMAGES}, found {}", o.len);
+        ensure!(
+            (1..=MOST_CLASSES).contains(&o.classes),
+            "synthetic: classes must be 1..={MOST_CLASSES}, found {}",
+            o.classes
+        );
         ensure!((1..=16384).contains(&o.size), "synthetic: size must be 1..=16384, found {}", o.size);
         ensure!(o.channels == 1 || o.channels == 3, "synthetic: channels must be 1 or 3, found {}", o.channels);
         let patterns = (0..o.classes as u64).map(|class| {
-            let mut rng = Key::new(o.seed).fold(0).fold(class).rng();
+            let mut rng = Key::of(Purpose::SyntheticPatterns, o.seed).fold(class).rng();
             let mut wave = || [(0.5, 4.0), (0.5, 4.0), (0.0, TAU), (0.0, TAU)].map(|(a, b)| uniform(&mut rng, a, b));
             (0..o.channels).map(|_| wave()).collect()
         });
@@ -77,7 +84,7 @@ impl Source for Synthetic {
     }
     fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let (size, channels) = (self.options.size, self.options.channels);
-        let mut rng = Key::new(self.options.seed).fold(1).fold(index as u64).rng();
+        let mut rng = Key::of(Purpose::SyntheticImages, self.options.seed).fold(index as u64).rng();
         // The pattern lies a little elsewhere in every image.
         let shift = [uniform(&mut rng, -0.5, 0.5), uniform(&mut rng, -0.5, 0.5)];
         let waves = &self.patterns[index % self.options.classes];

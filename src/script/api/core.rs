@@ -8,6 +8,7 @@ use crate::random;
 use crate::script::registry::Api;
 use crate::script::session;
 use crate::script::values::{call, found, from_json};
+use crate::untrusted;
 use nepa_macros::functions;
 use rhai::{Array, Dynamic, FnPtr, Map};
 use std::path::Path;
@@ -22,6 +23,9 @@ options! {
         drawn: u64 = 0,
     }
 }
+
+/// The most bytes of a JSON file that are read.
+const MOST_JSON: u64 = 1 << 30;
 
 pub fn register(api: &mut Api<'_>) {
     api.globals(
@@ -144,10 +148,9 @@ mod functions {
 
     /// Reads a JSON file into maps, arrays, numbers and strings.
     pub fn read_json(path: &Path) -> Result<Dynamic> {
-        let shown = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-        let text = text.trim_start_matches('\u{feff}');
-        let value = serde_json::from_str(text).with_context(|| format!("{shown} is not valid JSON"))?;
+        let text = untrusted::read(path, MOST_JSON)?;
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+        let value = serde_json::from_slice(text).with_context(|| format!("{} is not valid JSON", path.display()))?;
         Ok(from_json(&value))
     }
 }

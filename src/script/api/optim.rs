@@ -187,13 +187,13 @@ mod ema {
     }
 
     /// Runs `body` with the averages as the module's parameters, and returns its value. The parameters
-    /// are restored afterwards, even if it fails.
+    /// are restored afterwards, even if it fails. Inside, the average itself can be neither updated nor saved.
     ///
     /// Example: `ema.apply(|| checkpoint::save(model, "ema", #{ weights: "ema" }));`
     pub fn apply(ema: &Ema, body: FnPtr) -> Result<Dynamic> {
-        ema.0.borrow().swap()?;
+        ema.0.borrow().lend()?;
         let result = call(&body, ());
-        ema.0.borrow().swap()?;
+        ema.0.borrow().take_back()?;
         result
     }
 

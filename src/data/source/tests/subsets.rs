@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::bail;
+use crate::random::{Key, Purpose};
 
 fn some(len: usize, classes: usize) -> SourceRef {
     let options = SyntheticOptions { len, classes, size: 4, ..Default::default() };
@@ -29,7 +30,7 @@ fn parts_are_disjoint_complete_and_follow_the_seed() {
         complains(split(&all, fraction, 0), &["leaves one part empty"]);
     }
     // The permutation of the seed.
-    let mut chosen = crate::random::Key::new(7).permutation(100)[..25].to_vec();
+    let mut chosen = Key::of(Purpose::Split, 7).permutation(100).unwrap()[..25].to_vec();
     chosen.sort();
     assert_eq!(indices(&a), chosen.iter().map(|i| *i as usize).collect::<Vec<_>>());
 }

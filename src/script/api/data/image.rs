@@ -5,7 +5,7 @@ use crate::data::image::Image as Pixels;
 use crate::data::source::StoredImage;
 use crate::dist;
 use crate::error::{Result, bail};
-use crate::random::Key;
+use crate::random::{Key, Purpose};
 use crate::script::api::transform;
 use crate::script::types::handles;
 use image::ExtendedColorType;
@@ -90,6 +90,6 @@ mod functions {
         if !pipeline.on_batch().is_empty() {
             bail!("apply: transforms of a batch (normalize, random_erasing, mixup, functions) need data::loader");
         }
-        Ok(Image::Decoded(Rc::new(pipeline.apply(image.content(), &mut Key::new(seed as u64).rng())?)))
+        Ok(Image::Decoded(Rc::new(pipeline.apply(image.content(), &mut Key::of(Purpose::Image, seed as u64).rng())?)))
     }
 }

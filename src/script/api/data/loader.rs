@@ -1,6 +1,7 @@
 //! Loaders, and the epochs that they make.
 
 use super::source::Source;
+use crate::bail_hint;
 use crate::data::loader::{self, LoaderOptions};
 use crate::data::{decode, source as sources};
 use crate::dist;
@@ -17,7 +18,7 @@ use nepa_macros::functions;
 use rhai::{Array, Dynamic, EvalAltResult, Map, Position};
 use serde_json::json;
 use std::any::TypeId;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -31,7 +32,7 @@ handles! {
 /// Registers the methods of an epoch, and the loop over it.
 pub fn register_epoch(namespace: &mut Namespace<'_>) {
     epoch::register(namespace);
-    namespace.module.set_iter_result(TypeId::of::<Epoch>(), |value| Box::new(Batches(value.cast())));
+    namespace.module.set_iter_result(TypeId::of::<Epoch>(), |value| Box::new(Batches(Some(value.cast()))));
 }
 
 /// A loader with what is done to its batches.
@@ -42,6 +43,17 @@ struct LoaderParts {
     loader: loader::Loader,
     /// Broken images that the user was told of.
     reported: Cell<usize>,
+    /// Whether a batch is being made, and with it a function among the transforms may be under way.
+    making: Cell<bool>,
+}
+
+/// A batch that is being made, until it is dropped.
+struct Making<'a>(&'a Cell<bool>);
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
 }
 
 /// One pass over a loader's images in a script.
@@ -80,19 +92,40 @@ impl Loader {
             dist::ensure_same_on_all_ranks("the data", &facts)?;
         }
         let loader = loader::Loader::new(source.0.clone(), pipeline, options)?;
-        Ok(Self(Rc::new(LoaderParts { loader, reported: Cell::new(0) })))
+        Ok(Self(Rc::new(LoaderParts { loader, reported: Cell::new(0), making: Cell::new(false) })))
+    }
+
+    /// Checks that it is not used by a function among its own transforms.
+    fn is_free(&self) -> Result<()> {
+        if self.0.making.get() {
+            bail_hint!(
+                "a loader cannot be used by a function among its own transforms";
+                "take what it needs from the batch that it gets, or from another loader"
+            );
+        }
+        Ok(())
     }
 
     fn start(&self, epoch: usize, done: usize) -> Result<Epoch> {
+        self.is_free()?;
         let started = self.0.loader.epoch(epoch as u64, done)?;
         Ok(Epoch(Rc::new(EpochParts { epoch: RefCell::new(started), loader: self.clone() })))
     }
 }
 
 impl Epoch {
+    fn content(&self) -> Result<Ref<'_, loader::Epoch>> {
+        self.0.loader.is_free()?;
+        Ok(self.0.epoch.borrow())
+    }
+
     /// The next batch; after the last one, broken images that were replaced are told.
     fn next_batch(&self) -> Result<Option<Batch>> {
+        self.0.loader.is_free()?;
+        self.0.loader.0.making.set(true);
+        let making = Making(&self.0.loader.0.making);
         let batch = self.0.epoch.borrow_mut().next_batch()?;
+        drop(making);
         if batch.is_none() {
             self.0.loader.0.tell_of_bad_items();
         }
@@ -101,13 +134,16 @@ impl Epoch {
 }
 
 /// The batches of an epoch for Rhai's `for`; after an error there are no more.
-struct Batches(Epoch);
+struct Batches(Option<Epoch>);
 
 impl Iterator for Batches {
     type Item = Result<Dynamic, Box<EvalAltResult>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.0.next_batch().map_err(|e| to_rhai(e, Position::NONE)).transpose()?;
+        let batch = self.0.as_ref()?.next_batch().map_err(|e| to_rhai(e, Position::NONE)).transpose()?;
+        if batch.is_err() {
+            self.0 = None;
+        }
         Some(batch.map(Dynamic::from))
     }
 }
@@ -227,20 +263,20 @@ mod epoch {
 
     /// Seconds spent waiting for data so far.
     #[script(get)]
-    pub fn waited(epoch: &Epoch) -> f64 {
-        epoch.0.epoch.borrow().waited().as_secs_f64()
+    pub fn waited(epoch: &Epoch) -> Result<f64> {
+        Ok(epoch.content()?.waited().as_secs_f64())
     }
 
     /// Batches not yet taken.
     #[script(get)]
-    pub fn left(epoch: &Epoch) -> usize {
-        epoch.0.epoch.borrow().left()
+    pub fn left(epoch: &Epoch) -> Result<usize> {
+        Ok(epoch.content()?.left())
     }
 
     /// Images of the epoch taken so far, over all processes; `loader.epoch(e, done)` continues after them.
     #[script(get)]
-    pub fn done(epoch: &Epoch) -> usize {
-        epoch.0.epoch.borrow().done()
+    pub fn done(epoch: &Epoch) -> Result<usize> {
+        Ok(epoch.content()?.done())
     }
 
     /// The next batch, or () after the last.

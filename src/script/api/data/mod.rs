@@ -10,6 +10,7 @@ use crate::data::source::{self as sources, SourceRef, SyntheticOptions, TableOpt
 use crate::dist;
 use crate::error::{Context as _, Result};
 use crate::script::registry::Api;
+use crate::untrusted;
 use image::Image;
 use loader::{Epoch, Loader};
 use nepa_macros::functions;
@@ -31,6 +32,9 @@ pub fn register(api: &mut Api<'_>) {
     api.methods::<Loader>("Makes the batches of any epoch.", loader::register);
     api.methods::<Epoch>("The batches of one epoch, for a `for` loop.", loader::register_epoch);
 }
+
+/// The most bytes of an image file that are read.
+const MOST_IMAGE: u64 = 1 << 30;
 
 /// A source whose listing is kept: of the processes of a machine one makes it.
 fn opened(path: &str, split: Option<&str>) -> Result<Source> {
@@ -168,7 +172,7 @@ mod functions {
     /// Reads an image file of any supported format, as 8-bit RGB.
     pub fn read_image(path: &Path) -> Result<Image> {
         let unreadable = || format!("cannot read {}", path.display());
-        let image = Image::Encoded(Rc::new(std::fs::read(path).with_context(unreadable)?));
+        let image = Image::Encoded(Rc::new(untrusted::read(path, MOST_IMAGE)?));
         image.size().with_context(unreadable)?;
         Ok(image)
     }

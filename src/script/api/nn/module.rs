@@ -263,6 +263,13 @@ fn counted(m: &Module, o: &CostOptions) -> Result<Map> {
         );
     }
     let on_cuda = matches!(crate::device::current(), tch::Device::Cuda(_));
+    let of_one = architecture.cost(&CostOptions { batch: 1, ..o.clone() }, on_cuda);
+    let most = of_one.flops_per_step.max(of_one.memory.total);
+    ensure!(
+        most.checked_mul(o.batch).is_some(),
+        "cost: a batch of {} has more operations than can be counted",
+        o.batch
+    );
     plain_map(&architecture.cost(o, on_cuda))
 }
 

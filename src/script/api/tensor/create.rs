@@ -84,8 +84,9 @@ mod functions {
 
     /// 0 … n − 1 in random order, int64, from the run's generator.
     pub fn randperm(n: i64) -> Result<tch::Tensor> {
-        ensure!(n >= 0, "randperm: expected n >= 0, found {n}");
-        let order: Vec<i64> = random::next_key().permutation(n as usize).into_iter().map(i64::from).collect();
+        let Ok(count) = u32::try_from(n) else { bail!("randperm: expected n from 0 to {}, found {n}", u32::MAX) };
+        crate::tensor::fits_memory(&[n], Kind::Int64)?;
+        let order = random::next_key().permutation(count as usize)?.into_iter().map(i64::from).collect::<Vec<i64>>();
         here(tch::Tensor::f_from_slice(&order)?)
     }
 

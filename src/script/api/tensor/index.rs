@@ -29,7 +29,7 @@ mod functions {
     /// Rows a..=b of the first dimension.
     #[script(index)]
     pub fn index_rows_inclusive(t: &Tensor, rows: RangeInclusive<i64>) -> Result<tch::Tensor> {
-        narrow(t, 0, *rows.start(), *rows.end() + 1)
+        narrow(t, 0, *rows.start(), rows.end().saturating_add(1))
     }
 
     /// Indexes several dimensions at once: an int selects, a range slices, `()` keeps all.
@@ -92,7 +92,7 @@ fn dimensions(t: &tch::Tensor, indices: &Array) -> Result<tch::Tensor> {
             out = narrow(&out, dim, r.start, r.end)?;
             dim += 1;
         } else if let Some(r) = index.read_lock::<RangeInclusive<i64>>() {
-            out = narrow(&out, dim, *r.start(), *r.end() + 1)?;
+            out = narrow(&out, dim, *r.start(), r.end().saturating_add(1))?;
             dim += 1;
         } else {
             bail!("expected an int, a range or () as index, found {}", found(index));

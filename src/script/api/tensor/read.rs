@@ -1,7 +1,8 @@
 //! Reading tensors: sizes, values, text.
 
 use crate::error::{Result, bail, ensure};
-use crate::script::values::Tensor;
+use crate::script::limits::ARRAY;
+use crate::script::values::{self, Tensor};
 use crate::tensor::{dtype_name, shape_text};
 use nepa_macros::functions;
 use rhai::{Array, Dynamic};
@@ -47,25 +48,20 @@ mod functions {
     pub fn size(t: &Tensor, dim: i64) -> Result<i64> {
         let sizes = t.size();
         let index = if dim < 0 { dim + sizes.len() as i64 } else { dim };
-        match sizes.get(index as usize) {
-            Some(n) if index >= 0 => Ok(*n),
-            _ => bail!("size: dimension {dim} is outside a tensor {}", shape_text(t)),
+        match usize::try_from(index).ok().and_then(|index| sizes.get(index)) {
+            Some(n) => Ok(*n),
+            None => bail!("size: dimension {dim} is outside a tensor {}", shape_text(t)),
         }
     }
 
     /// The value of a tensor with one element, as float, int or bool.
     pub fn item(t: &Tensor) -> Result<Dynamic> {
-        ensure!(t.numel() == 1, "item: expected a tensor of one element, found {}", shape_text(t));
-        let flat = t.f_reshape([1])?;
-        Ok(match t.kind() {
-            Kind::Bool => Dynamic::from_bool(flat.f_int64_value(&[0])? != 0),
-            _ if t.is_floating_point() => Dynamic::from_float(flat.f_double_value(&[0])?),
-            _ => Dynamic::from_int(flat.f_int64_value(&[0])?),
-        })
+        values::item(t)
     }
 
     /// The elements as a flat array of floats, ints or bools.
     pub fn to_array(t: &Tensor) -> Result<Array> {
+        ensure!(t.numel() <= ARRAY, "to_array: expected at most {ARRAY} elements, found {}", shape_text(t));
         let flat = t.f_detach()?.f_to_device(Device::Cpu)?.f_reshape([-1])?;
         Ok(match t.kind() {
             Kind::Bool => Vec::<bool>::try_from(flat)?.into_iter().map(Dynamic::from_bool).collect(),
@@ -100,15 +96,23 @@ mod functions {
 /// More elements than this are shown by their first and last few along each dimension.
 const SHOW_ALL: usize = 1000;
 const EDGE: i64 = 3;
+/// If those are still more than this, as in a tensor of many dimensions, none are shown.
+const SHOW_ANY: i64 = 100_000;
 
 fn text(t: &tch::Tensor) -> String {
     let head = format!("Tensor {} on {}", shape_text(t), crate::device::name(t.device()));
     if t.numel() == 0 {
         return head;
     }
+    let shorten = t.numel() > SHOW_ALL;
+    let shown =
+        t.size().iter().fold(1i64, |n, size| n.saturating_mul(if shorten { (*size).min(2 * EDGE) } else { *size }));
+    if shown > SHOW_ANY {
+        return format!("{head} (too many values to show)");
+    }
     let mut out = String::new();
     let cpu = t.detach().to_device(Device::Cpu);
-    match values_text(&cpu, t.numel() > SHOW_ALL, 0, &mut out) {
+    match values_text(&cpu, shorten, 0, &mut out) {
         Ok(()) => format!("{head}\n{out}"),
         Err(e) => format!("{head} ({e})"),
     }

@@ -293,13 +293,8 @@ impl Engine {
 
                     #[cfg(not(feature = "unchecked"))]
                     if self.has_data_size_limit() {
-                        let val_sizes = crate::eval::calc_data_sizes(&value, true);
-
-                        total_data_sizes = (
-                            total_data_sizes.0 + val_sizes.0 + 1,
-                            total_data_sizes.1 + val_sizes.1,
-                            total_data_sizes.2 + val_sizes.2,
-                        );
+                        // nepa: each value counts by itself.
+                        total_data_sizes.0 += 1;
                         self.throw_on_size(total_data_sizes)
                             .map_err(|err| err.fill_position(item_expr.position()))?;
                     }
@@ -324,12 +319,8 @@ impl Engine {
 
                     #[cfg(not(feature = "unchecked"))]
                     if self.has_data_size_limit() {
-                        let delta = crate::eval::calc_data_sizes(&value, true);
-                        total_data_sizes = (
-                            total_data_sizes.0 + delta.0,
-                            total_data_sizes.1 + delta.1 + 1,
-                            total_data_sizes.2 + delta.2,
-                        );
+                        // nepa: each value counts by itself.
+                        total_data_sizes.1 += 1;
                         self.throw_on_size(total_data_sizes)
                             .map_err(|err| err.fill_position(value_expr.position()))?;
                     }

@@ -19,9 +19,6 @@ pub use cache::Caches;
 pub use cache::FnResolutionCache;
 pub use cache::FnResolutionCacheEntry;
 #[cfg(not(feature = "unchecked"))]
-#[cfg(not(feature = "no_index"))]
-pub use data_check::calc_array_sizes;
-#[cfg(not(feature = "unchecked"))]
 #[cfg(any(not(feature = "no_index"), not(feature = "no_object")))]
 pub use data_check::calc_data_sizes;
 #[cfg(feature = "debugging")]

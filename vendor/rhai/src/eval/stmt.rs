@@ -658,7 +658,9 @@ impl Engine {
                 let mut result = Dynamic::UNIT;
 
                 if body.is_empty() {
-                    for _ in iter_func(iter_obj) {
+                    // nepa: upstream loses errors of the iterator here.
+                    for iter_value in iter_func(iter_obj) {
+                        iter_value.map_err(|err| err.fill_position(expr.position()))?;
                         self.track_operation(global, body.position())?;
                     }
                 } else {

@@ -267,12 +267,8 @@ pub mod array_functions {
         // Check if array will be over max size limit
         #[cfg(not(feature = "unchecked"))]
         if _ctx.engine().max_array_size() > 0 {
-            let pad = len - array.len();
-            let (a, m, s) = crate::eval::calc_array_sizes(array);
-            let (ax, mx, sx) = crate::eval::calc_data_sizes(&item, true);
-
-            _ctx.engine()
-                .throw_on_size((a + pad + ax * pad, m + mx * pad, s + sx * pad))?;
+            // nepa: each value counts by itself.
+            _ctx.engine().throw_on_size((len, 0, 0))?;
         }
 
         array.resize(len, item);
@@ -1572,34 +1568,48 @@ pub mod array_functions {
             return Ok(());
         }
 
+        // nepa: an error of the comparer, or another type than int and bool, is an error. Upstream sorts on by type.
+        let mut fault = None;
         let closure = || {
             array.sort_by(|x, y| {
-                comparer
+                if fault.is_some() {
+                    return Ordering::Equal;
+                }
+                let compared = comparer
                     .call_raw(&ctx, None, [x.clone(), y.clone()])
-                    .ok()
                     .and_then(|v| {
                         v.as_int()
                             .or_else(|_| v.as_bool().map(|v| if v { -1 } else { 1 }))
-                            .ok()
-                    })
-                    .map_or_else(
-                        || x.type_id().cmp(&y.type_id()),
-                        |v| match v {
-                            v if v > 0 => Ordering::Greater,
-                            v if v < 0 => Ordering::Less,
-                            0 => Ordering::Equal,
-                            _ => unreachable!("v is {}", v),
-                        },
-                    )
+                            .map_err(|found| {
+                                ERR::ErrorMismatchDataType(
+                                    "an int or a bool from the function that compares".into(),
+                                    found.into(),
+                                    Position::NONE,
+                                )
+                                .into()
+                            })
+                    });
+                match compared {
+                    Ok(v) => v.cmp(&0),
+                    Err(error) => {
+                        fault = Some(error);
+                        Ordering::Equal
+                    }
+                }
             });
         };
 
         // `slice::sort_by` may panic if the comparer function does not implement a total order.
         // Catch this instead.
         #[cfg(not(feature = "no_std"))]
-        return std::panic::catch_unwind(std::panic::AssertUnwindSafe(closure)).map_err(|_| {
-            ERR::ErrorRuntime("error in comparer for sorting".into(), Position::NONE).into()
-        });
+        let sorted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(closure));
+        #[cfg(not(feature = "no_std"))]
+        return match fault {
+            Some(error) => Err(error),
+            None => sorted.map_err(|_| {
+                ERR::ErrorRuntime("error in comparer for sorting".into(), Position::NONE).into()
+            }),
+        };
 
         #[cfg(feature = "no_std")]
         {
@@ -1640,7 +1650,7 @@ pub mod array_functions {
         let type_id = array[0].type_id();
 
         if array.iter().any(|a| a.type_id() != type_id) {
-            return Err(ERR::ErrorFunctionNotFound(
+            return Err(ERR::ErrorRuntime(
                 "elements of different types cannot be sorted".into(),
                 Position::NONE,
             )
@@ -1665,10 +1675,11 @@ pub mod array_functions {
         }
         #[cfg(not(feature = "no_float"))]
         if type_id == TypeId::of::<crate::FLOAT>() {
+            // nepa: NaN comes last. Upstream takes it for equal to all, which sorts wrongly, or panics.
             array.sort_by(|a, b| {
                 let a = a.as_float().unwrap();
                 let b = b.as_float().unwrap();
-                a.partial_cmp(&b).unwrap_or(Ordering::Equal)
+                a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
             });
             return Ok(());
         }
