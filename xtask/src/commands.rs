@@ -35,6 +35,7 @@ Commands:
   run RECIPE [ARGS…]      build nepa (release) and run a recipe: `nepa run RECIPE ARGS…`
   test [ARGS…]            run all tests: `cargo test --workspace ARGS…`
   bench [NAME [ARGS…]]    run one benchmark; without a name, list them
+  soak [PARTS…]           attack runs for hours: kill them, damage their files, let their system calls fail
   setup [--cuda]          set up libtorch, for the CPU or for CUDA (on first use, the CPU's is set up automatically)
   install [--to DIR]      build nepa (release) and copy it to cargo's bin folder, or to DIR
   help                    show this text; `cargo xtask <command> --help` says more
@@ -62,6 +63,23 @@ Usage: cargo xtask bench [NAME [ARGS…]]
 Sets up libtorch if needed and runs `cargo bench --bench NAME -- ARGS…`. Without a name, lists the benchmarks.
 ";
 
+const SOAK: &str = "\
+Usage: cargo xtask soak [PARTS…] [--seed N] [--scale X] [--jobs N]
+
+Sets up libtorch if needed and attacks runs of nepa for hours; all parts, or those named:
+
+  kills     1,000 SIGKILLs at random moments of pretraining, fine-tuning, evaluation and two processes, each resumed
+  damage    every file of a checkpoint damaged at 200 places
+  steps     20,000 steps with constant memory, open files and threads
+  faults    every system call on a run's files fails in turn, or the run is killed at it
+
+  --scale X    do so much of it, for example 0.01
+  --seed N     choose other moments and places; 0 unless given
+  --jobs N     so many runs at the same time; as many as there are cores unless given
+
+A table at the end says how many attacks there were, and how many the runs survived. Exit code 1 if not all.
+";
+
 const SETUP: &str = "\
 Usage: cargo xtask setup [--cuda]
 
@@ -81,7 +99,7 @@ Sets up libtorch if needed, builds nepa in release mode and copies it to DIR, or
 works from anywhere; it uses libtorch where it is now, in the cache.
 ";
 
-const COMMANDS: [&str; 6] = ["run", "test", "bench", "setup", "install", "help"];
+const COMMANDS: [&str; 7] = ["run", "test", "bench", "soak", "setup", "install", "help"];
 
 type Action = fn(&[OsString]) -> Result<ExitCode>;
 
@@ -97,6 +115,7 @@ pub fn dispatch(args: &[OsString]) -> Result<ExitCode> {
         "run" => (run, RUN),
         "test" => (test, TEST),
         "bench" => (bench, BENCH),
+        "soak" => (soak, SOAK),
         "setup" => (setup, SETUP),
         "install" => (install, INSTALL),
         "help" | "--help" | "-h" => {
@@ -165,6 +184,12 @@ fn bench(args: &[OsString]) -> Result<ExitCode> {
     libtorch::ensure(&project, Want::Linked)?;
     let rest = rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest);
     exec(cargo::command(&project).args(["bench", "--bench", &*name, "--"]).args(rest))
+}
+
+fn soak(args: &[OsString]) -> Result<ExitCode> {
+    let project = project();
+    libtorch::ensure(&project, Want::Linked)?;
+    exec(cargo::command(&project).args(["test", "--test", "soak", "--"]).args(args))
 }
 
 fn setup(args: &[OsString]) -> Result<ExitCode> {
