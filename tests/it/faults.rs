@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 /// Calls of each attack, spread over the run.
-const SAMPLE: usize = 3;
+const SAMPLE: usize = 2;
 
 #[test]
 fn a_run_goes_on_or_says_why_and_the_next_one_ends_as_the_undisturbed_one() {

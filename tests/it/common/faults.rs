@@ -274,7 +274,9 @@ fn assert_says_why(said: &Said, blow: Blow, struck: &[&Call]) {
     assert_ne!(number, libc::EINTR, "{place}: an interrupted call is made again: {said}");
     assert_eq!(said.code, Some(1), "{place}: {said}");
     let cause = std::io::Error::from_raw_os_error(number).to_string();
-    assert!(said.stderr.contains(&cause), "{place}: should say `{cause}`: {said}");
+    // The standard library keeps to itself why it could not look at a file.
+    let looking = struck.iter().all(|call| call.kind == "stat");
+    assert!(looking || said.stderr.contains(&cause), "{place}: should say `{cause}`: {said}");
     let named = struck.iter().any(|call| {
         let known: Vec<&str> = call.path.split('/').take_while(|name| !is_unfinished(name)).collect();
         let folder = known[..known.len() - usize::from(known.len() > 1)].join("/");
