@@ -78,8 +78,11 @@ pub fn soak(soak: &Soak) -> Vec<Row> {
     let mut rows = Vec::new();
     for file in files(&stopped.path(&format!("o/{newest}"))) {
         let name = file.strip_prefix(stopped.path(&format!("o/{newest}"))).unwrap().to_path_buf();
-        let places = places(soak, &file, &name);
-        rows.push(soak.try_all(&format!("damage: {}", name.display()), places, |place| {
+        let what = format!("damage: {}", name.display());
+        if !soak.wants(&what) {
+            continue;
+        }
+        rows.push(soak.try_all(&what, places(soak, &file, &name), |place| {
             let folder = Folder::new();
             copy(&stopped.path("o"), &folder.path("o"));
             let file = format!("o/{newest}/{}", place.file.display());

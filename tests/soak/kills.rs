@@ -63,11 +63,15 @@ const CASES: [Case; 4] = [
 ];
 
 pub fn soak(soak: &Soak) -> Vec<Row> {
-    CASES.iter().map(|case| of_case(soak, case)).collect()
+    CASES.iter().filter(|case| soak.wants(&what(case))).map(|case| of_case(soak, case)).collect()
+}
+
+fn what(case: &Case) -> String {
+    format!("kills: {}", case.name)
 }
 
 fn of_case(soak: &Soak, case: &Case) -> Row {
-    let what = format!("kills: {}", case.name);
+    let what = what(case);
     let (folder, started) = (folder(case), Instant::now());
     start(&folder, case).finish().succeeds();
     let (whole, took) = (outcome(&folder.path("o")), started.elapsed());

@@ -28,6 +28,9 @@ struct Args {
     /// How much of it to do, such as 0.01 for a trial
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
+    /// Only lines of the table that have this text
+    #[arg(long, default_value = "")]
+    only: String,
     /// Runs at the same time; as many as there are cores by default
     #[arg(long)]
     jobs: Option<usize>,
@@ -49,6 +52,7 @@ enum Part {
 struct Soak {
     seed: u64,
     scale: f64,
+    only: String,
     jobs: usize,
 }
 
@@ -78,6 +82,11 @@ impl Soak {
         let (number, wanted) = (all.len(), self.scaled(all.len()));
         let chosen = |i: &usize| (i + 1) * wanted / number > i * wanted / number;
         all.into_iter().enumerate().filter(|(i, _)| chosen(i)).map(|(_, point)| point).collect()
+    }
+
+    /// Whether a line of the table is wanted.
+    fn wants(&self, what: &str) -> bool {
+        what.contains(&self.only)
     }
 
     /// Tries each point, several at the same time. One that panics has failed.
@@ -136,12 +145,12 @@ impl Progress {
 }
 
 fn main() -> ExitCode {
-    let Args { mut parts, seed, scale, jobs } = Args::parse();
+    let Args { mut parts, seed, scale, only, jobs } = Args::parse();
     if parts.is_empty() {
         parts = Part::value_variants().to_vec();
     }
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let soak = Soak { seed, scale, jobs: jobs.unwrap_or(cores) };
+    let soak = Soak { seed, scale, only, jobs: jobs.unwrap_or(cores) };
     // What fails is told point by point.
     std::panic::set_hook(Box::new(|_| {}));
     let started = Instant::now();

@@ -64,7 +64,7 @@ Sets up libtorch if needed and runs `cargo bench --bench NAME -- ARGS…`. Witho
 ";
 
 const SOAK: &str = "\
-Usage: cargo xtask soak [PARTS…] [--seed N] [--scale X] [--jobs N]
+Usage: cargo xtask soak [PARTS…] [--seed N] [--scale X] [--only TEXT] [--jobs N]
 
 Sets up libtorch if needed and attacks runs of nepa for hours; all parts, or those named:
 
@@ -75,6 +75,7 @@ Sets up libtorch if needed and attacks runs of nepa for hours; all parts, or tho
 
   --scale X    do so much of it, for example 0.01
   --seed N     choose other moments and places; 0 unless given
+  --only TEXT  only lines of the table that have this text, such as ENOSPC
   --jobs N     so many runs at the same time; as many as there are cores unless given
 
 A table at the end says how many attacks there were, and how many the runs survived. Exit code 1 if not all.

@@ -169,6 +169,10 @@ impl Undisturbed {
             Ended::Killed(said) => (said, "killed"),
             Ended::Said(said) if said.code == Some(0) => {
                 assert_eq!(state(&folder).as_deref(), Some("finished"), "{place}: {said}");
+                // Not from the first step again, because a fault hid the checkpoints.
+                let resumed = ["pretrain: resumed from step 3", "finetune: resumed from step 2"];
+                let resumes = resumed.iter().all(|line| said.stderr.contains(line));
+                assert!(resumes || point.start == Start::Fresh, "{place}: begins anew: {said}");
                 self.outcome.assert_same(&folder.path(OUT));
                 return format!("{place}: went on");
             }
