@@ -16,7 +16,7 @@ let model = nn::vit_nepa(#{
 let stops = param("stops", false);
 finetune::fit(model, images, #{
     epochs: 4, batch: 4, log_every: 1, save_every: 3, keep: 2,
-    on_epoch: |model, ema, state| if stops && state.epoch == 3 { throw "stopped"; },
+    on_epoch: |model, ema, state| if stops && state.epoch == 2 { throw "stopped"; },
 });
 checkpoint::save(model, run::path("model"));
 "#;

@@ -144,6 +144,22 @@ impl Progress {
     }
 }
 
+/// A part's lines of the table; one that could not begin is a line that failed.
+fn rows(soak: &Soak, part: Part) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let failure = panics(|| {
+        rows = match part {
+            Part::Kills => kills::soak(soak),
+            Part::Damage => damage::soak(soak),
+            Part::Steps => steps::soak(soak),
+            Part::Faults => faults::soak(soak),
+        }
+    });
+    let what = part.to_possible_value().map_or(String::new(), |value| value.get_name().to_string());
+    rows.extend(failure.map(|words| Row { what, points: 1, failures: vec![words], note: "could not begin".into() }));
+    rows
+}
+
 fn main() -> ExitCode {
     let Args { mut parts, seed, scale, only, jobs } = Args::parse();
     if parts.is_empty() {
@@ -154,15 +170,7 @@ fn main() -> ExitCode {
     // What fails is told point by point.
     std::panic::set_hook(Box::new(|_| {}));
     let started = Instant::now();
-    let rows: Vec<Row> = parts
-        .into_iter()
-        .flat_map(|part| match part {
-            Part::Kills => kills::soak(&soak),
-            Part::Damage => damage::soak(&soak),
-            Part::Steps => steps::soak(&soak),
-            Part::Faults => faults::soak(&soak),
-        })
-        .collect();
+    let rows: Vec<Row> = parts.into_iter().flat_map(|part| rows(&soak, part)).collect();
 
     println!("\n{:<44}{:>8}{:>10}{:>8}", "", "points", "survived", "failed");
     for Row { what, points, failures, note } in &rows {
