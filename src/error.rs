@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::fmt;
 
-pub use anyhow::{Context, Error, Result, bail, ensure};
+pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
 /// What went wrong, what to do about it, and whose line to show.
 #[derive(Debug, Clone)]

@@ -1,53 +1,68 @@
 //! Files and folders that appear whole or not at all: written beside their destination, synced, then renamed.
 
 use crate::bail_hint;
-use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
+use crate::error::{Context as _, Diagnostic, Result, bail, ensure, nearest};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
-/// How the names of unfinished files and folders begin; what a killed process leaves of them may be removed.
+/// How the names of unfinished files and folders begin. What a killed process leaves of them may be removed.
 pub const PARTIAL: &str = ".partial-";
-/// How the name of a folder begins while another one replaces it.
-const REPLACED: &str = ".replaced-";
+/// How the name of a folder begins while another one takes its place, where a file system cannot exchange two.
+pub const REPLACED: &str = ".replaced-";
 /// Bytes that are collected before they are written.
 const BUFFER: usize = 1 << 20;
+/// Most characters of a destination's name in the name of what is being written to it.
+const NAME_PART: usize = 60;
+/// How long an unfinished file or folder has not been written to when the process that wrote it must be gone.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// The folder that a path lies in: "." for a bare name.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Writes a file whole or not at all.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_atomic_with(path, |out| Ok(out.write_all(bytes)?))
+/// Whether there is something at `path`. That it cannot be found out (an I/O error, say) is an error, not a no.
+pub fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Writes a file whole or not at all, its content piece by piece.
+/// Writes a file whole or not at all.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_file(path, |out| Ok(out.write_all(bytes)?))
+}
+
+/// Writes a large file whole or not at all, its content piece by piece. What killed processes left of it is removed.
 pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    write_file(path, write)?;
+    remove_abandoned(path);
+    Ok(())
+}
+
+fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let saving = || format!("cannot write {}", path.display());
     let parent = folder_of(path);
     std::fs::create_dir_all(parent).with_context(saving)?;
-    let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(parent).with_context(saving)?;
+    let file = partial(&partial_prefix(path), 0o666).tempfile_in(parent).with_context(saving)?;
     let mut out = BufWriter::with_capacity(BUFFER, file);
     write(&mut out).with_context(saving)?;
     let file = out.into_inner().map_err(|e| e.into_error()).with_context(saving)?;
     file.as_file().sync_all().with_context(saving)?;
-    set_mode(file.path(), 0o644);
     file.persist(path).with_context(saving)?;
     Ok(())
 }
 
 /// What to do if the folder exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Existing {
+pub enum Existing<'a> {
     /// An existing one is an error.
     Refuse,
-    /// An existing one is replaced, and restored if that fails.
-    Replace,
+    /// One that holds nothing but files and folders of these names is replaced; any other is an error.
+    Replace(&'a [&'a str]),
 }
 
 /// A folder that is being filled by [`write_folder`].
@@ -68,49 +83,157 @@ impl FolderWriter<'_> {
 }
 
 /// Makes the folder `dir` of the files that `fill` writes. It appears whole or not at all, and is on the disk when this
-/// returns. If it fails, nothing is left behind.
-pub fn write_folder(dir: &Path, existing: Existing, fill: impl FnOnce(&FolderWriter<'_>) -> Result<()>) -> Result<()> {
+/// returns; at no moment is there neither the new one nor the one that it replaces. If it fails, nothing is left behind
+/// and an existing one stays as it was. A link is followed.
+pub fn write_folder(
+    dir: &Path,
+    existing: Existing<'_>,
+    fill: impl FnOnce(&FolderWriter<'_>) -> Result<()>,
+) -> Result<()> {
     ensure!(dir.file_name().is_some(), "expected a folder's path, found \"{}\"", dir.display());
-    ensure!(existing == Existing::Replace || !dir.exists(), "{} exists already", dir.display());
-    let staging = staging(dir)?;
+    let target = if dir.is_symlink() {
+        dir.canonicalize().with_context(|| format!("cannot follow the link {}", dir.display()))?
+    } else {
+        dir.to_path_buf()
+    };
+    recover_replaced(&target)?;
+    ensure_replaceable(&target, existing)?;
+    let staging = staging(&target)?;
     fill(&FolderWriter { root: staging.path() })?;
-    for entry in std::fs::read_dir(staging.path())?.flatten().filter(|e| e.path().is_dir()) {
-        File::open(entry.path())?.sync_all()?;
+    for folder in folders_in(staging.path())? {
+        File::open(folder)?.sync_all()?;
     }
     File::open(staging.path())?.sync_all()?;
-    let replaced = dir.exists().then(|| folder_of(dir).join(format!("{REPLACED}{}", std::process::id())));
-    if let Some(replaced) = &replaced {
-        std::fs::rename(dir, replaced)?;
+    if ensure_replaceable(&target, existing)? {
+        replace(staging.path(), &target)?;
+    } else {
+        std::fs::rename(staging.path(), &target)?;
     }
-    if let Err(e) = std::fs::rename(staging.path(), dir) {
-        if let Some(replaced) = &replaced {
-            std::fs::rename(replaced, dir)?;
+    File::open(folder_of(&target))?.sync_all()?;
+    // The folder that was replaced, if any. One that cannot be removed now is abandoned later.
+    let _ = staging.close();
+    remove_abandoned(&target);
+    Ok(())
+}
+
+/// Whether there is a folder at `dir` that may be replaced; an error if there is anything that may not.
+fn ensure_replaceable(dir: &Path, existing: Existing<'_>) -> Result<bool> {
+    if !exists(dir)? {
+        return Ok(false);
+    }
+    let Existing::Replace(own) = existing else { bail!("{} exists already", dir.display()) };
+    ensure!(dir.is_dir(), "{} is a file, not a folder", dir.display());
+    let mut others = Vec::new();
+    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !own.contains(&name.as_str()) {
+            others.push(name);
         }
+    }
+    if others.is_empty() {
+        return Ok(true);
+    }
+    others.sort();
+    let more = if others.len() > 4 { format!(" and {} more", others.len() - 4) } else { String::new() };
+    others.truncate(4);
+    bail_hint!(
+        "{} is not replaced, because other files lie in it: {}{more}", dir.display(), others.join(", ");
+        "choose another path, or move them elsewhere; replaced is only a folder that holds nothing but {}", own.join(", ")
+    );
+}
+
+/// Puts the folder `new` in the place of `dir`; the old one is then at `new`, or gone.
+fn replace(new: &Path, dir: &Path) -> Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, new, CWD, dir, RenameFlags::EXCHANGE) {
+            Ok(()) => return Ok(()),
+            // The file system cannot.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            Err(e) => return Err(std::io::Error::from(e).into()),
+        }
+    }
+    replace_in_two_steps(new, dir)
+}
+
+/// The place of [`replace`] where two folders cannot be exchanged; killed in between, it leaves the old one to
+/// [`recover_replaced`].
+fn replace_in_two_steps(new: &Path, dir: &Path) -> Result<()> {
+    let replaced = replaced_name(dir);
+    std::fs::rename(dir, &replaced)?;
+    if let Err(e) = std::fs::rename(new, dir) {
+        std::fs::rename(&replaced, dir)?;
         return Err(e.into());
     }
-    let _ = staging.keep();
-    if let Some(replaced) = &replaced {
-        std::fs::remove_dir_all(replaced)?;
+    Ok(std::fs::remove_dir_all(&replaced)?)
+}
+
+fn replaced_name(dir: &Path) -> PathBuf {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    dir.with_file_name(format!("{REPLACED}{name}"))
+}
+
+/// If a process was killed while it replaced the folder `dir` in two steps, gives the old one its name back, or removes
+/// it where the new one is complete.
+pub fn recover_replaced(dir: &Path) -> Result<()> {
+    let replaced = replaced_name(dir);
+    if !exists(&replaced)? {
+        return Ok(());
     }
-    Ok(File::open(folder_of(dir))?.sync_all()?)
+    let recovered = if exists(dir)? { std::fs::remove_dir_all(&replaced) } else { std::fs::rename(&replaced, dir) };
+    recovered.with_context(|| format!("cannot recover {} from {}", dir.display(), replaced.display()))
 }
 
 /// A folder beside `path`, to be filled and renamed to it; removed if that does not happen.
 pub fn staging(path: &Path) -> Result<TempDir> {
     let parent = folder_of(path);
-    std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    let staging = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(parent)?;
-    set_mode(staging.path(), 0o755);
-    Ok(staging)
+    let creating = || format!("cannot create a folder in {}", parent.display());
+    std::fs::create_dir_all(parent).with_context(creating)?;
+    partial(&partial_prefix(path), 0o777).tempdir_in(parent).with_context(creating)
 }
 
-/// Temporary files are private at first; a finished one gets the usual permissions.
-fn set_mode(path: &Path, mode: u32) {
+/// Makes an unfinished file or folder, with those of the permissions `mode` that the umask leaves.
+fn partial(prefix: &str, mode: u32) -> tempfile::Builder<'_, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+        builder.permissions(std::fs::Permissions::from_mode(mode));
     }
+    builder
+}
+
+/// How the names of unfinished files and folders begin that are to become `path`: what is left of one is found again.
+fn partial_prefix(path: &Path) -> String {
+    let name: String = path.file_name().unwrap_or_default().to_string_lossy().chars().take(NAME_PART).collect();
+    format!("{PARTIAL}{name}-")
+}
+
+/// Removes what killed processes have left of files or folders that were to become `path`.
+fn remove_abandoned(path: &Path) {
+    let prefix = partial_prefix(path);
+    let entries = std::fs::read_dir(folder_of(path)).into_iter().flatten().flatten();
+    for entry in entries.filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)) {
+        let path = entry.path();
+        if last_written(&path).is_some_and(|at| at.elapsed().is_ok_and(|since| since > ABANDONED)) {
+            let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        }
+    }
+}
+
+/// When a file, or a folder or anything in it, was last written to.
+fn last_written(path: &Path) -> Option<SystemTime> {
+    let about = std::fs::symlink_metadata(path).ok()?;
+    let mut last = about.modified().ok()?;
+    if about.is_dir() {
+        for entry in std::fs::read_dir(path).ok()? {
+            last = last.max(last_written(&entry.ok()?.path())?);
+        }
+    }
+    Some(last)
 }
 
 /// Reads a JSON file that holds an object; the error names the file, and the key that does not fit.
@@ -137,12 +260,35 @@ pub fn json_value<T: DeserializeOwned>(of: &str, value: Value) -> Result<T> {
     })
 }
 
-/// The folders in `dir`, by name; none if it cannot be read.
-pub fn folders_in(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut folders: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.is_dir()).collect();
-    folders.sort();
-    folders
+/// The names in the folder `dir`, sorted; none if there is no such folder. One that cannot be read is an error: what is
+/// in it must not be taken for missing.
+pub fn names_in(dir: &Path) -> Result<Vec<String>> {
+    let reading = || format!("cannot read {}", dir.display());
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(reading)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.with_context(reading)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The folders in `dir`, by name, as [`names_in`] reads it.
+pub fn folders_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    for path in names_in(dir)?.into_iter().map(|name| dir.join(name)) {
+        match std::fs::metadata(&path) {
+            Ok(about) if about.is_dir() => folders.push(path),
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot read {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(folders)
 }
 
 /// "; did you mean …?" from the names in the folder of `path`.
@@ -154,5 +300,72 @@ pub fn beside(path: &Path) -> String {
     match nearest(name, names.iter().map(String::as_str).filter(|n| *n != name)) {
         Some(near) => format!("; did you mean {}?", parent.join(near).display()),
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(dir: &Path, text: &str) {
+        std::fs::create_dir_all(dir).unwrap();
+        std::fs::write(dir.join("a"), text).unwrap();
+    }
+
+    fn text(dir: &Path) -> String {
+        std::fs::read_to_string(dir.join("a")).unwrap()
+    }
+
+    #[test]
+    fn two_renames_replace_a_folder_where_two_cannot_be_exchanged() {
+        let root = tempfile::tempdir().unwrap();
+        let [old, new] = ["m", "new"].map(|name| root.path().join(name));
+        fill(&old, "old");
+        fill(&new, "new");
+        replace_in_two_steps(&new, &old).unwrap();
+        assert_eq!(text(&old), "new");
+        // The second rename fails: the old one is there again.
+        replace_in_two_steps(&root.path().join("none"), &old).unwrap_err();
+        assert_eq!((text(&old), names_in(root.path()).unwrap()), ("new".into(), vec!["m".to_string()]));
+    }
+
+    #[test]
+    fn what_killed_processes_left_of_a_folder_is_removed_once_it_is_old() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        let hours_ago = |name: &str, hours: u64| {
+            let time = SystemTime::now() - Duration::from_secs(hours * 3600);
+            File::open(path(name)).unwrap().set_modified(time).unwrap();
+        };
+        for (name, folder_hours, file_hours) in [
+            (".partial-m-old", 2, 2),
+            (".partial-m-growing", 2, 0),
+            (".partial-m-new", 0, 2),
+            (".partial-other-old", 2, 2),
+        ] {
+            fill(&path(name), "unfinished");
+            hours_ago(&format!("{name}/a"), file_hours);
+            hours_ago(name, folder_hours);
+        }
+        write_folder(&path("m"), Existing::Refuse, |folder| folder.file("a", |out| Ok(out.write_all(b"whole")?)))
+            .unwrap();
+        assert_eq!(names_in(root.path()).unwrap(), [".partial-m-growing", ".partial-m-new", ".partial-other-old", "m"]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_filled_leaves_the_old_one_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("m");
+        fill(&dir, "old");
+        let failing = |_: &FolderWriter<'_>| bail!("full");
+        write_folder(&dir, Existing::Replace(&["a"]), failing).unwrap_err();
+        // Something comes to lie there while the new one is being filled.
+        let meanwhile = |folder: &FolderWriter<'_>| {
+            std::fs::write(dir.join("notes.txt"), "mine")?;
+            folder.file("a", |out| Ok(out.write_all(b"new")?))
+        };
+        let error = write_folder(&dir, Existing::Replace(&["a"]), meanwhile).unwrap_err();
+        assert!(error.to_string().contains("notes.txt"), "{error}");
+        assert_eq!((text(&dir), names_in(root.path()).unwrap()), ("old".into(), vec!["m".to_string()]));
     }
 }

@@ -1,13 +1,13 @@
 //! Folders with a manifest: the size and CRC-32 of every file, so that a damaged one is found.
 
 use crate::bail_hint;
-use crate::error::{Context as _, Result, ensure};
+use crate::error::{Context as _, Error, Result, anyhow, ensure};
 use crate::files::{Existing, FolderWriter, write_folder};
 use crc32fast::Hasher;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 /// What is in a folder: the last file written, itself with a checksum in its second line.
@@ -60,11 +60,14 @@ impl Write for ChecksumWriter<'_> {
     }
 }
 
-/// Creates the folder `dir`, which must not exist, with what `fill` writes and a manifest of it: whole or not at all.
-/// Returns its size in bytes.
-pub fn write(dir: &Path, fill: impl FnOnce(&mut ManifestWriter<'_>) -> Result<()>) -> Result<u64> {
+/// Creates the folder `dir` with what `fill` writes and a manifest of it: whole or not at all. Returns its size in bytes.
+pub fn write(
+    dir: &Path,
+    existing: Existing<'_>,
+    fill: impl FnOnce(&mut ManifestWriter<'_>) -> Result<()>,
+) -> Result<u64> {
     let mut size = 0;
-    write_folder(dir, Existing::Refuse, |folder| {
+    write_folder(dir, existing, |folder| {
         let mut writer = ManifestWriter { folder, checksums: BTreeMap::new() };
         fill(&mut writer)?;
         let list = serde_json::to_string(&writer.checksums).expect("names and numbers are JSON");
@@ -76,25 +79,52 @@ pub fn write(dir: &Path, fill: impl FnOnce(&mut ManifestWriter<'_>) -> Result<()
     Ok(size)
 }
 
+/// Why a folder is not as it was written.
+#[derive(Debug)]
+pub enum Fault {
+    /// A file is missing or has another size or checksum.
+    Damaged(Error),
+    /// A file cannot be read now. It may be whole.
+    Unreadable(Error),
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Damaged(e) | Fault::Unreadable(e) => e,
+        }
+    }
+}
+
+impl Fault {
+    /// That the file `path` could not be read.
+    fn of_reading(path: &Path, error: std::io::Error) -> Self {
+        let is_gone = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        let error = Error::from(error).context(format!("cannot read {}", path.display()));
+        if is_gone { Self::Damaged(error) } else { Self::Unreadable(error) }
+    }
+}
+
 /// Checks every file of a folder against its manifest; the error names the first damaged one.
-pub fn verify(dir: &Path) -> Result<()> {
+pub fn verify(dir: &Path) -> std::result::Result<(), Fault> {
     verify_below(dir, "")
 }
 
 /// Checks the files whose names begin with `prefix` against the manifest.
-pub fn verify_below(dir: &Path, prefix: &str) -> Result<()> {
+pub fn verify_below(dir: &Path, prefix: &str) -> std::result::Result<(), Fault> {
     for (name, expected) in checksums(dir)?.iter().filter(|(name, _)| name.starts_with(prefix)) {
         let path = dir.join(name);
-        let found = checksum_of(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        ensure!(
-            found == *expected,
-            "{} is damaged: expected {} bytes with CRC-32 {:08x}, found {} bytes with {:08x}",
-            path.display(),
-            expected.bytes,
-            expected.crc32,
-            found.bytes,
-            found.crc32
-        );
+        let found = checksum_of(&path).map_err(|e| Fault::of_reading(&path, e))?;
+        if found != *expected {
+            return Err(Fault::Damaged(anyhow!(
+                "{} is damaged: expected {} bytes with CRC-32 {:08x}, found {} bytes with {:08x}",
+                path.display(),
+                expected.bytes,
+                expected.crc32,
+                found.bytes,
+                found.crc32
+            )));
+        }
     }
     Ok(())
 }
@@ -110,28 +140,32 @@ pub fn verify_sizes(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn checksums(dir: &Path) -> Result<BTreeMap<String, Checksum>> {
+fn checksums(dir: &Path) -> std::result::Result<BTreeMap<String, Checksum>, Fault> {
     let path = dir.join(MANIFEST_FILE);
-    let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let damaged = || format!("{} is damaged", path.display());
-    let text = std::str::from_utf8(&text).with_context(damaged)?;
-    let Some((list, sum)) = text.strip_suffix('\n').and_then(|t| t.split_once('\n')) else {
-        bail_hint!("{}: its end is missing", damaged(); "it was cut short or changed");
-    };
-    ensure!(sum == format!("{:08x}", crc32fast::hash(list.as_bytes())), "{}: its checksum does not match", damaged());
-    serde_json::from_str(list).with_context(damaged)
+    let text = std::fs::read(&path).map_err(|e| Fault::of_reading(&path, e))?;
+    parse(&text).with_context(|| format!("{} is damaged", path.display())).map_err(Fault::Damaged)
 }
 
-fn checksum_of(path: &Path) -> Result<Checksum> {
+fn parse(text: &[u8]) -> Result<BTreeMap<String, Checksum>> {
+    let Some((list, sum)) = std::str::from_utf8(text)?.strip_suffix('\n').and_then(|t| t.split_once('\n')) else {
+        bail_hint!("its end is missing"; "it was cut short or changed");
+    };
+    ensure!(sum == format!("{:08x}", crc32fast::hash(list.as_bytes())), "its checksum does not match");
+    Ok(serde_json::from_str(list)?)
+}
+
+fn checksum_of(path: &Path) -> std::io::Result<Checksum> {
     let mut file = File::open(path)?;
     let (mut hasher, mut bytes, mut buffer) = (Hasher::new(), 0, vec![0; 1 << 20]);
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(Checksum { bytes, crc32: hasher.finalize() }),
-            n => {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Checksum { bytes, crc32: hasher.finalize() }),
+            Ok(n) => {
                 hasher.update(&buffer[..n]);
                 bytes += n as u64;
             }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
 }

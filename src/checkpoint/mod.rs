@@ -16,7 +16,7 @@ pub use tensor_file::TensorFile;
 
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
-use crate::files::{Existing, beside, write_folder};
+use crate::files::{Existing, beside, recover_replaced, write_folder};
 use crate::nn::{Architecture, Module, VitNepa, VitNepaConfig, VitNepaOverrides, named_parameters};
 use crate::options;
 use crate::provenance::{ModelProvenance, RunProvenance, timestamp};
@@ -138,6 +138,7 @@ pub fn model_file(path: &Path) -> Option<PathBuf> {
 
 /// The file of tensors meant by `path`: the file itself, or the weights of a folder, perhaps the index of several.
 pub fn tensor_file(path: &Path) -> Result<PathBuf> {
+    recover_replaced(path)?;
     if path.is_dir() {
         let Some(file) = model_file(path) else {
             if let Some(shard) = shards::without_index(path) {
@@ -321,27 +322,16 @@ impl ModelFolder {
 }
 
 /// Saves a module: its parameters, which must be finite, its configuration if it has one, and where it came from. The
-/// folder appears whole or not at all; a model folder of the same name is replaced.
+/// folder appears whole or not at all. A model folder of the same name is replaced; one that holds anything else, too, is
+/// an error.
 pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Option<RunProvenance>) -> Result<()> {
     let saving = || format!("cannot save the model to {}", dir.display());
     let parameters = named_parameters(module);
     tensors::ensure_finite(&parameters, &options.weights).with_context(saving)?;
     let model = ModelFolder::new(module, parameters, options, run)?;
-    refuse_other_content(dir).with_context(saving)?;
-    write_folder(dir, Existing::Replace, |folder| model.write(|name, content| folder.file(name, content)))
+    let own = [CONFIG_FILE, preprocessor::FILE, MODEL_FILE, ModelProvenance::FILE];
+    write_folder(dir, Existing::Replace(&own), |folder| model.write(|name, content| folder.file(name, content)))
         .with_context(saving)
-}
-
-/// Refuses to replace anything but a model folder.
-fn refuse_other_content(dir: &Path) -> Result<()> {
-    let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
-    if dir.is_file() || (occupied && !dir.join(MODEL_FILE).is_file()) {
-        bail_hint!(
-            "{} exists and is not a model folder, so it is not replaced", dir.display();
-            "choose another path"
-        );
-    }
-    Ok(())
 }
 
 fn pretty(value: &Value) -> String {

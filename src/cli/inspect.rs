@@ -22,7 +22,7 @@ pub fn inspect(path: &Path) -> Result<()> {
     } else if path.join(STATE_FILE).is_file() {
         training_checkpoint(path)?
     } else if path.is_dir() && checkpoint::model_file(path).is_none() {
-        let found = models(path);
+        let found = models(path)?;
         let inside = match found.is_empty() {
             true => String::new(),
             false => format!("; inside it are: {}", list(&found)),
@@ -43,12 +43,13 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 /// Model folders below `path`, two levels deep.
-pub(super) fn models(path: &Path) -> Vec<PathBuf> {
-    folders_in(path)
-        .into_iter()
-        .flat_map(|d| std::iter::once(d.clone()).chain(folders_in(&d)))
-        .filter(|d| checkpoint::model_file(d).is_some())
-        .collect()
+pub(super) fn models(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut models = Vec::new();
+    for folder in folders_in(path)? {
+        let below = folders_in(&folder)?;
+        models.extend(std::iter::once(folder).chain(below).filter(|d| checkpoint::model_file(d).is_some()));
+    }
+    Ok(models)
 }
 
 /// "key  value" lines of a JSON object.
@@ -96,10 +97,10 @@ fn run(path: &Path) -> Result<String> {
             let _ = writeln!(out, "  last: {last}");
         }
     }
-    for checkpoint in checkpoints_of_run(path) {
+    for checkpoint in checkpoints_of_run(path)? {
         let _ = writeln!(out, "checkpoint: {}", checkpoint.display());
     }
-    for model in models(path) {
+    for model in models(path)? {
         let _ = writeln!(out, "model: {}", model.display());
     }
     Ok(out)
@@ -124,7 +125,7 @@ fn training_checkpoint(path: &Path) -> Result<String> {
         let _ = writeln!(out, "{title}:");
         lines(&map, &mut out);
     }
-    for model in models(path) {
+    for model in models(path)? {
         let _ = writeln!(out, "model: {}", model.display());
     }
     Ok(out)

@@ -118,10 +118,14 @@ fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 
         (_, Some(dir)) => eprintln!("run directory: {}", dir.display()),
         (_, None) => {}
     }
-    if let Some(dir) = dir.filter(|dir| state != RunState::Finished && !directory::checkpoints_of_run(dir).is_empty()) {
+    if let Some(dir) = dir.filter(|dir| state != RunState::Finished && has_checkpoints(dir)) {
         eprintln!("to resume from its last checkpoint: {}", resuming_command(args, recipe, &dir));
     }
     exit_code
+}
+
+fn has_checkpoints(dir: &Path) -> bool {
+    directory::checkpoints_of_run(dir).is_ok_and(|all| !all.is_empty())
 }
 
 /// A recipe that is ready to be run.

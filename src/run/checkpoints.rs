@@ -1,5 +1,6 @@
 //! The checkpoints of one training loop: resuming from the newest one, and saving while it trains.
 
+use crate::bail_hint;
 use crate::dist;
 use crate::error::{Diagnostic, Result, one_line};
 use crate::positions::Positions;
@@ -28,6 +29,8 @@ pub struct Checkpoints {
     /// What a signal to any rank has asked for after the last step.
     requested: Option<SignalRequest>,
     settings: Settings,
+    /// How far the loop was when it was saved last, or what it was resumed from.
+    saved: Option<Moment>,
 }
 
 /// The checkpoint to resume from, as rank 0 tells the others.
@@ -42,7 +45,7 @@ struct Found {
 }
 
 /// How far a loop has come.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Moment {
     /// Steps done.
     pub step: i64,
@@ -68,6 +71,7 @@ impl Checkpoints {
             signals: SignalPoll::default(),
             requested: None,
             settings: Settings::default(),
+            saved: None,
         })
     }
 
@@ -97,13 +101,14 @@ impl Checkpoints {
         random::set_state(random::State { seed, drawn, samples: Positions::default() });
         if dist::is_rank0() {
             let run = session.dir()?;
-            run.set_logged(&snapshot::read_metrics(&dir)?)?;
+            run.roll_back(&snapshot::read_metrics(&dir)?)?;
             run.loop_resumed(&self.label, state.step, &changes, allowed)?;
         }
         note_line(&format!("{}: resumed from step {} ({})", self.label, state.step, dir.display()));
         for change in changes {
             note_line(&format!("  {change}"));
         }
+        self.saved = Some(Moment { step: state.step, state: state.loop_state.clone() });
         Ok(Some(state.loop_state))
     }
 
@@ -111,8 +116,17 @@ impl Checkpoints {
     fn find(&mut self, session: &mut Session) -> Result<Option<Found>> {
         let what = format!("the checkpoint of {}", self.label);
         let found = dist::broadcast_from_rank0(&what, || {
-            let Some(Checkpoint { path, .. }) = self.writer.find_newest()? else { return Ok(Value::Null) };
+            let Some(Checkpoint { path, .. }) = self.writer.find_newest()? else {
+                session.dir()?.note_new_loop(&self.label)?;
+                return Ok(Value::Null);
+            };
             let state = CheckpointState::read(&path)?;
+            if state.label != self.label {
+                bail_hint!(
+                    "{} is a checkpoint of the loop \"{}\", not of \"{}\"", path.display(), state.label, self.label;
+                    "the loops' labels or their order have changed: restore them, or start a new run with another --out"
+                );
+            }
             let fixed = self.settings.fixed_changes(&state.fixed);
             let run = session.dir()?;
             let (allowed, refused): (Vec<_>, Vec<_>) =
@@ -146,23 +160,18 @@ impl Checkpoints {
     /// then ends.
     pub fn save(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: Moment) -> Result<()> {
         let requested = self.requested.take();
-        match requested {
-            // A process that ends before rank 0 has saved might take rank 0 down.
-            Some(request) => {
-                dist::on_rank0(&format!("the checkpoint of {} at step {}", self.label, moment.step), || {
-                    let step = moment.step;
-                    let saved = self.begin_save(session, training, moment);
-                    self.unless_stopping(request, saved)?;
-                    self.writer.wait();
-                    if let Some(Checkpoint { path, .. }) = self.writer.last().filter(|last| last.step == step) {
-                        note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
-                    }
-                    Ok(())
-                })?
+        let step = moment.step;
+        // The others wait: they have to know of an error, and one that ends before rank 0 has saved might take it down.
+        dist::on_rank0(&format!("the checkpoint of {} at step {step}", self.label), || {
+            let begun = self.begin_save(session, training, moment);
+            let Some(request) = requested else { return begun };
+            self.unless_stopping(request, begun)?;
+            self.writer.wait();
+            if let Some(Checkpoint { path, .. }) = self.writer.last().filter(|last| last.step == step) {
+                note_line(&format!("{}: saved at step {step}: {}", self.label, path.display()));
             }
-            None if dist::is_rank0() => self.begin_save(session, training, moment)?,
-            None => {}
-        }
+            Ok(())
+        })?;
         if requested == Some(SignalRequest::Stop) {
             // The script ends at its next operation.
             self.interrupt.hold(false);
@@ -183,8 +192,8 @@ impl Checkpoints {
 
     /// Takes a snapshot and starts writing it; called on rank 0.
     fn begin_save(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: Moment) -> Result<()> {
-        let Moment { step, state: loop_state } = moment;
         session.dir()?.go_on()?;
+        let Moment { step, state: loop_state } = moment.clone();
         let rng = random::state();
         let info = session.info();
         let state = CheckpointState {
@@ -216,39 +225,41 @@ impl Checkpoints {
                     .into());
             }
         };
-        self.writer.write(step, snapshot)
+        self.writer.write(step, snapshot)?;
+        self.saved = Some(moment);
+        Ok(())
     }
 
-    /// Call this after the loop: saves the last step if it is not saved yet, and waits until everything is on disk.
+    /// Call this after the loop: saves the last step if it is not saved yet, and waits until everything is on disk. If it
+    /// cannot be written, the recipe goes on, since it may save the model elsewhere, but the run will have failed.
     pub fn finish(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: &Moment) -> Result<()> {
         let requested = self.signals.finish(&self.interrupt)?;
-        let what = format!("the last checkpoint of {}", self.label);
-        match requested {
-            // A process that ends before rank 0 has saved might take rank 0 down.
-            Some(request) => dist::on_rank0(&what, || {
-                let saved = self.save_last(session, training, moment);
-                self.unless_stopping(request, saved)
-            })?,
-            None if dist::is_rank0() => self.save_last(session, training, moment)?,
-            None => {}
-        }
+        dist::on_rank0(&format!("the last checkpoint of {}", self.label), || {
+            let saved = self.save_last(session, training, moment);
+            match requested {
+                Some(request) => self.unless_stopping(request, saved),
+                None => saved,
+            }
+        })?;
         self.interrupt.hold(false);
         Ok(())
     }
 
-    /// Saves the last step; if writing fails, tries again.
+    /// Saves the last step, unless it is saved as it is: the interval may have done so, but before an evaluation. If
+    /// writing fails, tries once more.
     fn save_last(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: &Moment) -> Result<()> {
+        if self.writer.wait() && self.saved.as_ref() == Some(moment) {
+            self.writer.prune();
+            return Ok(());
+        }
         for pause in [0, 3] {
             std::thread::sleep(Duration::from_secs(pause));
-            // The interval may have saved this step already.
-            if self.writer.wait() && self.writer.last().is_some_and(|last| last.step == moment.step) {
-                break;
-            }
             self.begin_save(session, training, moment.clone())?;
             if self.writer.wait() {
-                break;
+                return Ok(());
             }
         }
+        session.note_unsaved(format!("{}: {}", self.label, self.writer.last_fault()));
         Ok(())
     }
 

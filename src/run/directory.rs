@@ -5,6 +5,7 @@
 //! recipe.rhai     the recipe as it was run last
 //! scripts/        the texts of the recipe and of what it imports, all that were run
 //! metrics.jsonl   one JSON object a line, as the script logs them
+//! metrics.cut.jsonl   lines that were cut off when the run was rolled back to a checkpoint
 //! events.out.tfevents.nepa    the same numbers for TensorBoard
 //! run.log         everything printed and logged, for people
 //! checkpoints/    LABEL/step-N: what each training loop can be resumed from
@@ -18,11 +19,11 @@
 use crate::bail_hint;
 use crate::differences::differences;
 use crate::error::{Context as _, Diagnostic, Result, one_line};
-use crate::files::{PARTIAL, beside, folders_in, write_atomic};
+use crate::files::{PARTIAL, beside, folders_in, names_in, write_atomic};
 use crate::provenance::{Versions, timestamp};
 use crate::run::allowed::{Allowed, RECIPE, SEED, STD};
 use crate::run::lock::{LOCK_FILE, RunLock};
-use crate::run::metrics::{METRICS_FILE, Metrics};
+use crate::run::metrics::{CUT_FILE, METRICS_FILE, Metrics};
 use crate::run::schema::{CheckpointState, RECIPE_FILE, Resumption};
 use crate::run::scripts::{self, ChangeKind, SCRIPTS_DIR, Script, ScriptChange};
 use crate::run::settings::Change;
@@ -113,12 +114,15 @@ impl RunDir {
         }
         let lock = RunLock::take(path)?;
         let earlier = RunFile::is_in(path).then(|| RunFile::read(path)).transpose()?;
-        let has_checkpoints = !checkpoints_of_run(path).is_empty();
+        let has_checkpoints = !checkpoints_of_run(path)?.is_empty();
         match &earlier {
             Some(earlier) => ensure_resumable(path, earlier, info, has_checkpoints)?,
             None => refuse_other_content(path, &lock)?,
         }
-        let files = Files { metrics: Metrics::open(path)?, _lock: lock };
+        let mut files = Files { metrics: Metrics::open(path)?, _lock: lock };
+        if !has_checkpoints {
+            files.metrics.roll_back(&[])?;
+        }
         let mut run = Self { files: Some(files), ..Self::of_rank0(path.to_path_buf(), info) };
         let how = match &earlier {
             None => "started",
@@ -147,7 +151,7 @@ impl RunDir {
 
     /// Compares what is to be run with the run as it was so far.
     fn resume(&mut self, earlier: RunFile) -> Result<()> {
-        let mut known = settings_of_run(&self.path);
+        let mut known = settings_of_run(&self.path)?;
         known.extend(earlier.params.keys().cloned());
         known.push(SEED.into());
         self.allowed.ensure_known(&known)?;
@@ -156,8 +160,8 @@ impl RunDir {
         if let Some(change) = seed.as_ref().filter(|_| !self.allowed.has(SEED)) {
             bail_hint!(
                 "cannot resume {}, because what it draws has changed:\n  {change}", self.path.display();
-                "leave --seed out, or start a new run with another --out; to go on with this seed, add \
-                 --allow-change {SEED}"
+                "resume it with --seed {}, or start a new run with another --out; to go on with the seed {}, add \
+                 --allow-change {SEED}", earlier.seed, self.file.seed
             );
         }
         let mut versions = Vec::new();
@@ -274,9 +278,29 @@ impl RunDir {
         log::write(&progress::log_line(values));
     }
 
-    /// Makes `metrics` what was logged so far.
-    pub fn set_logged(&mut self, metrics: &[u8]) -> Result<()> {
-        self.files.as_mut().map_or(Ok(()), |files| files.metrics.set(metrics))
+    /// Makes `metrics`, what a checkpoint says was logged, all that was logged so far.
+    pub fn roll_back(&mut self, metrics: &[u8]) -> Result<()> {
+        self.files.as_mut().map_or(Ok(()), |files| files.metrics.roll_back(metrics))
+    }
+
+    /// Tells that a loop starts from its first step although the run has checkpoints of other loops, none of which has
+    /// been resumed: perhaps this one had another label.
+    pub fn note_new_loop(&self, label: &str) -> Result<()> {
+        if self.earlier.is_none() || self.file.resumed.last().is_some_and(|last| !last.steps.is_empty()) {
+            return Ok(());
+        }
+        let mut others: Vec<String> = Vec::new();
+        for path in folders_in(&self.path.join(CHECKPOINTS_DIR))? {
+            let has_some = !checkpoints_in(&path)?.is_empty();
+            others.extend(path.file_name().filter(|_| has_some).map(|name| name.to_string_lossy().into_owned()));
+        }
+        if !others.is_empty() {
+            progress::note_line(&format!(
+                "warning: {label}: starts from its first step, since the run has no checkpoint of this label, only of {}",
+                others.join(", ")
+            ));
+        }
+        Ok(())
     }
 
     /// Everything that was logged.
@@ -356,6 +380,7 @@ impl RunDir {
         let Some(files) = &mut self.files else { return Ok(()) };
         remove_leftovers(&self.path);
         files.metrics.begin()?;
+        warn(files.metrics.flush());
         log::open(&self.path).with_context(|| format!("cannot create the run directory {}", self.path.display()))?;
         let recipe = self.scripts.first().map_or("", |recipe| &recipe.text);
         write_atomic(&self.path.join(RECIPE_FILE), recipe.as_bytes())?;
@@ -394,19 +419,20 @@ fn refusal(path: &Path, changes: &[&ScriptChange]) -> crate::error::Error {
 }
 
 /// The settings of a run's loops, by their newest checkpoints.
-fn settings_of_run(path: &Path) -> Vec<String> {
-    let loops = folders_in(&path.join(CHECKPOINTS_DIR));
-    let newest = loops.iter().filter_map(|dir| checkpoints_in(dir).pop());
-    // One that cannot be read is not the one that is resumed.
-    let states = newest.filter_map(|(_, dir)| CheckpointState::read(&dir).ok());
+fn settings_of_run(path: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for CheckpointState { fixed, changeable, .. } in states {
-        add_names("", &fixed, &mut names);
-        add_names("", &changeable, &mut names);
+    for dir in folders_in(&path.join(CHECKPOINTS_DIR))? {
+        let newest = checkpoints_in(&dir)?.pop();
+        // One that cannot be read is not the one that is resumed.
+        let state = newest.and_then(|(_, dir)| CheckpointState::read(&dir).ok());
+        if let Some(CheckpointState { fixed, changeable, .. }) = state {
+            add_names("", &fixed, &mut names);
+            add_names("", &changeable, &mut names);
+        }
     }
     names.sort();
     names.dedup();
-    names
+    Ok(names)
 }
 
 /// The names in a map, and in the maps in it after their own name and a dot.
@@ -448,10 +474,10 @@ fn warn(problem: Option<String>) {
 
 /// Refuses a directory that holds anything but the leftovers of a run that was killed as it started.
 fn refuse_other_content(path: &Path, lock: &RunLock) -> Result<()> {
-    let first_files = [RECIPE_FILE, SCRIPTS_DIR, METRICS_FILE, EVENTS_FILE, log::LOG_FILE];
+    let first_files = [RECIPE_FILE, SCRIPTS_DIR, METRICS_FILE, CUT_FILE, EVENTS_FILE, log::LOG_FILE];
     let is_own =
         |name: &str| name == LOCK_FILE || !lock.is_new() && (first_files.contains(&name) || name.starts_with(PARTIAL));
-    if std::fs::read_dir(path)?.flatten().all(|e| is_own(&e.file_name().to_string_lossy())) {
+    if names_in(path)?.iter().all(|name| is_own(name)) {
         return Ok(());
     }
     if lock.is_new() {
@@ -488,7 +514,7 @@ pub fn ensure_same_recipe(path: &Path, earlier: &RunFile, recipe: &Path) -> Resu
     if Path::new(&earlier.recipe).file_name() != recipe.file_name() {
         bail_hint!(
             "{} already holds a run of {} ({}), not of {}",
-            path.display(), earlier.recipe, earlier.status(false), recipe.display();
+            path.display(), earlier.recipe, earlier.status(Some(false)), recipe.display();
             "choose another directory with --out"
         );
     }
@@ -497,7 +523,7 @@ pub fn ensure_same_recipe(path: &Path, earlier: &RunFile, recipe: &Path) -> Resu
 
 /// The most recently started run of a recipe in [`RUNS_DIR`].
 pub fn newest_run_of(recipe: &Path) -> Result<PathBuf> {
-    let runs = folders_in(Path::new(RUNS_DIR)).into_iter().filter_map(|path| Some((RunFile::read(&path).ok()?, path)));
+    let runs = folders_in(Path::new(RUNS_DIR))?.into_iter().filter_map(|path| Some((RunFile::read(&path).ok()?, path)));
     let own = runs.filter(|(run, path)| ensure_same_recipe(path, run, recipe).is_ok());
     match own.max_by_key(|(run, path)| (run.started.clone(), path.clone())) {
         Some((_, path)) => Ok(path),
@@ -509,7 +535,10 @@ pub fn newest_run_of(recipe: &Path) -> Result<PathBuf> {
 }
 
 /// All checkpoints of a run, loop by loop, each loop's in the order of their steps.
-pub fn checkpoints_of_run(path: &Path) -> Vec<PathBuf> {
-    let loops = folders_in(&path.join(CHECKPOINTS_DIR));
-    loops.iter().flat_map(|dir| checkpoints_in(dir)).map(|(_, path)| path).collect()
+pub fn checkpoints_of_run(path: &Path) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for dir in folders_in(&path.join(CHECKPOINTS_DIR))? {
+        all.extend(checkpoints_in(&dir)?.into_iter().map(|(_, path)| path));
+    }
+    Ok(all)
 }

@@ -4,7 +4,7 @@
 use crate::provenance::timestamp;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
@@ -15,7 +15,7 @@ const MOST_WAITING: usize = 10_000;
 
 struct RunLog {
     file: Option<File>,
-    waiting: VecDeque<String>,
+    waiting: VecDeque<Vec<u8>>,
 }
 
 static LOG: Mutex<RunLog> = Mutex::new(RunLog { file: None, waiting: VecDeque::new() });
@@ -27,13 +27,15 @@ fn locked() -> MutexGuard<'static, RunLog> {
 impl RunLog {
     fn flush(&mut self) {
         let Some(file) = &mut self.file else { return };
-        while let Some(line) = self.waiting.front() {
-            // One write per line: a killed run leaves whole lines. A failed write (a full disk) is retried with the
-            // next line.
-            if file.write_all(line.as_bytes()).is_err() {
-                return;
+        // One write per line: a killed run leaves whole lines. What a failed write (a full disk) leaves of a line is
+        // written with the next one.
+        while let Some(line) = self.waiting.front_mut() {
+            match file.write(line) {
+                Ok(n) if n == line.len() => drop(self.waiting.pop_front()),
+                Ok(n) if n > 0 => drop(line.drain(..n)),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                _ => return,
             }
-            self.waiting.pop_front();
         }
     }
 }
@@ -58,7 +60,7 @@ pub fn write(text: &str) {
         if log.waiting.len() == MOST_WAITING {
             log.waiting.pop_front();
         }
-        log.waiting.push_back(format!("{moment}  {line}\n"));
+        log.waiting.push_back(format!("{moment}  {line}\n").into_bytes());
     }
     log.flush();
 }

@@ -2,13 +2,14 @@
 //! resumed.
 //!
 //! A resumed recipe starts at its first line, and logs again what it logged before its checkpoint. When it has found
-//! that checkpoint, what the checkpoint says was logged takes their place. Until the run goes on, lines are only kept
-//! in memory.
+//! that checkpoint, what the checkpoint says was logged takes their place: the file is rolled back to it. Nothing else
+//! shortens the file, and the lines that are cut off then are kept in `metrics.cut.jsonl`. Until the run goes on, lines
+//! are only kept in memory.
 //!
 //! The TensorBoard event file beside it holds the same numbers.
 
 use crate::error::{Context as _, Result};
-use crate::files::write_atomic;
+use crate::files::{exists, write_atomic};
 use crate::run::tensorboard::{self, EVENTS_FILE, EventFile};
 use serde_json::{Map, Value};
 use std::fs::{File, OpenOptions};
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 /// The file's name in a run directory.
 pub const METRICS_FILE: &str = "metrics.jsonl";
+/// The file that keeps the lines that were cut off when a run was rolled back to a checkpoint.
+pub const CUT_FILE: &str = "metrics.cut.jsonl";
 
 /// The open file, and what is still to be written to it.
 pub struct Metrics {
@@ -25,6 +28,8 @@ pub struct Metrics {
     /// Lines that are not in the file yet: it waits for a checkpoint, or could not be written.
     pending: Vec<u8>,
     waits: bool,
+    /// Whether the pending lines are all that was logged: the file is rolled back to them. Else they come after its own.
+    rolled_back: bool,
     failing: bool,
     /// `None` if it could not be written: it is rewritten when a loop starts and when the run ends.
     events: Option<EventFile>,
@@ -35,7 +40,7 @@ impl Metrics {
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(METRICS_FILE);
         let file = append_to(&path)?;
-        Ok(Self { path, file, pending: Vec::new(), waits: true, failing: false, events: None })
+        Ok(Self { path, file, pending: Vec::new(), waits: true, rolled_back: false, failing: false, events: None })
     }
 
     /// Appends one line. A failed write loses nothing: it is retried with the next line. Returns a warning for the
@@ -94,29 +99,51 @@ impl Metrics {
 
     /// Everything that was logged.
     pub fn content(&self) -> Result<Vec<u8>> {
-        let mut all = match self.waits {
-            true => Vec::new(),
-            false => std::fs::read(&self.path).with_context(|| format!("cannot read {}", self.path.display()))?,
-        };
+        let mut all = if self.rolled_back { Vec::new() } else { read(&self.path)? };
         all.extend(&self.pending);
         Ok(all)
     }
 
-    /// Makes `content` what was logged so far.
-    pub fn set(&mut self, content: &[u8]) -> Result<()> {
+    /// Rolls the file back: makes `content`, what a checkpoint says was logged, all that was logged so far.
+    pub fn roll_back(&mut self, content: &[u8]) -> Result<()> {
         self.pending = content.to_vec();
+        self.rolled_back = true;
         if self.waits { Ok(()) } else { self.begin() }
     }
 
-    /// Makes the lines that have waited the content of the file, to which later ones are appended.
+    /// Writes the lines that have waited; later ones are appended to them.
     pub fn begin(&mut self) -> Result<()> {
-        write_atomic(&self.path, &self.pending)?;
-        self.pending.clear();
-        self.file = append_to(&self.path)?;
+        if std::mem::take(&mut self.rolled_back) {
+            self.keep_cut_lines()?;
+            write_atomic(&self.path, &self.pending)?;
+            self.pending.clear();
+            self.file = append_to(&self.path)?;
+        }
         self.waits = false;
         self.rewrite_events();
         Ok(())
     }
+
+    /// Adds the lines of the file that the pending ones do not have to those that were cut off before.
+    fn keep_cut_lines(&self) -> Result<()> {
+        let old = read(&self.path)?;
+        let equal = old.iter().zip(&self.pending).take_while(|(a, b)| a == b).count();
+        if equal == old.len() {
+            return Ok(());
+        }
+        let line = old[..equal].iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
+        let path = self.path.with_file_name(CUT_FILE);
+        let mut cut = if exists(&path)? { read(&path)? } else { Vec::new() };
+        cut.extend(&old[line..]);
+        if !cut.ends_with(b"\n") {
+            cut.push(b'\n');
+        }
+        write_atomic(&path, &cut)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn append_to(path: &Path) -> Result<File> {

@@ -4,7 +4,7 @@
 use crate::bail_hint;
 use crate::checkpoint::{STATE_FILE, TORCH_EMA_FILE, model_file, tensor_file};
 use crate::error::{Result, did_you_mean};
-use crate::files::{folders_in, read_json};
+use crate::files::{exists, folders_in, read_json};
 use crate::provenance::{ModelProvenance, SavedWeights};
 use crate::run::RunFile;
 use crate::run::directory::checkpoints_of_run;
@@ -68,7 +68,7 @@ pub fn kinds(path: &Path) -> Result<Vec<(Option<&'static str>, PathBuf)>> {
     if file.file_name() == average.file_name() {
         return Ok(vec![(Some("ema"), file)]);
     }
-    Ok(match declared_weights(&file).as_deref() {
+    Ok(match declared_weights(&file)?.as_deref() {
         Some("ema") => vec![(Some("ema"), file)],
         Some(_) => vec![(Some("raw"), file)],
         // In a folder of the reference, the average lies beside the weights.
@@ -77,19 +77,20 @@ pub fn kinds(path: &Path) -> Result<Vec<(Option<&'static str>, PathBuf)>> {
     })
 }
 
-/// Which weights the folder of a weights file says it holds.
-fn declared_weights(file: &Path) -> Option<String> {
-    read_json::<SavedWeights>(&file.with_file_name(ModelProvenance::FILE)).ok()?.weights
+/// Which weights the folder of a weights file says it holds, if it says so.
+fn declared_weights(file: &Path) -> Result<Option<String>> {
+    let provenance = file.with_file_name(ModelProvenance::FILE);
+    if exists(&provenance)? { Ok(read_json::<SavedWeights>(&provenance)?.weights) } else { Ok(None) }
 }
 
 /// The newest checkpoint of a run with one training loop.
 fn newest_of_run(run: &Path) -> Result<PathBuf> {
-    let newest = checkpoints_of_run(run);
+    let newest = checkpoints_of_run(run)?;
     let loops: BTreeSet<_> = newest.iter().filter_map(|c| c.parent()).collect();
     match (newest.last(), loops.len()) {
         (Some(checkpoint), 1) => Ok(checkpoint.clone()),
         (None, _) => {
-            let models: Vec<String> = folders_in(run)
+            let models: Vec<String> = folders_in(run)?
                 .into_iter()
                 .filter(|folder| model_file(folder).is_some())
                 .map(|folder| folder.display().to_string())

@@ -99,13 +99,14 @@ impl RunFile {
     }
 
     /// The state in words; a run that claims to be running while its directory is not `in_use` was killed, and one that
-    /// has ended while it is waits for the first step of an attempt to resume it.
-    pub fn status(&self, in_use: bool) -> String {
-        match self.state {
-            RunState::Running if !in_use => "killed: it never finished, and no process is running it".into(),
-            RunState::Running => RunState::Running.to_string(),
-            state if in_use => format!("{state}; a process is resuming it"),
-            state => state.to_string(),
+    /// has ended while it is waits for the first step of an attempt to resume it. `None`: that cannot be found out.
+    pub fn status(&self, in_use: Option<bool>) -> String {
+        match (self.state, in_use) {
+            (RunState::Running, Some(true)) => RunState::Running.to_string(),
+            (RunState::Running, Some(false)) => "killed: it never finished, and no process is running it".into(),
+            (RunState::Running, None) => "running, or killed: its lock cannot be read".into(),
+            (state, Some(true)) => format!("{state}; a process is resuming it"),
+            (state, _) => state.to_string(),
         }
     }
 
@@ -299,7 +300,7 @@ mod tests {
     fn files_of_older_and_newer_versions_can_be_read() {
         let old: RunFile = serde_json::from_value(json!({ "state": "paused", "seed": 3, "unheard_of": 1 })).unwrap();
         assert_eq!(old, RunFile { seed: 3, ..RunFile::default() });
-        assert_eq!(old.status(false), "unknown state");
+        assert_eq!(old.status(Some(false)), "unknown state");
 
         let times: RunFile = serde_json::from_value(json!({ "resumed": ["2026-01-31T12:00:00Z"] })).unwrap();
         assert_eq!(times.resumed[0].at, "2026-01-31T12:00:00Z");

@@ -1,15 +1,20 @@
 //! One run of one recipe.
 
+use crate::bail_hint;
 use crate::dist;
-use crate::error::{Result, ensure};
+use crate::error::{Context as _, Result, ensure};
 use crate::files::{read_json, write_atomic};
 use crate::provenance::{ModelProvenance, RunProvenance, StartedFrom, timestamp};
 use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR, RunInfo};
 use crate::run::signals::Interrupt;
 use crate::run::{RunDir, RunState, Script};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+/// Most characters in the name of a loop's folder.
+const MOST_CHARACTERS: usize = 60;
 
 /// A run in progress. All ranks have one; only rank 0's writes files.
 pub struct Session {
@@ -19,9 +24,11 @@ pub struct Session {
     must_resume: bool,
     interrupt: Interrupt,
     dir: Option<RunDir>,
-    /// Names of training loops so far, and how often each came.
-    loops: BTreeMap<String, usize>,
+    /// Folders of the training loops so far, in lower case.
+    loops: BTreeSet<String>,
     started_from: Vec<StartedFrom>,
+    /// Last checkpoints that could not be written, and why.
+    unsaved: Vec<String>,
 }
 
 impl Session {
@@ -29,8 +36,9 @@ impl Session {
     /// The directory is opened at once, so that a run does not find out at its end that it cannot write. Without `out`,
     /// a directory is created in [`RUNS_DIR`] when it is first needed.
     pub fn start(info: RunInfo, out: Option<PathBuf>, must_resume: bool, interrupt: Interrupt) -> Result<Self> {
-        let (loops, started_from) = (BTreeMap::new(), Vec::new());
-        let mut session = Self { info, out, must_resume, interrupt, dir: None, loops, started_from };
+        let (loops, started_from) = (BTreeSet::new(), Vec::new());
+        let unsaved = Vec::new();
+        let mut session = Self { info, out, must_resume, interrupt, dir: None, loops, started_from, unsaved };
         if session.out.is_some() {
             session.dir()?;
         }
@@ -52,7 +60,7 @@ impl Session {
         if self.dir.is_none() {
             let mut opened = None;
             let path = dist::broadcast_from_rank0("the run directory", || {
-                let path = self.out.clone().unwrap_or_else(|| default_dir(&self.info.recipe));
+                let path = self.out.clone().map_or_else(|| create_default_dir(&self.info.recipe), Ok)?;
                 opened = Some(RunDir::open(&path, &self.info, self.must_resume)?);
                 dist::remember(REMEMBERED_KEY, &path.display().to_string())?;
                 Ok(path.display().to_string().into())
@@ -104,15 +112,17 @@ impl Session {
         self.info.params.insert(name.to_string(), value);
     }
 
-    /// A folder for the checkpoints of one more training loop, called `label`: in characters that any file system accepts,
-    /// with a number if the run had a loop of that name before.
+    /// A folder for the checkpoints of one more training loop, called `label`, that no other loop of the run has: in
+    /// characters that any file system accepts, with a number if a loop before had that name.
     pub fn next_loop_dir(&mut self, label: &str) -> Result<PathBuf> {
         let plain: String = label.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
         let words: Vec<&str> = plain.split('-').filter(|w| !w.is_empty()).collect();
-        let name = if words.is_empty() { "loop".to_string() } else { words.join("-") };
-        let uses = self.loops.entry(name.clone()).or_insert(0);
-        *uses += 1;
-        let name = if *uses == 1 { name } else { format!("{name}-{uses}") };
+        // A name that begins with a dot is hidden, is what is left of a killed process, or leads elsewhere.
+        let name: String = words.join("-").trim_start_matches(['.', '-']).chars().take(MOST_CHARACTERS).collect();
+        let name = if name.is_empty() { "loop".to_string() } else { name };
+        let numbered = (2..).map(|n| format!("{name}-{n}"));
+        let mut names = std::iter::once(name.clone()).chain(numbered);
+        let name = names.find(|name| self.loops.insert(name.to_lowercase())).expect("an endless list");
         Ok(self.dir()?.path().join(CHECKPOINTS_DIR).join(name))
     }
 
@@ -148,19 +158,42 @@ impl Session {
         }
     }
 
-    /// Ends the run and records how; gives the run directory, if there is one.
+    /// Records that a loop's last checkpoint could not be written: the run cannot have finished well.
+    pub fn note_unsaved(&mut self, fault: String) {
+        self.unsaved.push(fault);
+    }
+
+    /// Ends the run and records how; gives the run directory, if there is one. It is an error if the last checkpoint of a
+    /// loop could not be written.
     pub fn finish(mut self, state: RunState, error: Option<&str>) -> Result<Option<PathBuf>> {
         let Some(dir) = &mut self.dir else { return Ok(None) };
+        if state == RunState::Finished && !self.unsaved.is_empty() {
+            let unsaved = self.unsaved.join("; ");
+            dir.finish(RunState::Failed, Some(&unsaved))?;
+            bail_hint!(
+                "{unsaved}";
+                "make room, or mend what is in the way; then run it again with --resume {}: it repeats the steps after \
+                 its last checkpoint", dir.path().display()
+            );
+        }
         dir.finish(state, error)?;
         Ok(Some(dir.path().to_path_buf()))
     }
 }
 
-/// `runs/RECIPE-DATE-TIME`, with a number if that is taken.
-fn default_dir(recipe: &Path) -> PathBuf {
+/// Creates `runs/RECIPE-DATE-TIME`, with a number if that is taken: each of several runs that start at once gets its own.
+fn create_default_dir(recipe: &Path) -> Result<PathBuf> {
     let stem = recipe.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
     let moment = timestamp().replace([':', '-'], "").replace('T', "-").replace('Z', "");
     let base = Path::new(RUNS_DIR).join(format!("{stem}-{moment}"));
-    let numbered = (2..).map(|n| PathBuf::from(format!("{}-{n}", base.display())));
-    std::iter::once(base.clone()).chain(numbered).find(|p| !p.exists()).expect("an endless list")
+    let creating = |path: &Path| format!("cannot create the run directory {}", path.display());
+    std::fs::create_dir_all(RUNS_DIR).with_context(|| creating(Path::new(RUNS_DIR)))?;
+    let mut path = base.clone();
+    for n in 2.. {
+        match std::fs::create_dir(&path) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => path = format!("{}-{n}", base.display()).into(),
+            created => return created.with_context(|| creating(&path)).map(|()| path),
+        }
+    }
+    unreachable!("an endless list")
 }

@@ -15,6 +15,7 @@ use crate::bail_hint;
 use crate::checkpoint::{MODEL_FILE, ModelFolder, STATE_FILE, SaveOptions, fill, manifest, tensors};
 use crate::dist;
 use crate::error::{Context as _, Result};
+use crate::files::{Existing, exists};
 use crate::nn::{Module, named_parameters};
 use crate::optim::{Adamw, Ema};
 use crate::provenance::RunProvenance;
@@ -30,6 +31,9 @@ pub const RAW_DIR: &str = "model_raw";
 /// The folder of their average.
 pub const EMA_DIR: &str = "model_ema";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// What may lie in a checkpoint's folder.
+const ENTRIES: [&str; 7] =
+    [RAW_DIR, EMA_DIR, OPTIMIZER_FILE, STATE_FILE, METRICS_FILE, RECIPE_FILE, manifest::MANIFEST_FILE];
 
 /// What changes in a training loop from step to step.
 pub struct TrainingState<'a> {
@@ -77,9 +81,9 @@ impl Snapshot {
         Ok(Self { raw, ema, optimizer: optimizer.transpose()?, state: to_json(state)?, metrics, recipe })
     }
 
-    /// Writes the folder `dir`, which must not exist: it appears whole or not at all. Gives its size in bytes.
+    /// Writes the folder `dir`: it appears whole or not at all, in the place of an earlier one. Gives its size in bytes.
     pub fn write(&self, dir: &Path) -> Result<u64> {
-        manifest::write(dir, |folder| {
+        manifest::write(dir, Existing::Replace(&ENTRIES), |folder| {
             for (name, model) in [(RAW_DIR, Some(&self.raw)), (EMA_DIR, self.ema.as_ref())] {
                 if let Some(model) = model {
                     model.write(|file, content| folder.file(&format!("{name}/{file}"), content))?;
@@ -172,9 +176,9 @@ pub fn restore(dir: &Path, training: &mut TrainingState<'_>) -> Result<()> {
 fn read(dir: &Path, training: &TrainingState<'_>) -> Result<Tensors> {
     let read = |name: &str| -> Result<Named> { Ok(tensors::read(&dir.join(name))?.tensors) };
     let raw = read(&format!("{RAW_DIR}/{MODEL_FILE}"))?;
-    let has = |name: &str| dir.join(name).exists();
-    let ema = if has(EMA_DIR) { Some(read(&format!("{EMA_DIR}/{MODEL_FILE}"))?) } else { None };
-    let optimizer = if has(OPTIMIZER_FILE) { Some(read(OPTIMIZER_FILE)?) } else { None };
+    let has = |name: &str| exists(&dir.join(name));
+    let ema = if has(EMA_DIR)? { Some(read(&format!("{EMA_DIR}/{MODEL_FILE}"))?) } else { None };
+    let optimizer = if has(OPTIMIZER_FILE)? { Some(read(OPTIMIZER_FILE)?) } else { None };
     let misfit = |held: bool, what: &str| -> Result<()> {
         let (with, without) = if held { ("holds", "this loop has none") } else { ("lacks", "this loop needs it") };
         bail_hint!(

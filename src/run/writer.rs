@@ -2,9 +2,9 @@
 
 use super::{log, progress};
 use crate::bail_hint;
-use crate::checkpoint::manifest;
+use crate::checkpoint::manifest::{self, Fault};
 use crate::error::{Diagnostic, Result, ensure, one_line};
-use crate::files::PARTIAL;
+use crate::files::{PARTIAL, REPLACED, exists, names_in, recover_replaced};
 use crate::options;
 use crate::run::snapshot::Snapshot;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,8 @@ pub struct CheckpointWriter {
     options: CheckpointOptions,
     writing: Option<Writing>,
     last: Option<Checkpoint>,
+    /// Why the last write failed, if it did.
+    fault: Option<String>,
     /// Newer ones than the last, each with its fault.
     damaged: Vec<(PathBuf, String)>,
 }
@@ -92,7 +94,7 @@ impl CheckpointWriter {
             o.keep >= 1,
             "keep must be at least 1, found 0: an interrupted run is resumed from its last checkpoint"
         );
-        Ok(Self { dir, options: options.clone(), writing: None, last: None, damaged: Vec::new() })
+        Ok(Self { dir, options: options.clone(), writing: None, last: None, fault: None, damaged: Vec::new() })
     }
 
     /// The newest checkpoint that is known to be intact.
@@ -113,15 +115,21 @@ impl CheckpointWriter {
         self.options.every > 0 && step % self.options.every == 0
     }
 
-    /// Looks for the newest intact checkpoint on disk; it is an error if all are damaged.
+    /// Looks for the newest intact checkpoint on disk; it is an error if all are damaged, or if one cannot be read now.
     pub fn find_newest(&mut self) -> Result<Option<Checkpoint>> {
-        for (step, path) in checkpoints_in(&self.dir).into_iter().rev() {
-            if let Err(e) = manifest::verify(&path) {
-                self.damaged.push((path, one_line(&e)));
-                continue;
+        for (step, path) in checkpoints_in(&self.dir)?.into_iter().rev() {
+            match manifest::verify(&path) {
+                Ok(()) => {
+                    self.last = Some(Checkpoint { step, path });
+                    return Ok(self.last.clone());
+                }
+                Err(Fault::Damaged(e)) => self.damaged.push((path, one_line(&e))),
+                Err(Fault::Unreadable(e)) => bail_hint!(
+                    "{}", one_line(&e);
+                    "the checkpoint may be whole: try again; to resume from the one before it, move {} elsewhere",
+                    path.display()
+                ),
             }
-            self.last = Some(Checkpoint { step, path });
-            return Ok(self.last.clone());
         }
         if let Some((_, fault)) = self.damaged.first() {
             bail_hint!(
@@ -143,17 +151,13 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Starts writing a checkpoint, once the one before has been written.
+    /// Starts writing a checkpoint, once the one before has been written. One of this step is replaced.
     pub fn write(&mut self, step: i64, snapshot: Snapshot) -> Result<()> {
         if self.writing.as_ref().is_some_and(|w| !w.thread.is_finished()) {
             log::write(&format!("checkpoint at step {step}: waiting until the one before is written"));
         }
         self.wait();
         let path = self.dir.join(format!("{STEP}{step:08}"));
-        // The loop was resumed from this very checkpoint.
-        if path.exists() {
-            return Ok(());
-        }
         let (dir, options, to) = (self.dir.clone(), self.options.clone(), path.clone());
         let work = move || {
             let _counted = CountedWriter::new();
@@ -175,36 +179,52 @@ impl CheckpointWriter {
         }
     }
 
-    /// Waits for the last write and reports how it went. Returns whether it succeeded.
+    /// Waits for a write in progress and reports how it went. Returns whether the last write succeeded.
     pub fn wait(&mut self) -> bool {
-        let Some(Writing { checkpoint, thread }) = self.writing.take() else { return true };
+        let Some(Writing { checkpoint, thread }) = self.writing.take() else { return self.fault.is_none() };
         let Checkpoint { step, path } = &checkpoint;
         match thread.join().unwrap_or_else(|_| Err(Diagnostic::new("internal fault").into())) {
             Ok((bytes, took)) => {
                 let (size, took) = (bytes as f64 / 1e6, took.as_secs_f64());
                 log::write(&format!("checkpoint at step {step}: {} ({size:.1} MB in {took:.2} s)", path.display()));
                 self.last = Some(checkpoint);
-                true
+                self.fault = None;
             }
             Err(e) => {
-                progress::note_line(&format!(
-                    "warning: the checkpoint at step {step} could not be written: {}; {}",
-                    one_line(&e),
-                    self.last_words()
-                ));
-                false
+                let fault = format!("the checkpoint at step {step} could not be written: {}", one_line(&e));
+                progress::note_line(&format!("warning: {fault}; {}", self.last_words()));
+                self.fault = Some(fault);
             }
         }
+        self.fault.is_none()
+    }
+
+    /// Removes old checkpoints, as after each write: a process that was killed after one may not have come to it.
+    pub fn prune(&self) {
+        let _ = prune(&self.dir, &self.options);
+    }
+
+    /// Why the last write failed, in words.
+    pub fn last_fault(&self) -> String {
+        format!("{}; {}", self.fault.as_deref().unwrap_or("every checkpoint was written"), self.last_words())
     }
 }
 
-/// The checkpoints in a folder, by step.
-pub fn checkpoints_in(dir: &Path) -> Vec<(i64, PathBuf)> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let step = |path: &Path| name_of(path).strip_prefix(STEP)?.parse().ok();
-    let mut all: Vec<(i64, PathBuf)> = entries.filter_map(|e| Some((step(&e.path())?, e.path()))).collect();
+/// The checkpoints in a folder, by step; none if there is no such folder.
+pub fn checkpoints_in(dir: &Path) -> Result<Vec<(i64, PathBuf)>> {
+    let mut all = Vec::new();
+    for name in names_in(dir)? {
+        // A process may have been killed while it replaced this one.
+        let name = name.strip_prefix(REPLACED).unwrap_or(&name);
+        let path = dir.join(name);
+        if let Some(step) = name.strip_prefix(STEP).and_then(|step| step.parse().ok()) {
+            recover_replaced(&path)?;
+            all.push((step, path));
+        }
+    }
     all.sort();
-    all
+    all.dedup();
+    Ok(all)
 }
 
 fn name_of(path: &Path) -> &str {
@@ -213,12 +233,16 @@ fn name_of(path: &Path) -> &str {
 
 /// Removes all but the newest `keep` checkpoints and those at multiples of `keep_every`.
 fn prune(dir: &Path, options: &CheckpointOptions) -> Result<()> {
-    let mut old = checkpoints_in(dir);
+    let mut old = checkpoints_in(dir)?;
     old.truncate(old.len().saturating_sub(options.keep));
     for (step, path) in old {
         if options.keep_every == 0 || step % options.keep_every != 0 {
             // Renamed first: a folder that is half removed must not look like a checkpoint.
             let gone = path.with_file_name(format!("{REMOVING}{}", name_of(&path)));
+            // What is left of an earlier attempt.
+            if exists(&gone)? {
+                std::fs::remove_dir_all(&gone)?;
+            }
             std::fs::rename(&path, &gone)?;
             std::fs::remove_dir_all(&gone)?;
         }

@@ -169,7 +169,7 @@ impl Reference {
         let near = did_you_mean(short, candidates);
         // The same word in another place: `linear` for `nn::linear`.
         let elsewhere = self.functions.iter().find(|f| f.name == short).map(|f| format!("there is {}", f.signature()));
-        let habit = habits::of_function(short).filter(|_| namespace.is_none()).map(String::from);
+        let habit = habits::of_function(short).map(String::from);
         let hint = habit.or(elsewhere).or_else(|| namespace.map(|n| format!("`nepa api {n}` lists what {n} has")));
         let near = if habits::of_function(short).is_some() { String::new() } else { near };
         Diagnostic { hint, ..Diagnostic::new(format!("unknown function `{name}`{near}")) }

@@ -111,7 +111,7 @@ fn a_memory_that_is_longer_than_the_run_is_warned_of() {
     let said = fit("");
     said.succeeds().says(&[
         warning,
-        "mostly those that it begins with",
+        "96 % of them will be the weights of the first step",
         "ema: 0.75 remembers a tenth of the run",
         "ema_warmup: true",
     ]);

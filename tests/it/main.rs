@@ -33,6 +33,7 @@ mod finetune;
 mod functions;
 mod habits;
 mod imagenet;
+mod kept;
 mod language;
 mod left_out;
 mod loader;

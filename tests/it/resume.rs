@@ -405,16 +405,46 @@ fn metrics_that_cannot_be_written_for_a_while_are_not_lost() {
 }
 
 #[test]
-fn a_run_directory_where_no_checkpoint_can_be_made_is_told_and_training_goes_on() {
+fn a_run_directory_where_no_checkpoint_can_be_made_is_told_before_the_first_step() {
     let (folder, data) = folder();
     folder.write("recipe.rhai", format!("run::write(\"checkpoints\", \"in the way\");\n{RECIPE}"));
-    let said = run(&folder, &data, "o", &["--set", "finetune_epochs=1"]);
-    said.succeeds().says(&[
-        "the checkpoint at step 3 could not be written",
+    let said = run(&folder, &data, "o", &[]);
+    said.fails(1).says(&["cannot read o/checkpoints/pretrain: Not a directory"]);
+    assert!(!said.stderr.contains("images/s"), "{said}");
+    assert_eq!(folder.json("o/run.json")["state"], "failed");
+}
+
+#[test]
+fn a_run_whose_last_checkpoint_cannot_be_written_goes_on_but_has_failed() {
+    let folder = Folder::new();
+    let script = "let model = nn::linear(100, 100);
+                  let saver = run::checkpoints(\"loop\", #{ model: model }, #{ every: 2 });
+                  let now = saver.resume(#{}, []) ?? #{ step: 0 };
+                  while now.step < 3 { now.step += 1; if saver.due(now.step) { saver.save(now.step, now); } }
+                  saver.finish(now.step, now);
+                  run::log(#{ note: \"after\" });";
+    folder.write("recipe.rhai", script);
+    // No file may be larger than 20 kB; the weights are 40 kB.
+    let line =
+        format!("ulimit -f 40; exec {} run recipe.rhai --device cpu --threads 1 --out o", env!("CARGO_BIN_EXE_nepa"));
+    let output = std::process::Command::new("sh").args(["-c", &line]).current_dir(folder.path("")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for piece in [
+        "warning: the checkpoint at step 2 could not be written",
+        "error: loop: the checkpoint at step 3 could not be written",
         "there is none yet",
-        "at step 20 could not",
-    ]);
-    assert!(folder.path("o/finetuned/model.safetensors").is_file());
+        "run it again with --resume o",
+    ] {
+        assert!(said.contains(piece), "{piece}: {said}");
+    }
+    assert_eq!(folder.text("o/metrics.jsonl"), "{\"note\":\"after\"}\n");
+    let run_file = folder.json("o/run.json");
+    assert_eq!(run_file["state"], "failed");
+    assert!(run_file["error"].as_str().unwrap().contains("the checkpoint at step 3 could not"), "{run_file}");
+    // There is room again.
+    folder.run_with(script, &["--out", "o"]).succeeds().says(&["restarted from the first step"]);
+    assert_eq!(folder.names("o/checkpoints/loop"), ["step-00000002", "step-00000003"]);
 }
 
 #[test]

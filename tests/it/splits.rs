@@ -105,8 +105,7 @@ fn the_other_recipes_take_data_without_splits() {
     for name in ["knn", "linear_probe"] {
         let sets = ["model=pre/model", "data=plain", "held_out_split="];
         let said = recipe(&folder, name, name, &sets);
-        said.succeeds()
-            .says(&["plain: a fifth of plain (image folder): 24 images, 2 classes is held out, chosen by the seed"]);
+        said.succeeds().says(&["plain: a fifth of its images, 5 of 24, is held out, chosen by the seed"]);
         said.prints(&["19 of plain (image folder)", "5 of plain (image folder)"]);
     }
     recipe(&folder, "visualize", "v", &["model=pre/model", "data=flat", "images=0", "patches=0,0"]).succeeds();
@@ -131,7 +130,7 @@ fn the_small_recipes_take_any_layout_and_splits() {
         ["seeds=1", "pretrain_epochs=1", "finetune_epochs=1", "labels_per_class=2", "data=d", "held_out_split="];
     let said = recipe(&folder, "quickstart", "q", &small);
     // 24 images make no batch of 128.
-    said.fails(1).says(&["d: a fifth of d (image folder): 30 images, 3 classes is held out", "128"]);
+    said.fails(1).says(&["d: a fifth of its images, 6 of 30, is held out", "128"]);
 }
 
 #[test]

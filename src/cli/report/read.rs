@@ -64,11 +64,11 @@ pub fn report(dir: &Path) -> Result<Report> {
     pictures.truncate(MOST_PICTURES);
     let below = |path: &Path| path.strip_prefix(dir).unwrap_or(path).display().to_string();
     let folder = |path: PathBuf, about: String| Folder { name: below(&path), bytes: size(&path), about };
-    let models = inspect::models(dir).into_iter().map(|path| {
+    let models = inspect::models(dir)?.into_iter().map(|path| {
         let about = provenance(&path);
         folder(path, about)
     });
-    let checkpoints = checkpoints_of_run(dir).into_iter().map(|path| {
+    let checkpoints = checkpoints_of_run(dir)?.into_iter().map(|path| {
         let about = match manifest::verify_sizes(&path) {
             Ok(()) => "complete".into(),
             Err(e) => format!("incomplete: {e:#}"),
@@ -116,7 +116,7 @@ fn is_run(dir: &Path) -> Result<()> {
         bail_hint!("{} is a file, not a run directory", dir.display(); "give the folder that `nepa run` made");
     }
     let inside: Vec<String> =
-        folders_in(dir).iter().filter(|p| RunFile::is_in(p)).map(|p| p.display().to_string()).collect();
+        folders_in(dir)?.iter().filter(|p| RunFile::is_in(p)).map(|p| p.display().to_string()).collect();
     let list = match inside.len() {
         0 => String::new(),
         n => format!("; inside it are: {}{}", inside[..n.min(5)].join(", "), if n > 5 { ", …" } else { "" }),

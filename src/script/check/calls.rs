@@ -5,8 +5,7 @@ use crate::error::{Diagnostic, did_you_mean};
 use crate::script::{Host, error, habits};
 
 /// Words of the language that parse as calls.
-const KEYWORDS: &[&str] =
-    &["call", "curry", "Fn", "eval", "is_def_fn", "is_def_var", "is_shared", "type_of", "print", "debug"];
+const KEYWORDS: &[&str] = &["call", "curry", "Fn", "eval", "is_def_fn", "is_def_var", "is_shared", "type_of"];
 
 /// What is wrong with a call, if anything.
 pub fn judge(host: &Host, call: &Call, script: &Script) -> Option<Diagnostic> {
