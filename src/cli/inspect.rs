@@ -13,7 +13,6 @@ use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::METRICS_FILE;
 use crate::run::{CheckpointState, RunFile};
 use crate::tensor::dtype_name;
-use crate::text::visible;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;

@@ -3,6 +3,7 @@
 
 use crate::dist;
 use crate::output::{err, out};
+use crate::text::visible;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 use std::cell::RefCell;

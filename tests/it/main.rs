@@ -27,6 +27,8 @@ mod dist_training;
 mod embeddings;
 mod errors;
 mod evaluate;
+#[cfg(target_os = "linux")]
+mod faults;
 mod features;
 mod finetune;
 mod functions;

@@ -1,6 +1,6 @@
 //! A run that is killed, stopped, or meets a full disk or a damaged file is resumed as if nothing had been.
 
-use crate::common::{Folder, Running, Said, fashion, names_in};
+use crate::common::{Folder, Running, Said, TIMING, assert_checkpoints_whole, copy, fashion, files, names_in};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -56,11 +56,10 @@ fn outcome(folder: &Folder, out: &str) -> Vec<(String, Vec<u8>)> {
     ] {
         all.push((file.to_string(), folder.read(&format!("{out}/{file}"))));
     }
-    let timing = ["data_wait", "images_per_second", "seconds"];
     let metrics = folder.text(&format!("{out}/metrics.jsonl"));
     let line = |line: &str| {
         let mut row: serde_json::Map<String, Value> = serde_json::from_str(line).unwrap();
-        row.retain(|name, _| !timing.contains(&name.as_str()));
+        row.retain(|name, _| !TIMING.contains(&name.as_str()));
         Value::Object(row).to_string()
     };
     all.push(("metrics".into(), metrics.lines().map(line).collect::<Vec<_>>().join("\n").into_bytes()));
@@ -77,42 +76,6 @@ fn assert_same(folder: &Folder, a: &str, b: &str) {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// All files below a folder.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let (mut all, mut open) = (Vec::new(), vec![dir.to_path_buf()]);
-    while let Some(dir) = open.pop() {
-        for path in names_in(&dir).iter().map(|name| dir.join(name)) {
-            if path.is_dir() { open.push(path) } else { all.push(path) }
-        }
-    }
-    all.sort();
-    all
-}
-
-/// Every checkpoint that can be seen holds the files that its manifest lists, byte for byte.
-#[track_caller]
-fn assert_checkpoints_whole(run: &Path) {
-    for manifest in files(&run.join("checkpoints")).iter().filter(|f| f.ends_with("manifest.json")) {
-        let dir = manifest.parent().unwrap();
-        if dir.components().any(|c| c.as_os_str().to_string_lossy().starts_with('.')) {
-            continue;
-        }
-        let text = std::fs::read_to_string(manifest).unwrap();
-        let (list, sum) = text.trim_end().split_once('\n').unwrap();
-        assert_eq!(sum, format!("{:08x}", crc32fast::hash(list.as_bytes())), "{}", manifest.display());
-        let list: Value = serde_json::from_str(list).unwrap();
-        assert!(list.as_object().unwrap().len() >= 9, "{list}");
-        for (name, seal) in list.as_object().unwrap() {
-            let bytes = std::fs::read(dir.join(name)).unwrap();
-            assert_eq!(
-                (&seal["bytes"], &seal["crc32"]),
-                (&bytes.len().into(), &crc32fast::hash(&bytes).into()),
-                "{name}"
-            );
-        }
-    }
 }
 
 /// Runs until the run has ended by itself, with `signal` sent at random moments; gives how often it was sent.
@@ -367,14 +330,6 @@ fn a_changed_byte_in_any_file_of_the_newest_checkpoint_is_named_and_the_one_befo
     folder.write("gone/checkpoints/pretrain/step-00000003/optimizer.safetensors", "short");
     let said = run(&folder, &data, "gone", &[]);
     said.fails(1).says(&["no checkpoint in", "is intact", "state.json", "remove this folder"]);
-}
-
-fn copy(from: &Path, to: &Path) {
-    for file in files(from) {
-        let to = to.join(file.strip_prefix(from).unwrap());
-        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
-        std::fs::copy(&file, to).unwrap();
-    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ Commands:
   test [ARGS…]            run all tests: `cargo test --workspace ARGS…`
   bench [NAME [ARGS…]]    run one benchmark; without a name, list them
   fuzz [TARGET]           give damaged files to the readers of files, for a while
+  soak [PARTS…]           attack runs for hours: kill them, damage their files, let their system calls fail
   setup [--cuda]          set up libtorch, for the CPU or for CUDA (on first use, the CPU's is set up automatically)
   install [--to DIR]      build nepa (release) and copy it to cargo's bin folder, or to DIR
   help                    show this text; `cargo xtask <command> --help` says more
@@ -63,6 +64,24 @@ Usage: cargo xtask bench [NAME [ARGS…]]
 Sets up libtorch if needed and runs `cargo bench --bench NAME -- ARGS…`. Without a name, lists the benchmarks.
 ";
 
+const SOAK: &str = "\
+Usage: cargo xtask soak [PARTS…] [--seed N] [--scale X] [--only TEXT] [--jobs N]
+
+Sets up libtorch if needed and attacks runs of nepa for hours; all parts, or those named:
+
+  kills     1,000 SIGKILLs at random moments of pretraining, fine-tuning, evaluation and two processes, each resumed
+  damage    every file of a checkpoint damaged at 200 places
+  steps     20,000 steps with constant memory, open files and threads
+  faults    every system call on a run's files fails in turn, or the run is killed at it
+
+  --scale X    do so much of it, for example 0.01
+  --seed N     choose other moments and places; 0 unless given
+  --only TEXT  only lines of the table that have this text, such as ENOSPC
+  --jobs N     so many runs at the same time; as many as there are cores unless given
+
+A table at the end says how many attacks there were, and how many the runs survived. Exit code 1 if not all.
+";
+
 const SETUP: &str = "\
 Usage: cargo xtask setup [--cuda]
 
@@ -82,7 +101,7 @@ Sets up libtorch if needed, builds nepa in release mode and copies it to DIR, or
 works from anywhere; it uses libtorch where it is now, in the cache.
 ";
 
-const COMMANDS: [&str; 7] = ["run", "test", "bench", "fuzz", "setup", "install", "help"];
+const COMMANDS: [&str; 8] = ["run", "test", "bench", "fuzz", "soak", "setup", "install", "help"];
 
 type Action = fn(&[OsString]) -> Result<ExitCode>;
 
@@ -99,6 +118,7 @@ pub fn dispatch(args: &[OsString]) -> Result<ExitCode> {
         "test" => (test, TEST),
         "bench" => (bench, BENCH),
         "fuzz" => (fuzz::fuzz, fuzz::HELP),
+        "soak" => (soak, SOAK),
         "setup" => (setup, SETUP),
         "install" => (install, INSTALL),
         "help" | "--help" | "-h" => {
@@ -167,6 +187,12 @@ fn bench(args: &[OsString]) -> Result<ExitCode> {
     libtorch::ensure(&project, Want::Linked)?;
     let rest = rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest);
     exec(cargo::command(&project).args(["bench", "--bench", &*name, "--"]).args(rest))
+}
+
+fn soak(args: &[OsString]) -> Result<ExitCode> {
+    let project = project();
+    libtorch::ensure(&project, Want::Linked)?;
+    exec(cargo::command(&project).args(["test", "--test", "soak", "--"]).args(args))
 }
 
 fn setup(args: &[OsString]) -> Result<ExitCode> {

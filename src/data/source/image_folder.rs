@@ -155,9 +155,10 @@ fn surveyed(path: &Path) -> Result<Survey> {
 /// The folders in `dir`, links followed, in the order of the classes.
 fn class_folders(dir: &Path) -> Result<Vec<OsString>> {
     let mut folders = Vec::new();
-    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
-        let entry = entry?;
-        if paths::is_folder(&entry) && !paths::is_stray(entry.file_name().as_bytes()) {
+    let reading = || format!("cannot read {}", dir.display());
+    for entry in std::fs::read_dir(dir).with_context(reading)? {
+        let entry = entry.with_context(reading)?;
+        if !paths::is_stray(entry.file_name().as_bytes()) && paths::is_folder(&entry)? {
             folders.push(entry.file_name());
         }
     }

@@ -2,10 +2,11 @@
 
 use super::StoredImage;
 use crate::bail_hint;
-use crate::error::{Diagnostic, Result, ensure, nearest};
+use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
 use crate::untrusted;
 use std::borrow::Cow;
-use std::fs::{DirEntry, File};
+use std::fs::{DirEntry, File, Metadata};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -38,15 +39,28 @@ pub(super) fn entries(dir: &Path) -> Vec<String> {
     names
 }
 
+/// What lies at a path, links followed; nothing if there is none. One that cannot be looked at is an error: taken for
+/// missing, it would leave its images out.
+pub(super) fn look_at(path: &Path) -> Result<Option<Metadata>> {
+    match std::fs::metadata(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 /// Whether it is a folder, or a link to one.
-pub(super) fn is_folder(entry: &DirEntry) -> bool {
-    let kind = entry.file_type();
-    kind.is_ok_and(|kind| kind.is_dir() || kind.is_symlink() && entry.path().is_dir())
+pub(super) fn is_folder(entry: &DirEntry) -> Result<bool> {
+    let kind = entry.file_type().with_context(|| format!("cannot read {}", entry.path().display()))?;
+    match kind.is_symlink() {
+        true => Ok(look_at(&entry.path())?.is_some_and(|found| found.is_dir())),
+        false => Ok(kind.is_dir()),
+    }
 }
 
 /// The names of the folders in a folder, without stray ones, sorted; none if it cannot be read.
 pub(super) fn folders(dir: &Path) -> Vec<String> {
-    let found = std::fs::read_dir(dir).into_iter().flatten().flatten().filter(is_folder);
+    let found = std::fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| is_folder(e).unwrap_or(false));
     let mut names: Vec<String> = found.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.retain(|name| !is_stray(name.as_bytes()));
     names.sort();

@@ -3,8 +3,9 @@
 use super::shard_name::{Kind, ShardName};
 use super::{listing, paths, split_names};
 use crate::bail_hint;
-use crate::error::{Context as _, Result, bail};
+use crate::error::{Context as _, Error, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// How deep below a data set's folder its shards may lie: `data/`, `CONFIGURATION/SPLIT/`.
@@ -63,8 +64,12 @@ impl Shards {
             true => (vec![whole.to_path_buf()], whole.parent().unwrap_or(Path::new(""))),
             false => (paths::expand(path)?, Path::new(paths::base_of(path).0)),
         };
-        let is_kind = |file: &PathBuf| file.is_file() && kind_of(file) == Some(kind);
-        let (files, others): (Vec<PathBuf>, Vec<PathBuf>) = files.into_iter().partition(is_kind);
+        let (mut own, mut others) = (Vec::new(), Vec::new());
+        for file in files {
+            let is_own = kind_of(&file) == Some(kind) && paths::look_at(&file)?.is_some_and(|found| found.is_file());
+            if is_own { own.push(file) } else { others.push(file) }
+        }
+        let files = own;
         if files.is_empty() {
             let ending = kind.ending();
             bail_hint!("{path} is no {ending} file"; "expected a folder, a file or a pattern of {ending} files");
@@ -226,18 +231,22 @@ fn collect(dir: &Path, kinds: &[Kind], depth: usize, files: &mut Vec<PathBuf>) -
         if paths::is_stray(name.as_encoded_bytes()) {
             continue;
         }
-        if Kind::of(&text).is_some_and(|kind| kinds.contains(&kind)) && !paths::is_folder(&entry) {
+        if Kind::of(&text).is_some_and(|kind| kinds.contains(&kind)) && !paths::is_folder(&entry)? {
             here.push(entry.path());
         } else if depth < DEPTH && paths::is_image_name(name.as_encoded_bytes()) {
             return Ok(());
-        } else if depth > 0 && paths::is_folder(&entry) {
+        } else if depth > 0 && paths::is_folder(&entry)? {
             folders.push(entry.path());
         }
     }
     files.extend(here);
     for folder in folders {
-        // A folder that cannot be read is of no concern, unless it is the one that was asked for.
-        let _ = collect(&folder, kinds, depth - 1, files);
+        // A folder that others may read is of no concern, unless it is the one that was asked for.
+        let denied = |e: &Error| e.downcast_ref().is_some_and(|e: &io::Error| e.kind() == ErrorKind::PermissionDenied);
+        match collect(&folder, kinds, depth - 1, files) {
+            Err(e) if !denied(&e) => return Err(e),
+            _ => {}
+        }
     }
     Ok(())
 }

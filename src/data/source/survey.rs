@@ -87,7 +87,7 @@ impl Contents {
             if paths::is_stray(name.as_bytes()) {
                 continue;
             }
-            if paths::is_folder(&entry) {
+            if paths::is_folder(&entry)? {
                 found.folders.push(name);
             } else if paths::is_image_name(name.as_bytes()) {
                 found.images.push(name);
@@ -238,7 +238,7 @@ fn images_in(dir: &Path) -> Option<Images> {
         if paths::is_stray(name) {
             continue;
         }
-        if paths::is_folder(&entry) {
+        if paths::is_folder(&entry).unwrap_or(false) {
             folders.push(entry.path());
         } else if paths::is_image_name(name) {
             return Some(Images::Directly);

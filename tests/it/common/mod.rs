@@ -3,8 +3,15 @@
 //! Every command is killed after a deadline, and every answer is checked for what no user may ever
 //! see (a panic, a C++ stack, a death by signal) before a test looks at it.
 
+#[cfg(target_os = "linux")]
+pub mod faults;
+mod outcome;
+
+pub use outcome::{Outcome, TIMING, assert_checkpoints_whole, copy, files, is_unfinished, outcome};
+
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -257,8 +264,13 @@ impl Running {
         self.child.wait().unwrap().code()
     }
 
+    /// Waits for the end, to which it comes by itself.
+    pub fn finish(self) -> Said {
+        self.end().said()
+    }
+
     /// Waits for the end.
-    pub fn finish(mut self) -> Said {
+    pub fn end(mut self) -> Ended {
         let mut late = false;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -277,11 +289,14 @@ impl Running {
             stderr: self.stderr.take().unwrap().join().unwrap(),
         };
         assert!(!late, "did not end within {DEADLINE:?}: {said}");
-        assert!(said.code.is_some(), "killed by a signal ({status}): {said}");
         for text in NEVER_SHOWN {
             assert!(!said.stdout.contains(text) && !said.stderr.contains(text), "shows `{text}`: {said}");
         }
-        said
+        if status.signal() == Some(libc::SIGKILL) {
+            return Ended::Killed(said);
+        }
+        assert!(said.code.is_some(), "killed by a signal ({status}): {said}");
+        Ended::Said(said)
     }
 }
 
@@ -292,7 +307,26 @@ impl Drop for Running {
     }
 }
 
-/// What a command said, and how it ended.
+/// How a command ended, and what it had said.
+pub enum Ended {
+    /// By itself.
+    Said(Said),
+    /// By SIGKILL.
+    Killed(Said),
+}
+
+impl Ended {
+    /// What a command said that ended by itself.
+    #[track_caller]
+    pub fn said(self) -> Said {
+        match self {
+            Ended::Said(said) => said,
+            Ended::Killed(said) => panic!("killed by SIGKILL: {said}"),
+        }
+    }
+}
+
+/// What a command said, and its exit code.
 pub struct Said {
     pub command: String,
     pub code: Option<i32>,
