@@ -1,7 +1,7 @@
 //! Files from elsewhere: only regular ones are opened, and no more is read or unpacked than is plausible.
 //!
-//! A named pipe, a device or a file that grows would otherwise be read for ever; a header that claims too much would end
-//! the process, since a failed allocation cannot be caught.
+//! A named pipe, a device or a file that grows would otherwise be read for ever; a header that claims too much would
+//! end the process, since a failed allocation cannot be caught.
 
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail};

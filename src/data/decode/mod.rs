@@ -335,6 +335,16 @@ mod tests {
     }
 
     #[test]
+    fn a_webp_whose_metadata_reach_beyond_it_is_told() {
+        let whole =
+            std::fs::read(format!("{}/tests/fixtures/images-kinds/exif.webp", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let at = whole.windows(4).position(|name| name == b"EXIF").unwrap() + 4;
+        let changed = [&whole[..at], &2_880_110_618u32.to_le_bytes(), &whole[at + 4..]].concat();
+        assert_eq!(complaint_of(changed), "damaged WebP file: its chunk EXIF is cut short");
+        assert!(LazyImage::open(&mut StoredImage::Encoded(Cow::Owned(whole)), true).is_ok());
+    }
+
+    #[test]
     fn a_jpeg_with_scans_without_end_is_told() {
         let bytes = odd("progressive-420-75x51.jpg");
         let scan = bytes.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap();
