@@ -185,7 +185,7 @@ fn json(bench: &Bench, bytes: &[u8]) {
     let dir = bench.path("run");
     let _ = ConfigFile::read(&config).map(|file| file.to_json());
     let _ = shards::files(&index);
-    let _ = RunFile::read(&dir).map(|file| file.status(false));
+    let _ = RunFile::read(&dir).map(|file| file.status(Some(false)));
     let _ = CheckpointState::read(&dir);
     let _ = manifest::verify(&dir);
     let lines = bytes.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok());

@@ -102,7 +102,11 @@ pub(super) fn check_footer(bytes: &[u8]) -> Result<()> {
         for _ in 0..n {
             let mut children = 0;
             input.fields(&mut |input, id, kind| {
-                if id == CHILDREN { Ok(children = input.int()?) } else { input.skip(kind, 0) }
+                if id != CHILDREN {
+                    return input.skip(kind, 0);
+                }
+                children = input.int()?;
+                Ok(())
             })?;
             while open.last() == Some(&0) {
                 open.pop();
