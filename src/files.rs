@@ -2,6 +2,7 @@
 
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, ensure, nearest};
+use crate::untrusted;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fs::File;
@@ -28,7 +29,11 @@ pub fn folder_of(path: &Path) -> &Path {
 
 /// Whether there is something at `path`. That it cannot be found out (an I/O error, say) is an error, not a no.
 pub fn exists(path: &Path) -> Result<bool> {
-    path.try_exists().with_context(|| format!("cannot read {}", path.display()))
+    match path.try_exists() {
+        // Nothing lies in a file.
+        Err(e) if e.kind() == ErrorKind::NotADirectory => Ok(false),
+        found => found.with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// Writes a file whole or not at all.
@@ -122,7 +127,7 @@ fn ensure_replaceable(dir: &Path, existing: Existing<'_>) -> Result<bool> {
         return Ok(false);
     }
     let Existing::Replace(own) = existing else { bail!("{} exists already", dir.display()) };
-    ensure!(dir.is_dir(), "{} is a file, not a folder", dir.display());
+    ensure!(dir.is_dir(), "{} is a file, not a folder, and is not replaced", dir.display());
     let mut others = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
@@ -189,8 +194,8 @@ pub fn recover_replaced(dir: &Path) -> Result<()> {
 /// A folder beside `path`, to be filled and renamed to it; removed if that does not happen.
 pub fn staging(path: &Path) -> Result<TempDir> {
     let parent = folder_of(path);
+    std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let creating = || format!("cannot create a folder in {}", parent.display());
-    std::fs::create_dir_all(parent).with_context(creating)?;
     partial(&partial_prefix(path), 0o777).tempdir_in(parent).with_context(creating)
 }
 
@@ -238,8 +243,7 @@ fn last_written(path: &Path) -> Option<SystemTime> {
 
 /// Reads a JSON file that holds an object; the error names the file, and the key that does not fit.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let value: Value = serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+    let value = untrusted::read_json(path)?;
     if !value.is_object() {
         bail_hint!(
             "{}: expected a JSON object, found {value}", path.display();

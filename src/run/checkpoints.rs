@@ -268,6 +268,7 @@ impl Checkpoints {
             std::thread::sleep(Duration::from_secs(pause));
             self.begin_save(session, training, moment.clone())?;
             if self.writer.wait() {
+                self.writer.prune();
                 return Ok(());
             }
         }

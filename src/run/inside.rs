@@ -6,7 +6,8 @@ use crate::error::{Context as _, Result};
 use crate::run::RunFile;
 use crate::run::lock::LOCK_FILE;
 use crate::run::log::LOG_FILE;
-use crate::run::metrics::METRICS_FILE;
+use crate::run::metrics::{CUT_FILE, METRICS_FILE};
+use crate::run::tensorboard::EVENTS_FILE;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
@@ -73,7 +74,8 @@ pub fn check(dir: &Path, name: &str, most: u64) -> Result<()> {
 
 /// Checks that what a run appends to or replaces in its directory lies in it, before the first of them is opened.
 pub fn check_written(dir: &Path) -> Result<()> {
-    [LOCK_FILE, RunFile::NAME, METRICS_FILE, LOG_FILE].iter().try_for_each(|name| check(dir, name, u64::MAX))
+    let names = [LOCK_FILE, RunFile::NAME, METRICS_FILE, CUT_FILE, EVENTS_FILE, LOG_FILE];
+    names.iter().try_for_each(|name| check(dir, name, u64::MAX))
 }
 
 #[cfg(all(test, unix))]

@@ -113,6 +113,16 @@ impl Metrics {
 
     /// Writes the lines that have waited; later ones are appended to them.
     pub fn begin(&mut self) -> Result<()> {
+        if !self.rolled_back {
+            // A line that was cut short, by a power failure say, is no line.
+            let mut whole = read(&self.path)?;
+            let end = whole.iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
+            if end < whole.len() {
+                whole.truncate(end);
+                self.pending.splice(..0, whole);
+                self.rolled_back = true;
+            }
+        }
         if std::mem::take(&mut self.rolled_back) {
             self.keep_cut_lines()?;
             write_atomic(&self.path, &self.pending)?;

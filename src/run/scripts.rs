@@ -3,6 +3,7 @@
 
 use crate::error::Result;
 use crate::files::write_atomic;
+use crate::run::inside::{self, MOST_TEXT};
 use crate::run::schema::ScriptRecord;
 use similar::TextDiff;
 use std::path::Path;
@@ -105,8 +106,9 @@ fn change(dir: &Path, before: Option<&ScriptRecord>, script: &Script, versions: 
         _ => format!("{name}: its text has changed"),
     };
     let kind = if is_std { ChangeKind::Library } else { ChangeKind::Code };
-    let old = before.file.as_ref().map(|file| dir.join(file));
-    let diff = old.and_then(|file| {
+    let diff = before.file.as_ref().and_then(|kept| {
+        inside::check(dir, kept, MOST_TEXT).ok()?;
+        let file = dir.join(kept);
         let text = std::fs::read_to_string(&file).ok()?;
         let headers = (format!("{name}, as it was run ({})", file.display()), format!("{name}, as it is now"));
         let diff = TextDiff::from_lines(&text, &script.text);

@@ -199,7 +199,8 @@ impl CheckpointWriter {
         self.fault.is_none()
     }
 
-    /// Removes old checkpoints, as after each write: a process that was killed after one may not have come to it.
+    /// Removes old checkpoints that are still there: after each write this is tried once, and a process may have been
+    /// killed before.
     pub fn prune(&self) {
         let _ = prune(&self.dir, &self.options);
     }

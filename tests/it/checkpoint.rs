@@ -140,7 +140,7 @@ fn provenance_says_which_weights_from_which_run() {
 fn a_model_folder_is_replaced_as_a_whole() {
     let folder = Folder::new();
     folder.write("m/model.safetensors", "old");
-    folder.write("m/extra.txt", "old");
+    folder.write("m/config.json", "that of an earlier model");
     folder.run("checkpoint::save(nn::linear(2, 3), \"m\");").succeeds();
     assert_eq!(folder.names("m"), ["model.safetensors", "provenance.json"]);
     assert_eq!(folder.names(""), ["m", "recipe.rhai"], "nothing is left beside it");

@@ -1,7 +1,7 @@
 //! What rank 0 does for all, and what comes of it where it fails: every rank gets the same error, at once.
 
 use crate::common::Folder;
-use std::fs::OpenOptions;
+use crate::common::faults::library;
 use std::time::{Duration, Instant};
 
 /// `taken` is a file, so nothing can be written below it; `folder` is one, so no file can take its place.
@@ -57,21 +57,22 @@ fn an_error_of_rank_0_is_that_of_all_ranks() {
     assert!(folder.json("out/run.json")["error"].as_str().unwrap().contains("taken/model"));
 }
 
-/// A disk on which it takes long to create a run directory: its lock is a pipe, which can be opened for writing only once
-/// something reads it.
+/// A disk on which it takes 9 s to create the first file of a run directory: longer than the others wait for a rank that
+/// is not at work, and than it then takes to find out why.
 #[test]
 fn the_others_wait_for_rank_0_as_long_as_it_works() {
     let folder = Folder::new();
-    std::fs::create_dir(folder.path("out")).unwrap();
-    let lock = folder.path("out/.lock");
-    let path = std::ffi::CString::new(lock.as_os_str().as_encoded_bytes()).unwrap();
-    // SAFETY: a plain system call with a string that ends in 0.
-    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
     folder.write("recipe.rhai", "dist::barrier();\nprint(\"together\");\n");
     let args = ["run", "recipe.rhai", "--device", "cpu", "--threads", "1", "--nproc", "2", "--out", "out"];
-    // Longer than the others wait for a rank that is not at work, and than it then takes to find out why.
-    let mut run = folder.start(&[&args[..], &["--dist-timeout", "4"]].concat(), &[]);
+    let below = folder.path("").canonicalize().unwrap().join("out").display().to_string();
+    let slow = [
+        ("LD_PRELOAD", library().to_str().unwrap()),
+        ("FAULT_BELOW", &below),
+        ("FAULT_KINDS", ",create,"),
+        ("FAULT_AT", "1"),
+        ("FAULT_DO", "slow"),
+    ];
+    let mut run = folder.start(&[&args[..], &["--dist-timeout", "4"]].concat(), &slow);
     assert!(!run.ended_before(Instant::now() + Duration::from_secs(9)), "{}", run.finish());
-    let _reader = OpenOptions::new().read(true).write(true).open(lock).unwrap();
     run.finish().succeeds().prints(&["together"]);
 }

@@ -124,10 +124,10 @@ fn nothing_but_a_return_to_a_checkpoint_shortens_the_metrics_and_the_cut_lines_a
     let steps = ["--out", "p", "--set", "steps=8", "--set", "stop=7"];
     folder.run_with(LOOP, &steps).fails(1);
     let before = lines(&folder, "p/metrics.jsonl");
-    assert_eq!(before.last().unwrap(), "{\"step\":7,\"attempt\":1}");
+    assert_eq!(before.last().unwrap(), "{\"attempt\":1,\"step\":7}");
     folder.run_with(LOOP, &["--out", "p", "--set", "steps=8", "--set", "stop=0", "--set", "attempt=2"]).succeeds();
     assert_eq!(lines(&folder, "p/metrics.jsonl").len(), 10);
-    assert_eq!(lines(&folder, "p/metrics.cut.jsonl"), ["{\"step\":7,\"attempt\":1}"]);
+    assert_eq!(lines(&folder, "p/metrics.cut.jsonl"), ["{\"attempt\":1,\"step\":7}"]);
 
     // Restarted from the first step, since there is no checkpoint: the lines of the first attempt are kept too.
     folder.run_with(LOOP, &["--out", "q", "--set", "stop=1"]).fails(1);

@@ -257,7 +257,7 @@ fn run(folder: &Folder, attack: Attack, n: usize) -> (Ended, Vec<Call>) {
 }
 
 /// `preload.c`, compiled once.
-fn library() -> &'static Path {
+pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let source = super::repository("tests/it/common/preload.c");

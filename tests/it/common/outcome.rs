@@ -77,7 +77,10 @@ pub fn outcome(run: &Path) -> Outcome {
 impl Outcome {
     /// Whether a file, which the run has, has the same content.
     pub fn has(&self, name: &str, bytes: &[u8]) -> bool {
-        self.0.get(name).is_none_or(|whole| *whole == comparable(name, bytes))
+        let Some(whole) = self.0.get(name) else { return true };
+        let found = comparable(name, bytes);
+        // A checkpoint of the last step is replaced after the last evaluation, with whose lines its metrics end then.
+        if name.ends_with("metrics.jsonl") { whole.starts_with(&found) } else { *whole == found }
     }
 
     /// Asserts that another run has left the same.

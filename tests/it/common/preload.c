@@ -6,7 +6,7 @@
  *   FAULT_KINDS   the kinds that are counted, each between commas: ",write,sync,"
  *   FAULT_AT      the number of the call to strike, from 1; 0 strikes none
  *   FAULT_DO      what happens there: an error number; "kill" before the call; "torn", which does half of it (all of
- *                 it where there are no halves) and then kills; "short", which does half of it
+ *                 it where there are no halves) and then kills; "short", which does half of it; "slow", 9 s later
  *   FAULT_LASTS   if set, the calls after it fail too
  */
 #define _GNU_SOURCE
@@ -96,6 +96,11 @@ static enum blow strike(const char *kind, int dir, const char *name) {
     errno = error;
     if (!struck) return NOTHING;
     if (!strcmp(what, "kill")) die();
+    if (!strcmp(what, "slow")) {
+        sleep(9);
+        errno = error;
+        return NOTHING;
+    }
     if (!strcmp(what, "torn")) return TORN;
     if (!strcmp(what, "short")) return HALF;
     errno = atoi(what);
