@@ -31,7 +31,7 @@ pub fn folder_of(path: &Path) -> &Path {
 pub fn exists(path: &Path) -> Result<bool> {
     match path.try_exists() {
         // Nothing lies in a file.
-        Err(e) if e.kind() == ErrorKind::NotADirectory => Ok(false),
+        Err(e) if matches!(e.kind(), ErrorKind::NotADirectory | ErrorKind::InvalidFilename) => Ok(false),
         found => found.with_context(|| format!("cannot read {}", path.display())),
     }
 }
@@ -96,11 +96,7 @@ pub fn write_folder(
     fill: impl FnOnce(&FolderWriter<'_>) -> Result<()>,
 ) -> Result<()> {
     ensure!(dir.file_name().is_some(), "expected a folder's path, found \"{}\"", dir.display());
-    let target = if dir.is_symlink() {
-        dir.canonicalize().with_context(|| format!("cannot follow the link {}", dir.display()))?
-    } else {
-        dir.to_path_buf()
-    };
+    let target = follow_links(dir)?;
     recover_replaced(&target)?;
     ensure_replaceable(&target, existing)?;
     let staging = staging(&target)?;
@@ -167,28 +163,67 @@ fn replace(new: &Path, dir: &Path) -> Result<()> {
 /// [`recover_replaced`].
 fn replace_in_two_steps(new: &Path, dir: &Path) -> Result<()> {
     let replaced = replaced_name(dir);
+    if exists(&replaced)? {
+        // What could not be removed is out of the way, and is abandoned later.
+        std::fs::rename(&replaced, staging(dir)?.keep())?;
+    }
     std::fs::rename(dir, &replaced)?;
     if let Err(e) = std::fs::rename(new, dir) {
         std::fs::rename(&replaced, dir)?;
         return Err(e.into());
     }
-    Ok(std::fs::remove_dir_all(&replaced)?)
+    let _ = std::fs::remove_dir_all(&replaced);
+    Ok(())
 }
 
 fn replaced_name(dir: &Path) -> PathBuf {
-    let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    dir.with_file_name(format!("{REPLACED}{name}"))
+    let mut replaced = std::ffi::OsString::from(REPLACED);
+    replaced.push(dir.file_name().unwrap_or_default());
+    dir.with_file_name(replaced)
+}
+
+/// What a path leads to, if it is a link; there need be nothing.
+fn follow_links(path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_path_buf();
+    for _ in 0..40 {
+        if !path.is_symlink() {
+            return Ok(path);
+        }
+        let target = path.read_link().with_context(|| format!("cannot follow the link {}", path.display()))?;
+        path = folder_of(&path).join(target);
+    }
+    bail!("{} is one of links that lead to each other", path.display());
+}
+
+/// Where to read the folder `path`: there, or, if a process was killed while it replaced it in two steps, where the old
+/// one was left. Nothing is changed: the process may be at it.
+pub fn to_read(path: &Path) -> Result<PathBuf> {
+    if !exists(path)? {
+        let replaced = replaced_name(&follow_links(path)?);
+        if exists(&replaced)? {
+            return Ok(replaced);
+        }
+    }
+    Ok(path.to_path_buf())
 }
 
 /// If a process was killed while it replaced the folder `dir` in two steps, gives the old one its name back, or removes
-/// it where the new one is complete.
+/// it where the new one is complete. To be called by who may write to it.
 pub fn recover_replaced(dir: &Path) -> Result<()> {
     let replaced = replaced_name(dir);
     if !exists(&replaced)? {
         return Ok(());
     }
-    let recovered = if exists(dir)? { std::fs::remove_dir_all(&replaced) } else { std::fs::rename(&replaced, dir) };
-    recovered.with_context(|| format!("cannot recover {} from {}", dir.display(), replaced.display()))
+    if exists(dir)? {
+        // One that cannot be removed is no obstacle.
+        let _ = std::fs::remove_dir_all(&replaced);
+        return Ok(());
+    }
+    match std::fs::rename(&replaced, dir) {
+        // Another process was faster.
+        Err(e) if e.kind() == ErrorKind::NotFound && exists(dir)? => Ok(()),
+        renamed => renamed.with_context(|| format!("cannot recover {} from {}", dir.display(), replaced.display())),
+    }
 }
 
 /// A folder beside `path`, to be filled and renamed to it; removed if that does not happen.
@@ -221,7 +256,9 @@ fn partial_prefix(path: &Path) -> String {
 fn remove_abandoned(path: &Path) {
     let prefix = partial_prefix(path);
     let entries = std::fs::read_dir(folder_of(path)).into_iter().flatten().flatten();
-    for entry in entries.filter(|e| e.file_name().to_string_lossy().starts_with(&prefix)) {
+    // What follows is random; a hyphen in it would be a part of a longer name.
+    let is_own = |name: &str| name.strip_prefix(&prefix).is_some_and(|rest| !rest.contains('-'));
+    for entry in entries.filter(|e| is_own(&e.file_name().to_string_lossy())) {
         let path = entry.path();
         if last_written(&path).is_some_and(|at| at.elapsed().is_ok_and(|since| since > ABANDONED)) {
             let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };

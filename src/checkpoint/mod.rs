@@ -16,7 +16,7 @@ pub use tensor_file::TensorFile;
 
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
-use crate::files::{Existing, beside, recover_replaced, write_folder};
+use crate::files::{Existing, beside, to_read, write_folder};
 use crate::nn::{Architecture, Module, VitNepa, VitNepaConfig, VitNepaOverrides, named_parameters};
 use crate::options;
 use crate::provenance::{ModelProvenance, RunProvenance, timestamp};
@@ -138,7 +138,7 @@ pub fn model_file(path: &Path) -> Option<PathBuf> {
 
 /// The file of tensors meant by `path`: the file itself, or the weights of a folder, perhaps the index of several.
 pub fn tensor_file(path: &Path) -> Result<PathBuf> {
-    recover_replaced(path)?;
+    let path = &to_read(path)?;
     if path.is_dir() {
         let Some(file) = model_file(path) else {
             if let Some(shard) = shards::without_index(path) {

@@ -105,6 +105,10 @@ impl World {
                 // A large file takes long: as long as that rank lives and is at it, this is no hang.
                 let latest = at_work(&self.store, worker, what);
                 if latest.is_none() || latest == heartbeat {
+                    // It may have come to its end just now.
+                    if let Ok(Some(value)) = self.store.get(key) {
+                        break Ok(value);
+                    }
                     break Err(failed(&self.monitor.explain(what, "timed out", missing)));
                 }
                 (heartbeat, patience) = (latest, started.elapsed() + STILL_AT_IT);

@@ -17,7 +17,9 @@ use crate::run::snapshot::{self, Snapshot, TrainingState};
 use crate::run::writer::{Checkpoint, CheckpointOptions, CheckpointWriter};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// The checkpoints of one training loop. All ranks call everything here; rank 0 reads and writes for all.
@@ -31,6 +33,8 @@ pub struct Checkpoints {
     settings: Settings,
     /// How far the loop was when it was saved last, or what it was resumed from.
     saved: Option<Moment>,
+    /// Where the run collects the last checkpoints that could not be written.
+    unsaved: Rc<RefCell<Vec<String>>>,
     /// Whether this attempt is part of the run: its loop has come to a step.
     goes_on: bool,
 }
@@ -58,8 +62,10 @@ pub struct Moment {
 impl Drop for Checkpoints {
     fn drop(&mut self) {
         self.interrupt.hold(false);
-        // A loop that ends with an error still finishes the checkpoint being written.
-        self.writer.wait();
+        // A loop that ends without `finish` still finishes the checkpoint being written.
+        if !self.writer.wait() {
+            self.unsaved.borrow_mut().push(format!("{}: {}", self.label, self.writer.last_fault()));
+        }
     }
 }
 
@@ -74,6 +80,7 @@ impl Checkpoints {
             requested: None,
             settings: Settings::default(),
             saved: None,
+            unsaved: session.unsaved(),
             goes_on: false,
         })
     }
@@ -151,9 +158,10 @@ impl Checkpoints {
 
     /// The first time, makes this attempt part of the run.
     fn go_on(&mut self, session: &mut Session) -> Result<()> {
-        if !std::mem::replace(&mut self.goes_on, true) {
+        if !self.goes_on {
             let dir = session.dir()?;
             dist::on_rank0(&format!("the start of {}", self.label), || dir.go_on())?;
+            self.goes_on = true;
         }
         Ok(())
     }
@@ -261,18 +269,19 @@ impl Checkpoints {
     /// writing fails, tries once more.
     fn save_last(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: &Moment) -> Result<()> {
         if self.writer.wait() && self.saved.as_ref() == Some(moment) {
-            self.writer.prune();
+            // An attempt that fails before it has made a step removes nothing.
+            session.prune_at_end(self.writer.pruning());
             return Ok(());
         }
         for pause in [0, 3] {
             std::thread::sleep(Duration::from_secs(pause));
             self.begin_save(session, training, moment.clone())?;
             if self.writer.wait() {
-                self.writer.prune();
-                return Ok(());
+                session.prune_at_end(self.writer.pruning());
+                break;
             }
         }
-        session.note_unsaved(format!("{}: {}", self.label, self.writer.last_fault()));
+        // If it has not been written, that is told when the loop ends (`drop`).
         Ok(())
     }
 

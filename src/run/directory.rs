@@ -32,6 +32,7 @@ use crate::run::writer::{checkpoints_in, remove_leftovers};
 use crate::run::{RunFile, RunState, log, progress};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where runs go that were given no directory.
 pub const RUNS_DIR: &str = "runs";
@@ -39,6 +40,9 @@ pub const RUNS_DIR: &str = "runs";
 pub const CHECKPOINTS_DIR: &str = "checkpoints";
 /// The key under which torchrun's store remembers a run directory across a restart.
 pub const REMEMBERED_KEY: &str = "nepa/run";
+
+/// How long to wait before what could not be written at the end of a run is tried again.
+const RETRY: Duration = Duration::from_secs(3);
 
 /// What is known about a run when it starts.
 #[derive(Debug, Clone, Default)]
@@ -331,7 +335,11 @@ impl RunDir {
 
     /// Goes on with the run: from now on this attempt is part of it, and what has waited is written.
     pub fn go_on(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.waits) { self.write_all() } else { Ok(()) }
+        if self.waits {
+            self.write_all()?;
+            self.waits = false;
+        }
+        Ok(())
     }
 
     /// Records the value of a parameter (a recipe declares them one by one), and notes if it has changed since the run
@@ -347,7 +355,8 @@ impl RunDir {
         self.note_state();
     }
 
-    /// Records how the run ended. One that was resumed and did not come to a step leaves the directory as it was.
+    /// Records how the run ended. One that was resumed and did not come to a step leaves the directory as it was. A run
+    /// whose metrics cannot be written has failed.
     pub fn finish(&mut self, state: RunState, error: Option<&str>) -> Result<()> {
         if state == RunState::Finished {
             self.go_on()?;
@@ -355,9 +364,26 @@ impl RunDir {
         if self.waits {
             return Ok(());
         }
-        if let Some(files) = &mut self.files {
-            warn(files.metrics.end());
+        if let Err(e) = self.end_metrics() {
+            warn(Some(one_line(&e)));
+            if state == RunState::Finished {
+                self.record_end(RunState::Failed, Some(&one_line(&e)))?;
+                return Err(Diagnostic::new(one_line(&e)).hint("make room on the disk, and run it again").into());
+            }
         }
+        self.record_end(state, error)
+    }
+
+    /// Writes what is left of the metrics; if that fails, tries once more.
+    fn end_metrics(&mut self) -> Result<()> {
+        let Some(files) = &mut self.files else { return Ok(()) };
+        files.metrics.end().or_else(|_| {
+            std::thread::sleep(RETRY);
+            files.metrics.end()
+        })
+    }
+
+    fn record_end(&mut self, state: RunState, error: Option<&str>) -> Result<()> {
         log::write(&match error {
             Some(error) => format!("---- {state}: {error}"),
             None => format!("---- {state}"),

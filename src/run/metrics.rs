@@ -8,10 +8,11 @@
 //!
 //! The TensorBoard event file beside it holds the same numbers.
 
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Result, ensure};
 use crate::files::{exists, write_atomic};
 use crate::run::tensorboard::{self, EVENTS_FILE, EventFile};
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ pub struct Metrics {
     waits: bool,
     /// Whether the pending lines are all that was logged: the file is rolled back to them. Else they come after its own.
     rolled_back: bool,
+    /// Where what this attempt has added begins, in bytes of all that was logged.
+    own: usize,
     failing: bool,
     /// `None` if it could not be written: it is rewritten when a loop starts and when the run ends.
     events: Option<EventFile>,
@@ -40,7 +43,16 @@ impl Metrics {
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(METRICS_FILE);
         let file = append_to(&path)?;
-        Ok(Self { path, file, pending: Vec::new(), waits: true, rolled_back: false, failing: false, events: None })
+        Ok(Self {
+            path,
+            file,
+            pending: Vec::new(),
+            waits: true,
+            rolled_back: false,
+            own: 0,
+            failing: false,
+            events: None,
+        })
     }
 
     /// Appends one line. A failed write loses nothing: it is retried with the next line. Returns a warning for the
@@ -65,17 +77,23 @@ impl Metrics {
         self.events = tensorboard::rewrite(&path, lines).and_then(|()| EventFile::append(&path)).ok();
     }
 
-    /// Called when nothing more will be logged.
-    pub fn end(&mut self) -> Option<String> {
-        if self.events.is_none() && !self.waits {
+    /// Called when nothing more will be logged, unless it waits. It is an error if lines are left that cannot be written.
+    pub fn end(&mut self) -> Result<()> {
+        if self.rolled_back {
+            self.begin()?;
+        }
+        self.flush();
+        if self.events.is_none() {
             self.rewrite_events();
         }
-        self.flush()
+        let left = self.pending.iter().filter(|b| **b == b'\n').count();
+        ensure!(left == 0, "{left} lines of {} could not be written", self.path.display());
+        Ok(())
     }
 
-    /// Writes what is pending, unless it waits.
+    /// Writes what is pending, unless it waits or the file is not rolled back yet.
     pub fn flush(&mut self) -> Option<String> {
-        if self.waits {
+        if self.waits || self.rolled_back {
             return None;
         }
         let failing = std::mem::replace(&mut self.failing, false);
@@ -104,9 +122,17 @@ impl Metrics {
         Ok(all)
     }
 
-    /// Rolls the file back: makes `content`, what a checkpoint says was logged, all that was logged so far.
+    /// Rolls the file back: makes `content`, what a checkpoint says was logged, all that was logged so far. If this
+    /// attempt has made steps before, in another loop, their lines stay, after those of `content`.
     pub fn roll_back(&mut self, content: &[u8]) -> Result<()> {
+        let all = if self.waits { Vec::new() } else { self.content()? };
+        let lines =
+            |bytes: &'_ [u8]| -> Vec<Vec<u8>> { bytes.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect() };
+        let known: HashSet<Vec<u8>> = lines(content).into_iter().collect();
+        let own = lines(all.get(self.own..).unwrap_or_default()).into_iter().filter(|line| !known.contains(line));
         self.pending = content.to_vec();
+        self.pending.extend(own.flatten());
+        self.own = content.len();
         self.rolled_back = true;
         if self.waits { Ok(()) } else { self.begin() }
     }
@@ -122,12 +148,15 @@ impl Metrics {
                 self.pending.splice(..0, whole);
                 self.rolled_back = true;
             }
+            self.own = end;
         }
-        if std::mem::take(&mut self.rolled_back) {
+        // If a part of this fails, all of it can be done again.
+        if self.rolled_back {
             self.keep_cut_lines()?;
             write_atomic(&self.path, &self.pending)?;
-            self.pending.clear();
             self.file = append_to(&self.path)?;
+            self.pending.clear();
+            self.rolled_back = false;
         }
         self.waits = false;
         self.rewrite_events();
@@ -144,10 +173,15 @@ impl Metrics {
         let line = old[..equal].iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
         let path = self.path.with_file_name(CUT_FILE);
         let mut cut = if exists(&path)? { read(&path)? } else { Vec::new() };
-        cut.extend(&old[line..]);
-        if !cut.ends_with(b"\n") {
-            cut.push(b'\n');
+        let mut lines = old[line..].to_vec();
+        if !lines.ends_with(b"\n") {
+            lines.push(b'\n');
         }
+        // A process that was killed after this has kept them already.
+        if cut.ends_with(&lines) {
+            return Ok(());
+        }
+        cut.extend(lines);
         write_atomic(&path, &cut)
     }
 }

@@ -9,9 +9,11 @@ use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR, RunInfo};
 use crate::run::signals::Interrupt;
 use crate::run::{RunDir, RunState, Script, inside};
 use serde_json::{Map, Value};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Most characters in the name of a loop's folder.
 const MOST_CHARACTERS: usize = 60;
@@ -28,7 +30,9 @@ pub struct Session {
     loops: BTreeSet<String>,
     started_from: Vec<StartedFrom>,
     /// Last checkpoints that could not be written, and why.
-    unsaved: Vec<String>,
+    unsaved: Rc<RefCell<Vec<String>>>,
+    /// What removes old checkpoints once the run has ended well.
+    pruning: Vec<Box<dyn FnOnce()>>,
 }
 
 impl Session {
@@ -37,8 +41,8 @@ impl Session {
     /// a directory is created in [`RUNS_DIR`] when it is first needed.
     pub fn start(info: RunInfo, out: Option<PathBuf>, must_resume: bool, interrupt: Interrupt) -> Result<Self> {
         let (loops, started_from) = (BTreeSet::new(), Vec::new());
-        let unsaved = Vec::new();
-        let mut session = Self { info, out, must_resume, interrupt, dir: None, loops, started_from, unsaved };
+        let (unsaved, pruning) = (Rc::default(), Vec::new());
+        let mut session = Self { info, out, must_resume, interrupt, dir: None, loops, started_from, unsaved, pruning };
         if session.out.is_some() {
             session.dir()?;
         }
@@ -155,17 +159,22 @@ impl Session {
         }
     }
 
-    /// Records that a loop's last checkpoint could not be written: the run cannot have finished well.
-    pub fn note_unsaved(&mut self, fault: String) {
-        self.unsaved.push(fault);
+    /// Where a loop whose last checkpoint could not be written says so: then the run cannot have finished well.
+    pub fn unsaved(&self) -> Rc<RefCell<Vec<String>>> {
+        self.unsaved.clone()
+    }
+
+    /// Calls this once the run has ended well: it removes old checkpoints.
+    pub fn prune_at_end(&mut self, pruning: impl FnOnce() + 'static) {
+        self.pruning.push(Box::new(pruning));
     }
 
     /// Ends the run and records how; gives the run directory, if there is one. It is an error if the last checkpoint of a
     /// loop could not be written.
     pub fn finish(mut self, state: RunState, error: Option<&str>) -> Result<Option<PathBuf>> {
         let Some(dir) = &mut self.dir else { return Ok(None) };
-        if state == RunState::Finished && !self.unsaved.is_empty() {
-            let unsaved = self.unsaved.join("; ");
+        let unsaved = self.unsaved.borrow().join("; ");
+        if state == RunState::Finished && !unsaved.is_empty() {
             dir.finish(RunState::Failed, Some(&unsaved))?;
             bail_hint!(
                 "{unsaved}";
@@ -174,6 +183,9 @@ impl Session {
             );
         }
         dir.finish(state, error)?;
+        if state == RunState::Finished {
+            self.pruning.into_iter().for_each(|prune| prune());
+        }
         Ok(Some(dir.path().to_path_buf()))
     }
 }

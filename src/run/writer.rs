@@ -4,9 +4,10 @@ use super::{log, progress};
 use crate::bail_hint;
 use crate::checkpoint::manifest::{self, Fault};
 use crate::error::{Diagnostic, Result, ensure, one_line};
-use crate::files::{PARTIAL, REPLACED, exists, names_in, recover_replaced};
+use crate::files::{PARTIAL, REPLACED, exists, names_in, recover_replaced, to_read};
 use crate::options;
 use crate::run::snapshot::Snapshot;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -117,6 +118,11 @@ impl CheckpointWriter {
 
     /// Looks for the newest intact checkpoint on disk; it is an error if all are damaged, or if one cannot be read now.
     pub fn find_newest(&mut self) -> Result<Option<Checkpoint>> {
+        for name in names_in(&self.dir)? {
+            if let Some(name) = name.strip_prefix(REPLACED) {
+                recover_replaced(&self.dir.join(name))?;
+            }
+        }
         for (step, path) in checkpoints_in(&self.dir)?.into_iter().rev() {
             match manifest::verify(&path) {
                 Ok(()) => {
@@ -159,8 +165,9 @@ impl CheckpointWriter {
         self.wait();
         let path = self.dir.join(format!("{STEP}{step:08}"));
         let (dir, options, to) = (self.dir.clone(), self.options.clone(), path.clone());
+        let counted = CountedWriter::new();
         let work = move || {
-            let _counted = CountedWriter::new();
+            let _counted = counted;
             let started = Instant::now();
             let bytes = snapshot.write(&to)?;
             // A failed removal is tried again after the next checkpoint.
@@ -201,8 +208,9 @@ impl CheckpointWriter {
 
     /// Removes old checkpoints that are still there: after each write this is tried once, and a process may have been
     /// killed before.
-    pub fn prune(&self) {
-        let _ = prune(&self.dir, &self.options);
+    pub fn pruning(&self) -> impl FnOnce() + 'static {
+        let (dir, options) = (self.dir.clone(), self.options.clone());
+        move || drop(prune(&dir, &options))
     }
 
     /// Why the last write failed, in words.
@@ -213,19 +221,15 @@ impl CheckpointWriter {
 
 /// The checkpoints in a folder, by step; none if there is no such folder.
 pub fn checkpoints_in(dir: &Path) -> Result<Vec<(i64, PathBuf)>> {
-    let mut all = Vec::new();
+    let mut all = BTreeMap::new();
     for name in names_in(dir)? {
         // A process may have been killed while it replaced this one.
         let name = name.strip_prefix(REPLACED).unwrap_or(&name);
-        let path = dir.join(name);
         if let Some(step) = name.strip_prefix(STEP).and_then(|step| step.parse().ok()) {
-            recover_replaced(&path)?;
-            all.push((step, path));
+            all.insert(step, to_read(&dir.join(name))?);
         }
     }
-    all.sort();
-    all.dedup();
-    Ok(all)
+    Ok(all.into_iter().collect())
 }
 
 fn name_of(path: &Path) -> &str {

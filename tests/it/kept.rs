@@ -1,6 +1,7 @@
 //! What must never be lost: other people's files, logged lines, the last evaluation, a checkpoint that could not be read
 //! for a moment.
 
+use crate::common::faults::library;
 use crate::common::{Folder, Running, fashion, names_in};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -50,11 +51,42 @@ fn a_model_whose_replacement_was_cut_short_is_found_again() {
     // On a file system that cannot exchange two folders, a process was killed between two renames.
     std::fs::rename(folder.path("m"), folder.path(".replaced-m")).unwrap();
     folder.run("print(checkpoint::tensors(\"m\").len());").succeeds().prints(&["2"]);
-    assert_eq!(folder.names(""), ["m", "recipe.rhai"]);
+    assert_eq!(folder.names(""), [".replaced-m", "recipe.rhai"], "who reads changes nothing");
+    std::os::unix::fs::symlink("m", folder.path("link")).unwrap();
+    folder.nepa(&["inspect", "link"]).succeeds().prints(&["weight"]);
+    folder.run(&SAVE.replace("\"m\"", "\"link\"")).succeeds();
+    assert_eq!(folder.names(""), ["link", "m", "recipe.rhai"]);
+    std::fs::remove_file(folder.path("link")).unwrap();
     // Or before it had removed the old one.
     folder.write(".replaced-m/model.safetensors", "old");
     folder.run(SAVE).succeeds();
     assert_eq!(folder.names(""), ["m", "recipe.rhai"]);
+}
+
+/// As on NFS, where the folder that was replaced cannot be removed while another process has a file of it open.
+#[test]
+fn two_renames_take_the_place_of_an_exchange_and_what_cannot_be_removed_is_no_obstacle() {
+    let folder = Folder::new();
+    folder.write("recipe.rhai", format!("seed(param(\"seed\", 1)); {SAVE}"));
+    let below = folder.path(".replaced-m").display().to_string();
+    let error = libc::ENOTEMPTY.to_string();
+    let stubborn = [
+        ("LD_PRELOAD", library().to_str().unwrap()),
+        ("FAULT_BELOW", &below),
+        ("FAULT_KINDS", ",remove,"),
+        ("FAULT_AT", "1"),
+        ("FAULT_DO", &error),
+        ("FAULT_LASTS", "1"),
+        ("FAULT_NO_EXCHANGE", "1"),
+    ];
+    let mut before = Vec::new();
+    for seed in ["seed=1", "seed=2", "seed=3"] {
+        folder.nepa_with(&stubborn, &["run", "recipe.rhai", "--device", "cpu", "--set", seed]).succeeds();
+        let weights = folder.read("m/model.safetensors");
+        assert!(weights != before, "{seed}");
+        folder.nepa(&["inspect", "m"]).succeeds();
+        before = weights;
+    }
 }
 
 #[test]
@@ -135,6 +167,22 @@ fn nothing_but_a_return_to_a_checkpoint_shortens_the_metrics_and_the_cut_lines_a
     assert_eq!(lines(&folder, "q/metrics.jsonl"), whole);
     // Those that the new attempt logs again, too.
     assert_eq!(lines(&folder, "q/metrics.cut.jsonl"), whole[..2]);
+
+    // Lines of a loop that went on in this attempt, before a later one is resumed, are not lost.
+    let two = format!(
+        "let finished = param(\"first\", 2);\n{}",
+        ["first", "second"].map(|label| format!("{{ let steps = if \"{label}\" == \"first\" {{ finished }} else {{ 4 }};
+            let model = nn::linear(1, 1);
+            let saver = run::checkpoints(\"{label}\", #{{ model: model }}, #{{ every: 2 }});
+            let now = saver.resume(#{{}}, []) ?? #{{ step: 0 }};
+            while now.step < steps {{ now.step += 1; run::log(#{{ {label}: now.step }}); if saver.due(now.step) {{ saver.save(now.step, now); }} }}
+            saver.finish(now.step, now); }}")).join("\n")
+    );
+    folder.run_with(&two, &["--out", "two"]).succeeds();
+    folder.run_with(&two, &["--out", "two", "--set", "first=4"]).succeeds();
+    let expected =
+        ["first\":1", "first\":2", "second\":1", "second\":2", "second\":3", "second\":4", "first\":3", "first\":4"];
+    assert_eq!(lines(&folder, "two/metrics.jsonl"), expected.map(|line| format!("{{\"{line}}}")));
 
     // The end of a line that was cut short by a power failure is no line.
     let torn = format!("{}\n{{\"st", whole.join("\n"));
@@ -323,4 +371,27 @@ fn who_looks_at_a_run_does_not_keep_it_from_being_resumed() {
     folder.write("o/run.json", serde_json::to_string(&run).unwrap().replace("\"finished\"", "\"running\""));
     folder.nepa(&["inspect", "o"]).succeeds().prints(&["killed: it never finished"]);
     assert_eq!(names_in(&folder.path("o/checkpoints/loop")).len(), 2);
+}
+
+/// Lustre without `-o flock`, or NFS without a lock daemon.
+#[test]
+fn a_file_system_without_locks_is_told_and_used() {
+    let folder = Folder::new();
+    folder.write("recipe.rhai", LOOP);
+    let below = folder.path("").canonicalize().unwrap().display().to_string();
+    let error = libc::ENOLCK.to_string();
+    let without_locks = [
+        ("LD_PRELOAD", library().to_str().unwrap()),
+        ("FAULT_BELOW", &below),
+        ("FAULT_KINDS", ",lock,"),
+        ("FAULT_AT", "1"),
+        ("FAULT_DO", &error),
+        ("FAULT_LASTS", "1"),
+    ];
+    let said = folder.nepa_with(&without_locks, &["run", "recipe.rhai", "--device", "cpu", "--out", "o"]);
+    said.succeeds().says(&["warning: the file system of o has no locks", "no other run uses this directory"]);
+    let run = folder.text("o/run.json").replace("\"finished\"", "\"running\"");
+    folder.write("o/run.json", run);
+    let said = folder.nepa_with(&without_locks, &["inspect", "o"]);
+    said.succeeds().prints(&["running, or killed: its lock cannot be read"]);
 }

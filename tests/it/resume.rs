@@ -425,11 +425,8 @@ fn a_run_whose_last_checkpoint_cannot_be_written_goes_on_but_has_failed() {
                   run::log(#{ note: \"after\" });";
     folder.write("recipe.rhai", script);
     // No file may be larger than 20 kB; the weights are 40 kB.
-    let line =
-        format!("ulimit -f 40; exec {} run recipe.rhai --device cpu --threads 1 --out o", env!("CARGO_BIN_EXE_nepa"));
-    let output = std::process::Command::new("sh").args(["-c", &line]).current_dir(folder.path("")).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let (code, said) = run_with_small_files(&folder, 40);
+    assert_eq!(code, Some(1), "{said}");
     for piece in [
         "warning: the checkpoint at step 2 could not be written",
         "error: loop: the checkpoint at step 3 could not be written",
@@ -445,6 +442,37 @@ fn a_run_whose_last_checkpoint_cannot_be_written_goes_on_but_has_failed() {
     // There is room again.
     folder.run_with(script, &["--out", "o"]).succeeds().says(&["restarted from the first step"]);
     assert_eq!(folder.names("o/checkpoints/loop"), ["step-00000002", "step-00000003"]);
+}
+
+/// Runs a recipe with a limit on the size of files, in blocks of 512 bytes; its exit code, and what it said.
+fn run_with_small_files(folder: &Folder, blocks: u32) -> (Option<i32>, String) {
+    let nepa = env!("CARGO_BIN_EXE_nepa");
+    let line = format!("ulimit -f {blocks}; exec {nepa} run recipe.rhai --device cpu --threads 1 --out o");
+    let output = std::process::Command::new("sh").args(["-c", &line]).current_dir(folder.path("")).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn what_cannot_be_written_at_the_end_is_no_success() {
+    let folder = Folder::new();
+    // A loop that does not call `finish`.
+    let script = "let saver = run::checkpoints(\"loop\", #{ model: nn::linear(100, 100) }, #{});
+                  saver.resume(#{}, []); saver.due(2); saver.save(2, #{});";
+    folder.write("recipe.rhai", script);
+    let (code, said) = run_with_small_files(&folder, 40);
+    assert!(code == Some(1) && said.contains("error: loop: the checkpoint at step 2 could not be written"), "{said}");
+    assert_eq!(folder.json("o/run.json")["state"], "failed");
+
+    let folder = Folder::new();
+    folder.write(
+        "recipe.rhai",
+        "for i in 0..400 { run::log(#{ step: i, text: \"0123456789012345678901234567890123456789\" }); }",
+    );
+    let (code, said) = run_with_small_files(&folder, 16);
+    assert!(code == Some(1) && said.contains("lines of o/metrics.jsonl could not be written"), "{said}");
+    assert_eq!(folder.json("o/run.json")["state"], "failed");
+    folder.nepa(&["run", "recipe.rhai", "--device", "cpu", "--out", "o"]).succeeds();
+    assert_eq!(folder.text("o/metrics.jsonl").lines().count(), 400);
 }
 
 #[test]

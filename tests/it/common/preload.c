@@ -8,6 +8,7 @@
  *   FAULT_DO      what happens there: an error number; "kill" before the call; "torn", which does half of it (all of
  *                 it where there are no halves) and then kills; "short", which does half of it; "slow", 9 s later
  *   FAULT_LASTS   if set, the calls after it fail too
+ *   FAULT_NO_EXCHANGE   if set, two folders cannot be exchanged, as on NFS
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -20,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -174,6 +176,10 @@ int fdatasync(int fd) { THROUGH(-1, "sync", fd, NULL, REAL(fdatasync)(fd)); }
 int rename(const char *from, const char *to) { THROUGH(-1, "rename", AT_FDCWD, to, REAL(rename)(from, to)); }
 int renameat(int dir, const char *from, int to_dir, const char *to) { THROUGH(-1, "rename", to_dir, to, REAL(renameat)(dir, from, to_dir, to)); }
 int renameat2(int dir, const char *from, int to_dir, const char *to, unsigned flags) {
+    if (flags && getenv("FAULT_NO_EXCHANGE")) {
+        errno = EINVAL;
+        return -1;
+    }
     THROUGH(-1, "rename", to_dir, to, REAL(renameat2)(dir, from, to_dir, to, flags));
 }
 int link(const char *from, const char *to) { THROUGH(-1, "rename", AT_FDCWD, to, REAL(link)(from, to)); }
@@ -186,6 +192,7 @@ int mkdirat(int dir, const char *path, mode_t mode) { THROUGH(-1, "mkdir", dir, 
 int unlink(const char *path) { THROUGH(-1, "remove", AT_FDCWD, path, REAL(unlink)(path)); }
 int unlinkat(int dir, const char *path, int flags) { THROUGH(-1, "remove", dir, path, REAL(unlinkat)(dir, path, flags)); }
 int rmdir(const char *path) { THROUGH(-1, "remove", AT_FDCWD, path, REAL(rmdir)(path)); }
+int flock(int fd, int operation) { THROUGH(-1, "lock", fd, NULL, REAL(flock)(fd, operation)); }
 int chmod(const char *path, mode_t mode) { THROUGH(-1, "mode", AT_FDCWD, path, REAL(chmod)(path, mode)); }
 int fchmod(int fd, mode_t mode) { THROUGH(-1, "mode", fd, NULL, REAL(fchmod)(fd, mode)); }
 int fchmodat(int dir, const char *path, mode_t mode, int flags) { THROUGH(-1, "mode", dir, path, REAL(fchmodat)(dir, path, mode, flags)); }
