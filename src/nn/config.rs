@@ -185,6 +185,13 @@ impl Architecture {
             ensure!(n >= 1, "pos_embed_images_per_draw must be positive, found {n}");
         }
         let grid = config.image_size / config.patch_size;
+        ensure!(
+            grid < 1 << 10,
+            "image_size {} with patch_size {} gives {grid} x {grid} patches, more than the {m} x {m} that are accepted",
+            config.image_size,
+            config.patch_size,
+            m = (1 << 10) - 1
+        );
         let architecture = Self { config: config.clone(), grid, tokens: grid * grid + 1, head_size };
         if device::current() == Device::Cpu {
             let parameters = architecture.parameters();

@@ -1,6 +1,6 @@
 //! GIF, by the `gif` crate: the first frame, as Pillow shows it.
 
-use super::check_claim;
+use super::{check_claim, most_packed_pixels};
 use crate::data::image::Image;
 use crate::error::{Diagnostic, Result, bail};
 use std::borrow::Cow;
@@ -29,7 +29,7 @@ fn first_frame(bytes: &[u8]) -> Result<Image> {
     let Some(palette) = frame.palette.clone().or(global) else { bail!("it has no palette") };
     let (left, top, columns) = (frame.left as usize, frame.top as usize, frame.width as usize);
     let (width, height) = (canvas.0.max(left + columns), canvas.1.max(top + frame.height as usize));
-    check_claim(width, height, bytes.len())?;
+    check_claim(width, height, bytes.len(), most_packed_pixels)?;
     let colour = |index: usize| palette.get(3 * index..3 * index + 3).map_or([0; 3], |c| [c[0], c[1], c[2]]);
     let mut data = colour(frame.transparent.unwrap_or(0) as usize).repeat(width * height);
     for (y, row) in frame.buffer.chunks_exact(columns.max(1)).enumerate() {
@@ -43,7 +43,7 @@ fn first_frame(bytes: &[u8]) -> Result<Image> {
 
 /// Refuses a canvas that is too large; one without pixels grows with its frame.
 fn check_canvas((width, height): (usize, usize), file: usize) -> Result<()> {
-    check_claim(width.max(1), height.max(1), file)
+    check_claim(width.max(1), height.max(1), file, most_packed_pixels)
 }
 
 /// The file, with a palette of grey for frames that have none.

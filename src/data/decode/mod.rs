@@ -139,19 +139,24 @@ pub fn check_size(width: usize, height: usize) -> Result<()> {
     Ok(())
 }
 
-/// How many pixels a file of so many bytes may claim: a damaged header can claim any size. A JPEG of one colour has 57
-/// pixels a byte; more are believed of small images only.
+/// How many pixels a JPEG file of so many bytes may claim: a damaged header can claim any size. One of a single colour
+/// has 57 pixels a byte with the usual tables; more are believed of small images only.
 fn most_pixels(file: usize) -> usize {
     const ALWAYS: usize = 1 << 26;
     file.saturating_mul(64).clamp(ALWAYS, MOST_PIXELS)
 }
 
-/// Refuses a size that the file, of which the decoder has read no more than the header, can hardly hold.
-fn check_claim(width: usize, height: usize, file: usize) -> Result<()> {
+/// How many pixels a file of another kind may claim. Masks and scans of few colours pack far better.
+fn most_packed_pixels(file: usize) -> usize {
+    (2 * most_pixels(file)).min(MOST_PIXELS)
+}
+
+/// Refuses a size that is not believed of a file of so many bytes, of which the decoder has read no more than the header.
+fn check_claim(width: usize, height: usize, file: usize, most: fn(usize) -> usize) -> Result<()> {
     check_size(width, height)?;
     ensure!(
-        width * height <= most_pixels(file),
-        "the image claims {width} x {height} pixels, which do not fit into {file} bytes"
+        width * height <= most(file),
+        "the image claims {width} x {height} pixels, more than are believed of a file of {file} bytes"
     );
     Ok(())
 }
@@ -332,7 +337,7 @@ mod tests {
         let (plain, progressive) = (jpeg("baseline-444.jpg"), jpeg("progressive-420-75x51.jpg"));
         for bytes in [png, plain, progressive, gif, pnm, with("bmp-24.bmp", 18, &le)] {
             let text = complaint_of(bytes);
-            assert!(text.contains("claims 16000 x 16000 pixels, which do not fit into"), "{text}");
+            assert!(text.contains("claims 16000 x 16000 pixels, more than are believed of a file of"), "{text}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! WebP, BMP and PNM, by the `image` crate.
 
 use super::kind::Kind;
-use super::{Metadata, PIXEL_BYTES, check_claim, most_pixels};
+use super::{Metadata, PIXEL_BYTES, check_claim, most_packed_pixels, most_pixels};
 use crate::data::image::Image;
 use crate::error::{Diagnostic, Result, bail};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -26,7 +26,7 @@ pub fn decode(bytes: &[u8], kind: Kind) -> Result<(Image, Metadata)> {
         Ok(mut decoder) => {
             // Before anything of that size is made.
             let (width, height) = decoder.dimensions();
-            check_claim(width as usize, height as usize, bytes.len())?;
+            check_claim(width as usize, height as usize, bytes.len(), most_packed_pixels)?;
             metadata.exif = decoder.exif_metadata().ok().flatten();
             metadata.xmp = decoder.xmp_metadata().ok().flatten();
             DynamicImage::from_decoder(decoder)

@@ -1,7 +1,7 @@
 //! PNG, by the `png` crate, as Pillow reads it: the end of a file may be missing if its image is whole, the checksum of
 //! the compressed image counts and those of its chunks do not, and chunks that are not known are passed over.
 
-use super::{Metadata, PIXEL_BYTES, check_claim, most_pixels};
+use super::{Metadata, PIXEL_BYTES, check_claim, most_packed_pixels, most_pixels};
 use crate::data::image::Image;
 use crate::error::{Diagnostic, Result, bail, ensure};
 use png::{ColorType, Transformations};
@@ -21,7 +21,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Image, Metadata)> {
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
     let mut reader = decoder.read_info().map_err(damaged)?;
     let (width, height) = (reader.info().width as usize, reader.info().height as usize);
-    check_claim(width, height, bytes.len())?;
+    check_claim(width, height, bytes.len(), most_packed_pixels)?;
     let Some(size) = reader.output_buffer_size() else { bail!("the image is too large: {width} x {height}") };
     let mut data = vec![0; size];
     let color = reader.next_frame(&mut data).map_err(damaged)?.color_type;

@@ -1,6 +1,6 @@
 //! TIFF, by the `tiff` crate: the first image, turned as its orientation tag says, as Pillow does on loading.
 
-use super::{PIXEL_BYTES, check_claim, cmyk_to_rgb, most_pixels, orientation, turned};
+use super::{PIXEL_BYTES, check_claim, cmyk_to_rgb, most_packed_pixels, most_pixels, orientation, turned};
 use crate::bail_hint;
 use crate::data::image::Image;
 use crate::error::{Context as _, Diagnostic, Error, Result, bail};
@@ -21,7 +21,7 @@ type Reader<'a> = Decoder<Cursor<Cow<'a, [u8]>>>;
 pub fn decode(bytes: &[u8]) -> Result<Image> {
     let mut reader = open(Cow::Borrowed(bytes))?;
     let (width, height) = reader.dimensions().map_err(fault)?;
-    check_claim(width as usize, height as usize, bytes.len())?;
+    check_claim(width as usize, height as usize, bytes.len(), most_packed_pixels)?;
     let number = |reader: &mut Reader<'_>, tag| reader.find_tag_unsigned::<u16>(tag).map_err(fault);
     let is_palette = number(&mut reader, Tag::PhotometricInterpretation)? == Some(PALETTE);
     let is_reversed = number(&mut reader, Tag::FillOrder)? == Some(2);

@@ -4,7 +4,7 @@
 //! that pixels are the reference's own and no assembler is needed to build it), or that of a Pillow installed beside
 //! PyTorch.
 
-use super::{DecodedRegion, Metadata, check_claim, cmyk_to_rgb, has_end};
+use super::{DecodedRegion, Metadata, check_claim, cmyk_to_rgb, has_end, most_pixels};
 use crate::data::image::{Image, Region};
 use crate::error::{Result, bail};
 use crate::ffi;
@@ -163,7 +163,7 @@ impl<'a> Jpeg<'a> {
         let fault = unsafe { nepa_jpeg_header(decoder.0, bytes.as_ptr(), bytes.len(), &mut info) };
         let jpeg = Self { decoder: Some(decoder), info, bytes };
         jpeg.check(fault)?;
-        check_claim(info.width as usize, info.height as usize, bytes.len())?;
+        check_claim(info.width as usize, info.height as usize, bytes.len(), most_pixels)?;
         Ok(jpeg)
     }
 

@@ -1,6 +1,6 @@
 //! JPEG in pure Rust, where libjpeg-turbo is not at hand.
 
-use super::{Metadata, check_claim, cmyk_to_rgb, has_end, truncated};
+use super::{Metadata, check_claim, cmyk_to_rgb, has_end, most_pixels, truncated};
 use crate::data::image::Image;
 use crate::error::{Result, bail};
 use zune_core::bytestream::ZCursor;
@@ -18,7 +18,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Image, Metadata)> {
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(damaged)?;
     let Some((width, height)) = decoder.dimensions() else { bail!("damaged JPEG: its header gives no size") };
-    check_claim(width, height, bytes.len())?;
+    check_claim(width, height, bytes.len(), most_pixels)?;
     if !has_end(bytes, header_length(bytes))? {
         return Err(truncated(bytes));
     }

@@ -78,7 +78,7 @@ struct RowGroup {
     /// Where the images lie; None if they are stored in a way that needs the general reader.
     values: OnceLock<Option<Values>>,
     /// What is wrong with its pages; asked for where the general reader is needed.
-    checked: OnceLock<Result<(), String>>,
+    checked: OnceLock<()>,
 }
 
 /// What is read from a shard at once.
@@ -254,11 +254,12 @@ impl Shard {
         let root = schema.columns()[self.leaf].path().parts()[0].clone();
         let leaves: Vec<usize> =
             (0..schema.num_columns()).filter(|i| schema.column(*i).path().parts()[0] == root).collect();
-        let checked = self.groups[group].checked.get_or_init(|| {
+        // Only success is remembered: an error may be the disk's, and pass.
+        if self.groups[group].checked.get().is_none() {
             let mut columns = leaves.iter().map(|leaf| self.meta.metadata().row_group(group).column(*leaf));
-            columns.try_for_each(|column| self.input.check_pages(column).map(drop)).map_err(|e| e.to_string())
-        });
-        checked.clone().map_err(Diagnostic::new)?;
+            columns.try_for_each(|column| self.input.check_pages(column).map(drop))?;
+            let _ = self.groups[group].checked.set(());
+        }
         let batch = ParquetRecordBatchReaderBuilder::new_with_metadata(self.input.clone(), self.meta.clone())
             .with_projection(ProjectionMask::leaves(schema, leaves))
             .with_row_groups(vec![group])
