@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// The most that a file of text or JSON may have.
-const MOST_TEXT: u64 = 64 << 20;
+pub const MOST_TEXT: u64 = 64 << 20;
 
 /// Opens a regular file; links are followed.
 pub fn open(path: &Path) -> Result<File> {

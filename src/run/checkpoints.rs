@@ -269,15 +269,14 @@ impl Checkpoints {
     /// writing fails, tries once more.
     fn save_last(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: &Moment) -> Result<()> {
         if self.writer.wait() && self.saved.as_ref() == Some(moment) {
-            // An attempt that fails before it has made a step removes nothing.
-            session.prune_at_end(self.writer.pruning());
+            session.prune_at_end(self.writer.kept());
             return Ok(());
         }
         for pause in [0, 3] {
             std::thread::sleep(Duration::from_secs(pause));
             self.begin_save(session, training, moment.clone())?;
             if self.writer.wait() {
-                session.prune_at_end(self.writer.pruning());
+                session.prune_at_end(self.writer.kept());
                 break;
             }
         }

@@ -47,9 +47,6 @@ fn leads_inside(dir: &Path, link: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The most bytes of what a run writes for people or as JSON, but for its metrics.
-pub const MOST_TEXT: u64 = 64 << 20;
-
 /// Whether a path that begins with `dir` lies in it, as [`path_in`] has it.
 pub fn is_in(dir: &Path, path: &Path) -> bool {
     path.strip_prefix(dir).is_ok_and(|name| path_in(dir, name).is_ok())

@@ -3,8 +3,9 @@
 
 use crate::error::Result;
 use crate::files::write_atomic;
-use crate::run::inside::{self, MOST_TEXT};
+use crate::run::inside;
 use crate::run::schema::ScriptRecord;
+use crate::untrusted::MOST_TEXT;
 use similar::TextDiff;
 use std::path::Path;
 

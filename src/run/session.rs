@@ -7,6 +7,7 @@ use crate::files::{read_json, write_atomic};
 use crate::provenance::{ModelProvenance, RunProvenance, StartedFrom, timestamp};
 use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR, RunInfo};
 use crate::run::signals::Interrupt;
+use crate::run::writer::{CheckpointOptions, prune};
 use crate::run::{RunDir, RunState, Script, inside};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -31,8 +32,8 @@ pub struct Session {
     started_from: Vec<StartedFrom>,
     /// Last checkpoints that could not be written, and why.
     unsaved: Rc<RefCell<Vec<String>>>,
-    /// What removes old checkpoints once the run has ended well.
-    pruning: Vec<Box<dyn FnOnce()>>,
+    /// Loops whose old checkpoints are removed once the run has ended well.
+    pruned: Vec<(PathBuf, CheckpointOptions)>,
 }
 
 impl Session {
@@ -41,8 +42,8 @@ impl Session {
     /// a directory is created in [`RUNS_DIR`] when it is first needed.
     pub fn start(info: RunInfo, out: Option<PathBuf>, must_resume: bool, interrupt: Interrupt) -> Result<Self> {
         let (loops, started_from) = (BTreeSet::new(), Vec::new());
-        let (unsaved, pruning) = (Rc::default(), Vec::new());
-        let mut session = Self { info, out, must_resume, interrupt, dir: None, loops, started_from, unsaved, pruning };
+        let (unsaved, pruned) = (Rc::default(), Vec::new());
+        let mut session = Self { info, out, must_resume, interrupt, dir: None, loops, started_from, unsaved, pruned };
         if session.out.is_some() {
             session.dir()?;
         }
@@ -164,9 +165,10 @@ impl Session {
         self.unsaved.clone()
     }
 
-    /// Calls this once the run has ended well: it removes old checkpoints.
-    pub fn prune_at_end(&mut self, pruning: impl FnOnce() + 'static) {
-        self.pruning.push(Box::new(pruning));
+    /// Removes a finished loop's old checkpoints once more when the run has ended well: after each write this is tried
+    /// once, and a process may have been killed before. An attempt that fails before its first step removes nothing.
+    pub fn prune_at_end(&mut self, kept: (PathBuf, CheckpointOptions)) {
+        self.pruned.push(kept);
     }
 
     /// Ends the run and records how; gives the run directory, if there is one. It is an error if the last checkpoint of a
@@ -184,7 +186,9 @@ impl Session {
         }
         dir.finish(state, error)?;
         if state == RunState::Finished {
-            self.pruning.into_iter().for_each(|prune| prune());
+            for (dir, options) in self.pruned {
+                let _ = prune(&dir, &options);
+            }
         }
         Ok(Some(dir.path().to_path_buf()))
     }

@@ -206,11 +206,9 @@ impl CheckpointWriter {
         self.fault.is_none()
     }
 
-    /// Removes old checkpoints that are still there: after each write this is tried once, and a process may have been
-    /// killed before.
-    pub fn pruning(&self) -> impl FnOnce() + 'static {
-        let (dir, options) = (self.dir.clone(), self.options.clone());
-        move || drop(prune(&dir, &options))
+    /// The folder of the checkpoints, and which of them to keep: see [`prune`].
+    pub fn kept(&self) -> (PathBuf, CheckpointOptions) {
+        (self.dir.clone(), self.options.clone())
     }
 
     /// Why the last write failed, in words.
@@ -237,7 +235,7 @@ fn name_of(path: &Path) -> &str {
 }
 
 /// Removes all but the newest `keep` checkpoints and those at multiples of `keep_every`.
-fn prune(dir: &Path, options: &CheckpointOptions) -> Result<()> {
+pub fn prune(dir: &Path, options: &CheckpointOptions) -> Result<()> {
     let mut old = checkpoints_in(dir)?;
     old.truncate(old.len().saturating_sub(options.keep));
     for (step, path) in old {

@@ -1,7 +1,7 @@
 //! What rank 0 does for all, and what comes of it where it fails: every rank gets the same error, at once.
 
 use crate::common::Folder;
-use crate::common::faults::library;
+use crate::common::faults::strike;
 use std::time::{Duration, Instant};
 
 /// `taken` is a file, so nothing can be written below it; `folder` is one, so no file can take its place.
@@ -65,13 +65,7 @@ fn the_others_wait_for_rank_0_as_long_as_it_works() {
     folder.write("recipe.rhai", "dist::barrier();\nprint(\"together\");\n");
     let args = ["run", "recipe.rhai", "--device", "cpu", "--threads", "1", "--nproc", "2", "--out", "out"];
     let below = folder.path("").canonicalize().unwrap().join("out").display().to_string();
-    let slow = [
-        ("LD_PRELOAD", library().to_str().unwrap()),
-        ("FAULT_BELOW", &below),
-        ("FAULT_KINDS", ",create,"),
-        ("FAULT_AT", "1"),
-        ("FAULT_DO", "slow"),
-    ];
+    let slow = strike(&below, ",create,", "1", "slow");
     let mut run = folder.start(&[&args[..], &["--dist-timeout", "4"]].concat(), &slow);
     assert!(!run.ended_before(Instant::now() + Duration::from_secs(9)), "{}", run.finish());
     run.finish().succeeds().prints(&["together"]);

@@ -1,7 +1,7 @@
 //! What must never be lost: other people's files, logged lines, the last evaluation, a checkpoint that could not be read
 //! for a moment.
 
-use crate::common::faults::library;
+use crate::common::faults::strike;
 use crate::common::{Folder, Running, fashion, names_in};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -70,15 +70,8 @@ fn two_renames_take_the_place_of_an_exchange_and_what_cannot_be_removed_is_no_ob
     folder.write("recipe.rhai", format!("seed(param(\"seed\", 1)); {SAVE}"));
     let below = folder.path(".replaced-m").display().to_string();
     let error = libc::ENOTEMPTY.to_string();
-    let stubborn = [
-        ("LD_PRELOAD", library().to_str().unwrap()),
-        ("FAULT_BELOW", &below),
-        ("FAULT_KINDS", ",remove,"),
-        ("FAULT_AT", "1"),
-        ("FAULT_DO", &error),
-        ("FAULT_LASTS", "1"),
-        ("FAULT_NO_EXCHANGE", "1"),
-    ];
+    let mut stubborn = strike(&below, ",remove,", "1", &error);
+    stubborn.extend([("FAULT_LASTS", "1"), ("FAULT_NO_EXCHANGE", "1")]);
     let mut before = Vec::new();
     for seed in ["seed=1", "seed=2", "seed=3"] {
         folder.nepa_with(&stubborn, &["run", "recipe.rhai", "--device", "cpu", "--set", seed]).succeeds();
@@ -380,14 +373,8 @@ fn a_file_system_without_locks_is_told_and_used() {
     folder.write("recipe.rhai", LOOP);
     let below = folder.path("").canonicalize().unwrap().display().to_string();
     let error = libc::ENOLCK.to_string();
-    let without_locks = [
-        ("LD_PRELOAD", library().to_str().unwrap()),
-        ("FAULT_BELOW", &below),
-        ("FAULT_KINDS", ",lock,"),
-        ("FAULT_AT", "1"),
-        ("FAULT_DO", &error),
-        ("FAULT_LASTS", "1"),
-    ];
+    let mut without_locks = strike(&below, ",lock,", "1", &error);
+    without_locks.push(("FAULT_LASTS", "1"));
     let said = folder.nepa_with(&without_locks, &["run", "recipe.rhai", "--device", "cpu", "--out", "o"]);
     said.succeeds().says(&["warning: the file system of o has no locks", "no other run uses this directory"]);
     let run = folder.text("o/run.json").replace("\"finished\"", "\"running\"");

@@ -4,10 +4,11 @@ use crate::bail_hint;
 use crate::error::{Context as _, Result};
 use crate::files::beside;
 use crate::run::RunFile;
-use crate::run::inside::{self, MOST_TEXT};
+use crate::run::inside;
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::METRICS_FILE;
 use crate::untrusted;
+use crate::untrusted::MOST_TEXT;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 

@@ -11,11 +11,12 @@ use crate::files::{beside, folders_in, read_json};
 use crate::provenance::ModelProvenance;
 use crate::run::RunFile;
 use crate::run::directory::checkpoints_of_run;
-use crate::run::inside::{self, MOST_TEXT};
+use crate::run::inside;
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::log::LOG_FILE;
 use crate::run::metrics::METRICS_FILE;
 use crate::run::schema::RECIPE_FILE;
+use crate::untrusted::MOST_TEXT;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 

@@ -229,17 +229,11 @@ fn run(folder: &Folder, attack: Attack, n: usize) -> (Ended, Vec<Call>) {
         Blow::Error(number) => number.to_string(),
     };
     let (number, below) = (n.to_string(), folder.path(OUT).display().to_string());
-    let (library, log_path) = (library().display().to_string(), log.display().to_string());
-    let mut environment = vec![
-        ("LD_PRELOAD", library.as_str()),
-        ("FAULT_BELOW", &below),
-        ("FAULT_LOG", &log_path),
-        ("FAULT_KINDS", &kinds),
-        ("FAULT_AT", &number),
-        ("FAULT_DO", &blow),
-        // Or nepa starts itself once more to set it.
-        ("GOMP_SPINCOUNT", "1000"),
-    ];
+    let log_path = log.display().to_string();
+    let mut environment = strike(&below, &kinds, &number, &blow);
+    environment.push(("FAULT_LOG", &log_path));
+    // Or nepa starts itself once more to set it.
+    environment.push(("GOMP_SPINCOUNT", "1000"));
     if attack.lasts {
         environment.push(("FAULT_LASTS", "1"));
     }
@@ -256,8 +250,16 @@ fn run(folder: &Folder, attack: Attack, n: usize) -> (Ended, Vec<Call>) {
     (ended, calls.collect())
 }
 
+/// The environment of a process in which the call number `at` of these kinds (",write,sync,") below a folder meets a blow,
+/// as `preload.c` has them.
+pub fn strike<'a>(below: &'a str, kinds: &'a str, at: &'a str, blow: &'a str) -> Vec<(&'a str, &'a str)> {
+    let library = library().to_str().unwrap();
+    let what = [("FAULT_BELOW", below), ("FAULT_KINDS", kinds), ("FAULT_AT", at), ("FAULT_DO", blow)];
+    std::iter::once(("LD_PRELOAD", library)).chain(what).collect()
+}
+
 /// `preload.c`, compiled once.
-pub fn library() -> &'static Path {
+fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let source = super::repository("tests/it/common/preload.c");
