@@ -93,6 +93,30 @@ impl VitNepaConfig {
     pub fn mlp_size(&self) -> i64 {
         self.intermediate_size.unwrap_or(self.hidden_size.saturating_mul(4))
     }
+
+    /// That sizes and counts are positive, and so small that numbers of parameters are still numbers.
+    fn check_sizes(&self) -> Result<()> {
+        let positive = [
+            ("image_size", self.image_size, 1 << 16),
+            ("patch_size", self.patch_size, 1 << 16),
+            ("num_channels", self.num_channels, 1 << 10),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("num_attention_heads", self.num_attention_heads, 1 << 20),
+        ];
+        for (name, value, most) in positive {
+            ensure!(value > 0, "{name} must be positive, found {value}");
+            ensure!(value <= most, "{name} must be at most {most}, found {value}");
+        }
+        let mlp_size = self.mlp_size();
+        ensure!(mlp_size > 0, "intermediate_size must be positive, found {mlp_size}");
+        ensure!(mlp_size <= 1 << 22, "intermediate_size must be at most {}, found {mlp_size}", 1 << 22);
+        let counts = [("num_hidden_layers", self.num_hidden_layers, 1 << 16), ("num_labels", self.num_labels, 1 << 30)];
+        for (name, value, most) in counts {
+            ensure!(value >= 0, "{name} must not be negative, found {value}");
+            ensure!(value <= most, "{name} must be at most {most}, found {value}");
+        }
+        Ok(())
+    }
 }
 
 /// A configuration whose values fit together, with the sizes that follow from them. Every block is built from one, and
@@ -119,27 +143,7 @@ impl Deref for Architecture {
 impl Architecture {
     /// Checks what the types of single options cannot; the error names the option at fault.
     pub fn new(config: &VitNepaConfig) -> Result<Self> {
-        // With larger ones, numbers of parameters would not be numbers any more.
-        let positive = [
-            ("image_size", config.image_size, 1 << 16),
-            ("patch_size", config.patch_size, 1 << 16),
-            ("num_channels", config.num_channels, 1 << 10),
-            ("hidden_size", config.hidden_size, 1 << 20),
-            ("num_attention_heads", config.num_attention_heads, 1 << 20),
-        ];
-        for (name, value, most) in positive {
-            ensure!(value > 0, "{name} must be positive, found {value}");
-            ensure!(value <= most, "{name} must be at most {most}, found {value}");
-        }
-        let mlp_size = config.mlp_size();
-        ensure!(mlp_size > 0, "intermediate_size must be positive, found {mlp_size}");
-        ensure!(mlp_size <= 1 << 22, "intermediate_size must be at most {}, found {mlp_size}", 1 << 22);
-        let counts =
-            [("num_hidden_layers", config.num_hidden_layers, 1 << 16), ("num_labels", config.num_labels, 1 << 30)];
-        for (name, value, most) in counts {
-            ensure!(value >= 0, "{name} must not be negative, found {value}");
-            ensure!(value <= most, "{name} must be at most {most}, found {value}");
-        }
+        config.check_sizes()?;
         ensure!(
             config.image_size % config.patch_size == 0,
             "patch_size must divide image_size, found patch_size {} and image_size {}",
