@@ -5,6 +5,7 @@
 
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail};
+use crate::memory;
 use serde_json::Value;
 use std::fs::{File, FileType};
 use std::io::{ErrorKind, Read as _};
@@ -46,7 +47,7 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let size = file.metadata().with_context(reading)?.len();
     let mut bytes = Vec::new();
     if size <= most {
-        bytes = memory(size as usize).with_context(reading)?;
+        bytes = room_for(size as usize).with_context(reading)?;
         file.take(most + 1).read_to_end(&mut bytes).with_context(reading)?;
     }
     if size > most || bytes.len() as u64 > most {
@@ -60,12 +61,13 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
 }
 
 /// Room for so many bytes, or an error.
-fn memory(bytes: usize) -> Result<Vec<u8>> {
+fn room_for(bytes: usize) -> Result<Vec<u8>> {
     let mut room = Vec::new();
-    match room.try_reserve_exact(bytes) {
-        Ok(()) => Ok(room),
-        Err(_) => bail!("there is no memory for its {bytes} bytes"),
+    // The system may promise more than there is.
+    if bytes as u64 > memory::total() || room.try_reserve_exact(bytes).is_err() {
+        bail!("there is no memory for its {bytes} bytes");
     }
+    Ok(room)
 }
 
 /// The text of a file, without the byte order mark that editors on Windows put before it.

@@ -1,14 +1,14 @@
 //! Folders with a manifest: the size and CRC-32 of every file, so that a damaged one is found.
 
 use crate::bail_hint;
-use crate::error::{Context as _, Error, Result, anyhow, ensure};
+use crate::error::{Context as _, Error, Result, anyhow, bail, ensure};
 use crate::files::{Existing, FolderWriter, write_folder};
 use crc32fast::Hasher;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// What is in a folder: the last file written, itself with a checksum in its second line.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -151,7 +151,12 @@ fn parse(text: &[u8]) -> Result<BTreeMap<String, Checksum>> {
         bail_hint!("its end is missing"; "it was cut short or changed");
     };
     ensure!(sum == format!("{:08x}", crc32fast::hash(list.as_bytes())), "its checksum does not match");
-    Ok(serde_json::from_str(list)?)
+    let checksums: BTreeMap<String, Checksum> = serde_json::from_str(list)?;
+    let lies_there = |name: &String| Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    if let Some(name) = checksums.keys().find(|name| !lies_there(name)) {
+        bail!("it names the file \"{}\", which does not lie in its folder", name.escape_debug());
+    }
+    Ok(checksums)
 }
 
 fn checksum_of(path: &Path) -> std::io::Result<Checksum> {
@@ -166,6 +171,22 @@ fn checksum_of(path: &Path) -> std::io::Result<Checksum> {
             }
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_lie_in_the_folder() {
+        for (name, accepted) in [("a", true), ("raw/a", true), ("../a", false), ("raw/../../a", false), ("/a", false)] {
+            let list = format!(r#"{{"{name}":{{"bytes":1,"crc32":2}}}}"#);
+            let read = parse(format!("{list}\n{:08x}\n", crc32fast::hash(list.as_bytes())).as_bytes());
+            let told = read.map_or_else(|e| e.to_string(), |files| format!("{:?}", files.keys()));
+            assert_eq!(!told.contains("does not lie in its folder"), accepted, "{told}");
+            assert!(told.contains(name), "{told}");
         }
     }
 }

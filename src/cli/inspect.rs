@@ -104,13 +104,30 @@ fn run(path: &Path) -> Result<String> {
             let _ = writeln!(out, "  last: {last}");
         }
     }
-    for checkpoint in checkpoints_of_run(path)?.into_iter().filter(|checkpoint| inside::is_in(path, checkpoint)) {
+    let (checkpoints, outside) = checkpoints(path)?;
+    for checkpoint in checkpoints {
         let _ = writeln!(out, "checkpoint: {}", checkpoint.display());
+    }
+    if let Some(words) = outside {
+        let _ = writeln!(out, "{words}");
     }
     for model in models(path)? {
         let _ = writeln!(out, "model: {}", model.display());
     }
     Ok(out)
+}
+
+/// The checkpoints that lie in a run directory, and a line about those that only a link in it leads to: they are not
+/// looked at.
+pub fn checkpoints(run: &Path) -> Result<(Vec<PathBuf>, Option<String>)> {
+    let (mut there, mut first) = (Vec::new(), None);
+    for path in checkpoints_of_run(run)? {
+        match inside::path_in(run, path.strip_prefix(run).unwrap_or(&path)) {
+            Ok(_) => there.push(path),
+            Err(why) => first = first.or(Some(format!("there are checkpoints that are not shown: {why}"))),
+        }
+    }
+    Ok((there, first))
 }
 
 /// A checkpoint of a training loop: whether it is intact, where the loop stands, what it depends on.

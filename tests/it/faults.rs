@@ -1,7 +1,7 @@
 //! System calls of a run fail, or the run is killed at one of them: it goes on or says why, and the next one ends as if
 //! nothing had been. These are some of all calls; `cargo xtask soak faults` tries each.
 
-use crate::common::faults::{ATTACKS, Point, Start, Undisturbed};
+use crate::common::faults::{ATTACKS, Point, Start, Undisturbed, strike};
 use crate::common::{Folder, copy, repository};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -43,18 +43,21 @@ fn a_run_goes_on_or_says_why_and_the_next_one_ends_as_the_undisturbed_one() {
 fn what_cannot_be_looked_at_is_not_left_out_of_a_data_set() {
     let folder = Folder::new();
     copy(&repository("tests/fixtures/data"), &folder.path("d"));
-    // A link to itself: as with a failing disk, nothing can be said about it.
-    for loop_ in ["d/webdataset/train-0001.tar", "d/folder/train/n01440764"] {
-        let path = folder.path(loop_);
-        let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
-        std::os::unix::fs::symlink(&path, &path).unwrap();
+    // What links lead to is asked of the system by name.
+    for (name, moved) in [("d/webdataset/train-0001.tar", "shard"), ("d/folder/train/n01440764", "class")] {
+        std::fs::rename(folder.path(name), folder.path(moved)).unwrap();
+        std::os::unix::fs::symlink(folder.path(moved), folder.path(name)).unwrap();
     }
     for (open, file) in [
         ("data::webdataset(\"d/webdataset/train-*.tar\")", "d/webdataset/train-0001.tar"),
         ("data::image_folder(\"d/folder/train\")", "d/folder/train/n01440764"),
         ("data::open(\"d/folder\", \"train\")", "d/folder/train/n01440764"),
     ] {
-        let said = folder.run(&format!("print({open}.len);"));
-        said.fails(1).says(&[&format!("cannot read {file}: Too many levels of symbolic links")]);
+        folder.write("open.rhai", format!("print({open}.len);"));
+        folder.nepa(&["run", "open.rhai", "--out", "whole"]).succeeds();
+        let below = folder.path("").canonicalize().unwrap().join(file).display().to_string();
+        let fault = strike(&below, ",stat,", "1", "5");
+        let said = folder.nepa_with(&[fault, vec![("FAULT_LASTS", "1")]].concat(), &["run", "open.rhai"]);
+        said.fails(1).says(&[&format!("cannot read {file}: Input/output error")]);
     }
 }

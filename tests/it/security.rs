@@ -93,6 +93,8 @@ fn hostile_run(folder: &Folder) {
     symlink("../outside/picture.png", folder.path("r/link.png")).unwrap();
     symlink("../outside", folder.path("r/way")).unwrap();
     symlink("../outside/model", folder.path("r/model")).unwrap();
+    std::fs::create_dir_all(folder.path("outside/loops/pretrain/step-00000001")).unwrap();
+    symlink("../outside/loops", folder.path("r/checkpoints")).unwrap();
     make_pipe(&folder.path("r/pipe.png"));
     let samples: Vec<_> = ["own.png", "link.png", "way/picture.png", "pipe.png", "text.png", "/dev/zero"]
         .iter()
@@ -120,7 +122,10 @@ fn a_page_of_a_strangers_run_holds_nothing_from_elsewhere_and_runs_nothing() {
     folder.nepa(&["plot", "r", "--out", "o.svg"]).succeeds();
     assert!(!folder.text("o.svg").contains(['\u{1b}', '\u{7}']));
     let said = folder.nepa(&["inspect", "r"]);
-    said.succeeds().prints(&["\\x1b[2J", "\\u001b]0;title"]);
+    let outside =
+        "there are checkpoints that are not shown: r/checkpoints is a link that leads out of the run directory";
+    said.succeeds().prints(&["\\x1b[2J", "\\u001b]0;title", outside]);
+    assert!(page.contains(outside));
     assert!(!said.stdout.contains("model:") && !said.stdout.contains('\u{1b}'), "{said}");
 }
 

@@ -10,7 +10,6 @@ use crate::error::{Context as _, Result};
 use crate::files::{beside, folders_in, read_json};
 use crate::provenance::ModelProvenance;
 use crate::run::RunFile;
-use crate::run::directory::checkpoints_of_run;
 use crate::run::inside;
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::log::LOG_FILE;
@@ -77,8 +76,8 @@ pub fn report(dir: &Path) -> Result<Report> {
         let about = provenance(dir, &path);
         folder(path, about)
     });
-    let checkpoints = checkpoints_of_run(dir)?.into_iter().filter(|path| inside::is_in(dir, path));
-    let checkpoints = checkpoints.take(MOST_FOLDERS).map(|path| {
+    let (checkpoints, outside) = inspect::checkpoints(dir)?;
+    let checkpoints = checkpoints.into_iter().take(MOST_FOLDERS).map(|path| {
         let name = below(&path.join(manifest::MANIFEST_FILE));
         let verified = inside::check(dir, &name, MOST_TEXT).and_then(|()| manifest::verify_sizes(&path));
         let about = match verified {
@@ -87,12 +86,14 @@ pub fn report(dir: &Path) -> Result<Report> {
         };
         folder(path, about)
     });
+    let mut warnings = optional(&dir.join(LOG_FILE), MOST_TEXT)?.map_or(Vec::new(), |log| warnings(&log));
+    warnings.extend(outside);
     Ok(Report {
         state: run.status(RunLock::is_held(dir)),
         run,
         logged,
         evaluation,
-        warnings: optional(&dir.join(LOG_FILE), MOST_TEXT)?.map_or(Vec::new(), |log| warnings(&log)),
+        warnings,
         pictures,
         models: models.collect(),
         checkpoints: checkpoints.collect(),

@@ -158,8 +158,13 @@ fn class_folders(dir: &Path) -> Result<Vec<OsString>> {
     let reading = || format!("cannot read {}", dir.display());
     for entry in std::fs::read_dir(dir).with_context(reading)? {
         let entry = entry.with_context(reading)?;
-        if !paths::is_stray(entry.file_name().as_bytes()) && paths::is_folder(&entry)? {
+        if paths::is_stray(entry.file_name().as_bytes()) {
+            continue;
+        }
+        if paths::is_folder(&entry)? {
             folders.push(entry.file_name());
+        } else if paths::look_at(&entry.path())?.is_none() {
+            listing::note_once(&format!("{} is a link that leads nowhere: it is no class", entry.path().display()));
         }
     }
     names::sort_classes(&mut folders, |folder| folder.as_bytes());

@@ -4,9 +4,9 @@ use super::StoredImage;
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
 use crate::untrusted;
+use rustix::io::Errno;
 use std::borrow::Cow;
 use std::fs::{DirEntry, File, Metadata};
-use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -39,14 +39,20 @@ pub(super) fn entries(dir: &Path) -> Vec<String> {
     names
 }
 
-/// What lies at a path, links followed; nothing if there is none. One that cannot be looked at is an error: taken for
-/// missing, it would leave its images out.
+/// What lies at a path, links followed; nothing if there is none, or a link that leads nowhere. One that cannot be
+/// looked at is an error: taken for missing, it would leave its images out.
 pub(super) fn look_at(path: &Path) -> Result<Option<Metadata>> {
     match std::fs::metadata(path) {
         Ok(found) => Ok(Some(found)),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) if leads_nowhere(&e) => Ok(None),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
     }
+}
+
+/// Whether it tells that there is nothing: also at the end of a link that goes through a file, or to itself.
+fn leads_nowhere(error: &std::io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 
 /// Whether it is a folder, or a link to one.
@@ -235,17 +241,19 @@ pub(super) fn read_image(path: &Path) -> Result<StoredImage<'static>> {
     Ok(StoredImage::Encoded(Cow::Owned(untrusted::read(path, MOST_IMAGE)?)))
 }
 
-/// The file in `dir` that a data set names: one that lies there. A data set from elsewhere must not choose which files
-/// of this machine are read.
+/// The file in `dir` that a data set names: one that lies there, also by its whole path. A data set from elsewhere must
+/// not choose which files of this machine are read.
 pub(super) fn inside(dir: &Path, name: &str) -> Result<PathBuf> {
-    let lies_there = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    if !lies_there || name.is_empty() {
+    let whole = std::path::absolute(dir).ok();
+    let below = whole.as_ref().and_then(|dir| Path::new(name).strip_prefix(dir).ok()).unwrap_or(Path::new(name));
+    let lies_there = below.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !lies_there || below.as_os_str().is_empty() {
         bail_hint!(
             "the data set names the file \"{}\", which does not lie in its folder {}", name.escape_debug(), dir.display();
             "put its files there, named by their paths from there, or write their content into the table"
         );
     }
-    Ok(dir.join(name))
+    Ok(dir.join(below))
 }
 
 /// `len` bytes at `at`, without moving the position that the file's users share.

@@ -66,7 +66,11 @@ impl Shards {
         };
         let (mut own, mut others) = (Vec::new(), Vec::new());
         for file in files {
-            let is_own = kind_of(&file) == Some(kind) && paths::look_at(&file)?.is_some_and(|found| found.is_file());
+            let about = paths::look_at(&file)?;
+            if about.is_none() {
+                bail_hint!("{} is a link that leads nowhere", file.display(); "put its file back, or remove the link");
+            }
+            let is_own = kind_of(&file) == Some(kind) && about.is_some_and(|found| found.is_file());
             if is_own { own.push(file) } else { others.push(file) }
         }
         let files = own;

@@ -175,6 +175,11 @@ impl Shard {
             Diagnostic::new(message).hint("fetch it again; expected a Parquet file, which ends in PAR1")
         };
         let meta = input.metadata().map_err(|e| damaged(e.to_string()))?;
+        let rows = meta.metadata().file_metadata().num_rows();
+        // A row without an image takes almost nothing, but this is to be a table of images.
+        if rows as u64 > input.size {
+            return Err(damaged(format!("it announces {rows} rows, more than it has bytes")).into());
+        }
         if meta.metadata().row_groups().iter().flat_map(|g| g.columns()).any(|c| c.compression() == Compression::LZO) {
             bail_hint!("{} is compressed with LZO, which is not read", path.display(); "write it anew with snappy or zstd");
         }

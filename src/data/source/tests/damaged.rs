@@ -69,6 +69,12 @@ fn parquet_of_more_rows_than_bytes_is_told() {
     ]);
     dir.write("a.parquet", plain(&rows.unwrap()));
     complains(open(&dir.text("a.parquet"), None), &["a.parquet", "100000 rows, more than it has bytes"]);
+
+    // A table of labels alone, next to one of images, is none of its shards.
+    let labels = Arc::new(Int64Array::from(vec![1; 100_000])) as ArrayRef;
+    dir.write("d/labels.parquet", plain(&RecordBatch::try_from_iter([("label", labels)]).unwrap()));
+    dir.write("d/train.parquet", plain(&batch(0..61)));
+    assert_eq!(open(&dir.text("d"), None).unwrap().len(), 61);
 }
 
 #[test]
@@ -192,8 +198,11 @@ fn paths_in_tables_stay_in_the_data_sets_folder() {
             complains(source.read(0).map(drop), &[&format!("names the file \"{path}\""), "not lie in its folder", "/"]);
         }
     }
-    // As a user lays it out: below the folder, or linked from there.
-    for (path, content) in [("inside/x.gif", "image"), ("./inside/x.gif", "image"), ("link.gif", "secret")] {
+    // As a user lays it out: below the folder, or linked from there; by its whole path, too.
+    let whole = dir.text("d/inside/x.gif");
+    for (path, content) in
+        [("inside/x.gif", "image"), ("./inside/x.gif", "image"), (&*whole, "image"), ("link.gif", "secret")]
+    {
         dir.write("d/a.parquet", plain(&pointing(path)));
         assert_eq!(bytes(&*open(&dir.text("d/a.parquet"), None).unwrap(), 0), content.as_bytes());
     }
@@ -228,6 +237,26 @@ fn only_files_are_read_as_images_and_shards() {
     for name in ["train.tar", "train.parquet"] {
         complains(open(&dir.text(name), None), &[name, "is no ."]);
     }
+}
+
+#[test]
+fn links_that_lead_nowhere_are_no_classes_and_no_shards() {
+    let dir = Dir::new();
+    dir.write("d/cat/1.gif", "image");
+    dir.write("file", "");
+    for (name, to) in [("dog", "../gone"), ("elk", "elk"), ("fox", "../file/fox")] {
+        std::os::unix::fs::symlink(to, dir.path("d").join(name)).unwrap();
+    }
+    printed();
+    assert_eq!(ImageFolder::open(&dir.path("d"), None).unwrap().class_names(), ["cat"]);
+    let mut said = printed();
+    said.sort();
+    let expected = ["dog", "elk", "fox"].map(|name| format!("d/{name} is a link that leads nowhere: it is no class"));
+    assert!(said.len() == 3 && said.iter().zip(&expected).all(|(said, line)| said.ends_with(line)), "{said:?}");
+    dir.write("s/train-0.tar", "");
+    std::os::unix::fs::symlink("gone", dir.path("s/train-1.tar")).unwrap();
+    complains(open(&dir.text("s/train-*.tar"), None), &["s/train-1.tar is a link that leads nowhere"]);
+    complains(open(&dir.text("s"), None), &["cannot read", "s/train-1.tar"]);
 }
 
 /// A few bytes may stand for more than there is memory.
