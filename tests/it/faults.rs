@@ -54,7 +54,7 @@ fn what_cannot_be_looked_at_is_not_left_out_of_a_data_set() {
         ("data::open(\"d/folder\", \"train\")", "d/folder/train/n01440764"),
     ] {
         folder.write("open.rhai", format!("print({open}.len);"));
-        folder.nepa(&["run", "open.rhai", "--out", "whole"]).succeeds();
+        folder.nepa(&["run", "open.rhai"]).succeeds();
         let below = folder.path("").canonicalize().unwrap().join(file).display().to_string();
         let fault = strike(&below, ",stat,", "1", "5");
         let said = folder.nepa_with(&[fault, vec![("FAULT_LASTS", "1")]].concat(), &["run", "open.rhai"]);

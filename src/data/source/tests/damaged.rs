@@ -256,7 +256,8 @@ fn links_that_lead_nowhere_are_no_classes_and_no_shards() {
     dir.write("s/train-0.tar", "");
     std::os::unix::fs::symlink("gone", dir.path("s/train-1.tar")).unwrap();
     complains(open(&dir.text("s/train-*.tar"), None), &["s/train-1.tar is a link that leads nowhere"]);
-    complains(open(&dir.text("s"), None), &["cannot read", "s/train-1.tar"]);
+    std::fs::remove_file(dir.path("s/train-0.tar")).unwrap();
+    complains(open(&dir.text("s"), None), &["s/train-1.tar"]);
 }
 
 /// A few bytes may stand for more than there is memory.
