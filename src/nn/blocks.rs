@@ -20,8 +20,13 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// The configured blocks, or the given ones in their place.
+    /// The configured blocks, or the given ones in their place: as many.
     pub fn new(architecture: &Architecture, own: Option<Vec<ModuleRef>>, final_norm: bool) -> Result<Self> {
+        if let Some(own) = &own
+            && own.len() as i64 != architecture.num_hidden_layers
+        {
+            bail!("expected {} blocks, num_hidden_layers, found {}", architecture.num_hidden_layers, own.len());
+        }
         let layer = match own {
             Some(own) => own,
             None => (0..architecture.num_hidden_layers as usize)
@@ -55,11 +60,19 @@ impl Module for Blocks {
             visitor.training(&rotary.training);
         }
         for (i, block) in self.layer.iter().enumerate() {
-            visitor.child(&format!("layer.{i}"), block.as_ref());
+            visitor.block(&format!("layer.{i}"), i, block.as_ref());
         }
         if let Some(norm) = &self.layernorm {
             visitor.child("layernorm", norm);
         }
+    }
+
+    fn depth(&self) -> Option<i64> {
+        Some(self.layer.len() as i64)
+    }
+
+    fn flops(&self, tokens: i64) -> Option<i64> {
+        self.layer.iter().map(|block| block.flops(tokens)).sum()
     }
 
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
@@ -77,7 +90,7 @@ impl Module for Blocks {
         let inner = Context { rotary, grid: cx.grid, taps: cx.taps.clone(), blocks: None };
         let keep = |x: &Tensor| {
             if let Some(taps) = &cx.taps {
-                taps.hidden_states.borrow_mut().push(x.shallow_clone());
+                taps.record_hidden_state(x);
             }
         };
         keep(x);

@@ -40,6 +40,7 @@ mod language;
 mod left_out;
 mod loader;
 mod memory;
+mod models;
 mod odd_tensors;
 mod online;
 mod output;
