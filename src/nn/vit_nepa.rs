@@ -238,6 +238,12 @@ impl VitNepa {
                 blocks + 1
             );
         }
+        ensure!(
+            encoded.size() == seen.size(),
+            "the encoder must give tokens of the shape that it gets, {}, found {}",
+            shape_text(&seen),
+            shape_text(&encoded)
+        );
         let last_hidden_state = self.layernorm.forward(&encoded, &cx)?;
         let head = self
             .head
@@ -248,7 +254,10 @@ impl VitNepa {
         Ok(Output {
             input_embedding,
             last_hidden_state,
-            hidden_states: if wanted.hidden_states { taps.hidden_states.take() } else { Vec::new() },
+            hidden_states: match wanted.hidden_states {
+                true => taps.hidden_states.take().iter().map(|x| own_tokens(x, &seen)).collect::<Result<_>>()?,
+                false => Vec::new(),
+            },
             attentions: taps.attentions.take(),
             logits,
         })
@@ -316,6 +325,23 @@ impl VitNepa {
         }
         Ok((all, encoder))
     }
+}
+
+/// The tokens of a hidden state that the model's output has too: the first, and the last ones, but not those that an
+/// encoder puts between them (registers).
+fn own_tokens(x: &Tensor, like: &Tensor) -> Result<Tensor> {
+    let (found, wanted) = (x.size(), like.size());
+    ensure!(
+        found.len() == 3 && found[1] >= wanted[1] && (found[0], found[2]) == (wanted[0], wanted[2]),
+        "expected a hidden state like {}, found {}",
+        shape_text(like),
+        shape_text(x)
+    );
+    if found[1] == wanted[1] {
+        return Ok(x.shallow_clone());
+    }
+    let patches = wanted[1] - 1;
+    Ok(Tensor::f_cat(&[x.f_narrow(1, 0, 1)?, x.f_narrow(1, found[1] - patches, patches)?], 1)?)
 }
 
 /// Patches [B, T, D] with zeros where the mask [B, T] holds.

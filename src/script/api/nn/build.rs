@@ -9,13 +9,13 @@ use crate::script::confined;
 use crate::script::error::from_rhai;
 use crate::script::session;
 use crate::script::types::{Argument, handles};
-use crate::script::values::{Module, found, from_json, to_json};
+use crate::script::values::{Module, found, from_json, plain_map, read_options, to_json};
 use crate::script::{sources, with_engine};
 use crate::types::{Type, Typed};
-use rhai::{Dynamic, Map, Scope};
+use rhai::{Dynamic, Engine, EvalAltResult, Map, Position, Scope};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The function that a script of a model defines.
@@ -90,30 +90,37 @@ fn read(path: &Path) -> Result<Definition> {
     Ok(Definition { script: name(&places[0]), scripts, config: Default::default(), folder })
 }
 
+/// The configuration that a script gets: with the defaults of the keys of nn::vit_nepa that were not given.
+fn complete(given: &Map) -> Result<Map> {
+    let (known, own): (Map, Map) =
+        given.clone().into_iter().partition(|(name, _)| VitNepaConfig::NAMES.contains(&name.as_str()));
+    let mut config = plain_map(&read_options::<VitNepaConfig>("nn::build", &known)?)?;
+    config.extend(own);
+    Ok(config)
+}
+
 /// The model of a configuration.
-pub fn built(definition: &Definition, config: Map) -> Result<Module> {
+pub fn built(definition: &Definition, given: Map) -> Result<Module> {
+    let config = complete(&given)?;
     let Definition { folder, script, scripts, .. } = definition;
     let sources = sources();
     for (name, text) in scripts {
         sources.put(&folder.join(name), text);
     }
     let main = folder.join(script).display().to_string();
-    let ast = with_engine(|engine| {
-        let inside = |file: &str| {
-            let normal = |part: Component<'_>| !matches!(part, Component::ParentDir);
-            let place = Path::new(file).components().all(normal).then(|| std::fs::canonicalize(file).ok()).flatten();
-            let folder = std::fs::canonicalize(folder).ok();
-            place.zip(folder).is_some_and(|(place, folder)| {
-                place.strip_prefix(folder).is_ok_and(|name| scripts.contains_key(&name.display().to_string()))
-            })
+    let (file, ast) = with_engine(|engine| {
+        let real = std::fs::canonicalize(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+        let is_kept = |file: &str| {
+            let place = std::fs::canonicalize(file).ok();
+            let name = place.as_ref().and_then(|place| place.strip_prefix(&real).ok());
+            name.is_some_and(|name| scripts.contains_key(&name.display().to_string()))
         };
         for (file, _) in sources.with_imports(engine, &main)? {
-            if !inside(&file) {
+            if !is_kept(&file) {
                 bail!("the script {main} imports {file}, which is not kept with the model");
             }
         }
-        let (_, ast) = sources.compile_module(engine, "", &main, rhai::Position::NONE).map_err(from_rhai)?;
-        Ok(ast)
+        sources.compile_module(engine, "", &main, Position::NONE).map_err(from_rhai)
     })?;
     let has = |f: rhai::ScriptFnMetadata<'_>| f.name == BUILD && f.params.len() == 1;
     if !ast.iter_functions().any(has) {
@@ -123,10 +130,7 @@ pub fn built(definition: &Definition, config: Map) -> Result<Module> {
             "a script that builds a model defines `fn build(config)`, which returns what nn::vit_nepa gives"
         );
     }
-    let result = confined::enter(|| {
-        with_engine(|engine| engine.call_fn::<Dynamic>(&mut Scope::new(), &ast, BUILD, (config.clone(),)))
-    });
-    let value = result.map_err(from_rhai)?;
+    let value = confined::enter(|| with_engine(|engine| call(engine, &file, config))).map_err(from_rhai)?;
     let module = match value.read_lock::<Module>() {
         Some(module) if module.0.vit_nepa().is_some() => module.clone(),
         _ => bail_hint!(
@@ -135,9 +139,17 @@ pub fn built(definition: &Definition, config: Map) -> Result<Module> {
         ),
     };
     let model = module.0.vit_nepa().expect("checked");
-    let keys = kept(&main, model, &config)?;
+    let keys = kept(&main, model, &given)?;
     model.set_definition(Definition { config: keys, ..definition.clone() });
     Ok(module)
+}
+
+/// What the script's function returns: called as a script that imports it would.
+fn call(engine: &Engine, file: &str, config: Map) -> std::result::Result<Dynamic, Box<EvalAltResult>> {
+    let mut scope = Scope::new();
+    scope.push("file", file.to_string()).push("config", config);
+    let ast = engine.compile_with_scope(&scope, "import file as script; script::build(config)")?;
+    engine.eval_ast_with_scope(&mut scope, &ast)
 }
 
 /// The keys of a configuration that the model's script alone knows. A key that the script has not used as it was given is

@@ -132,7 +132,7 @@ mod functions {
     }
 
     /// Builds a model that a script defines: one with `fn build(config)`, which gets the map of the configuration and
-    /// returns what nn::vit_nepa gives. The script and what it imports are saved with the model, with which
+    /// returns what nn::vit_nepa gives. Keys of nn::vit_nepa that `config` lacks have their defaults. The script and what it imports are saved with the model, with which
     /// checkpoint::load and everything else builds it again. It may use tensors, nn and loss, and nothing that reads,
     /// writes or belongs to a run. `script` is its path, or a model's `script`; () means a plain ViT-NEPA. Keys that
     /// nn::vit_nepa does not know are the script's own: `config.remove("registers")` takes one out.
@@ -155,7 +155,8 @@ mod functions {
     }
 
     /// Keeps tokens [B, N, D] for `encode` with `hidden_states`: what the first block of an encoder of your own gets, and
-    /// what each gives. nn::blocks does so itself.
+    /// what each gives. nn::blocks does so itself. Tokens that the encoder puts between the class token and the patches
+    /// (registers) may be among them; `encode` leaves them out.
     pub fn record_hidden_state(x: &Tensor) {
         if let Some(taps) = outer_context().taps {
             taps.record_hidden_state(x);
