@@ -134,7 +134,7 @@ impl VitNepa {
                 Some(module) => Rotary::Own(module),
                 None => RotaryEmbedding::from_architecture(architecture)?.map_or(Rotary::Off, Rotary::Embedding),
             },
-            encoder: or(own.encoder, || Blocks::new(architecture, None, false))?,
+            encoder: or(own.encoder, || Blocks::new(architecture, None))?,
             layernorm: or(own.layernorm, || LayerNorm::with_eps(d, eps))?,
             head: match own.classifier {
                 _ if architecture.num_labels == 0 => None,

@@ -59,6 +59,7 @@ mod report;
 mod resume;
 mod resume_changes;
 mod run_from_rust;
+mod schedules;
 mod script_modules;
 mod security;
 mod signals;

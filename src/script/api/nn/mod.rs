@@ -7,7 +7,7 @@ mod module;
 pub use build::{ModelScript, built, config_of};
 pub use module::{report_map, tensor_map};
 
-use crate::error::{Result, anyhow, bail, ensure};
+use crate::error::{Result, bail, ensure};
 use crate::nn;
 use crate::options::{OptionDoc, Options as _, known_keys};
 use crate::script::registry::Api;
@@ -76,11 +76,18 @@ fn part(parts: &Map, name: &str, of: &str) -> Result<Option<nn::ModuleRef>> {
     parts.get(name).map(|value| values::module(value, &format!("part `{name}` of {of}"))).transpose()
 }
 
-/// The blocks that the caller brings.
-fn layers(parts: &Map, of: &str) -> Result<Option<Vec<nn::ModuleRef>>> {
+/// The blocks that the caller brings, as many as the configuration says.
+fn layers(parts: &Map, wanted: i64, of: &str) -> Result<Option<Vec<nn::ModuleRef>>> {
     let Some(value) = parts.get("layer") else { return Ok(None) };
     match value.read_lock::<rhai::Array>() {
-        Some(list) => Ok(Some(values::modules(&list, &format!("part `layer` of {of}"))?)),
+        Some(list) => {
+            let found = list.len() as i64;
+            ensure!(
+                found == wanted,
+                "part `layer` of {of}: expected {wanted} blocks, num_hidden_layers, found {found}"
+            );
+            Ok(Some(values::modules(&list, &format!("part `layer` of {of}"))?))
+        }
         None => bail!("part `layer` of {of}: expected an array of modules, found {}", values::found(value)),
     }
 }
@@ -114,11 +121,11 @@ mod functions {
         const OF: &str = "nn::vit_nepa";
         let names = ["patch_embeddings", "class_token", "rotary", "layer", "encoder", "layernorm", "classifier"];
         known_keys("part", OF, parts.keys().map(|key| key.as_str()), &names)?;
-        let layer = layers(&parts, OF)?;
+        let layer = layers(&parts, config.0.num_hidden_layers, OF)?;
         let encoder = match (part(&parts, "encoder", OF)?, layer) {
             (Some(_), Some(_)) => bail!("{OF}: expected the part `layer` or the part `encoder`, found both"),
             (encoder, None) => encoder,
-            (None, own) => Some(Rc::new(nn::Blocks::new(&config.0, own, false)?) as nn::ModuleRef),
+            (None, own) => Some(Rc::new(nn::Blocks::new(&config.0, own)?) as nn::ModuleRef),
         };
         let own = nn::VitNepaOverrides {
             patch_embeddings: part(&parts, "patch_embeddings", OF)?,
@@ -214,21 +221,13 @@ mod functions {
     /// the rotary angles of the model that it is part of, or its own, for a patch grid inferred from N: a square, with or
     /// without a class token. Parameters: layer.I.
     pub fn blocks(config: Config) -> Result<Module> {
-        wrap(nn::Blocks::new(&config.0, None, false)?)
+        wrap(nn::Blocks::new(&config.0, None)?)
     }
 
-    /// A stack of blocks: with `layer`, an array of num_hidden_layers blocks of your own, and with `final_norm: true`, a
-    /// final norm (parameters: layernorm).
+    /// A stack of your own blocks, with its rotary embedding.
     #[script(name = "blocks")]
-    pub fn blocks_of_parts(config: Config, parts: Map) -> Result<Module> {
-        known_keys("part", "nn::blocks", parts.keys().map(|key| key.as_str()), &["layer", "final_norm"])?;
-        let final_norm = match parts.get("final_norm") {
-            None => false,
-            Some(value) => value.as_bool().map_err(|_| {
-                anyhow!("nn::blocks: expected true or false as final_norm, found {}", values::found(value))
-            })?,
-        };
-        wrap(nn::Blocks::new(&config.0, layers(&parts, "nn::blocks")?, final_norm)?)
+    pub fn blocks_of_layers(config: Config, layers: Vec<nn::ModuleRef>) -> Result<Module> {
+        wrap(nn::Blocks::new(&config.0, Some(layers))?)
     }
 
     /// A rotary embedding alone: computes the angles that attention, block and blocks take.
