@@ -115,6 +115,7 @@ fn registration(function: &ItemFn, script: &Script) -> Result<TokenStream> {
             move |call: rhai::NativeCallContext<'_>, #(#raw: <#types as crate::script::types::Argument>::Raw),*| {
                 let given: &[Option<crate::script::values::Tensor>] = &[#(crate::script::registry::tensor_of(&#raw)),*];
                 let body = || {
+                    crate::script::confined::check(&function_name)?;
                     #(let #idents = <#types as crate::script::types::Argument>::read(#raw, &function_name)?;)*
                     Ok(<#returned as crate::script::types::Output>::into_raw(self::#ident(#(#passed),*)#raised))
                 };

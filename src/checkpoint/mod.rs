@@ -6,24 +6,26 @@ pub mod config_json;
 pub mod manifest;
 pub mod pickle;
 mod preprocessor;
+mod scripts;
 pub mod shards;
 mod tensor_file;
 pub mod tensors;
 pub mod torch_file;
 
-pub use config_json::ConfigFile;
+pub use config_json::{ConfigFile, Own};
 pub use tensor_file::TensorFile;
 
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
 use crate::files::{Existing, beside, to_read, write_folder};
-use crate::nn::{Architecture, Module, VitNepa, VitNepaConfig, VitNepaOverrides, named_parameters};
+use crate::nn::{Architecture, Definition, Module, VitNepa, VitNepaOverrides, named_parameters};
 use crate::options;
 use crate::provenance::{ModelProvenance, RunProvenance, timestamp};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tch::Tensor;
 
 /// The weights of a model folder.
@@ -198,38 +200,64 @@ options! {
     }
 }
 
-/// Builds the model that a folder, or the configuration beside a file of weights, describes and fills it. The number of
-/// labels is that of the classifier's weight, since a configuration need not name it. Every tensor must fit.
-pub fn load(dir: &Path) -> Result<VitNepa> {
-    let file = tensor_file(dir)?;
-    let config_path = file.with_file_name(CONFIG_FILE);
-    let mut config = ConfigFile::read(&config_path)?;
-    let source = weights(&file)?;
-    let head = source.tensors.iter().find(|(name, _)| name == "classifier.weight");
-    let names = config.class_names().map(|n| n.len() as i64);
-    config.config.num_labels = match (head, names) {
-        (Some((_, weight)), names) => {
-            let rows = weight.size().first().copied().unwrap_or(0);
-            if let Some(names) = names.filter(|n| *n != rows) {
+/// A model on disk that has been read, but not built.
+pub struct StoredModel {
+    /// Its configuration, with the number of labels that its weights have.
+    pub config: ConfigFile,
+    file: PathBuf,
+    tensors: Vec<(String, Tensor)>,
+}
+
+impl StoredModel {
+    /// Reads a folder, or a file of weights and the configuration beside it. The number of labels is that of the
+    /// classifier's weight, since a plain configuration need not name it.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let file = tensor_file(dir)?;
+        let mut config = ConfigFile::read(&file.with_file_name(CONFIG_FILE))?;
+        let source = weights(&file)?;
+        if config.own.is_none() {
+            let head = source.tensors.iter().find(|(name, _)| name == "classifier.weight");
+            let rows = head.map_or(0, |(_, weight)| weight.size().first().copied().unwrap_or(0));
+            if head.is_some()
+                && let Some(names) = config.class_names().map(|n| n.len() as i64).filter(|n| *n != rows)
+            {
                 bail_hint!(
                     "{}: id2label names {names} classes, but classifier.weight has {rows} rows", dir.display();
                     "the configuration and the weights belong to different models"
                 );
             }
-            rows
+            config.config.num_labels = rows;
         }
-        (None, _) => 0,
-    };
-    let model =
-        VitNepa::with_generic(&Architecture::new(&config.config)?, VitNepaOverrides::default(), config.generic)?;
-    let hint = "to load what fits, fill a model of your own: \
-                checkpoint::load_into(nn::vit_nepa(checkpoint::config(FOLDER)), FOLDER, #{ strict: false })";
-    fill(&model, &source.tensors, &file.display().to_string(), Some(hint))?;
-    if let Some(normalization) = preprocessor::read(&file.with_file_name(preprocessor::FILE))? {
-        let of = || file.with_file_name(preprocessor::FILE).display().to_string();
-        model.set_normalization(normalization).with_context(of)?;
+        Ok(Self { config, file, tensors: source.tensors })
     }
-    Ok(model)
+
+    /// The plain ViT-NEPA of the configuration, filled.
+    pub fn build(self) -> Result<VitNepa> {
+        if let Some(Own::Parts(parts)) = &self.config.own {
+            bail_hint!(
+                "{}: this model has parts of its own ({}) that a recipe made, and cannot be built again",
+                self.file.display(), parts.join(", ");
+                "build it with nn::build(SCRIPT, config), which keeps the script beside the weights; or compose it as that \
+                 recipe did, and fill it with checkpoint::load_into(model, FOLDER)"
+            );
+        }
+        let model = VitNepa::new(&Architecture::new(&self.config.config)?, VitNepaOverrides::default())?;
+        self.fill(&model)?;
+        Ok(model)
+    }
+
+    /// Fills a model that was built as the configuration says. Every tensor must fit.
+    pub fn fill(self, model: &VitNepa) -> Result<()> {
+        let hint = "to load what fits, fill a model of your own: \
+                    checkpoint::load_into(nn::vit_nepa(checkpoint::config(FOLDER)), FOLDER, #{ strict: false })";
+        fill(model, &self.tensors, &self.file.display().to_string(), Some(hint))?;
+        model.set_generic(self.config.generic);
+        let place = self.file.with_file_name(preprocessor::FILE);
+        if let Some(normalization) = preprocessor::read(&place)? {
+            model.set_normalization(normalization).with_context(|| place.display().to_string())?;
+        }
+        Ok(())
+    }
 }
 
 options! {
@@ -251,6 +279,8 @@ pub struct ModelFolder {
     tensors: Vec<(String, Tensor)>,
     weights: String,
     provenance: String,
+    /// The script that builds it, if one does.
+    definition: Option<Arc<Definition>>,
 }
 
 impl ModelFolder {
@@ -283,8 +313,7 @@ impl ModelFolder {
         provenance.extend(options.provenance.clone());
 
         let config = module.vit_nepa().map(|model| -> Result<String> {
-            let mut config =
-                ConfigFile { config: VitNepaConfig::clone(model.architecture()), generic: model.generic().clone() };
+            let mut config = ConfigFile::of_model(model);
             if let Some(names) = &options.class_names {
                 ensure!(
                     names.len() as i64 == config.config.num_labels,
@@ -304,6 +333,7 @@ impl ModelFolder {
             tensors,
             weights: options.weights.clone(),
             provenance: pretty(&Value::Object(provenance)),
+            definition: module.vit_nepa().and_then(|model| model.definition()),
         })
     }
 
@@ -314,6 +344,9 @@ impl ModelFolder {
         }
         if let Some(preprocessor) = &self.preprocessor {
             put(preprocessor::FILE, &|out| Ok(out.write_all(preprocessor.as_bytes())?))?;
+        }
+        for (path, text) in self.definition.iter().flat_map(|definition| &definition.scripts) {
+            put(&format!("{}/{path}", scripts::DIR), &|out| Ok(out.write_all(text.as_bytes())?))?;
         }
         let metadata = BTreeMap::from([("format", "pt".to_string()), ("nepa_weights", self.weights.clone())]);
         put(MODEL_FILE, &|out| tensors::write_to(out, &self.tensors, &metadata))?;
@@ -329,7 +362,7 @@ pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Option<
     let parameters = named_parameters(module);
     tensors::ensure_finite(&parameters, &options.weights).with_context(saving)?;
     let model = ModelFolder::new(module, parameters, options, run)?;
-    let own = [CONFIG_FILE, preprocessor::FILE, MODEL_FILE, ModelProvenance::FILE];
+    let own = [CONFIG_FILE, preprocessor::FILE, MODEL_FILE, ModelProvenance::FILE, scripts::DIR];
     write_folder(dir, Existing::Replace(&own), |folder| model.write(|name, content| folder.file(name, content)))
         .with_context(saving)
 }

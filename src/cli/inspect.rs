@@ -1,7 +1,7 @@
 //! `nepa inspect`
 
 use crate::bail_hint;
-use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, STATE_FILE, manifest, shards};
+use crate::checkpoint::{self, CONFIG_FILE, ConfigFile, MODEL_FILE, Own, STATE_FILE, manifest, shards};
 use crate::cli::plot::read::MOST_METRICS;
 use crate::error::Result;
 use crate::files::{folders_in, read_json};
@@ -11,7 +11,9 @@ use crate::run::directory::checkpoints_of_run;
 use crate::run::inside;
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::METRICS_FILE;
+use crate::run::signals::Interrupt;
 use crate::run::{CheckpointState, RunFile};
+use crate::script::Host;
 use crate::tensor::dtype_name;
 use crate::untrusted::MOST_TEXT;
 use serde::Serialize;
@@ -19,7 +21,7 @@ use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-pub fn inspect(path: &Path) -> Result<()> {
+pub fn inspect(path: &Path, stdlib: Option<&Path>) -> Result<()> {
     let text = if RunFile::is_in(path) {
         run(path)?
     } else if path.join(STATE_FILE).is_file() {
@@ -35,7 +37,7 @@ pub fn inspect(path: &Path) -> Result<()> {
             "expected one of them or a .safetensors, .bin, .pt or .pth file{inside}"
         );
     } else {
-        model(path)?
+        model(path, stdlib)?
     };
     to_stdout(&text);
     Ok(())
@@ -155,7 +157,21 @@ fn training_checkpoint(path: &Path) -> Result<String> {
     Ok(out)
 }
 
-fn model(path: &Path) -> Result<String> {
+/// How a model that is not a plain ViT-NEPA comes about. One that a script builds is built.
+fn built(file: &Path, own: &Own, stdlib: Option<&Path>) -> String {
+    let script = match own {
+        Own::Parts(parts) => return format!("parts of its own, which a recipe made: {}", parts.join(", ")),
+        Own::Script(definition) => &definition.script,
+    };
+    let host = Host::new(stdlib.map(Path::to_path_buf), Interrupt::default());
+    let text = format!("checkpoint::load({}).describe()", Value::from(file.display().to_string()));
+    match host.evaluate("inspect", &text, |found| Ok(found.to_string())) {
+        Ok(model) => format!("built by {script}: {model}"),
+        Err(error) => format!("not built by {script}: {}", error.render(&host.sources)),
+    }
+}
+
+fn model(path: &Path, stdlib: Option<&Path>) -> Result<String> {
     let file = checkpoint::tensor_file(path)?;
     let content = checkpoint::read_tensors(&file)?;
     let total: usize = content.tensors.iter().map(|(_, t)| t.numel()).sum();
@@ -184,8 +200,11 @@ fn model(path: &Path) -> Result<String> {
     let config = file.with_file_name(CONFIG_FILE);
     if config.is_file() {
         let config_file = ConfigFile::read(&config)?;
+        if let Some(own) = &config_file.own {
+            let _ = writeln!(out, "{}", built(&file, own, stdlib));
+        }
         let _ = writeln!(out, "configuration:");
-        lines(&object(&config_file.config)?, &mut out);
+        lines(&config_file.all_keys(), &mut out);
         if let Some(names) = config_file.class_names() {
             let shown: Vec<&str> = names.iter().take(10).map(String::as_str).collect();
             let more = if names.len() > 10 { ", …" } else { "" };

@@ -226,7 +226,7 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Check(args) => return check::check(&args, &host(Interrupt::default())),
         Command::Api(args) => api::api(&args, &host(Interrupt::default())),
         Command::Data(args) => return data::data(&args, &host(Interrupt::default())),
-        Command::Inspect(args) => inspect::inspect(&args.path),
+        Command::Inspect(args) => inspect::inspect(&args.path, cli.stdlib.as_deref()),
         Command::Plot(args) => plot::plot(&args),
         Command::Report(args) => report::report(&args),
     };

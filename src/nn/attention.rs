@@ -61,6 +61,12 @@ impl Module for Attention {
         visitor.child("output.dense", &self.output);
     }
 
+    /// As if it were not causal.
+    fn flops(&self, tokens: i64) -> Option<i64> {
+        let width = self.output.outputs();
+        Some(4 * 2 * tokens * width * width + 2 * 2 * tokens * tokens * width)
+    }
+
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         let width = self.output.outputs();
         expect_tokens(x, width, self)?;
@@ -75,8 +81,8 @@ impl Module for Attention {
         let mut k = normed(split(self.key.forward(x, cx)?)?, &self.k_norm)?;
         let v = split(self.value.forward(x, cx)?)?;
         if let Some(angles) = &cx.rotary {
-            q = rotary::rotate(&q, angles)?;
-            k = rotary::rotate(&k, angles)?;
+            q = rotary::apply_rotary(&q, angles)?;
+            k = rotary::apply_rotary(&k, angles)?;
         }
         let mixed = match cx.taps.as_ref().filter(|taps| taps.want_attentions) {
             // The fused kernel never holds the probabilities, so they are computed openly here.
@@ -87,7 +93,7 @@ impl Module for Attention {
                     scores = scores.f_masked_fill(&future, f64::NEG_INFINITY)?;
                 }
                 let probabilities = scores.f_softmax(-1, Kind::Float)?.f_to_kind(q.kind())?;
-                taps.attentions.borrow_mut().push(probabilities.shallow_clone());
+                taps.record_attention(&probabilities);
                 probabilities.f_matmul(&v)?
             }
             None => {

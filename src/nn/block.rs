@@ -90,6 +90,10 @@ impl Module for Block {
         visitor.child("", &self.drop_path);
     }
 
+    fn flops(&self, tokens: i64) -> Option<i64> {
+        Some(self.attention.flops(tokens)? + self.mlp.1.flops(tokens)?)
+    }
+
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         expect_tokens(x, self.width, self)?;
         let x = self

@@ -1,8 +1,7 @@
 //! The stack of blocks, with the rotary embedding that they share.
 
 use super::{
-    Architecture, Block, BlockOverrides, Context, LayerNorm, Module, ModuleRef, ModuleVisitor, RotaryEmbedding,
-    recompute,
+    Architecture, Block, BlockOverrides, Context, Module, ModuleRef, ModuleVisitor, RotaryEmbedding, recompute,
 };
 use crate::error::{Context as _, Result, bail};
 use crate::tensor::shape_text;
@@ -10,18 +9,17 @@ use std::cell::Cell;
 use std::rc::Rc;
 use tch::Tensor;
 
-/// [B, N, D] -> [B, N, D]; parameters are named `layer.I.…` and, with a final norm, `layernorm.…`.
+/// [B, N, D] -> [B, N, D]; parameters are named `layer.I.…`.
 pub struct Blocks {
     layer: Vec<ModuleRef>,
     rotary: Option<RotaryEmbedding>,
-    layernorm: Option<LayerNorm>,
     training: Cell<bool>,
     recompute: Cell<bool>,
 }
 
 impl Blocks {
     /// The configured blocks, or the given ones in their place.
-    pub fn new(architecture: &Architecture, own: Option<Vec<ModuleRef>>, final_norm: bool) -> Result<Self> {
+    pub fn new(architecture: &Architecture, own: Option<Vec<ModuleRef>>) -> Result<Self> {
         let layer = match own {
             Some(own) => own,
             None => (0..architecture.num_hidden_layers as usize)
@@ -34,9 +32,6 @@ impl Blocks {
         Ok(Self {
             layer,
             rotary: RotaryEmbedding::from_architecture(architecture)?,
-            layernorm: final_norm
-                .then(|| LayerNorm::with_eps(architecture.hidden_size, architecture.layer_norm_eps))
-                .transpose()?,
             training: Cell::new(true),
             recompute: Cell::new(false),
         })
@@ -45,7 +40,7 @@ impl Blocks {
 
 impl Module for Blocks {
     fn describe(&self) -> String {
-        format!("blocks({} layers{})", self.layer.len(), if self.layernorm.is_some() { ", final norm" } else { "" })
+        format!("blocks({} layers)", self.layer.len())
     }
 
     fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
@@ -55,11 +50,16 @@ impl Module for Blocks {
             visitor.training(&rotary.training);
         }
         for (i, block) in self.layer.iter().enumerate() {
-            visitor.child(&format!("layer.{i}"), block.as_ref());
+            visitor.block(&format!("layer.{i}"), i, block.as_ref());
         }
-        if let Some(norm) = &self.layernorm {
-            visitor.child("layernorm", norm);
-        }
+    }
+
+    fn depth(&self) -> Option<i64> {
+        Some(self.layer.len() as i64)
+    }
+
+    fn flops(&self, tokens: i64) -> Option<i64> {
+        self.layer.iter().map(|block| block.flops(tokens)).sum()
     }
 
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
@@ -77,7 +77,7 @@ impl Module for Blocks {
         let inner = Context { rotary, grid: cx.grid, taps: cx.taps.clone(), blocks: None };
         let keep = |x: &Tensor| {
             if let Some(taps) = &cx.taps {
-                taps.hidden_states.borrow_mut().push(x.shallow_clone());
+                taps.record_hidden_state(x);
             }
         };
         keep(x);
@@ -92,10 +92,7 @@ impl Module for Blocks {
             };
             keep(&x);
         }
-        match &self.layernorm {
-            Some(norm) => norm.forward(&x, cx),
-            None => Ok(x),
-        }
+        Ok(x)
     }
 }
 

@@ -25,6 +25,10 @@ impl Module for ClassToken {
         visitor.parameter("cls_token", &self.cls_token);
     }
 
+    fn flops(&self, _tokens: i64) -> Option<i64> {
+        Some(0)
+    }
+
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         expect_tokens(x, self.cls_token.size()[2], self)?;
         let token = self.cls_token.f_expand([x.size()[0], 1, -1], false)?;

@@ -42,6 +42,10 @@ impl Module for Classifier {
         visitor.child("classifier", &self.classifier);
     }
 
+    fn flops(&self, _tokens: i64) -> Option<i64> {
+        self.classifier.flops(1)
+    }
+
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         expect_tokens(x, self.width, self)?;
         let tokens = x.size()[1];

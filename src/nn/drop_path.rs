@@ -30,6 +30,10 @@ impl Module for DropPath {
         visitor.training(&self.training);
     }
 
+    fn flops(&self, _tokens: i64) -> Option<i64> {
+        Some(0)
+    }
+
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         if self.prob == 0.0 || !self.training.get() {
             return Ok(x.shallow_clone());

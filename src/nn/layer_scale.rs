@@ -25,6 +25,10 @@ impl Module for LayerScale {
         visitor.parameter("lambda1", &self.lambda1);
     }
 
+    fn flops(&self, _tokens: i64) -> Option<i64> {
+        Some(0)
+    }
+
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         Ok(x.f_mul(&self.lambda1)?)
     }

@@ -50,6 +50,11 @@ impl Module for Linear {
         }
     }
 
+    fn flops(&self, tokens: i64) -> Option<i64> {
+        let size = self.weight.size();
+        Some(2 * tokens * size[0] * size[1])
+    }
+
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         expect_features(x, self.weight.size()[1], self)?;
         Ok(x.f_linear(&self.weight, self.bias.as_ref())?)

@@ -47,6 +47,12 @@ impl Module for Mlp {
         visitor.child("output.dense", &self.down);
     }
 
+    fn flops(&self, tokens: i64) -> Option<i64> {
+        let up = self.up.flops(tokens)?;
+        let gate = self.gate.as_ref().map_or(Some(0), |gate| gate.flops(tokens))?;
+        Some(up + gate + self.down.flops(tokens)?)
+    }
+
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         expect_tokens(x, self.down.outputs(), self)?;
         let up = self.up.forward(x, cx)?;

@@ -9,6 +9,7 @@ mod classifier;
 mod config;
 mod conv;
 mod cost;
+mod definition;
 mod drop_path;
 mod init;
 mod layer_scale;
@@ -29,6 +30,7 @@ pub use classifier::Classifier;
 pub use config::{Activation, Architecture, VitNepaConfig};
 pub use conv::{Conv2d, Conv2dOptions};
 pub use cost::{Cost, CostOptions, Memory};
+pub use definition::Definition;
 pub use drop_path::DropPath;
 pub use init::trunc_normal;
 pub use layer_scale::LayerScale;
@@ -36,7 +38,7 @@ pub use linear::{Linear, LinearOptions};
 pub use mlp::Mlp;
 pub use norm::{LayerNorm, LayerNormOptions};
 pub use patch_embed::PatchEmbed;
-pub use rotary::{RotaryEmbedding, RotaryOptions};
+pub use rotary::{RotaryEmbedding, RotaryOptions, apply_rotary};
 pub use sequential::Sequential;
 pub use vit_nepa::{InputNormalization, Output, VitNepa, VitNepaOverrides, Wanted};
 
@@ -66,6 +68,18 @@ pub trait Module {
     /// The patch grid (rows, columns) that this block's output tokens lie on, for images shaped
     /// like `images` [B, C, H, W]; `None` if it has no opinion.
     fn grid(&self, _images: &Tensor) -> Option<(i64, i64)> {
+        None
+    }
+
+    /// How many blocks its tokens go through, one after the other, each of which it records as a hidden state; `None` if
+    /// it does not say.
+    fn depth(&self) -> Option<i64> {
+        None
+    }
+
+    /// Floating-point operations of one image's forward pass, with `tokens` tokens. Only matrix products count, a
+    /// multiplication with its addition as two. `None` if it does not say.
+    fn flops(&self, _tokens: i64) -> Option<i64> {
         None
     }
 
@@ -110,8 +124,21 @@ pub struct Taps {
     pub attentions: RefCell<Vec<Tensor>>,
 }
 
+impl Taps {
+    /// Keeps what a block gives, or what the first one gets.
+    pub fn record_hidden_state(&self, x: &Tensor) {
+        self.hidden_states.borrow_mut().push(x.shallow_clone());
+    }
+
+    /// Keeps the probabilities of an attention.
+    pub fn record_attention(&self, probabilities: &Tensor) {
+        self.attentions.borrow_mut().push(probabilities.shallow_clone());
+    }
+}
+
 enum Visited<'a> {
-    Parameter(&'a Tensor),
+    /// With the block that it belongs to.
+    Parameter(&'a Tensor, Option<usize>),
     Training(&'a Cell<bool>),
     Recompute(&'a Cell<bool>),
 }
@@ -119,6 +146,8 @@ enum Visited<'a> {
 /// Walks a module tree and names its parameters, flags and children.
 pub struct ModuleVisitor<'a> {
     prefix: String,
+    /// The block that is being visited.
+    block: Option<usize>,
     found: &'a mut dyn FnMut(&str, Visited<'_>),
 }
 
@@ -134,7 +163,7 @@ impl ModuleVisitor<'_> {
     /// An own parameter.
     pub fn parameter(&mut self, name: &str, tensor: &Tensor) {
         let name = self.name(name);
-        (self.found)(&name, Visited::Parameter(tensor));
+        (self.found)(&name, Visited::Parameter(tensor, self.block));
     }
 
     /// The flag that tells training from evaluation, if the block behaves differently.
@@ -149,24 +178,53 @@ impl ModuleVisitor<'_> {
 
     /// A child; an empty name puts its parameters beside this module's own.
     pub fn child(&mut self, name: &str, module: &dyn Module) {
-        let name = self.name(name);
-        module.visit(&mut ModuleVisitor { prefix: name, found: self.found });
+        let prefix = self.name(name);
+        module.visit(&mut ModuleVisitor { prefix, block: self.block, found: self.found });
+    }
+
+    /// A child that is block `index` of a stack. Blocks inside a block belong to it.
+    pub fn block(&mut self, name: &str, index: usize, module: &dyn Module) {
+        let prefix = self.name(name);
+        let block = self.block.or(Some(index));
+        module.visit(&mut ModuleVisitor { prefix, block, found: self.found });
     }
 }
 
 fn visit(module: &dyn Module, mut found: impl FnMut(&str, Visited<'_>)) {
-    module.visit(&mut ModuleVisitor { prefix: String::new(), found: &mut found });
+    module.visit(&mut ModuleVisitor { prefix: String::new(), block: None, found: &mut found });
 }
 
 /// All parameters with their full names, in forward order. A shared parameter is listed once, under its first name, as
 /// in PyTorch.
 pub fn named_parameters(module: &dyn Module) -> Vec<(String, Tensor)> {
+    each_parameter(module).into_iter().map(|(name, tensor, _)| (name, tensor)).collect()
+}
+
+/// The layer of each parameter, by its full name, as BEiT counts them for layer-wise learning rates (arXiv 2106.08254): 0
+/// for embeddings, I + 1 for block I, and that of the last block for what comes after them.
+pub fn layer_ids(module: &dyn Module) -> Vec<(String, i64)> {
+    let all = each_parameter(module);
+    let last = all.iter().filter_map(|(_, _, block)| *block).max().map_or(0, |block| block as i64 + 1);
+    let layer = |name: &str, block: Option<usize>| match block {
+        Some(block) => block as i64 + 1,
+        None if name.contains("embeddings.") => 0,
+        None => last,
+    };
+    let with_layer = |(name, _, block): (String, Tensor, Option<usize>)| {
+        let id = layer(&name, block);
+        (name, id)
+    };
+    all.into_iter().map(with_layer).collect()
+}
+
+/// All parameters with their full names and their blocks.
+fn each_parameter(module: &dyn Module) -> Vec<(String, Tensor, Option<usize>)> {
     let (mut all, mut seen) = (Vec::new(), HashSet::new());
     visit(module, |name, visited| {
-        if let Visited::Parameter(t) = visited
+        if let Visited::Parameter(t, block) = visited
             && (t.numel() == 0 || seen.insert(t.data_ptr()))
         {
-            all.push((name.to_string(), t.shallow_clone()));
+            all.push((name.to_string(), t.shallow_clone(), block));
         }
     });
     all

@@ -57,6 +57,10 @@ impl Module for LayerNorm {
         }
     }
 
+    fn flops(&self, _tokens: i64) -> Option<i64> {
+        Some(0)
+    }
+
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
         expect_features(x, self.size, self)?;
         Ok(x.f_layer_norm([self.size], self.weight.as_ref(), self.bias.as_ref(), self.eps, true)?)

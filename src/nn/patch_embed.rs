@@ -52,6 +52,11 @@ impl Module for PatchEmbed {
         Ok(self.projection.forward(x, cx)?.f_flatten(2, 3)?.f_transpose(1, 2)?)
     }
 
+    fn flops(&self, tokens: i64) -> Option<i64> {
+        let o = &self.architecture;
+        Some(2 * tokens * o.hidden_size * o.num_channels * o.patch_size * o.patch_size)
+    }
+
     fn grid(&self, images: &Tensor) -> Option<(i64, i64)> {
         let side = |dim| Some(images.size().get(dim)? / self.architecture.patch_size);
         Some((side(2)?, side(3)?))

@@ -165,7 +165,8 @@ impl RotaryEmbedding {
 
 /// Rotates the last T tokens of `x` [B, H, N, d] by `angles` [2, T, d], or [2, B, 1, T, d] with angles of their own for
 /// each image, half-split kind; the tokens before them stay as they are.
-pub fn rotate(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
+pub fn apply_rotary(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
+    ensure!(x.dim() == 4, "expected queries or keys [B, H, N, d], found {}", crate::tensor::shape_text(x));
     let (tokens, size) = (x.size()[2], angles.size());
     let of_image = [2, x.size()[0], 1];
     ensure!(
@@ -250,12 +251,12 @@ mod tests {
     fn each_image_is_turned_by_its_own_angles() {
         let x = crate::random::Key::new(3).normal(&[3, 2, 5, 8]).unwrap();
         let angles = crate::random::Key::new(4).normal(&[2, 3, 1, 4, 8]).unwrap();
-        let all = rotate(&x, &angles).unwrap();
+        let all = apply_rotary(&x, &angles).unwrap();
         for i in 0..3 {
-            let alone = rotate(&x.narrow(0, i, 1), &angles.select(1, i).squeeze_dim(1)).unwrap();
+            let alone = apply_rotary(&x.narrow(0, i, 1), &angles.select(1, i).squeeze_dim(1)).unwrap();
             assert_eq!(all.narrow(0, i, 1), alone);
         }
-        let error = rotate(&x, &angles.narrow(1, 0, 2)).unwrap_err().to_string();
+        let error = apply_rotary(&x, &angles.narrow(1, 0, 2)).unwrap_err().to_string();
         assert!(error.contains("expected rotary angles [2, T, 8]") && error.contains("[2, 2, 1, 4, 8]"), "{error}");
     }
 }

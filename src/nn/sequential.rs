@@ -35,6 +35,14 @@ impl Module for Sequential {
         Ok(x)
     }
 
+    fn depth(&self) -> Option<i64> {
+        self.modules.iter().filter_map(|m| m.depth()).reduce(|a, b| a + b)
+    }
+
+    fn flops(&self, tokens: i64) -> Option<i64> {
+        self.modules.iter().map(|m| m.flops(tokens)).sum()
+    }
+
     fn grid(&self, images: &Tensor) -> Option<(i64, i64)> {
         self.modules.iter().find_map(|m| m.grid(images))
     }

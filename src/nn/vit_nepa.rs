@@ -3,8 +3,8 @@
 
 use super::blocks::square_side;
 use super::{
-    Architecture, Blocks, ClassToken, Classifier, Context, LayerNorm, Module, ModuleRef, ModuleVisitor, PatchEmbed,
-    Taps,
+    Architecture, Blocks, ClassToken, Classifier, Context, Definition, LayerNorm, Module, ModuleRef, ModuleVisitor,
+    PatchEmbed, RotaryEmbedding, Taps,
 };
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
@@ -12,15 +12,47 @@ use crate::tensor::shape_text;
 use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 /// A caller's own modules in place of built-in ones.
 #[derive(Default)]
 pub struct VitNepaOverrides {
-    /// Images [B, C, S, S] -> tokens [B, T, D].
+    /// Images [B, C, S, S], or whatever it takes, -> tokens [B, T, D].
     pub patch_embeddings: Option<ModuleRef>,
+    /// Tokens [B, T, D] -> [B, T + 1, D].
+    pub class_token: Option<ModuleRef>,
+    /// Images -> rotary cosines and sines [2, T, d], or [2, B, 1, T, d].
+    pub rotary: Option<ModuleRef>,
     /// Tokens [B, T + 1, D] -> [B, T + 1, D].
     pub encoder: Option<ModuleRef>,
+    /// Tokens [B, T + 1, D] -> [B, T + 1, D].
+    pub layernorm: Option<ModuleRef>,
+    /// Tokens [B, T + 1, D] -> logits [B, num_labels].
+    pub classifier: Option<ModuleRef>,
+}
+
+impl VitNepaOverrides {
+    /// The names of the parts that are there.
+    fn names(&self) -> Vec<&'static str> {
+        let Self { patch_embeddings, class_token, rotary, encoder, layernorm, classifier } = self;
+        let parts = [
+            ("patch_embeddings", patch_embeddings),
+            ("class_token", class_token),
+            ("rotary", rotary),
+            ("encoder", encoder),
+            ("layernorm", layernorm),
+            ("classifier", classifier),
+        ];
+        parts.into_iter().filter(|(_, part)| part.is_some()).map(|(name, _)| name).collect()
+    }
+}
+
+/// Where the rotary angles come from.
+enum Rotary {
+    Off,
+    Embedding(RotaryEmbedding),
+    Own(ModuleRef),
 }
 
 /// What a forward pass returns besides its final output.
@@ -52,12 +84,18 @@ pub struct Output {
 pub struct VitNepa {
     architecture: Architecture,
     patch_embeddings: ModuleRef,
-    class_token: ClassToken,
+    class_token: ModuleRef,
+    rotary: Rotary,
     encoder: ModuleRef,
-    layernorm: LayerNorm,
-    head: Option<Classifier>,
+    layernorm: ModuleRef,
+    /// With the name that its parameters stand under.
+    head: Option<(&'static str, ModuleRef)>,
+    /// Names of the parts that are not built-in ones.
+    own_parts: Vec<&'static str>,
+    /// The script that builds it, if one does.
+    definition: RefCell<Option<Arc<Definition>>>,
     /// Keys of the `config.json` it came from that say nothing about the network (class names, …).
-    generic: Map<String, Value>,
+    generic: RefCell<Map<String, Value>>,
     normalization: RefCell<InputNormalization>,
 }
 
@@ -73,31 +111,40 @@ pub struct InputNormalization {
 impl VitNepa {
     /// A model with fresh weights; `own` modules stand in for built-in ones.
     pub fn new(architecture: &Architecture, own: VitNepaOverrides) -> Result<Self> {
-        Self::with_generic(architecture, own, Map::new())
-    }
-
-    /// A model that keeps the generic keys of the `config.json` that it comes from.
-    pub fn with_generic(
-        architecture: &Architecture,
-        own: VitNepaOverrides,
-        generic: Map<String, Value>,
-    ) -> Result<Self> {
         let (d, eps) = (architecture.hidden_size, architecture.layer_norm_eps);
         let channels = architecture.num_channels as usize;
+        let layers = architecture.num_hidden_layers;
+        if let Some(encoder) = &own.encoder
+            && let Some(depth) = encoder.depth().filter(|depth| *depth != layers)
+        {
+            bail!("the encoder {} has {depth} blocks, but num_hidden_layers is {layers}", encoder.describe());
+        }
+        ensure!(
+            own.classifier.is_none() || architecture.num_labels > 0,
+            "a classifier is given, but num_labels is 0, which means none"
+        );
+        let own_parts = own.names();
+        fn or<M: Module + 'static>(own: Option<ModuleRef>, make: impl FnOnce() -> Result<M>) -> Result<ModuleRef> {
+            own.map_or_else(|| Ok(Rc::new(make()?) as ModuleRef), Ok)
+        }
         Ok(Self {
-            patch_embeddings: match own.patch_embeddings {
-                Some(module) => module,
-                None => Rc::new(PatchEmbed::new(architecture)?),
+            patch_embeddings: or(own.patch_embeddings, || PatchEmbed::new(architecture))?,
+            class_token: or(own.class_token, || ClassToken::new(d, architecture.initializer_range))?,
+            rotary: match own.rotary {
+                Some(module) => Rotary::Own(module),
+                None => RotaryEmbedding::from_architecture(architecture)?.map_or(Rotary::Off, Rotary::Embedding),
             },
-            class_token: ClassToken::new(d, architecture.initializer_range)?,
-            encoder: match own.encoder {
-                Some(module) => module,
-                None => Rc::new(Blocks::new(architecture, None, false)?),
+            encoder: or(own.encoder, || Blocks::new(architecture, None))?,
+            layernorm: or(own.layernorm, || LayerNorm::with_eps(d, eps))?,
+            head: match own.classifier {
+                _ if architecture.num_labels == 0 => None,
+                Some(module) => Some(("classifier", module)),
+                None => Some(("", Rc::new(Classifier::new(architecture)?))),
             },
-            layernorm: LayerNorm::with_eps(d, eps)?,
-            head: (architecture.num_labels > 0).then(|| Classifier::new(architecture)).transpose()?,
+            own_parts,
+            definition: RefCell::default(),
             architecture: architecture.clone(),
-            generic,
+            generic: RefCell::default(),
             normalization: RefCell::new(InputNormalization { mean: vec![0.5; channels], std: vec![0.5; channels] }),
         })
     }
@@ -107,9 +154,29 @@ impl VitNepa {
         &self.architecture
     }
 
+    /// Names of the parts that are not built-in ones; none of a plain ViT-NEPA.
+    pub fn own_parts(&self) -> &[&'static str] {
+        &self.own_parts
+    }
+
+    /// The script that builds it, if one does.
+    pub fn definition(&self) -> Option<Arc<Definition>> {
+        self.definition.borrow().clone()
+    }
+
+    /// Says which script has built it.
+    pub fn set_definition(&self, definition: Definition) {
+        self.definition.replace(Some(Arc::new(definition)));
+    }
+
     /// Keys of the `config.json` it came from that say nothing about the network.
-    pub fn generic(&self) -> &Map<String, Value> {
-        &self.generic
+    pub fn generic(&self) -> Map<String, Value> {
+        self.generic.borrow().clone()
+    }
+
+    /// Sets the keys of the `config.json` it came from that say nothing about the network.
+    pub fn set_generic(&self, generic: Map<String, Value>) {
+        self.generic.replace(generic);
     }
 
     /// How the images that it was trained on were normalised; before it is told, by 0.5 and 0.5, as in the reference.
@@ -132,6 +199,11 @@ impl VitNepa {
         Ok(())
     }
 
+    /// Applies the final norm to tokens [B, N, D].
+    pub fn final_norm(&self, x: &Tensor) -> Result<Tensor> {
+        self.layernorm.forward(x, &Context::default())
+    }
+
     /// The forward pass of `images` [B, C, S, S] with all its outputs. The blocks see zeros in place of patches that
     /// `input_mask`, bool [B, T], marks; z keeps them. With fewer than all blocks there are no logits.
     pub fn encode(&self, images: &Tensor, input_mask: Option<&Tensor>, wanted: &Wanted) -> Result<Output> {
@@ -149,22 +221,12 @@ impl VitNepa {
             ..Default::default()
         };
         let patches = self.patch_embeddings.forward(images, &cx).context("in embeddings")?;
-        if cx.grid.is_none() && self.architecture.rope_theta.is_some() {
-            let count = patches.size().get(1).copied().unwrap_or(0);
-            match square_side(count) {
-                Some(side) => cx.grid = Some((side, side)),
-                None => bail_hint!(
-                    "the patch embedding gives {count} tokens ({}), which do not form a square grid",
-                    shape_text(&patches);
-                    "make it give a square number of tokens, or switch rotary embedding off with rope_theta: ()"
-                ),
-            }
-        }
         let input_embedding = self.class_token.forward(&patches, &cx).context("in embeddings")?;
         let seen = match input_mask {
             Some(mask) => self.class_token.forward(&masked(&patches, mask)?, &cx).context("in embeddings")?,
             None => input_embedding.shallow_clone(),
         };
+        cx.rotary = self.angles(images, &patches, &mut cx)?;
         let encoded = self.encoder.forward(&seen, &cx).context("in encoder")?;
         let computed = taps.hidden_states.borrow().len();
         if let Some(blocks) = wanted.blocks
@@ -176,17 +238,110 @@ impl VitNepa {
                 blocks + 1
             );
         }
+        ensure!(
+            encoded.size() == seen.size(),
+            "the encoder must give tokens of the shape that it gets, {}, found {}",
+            shape_text(&seen),
+            shape_text(&encoded)
+        );
         let last_hidden_state = self.layernorm.forward(&encoded, &cx)?;
-        let head = self.head.as_ref().filter(|_| wanted.blocks.is_none_or(|blocks| blocks as i64 == layers));
+        let head = self
+            .head
+            .as_ref()
+            .map(|(_, head)| head)
+            .filter(|_| wanted.blocks.is_none_or(|blocks| blocks as i64 == layers));
         let logits = head.map(|head| head.forward(&last_hidden_state, &cx)).transpose()?;
         Ok(Output {
             input_embedding,
             last_hidden_state,
-            hidden_states: if wanted.hidden_states { taps.hidden_states.take() } else { Vec::new() },
+            hidden_states: match wanted.hidden_states {
+                true => taps.hidden_states.take().iter().map(|x| own_tokens(x, &seen)).collect::<Result<_>>()?,
+                false => Vec::new(),
+            },
             attentions: taps.attentions.take(),
             logits,
         })
     }
+}
+
+impl VitNepa {
+    /// The rotary angles of images and their patches [B, T, D], and the patches' grid, if it was not known.
+    fn angles(&self, images: &Tensor, patches: &Tensor, cx: &mut Context) -> Result<Option<Tensor>> {
+        let count = patches.size().get(1).copied().unwrap_or(0);
+        match &self.rotary {
+            Rotary::Off => Ok(None),
+            Rotary::Own(module) => {
+                let angles = module.forward(images, cx).context("in rotary")?;
+                let size = angles.size();
+                let head_size = self.architecture.head_size;
+                let fits = [3, 5].contains(&size.len()) && size[0] == 2 && size.ends_with(&[count, head_size]);
+                ensure!(
+                    fits,
+                    "the part `rotary` must give cosines and sines [2, {count}, {head_size}] (patches, head width), or \
+                     [2, B, 1, {count}, {head_size}], found {}",
+                    shape_text(&angles)
+                );
+                Ok(Some(angles))
+            }
+            Rotary::Embedding(embedding) => {
+                let grid = match cx.grid.or(square_side(count).map(|side| (side, side))) {
+                    Some(grid) => grid,
+                    None => bail_hint!(
+                        "the patch embedding gives {count} tokens ({}), which do not form a square grid",
+                        shape_text(patches);
+                        "make it give a square number of tokens, give the angles with the part `rotary`, or switch rotary \
+                         embedding off with rope_theta: ()"
+                    ),
+                };
+                cx.grid = Some(grid);
+                Ok(Some(embedding.angles_of_batch(grid, images.size().first().map_or(0, |n| *n as usize))?))
+            }
+        }
+    }
+
+    /// Floating-point operations of one image's forward pass, and those of the encoder among them; an error names the part
+    /// that does not say.
+    pub fn flops_per_image(&self) -> Result<(i64, i64)> {
+        let n = self.architecture.tokens;
+        let head = self.head.as_ref().map(|(_, head)| ("classifier", head, n));
+        let parts = [
+            ("patch_embeddings", &self.patch_embeddings, n - 1),
+            ("class_token", &self.class_token, n),
+            ("encoder", &self.encoder, n),
+            ("layernorm", &self.layernorm, n),
+        ];
+        let (mut all, mut encoder) = (0, 0);
+        for (name, part, tokens) in parts.into_iter().chain(head) {
+            match part.flops(tokens) {
+                Some(flops) => {
+                    all += flops;
+                    encoder += if name == "encoder" { flops } else { 0 };
+                }
+                None => bail_hint!(
+                    "the part `{name}`, {}, does not say how many operations it takes", part.describe();
+                    "nn::define(parts, forward, #{{ flops: N }}) says it: those of one image's forward pass"
+                ),
+            }
+        }
+        Ok((all, encoder))
+    }
+}
+
+/// The tokens of a hidden state that the model's output has too: the first, and the last ones, but not those that an
+/// encoder puts between them (registers).
+fn own_tokens(x: &Tensor, like: &Tensor) -> Result<Tensor> {
+    let (found, wanted) = (x.size(), like.size());
+    ensure!(
+        found.len() == 3 && found[1] >= wanted[1] && (found[0], found[2]) == (wanted[0], wanted[2]),
+        "expected a hidden state like {}, found {}",
+        shape_text(like),
+        shape_text(x)
+    );
+    if found[1] == wanted[1] {
+        return Ok(x.shallow_clone());
+    }
+    let patches = wanted[1] - 1;
+    Ok(Tensor::f_cat(&[x.f_narrow(1, 0, 1)?, x.f_narrow(1, found[1] - patches, patches)?], 1)?)
 }
 
 /// Patches [B, T, D] with zeros where the mask [B, T] holds.
@@ -206,20 +361,34 @@ impl Module for VitNepa {
     fn describe(&self) -> String {
         let c = &self.architecture;
         let head = if c.num_labels > 0 { format!(", {} labels", c.num_labels) } else { String::new() };
+        let own = match (&*self.definition.borrow(), &self.own_parts[..]) {
+            (Some(definition), _) => format!(", built by {}", definition.script),
+            (None, []) => String::new(),
+            (None, parts) => format!(", own {}", parts.join(", ")),
+        };
         format!(
-            "vit_nepa({}² / {}, {} x {}, {} heads{head})",
+            "vit_nepa({}² / {}, {} x {}, {} heads{head}{own})",
             c.image_size, c.patch_size, c.num_hidden_layers, c.hidden_size, c.num_attention_heads
         )
     }
 
     fn visit(&self, visitor: &mut ModuleVisitor<'_>) {
-        visitor.child("vit_nepa.embeddings", &self.class_token);
+        visitor.child("vit_nepa.embeddings", self.class_token.as_ref());
         visitor.child("vit_nepa.embeddings.patch_embeddings", self.patch_embeddings.as_ref());
-        visitor.child("vit_nepa.encoder", self.encoder.as_ref());
-        visitor.child("vit_nepa.layernorm", &self.layernorm);
-        if let Some(head) = &self.head {
-            visitor.child("", head);
+        match &self.rotary {
+            Rotary::Off => {}
+            Rotary::Embedding(embedding) => visitor.training(&embedding.training),
+            Rotary::Own(module) => visitor.child("vit_nepa.rotary", module.as_ref()),
         }
+        visitor.child("vit_nepa.encoder", self.encoder.as_ref());
+        visitor.child("vit_nepa.layernorm", self.layernorm.as_ref());
+        if let Some((name, head)) = &self.head {
+            visitor.child(name, head.as_ref());
+        }
+    }
+
+    fn depth(&self) -> Option<i64> {
+        self.encoder.depth()
     }
 
     fn vit_nepa(&self) -> Option<&VitNepa> {

@@ -18,7 +18,8 @@ options! {
         eps: f64 = 1e-8,
         /// Decoupled weight decay, multiplied by the learning rate.
         weight_decay: f64 = 0.05,
-        /// Parameters without weight decay: name patterns, in which `*` stands for any characters.
+        /// Parameters without weight decay, besides those of at most one dimension (biases, norms, scales): name patterns,
+        /// in which `*` stands for any characters.
         no_decay: Vec<String> = ["*bias*", "*layernorm*", "*layer_scale*", "*_norm*"].map(String::from).to_vec(),
         /// Parameter groups: a parameter takes the options of the first group whose pattern matches its name.
         /// Each is a map with `pattern` and the options of a grouping function.
@@ -115,7 +116,7 @@ impl Adamw {
         let mut groups: Vec<ParamGroup> = Vec::new();
         for (name, param) in named_parameters(module) {
             let o = group_of(&name, &param)?;
-            let decays = !no_decay.iter().any(|p| p.matches(&name));
+            let decays = param.dim() > 1 && !no_decay.iter().any(|p| p.matches(&name));
             let weight_decay = o.weight_decay.unwrap_or(if decays { options.weight_decay } else { 0.0 });
             let slot = Slot { param, state: None };
             let same = |g: &&mut ParamGroup| {

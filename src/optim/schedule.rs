@@ -2,7 +2,7 @@
 //! layer-wise ones of its `schedulers.py`).
 
 use crate::error::{Result, ensure};
-use crate::options;
+use crate::{choices, options};
 
 options! {
     /// The shape of a schedule.
@@ -17,18 +17,33 @@ options! {
         llrd: f64 = 1.0,
         /// Final value of llrd, reached along a cosine (llrd_cosine only); () keeps llrd constant.
         llrd_end: Option<f64> = None,
+        /// Steps between two decays ("step" only).
+        step_size: Option<i64> = None,
+        /// Factor of each decay ("step" only).
+        gamma: Option<f64> = None,
+        /// Steps of the decay at the end ("warmup_stable_decay" only); () means a fifth of all.
+        decay_steps: Option<i64> = None,
     }
 }
 
-/// The shape of a schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ScheduleKind {
-    /// Linear warm-up, then half a cosine to 0.
-    Cosine,
-    /// A cosine schedule times llrd^power, the layer-wise decay; each layer warms up alike.
-    LlrdCosine,
-    /// A cosine schedule times llrd^power, where groups with smaller factors warm up longer.
-    LlrdCosineWarmup,
+choices! {
+    /// The shape of a schedule.
+    pub enum ScheduleKind {
+        /// Linear warm-up, then half a cosine to 0.
+        Cosine = "cosine",
+        /// Linear warm-up, then the peak.
+        Constant = "constant",
+        /// Linear warm-up, then a line to 0.
+        Linear = "linear",
+        /// Linear warm-up, then times gamma after each step_size steps.
+        Step = "step",
+        /// Linear warm-up, then the peak, and a line to 0 over the last decay_steps.
+        WarmupStableDecay = "warmup_stable_decay",
+        /// A cosine schedule times llrd^power, the layer-wise decay; each layer warms up alike.
+        LlrdCosine = "llrd_cosine",
+        /// A cosine schedule times llrd^power, where groups with smaller factors warm up longer.
+        LlrdCosineWarmup = "llrd_cosine_warmup",
+    }
 }
 
 /// Learning rates by step.
@@ -55,18 +70,38 @@ impl Schedule {
             "cosine has no layer-wise decay: use optim::llrd_cosine or optim::llrd_cosine_warmup"
         );
         ensure!(kind == ScheduleKind::LlrdCosine || o.llrd_end.is_none(), "llrd_end belongs to optim::llrd_cosine");
+        ensure!(
+            kind == ScheduleKind::Step || (o.step_size.is_none() && o.gamma.is_none()),
+            "step_size and gamma belong to the schedule \"step\""
+        );
+        ensure!(
+            kind != ScheduleKind::Step || o.step_size.is_some_and(|size| size > 0),
+            "the schedule \"step\" needs step_size, the steps between two decays"
+        );
+        ensure!(o.gamma.is_none_or(|gamma| gamma >= 0.0), "gamma must not be negative, found {}", o.gamma.unwrap());
+        ensure!(
+            kind == ScheduleKind::WarmupStableDecay || o.decay_steps.is_none(),
+            "decay_steps belongs to the schedule \"warmup_stable_decay\""
+        );
+        let free = o.total_steps - o.warmup_steps;
+        ensure!(
+            o.decay_steps.is_none_or(|steps| (0..=free).contains(&steps)),
+            "decay_steps must lie in 0..={free}, the steps after the warm-up, found {}",
+            o.decay_steps.unwrap()
+        );
         Ok(Self { kind, options: o.clone() })
     }
 
     /// A short text for printing.
     pub fn describe(&self) -> String {
         let o = &self.options;
-        let kind = match self.kind {
-            ScheduleKind::Cosine => "cosine",
-            ScheduleKind::LlrdCosine => "llrd_cosine",
-            ScheduleKind::LlrdCosineWarmup => "llrd_cosine_warmup",
-        };
-        format!("{kind}(lr {:e}, {} steps, {} warm-up)", o.lr, o.total_steps, o.warmup_steps)
+        format!(
+            "{}(lr {:e}, {} steps, {} warm-up)",
+            ScheduleKind::NAMES[self.kind as usize],
+            o.lr,
+            o.total_steps,
+            o.warmup_steps
+        )
     }
 
     /// The learning rate of update `step` (0 is the first) for a group of the given llrd power.
@@ -82,25 +117,36 @@ impl Schedule {
         };
         let factor = llrd.powf(llrd_power as f64);
         let warmup = match self.kind {
-            ScheduleKind::Cosine | ScheduleKind::LlrdCosine => o.warmup_steps,
             ScheduleKind::LlrdCosineWarmup if o.warmup_steps == 0 => 0,
             ScheduleKind::LlrdCosineWarmup => {
                 // Python's round: halves go to the even neighbour.
                 let shorter = (o.warmup_steps as f64 * factor.min(1.0)).round_ties_even() as i64;
                 (o.warmup_steps - shorter.clamp(0, o.warmup_steps)).clamp(1, o.total_steps)
             }
+            _ => o.warmup_steps,
         };
         if step < warmup {
             return o.lr * factor * (step_f / warmup.max(1) as f64);
         }
-        let mut progress = (step - warmup) as f64 / (o.total_steps - warmup).max(1) as f64;
-        if self.kind != ScheduleKind::Cosine {
-            // The reference's layer-wise ones end at 0; Hugging Face's cosine rises again.
-            if step >= o.total_steps {
-                return 0.0;
+        let progress = (step - warmup) as f64 / (o.total_steps - warmup).max(1) as f64;
+        let cosine = |progress: f64| (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0);
+        o.lr * factor
+            * match self.kind {
+                // Hugging Face's rises again after the last step; the reference's layer-wise ones end at 0.
+                ScheduleKind::Cosine => cosine(progress),
+                ScheduleKind::LlrdCosine | ScheduleKind::LlrdCosineWarmup if step >= o.total_steps => 0.0,
+                ScheduleKind::LlrdCosine | ScheduleKind::LlrdCosineWarmup => cosine(progress.clamp(0.0, 1.0)),
+                ScheduleKind::Constant => 1.0,
+                ScheduleKind::Linear => (1.0 - progress).max(0.0),
+                ScheduleKind::Step => {
+                    let decays = (step - warmup) / o.step_size.unwrap_or(o.total_steps).max(1);
+                    o.gamma.unwrap_or(0.1).powf(decays as f64)
+                }
+                ScheduleKind::WarmupStableDecay => {
+                    let decay = o.decay_steps.unwrap_or((o.total_steps / 5).min(o.total_steps - warmup));
+                    let left = (o.total_steps - step) as f64 / decay.max(1) as f64;
+                    left.clamp(0.0, 1.0)
+                }
             }
-            progress = progress.clamp(0.0, 1.0);
-        }
-        o.lr * factor * (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0)
     }
 }

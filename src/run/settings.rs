@@ -1,8 +1,9 @@
 //! The settings of a training loop: those that a resumed run must have kept, and those that may change.
 
+use crate::checkpoint::ConfigFile;
 use crate::differences::differences;
 use crate::error::{Diagnostic, Error, Result, bail, did_you_mean};
-use crate::nn::{Module, VitNepaConfig};
+use crate::nn::Module;
 use crate::run::allowed::STD;
 use serde_json::{Map, Value};
 use std::fmt;
@@ -34,7 +35,7 @@ impl Settings {
     /// Adds the model, whose architecture may not change.
     pub fn add_model(&mut self, model: &dyn Module) -> Result<()> {
         let model = match model.vit_nepa() {
-            Some(model) => serde_json::to_value::<&VitNepaConfig>(model.architecture())?,
+            Some(model) => Value::Object(ConfigFile::of_model(model).all_keys()),
             None => model.describe().into(),
         };
         self.fixed.insert("model".into(), model);

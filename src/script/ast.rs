@@ -37,3 +37,18 @@ fn key_in(value: &Expr, key: &str) -> Option<Position> {
         _ => None,
     }
 }
+
+/// What the imports of a script name, wherever they stand; the line of one whose path is computed.
+pub fn imports(ast: &AST) -> Vec<Result<String, usize>> {
+    let mut all = Vec::new();
+    ast.walk(&mut |path: &[ASTNode]| {
+        if let Some(ASTNode::Stmt(Stmt::Import(import, position))) = path.last() {
+            all.push(match &import.0 {
+                Expr::StringConstant(path, _) => Ok(path.to_string()),
+                _ => Err(position.line().unwrap_or(0)),
+            });
+        }
+        true
+    });
+    all
+}

@@ -3,6 +3,7 @@
 mod api;
 mod ast;
 mod check;
+mod confined;
 pub mod docs;
 pub mod error;
 mod functions;
@@ -28,18 +29,25 @@ use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
 pub use error::ScriptError;
 use registry::Api;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Position, Scope};
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 thread_local! {
     /// The engine of this thread's host, for Rust code that calls back into a script.
     static ENGINE: Cell<Option<&'static Engine>> = const { Cell::new(None) };
+    /// The texts of its scripts.
+    static SOURCES: RefCell<Option<Sources>> = const { RefCell::new(None) };
 }
 
 /// Runs `f` with this thread's engine.
 fn with_engine<R>(f: impl FnOnce(&Engine) -> R) -> R {
     f(ENGINE.get().expect("script functions are called while a host runs"))
+}
+
+/// The texts of the scripts of this thread's host.
+fn sources() -> Sources {
+    SOURCES.with_borrow(|sources| sources.clone()).expect("script functions are called while a host runs")
 }
 
 /// An engine with everything registered, and the reference of it.
@@ -95,6 +103,7 @@ impl Host {
         // One engine a process (or a test's thread): it lives as long as anything that calls it.
         let engine: &'static Engine = Box::leak(Box::new(engine));
         ENGINE.set(Some(engine));
+        SOURCES.set(Some(sources.clone()));
         let host = Self { engine, reference: filled, sources };
         reference.stdlib = host.read_stdlib();
         host.reference.set(reference).unwrap_or_else(|_| unreachable!("filled here only"));

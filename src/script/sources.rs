@@ -196,6 +196,43 @@ impl Sources {
         Ok((file, ast))
     }
 
+    /// Takes the text of a script as given, though another one may have been read at its place before.
+    pub fn put(&self, path: &Path, text: &str) {
+        let (Ok(folder), Some(name)) = (std::fs::canonicalize(folder_of(path)), path.file_name()) else { return };
+        let mut store = self.store.borrow_mut();
+        let file = store.names.entry(folder.join(name)).or_insert_with(|| path.display().to_string()).clone();
+        if store.texts.insert(file.clone(), text.to_string()).is_some_and(|before| before != text) {
+            // Those that import it are made anew as well.
+            store.modules.clear();
+        }
+    }
+
+    /// The scripts that a script imports, other than those of the standard library, and theirs, with itself: each one's
+    /// file and text.
+    pub fn with_imports(&self, engine: &Engine, path: &str) -> Result<Vec<(String, String)>> {
+        let mut all: Vec<(String, String)> = Vec::new();
+        let mut open = vec![(String::new(), path.to_string())];
+        while let Some((importer, path)) = open.pop() {
+            let (file, ast) =
+                self.compile_module(engine, &importer, &path, Position::NONE).map_err(super::error::from_rhai)?;
+            if file.starts_with("std/") || all.iter().any(|(known, _)| *known == file) {
+                continue;
+            }
+            for import in super::ast::imports(&ast) {
+                match import {
+                    Ok(path) => open.push((file.clone(), path)),
+                    Err(line) => bail_hint!(
+                        "{file}, line {line}: the path of this import is computed";
+                        "a script that builds a model is kept with what it imports: write the path out"
+                    ),
+                }
+            }
+            let text = self.text(&file).unwrap_or_default();
+            all.push((file, text));
+        }
+        Ok(all)
+    }
+
     /// What could have been meant by an import that leads nowhere.
     pub fn import_hint(&self, path: &str) -> Option<String> {
         let names = self.stdlib_names();

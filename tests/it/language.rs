@@ -356,3 +356,28 @@ fn sorting_is_right_or_an_error() {
     assert_eq!(lines[4], "no order", "{said}");
     assert_eq!(lines[5], "elements of different types cannot be sorted", "{said}");
 }
+
+/// Not from that of the script that calls it, where another file may have the name.
+#[test]
+fn an_import_in_a_function_is_found_from_the_script_that_wrote_it() {
+    let folder = Folder::new();
+    folder.write(
+        "lib/a.rhai",
+        "fn direct() { import \"b\" as b; b::x() } fn later() { || { import \"b\" as b; b::x() } }",
+    );
+    folder.write("lib/b.rhai", "fn x() { \"right\" }");
+    folder.write("b.rhai", "fn x() { \"wrong\" }");
+    folder.write("other/c.rhai", "fn apply(f) { f.call() }");
+    let calls = [
+        "a::direct()",
+        "a::later().call()",
+        "no_grad(a::later())",
+        "c::apply(a::later())",
+        "c::apply(|| a::later().call())",
+        "[1].map(|i| a::later().call())[0]",
+    ];
+    for call in calls {
+        let said = folder.run(&format!("import \"lib/a\" as a; import \"other/c\" as c; print({call});"));
+        said.succeeds().prints(&["right"]);
+    }
+}

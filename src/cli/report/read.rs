@@ -2,7 +2,7 @@
 
 use super::evaluation::{EVALUATION_FILE, Evaluation};
 use crate::bail_hint;
-use crate::checkpoint::manifest;
+use crate::checkpoint::{CONFIG_FILE, manifest};
 use crate::cli::inspect;
 use crate::cli::plot::CURVES_FILE;
 use crate::cli::plot::read::{self, MOST_METRICS, Run};
@@ -16,6 +16,7 @@ use crate::run::log::LOG_FILE;
 use crate::run::metrics::METRICS_FILE;
 use crate::run::schema::RECIPE_FILE;
 use crate::untrusted::MOST_TEXT;
+use serde_json::Value;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -151,6 +152,14 @@ fn provenance(dir: &Path, path: &Path) -> String {
     let mut parts = Vec::new();
     if let Some(weights) = provenance.weights {
         parts.push(format!("weights: {weights}"));
+    }
+    let config = path.join(CONFIG_FILE);
+    let name = config.strip_prefix(dir).unwrap_or(&config).display().to_string();
+    if inside::check(dir, &name, MOST_TEXT).is_ok()
+        && let Ok(config) = read_json::<Value>(&config)
+        && let Some(script) = config["script"].as_str()
+    {
+        parts.push(format!("built by {script}"));
     }
     for start in provenance.run.unwrap_or_default().started_from {
         match start.weights() {

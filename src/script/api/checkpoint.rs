@@ -1,18 +1,20 @@
 //! Models and tensors on disk.
 
-use super::nn::{report_map, tensor_map};
-use crate::checkpoint::{self, CONFIG_FILE, FillOptions, PASS_STRICT, SaveOptions};
+use super::nn::{self, ModelScript, report_map, tensor_map};
+use crate::bail_hint;
+use crate::checkpoint::{self, CONFIG_FILE, FillOptions, Own, PASS_STRICT, SaveOptions, StoredModel};
 use crate::dist;
 use crate::error::Result;
 use crate::run::pretrained;
 use crate::script::registry::Api;
 use crate::script::session;
-use crate::script::values::{Module, from_json, plain_map, tensors_by_name};
+use crate::script::values::{Module, from_json, tensors_by_name};
 use nepa_macros::functions;
 use rhai::{Dynamic, Map};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 pub fn register(api: &mut Api<'_>) {
     api.namespace(
@@ -42,8 +44,8 @@ mod functions {
     /// ones. The path is a run directory (meaning its newest checkpoint), a training checkpoint
     /// (checkpoints/LABEL/step-N), a model folder, nepa's or Hugging Face's (with pytorch_model_ema.bin for "ema";
     /// weights may be in several files with an index), or a file of weights beside a config.json. A folder that records
-    /// the other kind of weights is refused. Returns a map: `path` of the file, `weights`, `config`
-    /// (with the keys of config.json), `class_names` (an array, or () without a head), `tensors` by name, on the CPU.
+    /// the other kind of weights is refused. Returns a map: `path` of the file, `weights`, `config` (with the keys of
+    /// config.json) and `script`, both for nn::build, `class_names` (an array, or () without a head), `tensors` by name, on the CPU.
     ///
     /// Example: `let pretrained = checkpoint::open("runs/vitb/checkpoints/pretrain/step-00499200", "ema");`
     pub fn open(path: &Path, weights: &str) -> Result<Map> {
@@ -73,8 +75,8 @@ mod functions {
         filled(m, path, &options)
     }
 
-    /// Saves a module as a folder: model.safetensors, provenance.json and, of a ViT-NEPA, config.json and
-    /// preprocessor_config.json, for Hugging Face's image processors: resized to the image size, and normalised as
+    /// Saves a module as a folder: model.safetensors, provenance.json and, of a ViT-NEPA, config.json,
+    /// the scripts that build it (model_script, if nn::build made it) and preprocessor_config.json, for Hugging Face's image processors: resized to the image size, and normalised as
     /// std/train or `set_normalization` said, or else the folder that it was loaded from, or else by 0.5 and 0.5.
     /// The folder is written atomically and replaces a model folder of that name. Rank 0 writes, and the other ranks
     /// wait for it.
@@ -110,15 +112,23 @@ mod functions {
     /// Reads and checks the configuration of a model folder, with the keys of config.json.
     pub fn config(folder: &Path) -> Result<Map> {
         let file = checkpoint::ConfigFile::read(&folder.join(CONFIG_FILE))?;
-        plain_map(&file.config)
+        Ok(nn::config_of(&file))
     }
 }
 
 fn loaded(path: &Path, weights: &str) -> Result<Module> {
     let (_, file) = pretrained::find(path, weights)?;
-    let model = checkpoint::load(&file)?;
+    let stored = StoredModel::read(&file)?;
+    let module = match &stored.config.own {
+        Some(Own::Script(definition)) => {
+            let module = nn::built(definition, nn::config_of(&stored.config))?;
+            stored.fill(module.0.vit_nepa().expect("it builds nothing else"))?;
+            module
+        }
+        _ => Module(Rc::new(stored.build()?)),
+    };
     session::note_loaded(&file);
-    Ok(Module(Rc::new(model)))
+    Ok(module)
 }
 
 fn opened(path: &Path, weights: &str) -> Result<Map> {
@@ -126,11 +136,21 @@ fn opened(path: &Path, weights: &str) -> Result<Map> {
     let config = checkpoint::ConfigFile::read(&file.with_file_name(CONFIG_FILE))?;
     let tensors = checkpoint::weights(&file)?.tensors;
     session::note_loaded(&file);
+    let script = match &config.own {
+        None => Dynamic::UNIT,
+        Some(Own::Script(definition)) => Dynamic::from(ModelScript(Arc::new(definition.clone()))),
+        Some(Own::Parts(parts)) => bail_hint!(
+            "{}: this model has parts of its own ({}) that a recipe made, and no other can be built like it",
+            file.display(), parts.join(", ");
+            "build it with nn::build(SCRIPT, config), which keeps the script beside the weights"
+        ),
+    };
     let names = config.class_names().map(|names| from_json(&Value::from(names))).unwrap_or(Dynamic::UNIT);
     Ok(Map::from([
         ("path".into(), file.display().to_string().into()),
         ("weights".into(), kind.map_or(Dynamic::UNIT, Dynamic::from)),
-        ("config".into(), plain_map(&config.config)?.into()),
+        ("config".into(), nn::config_of(&config).into()),
+        ("script".into(), script),
         ("class_names".into(), names),
         ("tensors".into(), tensors_by_name(tensors).into()),
     ]))

@@ -3,7 +3,7 @@
 use crate::error::{Result, bail, ensure};
 use crate::optim::{self, AdamwOptions, EmaOptions, ScheduleKind, ScheduleOptions};
 use crate::script::registry::Api;
-use crate::script::types::handles;
+use crate::script::types::{choice_arguments, handles};
 use crate::script::values::{Module, Tensor, call, found, from_json, number, read_options, tensors_by_name};
 use nepa_macros::functions;
 use rhai::{Dynamic, FnPtr, Map};
@@ -14,12 +14,22 @@ use std::rc::Rc;
 /// An optimizer in a script.
 #[derive(Clone)]
 pub struct Adamw(pub Rc<RefCell<optim::Adamw>>);
-/// A learning-rate schedule in a script.
+/// A learning-rate schedule in a script; the factor is a function of the step.
 #[derive(Clone)]
-struct Schedule(Rc<optim::Schedule>);
+struct Schedule(Rc<optim::Schedule>, Option<FnPtr>);
+
+impl Schedule {
+    fn rate(&self, step: i64, llrd_power: i64) -> Result<f64> {
+        let base = self.0.at(step, llrd_power);
+        let Some(factor) = &self.1 else { return Ok(base) };
+        Ok(base * number(&call(factor, (step,))?, "the factor of optim::lambda_lr")?)
+    }
+}
 /// An average of weights in a script.
 #[derive(Clone)]
 pub struct Ema(pub Rc<RefCell<optim::Ema>>);
+
+choice_arguments! { ScheduleKind }
 
 handles! {
     "Adamw": Adamw;
@@ -37,7 +47,7 @@ fn group_map(group: &optim::ParamGroup) -> Dynamic {
 }
 
 fn schedule(kind: ScheduleKind, options: &ScheduleOptions) -> Result<Schedule> {
-    Ok(Schedule(Rc::new(optim::Schedule::new(kind, options)?)))
+    Ok(Schedule(Rc::new(optim::Schedule::new(kind, options)?), None))
 }
 
 pub fn register(api: &mut Api<'_>) {
@@ -77,6 +87,24 @@ mod functions {
             }
         })?;
         Ok(Adamw(Rc::new(RefCell::new(new))))
+    }
+
+    /// A schedule by its name: "cosine", "constant", "linear", "step" (PyTorch's StepLR after the warm-up),
+    /// "warmup_stable_decay" (arXiv 2404.06395, with a linear decay), "llrd_cosine" or "llrd_cosine_warmup". All begin with
+    /// a linear warm-up; the values are Hugging Face's.
+    ///
+    /// Example: `optim::schedule("step", #{ lr: 0.1, total_steps: 90, step_size: 30 })`
+    #[script(name = "schedule")]
+    pub fn schedule_of_kind(kind: ScheduleKind, options: ScheduleOptions) -> Result<Schedule> {
+        schedule(kind, &options)
+    }
+
+    /// A schedule of your own, as PyTorch's LambdaLR: `factor(step)`, from 0, is multiplied by `lr` (and by llrd^power).
+    ///
+    /// Example: `optim::lambda_lr(#{ lr: 1e-3, total_steps: 100 }, |step| 1.0 / (1.0 + step))`
+    pub fn lambda_lr(options: ScheduleOptions, factor: FnPtr) -> Result<Schedule> {
+        let options = ScheduleOptions { warmup_steps: 0, ..options };
+        Ok(Schedule(schedule(ScheduleKind::Constant, &options)?.0, Some(factor)))
     }
 
     /// Linear warm-up over `warmup_steps`, then half a cosine to 0, as in Hugging Face.
@@ -161,14 +189,14 @@ mod schedules {
     use super::*;
 
     /// The learning rate of an update.
-    pub fn at(schedule: &Schedule, step: i64) -> f64 {
-        schedule.0.at(step, 0)
+    pub fn at(schedule: &Schedule, step: i64) -> Result<f64> {
+        schedule.rate(step, 0)
     }
 
     /// The learning rate of an update for a group with the given layer-wise power.
     #[script(name = "at")]
-    pub fn at_power(schedule: &Schedule, step: i64, llrd_power: i64) -> f64 {
-        schedule.0.at(step, llrd_power)
+    pub fn at_power(schedule: &Schedule, step: i64, llrd_power: i64) -> Result<f64> {
+        schedule.rate(step, llrd_power)
     }
 
     /// The schedule as text.

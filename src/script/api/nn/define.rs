@@ -1,8 +1,10 @@
 //! Modules that a script defines.
 
 use crate::bail_hint;
-use crate::error::{Result, bail};
+use crate::error::{Result, bail, did_you_mean};
 use crate::nn::{self, Context, ModuleVisitor};
+use crate::options;
+use crate::script::confined;
 use crate::script::values::{Module, Tensor, call, found, modules};
 use crate::tensor::shape_text;
 use rhai::{Array, Dynamic, FnPtr, Map};
@@ -34,11 +36,26 @@ pub fn outer_context() -> Context {
     OUTER.with_borrow(|outer| outer.last().cloned()).unwrap_or_default()
 }
 
+options! {
+    /// What a module of a script says of itself.
+    pub struct DefineOptions {
+        /// The name of the part, an array of modules, that are its blocks: its forward function applies them one after
+        /// the other. Their parameters then have the learning rates of their layers, and an encoder has this depth.
+        blocks: Option<String> = None,
+        /// Floating-point operations of one image's forward pass: of matrix products, a multiplication with its addition
+        /// as two. () means unknown.
+        flops: Option<i64> = None,
+    }
+}
+
 /// A module that a script defines: its parts and a forward function.
 pub struct ScriptModule {
     parts: Vec<(String, Member)>,
     forward: FnPtr,
+    options: DefineOptions,
     training: Cell<bool>,
+    /// Whether a model's script has made it.
+    confined: bool,
 }
 
 /// What a script's module holds under a name.
@@ -53,13 +70,13 @@ enum Member {
 
 impl ScriptModule {
     /// A module of the given parts, which `forward` gets as a map, beside the input.
-    pub fn new(parts: Map, forward: FnPtr) -> Result<Self> {
+    pub fn new(parts: Map, forward: FnPtr, options: DefineOptions) -> Result<Self> {
         let mut own = Vec::new();
         for (name, value) in parts {
-            if ["training", "rotary"].contains(&name.as_str()) {
+            if RESERVED.contains(&name.as_str()) {
                 bail!(
-                    "nn::define: the part name `{name}` is reserved: the forward function gets the mode or the \
-                     angles under it"
+                    "nn::define: the part name `{name}` is reserved: the forward function gets the mode, the angles or \
+                     what is wanted under it"
                 );
             }
             let part = if let Some(t) = value.read_lock::<Tensor>() {
@@ -89,9 +106,23 @@ impl ScriptModule {
             };
             own.push((name.to_string(), part));
         }
-        Ok(Self { parts: own, forward, training: Cell::new(true) })
+        if let Some(blocks) = &options.blocks
+            && !own.iter().any(|(name, part)| name == blocks && matches!(part, Member::Modules(_)))
+        {
+            let arrays =
+                own.iter().filter(|(_, part)| matches!(part, Member::Modules(_))).map(|(name, _)| name.as_str());
+            bail!("nn::define: blocks: no part `{blocks}` is an array of modules{}", did_you_mean(blocks, arrays));
+        }
+        Ok(Self { parts: own, forward, options, training: Cell::new(true), confined: confined::is_inside() })
+    }
+
+    fn is_blocks(&self, name: &str) -> bool {
+        self.options.blocks.as_deref() == Some(name)
     }
 }
+
+/// What the forward function gets beside the parts.
+const RESERVED: [&str; 3] = ["training", "rotary", "want_attentions"];
 
 impl nn::Module for ScriptModule {
     fn describe(&self) -> String {
@@ -107,12 +138,29 @@ impl nn::Module for ScriptModule {
                 Member::Module(m) => parts.child(name, m.0.as_ref()),
                 Member::Modules(list) => {
                     for (i, m) in list.iter().enumerate() {
-                        parts.child(&format!("{name}.{i}"), m.as_ref());
+                        match self.is_blocks(name) {
+                            true => parts.block(&format!("{name}.{i}"), i, m.as_ref()),
+                            false => parts.child(&format!("{name}.{i}"), m.as_ref()),
+                        }
                     }
                 }
                 Member::Value(_) => {}
             }
         }
+    }
+
+    /// That of its blocks, or else of the stack that is one of its parts.
+    fn depth(&self) -> Option<i64> {
+        let of = |(name, part): &(String, Member)| match part {
+            Member::Modules(list) if self.is_blocks(name) => Some(list.len() as i64),
+            Member::Module(m) if self.options.blocks.is_none() => m.0.depth(),
+            _ => None,
+        };
+        self.parts.iter().filter_map(of).reduce(|a, b| a + b)
+    }
+
+    fn flops(&self, _tokens: i64) -> Option<i64> {
+        self.options.flops
     }
 
     fn forward(&self, x: &tch::Tensor, cx: &Context) -> Result<tch::Tensor> {
@@ -131,10 +179,13 @@ impl nn::Module for ScriptModule {
         own.insert("training".into(), self.training.get().into());
         let rotary = cx.rotary.as_ref().map(|r| Dynamic::from(Tensor::from(r.shallow_clone())));
         own.insert("rotary".into(), rotary.unwrap_or(Dynamic::UNIT));
+        let wants = cx.taps.as_ref().is_some_and(|taps| taps.want_attentions);
+        own.insert("want_attentions".into(), wants.into());
         let x = Tensor::from(x.shallow_clone());
         // Blocks called in there see the same angles, grid and taps as they would in its place.
         let _outer = Outer::enter(cx.clone());
-        let result = call(&self.forward, (own, x))?;
+        let run = || call(&self.forward, (own, x));
+        let result = if self.confined { confined::enter(run) } else { run() }?;
         let Some(t) = result.read_lock::<Tensor>() else {
             bail_hint!(
                 "the forward function of {} must return a tensor, found {}", self.describe(), found(&result);

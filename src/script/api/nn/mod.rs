@@ -1,18 +1,21 @@
 //! Modules: the built-in blocks, and those that a script defines.
 
+mod build;
 mod define;
 mod module;
 
+pub use build::{ModelScript, built, config_of};
 pub use module::{report_map, tensor_map};
 
-use crate::error::Result;
+use crate::error::{Result, bail, ensure};
 use crate::nn;
 use crate::options::{OptionDoc, Options as _, known_keys};
 use crate::script::registry::Api;
 use crate::script::types::{Argument, handles};
-use crate::script::values::{self, Module, read_options};
+use crate::script::values::{self, Module, Tensor, read_options};
 use crate::types::{Type, Typed};
-use define::ScriptModule;
+use build::Builder;
+use define::{DefineOptions, ScriptModule, outer_context};
 use nepa_macros::functions;
 use rhai::{FnPtr, Map};
 use std::rc::Rc;
@@ -45,6 +48,7 @@ impl Argument for Config {
 
 pub fn register(api: &mut Api<'_>) {
     api.named_type::<Rotary>();
+    api.named_type::<ModelScript>();
     api.namespace(
         "nn",
         "Building blocks. The parts of a ViT-NEPA take its configuration, a map with the keys of the reference's\n\
@@ -57,6 +61,12 @@ pub fn register(api: &mut Api<'_>) {
     );
 }
 
+/// A plain ViT-NEPA of a configuration.
+fn plain(config: Map) -> Result<Module> {
+    let config = Config::read(config, "nn::build")?;
+    wrap(nn::VitNepa::new(&config.0, nn::VitNepaOverrides::default())?)
+}
+
 fn wrap(m: impl nn::Module + 'static) -> Result<Module> {
     Ok(Module(Rc::new(m)))
 }
@@ -64,6 +74,22 @@ fn wrap(m: impl nn::Module + 'static) -> Result<Module> {
 /// A part that the caller brings, by name.
 fn part(parts: &Map, name: &str, of: &str) -> Result<Option<nn::ModuleRef>> {
     parts.get(name).map(|value| values::module(value, &format!("part `{name}` of {of}"))).transpose()
+}
+
+/// The blocks that the caller brings, as many as the configuration says.
+fn layers(parts: &Map, wanted: i64, of: &str) -> Result<Option<Vec<nn::ModuleRef>>> {
+    let Some(value) = parts.get("layer") else { return Ok(None) };
+    match value.read_lock::<rhai::Array>() {
+        Some(list) => {
+            let found = list.len() as i64;
+            ensure!(
+                found == wanted,
+                "part `layer` of {of}: expected {wanted} blocks, num_hidden_layers, found {found}"
+            );
+            Ok(Some(values::modules(&list, &format!("part `layer` of {of}"))?))
+        }
+        None => bail!("part `layer` of {of}: expected an array of modules, found {}", values::found(value)),
+    }
 }
 
 #[functions]
@@ -79,16 +105,69 @@ mod functions {
         wrap(nn::VitNepa::new(&config.0, nn::VitNepaOverrides::default())?)
     }
 
-    /// A ViT-NEPA with your own modules in place of built-in ones: `patch_embeddings` (images ->
-    /// tokens [B, T, D]) and `encoder` ([B, T + 1, D] -> [B, T + 1, D]).
+    /// A ViT-NEPA with your own modules in place of built-in ones:
+    ///   patch_embeddings  images, or whatever it takes -> tokens [B, T, D]
+    ///   class_token       tokens [B, T, D] -> [B, T + 1, D]
+    ///   rotary            images -> cosines and sines [2, T, d] of the head width d, or [2, B, 1, T, d]
+    ///   layer             an array of num_hidden_layers blocks, each [B, T + 1, D] -> [B, T + 1, D]
+    ///   encoder           the same as a whole, in place of `layer`
+    ///   layernorm         the final norm, [B, T + 1, D] -> [B, T + 1, D]
+    ///   classifier        tokens [B, T + 1, D] -> logits [B, num_labels]
+    /// A script that builds such a model is kept with its weights if nn::build called it.
+    ///
+    /// Example: `nn::vit_nepa(#{ image_size: 8, patch_size: 4, hidden_size: 8, num_attention_heads: 2 }, #{ layernorm: nn::layer_norm(8) });`
     #[script(name = "vit_nepa")]
     pub fn vit_nepa_of_parts(config: Config, parts: Map) -> Result<Module> {
-        known_keys("part", "nn::vit_nepa", parts.keys().map(|key| key.as_str()), &["patch_embeddings", "encoder"])?;
+        const OF: &str = "nn::vit_nepa";
+        let names = ["patch_embeddings", "class_token", "rotary", "layer", "encoder", "layernorm", "classifier"];
+        known_keys("part", OF, parts.keys().map(|key| key.as_str()), &names)?;
+        let layer = layers(&parts, config.0.num_hidden_layers, OF)?;
+        let encoder = match (part(&parts, "encoder", OF)?, layer) {
+            (Some(_), Some(_)) => bail!("{OF}: expected the part `layer` or the part `encoder`, found both"),
+            (encoder, None) => encoder,
+            (None, own) => Some(Rc::new(nn::Blocks::new(&config.0, own)?) as nn::ModuleRef),
+        };
         let own = nn::VitNepaOverrides {
-            patch_embeddings: part(&parts, "patch_embeddings", "nn::vit_nepa")?,
-            encoder: part(&parts, "encoder", "nn::vit_nepa")?,
+            patch_embeddings: part(&parts, "patch_embeddings", OF)?,
+            class_token: part(&parts, "class_token", OF)?,
+            rotary: part(&parts, "rotary", OF)?,
+            encoder,
+            layernorm: part(&parts, "layernorm", OF)?,
+            classifier: part(&parts, "classifier", OF)?,
         };
         wrap(nn::VitNepa::new(&config.0, own)?)
+    }
+
+    /// Builds a model that a script defines: one with `fn build(config)`, which gets the map of the configuration and
+    /// returns what nn::vit_nepa gives. Keys of nn::vit_nepa that `config` lacks have their defaults. The script and what it imports are saved with the model, with which
+    /// checkpoint::load and everything else builds it again. It may use tensors, nn and loss, and nothing that reads,
+    /// writes or belongs to a run. `script` is its path, or a model's `script`; () means a plain ViT-NEPA. Keys that
+    /// nn::vit_nepa does not know are the script's own: `config.remove("registers")` takes one out.
+    pub fn build(script: Builder, config: Map) -> Result<Module> {
+        build::build(script, config)
+    }
+
+    /// The drop path rate of block `index`, from 0: `drop_path_prob` for the last one, and less, evenly, before it.
+    pub fn drop_path_rate(config: Config, index: i64) -> Result<f64> {
+        ensure!(index >= 0, "index must not be negative, found {index}");
+        Ok(config.0.drop_path_of(index as usize))
+    }
+
+    /// Keeps the probabilities [B, H, N, N] of an attention of your own, for `encode` with `attentions`. To be called in a
+    /// module's forward function; it does nothing where nobody asks for them.
+    pub fn record_attention(probabilities: &Tensor) {
+        if let Some(taps) = outer_context().taps.filter(|taps| taps.want_attentions) {
+            taps.record_attention(probabilities);
+        }
+    }
+
+    /// Keeps tokens [B, N, D] for `encode` with `hidden_states`: what the first block of an encoder of your own gets, and
+    /// what each gives. nn::blocks does so itself. Tokens that the encoder puts between the class token and the patches
+    /// (registers) may be among them; `encode` leaves them out.
+    pub fn record_hidden_state(x: &Tensor) {
+        if let Some(taps) = outer_context().taps {
+            taps.record_hidden_state(x);
+        }
     }
 
     /// Embeds images [B, C, S, S] as patch tokens [B, T, D] in raster order. Parameters: projection.
@@ -138,22 +217,28 @@ mod functions {
         wrap(nn::Block::new(&config.0, config.0.drop_path_prob, own)?)
     }
 
-    /// The stack of `num_hidden_layers` blocks with its rotary embedding and a final norm,
-    /// [B, N, D] -> [B, N, D]. The patch grid is inferred from N: a square, with or without a class
-    /// token. Parameters: layer.I, layernorm.
+    /// The stack of `num_hidden_layers` blocks, [B, N, D] -> [B, N, D], without a final norm: nn::vit_nepa has one. Uses
+    /// the rotary angles of the model that it is part of, or its own, for a patch grid inferred from N: a square, with or
+    /// without a class token. Parameters: layer.I.
     pub fn blocks(config: Config) -> Result<Module> {
-        wrap(nn::Blocks::new(&config.0, None, true)?)
+        wrap(nn::Blocks::new(&config.0, None)?)
     }
 
-    /// A stack of your own blocks, with its rotary embedding and a final norm.
+    /// A stack of your own blocks, with its rotary embedding.
     #[script(name = "blocks")]
     pub fn blocks_of_layers(config: Config, layers: Vec<nn::ModuleRef>) -> Result<Module> {
-        wrap(nn::Blocks::new(&config.0, Some(layers), true)?)
+        wrap(nn::Blocks::new(&config.0, Some(layers))?)
     }
 
     /// A rotary embedding alone: computes the angles that attention, block and blocks take.
     pub fn rotary_embedding(options: nn::RotaryOptions) -> Result<Rotary> {
         Ok(Rotary(Rc::new(nn::RotaryEmbedding::new(&options)?)))
+    }
+
+    /// Turns queries or keys [B, H, N, d] by rotary angles, as `forward` of a module gets them in `rotary`: [2, T, d] or
+    /// [2, B, 1, T, d], for the last T of the N tokens. Those before them stay as they are.
+    pub fn apply_rotary(x: &Tensor, rotary: &Tensor) -> Result<tch::Tensor> {
+        nn::apply_rotary(x, rotary)
     }
 
     /// The classification head of a configuration with `num_labels`: tokens [B, N, D] to logits
@@ -196,11 +281,18 @@ mod functions {
 
     /// Defines a module of your own. `parts` maps names to tensors (which become parameters), modules, arrays of
     /// modules (named by index) and other values. `forward` is called with a map of them and the input tensor, and
-    /// returns a tensor. The map also holds `training` (bool) and `rotary`, the angles [2, T, d] (or [2, B, 1, T, d],
-    /// where images of the batch have draws of their own), or () if none were passed.
+    /// returns a tensor. The map also holds `training` (bool), `rotary`, the angles [2, T, d] (or [2, B, 1, T, d],
+    /// where images of the batch have draws of their own), or () if there are none, and `want_attentions`, whether the
+    /// caller asked for attention maps: see nn::record_attention.
     ///
     /// Example: `let scale = nn::define(#{ s: ones([8]) }, |m, x| x * m.s);`
     pub fn define(parts: Map, forward: FnPtr) -> Result<Module> {
-        wrap(ScriptModule::new(parts, forward)?)
+        wrap(ScriptModule::new(parts, forward, DefineOptions::default())?)
+    }
+
+    /// Defines a module of your own, and says what cannot be seen from outside.
+    #[script(name = "define")]
+    pub fn define_with(parts: Map, forward: FnPtr, options: DefineOptions) -> Result<Module> {
+        wrap(ScriptModule::new(parts, forward, options)?)
     }
 }

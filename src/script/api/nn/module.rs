@@ -1,11 +1,12 @@
 //! What any module can do, and what only a ViT-NEPA can.
 
 use super::Rotary;
+use super::build::{config_of, script_of};
 use super::define::outer_context;
 use crate::bail_hint;
 use crate::checkpoint::config_json::class_names_in;
-use crate::checkpoint::{self, FillOptions, PASS_STRICT};
-use crate::error::{Result, bail, ensure};
+use crate::checkpoint::{self, ConfigFile, FillOptions, PASS_STRICT};
+use crate::error::{Context as _, Result, bail, ensure};
 use crate::nn::{self, Context, CostOptions, InputNormalization};
 use crate::options;
 use crate::options::OptionDoc;
@@ -106,18 +107,31 @@ mod functions {
         encoded(m, images, &options)
     }
 
-    /// A ViT-NEPA's configuration, with the keys of config.json.
+    /// A ViT-NEPA's configuration, with the keys of config.json, and those that its script alone knows.
     #[script(get)]
     pub fn config(m: &Module) -> Result<Map> {
         let model = vit(m, "config")?;
-        let config: &nn::VitNepaConfig = model.vit_nepa().expect("checked").architecture();
-        plain_map(config)
+        Ok(config_of(&ConfigFile::of_model(model.vit_nepa().expect("checked"))))
+    }
+
+    /// The script that builds the model, for nn::build; () of a plain ViT-NEPA.
+    ///
+    /// Example: `nn::build(model.script, model.config + #{ num_labels: 10 });`
+    #[script(get)]
+    pub fn script(m: &Module) -> Result<Dynamic> {
+        script_of(m)
+    }
+
+    /// The layer of each parameter, by its full name: 0 of the embeddings, I + 1 of block I, and that of the last block
+    /// for what comes after them, as layer-wise learning rates count (BEiT, arXiv 2106.08254).
+    pub fn layer_ids(m: &Module) -> Map {
+        nn::layer_ids(m.0.as_ref()).into_iter().map(|(name, id)| (name.into(), id.into())).collect()
     }
 
     /// The names of a ViT-NEPA's classes, by label, if the folder that it was loaded from has them; otherwise ().
     #[script(get)]
     pub fn class_names(m: &Module) -> Option<Vec<String>> {
-        m.0.vit_nepa().and_then(|model| class_names_in(model.generic()))
+        m.0.vit_nepa().and_then(|model| class_names_in(&model.generic()))
     }
 
     /// Sets how a ViT-NEPA's images are normalised, which is saved with it in preprocessor_config.json: `mean` and `std`
@@ -126,6 +140,23 @@ mod functions {
         match m.0.vit_nepa() {
             Some(model) => model.set_normalization(InputNormalization { mean, std }),
             None => Ok(()),
+        }
+    }
+
+    /// Applies a ViT-NEPA's final norm to tokens [B, N, D], such as hidden states.
+    pub fn final_norm(m: &Module, x: &Tensor) -> Result<tch::Tensor> {
+        vit(m, "final_norm")?.vit_nepa().expect("checked").final_norm(x)
+    }
+
+    /// Floating-point operations of one image's forward pass with so many tokens: of matrix products, a multiplication with
+    /// its addition as two. An error if the module does not say.
+    pub fn flops(m: &Module, tokens: i64) -> Result<i64> {
+        match m.0.flops(tokens) {
+            Some(flops) => Ok(flops),
+            None => bail_hint!(
+                "flops: {} does not say how many operations it takes", m.0.describe();
+                "nn::define(parts, forward, #{{ flops: N }}) says it"
+            ),
         }
     }
 
@@ -144,7 +175,8 @@ mod functions {
     /// (matrix products, with attention counted as if it were not causal); `flops_per_step` of a training step (three
     /// times as many for each image, plus the blocks' once more if they are recomputed); `memory`, in bytes: `weights`,
     /// `gradients`, `optimizer` (AdamW), `ema`, `activations` (kept by forward for backward) and `total`, without the
-    /// temporary memory of single operations.
+    /// temporary memory of single operations. Of a model with parts of its own, they say their operations (see
+    /// nn::define), and `activations` and `total` are ().
     ///
     /// Example: `let flops = model.cost(#{ batch: 256, dtype: "bfloat16" }).flops_per_step;`
     pub fn cost(m: &Module, options: CostOptions) -> Result<Map> {
@@ -255,13 +287,6 @@ fn counted(m: &Module, o: &CostOptions) -> Result<Map> {
     let architecture = model.vit_nepa().expect("checked").architecture();
     ensure!(o.batch > 0, "cost: batch must be positive, found {}", o.batch);
     precision("cost", &o.dtype)?;
-    let (counted, there) = (architecture.parameters(), nn::num_parameters(model.as_ref()));
-    if counted != there {
-        bail_hint!(
-            "cost: this model has {there} parameters, but its configuration gives {counted}";
-            "only models made of built-in parts can be counted"
-        );
-    }
     let on_cuda = matches!(crate::device::current(), tch::Device::Cuda(_));
     let of_one = architecture.cost(&CostOptions { batch: 1, ..o.clone() }, on_cuda);
     let most = of_one.flops_per_step.max(of_one.memory.total);
@@ -270,7 +295,24 @@ fn counted(m: &Module, o: &CostOptions) -> Result<Map> {
         "cost: a batch of {} has more operations than can be counted",
         o.batch
     );
-    plain_map(&architecture.cost(o, on_cuda))
+    let mut cost = architecture.cost(o, on_cuda);
+    let model = model.vit_nepa().expect("checked");
+    if model.own_parts().is_empty() {
+        return plain_map(&cost);
+    }
+    // What its parts keep for backward is not known.
+    let parameters = nn::num_parameters(m.0.as_ref());
+    let (forward, blocks) = model.flops_per_image().context("cost")?;
+    cost.flops_per_image = forward;
+    cost.flops_per_step = o.batch.saturating_mul(3 * forward + if o.recompute { blocks } else { 0 });
+    cost.parameters = parameters;
+    let mut map = plain_map(&cost)?;
+    let memory = [("weights", 1), ("gradients", 1), ("optimizer", 2), ("ema", 1)];
+    let mut memory: Map =
+        memory.into_iter().map(|(name, times)| (name.into(), (4 * times * parameters).into())).collect();
+    memory.extend(["activations", "total"].map(|name| (name.into(), Dynamic::UNIT)));
+    map.insert("memory".into(), memory.into());
+    Ok(map)
 }
 
 fn encoded(m: &Module, images: &Tensor, Encoding { options: o, mask }: &Encoding) -> Result<Map> {

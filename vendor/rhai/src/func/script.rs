@@ -333,6 +333,12 @@ impl Engine {
         let orig_lib_len = global.lib.len();
         // nepa: a function sees the libraries of its own script only, never those of its callers.
         let orig_lib = _env.map(|env| std::mem::replace(&mut global.lib, env.lib.clone()));
+        // nepa: and its imports are found from there, wherever it is called.
+        #[cfg(not(feature = "no_module"))]
+        let orig_source = _env
+            .and_then(|env| env.lib.last())
+            .and_then(|lib| lib.id_raw().cloned())
+            .map(|source| std::mem::replace(&mut global.source, Some(source)));
         #[cfg(not(feature = "no_module"))]
         let orig_imports_len = global.num_imports();
 
@@ -536,6 +542,10 @@ impl Engine {
         match orig_lib {
             Some(lib) => global.lib = lib,
             None => global.lib.truncate(orig_lib_len),
+        }
+        #[cfg(not(feature = "no_module"))]
+        if let Some(source) = orig_source {
+            global.source = source;
         }
         #[cfg(not(feature = "no_module"))]
         global.truncate_imports(orig_imports_len);
