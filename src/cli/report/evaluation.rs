@@ -3,14 +3,13 @@
 use super::embed::Budget;
 use crate::error::Result;
 use crate::files::{json_value, read_json};
+use crate::run::schema::EVALUATION_FILE;
 use maud::{Markup, html};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// What an evaluation leaves in a run directory: `evaluate::save` of the standard library writes it.
-pub const EVALUATION_FILE: &str = "evaluation.json";
 /// Rows shown without unfolding: of classes, and of confused pairs.
 const WORST: usize = 12;
 /// The most that the page shows: of results and their numbers, of classes, and of samples.

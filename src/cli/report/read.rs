@@ -1,6 +1,6 @@
 //! What a run directory holds, as the page shows it.
 
-use super::evaluation::{EVALUATION_FILE, Evaluation};
+use super::evaluation::Evaluation;
 use crate::bail_hint;
 use crate::checkpoint::manifest;
 use crate::cli::inspect;
@@ -14,7 +14,7 @@ use crate::run::inside;
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::log::LOG_FILE;
 use crate::run::metrics::METRICS_FILE;
-use crate::run::schema::RECIPE_FILE;
+use crate::run::schema::{EVALUATION_FILE, RECIPE_FILE};
 use crate::untrusted::MOST_TEXT;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
