@@ -1,6 +1,6 @@
 //! What evaluation.json holds, as sections of the page. Every key may be missing.
 
-use super::embed::Budget;
+use super::embed::{Budget, SAMPLE};
 use crate::error::Result;
 use crate::files::{json_value, read_json};
 use crate::run::schema::EVALUATION_FILE;
@@ -300,7 +300,7 @@ fn sample(s: &Sample, dir: &Path, budget: &mut Budget) -> Markup {
     let probability = s.probability.map(|p| format!(" ({p:.2})")).unwrap_or_default();
     html! {
         figure {
-            @if let Some(image) = &s.image { (budget.picture(dir, image, &alt)) }
+            @if let Some(image) = &s.image { (budget.picture(dir, image, &alt, SAMPLE)) }
             figcaption {
                 (label) br;
                 @if right { span.right { "✓ " (predicted) (probability) } } @else { span.wrong { "✗ " (predicted) (probability) } }

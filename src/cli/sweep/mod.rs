@@ -236,14 +236,7 @@ fn adopt_scripts(file: &mut SweepFile, dir: &Path, prepared: &Prepared, host: &H
 }
 
 /// Runs what is to be run, and tells what came of it.
-fn execute(
-    args: &SweepArgs,
-    dir: &Path,
-    file: &SweepFile,
-    named: &[usize],
-    slots: &Slots,
-    host: &Host,
-) -> Result<u8> {
+fn execute(args: &SweepArgs, dir: &Path, file: &SweepFile, named: &[usize], slots: &Slots, host: &Host) -> Result<u8> {
     let mut jobs = VecDeque::new();
     let (mut finished, mut elsewhere) = (0, Vec::new());
     for place in named {
@@ -298,7 +291,11 @@ fn show_table(sweep: &Sweep, metric: Option<&str>) -> Result<()> {
     let metric = Metric::choose(sweep, metric)?;
     to_stdout(&format!("\n{}", table::render(sweep, metric.as_ref())));
     let csv = sweep.dir.join(table::CSV_FILE);
-    out!("{}: a row for each run; nepa report {} draws the curves", csv.display(), shell(&sweep.dir.display().to_string()));
+    out!(
+        "{}: a row for each run; nepa report {} draws the curves",
+        csv.display(),
+        shell(&sweep.dir.display().to_string())
+    );
     Ok(())
 }
 
@@ -318,9 +315,16 @@ fn conclude(args: &SweepArgs, sweep: &Sweep, named: &[usize], ended: &Ended, slo
     }
     for (place, fault) in failed.iter().take(MOST_LISTED) {
         let run = &sweep.runs[*place];
-        let arguments =
-            run_arguments(&sweep.file, &run.planned, &sweep.dir, host.sources.stdlib(), sweep.file.options.threads, &[]);
-        let words: Vec<String> = std::iter::once("nepa".to_string()).chain(arguments).map(|word| shell(&word)).collect();
+        let arguments = run_arguments(
+            &sweep.file,
+            &run.planned,
+            &sweep.dir,
+            host.sources.stdlib(),
+            sweep.file.options.threads,
+            &[],
+        );
+        let words: Vec<String> =
+            std::iter::once("nepa".to_string()).chain(arguments).map(|word| shell(&word)).collect();
         err!("  {}: {fault}", run.planned.name);
         err!("    to try it again: {}", words.join(" "));
     }

@@ -81,7 +81,12 @@ impl SweepFile {
     pub fn read(dir: &Path) -> Result<Self> {
         inside::check(dir, Self::NAME, MOST_TEXT)?;
         let file: Self = read_json(&dir.join(Self::NAME))?;
-        ensure!(file.runs.len() <= MOST_RUNS, "{} lists {} runs, more than {MOST_RUNS}", dir.display(), file.runs.len());
+        ensure!(
+            file.runs.len() <= MOST_RUNS,
+            "{} lists {} runs, more than {MOST_RUNS}",
+            dir.display(),
+            file.runs.len()
+        );
         let mut known = HashSet::new();
         for run in &file.runs {
             let is_name = !run.name.is_empty() && !run.name.starts_with('.') && !run.name.contains(['/', '\\', '\0']);

@@ -23,7 +23,17 @@ pub const LOGS_DIR: &str = "logs";
 const MOST_RESULTS: usize = 500;
 /// What every loop logs about its course: it is no result to compare runs by.
 const COURSE: &[&str] = &[
-    "step", "steps", "epoch", "time", "seconds", "lr", "grad_norm", "images_per_second", "data_wait", "flops_share", "images",
+    "step",
+    "steps",
+    "epoch",
+    "time",
+    "seconds",
+    "lr",
+    "grad_norm",
+    "images_per_second",
+    "data_wait",
+    "flops_share",
+    "images",
 ];
 
 /// A sweep, as its directory has it now.

@@ -152,7 +152,9 @@ fn unquoted(name: &str, text: &str) -> Result<Written> {
     }
     match serde_json::from_str::<String>(text) {
         Ok(inner) => Ok(written(&inner, true)),
-        Err(e) => bail_hint!("--set {name}: {text} is no quoted text: {e}"; "write it as \"…\", with \\\" for a quote in it"),
+        Err(e) => {
+            bail_hint!("--set {name}: {text} is no quoted text: {e}"; "write it as \"…\", with \\\" for a quote in it")
+        }
     }
 }
 
@@ -182,7 +184,14 @@ mod tests {
 
     fn declared(default: Dynamic) -> Declared {
         let (name, file) = ("p".to_string(), String::new());
-        Declared { name, default: Some(default), default_text: String::new(), doc: String::new(), file, position: Position::NONE }
+        Declared {
+            name,
+            default: Some(default),
+            default_text: String::new(),
+            doc: String::new(),
+            file,
+            position: Position::NONE,
+        }
     }
 
     #[track_caller]
