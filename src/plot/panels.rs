@@ -168,7 +168,7 @@ impl Drawing for Picture<'_> {
     where
         DB::ErrorType: 'static,
     {
-        let Self { picture, layout } = self;
+        let Self { picture, layout, .. } = self;
         let text = |text: &str, size: u32, (x, y): (u32, u32), room: u32| -> Result<()> {
             let style = style(size);
             let fits = |text: &str| -> Result<bool> { Ok(area.estimate_text_size(text, &style)?.0 <= room) };

@@ -1,6 +1,6 @@
 //! `sweep.json`: which runs a sweep consists of, and what a command adds to them.
 
-use super::values::{Axis, SEED, text};
+use super::values::{Axis, text};
 use crate::bail_hint;
 use crate::error::{Result, ensure};
 use crate::files::{read_json, write_atomic};
@@ -216,13 +216,6 @@ fn plain(text: &str) -> String {
     // A name that begins with a dot is hidden.
     plain = plain.trim_start_matches('.').to_string();
     if plain == text { plain } else { format!("{plain}-{:08x}", crc32fast::hash(text.as_bytes())) }
-}
-
-/// "lr=0.001, model=small": parameters for people, without the seed where `seed` says so.
-pub fn words(params: &Map<String, Value>, names: &[String], seed: bool) -> String {
-    let shown = names.iter().filter(|name| seed || *name != SEED);
-    let pair = |name: &String| Some(format!("{name}={}", text(params.get(name)?)));
-    shown.filter_map(pair).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
