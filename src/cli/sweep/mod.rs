@@ -58,7 +58,7 @@ pub struct SweepArgs {
     #[arg(required_unless_present_any = ["resume", "table"])]
     recipe: Option<PathBuf>,
     /// A parameter and its values: a list [1e-3, 3e-3], a range (0..3 is 0, 1, 2; 0..=3 has the 3 too), or one value,
-    /// which all runs get; may be repeated for other parameters. Texts with commas are quoted: [\"a,b\", c]. The values
+    /// which all runs get; may be repeated for other parameters. Texts with commas are quoted: ["a,b", c]. The values
     /// of a parameter that is a list itself are lists in a list: [[1, 2], [3, 4]]. Results are averaged over the
     /// parameter `seed`; if the recipe declares none, it is the --seed of the runs.
     #[arg(long = "set", value_name = "KEY=VALUES", value_parser = key_value)]
@@ -115,6 +115,8 @@ pub fn sweep(args: &SweepArgs, host: impl FnOnce(Interrupt) -> Host) -> Result<u
     let host = host(Interrupt::default());
     let dir = directory(args)?;
     inside::check_written(&dir)?;
+    // Before its description is read, which another sweep might be about to change.
+    let mut lock = SweepFile::is_in(&dir).then(|| RunLock::take(&dir)).transpose()?;
     let resumed = args.resume.is_some();
     let mut file = match SweepFile::is_in(&dir) {
         true => SweepFile::read(&dir)?,
@@ -134,12 +136,16 @@ pub fn sweep(args: &SweepArgs, host: impl FnOnce(Interrupt) -> Host) -> Result<u
         true => (0..file.runs.len()).collect(),
         false => add_runs(&mut file, args, &prepared)?,
     };
-    let _lock = RunLock::take(&dir)?;
+    if lock.is_none() {
+        lock = Some(RunLock::take(&dir)?);
+    }
     adopt_scripts(&mut file, &dir, &prepared, &host, &args.allow_change)?;
     file.command = command_line();
     file.write(&dir)?;
     let slots = Slots::new(args.jobs, &file.options, prepared.device, named.len())?;
-    execute(args, &dir, &file, &named, &slots, &host)
+    let code = execute(args, &dir, &file, &named, &slots, &host);
+    drop(lock);
+    code
 }
 
 /// The sweep's directory.
