@@ -93,6 +93,7 @@ pub fn scatter(scatter: &Scatter<'_>) -> Option<Markup> {
     let title = format!("{} by {}", scatter.result, scatter.param);
     Some(html! {
         figure.scatter {
+            figcaption { (title) }
             svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(title) {
                 @for tick in ticks(low, high) {
                     line.mesh x1=(at(LEFT)) x2=(at(RIGHT)) y1=(at(y(tick))) y2=(at(y(tick))) {}
@@ -112,7 +113,6 @@ pub fn scatter(scatter: &Scatter<'_>) -> Option<Markup> {
                     (scatter.param) @if log { " (logarithmic)" }
                 }
             }
-            figcaption { (title) }
         }
     })
 }

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 
 /// The file of the table, a row for each run.
 pub const CSV_FILE: &str = "sweep.csv";
+/// A deviation below this fraction of the mean is none.
+const ROUNDING: f64 = 1e-12;
 /// Results that the printed table shows.
 const MOST_COLUMNS: usize = 6;
 
@@ -57,6 +59,8 @@ impl Stat {
     /// "0.812 ± 0.013": the deviation with two digits, the mean with as many after the point.
     pub fn words(&self) -> String {
         let Some(deviation) = self.deviation else { return number(self.mean) };
+        // What rounding leaves of 0.
+        let deviation = if deviation < ROUNDING * self.mean.abs() { 0.0 } else { deviation };
         if !self.mean.is_finite() || !deviation.is_finite() || deviation == 0.0 {
             return format!("{} ± {}", number(self.mean), number(deviation));
         }
@@ -231,7 +235,9 @@ fn aligned(rows: &[Vec<String>]) -> String {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         out += &format!("{}\n", cells.join("  ").trim_end());
         if i == 0 {
-            let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+            let dashes =
+                |(cell, width): (&String, &usize)| if cell.is_empty() { String::new() } else { "-".repeat(*width) };
+            let rule: Vec<String> = row.iter().zip(&widths).map(dashes).collect();
             out += &format!("{}\n", rule.join("  ").trim_end());
         }
     }
@@ -275,6 +281,7 @@ mod tests {
         assert!((stat.deviation.unwrap() - 2.138_089_935).abs() < 1e-9);
         assert_eq!(stat.words(), "5.0 ± 2.1");
         assert_eq!(Stat::of(&[0.125]).unwrap().words(), "0.1250");
+        assert_eq!(Stat::of(&[0.1 + 0.2, 0.3]).unwrap().words(), "0.3000 ± 0");
         assert_eq!(Stat::of(&[]), None);
         let close = Stat { mean: 64.7312, deviation: Some(0.0213), n: 3 };
         assert_eq!(close.words(), "64.731 ± 0.021");
