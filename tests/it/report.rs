@@ -158,7 +158,7 @@ fn a_page_stays_small_and_holds_all_options() {
     );
     folder.run_with(&script, &["--out", "runs/a"]).succeeds();
     let noise = folder.read("runs/a/noise-0.png");
-    (1..12).for_each(|i| folder.write(&format!("runs/a/noise-{i}.png"), &noise));
+    (1..4).for_each(|i| folder.write(&format!("runs/a/noise-{i}.png"), &noise));
     let mut lines = folder.text("runs/a/metrics.jsonl");
     let odd = |step: usize| if step == 31_415 { 1e4 } else { (step as f64 / 50.0).sin() };
     for step in 0..100_000 {
@@ -168,8 +168,8 @@ fn a_page_stays_small_and_holds_all_options() {
     let page = page(&folder, &[]);
     stands_alone(&page);
     assert!(noise.len() > 2 << 20, "{}", noise.len());
-    assert!(page.len() < 6 << 20, "{}", page.len());
-    holds(&page, &["data:image/jpeg;base64,/9j/", "reduced; noise-0.png has ", "the pictures before it take up"]);
+    assert!(page.len() < 2 << 20, "{}", page.len());
+    holds(&page, &["data:image/jpeg;base64,/9j/", "reduced; noise-0.png has "]);
     // The peak of a thinned curve is still there: the axis reaches it.
     holds(&page, &["10000", "<h2>Options in force</h2>", "weight_decay", "model.hidden_size", "<h2>Models</h2>"]);
     let parameters = folder.json("runs/a/run.json")["models"]["pretrain"]["parameters"].to_string();

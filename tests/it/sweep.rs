@@ -78,7 +78,8 @@ fn every_combination_runs_once_and_a_failure_stops_no_other() {
     let said = sweep(&folder, &["--set", "lr=[0.1,0.9]", "--set", "seed=[0]"]);
     said.fails(1).says(&["2 runs of recipe.rhai: 1 to start, 1 finished before", "the sweep has 5 more"]);
     said.says(&["1 of 2 runs failed:", "lr=0.9,seed=0: diverged at once", "1 of 2 runs have not finished"]);
-    let again = "nepa run recipe.rhai --set lr=0.9 --seed 0 --device cpu --threads 1 --out s/lr=0.9,seed=0";
+    let again =
+        "nepa run recipe.rhai --set lr=0.9 --set model=small --seed 0 --device cpu --threads 1 --out s/lr=0.9,seed=0";
     said.says(&[again, "nepa sweep --resume s"]).prints(&["0.9  0 of 1  -", "0.1  3       51.20 ± 0.26"]);
     assert_eq!(folder.read("s/lr=0.1,seed=0/run.json"), before);
     let words: Vec<&str> = again.split_whitespace().skip(1).collect();

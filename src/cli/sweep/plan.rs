@@ -129,7 +129,19 @@ impl SweepFile {
                 self.swept.push(axis.name.clone());
             }
         }
+        self.fill_in_defaults(declared);
         Ok(named)
+    }
+
+    /// A parameter that only some commands have set has its default in the runs of the others.
+    fn fill_in_defaults(&mut self, declared: &[Declared]) {
+        let known = declared.iter().filter(|d| self.values.contains_key(&d.name));
+        let defaults: Vec<_> = known.filter_map(|d| Some((d.name.clone(), d.default_value()?))).collect();
+        for (name, value) in defaults {
+            for run in &mut self.runs {
+                run.params.entry(&name).or_insert_with(|| value.clone());
+            }
+        }
     }
 
     /// A parameter that has one value in all runs so far may not silently get another one: the results would not be
