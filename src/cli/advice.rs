@@ -4,11 +4,9 @@ use crate::error::nearest;
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// Message and hint for arguments of `nepa run` that look like a recipe's parameters.
+/// Message and hint for arguments of `nepa run` or `nepa sweep` that look like a recipe's parameters.
 pub fn of(error: &clap::Error, arguments: &[String]) -> Option<(String, String)> {
-    if arguments.first().map(String::as_str) != Some("run") {
-        return None;
-    }
+    let command = arguments.first().filter(|command| ["run", "sweep"].contains(&command.as_str()))?;
     let Some(ContextValue::String(unexpected)) = error.get(ContextKind::InvalidArg) else { return None };
     let recipe = arguments.iter().find(|a| a.ends_with(".rhai")).map_or("RECIPE", String::as_str);
     let say = |pair: String| {
@@ -43,7 +41,7 @@ pub fn of(error: &clap::Error, arguments: &[String]) -> Option<(String, String)>
     let declared = declared(recipe);
     let wanted = key.replace('-', "_");
     let is_declared = declared.contains(&wanted);
-    if is_declared || (!key.is_empty() && !is_like_an_option(&key)) {
+    if is_declared || (!key.is_empty() && !is_like_an_option(command, &key)) {
         let near = nearest(&wanted, declared.iter().map(String::as_str)).map(str::to_string);
         let key = if is_declared { wanted } else { near.unwrap_or(wanted) };
         return say(format!("{key}={value}"));
@@ -58,10 +56,10 @@ fn declared(recipe: &str) -> Vec<String> {
     calls.filter_map(|call| Some(call.trim_start().strip_prefix('"')?.split('"').next()?.to_string())).collect()
 }
 
-/// Whether an option of `nepa run` was meant: --sett, --devise.
-fn is_like_an_option(argument: &str) -> bool {
-    let command = super::Cli::command();
-    let run = command.find_subcommand("run").expect("declared");
-    let names: Vec<&str> = run.get_arguments().filter_map(|a| a.get_long()).collect();
+/// Whether an option of a command was meant: --sett, --devise.
+fn is_like_an_option(command: &str, argument: &str) -> bool {
+    let all = super::Cli::command();
+    let command = all.find_subcommand(command).expect("declared");
+    let names: Vec<&str> = command.get_arguments().filter_map(|a| a.get_long()).collect();
     names.contains(&argument) || nearest(argument, names).is_some()
 }

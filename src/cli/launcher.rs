@@ -32,6 +32,8 @@ enum Event {
 
 /// Starts this process's command line, without --nproc, `n` times, and waits for all. Returns the exit code.
 pub fn launch(n: usize) -> Result<u8> {
+    // Of a sweep, if that has started it.
+    end_with_launcher();
     // Held open until rank 0 has it, so that nobody takes the port.
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("cannot listen on 127.0.0.1 for the ranks")?;
     let port = listener.local_addr()?.port();
@@ -76,14 +78,10 @@ fn start(rank: usize, n: usize, port: u16, listener: &OwnedFd) -> std::io::Resul
         Some(listener) => command.env(STORE_FD, listener.as_raw_fd().to_string()),
         None => command.env_remove(STORE_FD),
     };
-    command.env(LAUNCHER, std::process::id().to_string());
+    launched(&mut command);
     // SAFETY: only plain system calls between fork and exec.
     unsafe {
         command.pre_exec(move || {
-            // A new process group: Ctrl-C reaches it once, through the launcher.
-            setpgid(None, None)?;
-            // A signal that this process ignores is ignored there from the start; one with a handler would not be.
-            super::ignore_save_requests();
             if let Some(listener) = &handed_over {
                 fcntl_setfd(listener, FdFlags::empty())?;
             }
@@ -91,6 +89,22 @@ fn start(rank: usize, n: usize, port: u16, listener: &OwnedFd) -> std::io::Resul
         });
     }
     command.spawn()
+}
+
+/// Prepares a `nepa run` for being started by this process, which passes signals on to it: see [`end_with_launcher`].
+/// The thread that starts it must wait for it.
+pub fn launched(command: &mut Command) {
+    command.env(LAUNCHER, std::process::id().to_string());
+    // SAFETY: only plain system calls between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            // A new process group: Ctrl-C reaches it once, through the launcher.
+            setpgid(None, None)?;
+            // A signal that this process ignores is ignored there from the start; one with a handler would not be.
+            super::ignore_save_requests();
+            Ok(())
+        });
+    }
 }
 
 /// In a process that [`launch`] has started: sends this process a SIGTERM when the launcher ends, however it ends, so
@@ -127,7 +141,7 @@ fn wait(mut child: Child, rank: usize, send: impl FnOnce(Event)) {
 
 /// The signal that asked a process to stop, perhaps by way of another one: it has ended with the signal's exit code, or
 /// of the signal itself, where it had nothing to save yet.
-fn asked_to_stop(status: ExitStatus) -> Option<i32> {
+pub fn asked_to_stop(status: ExitStatus) -> Option<i32> {
     let signal = status.signal().or_else(|| status.code().map(|code| code - 128))?;
     [SIGINT, SIGTERM, SIGHUP].contains(&signal).then_some(signal)
 }

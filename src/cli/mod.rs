@@ -10,6 +10,7 @@ mod plot;
 mod report;
 mod resuming;
 mod run;
+mod sweep;
 
 use crate::output::{err, out, to_stderr};
 use crate::run::signals::Interrupt;
@@ -50,6 +51,8 @@ enum Command {
     Inspect(InspectArgs),
     /// Draws the curves of one or more runs: loss, learning rate, gradients, collapse, throughput, accuracy.
     Plot(plot::PlotArgs),
+    /// Runs a recipe with every combination of some values, a run for each, and compares what they come to.
+    Sweep(sweep::SweepArgs),
     /// Writes a run directory as one HTML page: parameters, curves, evaluation, samples, pictures, checkpoints, recipe.
     Report(report::ReportArgs),
 }
@@ -229,6 +232,10 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Inspect(args) => inspect::inspect(&args.path, cli.stdlib.as_deref()),
         Command::Plot(args) => plot::plot(&args),
         Command::Report(args) => report::report(&args),
+        Command::Sweep(args) => match sweep::sweep(&args, host) {
+            Ok(code) => return code,
+            Err(e) => Err(e),
+        },
     };
     match result {
         Ok(()) => 0,

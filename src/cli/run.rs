@@ -10,7 +10,7 @@ use crate::provenance::timestamp;
 use crate::run::progress::note_line;
 use crate::run::signals::Interrupt;
 use crate::run::writer::wait_for_writers;
-use crate::run::{Allowed, RunFile, RunInfo, RunState, Session, directory, log};
+use crate::run::{Allowed, RunFile, RunInfo, RunState, Script, Session, directory, log};
 use crate::script::error::ScriptError;
 use crate::script::{Checked, Declared, Failure, Host, Params, finish_run, start_run, type_of};
 use clap::CommandFactory;
@@ -151,11 +151,21 @@ fn has_checkpoints(dir: &Path) -> bool {
 }
 
 /// A recipe that is ready to be run.
-struct Prepared {
-    recipe: PathBuf,
+pub(super) struct Prepared {
+    /// Its path.
+    pub recipe: PathBuf,
     ast: AST,
-    checked: Checked,
-    device: tch::Device,
+    /// What it consists of.
+    pub checked: Checked,
+    /// Where it computes.
+    pub device: tch::Device,
+}
+
+impl Prepared {
+    /// The recipe and what it imports.
+    pub fn scripts(&self, host: &Host) -> Vec<Script> {
+        self.checked.files.iter().map(|file| host.sources.script(&self.recipe, file)).collect()
+    }
 }
 
 /// Finds the other ranks, if any.
@@ -166,7 +176,7 @@ fn open_rendezvous(args: &RunArgs) -> Result<Option<Rendezvous>> {
 }
 
 /// Compiles and checks the recipe, and chooses the device; the error is ready to be printed.
-fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, String> {
+pub(super) fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Prepared, String> {
     let render = |report: ScriptError| report.render(&host.sources);
     if args.recipe.is_none() {
         args.recipe = Some(recipe_of(args).map_err(|e| render(ScriptError::of_rust(&e)))?);
@@ -287,7 +297,7 @@ fn start(
     crate::random::set_seed(seed);
     let info = RunInfo {
         recipe: recipe.to_path_buf(),
-        scripts: checked.files.iter().map(|file| host.sources.script(recipe, file)).collect(),
+        scripts: prepared.scripts(host),
         allowed: Allowed::new(args.allow_change.clone()),
         set: args.set.clone(),
         params: serde_json::Map::new(),

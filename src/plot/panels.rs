@@ -28,6 +28,8 @@ pub struct Curve {
     pub key: usize,
     /// Its points (x, y). Where x goes back a new piece begins.
     pub points: Vec<(f64, f64)>,
+    /// A band around it, in the order of x: (x, low, high); empty for none.
+    pub band: Vec<(f64, f64, f64)>,
 }
 
 /// One chart.
@@ -68,6 +70,8 @@ const FEW: usize = 40;
 const MOST_PIECES: usize = 1000;
 /// The least value of a logarithmic axis.
 const LEAST: f64 = 1.0 / MOST;
+/// The least that is left of the points of a curve.
+pub const LEAST_POINTS: usize = 120;
 /// A curve of at most this many points has them marked, if there are few curves.
 const MARKED: (usize, usize) = (20, 8);
 
@@ -76,14 +80,16 @@ pub fn panels(path: &Path, picture: &Panels) -> Result<()> {
     ensure!(!picture.panels.is_empty(), "there is nothing to draw: no panels");
     let layout = Layout::of(picture);
     let size = PlotOptions { width: layout.width.into(), height: layout.height.into(), ..Default::default() };
-    draw(path, &size, &Picture { picture, layout })
+    draw(path, &size, &Picture { picture, layout, most_points: usize::MAX })
 }
 
-/// Each panel as a separate SVG document, without header and legend.
-pub fn panel_svgs(picture: &Panels) -> Result<Vec<String>> {
+/// Each panel as a separate SVG document, without header and legend. Its curves have together about `most_points`, but
+/// each at least [`LEAST_POINTS`]; what is left of longer ones has their least and greatest values.
+pub fn panel_svgs(picture: &Panels, most_points: usize) -> Result<Vec<String>> {
     fonts();
-    let drawing = Picture { picture, layout: Layout::of(picture) };
-    let svg = |panel: &Panel| {
+    let mut drawing = Picture { picture, layout: Layout::of(picture), most_points: usize::MAX };
+    let mut svg = |panel: &Panel| {
+        drawing.most_points = (most_points / panel.curves.len().max(1)).max(LEAST_POINTS);
         let mut text = String::new();
         {
             let area = SVGBackend::with_string(&mut text, PANEL).into_drawing_area();
@@ -93,7 +99,7 @@ pub fn panel_svgs(picture: &Panels) -> Result<Vec<String>> {
         }
         Ok(visible(&text).into_owned())
     };
-    picture.panels.iter().map(svg).collect()
+    picture.panels.iter().map(&mut svg).collect()
 }
 
 /// The colour of an entry of the legend, as CSS writes it.
@@ -105,6 +111,8 @@ pub fn key_colour(key: &Key) -> String {
 struct Picture<'a> {
     picture: &'a Panels,
     layout: Layout,
+    /// Of a curve.
+    most_points: usize,
 }
 
 /// The layout of the picture.
@@ -160,7 +168,7 @@ impl Drawing for Picture<'_> {
     where
         DB::ErrorType: 'static,
     {
-        let Self { picture, layout } = self;
+        let Self { picture, layout, .. } = self;
         let text = |text: &str, size: u32, (x, y): (u32, u32), room: u32| -> Result<()> {
             let style = style(size);
             let fits = |text: &str| -> Result<bool> { Ok(area.estimate_text_size(text, &style)?.0 <= room) };
@@ -199,7 +207,8 @@ impl<'a> Picture<'a> {
         DB::ErrorType: 'static,
     {
         let drawn = |panel: &'a Panel| panel.curves.iter().flat_map(|c| &c.points).copied().filter_map(drawable);
-        let points = || drawn(panel);
+        let banded = panel.curves.iter().flat_map(|c| &c.band).flat_map(|(x, low, high)| [(*x, *low), (*x, *high)]);
+        let points = || drawn(panel).chain(banded.clone().filter_map(drawable));
         // Every panel has the whole axis, so that they can be read across.
         let (mut x0, x1) = range(self.picture.panels.iter().flat_map(drawn).map(|p| p.0));
         if x0 > 0.0 && x0 < 0.1 * x1 {
@@ -238,8 +247,19 @@ impl<'a> Picture<'a> {
     {
         let few_curves = self.picture.keys.len() <= MARKED.1;
         let shown = |p: (f64, f64)| drawable(p).filter(|p| !log || p.1 > LEAST);
-        let pixels = chart.plotting_area().dim_in_pixel().0;
+        let most = u32::try_from(self.most_points / 4).unwrap_or(u32::MAX);
+        let pixels = chart.plotting_area().dim_in_pixel().0.min(most);
         let mut smoothed = Vec::new();
+        for curve in panel.curves.iter().filter(|curve| !curve.band.is_empty()) {
+            let colour = colour(&self.picture.keys[curve.key]).mix(0.18);
+            let edge = |y: fn(&(f64, f64, f64)) -> f64| {
+                let points = curve.band.iter().map(|point| (point.0, y(point))).filter_map(shown).collect();
+                thin(points, pixels)
+            };
+            let (mut outline, high) = (edge(|point| point.1), edge(|point| point.2));
+            outline.extend(high.into_iter().rev());
+            chart.draw_series(std::iter::once(Polygon::new(outline, colour.filled())))?;
+        }
         for curve in &panel.curves {
             let colour = colour(&self.picture.keys[curve.key]);
             let points: Vec<(f64, f64)> = curve.points.iter().copied().filter_map(shown).collect();

@@ -3,13 +3,14 @@
 use crate::bail_hint;
 use crate::dist;
 use crate::error::{Diagnostic, Result, one_line};
+use crate::nn::{Module, named_parameters};
 use crate::positions::Positions;
 use crate::provenance::{Versions, timestamp};
 use crate::random;
 use crate::run::Session;
 use crate::run::metrics::METRICS_FILE;
 use crate::run::progress::note_line;
-use crate::run::schema::{CheckpointState, GeneratorState};
+use crate::run::schema::{CheckpointState, GeneratorState, ModelSize};
 use crate::run::settings::{Change, Settings};
 use crate::run::signal_poll::{SignalPoll, SignalRequest};
 use crate::run::signals::Interrupt;
@@ -21,6 +22,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
+use tch::Tensor;
 
 /// The checkpoints of one training loop. All ranks call everything here; rank 0 reads and writes for all.
 pub struct Checkpoints {
@@ -57,6 +59,12 @@ pub struct Moment {
     pub step: i64,
     /// The loop's own state, which [`Checkpoints::resume`] gives back.
     pub state: Map<String, Value>,
+}
+
+fn size_of(model: &dyn Module) -> ModelSize {
+    let count = |all: Vec<(String, Tensor)>| all.iter().map(|(_, t)| t.numel() as u64).sum();
+    let trained = named_parameters(model).into_iter().filter(|(_, t)| t.requires_grad()).collect();
+    ModelSize { model: model.describe(), parameters: count(named_parameters(model)), trained: count(trained) }
 }
 
 impl Drop for Checkpoints {
@@ -99,7 +107,9 @@ impl Checkpoints {
         let what = format!("the settings of {}", self.label);
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.fixed.clone()))?;
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.changeable.clone()))?;
-        let Some(Found { dir, state, changes, allowed }) = self.find(session)? else {
+        let found = self.find(session)?;
+        session.dir()?.set_settings(&self.label, self.settings.all(), size_of(training.model));
+        let Some(Found { dir, state, changes, allowed }) = found else {
             self.go_on(session)?;
             return Ok(None);
         };

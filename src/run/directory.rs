@@ -24,13 +24,14 @@ use crate::provenance::{Versions, timestamp};
 use crate::run::allowed::{Allowed, RECIPE, SEED, STD};
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::{CUT_FILE, METRICS_FILE, Metrics};
-use crate::run::schema::{CheckpointState, RECIPE_FILE, Resumption};
+use crate::run::schema::{CheckpointState, ModelSize, RECIPE_FILE, Resumption};
 use crate::run::scripts::{self, ChangeKind, SCRIPTS_DIR, Script, ScriptChange};
 use crate::run::settings::Change;
 use crate::run::tensorboard::EVENTS_FILE;
 use crate::run::writer::{checkpoints_in, remove_leftovers};
 use crate::run::{RunFile, RunState, log, progress};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -355,6 +356,18 @@ impl RunDir {
         self.note_state();
     }
 
+    /// Records what the training loop `label` depends on, and its model.
+    pub fn set_settings(&mut self, label: &str, settings: Value, model: ModelSize) {
+        self.file.settings.insert(label.to_string(), settings);
+        self.file.models.insert(label.to_string(), model);
+        self.note_state();
+    }
+
+    /// Records what the recipe returned.
+    pub fn set_result(&mut self, result: Map<String, Value>) {
+        self.file.result = result;
+    }
+
     /// Records how the run ended. One that was resumed and did not come to a step leaves the directory as it was. A run
     /// whose metrics cannot be written has failed.
     pub fn finish(&mut self, state: RunState, error: Option<&str>) -> Result<()> {
@@ -488,6 +501,9 @@ fn started_now(info: &RunInfo) -> RunFile {
         seed: info.seed,
         device: info.device.clone(),
         threads: info.threads,
+        settings: Map::new(),
+        models: BTreeMap::new(),
+        result: Map::new(),
         versions: Versions::of_this_build(),
     }
 }

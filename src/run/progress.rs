@@ -210,8 +210,8 @@ fn words(values: &Map<String, Value>) -> String {
     visible(&text).into_owned()
 }
 
-/// "4.2s", "3m05s", "2h10m"
-fn clock(d: Duration) -> String {
+/// A duration in words: "4.2s", "3m05s", "2h10m".
+pub fn clock(d: Duration) -> String {
     let s = d.as_secs();
     match s {
         0..60 => format!("{:.1}s", d.as_secs_f64()),

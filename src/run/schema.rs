@@ -14,6 +14,9 @@ use std::path::Path;
 /// The recipe as it was run, in the run directory and in each checkpoint.
 pub const RECIPE_FILE: &str = "recipe.rhai";
 
+/// What an evaluation leaves in a run directory: `evaluate::save` of the standard library writes it.
+pub const EVALUATION_FILE: &str = "evaluation.json";
+
 /// The state of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -75,8 +78,26 @@ pub struct RunFile {
     pub device: String,
     /// CPU threads.
     pub threads: usize,
+    /// What the training loops depended on, by label: all options, given or not, and the model's architecture.
+    pub settings: Map<String, Value>,
+    /// The models of the training loops, by label.
+    pub models: BTreeMap<String, ModelSize>,
+    /// What the recipe returned, if that was a map: its numbers, texts and truth values.
+    pub result: Map<String, Value>,
     /// Versions of what ran it.
     pub versions: Versions,
+}
+
+/// How large a model is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModelSize {
+    /// What it is, in words.
+    pub model: String,
+    /// Its parameters: numbers, not tensors.
+    pub parameters: u64,
+    /// Those of them that are trained.
+    pub trained: u64,
 }
 
 impl RunFile {
@@ -318,7 +339,7 @@ mod tests {
             keys,
             [
                 "state", "started", "resumed", "ended", "error", "recipe", "command", "scripts", "set", "params",
-                "seed", "device", "threads", "versions"
+                "seed", "device", "threads", "settings", "models", "result", "versions"
             ]
         );
         assert!(text.contains("\"b\": \"1\",\n    \"a\": \"2\""), "{text}");

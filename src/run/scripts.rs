@@ -28,7 +28,8 @@ pub struct Script {
 }
 
 impl Script {
-    fn record(&self) -> ScriptRecord {
+    /// What a run records of it.
+    pub fn record(&self) -> ScriptRecord {
         let crc32 = checksum(&self.text);
         let stem = Path::new(&self.name).file_stem().unwrap_or_default().to_string_lossy();
         let file = (!self.is_embedded).then(|| format!("{SCRIPTS_DIR}/{stem}-{crc32}.rhai"));

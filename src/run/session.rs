@@ -114,6 +114,13 @@ impl Session {
         self.info.params.insert(name.to_string(), value);
     }
 
+    /// Records what the recipe returned, where the run has a directory.
+    pub fn set_result(&mut self, result: Map<String, Value>) {
+        if let Some(dir) = &mut self.dir {
+            dir.set_result(result);
+        }
+    }
+
     /// A folder for the checkpoints of one more training loop, called `label`, that no other loop of the run has: in
     /// characters that any file system accepts, with a number if a loop before had that name.
     pub fn next_loop_dir(&mut self, label: &str) -> Result<PathBuf> {

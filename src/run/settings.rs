@@ -42,6 +42,13 @@ impl Settings {
         Ok(())
     }
 
+    /// Everything, in the order of names.
+    pub fn all(&self) -> Value {
+        let mut all: Vec<_> = self.fixed.iter().chain(&self.changeable).collect();
+        all.sort_by_key(|(name, _)| name.as_str());
+        Value::Object(all.into_iter().map(|(name, value)| (name.clone(), value.clone())).collect())
+    }
+
     /// The fixed settings that differ from what they were `before`.
     pub fn fixed_changes(&self, before: &Map<String, Value>) -> Vec<Change> {
         let mut before = before.clone();

@@ -172,11 +172,14 @@ impl Host {
         check::check(self, ast, &file).map_err(|e| self.report(&e, &file))
     }
 
-    /// Runs a compiled recipe.
+    /// Runs a compiled recipe. A map that it returns is recorded as the result of the run.
     pub fn run(&self, ast: &AST, path: &Path) -> Result<(), Failure> {
-        let result = self.engine.run_ast_with_scope(&mut Scope::new(), ast);
+        let result = self.engine.eval_ast_with_scope::<Dynamic>(&mut Scope::new(), ast);
         match result.map_err(|e| *e) {
-            Ok(()) => Ok(()),
+            Ok(returned) => {
+                session::record_result(&returned);
+                Ok(())
+            }
             Err(error) => match termination(&error) {
                 Some(code) => Err(Failure::Interrupted(code)),
                 None => Err(Failure::Error(self.report(&error, &path.display().to_string()))),

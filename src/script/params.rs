@@ -25,6 +25,19 @@ pub struct Declared {
     pub position: Position,
 }
 
+impl Declared {
+    /// The value that a text given with --set has: of the default's type, or the text itself where the default is
+    /// computed.
+    pub fn value(&self, text: &str) -> Result<Value> {
+        self.default.as_ref().map_or_else(|| Ok(text.into()), |default| parse(&self.name, text, default))
+    }
+
+    /// The default as a value; none if it is computed, or if the parameter must be given.
+    pub fn default_value(&self) -> Option<Value> {
+        self.default.as_ref().filter(|default| !default.is_unit()).and_then(|default| to_json(default).ok())
+    }
+}
+
 /// The parameters of one run.
 #[derive(Default)]
 pub struct Params {
@@ -117,9 +130,7 @@ impl Params {
                     }
                 );
             };
-            if let Some(default) = &d.default {
-                parse(name, text, default)?;
-            }
+            d.value(text)?;
             given.insert(name.clone(), text.clone());
         }
         Ok(Self { given })

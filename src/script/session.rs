@@ -2,10 +2,12 @@
 
 use super::functions::Function;
 use super::params::Params;
+use super::values::to_json;
 use crate::error::{Result, bail};
 use crate::provenance::RunProvenance;
 use crate::run::{RunState, Script, Session};
-use rhai::{Dynamic, FnPtr};
+use rhai::{Dynamic, FnPtr, Map};
+use serde_json::Value;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -68,6 +70,25 @@ pub fn param(name: &str, default: &Dynamic) -> Result<Dynamic> {
         run.session.set_param(name, recorded);
         Ok(value)
     })
+}
+
+/// Records what the recipe returned, if that is a map: its numbers, texts and truth values, also those in maps in it.
+pub fn record_result(returned: &Dynamic) {
+    let Some(map) = returned.read_lock::<Map>() else { return };
+    let scalar = |value: &Dynamic| {
+        let json = to_json(value).ok()?;
+        (json.is_number() || json.is_boolean() || json.is_string()).then_some(json)
+    };
+    let scalars = |map: &Map| -> serde_json::Map<String, Value> {
+        map.iter().filter_map(|(name, value)| Some((name.to_string(), scalar(value)?))).collect()
+    };
+    let mut result = scalars(&map);
+    for (name, value) in map.iter() {
+        if let Some(inner) = value.read_lock::<Map>() {
+            result.insert(name.to_string(), Value::Object(scalars(&inner)));
+        }
+    }
+    RUN.with_borrow_mut(|run| run.as_mut().map(|run| run.session.set_result(result)));
 }
 
 /// What a checkpoint says about the present run.

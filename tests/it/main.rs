@@ -64,6 +64,7 @@ mod script_modules;
 mod security;
 mod signals;
 mod splits;
+mod sweep;
 mod tensorboard;
 mod transforms;
 mod visualize;

@@ -138,6 +138,37 @@ fn collapse_throughput_and_accuracy_have_panels_where_they_are_logged() {
     folder.nepa(&["plot", "s"]).succeeds().says(&["note: `top1` is left out: no line with it has a `step`"]);
 }
 
+/// Whatever a script logs is drawn; the parts of the data share a panel.
+#[test]
+fn every_number_has_a_panel() {
+    let folder = Folder::new();
+    let line = |s: i64| json!({ "step": s, "train/loss": 1, "val/loss": 2, "my_metric": s, "text": "x", "on": true });
+    add_run(&folder, "r", "finished", (1..5).map(line).collect());
+    folder.nepa(&["plot", "r", "--out", "o.svg"]).succeeds().prints(&["o.svg: loss, my_metric\n"]);
+    shows(&texts(&folder, "o.svg"), &["loss", "my_metric", "train", "val"]);
+    folder.nepa(&["plot", "r", "--metric", "val/loss", "--out", "o.svg"]).succeeds().prints(&["o.svg: val/loss\n"]);
+}
+
+/// Runs are told apart by the parameters in which they differ.
+#[test]
+fn runs_are_named_by_what_differs() {
+    let folder = Folder::new();
+    for (dir, lr, seed) in [("a", 0.001, 0), ("b", 0.003, 0), ("c", 0.003, 0)] {
+        add_run(&folder, dir, "finished", phase("p", 100));
+        let run = json!({ "state": "finished", "seed": seed, "params": { "lr": lr, "model": "small" } });
+        folder.write(&format!("{dir}/run.json"), run.to_string());
+    }
+    let shown = |runs: &[&str]| {
+        folder.nepa(&[&["plot", "--out", "o.svg"], runs].concat()).succeeds();
+        texts(&folder, "o.svg")
+    };
+    let about = "finished; 10 lines of metrics";
+    shows(&shown(&["a", "b"]), &[&format!("lr=0.001: a, {about}"), &format!("lr=0.003: b, {about}")]);
+    shows(&shown(&["a", "b", "c"]), &[&format!("lr=0.003 (b): b, {about}"), &format!("lr=0.003 (c): c, {about}")]);
+    // Nothing differs: the folders' names.
+    shows(&shown(&["b", "c"]), &[&format!("b: {about}"), &format!("c: {about}")]);
+}
+
 #[test]
 fn a_torn_last_line_is_left_out_and_told() {
     let folder = Folder::new();
@@ -155,7 +186,7 @@ fn bad_input_is_told() {
     add_run(&folder, "runs/bad", "finished", phase("pretrain", 100));
     folder.write("runs/bad/metrics.jsonl", metrics(phase("pretrain", 20)) + "what is this\n{\"step\":30}\n");
     folder.write("runs/list/metrics.jsonl", "[1]\n");
-    folder.write("runs/other/metrics.jsonl", "{\"step\":1,\"size\":2}\n");
+    folder.write("runs/other/metrics.jsonl", "{\"step\":1,\"size\":\"big\"}\n");
     folder.write("runs/none/run.json", "{}");
     for (args, pieces) in [
         (&["runs/fisrt"][..], &["runs/fisrt does not exist", "did you mean runs/first?"][..]),
@@ -165,11 +196,12 @@ fn bad_input_is_told() {
         (&["runs/first", "runs/empty"], &["runs/empty/metrics.jsonl holds no metrics"]),
         (&["runs/bad"], &["runs/bad/metrics.jsonl, line 3: expected a JSON object, found `what is this`"]),
         (&["runs/list"], &["line 1", "it is JSON, but not an object"]),
-        (&["runs/other"], &["nothing to draw over a `step`", "the lines hold size, step", "loss, lr, grad_norm"]),
+        (&["runs/other"], &["nothing to draw over a `step`", "the lines hold size, step", "draws every number"]),
         (
             &["runs/first", "--phase", "pretrian"],
             &["no run has a phase `pretrian`", "`pretrain`?", "the phases are: pretrain"],
         ),
+        (&["runs/first", "--metric", "los"], &["no run has logged a number `los`", "`loss`?", "loss, lr, grad_norm"]),
         (&["runs/first", "--out", "x.jpg"], &[".png or .svg", "x.jpg"]),
         (&["runs/first", "--out", "x"], &[".png or .svg", "found x"]),
         (&["runs/first", "--out", "/proc/nowhere/x.png"], &["/proc/nowhere"]),

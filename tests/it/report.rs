@@ -145,6 +145,37 @@ fn checkpoints_are_told_with_their_size_and_whether_they_are_whole() {
     holds(&page(&folder, &[]), &["incomplete", "bytes, found 5"]);
 }
 
+/// Large pictures are reduced, long curves thinned; the options of a loop and the size of its model are told.
+#[test]
+fn a_page_stays_small_and_holds_all_options() {
+    let folder = Folder::new();
+    let script = format!(
+        r#"import "std/pretrain" as pretrain;
+        let images = data::synthetic(#{{ len: 8, size: 8, classes: 2 }});
+        let o = #{{ steps: 2, batch: 4, transforms: [transform::normalize(0.5, 0.5)] }};
+        pretrain::fit(nn::vit_nepa({TINY}), images, o);
+        plot::images(run::path("noise-0.png"), rand([1, 3, 1500, 1000]), #{{ zoom: 1 }});"#
+    );
+    folder.run_with(&script, &["--out", "runs/a"]).succeeds();
+    let noise = folder.read("runs/a/noise-0.png");
+    (1..4).for_each(|i| folder.write(&format!("runs/a/noise-{i}.png"), &noise));
+    let mut lines = folder.text("runs/a/metrics.jsonl");
+    let odd = |step: usize| if step == 31_415 { 1e4 } else { (step as f64 / 50.0).sin() };
+    for step in 0..100_000 {
+        lines += &format!("{}\n", json!({ "phase": "long", "step": step, "odd": odd(step), "loss": odd(step + 7) }));
+    }
+    folder.write("runs/a/metrics.jsonl", lines);
+    let page = page(&folder, &[]);
+    stands_alone(&page);
+    assert!(noise.len() > 2 << 20, "{}", noise.len());
+    assert!(page.len() < 2 << 20, "{}", page.len());
+    holds(&page, &["data:image/jpeg;base64,/9j/", "reduced; noise-0.png has "]);
+    // The peak of a thinned curve is still there: the axis reaches it.
+    holds(&page, &["10000", "<h2>Options in force</h2>", "weight_decay", "model.hidden_size", "<h2>Models</h2>"]);
+    let parameters = folder.json("runs/a/run.json")["models"]["pretrain"]["parameters"].to_string();
+    holds(&page, &[&format!(">{parameters}</td>")]);
+}
+
 #[test]
 fn what_is_no_run_is_refused_with_what_was_expected() {
     let folder = Folder::new();

@@ -1,6 +1,8 @@
 //! `nepa plot`
 
 mod axis;
+mod labels;
+pub(super) mod metrics;
 pub(super) mod read;
 
 use crate::bail_hint;
@@ -9,24 +11,12 @@ use crate::output::{err, out};
 use crate::plot::{Curve, Format, Key, Panel, Panels, panels};
 use axis::Axis;
 use clap::Args;
+use metrics::{Group, MOST_PANELS};
 use read::Run;
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
-/// Name in the metrics, title, whether many decades are drawn logarithmically.
-const METRICS: &[(&str, &str, bool)] = &[
-    ("loss", "loss", false),
-    ("lr", "learning rate", false),
-    ("grad_norm", "gradient norm", true),
-    ("target_std", "standard deviation of targets (0: collapsed)", false),
-    ("effective_rank", "effective rank of targets (1: collapsed)", false),
-    ("target_cosine", "cosine between targets (1: collapsed)", false),
-    ("images_per_second", "throughput (images/s)", false),
-    ("knn_top1", "k-NN top-1 accuracy", false),
-    ("probe_top1", "linear probe top-1 accuracy", false),
-    ("top1", "top-1 accuracy", false),
-];
 /// The picture's name in a run directory.
 pub(super) const CURVES_FILE: &str = "curves.png";
 /// The most phases of a run that are drawn.
@@ -38,7 +28,7 @@ const HEADED: usize = 8;
 
 #[derive(Args)]
 pub struct PlotArgs {
-    /// Run directories, or metrics.jsonl files.
+    /// Run directories, or metrics.jsonl files. Several runs are told apart by the parameters in which they differ.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
     /// The picture, a .png or .svg file [default: curves.png in the run directory; for several runs, in the current
@@ -48,6 +38,9 @@ pub struct PlotArgs {
     /// The horizontal axis.
     #[arg(long, value_enum, default_value_t = Axis::Step)]
     x: Axis,
+    /// Draws this number only, as the script has logged it; may be repeated [default: all].
+    #[arg(long = "metric", value_name = "NAME")]
+    metrics: Vec<String>,
     /// One phase only, such as pretrain [default: all, one curve each].
     #[arg(long, value_name = "NAME")]
     phase: Option<String>,
@@ -63,13 +56,9 @@ pub fn plot(args: &PlotArgs) -> Result<()> {
     for run in runs.iter().filter(|run| run.torn) {
         err!("note: ignoring the last line of {}'s metrics, which was cut short, as when a run is killed", run.given);
     }
-    // Folders of the same name are distinguished by the paths given.
-    let names: Vec<String> = runs.iter().map(|r| r.name.clone()).collect();
-    for run in runs.iter_mut().filter(|run| names.iter().filter(|n| **n == run.name).count() > 1) {
-        run.name = run.given.clone();
-    }
+    labels::name(&mut runs);
     let tracks = tracks(&runs, args)?;
-    let picture = picture(&runs, tracks, args)?;
+    let picture = picture(&runs, &tracks, args)?;
     let out = match (&args.out, runs.as_slice()) {
         (Some(out), _) => out.clone(),
         (None, [run]) => run.dir.join(CURVES_FILE),
@@ -83,20 +72,12 @@ pub fn plot(args: &PlotArgs) -> Result<()> {
 
 /// The panels of one run over its steps; none if nothing that is drawn was logged.
 pub(super) fn panels_of(run: &Run) -> Option<Panels> {
-    let args = PlotArgs { runs: Vec::new(), out: None, x: Axis::Step, phase: None, smooth: 1 };
-    let drawn =
-        |line: &&Map<String, Value>| line.contains_key("step") && METRICS.iter().any(|m| line.contains_key(m.0));
-    let lines: Vec<_> = run.lines.iter().filter(drawn).cloned().collect();
-    let runs = [Run {
-        lines,
-        name: run.name.clone(),
-        given: run.given.clone(),
-        dir: run.dir.clone(),
-        state: None,
-        torn: false,
-    }];
+    let args = PlotArgs { runs: Vec::new(), out: None, x: Axis::Step, metrics: Vec::new(), phase: None, smooth: 1 };
+    let lines: Vec<_> = run.lines.iter().filter(|line| line.contains_key("step")).cloned().collect();
+    let (name, given, dir) = (run.name.clone(), run.given.clone(), run.dir.clone());
+    let runs = [Run { lines, name, given, dir, folder: None, state: None, params: None, torn: false }];
     // It fails only if there is nothing to draw.
-    tracks(&runs, &args).and_then(|tracks| picture(&runs, tracks, &args)).ok()
+    tracks(&runs, &args).and_then(|tracks| picture(&runs, &tracks, &args)).ok()
 }
 
 /// The lines of one phase of one run.
@@ -152,74 +133,117 @@ fn tracks<'a>(runs: &'a [Run], args: &PlotArgs) -> Result<Vec<Track<'a>>> {
     Ok(tracks)
 }
 
-fn picture(runs: &[Run], mut tracks: Vec<Track>, args: &PlotArgs) -> Result<Panels> {
+/// The curves of a track for one part of the data, or for all: an entry of the legend.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Series {
+    track: usize,
+    split: Option<String>,
+}
+
+fn picture(runs: &[Run], tracks: &[Track], args: &PlotArgs) -> Result<Panels> {
     let scale = args.x.scale(tracks.iter().map(|t| t.lines.as_slice()));
     let positions: Vec<Vec<Option<f64>>> = tracks.iter().map(|t| scale.positions(&t.lines)).collect();
+    let names = metrics::numbers(tracks.iter().flat_map(|t| t.lines.iter().copied()));
     let (mut all, mut left_out) = (Vec::new(), Vec::new());
-    for (metric, title, log) in METRICS {
-        let mut curves: Vec<Curve> = Vec::new();
-        for (key, (track, positions)) in tracks.iter().zip(&positions).enumerate() {
-            let value = |line: &Map<String, Value>| line.get(*metric).and_then(Value::as_f64);
-            let points: Vec<(f64, f64)> =
-                track.lines.iter().zip(positions).filter_map(|(line, x)| Some(((*x)?, value(line)?))).collect();
-            if !points.is_empty() {
-                curves.push(Curve { key, points });
+    for Group { title, log, members } in metrics::groups(&chosen(&names, &args.metrics)?) {
+        let mut curves: Vec<(Series, Vec<(f64, f64)>)> = Vec::new();
+        for (name, split) in members {
+            let before = curves.len();
+            for (track, (Track { lines, .. }, positions)) in tracks.iter().zip(&positions).enumerate() {
+                let value = |line: &Map<String, Value>| line.get(&name).and_then(Value::as_f64);
+                let points: Vec<(f64, f64)> =
+                    lines.iter().zip(positions).filter_map(|(line, x)| Some(((*x)?, value(line)?))).collect();
+                if !points.is_empty() {
+                    curves.push((Series { track, split: split.clone() }, points));
+                }
+            }
+            if curves.len() == before {
+                left_out.push(name);
             }
         }
-        let logged = tracks.iter().flat_map(|t| &t.lines).any(|line| line.contains_key(*metric));
-        match curves.is_empty() {
-            false => all.push(Panel { title: title.to_string(), log: *log, curves }),
-            true if logged => left_out.push(metric),
-            true => {}
+        if !curves.is_empty() {
+            all.push((title, log, curves));
         }
     }
     if all.is_empty() {
-        let known: Vec<&str> = METRICS.iter().map(|m| m.0).collect();
         let logged: BTreeSet<&str> =
             tracks.iter().flat_map(|t| &t.lines).flat_map(|l| l.keys()).map(String::as_str).collect();
         let shown: Vec<&str> = logged.into_iter().take(MOST_LISTED).collect();
         bail_hint!(
             "nothing to draw over {}: the lines hold {}", args.x.field(), shown.join(", ");
-            "`nepa plot` draws: {}", known.join(", ")
+            "`nepa plot` draws every number that a script logs in a line with {}", args.x.field()
         );
     }
-
-    for metric in left_out {
-        err!("note: `{metric}` is left out: no line with it has {}", args.x.field());
+    tell_left_out(&left_out, args);
+    if all.len() > MOST_PANELS {
+        err!("note: {} panels of {} are drawn; choose others with --metric NAME", MOST_PANELS, all.len());
+        all.truncate(MOST_PANELS);
     }
 
-    // Phases without a curve need no entry in the legend.
-    let drawn: BTreeSet<usize> = all.iter().flat_map(|p| &p.curves).map(|c| c.key).collect();
-    let order: Vec<usize> = drawn.into_iter().collect();
-    for curve in all.iter_mut().flat_map(|p| &mut p.curves) {
-        curve.key = order.iter().position(|k| *k == curve.key).expect("listed from the curves");
-    }
-    let tracks: Vec<Track> = {
-        let mut kept: Vec<Option<Track>> = tracks.drain(..).map(Some).collect();
-        order.iter().map(|i| kept[*i].take().expect("each once")).collect()
+    // What has no curve needs no entry in the legend.
+    let drawn: BTreeSet<Series> = all.iter().flat_map(|panel| &panel.2).map(|(series, _)| series.clone()).collect();
+    let series: Vec<Series> = drawn.into_iter().collect();
+    let curve = |(of, points)| Curve {
+        key: series.binary_search(&of).expect("listed from the curves"),
+        points,
+        band: Vec::new(),
     };
+    let panel = |(title, log, curves): (String, bool, Vec<_>)| Panel {
+        title,
+        log,
+        curves: curves.into_iter().map(curve).collect(),
+    };
+    let panels = all.into_iter().map(panel).collect();
     Ok(Panels {
-        header: header(runs, &tracks, args),
+        header: header(runs, tracks, &series, args),
         x: scale.title(),
-        keys: keys(runs, &tracks),
-        panels: all,
+        keys: keys(runs, tracks, &series),
+        panels,
         smooth: args.smooth as usize,
     })
 }
 
-/// Runs differ by colour, their phases by its shade; the phases of a single run by colour.
-fn keys(runs: &[Run], tracks: &[Track]) -> Vec<Key> {
+/// The names that are asked for; all, if none is.
+fn chosen<'a>(names: &[&'a str], asked: &[String]) -> Result<Vec<&'a str>> {
+    if let Some(unknown) = asked.iter().find(|asked| !names.contains(&asked.as_str())) {
+        let list: Vec<&str> = names.iter().copied().take(MOST_LISTED).collect();
+        bail_hint!(
+            "no run has logged a number `{unknown}`{}", did_you_mean(unknown, names.iter().copied());
+            "the numbers are: {}", if list.is_empty() { "none".to_string() } else { list.join(", ") }
+        );
+    }
+    Ok(names.iter().copied().filter(|name| asked.is_empty() || asked.iter().any(|asked| asked == name)).collect())
+}
+
+fn tell_left_out(names: &[String], args: &PlotArgs) {
+    let mut list: Vec<String> = names.iter().take(MOST_LISTED).map(|name| format!("`{name}`")).collect();
+    if names.len() > MOST_LISTED {
+        list.push("…".into());
+    }
+    match list.as_slice() {
+        [] => {}
+        [name] => err!("note: {name} is left out: no line with it has {}", args.x.field()),
+        _ => err!("note: {} are left out: no line with them has {}", list.join(", "), args.x.field()),
+    }
+}
+
+/// Runs differ by colour, what they logged by its shade; a single run's by colour.
+fn keys(runs: &[Run], tracks: &[Track], series: &[Series]) -> Vec<Key> {
     const HUES: usize = 7;
-    let single = one_track_each(runs, tracks);
+    let single = one_curve_each(runs, tracks, series);
     let mut keys = Vec::new();
-    for (i, track) in tracks.iter().enumerate() {
-        let run = &runs[track.run];
-        let within = tracks[..i].iter().filter(|t| t.run == track.run).count();
-        let (name, hue, shade) = match (runs.len(), track.phase) {
-            (1, phase) => (phase.unwrap_or("no phase").to_string(), i % HUES, i / HUES),
-            (_, Some(phase)) if !single => (format!("{}: {phase}", run.name), track.run % HUES, within),
-            (_, None) if !single => (run.name.clone(), track.run % HUES, within),
-            _ => (format!("{}: {}", run.name, about(run)), track.run % HUES, track.run / HUES),
+    for (i, Series { track, split }) in series.iter().enumerate() {
+        let Track { run: place, phase, .. } = tracks[*track];
+        let run = &runs[place];
+        let within = series[..i].iter().filter(|s| tracks[s.track].run == place).count();
+        let words: Vec<&str> = phase.into_iter().chain(split.as_deref()).collect();
+        let (name, hue, shade) = match (runs.len(), words.is_empty()) {
+            (1, true) if tracks.len() > 1 => ("no phase".to_string(), i % HUES, i / HUES),
+            (1, true) => (run.name.clone(), i % HUES, i / HUES),
+            (1, false) => (words.join(" "), i % HUES, i / HUES),
+            (_, false) if !single => (format!("{}: {}", run.name, words.join(" ")), place % HUES, within),
+            (_, true) if !single => (run.name.clone(), place % HUES, within),
+            _ => (format!("{}: {}", run.name, about(run)), place % HUES, place / HUES),
         };
         keys.push(Key { name, hue, shade });
     }
@@ -227,25 +251,27 @@ fn keys(runs: &[Run], tracks: &[Track]) -> Vec<Key> {
 }
 
 /// Whether colour alone distinguishes several runs: then the legend shows the state of each.
-fn one_track_each(runs: &[Run], tracks: &[Track]) -> bool {
-    runs.len() > 1 && (1..tracks.len()).all(|i| tracks[i].run != tracks[i - 1].run)
+fn one_curve_each(runs: &[Run], tracks: &[Track], series: &[Series]) -> bool {
+    let run = |i: usize| tracks[series[i].track].run;
+    runs.len() > 1 && (1..series.len()).all(|i| run(i) != run(i - 1))
 }
 
 fn about(run: &Run) -> String {
     let plural = if run.lines.len() == 1 { "line" } else { "lines" };
     let lines = format!("{} {plural} of metrics", run.lines.len());
+    let folder = run.folder.as_ref().map(|folder| format!("{folder}, ")).unwrap_or_default();
     match &run.state {
-        Some(state) => format!("{state}; {lines}"),
-        None => lines,
+        Some(state) => format!("{folder}{state}; {lines}"),
+        None => format!("{folder}{lines}"),
     }
 }
 
-fn header(runs: &[Run], tracks: &[Track], args: &PlotArgs) -> Vec<String> {
+fn header(runs: &[Run], tracks: &[Track], series: &[Series], args: &PlotArgs) -> Vec<String> {
     let mut lines = match runs {
         [run] => vec![run.name.clone(), about(run)],
         _ => vec![format!("{} runs", runs.len())],
     };
-    if runs.len() > 1 && !(one_track_each(runs, tracks) && tracks.len() > 1) {
+    if runs.len() > 1 && !(one_curve_each(runs, tracks, series) && series.len() > 1) {
         lines.extend(runs.iter().take(HEADED).map(|run| format!("{}: {}", run.name, about(run))));
         if runs.len() > HEADED {
             lines.push(format!("… and {} more", runs.len() - HEADED));

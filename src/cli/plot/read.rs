@@ -20,8 +20,12 @@ pub struct Run {
     pub dir: PathBuf,
     /// The folder's name, which tells runs apart if they differ.
     pub name: String,
+    /// The folder's name, where `name` is made of parameters.
+    pub folder: Option<String>,
     /// Its state, if known.
     pub state: Option<String>,
+    /// Its parameters and its seed, if known.
+    pub params: Option<Map<String, Value>>,
     /// Its lines, parsed.
     pub lines: Vec<Map<String, Value>>,
     /// Whether the last line was cut short, as when a run is killed.
@@ -42,19 +46,26 @@ pub fn run(path: &Path) -> Result<Run> {
         );
     }
     let dir = file.parent().map_or(PathBuf::from("."), Path::to_path_buf);
-    let state = match RunFile::is_in(&dir) {
+    let known = match RunFile::is_in(&dir) {
         true => {
             inside::check(&dir, RunFile::NAME, MOST_TEXT)?;
             inside::check(&dir, LOCK_FILE, MOST_TEXT)?;
-            Some(RunFile::read(&dir)?.status(RunLock::is_held(&dir)))
+            Some(RunFile::read(&dir)?)
         }
         false => None,
     };
+    let state = known.as_ref().map(|run| run.status(RunLock::is_held(&dir)));
+    let params = known.map(|run| {
+        let mut params = run.params;
+        params.entry("seed").or_insert(run.seed.into());
+        params
+    });
     // "." and "runs/x/.." are named as what they are.
     let named = dir.canonicalize().ok().filter(|_| file.ends_with(METRICS_FILE));
     let name = named.as_deref().unwrap_or(&file).file_name().map(|n| n.to_string_lossy().into_owned());
     let given = path.display().to_string();
-    Ok(Run { name: name.unwrap_or_else(|| given.clone()), given, dir, state, lines, torn })
+    let name = name.unwrap_or_else(|| given.clone());
+    Ok(Run { name, given, dir, folder: None, state, params, lines, torn })
 }
 
 /// A file's text.

@@ -1,16 +1,15 @@
 //! What evaluation.json holds, as sections of the page. Every key may be missing.
 
-use super::embed::Budget;
+use super::embed::{Budget, SAMPLE};
 use crate::error::Result;
 use crate::files::{json_value, read_json};
+use crate::run::schema::EVALUATION_FILE;
 use maud::{Markup, html};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// What an evaluation leaves in a run directory: `evaluate::save` of the standard library writes it.
-pub const EVALUATION_FILE: &str = "evaluation.json";
 /// Rows shown without unfolding: of classes, and of confused pairs.
 const WORST: usize = 12;
 /// The most that the page shows: of results and their numbers, of classes, and of samples.
@@ -301,7 +300,7 @@ fn sample(s: &Sample, dir: &Path, budget: &mut Budget) -> Markup {
     let probability = s.probability.map(|p| format!(" ({p:.2})")).unwrap_or_default();
     html! {
         figure {
-            @if let Some(image) = &s.image { (budget.picture(dir, image, &alt)) }
+            @if let Some(image) = &s.image { (budget.picture(dir, image, &alt, SAMPLE)) }
             figcaption {
                 (label) br;
                 @if right { span.right { "✓ " (predicted) (probability) } } @else { span.wrong { "✗ " (predicted) (probability) } }

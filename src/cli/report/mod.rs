@@ -1,96 +1,169 @@
-//! `nepa report`: a run directory as one HTML page that needs no other file, no script and no network.
+//! `nepa report`: a run directory, or that of a sweep, as one HTML page that needs no other file, no script and no
+//! network. That of a sweep leads to the pages of its runs.
 
 mod embed;
 mod evaluation;
+mod options;
 mod read;
+mod scatter;
+mod sweep;
 
-use crate::error::Result;
-use crate::files::write_atomic;
-use crate::output::out;
+use crate::cli::sweep::SweepFile;
+use crate::cli::sweep::results::{RunResult, Sweep};
+use crate::cli::sweep::table::{self, Metric};
+use crate::error::{Result, one_line};
+use crate::files::{folder_of, write_atomic};
+use crate::output::{err, out};
 use crate::plot::{Panels, key_colour, panel_svgs};
-use crate::run::RunFile;
 use crate::run::schema::{RECIPE_FILE, Resumption};
+use crate::run::{RunFile, inside};
 use crate::text::visible;
 use crate::{bail_hint, cli::plot};
 use clap::Args;
-use embed::{Budget, bytes_words};
+use embed::{Budget, PICTURE, bytes_words};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use read::{Folder, Report};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+/// The page's name in a directory.
+const REPORT_FILE: &str = "report.html";
 const STYLE: &str = include_str!("style.css");
 /// What a browser may do for the page: show what is in it. Whatever a run's files hold, nothing is fetched or run.
 const POLICY: &str =
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+/// About how many points the curves of a panel have together.
+const MOST_POINTS: usize = 6000;
 /// The most phases whose last values are shown, and the most parameters.
 const MOST_SHOWN: usize = 200;
 
 #[derive(Args)]
 pub struct ReportArgs {
-    /// A run directory.
+    /// A run directory, or that of a sweep.
     run: PathBuf,
-    /// The page [default: report.html in the run directory].
+    /// The page [default: report.html in the directory].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Of a sweep: the result that settings are compared by, as for `nepa sweep`.
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
 }
 
 pub fn report(args: &ReportArgs) -> Result<()> {
-    let out = args.out.clone().unwrap_or_else(|| args.run.join("report.html"));
+    let out = args.out.clone().unwrap_or_else(|| args.run.join(REPORT_FILE));
     if !out.extension().is_some_and(|e| e.eq_ignore_ascii_case("html") || e.eq_ignore_ascii_case("htm")) {
         bail_hint!("a report is an .html file, found {}", out.display(); "give --out FILE.html");
     }
-    let report = read::report(&args.run)?;
-    let page = page(&report)?.into_string();
-    let page = visible(&page);
-    write_atomic(&out, page.as_bytes())?;
-    out!("{}: {}", out.display(), bytes_words(page.len() as u64));
+    if SweepFile::is_in(&args.run) {
+        return report_sweep(args, &out);
+    }
+    if let Some(metric) = &args.metric {
+        bail_hint!("--metric {metric}: {} holds no sweep", args.run.display(); "leave it out for the report of a run");
+    }
+    write(&out, &page(&read::report(&args.run)?)?)
+}
+
+fn write(out: &Path, page: &Markup) -> Result<()> {
+    let bytes = write_page(out, page)?;
+    out!("{}: {}", out.display(), bytes_words(bytes));
     Ok(())
 }
 
-fn page(report: &Report) -> Result<Markup> {
-    let curves = plot::panels_of(&report.logged).map(|panels| curves(&panels)).transpose()?;
-    let mut budget = Budget::default();
-    let evaluation = report.evaluation.as_ref().map(|found| found.sections(&report.dir, &mut budget));
-    let pictures = pictures(report, &mut budget);
-    let run = &report.run;
-    let recipe = if run.recipe.is_empty() { "unknown recipe" } else { &run.recipe };
-    Ok(html! {
+/// Writes a page; gives its size.
+fn write_page(out: &Path, page: &Markup) -> Result<u64> {
+    let page = visible(&page.0);
+    write_atomic(out, page.as_bytes())?;
+    Ok(page.len() as u64)
+}
+
+/// The page of a sweep, and those of its runs, to which it leads.
+fn report_sweep(args: &ReportArgs, out: &Path) -> Result<()> {
+    let found = Sweep::read(&args.run)?;
+    let metric = Metric::choose(&found, args.metric.as_deref())?;
+    table::write_csv(&found)?;
+    let mut written = HashSet::new();
+    for run in found.runs.iter().filter(|run| run.file.is_some()) {
+        let page = inside::path_in(&found.dir, Path::new(&run.planned.name).join(REPORT_FILE).as_path());
+        let made = page.and_then(|path| write_page(&path, &page_of_run(&run.dir)?));
+        match made {
+            Ok(_) => drop(written.insert(run.planned.name.as_str())),
+            Err(e) => err!("note: {} has no page of its own: {}", run.planned.name, one_line(&e)),
+        }
+    }
+    let beside = folder_of(out).canonicalize().ok() == found.dir.canonicalize().ok();
+    let base = found.dir.canonicalize().ok().filter(|_| !beside).map(|dir| address(&dir) + "/").unwrap_or_default();
+    let link = |run: &RunResult| {
+        let name = run.planned.name.as_str();
+        written.contains(name).then(|| format!("{base}{}/{REPORT_FILE}", address(Path::new(name))))
+    };
+    write(out, &sweep::page(&found, metric.as_ref(), link)?)
+}
+
+fn page_of_run(dir: &Path) -> Result<Markup> {
+    page(&read::report(dir)?)
+}
+
+/// A path as an address has it. One that begins with a name is relative, whatever the name is.
+fn address(path: &Path) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~=,+".contains(&byte);
+    let bytes = path.as_os_str().as_encoded_bytes().iter();
+    bytes.map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// A page that needs no other file.
+fn document(title: &str, body: &Markup, from: &str) -> Markup {
+    html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "nepa: " (report.logged.name) }
+                title { "nepa: " (title) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                header {
-                    h1 { (report.logged.name) }
-                    p { (recipe) ", " strong { (report.state) } }
-                    @if let Some(error) = &run.error { pre.error { (error) } }
-                }
-                (warnings(report))
-                (parameters(run))
-                @if let Some(curves) = curves { section { h2 { "Curves" } (curves) } }
-                (last_metrics(report))
-                @if let Some(evaluation) = evaluation { (evaluation) }
-                @if let Some(pictures) = pictures { (pictures) }
-                (folders("Models", &report.models))
-                (folders("Checkpoints", &report.checkpoints))
-                (how(run))
-                @if let Some(recipe) = &report.recipe {
-                    section {
-                        h2 { "Recipe" }
-                        details { summary { (RECIPE_FILE) } pre { code { (recipe) } } }
-                    }
-                }
-                footer { "Written by nepa " (env!("CARGO_PKG_VERSION")) " from " (report.logged.given) }
+                (body)
+                footer { "Written by nepa " (env!("CARGO_PKG_VERSION")) " from " (from) }
             }
         }
-    })
+    }
+}
+
+fn page(report: &Report) -> Result<Markup> {
+    let curves = plot::panels_of(&report.logged).map(|panels| curves(&panels, MOST_POINTS)).transpose()?;
+    let mut budget = Budget::default();
+    let evaluation = report.evaluation.as_ref().map(|found| found.sections(&report.dir, &mut budget));
+    let pictures = pictures(report, &mut budget);
+    let run = &report.run;
+    let recipe = if run.recipe.is_empty() { "unknown recipe" } else { &run.recipe };
+    let body = html! {
+        header {
+            h1 { (report.logged.name) }
+            p { (recipe) ", " strong { (report.state) } }
+            @if let Some(error) = &run.error { pre.error { (error) } }
+        }
+        (warnings(report))
+        (parameters(run))
+        (options::result(run))
+        @if let Some(curves) = curves { section { h2 { "Curves" } (curves) } }
+        (last_metrics(report))
+        @if let Some(evaluation) = evaluation { (evaluation) }
+        @if let Some(pictures) = pictures { (pictures) }
+        (options::models(run))
+        (options::options(&report.settings))
+        (folders("Saved models", &report.models))
+        (folders("Checkpoints", &report.checkpoints))
+        (how(run))
+        @if let Some(recipe) = &report.recipe {
+            section {
+                h2 { "Recipe" }
+                details { summary { (RECIPE_FILE) } pre { code { (recipe) } } }
+            }
+        }
+    };
+    Ok(document(&report.logged.name, &body, &report.logged.given))
 }
 
 /// A value as a person writes it: text without quotes, lists and maps as JSON.
@@ -176,8 +249,9 @@ fn warnings(report: &Report) -> Markup {
     }
 }
 
-fn curves(panels: &Panels) -> Result<Markup> {
-    let svgs = panel_svgs(panels)?;
+/// The legend and the panels, whose curves have together about `most` points each.
+fn curves(panels: &Panels, most: usize) -> Result<Markup> {
+    let svgs = panel_svgs(panels, most)?;
     Ok(html! {
         @if panels.keys.len() > 1 {
             ul.legend { @for key in &panels.keys { li { span.key style={ "background:" (key_colour(key)) } {} (key.name) } } }
@@ -227,7 +301,7 @@ fn pictures(report: &Report, budget: &mut Budget) -> Option<Markup> {
         html! {
             section {
                 h2 { "Pictures" }
-                div.pictures { @for name in &report.pictures { figure { (budget.picture(&report.dir, name, name)) figcaption { (name) } } } }
+                div.pictures { @for name in &report.pictures { figure { (budget.picture(&report.dir, name, name, PICTURE)) figcaption { (name) } } } }
             }
         }
     })

@@ -1,22 +1,22 @@
 //! What a run directory holds, as the page shows it.
 
-use super::evaluation::{EVALUATION_FILE, Evaluation};
+use super::evaluation::Evaluation;
 use crate::bail_hint;
-use crate::checkpoint::{CONFIG_FILE, manifest};
+use crate::checkpoint::{CONFIG_FILE, STATE_FILE, manifest};
 use crate::cli::inspect;
 use crate::cli::plot::CURVES_FILE;
 use crate::cli::plot::read::{self, MOST_METRICS, Run};
 use crate::error::{Context as _, Result};
 use crate::files::{beside, folders_in, read_json};
 use crate::provenance::ModelProvenance;
-use crate::run::RunFile;
 use crate::run::inside;
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::log::LOG_FILE;
 use crate::run::metrics::METRICS_FILE;
-use crate::run::schema::RECIPE_FILE;
+use crate::run::schema::{EVALUATION_FILE, RECIPE_FILE};
+use crate::run::{CheckpointState, RunFile, Settings};
 use crate::untrusted::MOST_TEXT;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,8 @@ const MOST_WARNINGS: usize = 30;
 pub struct Report {
     pub dir: PathBuf,
     pub run: RunFile,
+    /// The settings of its loops, by label.
+    pub settings: Map<String, Value>,
     pub state: String,
     pub logged: Run,
     pub evaluation: Option<Evaluation>,
@@ -63,7 +65,8 @@ pub fn report(dir: &Path) -> Result<Report> {
         Some(text) => read::lines(&dir.join(METRICS_FILE), &text)?,
         None => (Vec::new(), false),
     };
-    let logged = Run { name: named.unwrap_or_else(|| given.clone()), given, dir: dir.into(), state: None, lines, torn };
+    let name = named.unwrap_or_else(|| given.clone());
+    let logged = Run { name, given, dir: dir.into(), folder: None, state: None, params: None, lines, torn };
     let evaluation = Evaluation::read(dir)?;
     let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let mut pictures: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
@@ -91,6 +94,7 @@ pub fn report(dir: &Path) -> Result<Report> {
     warnings.extend(outside);
     Ok(Report {
         state: run.status(RunLock::is_held(dir)),
+        settings: settings(dir, &run)?,
         run,
         logged,
         evaluation,
@@ -101,6 +105,25 @@ pub fn report(dir: &Path) -> Result<Report> {
         recipe: optional(&dir.join(RECIPE_FILE), MOST_TEXT)?,
         dir: dir.into(),
     })
+}
+
+/// The settings of the run's loops; those of its checkpoints, if an older version did not record them in `run.json`.
+fn settings(dir: &Path, run: &RunFile) -> Result<Map<String, Value>> {
+    let mut settings = run.settings.clone();
+    if settings.is_empty() {
+        let (checkpoints, _) = inspect::checkpoints(dir)?;
+        for path in checkpoints.iter().rev().take(MOST_FOLDERS) {
+            let name = path.strip_prefix(dir).unwrap_or(path).join(STATE_FILE).display().to_string();
+            let read = inside::check(dir, &name, MOST_TEXT).and_then(|()| CheckpointState::read(path));
+            // One that cannot be read is told below, where checkpoints are listed.
+            if let Ok(state) =
+                read.map(|state| (state.label, Settings { fixed: state.fixed, changeable: state.changeable }))
+            {
+                settings.entry(state.0).or_insert_with(|| state.1.all());
+            }
+        }
+    }
+    Ok(settings)
 }
 
 /// The warnings in a run log, whose lines begin with date and time.

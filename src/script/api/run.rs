@@ -92,7 +92,8 @@ pub fn register(api: &mut Api<'_>) {
     api.namespace(
         "run",
         "The run directory (--out DIR, by default runs/RECIPE-DATE, created when first needed): metrics, progress, \
-         checkpoints.",
+         checkpoints. A map that a recipe returns as the value of its last expression is recorded as the result of the \
+         run: its numbers, texts and truth values, which `nepa sweep` and `nepa report` show.",
         functions::register,
     );
     api.methods::<Progress>(
@@ -116,7 +117,9 @@ mod functions {
         with_session(|s| Ok(s.path(name)?.display().to_string()))
     }
 
-    /// Appends a map of plain values (and scalar tensors) as one line to metrics.jsonl.
+    /// Appends a map of plain values (and scalar tensors) as one line to metrics.jsonl. `nepa plot` and `nepa report` draw
+    /// each number in it over the key `step`, by the key `phase` if there is one; `train/loss` and `val/loss`, or
+    /// `train_loss` and `val_loss`, in one chart.
     pub fn log(values: Map) -> Result<()> {
         let values = object(&values)?;
         with_session(|s| s.log(&values))
