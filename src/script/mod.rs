@@ -3,6 +3,7 @@
 mod api;
 mod ast;
 mod check;
+mod defaults;
 pub mod docs;
 pub mod error;
 mod functions;

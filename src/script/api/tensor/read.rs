@@ -3,7 +3,7 @@
 use crate::error::{Result, bail, ensure};
 use crate::script::limits::ARRAY;
 use crate::script::values::{self, Tensor};
-use crate::tensor::{dtype_name, shape_text};
+use crate::tensor::{self, dtype_name, shape_text};
 use nepa_macros::functions;
 use rhai::{Array, Dynamic};
 use tch::{Device, Kind};
@@ -54,6 +54,42 @@ mod functions {
         }
     }
 
+    /// The sizes of all dimensions, as `shape`.
+    ///
+    /// Example: `ones([2, 3]).size() == [2, 3]`
+    #[script(name = "size")]
+    pub fn sizes(t: &Tensor) -> Vec<i64> {
+        t.size()
+    }
+
+    /// The number of dimensions, as `ndim`.
+    ///
+    /// Example: `ones([2, 3]).dim() == 2`
+    pub fn dim(t: &Tensor) -> usize {
+        t.dim()
+    }
+
+    /// Whether it holds floats.
+    ///
+    /// Example: `ones([1]).is_floating_point()`
+    pub fn is_floating_point(t: &Tensor) -> bool {
+        t.is_floating_point()
+    }
+
+    /// Whether it holds complex numbers.
+    ///
+    /// Example: `fft::fft(ones([4])).is_complex()`
+    pub fn is_complex(t: &Tensor) -> bool {
+        crate::tensor::is_complex(t)
+    }
+
+    /// The elements as nested arrays of floats, ints or bools; of a tensor without dimensions the value itself.
+    ///
+    /// Example: `eye(2).tolist() == [[1.0, 0.0], [0.0, 1.0]]`
+    pub fn tolist(t: &Tensor) -> Result<Dynamic> {
+        nested(t)
+    }
+
     /// The value of a tensor with one element, as float, int or bool.
     pub fn item(t: &Tensor) -> Result<Dynamic> {
         values::item(t)
@@ -64,6 +100,7 @@ mod functions {
         ensure!(t.numel() <= ARRAY, "to_array: expected at most {ARRAY} elements, found {}", shape_text(t));
         let flat = t.f_detach()?.f_to_device(Device::Cpu)?.f_reshape([-1])?;
         Ok(match t.kind() {
+            _ if tensor::is_complex(t) => bail!("to_array: expected real numbers, found {}; read .real and .imag", shape_text(t)),
             Kind::Bool => Vec::<bool>::try_from(flat)?.into_iter().map(Dynamic::from_bool).collect(),
             _ if t.is_floating_point() => {
                 Vec::<f64>::try_from(flat.f_to_kind(Kind::Double)?)?.into_iter().map(Dynamic::from_float).collect()
@@ -91,6 +128,15 @@ mod functions {
     pub fn is_finite(t: &Tensor) -> Result<bool> {
         Ok(t.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
     }
+}
+
+fn nested(t: &tch::Tensor) -> Result<Dynamic> {
+    ensure!(t.numel() <= ARRAY, "tolist: expected at most {ARRAY} elements, found {}", shape_text(t));
+    if t.dim() == 0 {
+        return values::item(t);
+    }
+    let rows = (0..t.size()[0]).map(|i| nested(&t.f_get(i)?));
+    Ok(Dynamic::from_array(rows.collect::<Result<_>>()?))
 }
 
 /// More elements than this are shown by their first and last few along each dimension.
@@ -124,6 +170,10 @@ fn values_text(t: &tch::Tensor, shorten: bool, depth: usize, out: &mut String) -
     let Some(&n) = sizes.first() else {
         out.push_str(&match t.kind() {
             Kind::Bool => (t.f_int64_value(&[])? != 0).to_string(),
+            _ if tensor::is_complex(t) => {
+                let part = |part: tch::Tensor| Ok::<_, tch::TchError>(number_text(part.f_double_value(&[])?));
+                format!("{} + {}i", part(t.f_real()?)?, part(t.f_imag()?)?)
+            }
             _ if t.is_floating_point() => number_text(t.f_double_value(&[])?),
             _ => t.f_int64_value(&[])?.to_string(),
         });
