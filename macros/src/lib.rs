@@ -109,23 +109,29 @@ fn registration(function: &mut ItemFn, script: &Script) -> Result<TokenStream> {
         let declared = parameters.iter().map(Parameter::declaration);
         let places = 0..idents.len();
         return Ok(quote! {
-            namespace.add_with_defaults(
-                crate::script::defaults::Declared {
-                    name: #name,
-                    doc: &[#(#doc),*],
-                    params: vec![#(#declared),*],
-                    returns: <#returned as crate::types::Typed>::script_type(),
-                },
-                |arguments: &crate::script::defaults::Arguments<'_>| {
+            {
+                // In functions of their own: the compiler takes long for long ones.
+                fn native(arguments: &crate::script::defaults::Arguments<'_>) -> crate::error::Result<rhai::Dynamic> {
                     #(let #idents = arguments.read::<#types>(#places)?;)*
                     let value = self::#ident(#(#passed),*)#raised;
                     Ok(rhai::Dynamic::from(<#returned as crate::script::types::Output>::into_raw(value)))
-                },
-            );
+                }
+                #[inline(never)]
+                fn register(namespace: &mut crate::script::registry::Namespace<'_>) {
+                    let returns = <#returned as crate::types::Typed>::script_type();
+                    let mut declared = crate::script::defaults::Declared::new(#name, &[#(#doc),*], returns);
+                    #(#declared)*
+                    namespace.add_with_defaults(declared, native);
+                }
+                register(namespace);
+            }
         });
     }
     let raw: Vec<Ident> = idents.iter().map(|ident| format_ident!("raw_{ident}")).collect();
+    let alone = format_ident!("register_{}", function.sig.ident);
     Ok(quote! {
+        #[inline(never)]
+        fn #alone(namespace: &mut crate::script::registry::Namespace<'_>) {
         let function_name = namespace.error_name(#name);
         namespace.add(
             crate::script::registry::Signature {
@@ -144,6 +150,8 @@ fn registration(function: &mut ItemFn, script: &Script) -> Result<TokenStream> {
                 crate::script::registry::call_guarded(body, given, call.call_position())
             },
         );
+        }
+        #alone(namespace);
     })
 }
 
@@ -215,13 +223,7 @@ impl Parameter {
             None => quote!(None),
         };
         quote! {
-            crate::script::defaults::Param {
-                name: #name,
-                of: <#of as crate::types::Typed>::script_type(),
-                raw: std::any::TypeId::of::<<#of as crate::script::types::Argument>::Raw>(),
-                default: #default,
-                by_name: #by_name,
-            }
+            declared.add::<#of>(#name, #default, #by_name);
         }
     }
 }

@@ -2,42 +2,52 @@
 //! forward function. Parameter names are those of the reference's Hugging Face checkpoints.
 
 mod attention;
+mod batch_norm;
 mod block;
 mod blocks;
 mod class_token;
 mod classifier;
 mod config;
 mod conv;
+mod conv_nd;
 mod cost;
 mod drop_path;
 mod dropout;
+mod embedding;
 mod init;
 mod layer_scale;
 mod linear;
 mod mlp;
 mod norm;
+mod norms;
 mod patch_embed;
+mod prelu;
 mod recompute;
 mod rotary;
 mod sequential;
 mod vit_nepa;
 
 pub use attention::Attention;
+pub use batch_norm::{BatchNorm, BatchNormOptions};
 pub use block::{Block, BlockOverrides};
 pub use blocks::Blocks;
 pub use class_token::ClassToken;
 pub use classifier::Classifier;
 pub use config::{Activation, Architecture, VitNepaConfig};
 pub use conv::{Conv2d, Conv2dOptions};
+pub use conv_nd::{ConvNd, ConvNdOptions};
 pub use cost::{Cost, CostOptions, Memory};
 pub use drop_path::DropPath;
 pub use dropout::{Dropout, Dropped, dropped};
+pub use embedding::Embedding;
 pub use init::{trunc_normal, truncated_normal};
 pub use layer_scale::LayerScale;
 pub use linear::{Linear, LinearOptions};
 pub use mlp::Mlp;
 pub use norm::{LayerNorm, LayerNormOptions};
+pub use norms::{GroupNorm, RmsNorm};
 pub use patch_embed::PatchEmbed;
+pub use prelu::Prelu;
 pub use rotary::{RotaryEmbedding, RotaryOptions};
 pub use sequential::Sequential;
 pub use vit_nepa::{InputNormalization, Output, VitNepa, VitNepaOverrides, Wanted};
@@ -114,6 +124,7 @@ pub struct Taps {
 
 enum Visited<'a> {
     Parameter(&'a Tensor),
+    Buffer(&'a Tensor),
     Training(&'a Cell<bool>),
     Recompute(&'a Cell<bool>),
 }
@@ -137,6 +148,12 @@ impl ModuleVisitor<'_> {
     pub fn parameter(&mut self, name: &str, tensor: &Tensor) {
         let name = self.name(name);
         (self.found)(&name, Visited::Parameter(tensor));
+    }
+
+    /// An own tensor that is no parameter, but saved and loaded with them, such as a running mean.
+    pub fn buffer(&mut self, name: &str, tensor: &Tensor) {
+        let name = self.name(name);
+        (self.found)(&name, Visited::Buffer(tensor));
     }
 
     /// The flag that tells training from evaluation, if the block behaves differently.
@@ -172,6 +189,24 @@ pub fn named_parameters(module: &dyn Module) -> Vec<(String, Tensor)> {
         }
     });
     all
+}
+
+/// All buffers with their full names, in forward order.
+pub fn named_buffers(module: &dyn Module) -> Vec<(String, Tensor)> {
+    let (mut all, mut seen) = (Vec::new(), HashSet::new());
+    visit(module, |name, visited| {
+        if let Visited::Buffer(t) = visited
+            && seen.insert(t.data_ptr())
+        {
+            all.push((name.to_string(), t.shallow_clone()));
+        }
+    });
+    all
+}
+
+/// What is saved and loaded of a module: all parameters, then all buffers.
+pub fn named_state(module: &dyn Module) -> Vec<(String, Tensor)> {
+    named_parameters(module).into_iter().chain(named_buffers(module)).collect()
 }
 
 /// The number of scalars in all parameters.

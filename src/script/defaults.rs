@@ -65,6 +65,19 @@ impl Namespace<'_> {
 }
 
 impl Declared {
+    /// A function without parameters so far.
+    #[inline(never)]
+    pub fn new(name: &'static str, doc: &'static [&'static str], returns: Type) -> Self {
+        Self { name, doc, params: Vec::new(), returns }
+    }
+
+    /// Declares the next parameter.
+    #[inline(never)]
+    pub fn add<T: Argument>(&mut self, name: &'static str, default: Option<Dynamic>, by_name: bool) {
+        let (of, raw) = (T::script_type(), TypeId::of::<T::Raw>());
+        self.params.push(Param { name, of, raw, default, by_name });
+    }
+
     /// What the reference says of the function.
     pub fn documentation(&self, group: &'static str, qualified: bool) -> FnDoc {
         let optional = |param: &Param| Optional {
@@ -93,10 +106,14 @@ impl Declared {
     pub fn register(self, module: &mut Module, called: String, function: Native) {
         let by_place = self.params.iter().filter(|param| !param.by_name).count();
         let declared = Rc::new(self);
-        for count in 1..=by_place + 1 {
+        // The first argument's type tells functions of one name apart, unless it may be left out.
+        let needed = usize::from(declared.params[0].default.is_none());
+        for count in needed..=by_place + 1 {
             let (of, called) = (declared.clone(), called.clone());
             let mut types = vec![TypeId::of::<Dynamic>(); count];
-            types[0] = declared.params[0].raw;
+            if let Some(first) = types.first_mut().filter(|_| needed == 1) {
+                *first = declared.params[0].raw;
+            }
             let run = move |context: Option<NativeCallContext<'_>>, given: &mut [&mut Dynamic]| {
                 let given: Vec<Dynamic> = given.iter().map(|value| value.flatten_clone()).collect();
                 let tensors: Vec<Option<Tensor>> =

@@ -77,7 +77,7 @@ impl FnDoc {
     pub fn takes(&self, count: usize) -> bool {
         match self.optional.is_empty() {
             true => self.params.len() == count,
-            false => (1..=self.most()).contains(&count) && (count >= 2 || count >= self.least()),
+            false => count <= self.most() && (count >= self.least() || count >= 2),
         }
     }
 
@@ -92,11 +92,12 @@ impl FnDoc {
     }
 
     /// The name without Rhai's marks.
-    fn plain_name(&self) -> &str {
+    pub fn plain_name(&self) -> &str {
         self.name.strip_prefix("get$").or(self.name.strip_prefix("set$")).unwrap_or(self.name)
     }
 
-    fn full_name(&self) -> String {
+    /// The name with its namespace, or the type whose method it is: `nn::linear`, `Tensor.sum`.
+    pub fn full_name(&self) -> String {
         match (self.qualified, self.group) {
             (true, group) => format!("{group}::{}", self.plain_name()),
             (false, "") => self.plain_name().to_string(),

@@ -11,6 +11,7 @@ mod habits;
 mod limits;
 mod params;
 mod registry;
+pub mod search;
 mod session;
 mod sources;
 mod types;

@@ -63,5 +63,6 @@ mod security;
 mod signals;
 mod splits;
 mod tensorboard;
+mod torch;
 mod transforms;
 mod visualize;

@@ -65,7 +65,7 @@ fn options_of<'a>(host: &'a Host, call: &Call, script: &Script) -> Option<Taken<
     let named: Vec<_> = named.collect();
     if let Some(f) = named.iter().find(|f| !f.optional.is_empty()) {
         // What comes by place before the map cannot come by name too.
-        let options = f.optional.iter().skip(passed - 1).map(|o| &o.option).collect();
+        let options = f.optional.iter().skip(passed.checked_sub(1)?).map(|o| &o.option).collect();
         let of = if qualified { format!("{namespace}::{name}") } else { name.to_string() };
         return Some(Taken { of, at: passed.checked_sub(1 + before)?, options });
     }

@@ -11,7 +11,7 @@ use nepa_macros::functions;
 pub use functions::register;
 
 #[functions]
-mod functions {
+pub mod functions {
     use super::*;
 
     /// Softmax along a dimension: exponentials normalised to sum to 1.

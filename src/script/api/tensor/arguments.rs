@@ -2,7 +2,6 @@
 
 use crate::bail_hint;
 use crate::error::{Result, bail, did_you_mean};
-use crate::options::OptionDoc;
 use crate::script::types::Argument;
 use crate::script::values::{Tensor, found, ints, shape};
 use crate::tensor::{DTYPES, Dtype};
@@ -54,6 +53,7 @@ impl Argument for Shape {
 }
 
 /// Dimensions or sizes given as one int or an array of ints.
+#[derive(Clone)]
 pub struct Dims(pub Vec<i64>);
 
 impl Dims {
@@ -223,29 +223,6 @@ impl Argument for Padding {
             }
             Err(_) => Ok(Padding::Sizes(Dims::read(raw, of)?)),
         }
-    }
-}
-
-/// One tensor, or an array of them.
-pub struct Tensors(pub Vec<tch::Tensor>);
-
-impl Typed for Tensors {
-    fn script_type() -> Type {
-        Type::Either(vec![Tensor::script_type(), Vec::<tch::Tensor>::script_type()])
-    }
-}
-
-impl Argument for Tensors {
-    type Raw = Dynamic;
-    fn read(raw: Dynamic, of: &str) -> Result<Self> {
-        match raw.read_lock::<Tensor>() {
-            Some(t) => Ok(Self(vec![t.shallow_clone()])),
-            None => Ok(Self(Vec::<tch::Tensor>::read_value(&raw, of)?)),
-        }
-    }
-
-    fn options() -> Vec<OptionDoc> {
-        Vec::new()
     }
 }
 

@@ -8,7 +8,7 @@ use nepa_macros::functions;
 pub use functions::register;
 
 #[functions]
-mod functions {
+pub mod functions {
     use super::*;
 
     /// Convolution of [B, C, L] with weight [O, C / groups, k] and bias [O]. Sizes are one int, or one for each dimension;

@@ -1,10 +1,10 @@
 //! Tensors: making, reading and computing with them. Names, order of arguments and defaults are PyTorch's.
 
-mod activation;
-mod arguments;
+pub mod activation;
+pub mod arguments;
 mod arithmetic;
 mod autograd;
-mod conv;
+pub mod conv;
 mod create;
 mod fft;
 mod in_place;
@@ -14,17 +14,17 @@ mod linalg;
 mod losses;
 mod math;
 mod matrix;
-mod norms;
+pub mod norms;
 mod pairs;
 mod pick;
-mod pool;
+pub mod pool;
 mod random;
 mod read;
 mod reduce;
 mod reshape;
 mod sorting;
 mod unary;
-mod vision;
+pub mod vision;
 
 pub use autograd::can_go_backward;
 

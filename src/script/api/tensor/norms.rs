@@ -9,7 +9,7 @@ use nepa_macros::functions;
 pub use functions::register;
 
 #[functions]
-mod functions {
+pub mod functions {
     use super::*;
 
     /// Normalises the last dimensions, whose sizes are `normalized_shape`, to mean 0 and variance 1, then multiplies by

@@ -10,7 +10,7 @@ use rhai::Dynamic;
 pub use functions::register;
 
 #[functions]
-mod functions {
+pub mod functions {
     use super::*;
 
     /// Mean over windows of [B, C, L]. `stride` is the kernel's size if (); with `ceil_mode` windows may reach over the end.

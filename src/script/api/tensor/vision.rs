@@ -12,7 +12,7 @@ use rhai::{Array, Dynamic};
 pub use functions::register;
 
 #[functions]
-mod functions {
+pub mod functions {
     use super::*;
 
     /// Resizes [B, C, L], [B, C, H, W] or [B, C, D, H, W] to a `size`, one int or one for each dimension, or by a
