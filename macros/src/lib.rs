@@ -231,7 +231,9 @@ impl Parameter {
 /// The script's value that a literal, an array of such, or `()` stands for.
 fn dynamic(value: &Expr) -> Result<TokenStream> {
     match value {
-        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Ok(quote!(rhai::Dynamic::from(rhai::ImmutableString::from(#text)))),
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => {
+            Ok(quote!(rhai::Dynamic::from(rhai::ImmutableString::from(#text))))
+        }
         Expr::Lit(ExprLit { lit: Lit::Int(n), .. }) => Ok(quote!(rhai::Dynamic::from_int(#n))),
         Expr::Lit(ExprLit { lit: Lit::Float(x), .. }) => Ok(quote!(rhai::Dynamic::from_float(#x))),
         Expr::Lit(ExprLit { lit: Lit::Bool(b), .. }) => Ok(quote!(rhai::Dynamic::from_bool(#b))),

@@ -66,7 +66,10 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// A norm over the last dimensions, of the given sizes.
     pub fn new(shape: Vec<i64>, eps: Option<f64>, affine: bool) -> Result<Self> {
-        ensure!(!shape.is_empty() && shape.iter().all(|n| *n > 0), "rms_norm: expected positive sizes, found {shape:?}");
+        ensure!(
+            !shape.is_empty() && shape.iter().all(|n| *n > 0),
+            "rms_norm: expected positive sizes, found {shape:?}"
+        );
         let weight = affine.then(|| full(&shape, 1.0)).transpose()?;
         Ok(Self { shape, eps, weight })
     }

@@ -3,7 +3,7 @@
 use crate::bail_hint;
 use crate::error::{Result, bail, ensure};
 use crate::ffi;
-use crate::nn::{Module, named_parameters, named_buffers};
+use crate::nn::{Module, named_buffers, named_parameters};
 use crate::options;
 use crate::tensor::detached_copy;
 use std::cell::Cell;

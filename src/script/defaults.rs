@@ -119,7 +119,8 @@ impl Declared {
                 let tensors: Vec<Option<Tensor>> =
                     given.iter().map(|value| value.read_lock::<Tensor>().and_then(|t| tensor_of(&*t))).collect();
                 let position = context.map_or(rhai::Position::NONE, |context| context.call_position());
-                let body = || function(&Arguments { of: &called, params: &of.params, values: of.complete(&called, given)? });
+                let body =
+                    || function(&Arguments { of: &called, params: &of.params, values: of.complete(&called, given)? });
                 call_guarded(body, &tensors, position)
             };
             let shown = declared.params.iter().filter(|param| !param.by_name);

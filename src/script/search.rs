@@ -151,7 +151,9 @@ fn snake(name: &str) -> String {
         out.extend(c.to_lowercase());
     }
     match out.as_str() {
-        "re_lu" | "re_lu6" | "si_lu" | "p_re_lu" | "leaky_re_lu" => out.replace("re_lu", "relu").replace("si_lu", "silu").replace("p_relu", "prelu"),
+        "re_lu" | "re_lu6" | "si_lu" | "p_re_lu" | "leaky_re_lu" => {
+            out.replace("re_lu", "relu").replace("si_lu", "silu").replace("p_relu", "prelu")
+        }
         _ => out,
     }
 }

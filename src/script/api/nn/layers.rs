@@ -136,95 +136,73 @@ mod functions {
     /// GELU (arXiv 1606.08415), exact or with approximate "tanh".
     ///
     /// Example: `nn::gelu().forward(zeros([2])).sum().item() == 0.0`
-    pub fn gelu(
-        #[default("none")] approximate: String,
-    ) -> Result<Module> {
+    pub fn gelu(#[default("none")] approximate: String) -> Result<Module> {
         layer("gelu", &format!("{approximate}"), move |x| activation::gelu(x, &approximate))
     }
 
     /// x, or negative_slope · x where it is negative.
     ///
     /// Example: `nn::leaky_relu(0.5).forward(tensor([-1.0])).item() == -0.5`
-    pub fn leaky_relu(
-        #[default(0.01)] negative_slope: f64,
-    ) -> Result<Module> {
+    pub fn leaky_relu(#[default(0.01)] negative_slope: f64) -> Result<Module> {
         layer("leaky_relu", &format!("{negative_slope}"), move |x| activation::leaky_relu(x, negative_slope))
     }
 
     /// x, or alpha · (eˣ − 1) where it is negative.
     ///
     /// Example: `nn::elu().forward(zeros([1])).item() == 0.0`
-    pub fn elu(
-        #[default(1.0)] alpha: f64,
-    ) -> Result<Module> {
+    pub fn elu(#[default(1.0)] alpha: f64) -> Result<Module> {
         layer("elu", &format!("{alpha}"), move |x| activation::elu(x, alpha))
     }
 
     /// Limits values to min_val … max_val.
     ///
     /// Example: `nn::hardtanh().forward(tensor([3.0])).item() == 1.0`
-    pub fn hardtanh(
-        #[default(-1.0)] min_val: f64,
-        #[default(1.0)] max_val: f64,
-    ) -> Result<Module> {
+    pub fn hardtanh(#[default(-1.0)] min_val: f64, #[default(1.0)] max_val: f64) -> Result<Module> {
         layer("hardtanh", &format!("{min_val}, {max_val}"), move |x| activation::hardtanh(x, min_val, max_val))
     }
 
     /// ln(1 + e^(beta · x)) / beta; x itself where beta · x is above the threshold.
     ///
     /// Example: `nn::softplus().forward(zeros([1])).item() > 0.69`
-    pub fn softplus(
-        #[default(1.0)] beta: f64,
-        #[default(20.0)] threshold: f64,
-    ) -> Result<Module> {
+    pub fn softplus(#[default(1.0)] beta: f64, #[default(20.0)] threshold: f64) -> Result<Module> {
         layer("softplus", &format!("{beta}, {threshold}"), move |x| activation::softplus(x, beta, threshold))
     }
 
     /// Softmax along a dimension.
     ///
     /// Example: `nn::softmax(-1).forward(zeros([2])).to_array() == [0.5, 0.5]`
-    pub fn softmax(
-        dim: i64,
-    ) -> Result<Module> {
+    pub fn softmax(dim: i64) -> Result<Module> {
         layer("softmax", &format!("{dim}"), move |x| activation::softmax(x, dim, None))
     }
 
     /// Logarithm of softmax along a dimension.
     ///
     /// Example: `nn::log_softmax(-1).forward(zeros([2])).exp().allclose(tensor([0.5, 0.5]))`
-    pub fn log_softmax(
-        dim: i64,
-    ) -> Result<Module> {
+    pub fn log_softmax(dim: i64) -> Result<Module> {
         layer("log_softmax", &format!("{dim}"), move |x| activation::log_softmax(x, dim, None))
     }
 
     /// a · sigmoid(b) for the two halves a and b of a dimension.
     ///
     /// Example: `nn::glu().forward(tensor([4.0, 0.0])).item() == 2.0`
-    pub fn glu(
-        #[default(-1)] dim: i64,
-    ) -> Result<Module> {
+    pub fn glu(#[default(-1)] dim: i64) -> Result<Module> {
         layer("glu", &format!("{dim}"), move |x| activation::glu(x, dim))
     }
 
     /// Merges dimensions start_dim … end_dim (inclusive) into one.
     ///
     /// Example: `nn::flatten().forward(ones([2, 3, 4])).shape == [2, 12]`
-    pub fn flatten(
-        #[default(1)] start_dim: i64,
-        #[default(-1)] end_dim: i64,
-    ) -> Result<Module> {
+    pub fn flatten(#[default(1)] start_dim: i64, #[default(-1)] end_dim: i64) -> Result<Module> {
         layer("flatten", &format!("{start_dim}, {end_dim}"), move |x| Ok(x.f_flatten(start_dim, end_dim)?))
     }
 
     /// Splits a dimension into several.
     ///
     /// Example: `nn::unflatten(1, [3, 4]).forward(ones([2, 12])).shape == [2, 3, 4]`
-    pub fn unflatten(
-        dim: i64,
-        unflattened_size: Vec<i64>,
-    ) -> Result<Module> {
-        layer("unflatten", &format!("{dim}, {unflattened_size:?}"), move |x| Ok(x.f_unflatten(dim, unflattened_size.clone())?))
+    pub fn unflatten(dim: i64, unflattened_size: Vec<i64>) -> Result<Module> {
+        layer("unflatten", &format!("{dim}, {unflattened_size:?}"), move |x| {
+            Ok(x.f_unflatten(dim, unflattened_size.clone())?)
+        })
     }
 
     /// Means over windows of [B, C, L]; `stride` is the kernel's size if ().
@@ -237,7 +215,9 @@ mod functions {
         #[default(false)] ceil_mode: bool,
         #[default(true)] count_include_pad: bool,
     ) -> Result<Module> {
-        layer("avg_pool1d", &format!("{:?}", kernel_size.0), move |x| pool::avg_pool1d(x, kernel_size.clone(), stride.clone(), padding.clone(), ceil_mode, count_include_pad))
+        layer("avg_pool1d", &format!("{:?}", kernel_size.0), move |x| {
+            pool::avg_pool1d(x, kernel_size.clone(), stride.clone(), padding.clone(), ceil_mode, count_include_pad)
+        })
     }
 
     /// Largest elements of windows of [B, C, L]; `stride` is the kernel's size if ().
@@ -250,25 +230,35 @@ mod functions {
         #[default(1)] dilation: Dims,
         #[keyword(false)] ceil_mode: bool,
     ) -> Result<Module> {
-        layer("max_pool1d", &format!("{:?}", kernel_size.0), move |x| tensor_in(pool::max_pool1d(x, kernel_size.clone(), stride.clone(), padding.clone(), dilation.clone(), ceil_mode, false)?))
+        layer("max_pool1d", &format!("{:?}", kernel_size.0), move |x| {
+            tensor_in(pool::max_pool1d(
+                x,
+                kernel_size.clone(),
+                stride.clone(),
+                padding.clone(),
+                dilation.clone(),
+                ceil_mode,
+                false,
+            )?)
+        })
     }
 
     /// Means over as many windows of [B, C, L] as `output_size` says.
     ///
     /// Example: `nn::adaptive_avg_pool1d(1).forward(ones([1, 2, 8])).shape == [1, 2, 1]`
-    pub fn adaptive_avg_pool1d(
-        output_size: Dims,
-    ) -> Result<Module> {
-        layer("adaptive_avg_pool1d", &format!("{:?}", output_size.0), move |x| pool::adaptive_avg_pool1d(x, output_size.clone()))
+    pub fn adaptive_avg_pool1d(output_size: Dims) -> Result<Module> {
+        layer("adaptive_avg_pool1d", &format!("{:?}", output_size.0), move |x| {
+            pool::adaptive_avg_pool1d(x, output_size.clone())
+        })
     }
 
     /// Largest elements of as many windows of [B, C, L] as `output_size` says.
     ///
     /// Example: `nn::adaptive_max_pool1d(1).forward(ones([1, 2, 8])).shape == [1, 2, 1]`
-    pub fn adaptive_max_pool1d(
-        output_size: Dims,
-    ) -> Result<Module> {
-        layer("adaptive_max_pool1d", &format!("{:?}", output_size.0), move |x| pool::adaptive_max_pool1d(x, output_size.clone()))
+    pub fn adaptive_max_pool1d(output_size: Dims) -> Result<Module> {
+        layer("adaptive_max_pool1d", &format!("{:?}", output_size.0), move |x| {
+            pool::adaptive_max_pool1d(x, output_size.clone())
+        })
     }
 
     /// Means over windows of [B, C, H, W]; `stride` is the kernel's size if ().
@@ -281,7 +271,17 @@ mod functions {
         #[default(false)] ceil_mode: bool,
         #[default(true)] count_include_pad: bool,
     ) -> Result<Module> {
-        layer("avg_pool2d", &format!("{:?}", kernel_size.0), move |x| pool::avg_pool2d(x, kernel_size.clone(), stride.clone(), padding.clone(), ceil_mode, count_include_pad, None))
+        layer("avg_pool2d", &format!("{:?}", kernel_size.0), move |x| {
+            pool::avg_pool2d(
+                x,
+                kernel_size.clone(),
+                stride.clone(),
+                padding.clone(),
+                ceil_mode,
+                count_include_pad,
+                None,
+            )
+        })
     }
 
     /// Largest elements of windows of [B, C, H, W]; `stride` is the kernel's size if ().
@@ -294,25 +294,35 @@ mod functions {
         #[default(1)] dilation: Dims,
         #[keyword(false)] ceil_mode: bool,
     ) -> Result<Module> {
-        layer("max_pool2d", &format!("{:?}", kernel_size.0), move |x| tensor_in(pool::max_pool2d(x, kernel_size.clone(), stride.clone(), padding.clone(), dilation.clone(), ceil_mode, false)?))
+        layer("max_pool2d", &format!("{:?}", kernel_size.0), move |x| {
+            tensor_in(pool::max_pool2d(
+                x,
+                kernel_size.clone(),
+                stride.clone(),
+                padding.clone(),
+                dilation.clone(),
+                ceil_mode,
+                false,
+            )?)
+        })
     }
 
     /// Means over as many windows of [B, C, H, W] as `output_size` says.
     ///
     /// Example: `nn::adaptive_avg_pool2d(1).forward(ones([1, 2, 8, 8])).shape == [1, 2, 1, 1]`
-    pub fn adaptive_avg_pool2d(
-        output_size: Dims,
-    ) -> Result<Module> {
-        layer("adaptive_avg_pool2d", &format!("{:?}", output_size.0), move |x| pool::adaptive_avg_pool2d(x, output_size.clone()))
+    pub fn adaptive_avg_pool2d(output_size: Dims) -> Result<Module> {
+        layer("adaptive_avg_pool2d", &format!("{:?}", output_size.0), move |x| {
+            pool::adaptive_avg_pool2d(x, output_size.clone())
+        })
     }
 
     /// Largest elements of as many windows of [B, C, H, W] as `output_size` says.
     ///
     /// Example: `nn::adaptive_max_pool2d(1).forward(ones([1, 2, 8, 8])).shape == [1, 2, 1, 1]`
-    pub fn adaptive_max_pool2d(
-        output_size: Dims,
-    ) -> Result<Module> {
-        layer("adaptive_max_pool2d", &format!("{:?}", output_size.0), move |x| pool::adaptive_max_pool2d(x, output_size.clone()))
+    pub fn adaptive_max_pool2d(output_size: Dims) -> Result<Module> {
+        layer("adaptive_max_pool2d", &format!("{:?}", output_size.0), move |x| {
+            pool::adaptive_max_pool2d(x, output_size.clone())
+        })
     }
 
     /// Means over windows of [B, C, D, H, W]; `stride` is the kernel's size if ().
@@ -325,7 +335,17 @@ mod functions {
         #[default(false)] ceil_mode: bool,
         #[default(true)] count_include_pad: bool,
     ) -> Result<Module> {
-        layer("avg_pool3d", &format!("{:?}", kernel_size.0), move |x| pool::avg_pool3d(x, kernel_size.clone(), stride.clone(), padding.clone(), ceil_mode, count_include_pad, None))
+        layer("avg_pool3d", &format!("{:?}", kernel_size.0), move |x| {
+            pool::avg_pool3d(
+                x,
+                kernel_size.clone(),
+                stride.clone(),
+                padding.clone(),
+                ceil_mode,
+                count_include_pad,
+                None,
+            )
+        })
     }
 
     /// Largest elements of windows of [B, C, D, H, W]; `stride` is the kernel's size if ().
@@ -338,25 +358,35 @@ mod functions {
         #[default(1)] dilation: Dims,
         #[keyword(false)] ceil_mode: bool,
     ) -> Result<Module> {
-        layer("max_pool3d", &format!("{:?}", kernel_size.0), move |x| tensor_in(pool::max_pool3d(x, kernel_size.clone(), stride.clone(), padding.clone(), dilation.clone(), ceil_mode, false)?))
+        layer("max_pool3d", &format!("{:?}", kernel_size.0), move |x| {
+            tensor_in(pool::max_pool3d(
+                x,
+                kernel_size.clone(),
+                stride.clone(),
+                padding.clone(),
+                dilation.clone(),
+                ceil_mode,
+                false,
+            )?)
+        })
     }
 
     /// Means over as many windows of [B, C, D, H, W] as `output_size` says.
     ///
     /// Example: `nn::adaptive_avg_pool3d(1).forward(ones([1, 2, 8, 8, 8])).shape == [1, 2, 1, 1, 1]`
-    pub fn adaptive_avg_pool3d(
-        output_size: Dims,
-    ) -> Result<Module> {
-        layer("adaptive_avg_pool3d", &format!("{:?}", output_size.0), move |x| pool::adaptive_avg_pool3d(x, output_size.clone()))
+    pub fn adaptive_avg_pool3d(output_size: Dims) -> Result<Module> {
+        layer("adaptive_avg_pool3d", &format!("{:?}", output_size.0), move |x| {
+            pool::adaptive_avg_pool3d(x, output_size.clone())
+        })
     }
 
     /// Largest elements of as many windows of [B, C, D, H, W] as `output_size` says.
     ///
     /// Example: `nn::adaptive_max_pool3d(1).forward(ones([1, 2, 8, 8, 8])).shape == [1, 2, 1, 1, 1]`
-    pub fn adaptive_max_pool3d(
-        output_size: Dims,
-    ) -> Result<Module> {
-        layer("adaptive_max_pool3d", &format!("{:?}", output_size.0), move |x| pool::adaptive_max_pool3d(x, output_size.clone()))
+    pub fn adaptive_max_pool3d(output_size: Dims) -> Result<Module> {
+        layer("adaptive_max_pool3d", &format!("{:?}", output_size.0), move |x| {
+            pool::adaptive_max_pool3d(x, output_size.clone())
+        })
     }
 
     /// Resizes images [B, C, H, W], or 1 or 3 dimensions, to a `size` or by a `scale_factor`, as interpolate.
@@ -368,34 +398,32 @@ mod functions {
         #[default("nearest")] mode: String,
         #[default(())] align_corners: Option<bool>,
     ) -> Result<Module> {
-        layer("upsample", &format!("{mode}"), move |x| vision::interpolate(x, size.clone(), scale_factor.clone(), &mode, align_corners, None, false))
+        layer("upsample", &format!("{mode}"), move |x| {
+            vision::interpolate(x, size.clone(), scale_factor.clone(), &mode, align_corners, None, false)
+        })
     }
 
     /// [B, C · r², H, W] to [B, C, H · r, W · r].
     ///
     /// Example: `nn::pixel_shuffle(2).forward(ones([1, 4, 2, 2])).shape == [1, 1, 4, 4]`
-    pub fn pixel_shuffle(
-        upscale_factor: i64,
-    ) -> Result<Module> {
+    pub fn pixel_shuffle(upscale_factor: i64) -> Result<Module> {
         layer("pixel_shuffle", &format!("{upscale_factor}"), move |x| vision::pixel_shuffle(x, upscale_factor))
     }
 
     /// [B, C, H · r, W · r] to [B, C · r², H, W].
     ///
     /// Example: `nn::pixel_unshuffle(2).forward(ones([1, 1, 4, 4])).shape == [1, 4, 2, 2]`
-    pub fn pixel_unshuffle(
-        downscale_factor: i64,
-    ) -> Result<Module> {
+    pub fn pixel_unshuffle(downscale_factor: i64) -> Result<Module> {
         layer("pixel_unshuffle", &format!("{downscale_factor}"), move |x| vision::pixel_unshuffle(x, downscale_factor))
     }
 
     /// Zeros around images [B, C, H, W]: one size, or those left, right, above and below.
     ///
     /// Example: `nn::zero_pad2d([1, 1, 2, 0]).forward(ones([1, 1, 2, 2])).shape == [1, 1, 4, 4]`
-    pub fn zero_pad2d(
-        padding: Dims,
-    ) -> Result<Module> {
-        layer("zero_pad2d", &format!("{:?}", padding.0), move |x| vision::pad(x, padding.each(4, "nn::zero_pad2d")?, "constant", None))
+    pub fn zero_pad2d(padding: Dims) -> Result<Module> {
+        layer("zero_pad2d", &format!("{:?}", padding.0), move |x| {
+            vision::pad(x, padding.each(4, "nn::zero_pad2d")?, "constant", None)
+        })
     }
 
     /// The patches that a convolution's kernel sees, as columns [B, C · k · k, patches].
@@ -407,7 +435,9 @@ mod functions {
         #[default(0)] padding: Dims,
         #[default(1)] stride: Dims,
     ) -> Result<Module> {
-        layer("unfold", &format!("{:?}", kernel_size.0), move |x| conv::unfold(x, kernel_size.clone(), dilation.clone(), padding.clone(), stride.clone()))
+        layer("unfold", &format!("{:?}", kernel_size.0), move |x| {
+            conv::unfold(x, kernel_size.clone(), dilation.clone(), padding.clone(), stride.clone())
+        })
     }
 
     /// Images of columns that unfold gave; where patches overlap, their sum.
@@ -420,7 +450,9 @@ mod functions {
         #[default(0)] padding: Dims,
         #[default(1)] stride: Dims,
     ) -> Result<Module> {
-        layer("fold", &format!("{:?}, {:?}", output_size.0, kernel_size.0), move |x| conv::fold(x, output_size.clone(), kernel_size.clone(), dilation.clone(), padding.clone(), stride.clone()))
+        layer("fold", &format!("{:?}, {:?}", output_size.0, kernel_size.0), move |x| {
+            conv::fold(x, output_size.clone(), kernel_size.clone(), dilation.clone(), padding.clone(), stride.clone())
+        })
     }
 
     /// Divides each element by a power of the mean square over `size` channels around it.

@@ -145,7 +145,11 @@ pub mod functions {
     /// Limits values to min_val … max_val.
     ///
     /// Example: `tensor([-3.0, 3.0]).hardtanh().to_array() == [-1.0, 1.0]`
-    pub fn hardtanh(input: &Tensor, #[default(-1.0)] min_val: f64, #[default(1.0)] max_val: f64) -> Result<tch::Tensor> {
+    pub fn hardtanh(
+        input: &Tensor,
+        #[default(-1.0)] min_val: f64,
+        #[default(1.0)] max_val: f64,
+    ) -> Result<tch::Tensor> {
         Ok(input.f_clamp(min_val, max_val)?)
     }
 

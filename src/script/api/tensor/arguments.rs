@@ -219,7 +219,10 @@ impl Argument for Padding {
         match raw.clone().into_immutable_string() {
             Ok(name) if ["same", "valid"].contains(&name.as_str()) => Ok(Padding::Named(name)),
             Ok(name) => {
-                bail!("{of}: unknown padding \"{name}\"{} (one of: same, valid)", did_you_mean(&name, ["same", "valid"]))
+                bail!(
+                    "{of}: unknown padding \"{name}\"{} (one of: same, valid)",
+                    did_you_mean(&name, ["same", "valid"])
+                )
             }
             Err(_) => Ok(Padding::Sizes(Dims::read(raw, of)?)),
         }

@@ -26,7 +26,9 @@ pub mod functions {
     ) -> Result<tch::Tensor> {
         let (stride, dilation) = (stride.each(1, "conv1d: `stride`")?, dilation.each(1, "conv1d: `dilation`")?);
         match padding {
-            Padding::Named(name) => Ok(input.f_conv1d_padding(weight, inner(&bias), stride, &name, dilation, groups)?),
+            Padding::Named(name) => {
+                Ok(input.f_conv1d_padding(weight, inner(&bias), stride, &name, dilation, groups)?)
+            }
             Padding::Sizes(padding) => {
                 let padding = padding.each(1, "conv1d: `padding`")?;
                 Ok(input.f_conv1d(weight, inner(&bias), stride, padding, dilation, groups)?)
@@ -69,7 +71,9 @@ pub mod functions {
     ) -> Result<tch::Tensor> {
         let (stride, dilation) = (stride.each(2, "conv2d: `stride`")?, dilation.each(2, "conv2d: `dilation`")?);
         match padding {
-            Padding::Named(name) => Ok(input.f_conv2d_padding(weight, inner(&bias), stride, &name, dilation, groups)?),
+            Padding::Named(name) => {
+                Ok(input.f_conv2d_padding(weight, inner(&bias), stride, &name, dilation, groups)?)
+            }
             Padding::Sizes(padding) => {
                 let padding = padding.each(2, "conv2d: `padding`")?;
                 Ok(input.f_conv2d(weight, inner(&bias), stride, padding, dilation, groups)?)
@@ -112,7 +116,9 @@ pub mod functions {
     ) -> Result<tch::Tensor> {
         let (stride, dilation) = (stride.each(3, "conv3d: `stride`")?, dilation.each(3, "conv3d: `dilation`")?);
         match padding {
-            Padding::Named(name) => Ok(input.f_conv3d_padding(weight, inner(&bias), stride, &name, dilation, groups)?),
+            Padding::Named(name) => {
+                Ok(input.f_conv3d_padding(weight, inner(&bias), stride, &name, dilation, groups)?)
+            }
             Padding::Sizes(padding) => {
                 let padding = padding.each(3, "conv3d: `padding`")?;
                 Ok(input.f_conv3d(weight, inner(&bias), stride, padding, dilation, groups)?)

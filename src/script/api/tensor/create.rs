@@ -90,11 +90,7 @@ mod functions {
     /// One value in another tensor's shape, dtype and device.
     ///
     /// Example: `full_like(ones([2]), 3).to_array() == [3.0, 3.0]`
-    pub fn full_like(
-        input: &Tensor,
-        fill_value: Number,
-        #[keyword(())] dtype: Option<DType>,
-    ) -> Result<tch::Tensor> {
+    pub fn full_like(input: &Tensor, fill_value: Number, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
         let kind = dtype.map_or(input.kind(), |dtype| dtype.0);
         Ok(tch::Tensor::f_full(input.size(), fill_value.scalar(), (kind, input.device()))?)
     }

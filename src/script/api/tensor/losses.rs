@@ -89,11 +89,7 @@ mod functions {
     /// Squared differences of two tensors of one shape.
     ///
     /// Example: `mse_loss(tensor([1.0, 2.0]), tensor([3.0, 2.0])).item() == 2.0`
-    pub fn mse_loss(
-        input: &Tensor,
-        target: &Tensor,
-        #[default("mean")] reduction: Reduction,
-    ) -> Result<tch::Tensor> {
+    pub fn mse_loss(input: &Tensor, target: &Tensor, #[default("mean")] reduction: Reduction) -> Result<tch::Tensor> {
         alike("mse_loss", input, target)?;
         Ok(input.f_mse_loss(target, reduction.into())?)
     }
@@ -101,11 +97,7 @@ mod functions {
     /// Absolute differences of two tensors of one shape.
     ///
     /// Example: `l1_loss(tensor([1.0, 2.0]), tensor([3.0, 2.0])).item() == 1.0`
-    pub fn l1_loss(
-        input: &Tensor,
-        target: &Tensor,
-        #[default("mean")] reduction: Reduction,
-    ) -> Result<tch::Tensor> {
+    pub fn l1_loss(input: &Tensor, target: &Tensor, #[default("mean")] reduction: Reduction) -> Result<tch::Tensor> {
         alike("l1_loss", input, target)?;
         Ok(input.f_l1_loss(target, reduction.into())?)
     }

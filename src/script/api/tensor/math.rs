@@ -182,14 +182,24 @@ mod functions {
     /// input + value · tensor1 · tensor2.
     ///
     /// Example: `addcmul(tensor([1.0]), tensor([2.0]), tensor([3.0]), #{ value: 10 }).item() == 61.0`
-    pub fn addcmul(input: &Tensor, tensor1: &Tensor, tensor2: &Tensor, #[keyword(1)] value: Number) -> Result<tch::Tensor> {
+    pub fn addcmul(
+        input: &Tensor,
+        tensor1: &Tensor,
+        tensor2: &Tensor,
+        #[keyword(1)] value: Number,
+    ) -> Result<tch::Tensor> {
         Ok(input.f_add(&scaled(tensor1.f_mul(tensor2)?, value)?)?)
     }
 
     /// input + value · tensor1 / tensor2.
     ///
     /// Example: `addcdiv(tensor([1.0]), tensor([6.0]), tensor([3.0])).item() == 3.0`
-    pub fn addcdiv(input: &Tensor, tensor1: &Tensor, tensor2: &Tensor, #[keyword(1)] value: Number) -> Result<tch::Tensor> {
+    pub fn addcdiv(
+        input: &Tensor,
+        tensor1: &Tensor,
+        tensor2: &Tensor,
+        #[keyword(1)] value: Number,
+    ) -> Result<tch::Tensor> {
         Ok(input.f_add(&scaled(tensor1.f_div(tensor2)?, value)?)?)
     }
 

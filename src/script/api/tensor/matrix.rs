@@ -131,7 +131,8 @@ mod functions {
                 ((rank - n..rank).collect(), (0..n).collect())
             }
             (_, Some(pair)) if pair.len() == 2 => {
-                let read = |i: usize| <Dims as crate::script::types::Argument>::read(pair[i].clone(), "tensordot: `dims`");
+                let read =
+                    |i: usize| <Dims as crate::script::types::Argument>::read(pair[i].clone(), "tensordot: `dims`");
                 (read(0)?.0, read(1)?.0)
             }
             _ => bail_hint!(

@@ -56,6 +56,10 @@ mod functions {
 
     /// Both as text.
     pub fn to_string(pair: &ValuesAndIndices) -> String {
-        format!("values {}, indices {}", crate::tensor::shape_text(&pair.values), crate::tensor::shape_text(&pair.indices))
+        format!(
+            "values {}, indices {}",
+            crate::tensor::shape_text(&pair.values),
+            crate::tensor::shape_text(&pair.indices)
+        )
     }
 }

@@ -121,7 +121,12 @@ mod functions {
     /// Example: `tensor([0, 5]).nonzero().to_array() == [1]`
     pub fn nonzero(input: &Tensor, #[keyword(false)] as_tuple: bool) -> Result<Dynamic> {
         match as_tuple {
-            true => Ok(input.f_nonzero_numpy()?.into_iter().map(|t| Dynamic::from(Tensor::from(t))).collect::<Vec<_>>().into()),
+            true => Ok(input
+                .f_nonzero_numpy()?
+                .into_iter()
+                .map(|t| Dynamic::from(Tensor::from(t)))
+                .collect::<Vec<_>>()
+                .into()),
             false => Ok(Dynamic::from(Tensor::from(input.f_nonzero()?))),
         }
     }
@@ -223,11 +228,7 @@ mod functions {
     /// Rows of a table, weight [N, D], at int64 indices [...]: [..., D]. Row `padding_idx` gets no gradient.
     ///
     /// Example: `embedding(tensor([1]), eye(3)).to_array() == [0.0, 1.0, 0.0]`
-    pub fn embedding(
-        input: &Tensor,
-        weight: &Tensor,
-        #[default(())] padding_idx: Option<i64>,
-    ) -> Result<tch::Tensor> {
+    pub fn embedding(input: &Tensor, weight: &Tensor, #[default(())] padding_idx: Option<i64>) -> Result<tch::Tensor> {
         let rows = weight.size().first().copied().unwrap_or(0);
         let padding = padding_idx.map_or(-1, |i| if i < 0 { i + rows } else { i });
         Ok(tch::Tensor::f_embedding(weight, input, padding, false, false)?)
@@ -256,13 +257,7 @@ fn chosen(condition: &Tensor, input: Option<Operand>, other: Option<Operand>) ->
     Ok(value(input.tensor(&like)?.f_where_self(condition, &other.tensor(&like)?)?))
 }
 
-fn scattered(
-    input: &Tensor,
-    dim: i64,
-    index: &Tensor,
-    src: Operand,
-    reduce: Option<&str>,
-) -> Result<tch::Tensor> {
+fn scattered(input: &Tensor, dim: i64, index: &Tensor, src: Operand, reduce: Option<&str>) -> Result<tch::Tensor> {
     match (src, reduce) {
         (Operand::Tensor(src), None) => Ok(input.f_scatter(dim, index, &src)?),
         (Operand::Number(value), None) => Ok(input.f_scatter_value(dim, index, value.scalar())?),

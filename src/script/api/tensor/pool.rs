@@ -24,7 +24,8 @@ pub mod functions {
         #[default(false)] ceil_mode: bool,
         #[default(true)] count_include_pad: bool,
     ) -> Result<tch::Tensor> {
-        let Windows { kernel, stride, padding, .. } = Windows::new::<1>("avg_pool1d", &kernel_size, &stride, &padding, None)?;
+        let Windows { kernel, stride, padding, .. } =
+            Windows::new::<1>("avg_pool1d", &kernel_size, &stride, &padding, None)?;
         Ok(input.f_avg_pool1d(kernel, stride, padding, ceil_mode, count_include_pad)?)
     }
 
@@ -75,7 +76,8 @@ pub mod functions {
         #[default(true)] count_include_pad: bool,
         #[default(())] divisor_override: Option<i64>,
     ) -> Result<tch::Tensor> {
-        let Windows { kernel, stride, padding, .. } = Windows::new::<2>("avg_pool2d", &kernel_size, &stride, &padding, None)?;
+        let Windows { kernel, stride, padding, .. } =
+            Windows::new::<2>("avg_pool2d", &kernel_size, &stride, &padding, None)?;
         Ok(input.f_avg_pool2d(kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)?)
     }
 
@@ -126,7 +128,8 @@ pub mod functions {
         #[default(true)] count_include_pad: bool,
         #[default(())] divisor_override: Option<i64>,
     ) -> Result<tch::Tensor> {
-        let Windows { kernel, stride, padding, .. } = Windows::new::<3>("avg_pool3d", &kernel_size, &stride, &padding, None)?;
+        let Windows { kernel, stride, padding, .. } =
+            Windows::new::<3>("avg_pool3d", &kernel_size, &stride, &padding, None)?;
         Ok(input.f_avg_pool3d(kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)?)
     }
 

@@ -109,11 +109,7 @@ mod functions {
     /// [B, num_samples], from the run's generator; without replacement each at most once.
     ///
     /// Example: `multinomial(tensor([0.0, 1.0]), 1).item() == 1`
-    pub fn multinomial(
-        input: &Tensor,
-        num_samples: i64,
-        #[default(false)] replacement: bool,
-    ) -> Result<tch::Tensor> {
+    pub fn multinomial(input: &Tensor, num_samples: i64, #[default(false)] replacement: bool) -> Result<tch::Tensor> {
         drawn_indices(input, num_samples, replacement)
     }
 }

@@ -15,36 +15,48 @@ mod functions {
     use super::*;
 
     /// The sizes of the dimensions, as an array of ints.
+    ///
+    /// Example: `ones([2, 3]).shape == [2, 3]`
     #[script(get)]
     pub fn shape(t: &Tensor) -> Vec<i64> {
         t.size()
     }
 
     /// The number of dimensions.
+    ///
+    /// Example: `ones([2, 3]).ndim == 2`
     #[script(get)]
     pub fn ndim(t: &Tensor) -> usize {
         t.dim()
     }
 
     /// The number of elements.
+    ///
+    /// Example: `ones([2, 3]).numel == 6`
     #[script(get)]
     pub fn numel(t: &Tensor) -> usize {
         t.numel()
     }
 
     /// The dtype's name, as in PyTorch: "float32", "int64", …
+    ///
+    /// Example: `arange(3).dtype == "int64"`
     #[script(get)]
     pub fn dtype(t: &Tensor) -> String {
         dtype_name(t.kind()).to_string()
     }
 
     /// The device: "cpu", "cuda:0", …
+    ///
+    /// Example: `ones([2]).to("cpu").device == "cpu"`
     #[script(get)]
     pub fn device(t: &Tensor) -> String {
         crate::device::name(t.device())
     }
 
     /// The size of one dimension.
+    ///
+    /// Example: `ones([2, 3]).size(-1) == 3`
     pub fn size(t: &Tensor, dim: i64) -> Result<i64> {
         let sizes = t.size();
         let index = if dim < 0 { dim + sizes.len() as i64 } else { dim };
@@ -91,16 +103,22 @@ mod functions {
     }
 
     /// The value of a tensor with one element, as float, int or bool.
+    ///
+    /// Example: `tensor([2.5]).item() == 2.5`
     pub fn item(t: &Tensor) -> Result<Dynamic> {
         values::item(t)
     }
 
     /// The elements as a flat array of floats, ints or bools.
+    ///
+    /// Example: `eye(2).to_array() == [1.0, 0.0, 0.0, 1.0]`
     pub fn to_array(t: &Tensor) -> Result<Array> {
         ensure!(t.numel() <= ARRAY, "to_array: expected at most {ARRAY} elements, found {}", shape_text(t));
         let flat = t.f_detach()?.f_to_device(Device::Cpu)?.f_reshape([-1])?;
         Ok(match t.kind() {
-            _ if tensor::is_complex(t) => bail!("to_array: expected real numbers, found {}; read .real and .imag", shape_text(t)),
+            _ if tensor::is_complex(t) => {
+                bail!("to_array: expected real numbers, found {}; read .real and .imag", shape_text(t))
+            }
             Kind::Bool => Vec::<bool>::try_from(flat)?.into_iter().map(Dynamic::from_bool).collect(),
             _ if t.is_floating_point() => {
                 Vec::<f64>::try_from(flat.f_to_kind(Kind::Double)?)?.into_iter().map(Dynamic::from_float).collect()
@@ -120,11 +138,15 @@ mod functions {
     }
 
     /// Whether two tensors have the same shape and values.
+    ///
+    /// Example: `ones([2]).equal(ones([2]))`
     pub fn equal(a: &Tensor, b: &Tensor) -> Result<bool> {
         Ok(a.size() == b.size() && a.f_equal(b)?)
     }
 
     /// Whether all values are finite.
+    ///
+    /// Example: `ones([2]).is_finite()`
     pub fn is_finite(t: &Tensor) -> Result<bool> {
         Ok(t.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
     }

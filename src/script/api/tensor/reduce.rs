@@ -159,33 +159,21 @@ mod functions {
     /// The largest elements of all, or over one dimension or an array of them.
     ///
     /// Example: `tensor([[1, 5], [7, 3]]).amax(1).to_array() == [5, 7]`
-    pub fn amax(
-        input: &Tensor,
-        #[default([])] dim: Dims,
-        #[default(false)] keepdim: bool,
-    ) -> Result<tch::Tensor> {
+    pub fn amax(input: &Tensor, #[default([])] dim: Dims, #[default(false)] keepdim: bool) -> Result<tch::Tensor> {
         Ok(input.f_amax(dim.0, keepdim)?)
     }
 
     /// The smallest elements of all, or over one dimension or an array of them.
     ///
     /// Example: `tensor([[1, 5], [7, 3]]).amin(1).to_array() == [1, 3]`
-    pub fn amin(
-        input: &Tensor,
-        #[default([])] dim: Dims,
-        #[default(false)] keepdim: bool,
-    ) -> Result<tch::Tensor> {
+    pub fn amin(input: &Tensor, #[default([])] dim: Dims, #[default(false)] keepdim: bool) -> Result<tch::Tensor> {
         Ok(input.f_amin(dim.0, keepdim)?)
     }
 
     /// The smallest and the largest elements, as a map of `min` and `max`.
     ///
     /// Example: `aminmax(tensor([1, 5])).max.item() == 5`
-    pub fn aminmax(
-        input: &Tensor,
-        #[keyword(())] dim: Option<i64>,
-        #[keyword(false)] keepdim: bool,
-    ) -> Result<Map> {
+    pub fn aminmax(input: &Tensor, #[keyword(())] dim: Option<i64>, #[keyword(false)] keepdim: bool) -> Result<Map> {
         let (min, max) = input.f_aminmax(dim, keepdim)?;
         Ok(Map::from([("min".into(), tensor(min)?), ("max".into(), tensor(max)?)]))
     }
@@ -242,14 +230,22 @@ mod functions {
     /// The sum without NaN elements.
     ///
     /// Example: `tensor([1.0, 2.0]).nansum().item() == 3.0`
-    pub fn nansum(input: &Tensor, #[default(())] dim: Option<Dims>, #[default(false)] keepdim: bool) -> Result<tch::Tensor> {
+    pub fn nansum(
+        input: &Tensor,
+        #[default(())] dim: Option<Dims>,
+        #[default(false)] keepdim: bool,
+    ) -> Result<tch::Tensor> {
         Ok(input.f_nansum(dims(&dim), keepdim, None)?)
     }
 
     /// The mean without NaN elements.
     ///
     /// Example: `tensor([1.0, 3.0]).nanmean().item() == 2.0`
-    pub fn nanmean(input: &Tensor, #[default(())] dim: Option<Dims>, #[default(false)] keepdim: bool) -> Result<tch::Tensor> {
+    pub fn nanmean(
+        input: &Tensor,
+        #[default(())] dim: Option<Dims>,
+        #[default(false)] keepdim: bool,
+    ) -> Result<tch::Tensor> {
         Ok(input.f_nanmean(dims(&dim), keepdim, None)?)
     }
 

@@ -131,11 +131,7 @@ mod functions {
     /// Each element or slice repeated, one number of times or each its own; without `dim` of the flattened tensor.
     ///
     /// Example: `tensor([1, 2]).repeat_interleave(2).to_array() == [1, 1, 2, 2]`
-    pub fn repeat_interleave(
-        input: &Tensor,
-        repeats: Repeats,
-        #[default(())] dim: Option<i64>,
-    ) -> Result<tch::Tensor> {
+    pub fn repeat_interleave(input: &Tensor, repeats: Repeats, #[default(())] dim: Option<i64>) -> Result<tch::Tensor> {
         match repeats {
             Repeats::Same(n) => Ok(input.f_repeat_interleave_self_int(n, dim, None::<i64>)?),
             Repeats::Each(each) => {

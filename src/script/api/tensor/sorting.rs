@@ -208,5 +208,8 @@ fn wanted(all: (tch::Tensor, tch::Tensor, tch::Tensor), inverse: bool, counts: b
         return value(values);
     }
     let rest = [(inverse, inverses), (counts, count)];
-    std::iter::once(value(values)).chain(rest.into_iter().filter(|(kept, _)| *kept).map(|(_, t)| value(t))).collect::<Vec<_>>().into()
+    std::iter::once(value(values))
+        .chain(rest.into_iter().filter(|(kept, _)| *kept).map(|(_, t)| value(t)))
+        .collect::<Vec<_>>()
+        .into()
 }
