@@ -40,7 +40,11 @@ pub fn search(reference: &Reference, text: &str) -> Result<String, String> {
     let wanted = text.trim().trim_end_matches("()");
     let (known, mut out, mut shown) = (known(), String::new(), BTreeSet::new());
     let short = short_of(wanted);
-    let named: Vec<&Known> = known.iter().filter(|k| k.torch.eq_ignore_ascii_case(&short)).collect();
+    let mut named: Vec<&Known> = known.iter().filter(|k| k.torch.eq_ignore_ascii_case(&short)).collect();
+    if let (true, Some((_, method))) = (named.is_empty(), short.split_once('.')) {
+        // A method of a variable, as x.view.
+        named = known.iter().filter(|k| k.torch.strip_prefix("Tensor.") == Some(method)).collect();
+    }
     for entry in &named {
         match entry.ours.is_empty() {
             true => _ = writeln!(out, "PyTorch's {} has no counterpart here: {}\n", entry.torch, entry.note),

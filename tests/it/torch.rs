@@ -124,15 +124,15 @@ fn buffers_are_saved_loaded_and_averaged() {
         let other = make.call();
         checkpoint::load_into(other, "m");
         let same = other.state_dict();
-        print(raw.keys().all(|name| same[name].equal(raw[name])));
+        print(same.keys().filter(|name| !same[name].equal(raw[name])));
         ema.apply(|| print(model.state_dict()["1.running_mean"].equal(averaged["1.running_mean"])));
         print(model.state_dict()["1.running_mean"].equal(raw["1.running_mean"]));
         model.train(false);
         model.forward(randn([8, 3, 4, 4]));
         let after = model.state_dict();
-        print(raw.keys().all(|name| raw[name].equal(after[name])));"#);
+        print(after.keys().filter(|name| !raw[name].equal(after[name])));"#);
     said.succeeds();
-    assert_eq!(said.stdout, "4\n7\ntrue\n3\ntrue\ntrue\ntrue\ntrue\ntrue\n", "{said}");
+    assert_eq!(said.stdout, "4\n7\ntrue\n3\ntrue\n[]\ntrue\ntrue\n[]\n", "{said}");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn running_statistics_are_averaged_over_processes() {
         let gradients = dist::gradients(model);
         let x = tensor([[1.0, 2.0], [3.0, 4.0]]) + 10.0 * dist::rank();
         gradients.backward(model.forward(x).sum());
-        if dist::is_rank0() { print(model.state_dict().running_mean.to_array()); }",
+        if dist::rank() == 0 { print(model.state_dict().running_mean.to_array()); }",
     );
     let said = folder.nepa(&["run", "r.rhai", "--nproc", "2", "--device", "cpu"]);
     said.succeeds();
@@ -191,7 +191,7 @@ fn random_tensors_have_their_distributions() {
 fn wrong_arguments_are_told_with_what_was_expected() {
     let cases = [
         ("smooth_l1_loss(x, x, #{ betta: 2.0 })", "unknown option `betta` of smooth_l1_loss; did you mean `beta`?"),
-        ("smooth_l1_loss(x, x, \"mean\", #{ reduction: \"sum\" })", "`reduction` is given twice"),
+        ("smooth_l1_loss(x, x, \"mean\", twice.call())", "`reduction` is given twice"),
         ("smooth_l1_loss(x, #{ beta: 2.0 })", "smooth_l1_loss: `target` is missing: expected a tensor"),
         ("smooth_l1_loss(x, x, \"maen\")", "unknown value \"maen\"; did you mean `mean`?"),
         (
@@ -214,7 +214,7 @@ fn wrong_arguments_are_told_with_what_was_expected() {
     ];
     let line = |call: &str| format!("try {{ print({call}); }} catch (e) {{ print(e.message); }}\n");
     let script: String = cases.iter().map(|(call, _)| line(call)).collect();
-    let start = "let misspelt = || #{ betta: 2.0 };\nlet x = ones([2, 2]);\n";
+    let start = "let misspelt = || #{ betta: 2.0 };\nlet twice = || #{ reduction: \"sum\" };\nlet x = ones([2, 2]);\n";
     let folder = Folder::new();
     // The check before the run finds the names that are written out.
     folder.write("r.rhai", format!("{start}{script}"));

@@ -227,7 +227,8 @@ fn named<const N: usize>(tensors: [(&str, tch::Tensor); N]) -> Map {
     tensors.into_iter().map(|(name, t)| (name.into(), Dynamic::from(Tensor::from(t)))).collect()
 }
 
-/// The singular value decomposition. On CUDA the driver that PyTorch takes by default.
+/// U, S and Vh. libtorch's linalg_svd takes a driver here, which a CPU refuses.
 fn svd_of(a: &tch::Tensor, full: bool) -> Result<(tch::Tensor, tch::Tensor, tch::Tensor)> {
-    Ok(tch::Tensor::f_internal_linalg_svd(a, full, true, "")?)
+    let (u, s, v) = a.f_svd(!full, true)?;
+    Ok((u, s, v.f_transpose(-2, -1)?.f_conj()?))
 }

@@ -1,8 +1,9 @@
 //! Picking and filling elements by indices and masks; joining tensors.
 
 use super::arguments::{Number, Operand};
-use crate::error::{Result, bail};
+use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::script::values::Tensor;
+use crate::tensor::shape_text;
 use nepa_macros::functions;
 use rhai::Dynamic;
 
@@ -164,10 +165,7 @@ mod functions {
         reduce: &str,
         #[keyword(true)] include_self: bool,
     ) -> Result<tch::Tensor> {
-        match include_self {
-            true => Ok(input.f_scatter_reduce(dim, index, src, reduce)?),
-            false => without_self(input, dim, index, src, reduce),
-        }
+        scatter_reduced(input, dim, index, src, reduce, include_self)
     }
 
     /// Adds alpha · the slices of source to those of a dimension at the indices in an int64 tensor [N].
@@ -261,10 +259,10 @@ fn scattered(input: &Tensor, dim: i64, index: &Tensor, src: Operand, reduce: Opt
     match (src, reduce) {
         (Operand::Tensor(src), None) => Ok(input.f_scatter(dim, index, &src)?),
         (Operand::Number(value), None) => Ok(input.f_scatter_value(dim, index, value.scalar())?),
-        (Operand::Tensor(src), Some(reduce)) => Ok(input.f_scatter_reduce(dim, index, &src, reduction(reduce)?)?),
+        (Operand::Tensor(src), Some(reduce)) => scatter_reduced(input, dim, index, &src, reduction(reduce)?, true),
         (Operand::Number(value), Some(reduce)) => {
             let src = tch::Tensor::f_full(index.size(), value.scalar(), (input.kind(), input.device()))?;
-            Ok(input.f_scatter_reduce(dim, index, &src, reduction(reduce)?)?)
+            scatter_reduced(input, dim, index, &src, reduction(reduce)?, true)
         }
     }
 }
@@ -278,25 +276,53 @@ fn reduction(name: &str) -> Result<&'static str> {
     }
 }
 
-/// scatter_reduce without what is there where an index points, which tch does not bind.
-fn without_self(input: &Tensor, dim: i64, index: &Tensor, src: &Tensor, reduce: &str) -> Result<tch::Tensor> {
-    let start = match reduce {
-        "sum" | "mean" => 0.0,
-        "prod" => 1.0,
-        "amax" => f64::NEG_INFINITY,
-        "amin" => f64::INFINITY,
-        other => bail!("scatter_reduce: unknown reduce \"{other}\" (one of: sum, prod, mean, amax, amin)"),
+/// scatter_reduce, which tch does not bind: index_reduce of the flattened tensors.
+fn scatter_reduced(
+    input: &tch::Tensor,
+    dim: i64,
+    index: &tch::Tensor,
+    src: &tch::Tensor,
+    reduce: &str,
+    include_self: bool,
+) -> Result<tch::Tensor> {
+    const NAMES: [&str; 5] = ["sum", "prod", "mean", "amax", "amin"];
+    ensure!(
+        NAMES.contains(&reduce),
+        "scatter_reduce: unknown reduce \"{reduce}\"{} (one of: {})",
+        did_you_mean(reduce, NAMES),
+        NAMES.join(", ")
+    );
+    let (sizes, counts, rank) = (input.size(), index.size(), input.dim() as i64);
+    let along = if dim < 0 { dim + rank } else { dim };
+    ensure!(
+        (0..rank).contains(&along) && counts.len() == sizes.len() && src.dim() == sizes.len(),
+        "scatter_reduce: expected index and src of as many dimensions as the tensor, and dim in it, found {}, {} and dim \
+         {dim} for {}",
+        shape_text(index),
+        shape_text(src),
+        shape_text(input)
+    );
+    // gather checks the indices, and the places of the others.
+    input.f_gather(along, index, false)?;
+    let mut src = src.shallow_clone();
+    let mut places = index.f_zeros_like()?;
+    for (d, count) in counts.iter().enumerate() {
+        src = src.f_narrow(d as i64, 0, *count)?;
+        let stride: i64 = sizes[d + 1..].iter().product();
+        let step = if d as i64 == along {
+            index.f_mul_scalar(stride)?
+        } else {
+            let mut shape = vec![1; sizes.len()];
+            shape[d] = *count;
+            tch::Tensor::f_arange(*count, (index.kind(), index.device()))?.f_reshape(shape)?.f_mul_scalar(stride)?
+        };
+        places = places.f_add(&step)?;
+    }
+    let (flat, places, src) = (input.f_reshape([-1])?, places.f_reshape([-1])?, src.f_reshape([-1])?);
+    let out = match reduce {
+        "sum" if include_self => flat.f_index_add(0, &places, &src)?,
+        "sum" => flat.f_index_fill(0, &places, 0)?.f_index_add(0, &places, &src)?,
+        reduce => flat.f_index_reduce(0, &places, &src, reduce, include_self)?,
     };
-    if !input.is_floating_point() {
-        bail!("scatter_reduce: expected floats with include_self: false, found {}", crate::tensor::shape_text(input));
-    }
-    let ones = tch::Tensor::f_ones(index.size(), (input.kind(), input.device()))?;
-    let counts = input.f_zeros_like()?.f_scatter_add(dim, index, &ones)?;
-    let hit = counts.f_gt(0.0)?;
-    let blank = input.f_masked_fill(&hit, start)?;
-    let combined = blank.f_scatter_reduce(dim, index, src, if reduce == "mean" { "sum" } else { reduce })?;
-    match reduce {
-        "mean" => Ok(combined.f_div(&counts.f_masked_fill(&hit.f_logical_not()?, 1.0)?)?),
-        _ => Ok(combined),
-    }
+    Ok(out.f_reshape(sizes)?)
 }

@@ -68,10 +68,11 @@ mod functions {
         Ok(input.f_std_correction(dims(&dim), correction_of(unbiased, correction)?, keepdim)?)
     }
 
-    /// The variance of all elements, or over one dimension or an array of them, divided as that of std.
+    /// The variance of all elements, or over one dimension or an array of them, divided as that of std: torch.var, whose
+    /// name is a reserved word here.
     ///
-    /// Example: `tensor([1.0, 3.0]).var().item() == 2.0`
-    pub fn var(
+    /// Example: `tensor([1.0, 3.0]).variance().item() == 2.0`
+    pub fn variance(
         input: &Tensor,
         #[default(())] dim: Option<Dims>,
         #[default(())] unbiased: Option<bool>,
@@ -174,7 +175,8 @@ mod functions {
     ///
     /// Example: `aminmax(tensor([1, 5])).max.item() == 5`
     pub fn aminmax(input: &Tensor, #[keyword(())] dim: Option<i64>, #[keyword(false)] keepdim: bool) -> Result<Map> {
-        let (min, max) = input.f_aminmax(dim, keepdim)?;
+        let dims = dim.as_slice();
+        let (min, max) = (input.f_amin(dims, keepdim)?, input.f_amax(dims, keepdim)?);
         Ok(Map::from([("min".into(), tensor(min)?), ("max".into(), tensor(max)?)]))
     }
 

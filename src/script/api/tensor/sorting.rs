@@ -136,7 +136,15 @@ mod functions {
     ) -> Result<tch::Tensor> {
         match x {
             Some(x) => Ok(tch::Tensor::f_trapezoid_x(y, &x, dim)?),
-            None => Ok(tch::Tensor::f_trapezoid(y, dim)?.f_mul_scalar(dx)?),
+            None => {
+                let n = y
+                    .size()
+                    .get(if dim < 0 { y.dim().wrapping_add_signed(dim as isize) } else { dim as usize })
+                    .copied();
+                let gaps = n.unwrap_or(1) - 1;
+                let middles = y.f_narrow(dim, 0, gaps)?.f_add(&y.f_narrow(dim, 1, gaps)?)?;
+                Ok(middles.f_sum_dim_intlist(dim, false, None)?.f_mul_scalar(dx / 2.0)?)
+            }
         }
     }
 
