@@ -303,7 +303,7 @@ fn scatter_reduced(
         shape_text(input)
     );
     // gather checks the indices, and the places of the others.
-    input.f_gather(along, index, false)?;
+    let _ = input.f_gather(along, index, false)?;
     let mut src = src.shallow_clone();
     let mut places = index.f_zeros_like()?;
     for (d, count) in counts.iter().enumerate() {
