@@ -124,15 +124,15 @@ fn buffers_are_saved_loaded_and_averaged() {
         let other = make.call();
         checkpoint::load_into(other, "m");
         let same = other.state_dict();
-        print(same.keys().filter(|name| !same[name].equal(raw[name])));
+        for name in same.keys() { if !same[name].equal(raw[name]) { print(name); } }
         ema.apply(|| print(model.state_dict()["1.running_mean"].equal(averaged["1.running_mean"])));
         print(model.state_dict()["1.running_mean"].equal(raw["1.running_mean"]));
         model.train(false);
         model.forward(randn([8, 3, 4, 4]));
         let after = model.state_dict();
-        print(after.keys().filter(|name| !raw[name].equal(after[name])));"#);
+        for name in after.keys() { if !raw[name].equal(after[name]) { print(name); } }"#);
     said.succeeds();
-    assert_eq!(said.stdout, "4\n7\ntrue\n3\ntrue\n[]\ntrue\ntrue\n[]\n", "{said}");
+    assert_eq!(said.stdout, "4\n7\ntrue\n3\ntrue\ntrue\ntrue\n", "{said}");
 }
 
 #[test]

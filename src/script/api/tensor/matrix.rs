@@ -2,7 +2,7 @@
 
 use super::arguments::{Dims, Number};
 use crate::bail_hint;
-use crate::error::{Result, ensure};
+use crate::error::{Result, bail, ensure};
 use crate::script::values::{Tensor, found};
 use crate::tensor::shape_text;
 use nepa_macros::functions;
@@ -75,7 +75,11 @@ mod functions {
     ///
     /// Example: `cross(tensor([1, 0, 0]), tensor([0, 1, 0])).to_array() == [0, 0, 1]`
     pub fn cross(input: &Tensor, other: &Tensor, #[default(())] dim: Option<i64>) -> Result<tch::Tensor> {
-        Ok(input.f_cross(other, dim)?)
+        let first = || input.size().iter().position(|n| *n == 3).map(|dim| dim as i64);
+        match dim.or_else(first) {
+            Some(dim) => Ok(input.f_linalg_cross(other, dim)?),
+            None => bail!("cross: expected a dimension of size 3, found {}", shape_text(input)),
+        }
     }
 
     /// beta · input + alpha · mat1 mat2, for matrices.

@@ -156,7 +156,7 @@ mod functions {
     /// Combines the elements of src at int64 indices along a dimension with what is there, by "sum", "prod", "mean",
     /// "amax" or "amin"; with `include_self: false` without what is there.
     ///
-    /// Example: `zeros([2]).scatter_reduce(0, tensor([1, 1]), tensor([3.0, 7.0]), "amax")[1].item() == 7.0`
+    /// Example: `zeros([2]).scatter_reduce(0, tensor([1, 1]), tensor([3.0, 7.0]), "sum")[1].item() == 10.0`
     pub fn scatter_reduce(
         input: &Tensor,
         dim: i64,
@@ -320,8 +320,17 @@ fn scatter_reduced(
     }
     let (flat, places, src) = (input.f_reshape([-1])?, places.f_reshape([-1])?, src.f_reshape([-1])?);
     let out = match reduce {
-        "sum" if include_self => flat.f_index_add(0, &places, &src)?,
-        "sum" => flat.f_index_fill(0, &places, 0)?.f_index_add(0, &places, &src)?,
+        "sum" | "mean" => {
+            let start = if include_self { flat } else { flat.f_index_fill(0, &places, 0)? };
+            let sum = start.f_index_add(0, &places, &src)?;
+            if reduce == "sum" {
+                return Ok(sum.f_reshape(sizes)?);
+            }
+            let own =
+                if include_self { start.f_ones_like()? } else { start.f_ones_like()?.f_index_fill(0, &places, 0)? };
+            sum.f_div(&own.f_index_add(0, &places, &src.f_ones_like()?)?)?
+        }
+        // libtorch warns once that this may change.
         reduce => flat.f_index_reduce(0, &places, &src, reduce, include_self)?,
     };
     Ok(out.f_reshape(sizes)?)
