@@ -43,7 +43,16 @@ impl Dtype {
 
 /// PyTorch's name of a dtype.
 pub fn dtype_name(kind: Kind) -> &'static str {
-    Dtype::find(|dtype| dtype.kind == kind).map_or("another dtype", |dtype| dtype.name)
+    match kind {
+        Kind::ComplexFloat => "complex64",
+        Kind::ComplexDouble => "complex128",
+        _ => Dtype::find(|dtype| dtype.kind == kind).map_or("another dtype", |dtype| dtype.name),
+    }
+}
+
+/// Whether a tensor holds complex numbers, as Fourier transforms give them.
+pub fn is_complex(t: &Tensor) -> bool {
+    matches!(t.kind(), Kind::ComplexHalf | Kind::ComplexFloat | Kind::ComplexDouble)
 }
 
 /// A tensor in an error message: "[2, 17, 64] float32".

@@ -25,7 +25,11 @@ use syn::{
 /// The module gets a function `register(&mut Namespace)`. A function's doc comment is its documentation; its parameters
 /// implement `Argument` (or are references to what does), its value `Output`, perhaps in a `Result`. Scripts know it by
 /// its Rust name, unless `#[script(name = "…")]` gives another, as overloads and operators need. `#[script(get)]` makes
-/// it a property that is read, `#[script(set)]` one that is assigned, `#[script(index)]` what `value[…]` means;
+/// it a property that is read, `#[script(set)]` one that is assigned, `#[script(index)]` what `value[…]` means.
+///
+/// A parameter with `#[default(value)]` may be left out, or be given by its name in a map that comes last, as Python's
+/// keyword arguments; `#[keyword(value)]` makes it one that is given by name alone. The value is a literal, an array of
+/// such, or `()`.
 #[proc_macro_attribute]
 pub fn functions(_: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let module = parse_macro_input!(item as ItemMod);
@@ -88,11 +92,11 @@ impl Script {
 }
 
 /// The code that registers one function.
-fn registration(function: &ItemFn, script: &Script) -> Result<TokenStream> {
-    let ident = &function.sig.ident;
+fn registration(function: &mut ItemFn, script: &Script) -> Result<TokenStream> {
+    let ident = function.sig.ident.clone();
     let name = format!("{}{}", script.prefix, script.name.clone().unwrap_or_else(|| ident.to_string()));
     let doc = documentation(function)?;
-    let parameters: Vec<Parameter> = function.sig.inputs.iter().map(Parameter::of).collect::<Result<_>>()?;
+    let parameters: Vec<Parameter> = function.sig.inputs.iter_mut().map(Parameter::of).collect::<Result<_>>()?;
     let (idents, types): (Vec<_>, Vec<_>) = parameters.iter().map(|p| (&p.ident, &p.owned)).unzip();
     let names = idents.iter().map(|ident| ident.to_string());
     let passed = parameters.iter().map(|p| {
@@ -101,8 +105,33 @@ fn registration(function: &ItemFn, script: &Script) -> Result<TokenStream> {
     });
     let (returned, fallible) = returned(&function.sig.output);
     let raised = if fallible { quote!(?) } else { quote!() };
+    if parameters.iter().any(|p| p.default.is_some()) {
+        let declared = parameters.iter().map(Parameter::declaration);
+        let places = 0..idents.len();
+        return Ok(quote! {
+            {
+                // In functions of their own: the compiler takes long for long ones.
+                fn native(arguments: &crate::script::defaults::Arguments<'_>) -> crate::error::Result<rhai::Dynamic> {
+                    #(let #idents = arguments.read::<#types>(#places)?;)*
+                    let value = self::#ident(#(#passed),*)#raised;
+                    Ok(rhai::Dynamic::from(<#returned as crate::script::types::Output>::into_raw(value)))
+                }
+                #[inline(never)]
+                fn register(namespace: &mut crate::script::registry::Namespace<'_>) {
+                    let returns = <#returned as crate::types::Typed>::script_type();
+                    let mut declared = crate::script::defaults::Declared::new(#name, &[#(#doc),*], returns);
+                    #(#declared)*
+                    namespace.add_with_defaults(declared, native);
+                }
+                register(namespace);
+            }
+        });
+    }
     let raw: Vec<Ident> = idents.iter().map(|ident| format_ident!("raw_{ident}")).collect();
+    let alone = format_ident!("register_{}", function.sig.ident);
     Ok(quote! {
+        #[inline(never)]
+        fn #alone(namespace: &mut crate::script::registry::Namespace<'_>) {
         let function_name = namespace.error_name(#name);
         namespace.add(
             crate::script::registry::Signature {
@@ -122,6 +151,8 @@ fn registration(function: &ItemFn, script: &Script) -> Result<TokenStream> {
                 crate::script::registry::call_guarded(body, given, call.call_position())
             },
         );
+        }
+        #alone(namespace);
     })
 }
 
@@ -147,10 +178,14 @@ struct Parameter {
     /// Its type, of a reference what it refers to.
     owned: TokenStream,
     borrowed: bool,
+    /// The value that it has where it is left out, as a `Dynamic`.
+    default: Option<TokenStream>,
+    /// Whether it is given by name alone.
+    by_name: bool,
 }
 
 impl Parameter {
-    fn of(argument: &FnArg) -> Result<Self> {
+    fn of(argument: &mut FnArg) -> Result<Self> {
         let FnArg::Typed(argument) = argument else {
             return Err(Error::new_spanned(argument, "a function of scripts has no self"));
         };
@@ -158,6 +193,14 @@ impl Parameter {
             return Err(Error::new_spanned(&argument.pat, "a parameter of a function of scripts needs a name"));
         };
         let ident = pattern.ident.clone();
+        let (mut default, mut by_name) = (None, false);
+        for attribute in &argument.attrs {
+            by_name |= attribute.path().is_ident("keyword");
+            if attribute.path().is_ident("default") || attribute.path().is_ident("keyword") {
+                default = Some(dynamic(&attribute.parse_args::<Expr>()?)?);
+            }
+        }
+        argument.attrs.retain(|a| !a.path().is_ident("default") && !a.path().is_ident("keyword"));
         Ok(match argument.ty.as_ref() {
             Type::Reference(reference) => {
                 let inner = &reference.elem;
@@ -167,10 +210,44 @@ impl Parameter {
                     (_, true) => quote!(std::path::PathBuf),
                     _ => quote!(#inner),
                 };
-                Self { ident, owned, borrowed: true }
+                Self { ident, owned, borrowed: true, default, by_name }
             }
-            owned => Self { ident, owned: quote!(#owned), borrowed: false },
+            owned => Self { ident, owned: quote!(#owned), borrowed: false, default, by_name },
         })
+    }
+
+    /// What the registry is told of it.
+    fn declaration(&self) -> TokenStream {
+        let (name, of, by_name) = (self.ident.to_string(), &self.owned, self.by_name);
+        let default = match &self.default {
+            Some(value) => quote!(Some(#value)),
+            None => quote!(None),
+        };
+        quote! {
+            declared.add::<#of>(#name, #default, #by_name);
+        }
+    }
+}
+
+/// The script's value that a literal, an array of such, or `()` stands for.
+fn dynamic(value: &Expr) -> Result<TokenStream> {
+    match value {
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => {
+            Ok(quote!(rhai::Dynamic::from(rhai::ImmutableString::from(#text))))
+        }
+        Expr::Lit(ExprLit { lit: Lit::Int(n), .. }) => Ok(quote!(rhai::Dynamic::from_int(#n))),
+        Expr::Lit(ExprLit { lit: Lit::Float(x), .. }) => Ok(quote!(rhai::Dynamic::from_float(#x))),
+        Expr::Lit(ExprLit { lit: Lit::Bool(b), .. }) => Ok(quote!(rhai::Dynamic::from_bool(#b))),
+        Expr::Unary(negative) => match negative.expr.as_ref() {
+            Expr::Lit(ExprLit { lit: Lit::Float(_), .. }) => Ok(quote!(rhai::Dynamic::from_float(#negative))),
+            _ => Ok(quote!(rhai::Dynamic::from_int(#negative))),
+        },
+        Expr::Array(array) => {
+            let items: Vec<TokenStream> = array.elems.iter().map(dynamic).collect::<Result<_>>()?;
+            Ok(quote!(rhai::Dynamic::from_array(vec![#(#items),*])))
+        }
+        Expr::Tuple(unit) if unit.elems.is_empty() => Ok(quote!(rhai::Dynamic::UNIT)),
+        other => Err(Error::new_spanned(other, "expected a literal, an array of literals or ()")),
     }
 }
 

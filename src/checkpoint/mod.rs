@@ -18,7 +18,7 @@ pub use tensor_file::TensorFile;
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
 use crate::files::{Existing, beside, to_read, write_folder};
-use crate::nn::{Architecture, Definition, Module, VitNepa, VitNepaOverrides, named_parameters};
+use crate::nn::{Architecture, Definition, Module, VitNepa, VitNepaOverrides, named_state};
 use crate::options;
 use crate::provenance::{ModelProvenance, RunProvenance, timestamp};
 use serde_json::{Map, Value};
@@ -101,11 +101,11 @@ impl Report {
 pub const PASS_STRICT: &str =
     "to load what fits and keep the rest as it is, pass #{ strict: false } and look at the report";
 
-/// Copies tensors into a module's parameters by name. With `strict`, the advice of the error about tensors that do not
+/// Copies tensors into a module's parameters and buffers by name. With `strict`, the advice of the error about tensors that do not
 /// fit, all must; nothing is changed if they do not.
 pub fn fill(module: &dyn Module, source: &[(String, Tensor)], of: &str, strict: Option<&str>) -> Result<Report> {
     let by_name: BTreeMap<&str, &Tensor> = source.iter().map(|(n, t)| (n.as_str(), t)).collect();
-    let parameters = named_parameters(module);
+    let parameters = named_state(module);
     let mut report = Report::default();
     for (name, parameter) in &parameters {
         match by_name.get(name.as_str()) {
@@ -359,7 +359,7 @@ impl ModelFolder {
 /// an error.
 pub fn save(module: &dyn Module, dir: &Path, options: &SaveOptions, run: Option<RunProvenance>) -> Result<()> {
     let saving = || format!("cannot save the model to {}", dir.display());
-    let parameters = named_parameters(module);
+    let parameters = named_state(module);
     tensors::ensure_finite(&parameters, &options.weights).with_context(saving)?;
     let model = ModelFolder::new(module, parameters, options, run)?;
     let own = [CONFIG_FILE, preprocessor::FILE, MODEL_FILE, ModelProvenance::FILE, scripts::DIR];

@@ -109,6 +109,9 @@ struct CheckArgs {
 struct ApiArgs {
     /// A namespace, type, function or std module [default: everything].
     name: Option<String>,
+    /// Looks in names and texts instead; knows PyTorch's names, such as torch.nn.functional.layer_norm or nn.Linear.
+    #[arg(long, value_name = "TEXT", conflicts_with = "name")]
+    search: Option<String>,
     /// Writes definition files for editors' Rhai language servers instead.
     #[arg(long, value_name = "DIR")]
     definitions: Option<PathBuf>,

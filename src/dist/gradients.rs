@@ -1,9 +1,9 @@
 //! Gradients that are averaged over the processes.
 
-use super::ensure_same_on_all_ranks;
+use super::{all_reduce_mean, ensure_same_on_all_ranks};
 use crate::error::{Result, TorchFault, TorchFaultKind};
 use crate::ffi::{self, Reducer};
-use crate::nn::{ModuleRef, named_parameters};
+use crate::nn::{ModuleRef, named_buffers, named_parameters, named_state};
 use serde_json::json;
 use tch::Tensor;
 
@@ -16,11 +16,11 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Prepares to average a module's gradients. Every process must call it; rank 0's parameters are copied to all
-    /// ranks.
+    /// Prepares to average a module's gradients. Every process must call it; rank 0's parameters and buffers are copied
+    /// to all ranks.
     pub fn new(module: ModuleRef) -> Result<Self> {
         if let Some(world) = super::world() {
-            let params: Vec<Tensor> = named_parameters(module.as_ref()).into_iter().map(|(_, p)| p).collect();
+            let params: Vec<Tensor> = named_state(module.as_ref()).into_iter().map(|(_, p)| p).collect();
             if !params.is_empty() {
                 world.collective("the comparison of parameters", |group| group.sync_params(&params))?;
             }
@@ -29,7 +29,8 @@ impl Gradients {
     }
 
     /// Adds the gradients of `loss` to those of earlier backwards of this step, then averages all of them over the
-    /// processes. Every process must call it, as the last backward of a step.
+    /// processes, and buffers of floats, which each process has moved by its own images, too. Every process must call it,
+    /// as the last backward of a step.
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
         let Some(world) = super::world() else { return ffi::backward(loss) };
         let params = named_parameters(self.module.as_ref());
@@ -52,7 +53,16 @@ impl Gradients {
         let result = prepared.and_then(|()| ffi::backward(loss).map_err(|e| (is_distributed(&e), e)));
         world.monitor.leave();
         // Errors of the model itself are passed on unchanged.
-        result.map_err(|(of_exchange, e)| if of_exchange { world.explain(WHAT, &e) } else { e })
+        result.map_err(|(of_exchange, e)| if of_exchange { world.explain(WHAT, &e) } else { e })?;
+        self.average_buffers()
+    }
+
+    /// Puts the mean over all processes in place of each buffer of floats.
+    fn average_buffers(&self) -> Result<()> {
+        for (_, buffer) in named_buffers(self.module.as_ref()).iter().filter(|(_, t)| t.is_floating_point()) {
+            buffer.shallow_clone().f_copy_(&all_reduce_mean(buffer)?)?;
+        }
+        Ok(())
     }
 }
 

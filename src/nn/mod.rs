@@ -2,42 +2,54 @@
 //! forward function. Parameter names are those of the reference's Hugging Face checkpoints.
 
 mod attention;
+mod batch_norm;
 mod block;
 mod blocks;
 mod class_token;
 mod classifier;
 mod config;
 mod conv;
+mod conv_nd;
 mod cost;
 mod definition;
 mod drop_path;
+mod dropout;
+mod embedding;
 mod init;
 mod layer_scale;
 mod linear;
 mod mlp;
 mod norm;
+mod norms;
 mod patch_embed;
+mod prelu;
 mod recompute;
 mod rotary;
 mod sequential;
 mod vit_nepa;
 
 pub use attention::Attention;
+pub use batch_norm::{BatchNorm, BatchNormOptions};
 pub use block::{Block, BlockOverrides};
 pub use blocks::Blocks;
 pub use class_token::ClassToken;
 pub use classifier::Classifier;
 pub use config::{Activation, Architecture, VitNepaConfig};
 pub use conv::{Conv2d, Conv2dOptions};
+pub use conv_nd::{ConvNd, ConvNdOptions};
 pub use cost::{Cost, CostOptions, Memory};
 pub use definition::Definition;
 pub use drop_path::DropPath;
-pub use init::trunc_normal;
+pub use dropout::{Dropout, Dropped, dropped};
+pub use embedding::Embedding;
+pub use init::{trunc_normal, truncated_normal};
 pub use layer_scale::LayerScale;
 pub use linear::{Linear, LinearOptions};
 pub use mlp::Mlp;
 pub use norm::{LayerNorm, LayerNormOptions};
+pub use norms::{GroupNorm, RmsNorm};
 pub use patch_embed::PatchEmbed;
+pub use prelu::Prelu;
 pub use rotary::{RotaryEmbedding, RotaryOptions, apply_rotary};
 pub use sequential::Sequential;
 pub use vit_nepa::{InputNormalization, Output, VitNepa, VitNepaOverrides, Wanted};
@@ -139,6 +151,7 @@ impl Taps {
 enum Visited<'a> {
     /// With the block that it belongs to.
     Parameter(&'a Tensor, Option<usize>),
+    Buffer(&'a Tensor),
     Training(&'a Cell<bool>),
     Recompute(&'a Cell<bool>),
 }
@@ -164,6 +177,12 @@ impl ModuleVisitor<'_> {
     pub fn parameter(&mut self, name: &str, tensor: &Tensor) {
         let name = self.name(name);
         (self.found)(&name, Visited::Parameter(tensor, self.block));
+    }
+
+    /// An own tensor that is no parameter, but saved and loaded with them, such as a running mean.
+    pub fn buffer(&mut self, name: &str, tensor: &Tensor) {
+        let name = self.name(name);
+        (self.found)(&name, Visited::Buffer(tensor));
     }
 
     /// The flag that tells training from evaluation, if the block behaves differently.
@@ -228,6 +247,24 @@ fn each_parameter(module: &dyn Module) -> Vec<(String, Tensor, Option<usize>)> {
         }
     });
     all
+}
+
+/// All buffers with their full names, in forward order.
+pub fn named_buffers(module: &dyn Module) -> Vec<(String, Tensor)> {
+    let (mut all, mut seen) = (Vec::new(), HashSet::new());
+    visit(module, |name, visited| {
+        if let Visited::Buffer(t) = visited
+            && seen.insert(t.data_ptr())
+        {
+            all.push((name.to_string(), t.shallow_clone()));
+        }
+    });
+    all
+}
+
+/// What is saved and loaded of a module: all parameters, then all buffers.
+pub fn named_state(module: &dyn Module) -> Vec<(String, Tensor)> {
+    named_parameters(module).into_iter().chain(named_buffers(module)).collect()
 }
 
 /// The number of scalars in all parameters.

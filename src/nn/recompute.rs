@@ -5,7 +5,18 @@ use super::{Context, ModuleRef, is_recomputed, named_parameters};
 use crate::error::{Context as _, Result};
 use crate::ffi::{self, Autocast};
 use crate::random;
+use std::cell::Cell;
 use tch::Tensor;
+
+thread_local! {
+    /// Whether backward is computing a block again.
+    static REPLAYING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether backward is computing a block again, whose buffers have seen this batch already.
+pub(super) fn is_replaying() -> bool {
+    REPLAYING.get()
+}
 
 /// `block.forward(x, cx)`, recomputed in backward; `place` says where the block is, for an error there.
 pub(super) fn forward(
@@ -31,18 +42,19 @@ pub(super) fn forward(
     };
     let (block, cx) = (block.clone(), Context { taps: None, ..cx.clone() });
     ffi::recompute(x, &trained, &output, move |x| {
-        let _rng = Restored(random::state());
+        let _state = Restored(random::state(), REPLAYING.replace(true));
         random::set_state(rng);
         let _autocast = Autocast::enter(kind)?;
         block.forward(x, &cx).with_context(&place).context("in backward")
     })
 }
 
-/// Restores the run's generator at the end of a scope.
-struct Restored(random::State);
+/// Restores the run's generator, and whether a block is computed again, at the end of a scope.
+struct Restored(random::State, bool);
 
 impl Drop for Restored {
     fn drop(&mut self) {
         random::set_state(self.0);
+        REPLAYING.set(self.1);
     }
 }

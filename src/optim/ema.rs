@@ -1,9 +1,9 @@
-//! An exponential moving average of a module's parameters, kept in float32.
+//! An exponential moving average of a module's parameters and of its buffers of floats, kept in float32.
 
 use crate::bail_hint;
 use crate::error::{Result, bail, ensure};
 use crate::ffi;
-use crate::nn::{Module, named_parameters};
+use crate::nn::{Module, named_buffers, named_parameters};
 use crate::options;
 use crate::tensor::detached_copy;
 use std::cell::Cell;
@@ -32,6 +32,8 @@ pub struct Ema {
     names: Vec<String>,
     params: Vec<Tensor>,
     averages: Option<Vec<Tensor>>,
+    /// Buffers of ints, such as counts of batches, which are not averaged but stand beside the averages as they are.
+    counts: Vec<(String, Tensor)>,
     /// Whether the parameters hold the averages' values now, and the averages theirs.
     lent: Cell<bool>,
     /// Updates so far.
@@ -48,8 +50,11 @@ impl Ema {
         };
         positive("warmup_gamma", options.warmup_gamma)?;
         positive("warmup_power", options.warmup_power)?;
-        let (names, params) = named_parameters(module).into_iter().map(|(n, p)| (n, p.detach())).unzip();
-        Ok(Self { decay, options, names, params, averages: None, lent: Cell::new(false), updates: 0 })
+        let (floats, counts): (Vec<_>, Vec<_>) =
+            named_buffers(module).into_iter().partition(|(_, t)| t.is_floating_point());
+        let averaged = named_parameters(module).into_iter().chain(floats);
+        let (names, params) = averaged.map(|(n, p)| (n, p.detach())).unzip();
+        Ok(Self { decay, options, names, params, averages: None, counts, lent: Cell::new(false), updates: 0 })
     }
 
     /// The decay, which the warm-up leads to.
@@ -91,11 +96,12 @@ impl Ema {
         Ok(())
     }
 
-    /// The averages by parameter name.
+    /// The averages by the names of parameters and buffers, and the module's counts.
     pub fn named_averages(&self) -> Result<Vec<(String, Tensor)>> {
         self.is_home("read or saved")?;
         let averages = self.started()?;
-        Ok(self.names.iter().cloned().zip(averages.iter().map(Tensor::shallow_clone)).collect())
+        let averages = self.names.iter().cloned().zip(averages.iter().map(Tensor::shallow_clone));
+        Ok(averages.chain(self.counts.iter().map(|(name, t)| (name.clone(), t.shallow_clone()))).collect())
     }
 
     /// Whether there are averages yet.

@@ -16,7 +16,7 @@ use crate::checkpoint::{MODEL_FILE, ModelFolder, STATE_FILE, SaveOptions, fill, 
 use crate::dist;
 use crate::error::{Context as _, Result};
 use crate::files::{Existing, exists};
-use crate::nn::{Module, named_parameters};
+use crate::nn::{Module, named_state};
 use crate::optim::{Adamw, Ema};
 use crate::provenance::RunProvenance;
 use crate::run::metrics::METRICS_FILE;
@@ -72,7 +72,7 @@ impl Snapshot {
             let options = SaveOptions { weights: weights.into(), ..Default::default() };
             ModelFolder::new(training.model, finite_copies(named, weights)?, &options, Some(provenance.clone()))
         };
-        let raw = folder(named_parameters(training.model), "raw")?;
+        let raw = folder(named_state(training.model), "raw")?;
         let ema = match &training.ema {
             Some(ema) if ema.has_started() => Some(folder(ema.named_averages()?, "ema")?),
             _ => None,

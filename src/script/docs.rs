@@ -25,12 +25,28 @@ pub struct FnDoc {
     pub options: Vec<OptionDoc>,
     /// Which parameter that map is.
     pub options_at: Option<usize>,
+    /// Of a function with defaults, what is known of each parameter; of others empty.
+    pub optional: Vec<Optional>,
+}
+
+/// How a parameter of a function with defaults may be given.
+#[derive(Debug, Clone)]
+pub struct Optional {
+    /// Its name, type and default, as those of an option.
+    pub option: OptionDoc,
+    /// Whether it is given by name alone.
+    pub by_name: bool,
 }
 
 impl FnDoc {
     /// As a script writes it: `nn::linear(inputs: int, outputs: int)`, `Tensor.sum(dim: int)`.
     pub fn signature(&self) -> String {
-        let typed = |(name, typ): &(&str, String)| format!("{name}: {typ}");
+        let typed = |(name, typ): &(&str, String)| {
+            let optional = self.optional.iter().find(|o| o.option.name == **name);
+            let default = optional.and_then(|o| o.option.default.as_ref());
+            let shown = default.map_or(String::new(), |default| format!(" = {default}"));
+            format!("{}{name}: {typ}{shown}", if optional.is_some_and(|o| o.by_name) { "#" } else { "" })
+        };
         let returns = if self.returns == "()" { String::new() } else { format!(" -> {}", self.returns) };
         if let Some(property) = self.name.strip_prefix("get$") {
             return format!("{}.{property}{returns}", self.params[0].1);
@@ -57,12 +73,31 @@ impl FnDoc {
         format!("{namespace}{}({}){returns}", self.name, all.join(", "))
     }
 
+    /// Whether it may be called with so many arguments.
+    pub fn takes(&self, count: usize) -> bool {
+        match self.optional.is_empty() {
+            true => self.params.len() == count,
+            false => count <= self.most() && (count >= self.least() || count >= 2),
+        }
+    }
+
+    /// The number of arguments that must be given, some of them perhaps by name.
+    fn least(&self) -> usize {
+        self.optional.iter().filter(|o| o.option.default.is_none()).count()
+    }
+
+    /// The number of arguments that may be given, with the map of named ones.
+    fn most(&self) -> usize {
+        self.optional.iter().filter(|o| !o.by_name).count() + 1
+    }
+
     /// The name without Rhai's marks.
-    fn plain_name(&self) -> &str {
+    pub fn plain_name(&self) -> &str {
         self.name.strip_prefix("get$").or(self.name.strip_prefix("set$")).unwrap_or(self.name)
     }
 
-    fn full_name(&self) -> String {
+    /// The name with its namespace, or the type whose method it is: `nn::linear`, `Tensor.sum`.
+    pub fn full_name(&self) -> String {
         match (self.qualified, self.group) {
             (true, group) => format!("{group}::{}", self.plain_name()),
             (false, "") => self.plain_name().to_string(),

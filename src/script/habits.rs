@@ -32,12 +32,10 @@ pub fn of_function(name: &str) -> Option<&'static str> {
     Some(match name {
         "view" | "view_as" => "use x.reshape([2, -1])",
         "cuda" | "cpu" => "modules and tensors are made on the device of --device; x.to(\"cpu\") moves a tensor",
-        "numpy" | "tolist" => "x.to_array() gives the numbers, x.item() the one of a single element",
-        "half" | "bfloat16" | "double" | "long" => "it is x.to(\"float32\"), with the name of a dtype",
-        "float" => "a number becomes a float by to_float(), a text by parse_float(…), a tensor by x.to(\"float32\")",
+        "numpy" => "x.to_array() gives the numbers, x.item() the one of a single element",
+        "half" | "bfloat16" | "double" => "it is x.to(\"float32\"), with the name of a dtype",
         "int" => "a number becomes an integer by to_int(), a text by parse_int(…)",
         "str" => "a value becomes text by to_string(), or inside backticks: `${x}`",
-        "bool" => "a comparison gives a bool: x != 0",
         "format" => "values go into text inside backticks: `loss ${loss}`",
         "enumerate" => "for (x, i) in list { … } counts along, the element first",
         "zip" => "loop over positions: for i in 0..a.len() { a[i]; b[i]; }",
@@ -48,9 +46,8 @@ pub fn of_function(name: &str) -> Option<&'static str> {
             "scripts reach files through nepa's functions only: read_json, data::…, checkpoint::…"
         }
         "no_grad" => "it takes a closure: no_grad(|| …)",
-        "requires_grad_" => "module.freeze(\"pattern\") freezes parameters",
         "parameters" => "it is module.named_parameters(), a map by name",
-        "t" | "T" => "use x.transpose(0, 1)",
+        "T" => "use x.t(), or x.transpose(0, 1)",
         "print" => "it takes one value: print(`loss ${x}`)",
         "train" => "it is m.train(true), and m.train(false) for evaluation",
         "Compose" | "ToTensor" => {

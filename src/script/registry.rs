@@ -64,9 +64,9 @@ impl Api<'_> {
 pub struct Namespace<'a> {
     /// What the engine gets.
     pub module: Module,
-    reference: &'a mut Reference,
-    name: &'static str,
-    qualified: bool,
+    pub(super) reference: &'a mut Reference,
+    pub(super) name: &'static str,
+    pub(super) qualified: bool,
 }
 
 /// The documentation of a function.
@@ -105,7 +105,17 @@ impl Namespace<'_> {
         let (group, qualified, returns) = (self.name, self.qualified, returns.to_string());
         let options_at = options.iter().position(|options| !options.is_empty());
         let (doc, options) = (doc.to_vec(), options.concat());
-        self.reference.functions.push(FnDoc { group, qualified, name, params, returns, doc, options, options_at });
+        self.reference.functions.push(FnDoc {
+            group,
+            qualified,
+            name,
+            params,
+            returns,
+            doc,
+            options,
+            options_at,
+            optional: Vec::new(),
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! The types of script values: their names, and whether a value is of one.
 
-use super::values::{Module, Tensor, ints, modules, number, read_options, tensors};
+use super::values::{Module, Tensor, found, ints, modules, number, read_options, tensors};
 use crate::bail_hint;
 use crate::error::{Result, bail, did_you_mean};
 use crate::nn::ModuleRef;
@@ -19,6 +19,14 @@ pub trait Argument: Typed + Sized {
 
     /// The value; an error starts with the function's name, `of`.
     fn read(raw: Self::Raw, of: &str) -> Result<Self>;
+
+    /// The value of any of a script's; an error starts with `of`.
+    fn read_value(value: &Dynamic, of: &str) -> Result<Self> {
+        match value.clone().try_cast::<Self::Raw>() {
+            Some(raw) => Self::read(raw, of),
+            None => bail!("{of}: expected {}, found {}", Self::script_type().expected(), found(value)),
+        }
+    }
 
     /// The options that it takes, if it is a map of such.
     fn options() -> Vec<OptionDoc> {
@@ -91,6 +99,14 @@ handles! {
     "Module": Module;
 }
 
+/// What may be left out may be given as `()`.
+impl<T: Argument> Argument for Option<T> {
+    type Raw = Dynamic;
+    fn read(raw: Dynamic, of: &str) -> Result<Self> {
+        if raw.is_unit() { Ok(None) } else { T::read_value(&raw, of).map(Some) }
+    }
+}
+
 /// A float may be given as an int.
 impl Argument for f64 {
     type Raw = Dynamic;
@@ -113,6 +129,13 @@ impl Argument for PathBuf {
     type Raw = ImmutableString;
     fn read(raw: ImmutableString, _: &str) -> Result<Self> {
         Ok(PathBuf::from(raw.as_str()))
+    }
+}
+
+impl Argument for String {
+    type Raw = ImmutableString;
+    fn read(raw: ImmutableString, _: &str) -> Result<Self> {
+        Ok(raw.into())
     }
 }
 

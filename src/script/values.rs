@@ -4,7 +4,7 @@ use crate::error::{Diagnostic, Result, bail, ensure, one_line};
 use crate::nn::ModuleRef;
 use crate::options::{self, Options};
 use crate::positions::Positions;
-use crate::tensor::shape_text;
+use crate::tensor::{is_complex, shape_text};
 use rhai::{Array, Dynamic, FnPtr, Map};
 use serde_json::{Number, Value};
 use std::cell::Cell;
@@ -129,6 +129,7 @@ const MOST_NESTED: usize = 100;
 /// The value of a tensor with one element, as float, int or bool.
 pub fn item(t: &tch::Tensor) -> Result<Dynamic> {
     ensure!(t.numel() == 1, "item: expected a tensor of one element, found {}", shape_text(t));
+    ensure!(!is_complex(t), "item: expected a real number, found {}; read .real and .imag", shape_text(t));
     let flat = t.f_reshape([1])?;
     Ok(match t.kind() {
         tch::Kind::Bool => Dynamic::from_bool(flat.f_int64_value(&[0])? != 0),

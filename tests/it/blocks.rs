@@ -317,7 +317,7 @@ fn a_causal_model_does_not_see_later_patches() {
             let b = a.copy();
             // The last patch in raster order: tokens 0 … 3 are the class token and the three before it.
             b.slice(2, 4, 8).slice(3, 4, 8).copy_(ones([1]));
-            let difference = (m.forward(a) - m.forward(b)).abs().max(-1)[0];
+            let difference = (m.forward(a) - m.forward(b)).abs().amax(-1)[0];
             print(difference[0..4].max().item() < 1e-6);
             print(difference[4].item() > 1e-3);
         }}
@@ -437,7 +437,7 @@ fn pooling_over_no_patch_tokens_is_told() {
 #[test]
 fn drop_path_drops_whole_samples_and_keeps_the_expectation() {
     let said = run("let d = nn::drop_path(0.3); let y = d.forward(ones([4000, 2, 3])).flatten(1, 2);\n\
-         print(y.max(1).to_array()); print((y.max(1) - y.min(1)).abs().max().item());\n\
+         print(y.amax(1).to_array()); print((y.amax(1) - y.amin(1)).abs().max().item());\n\
          d.train(false); print(d.forward(ones([9])).to_array());\n\
          let none = nn::drop_path(0.0); print(none.forward(ones([9])).to_array());");
     let all = said.numbers();

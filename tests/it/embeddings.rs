@@ -164,7 +164,7 @@ fn blocks_see_zeros_in_place_of_hidden_patches_and_targets_stay_whole() {
         let seen = plain.input_embedding.masked_fill(cat([zeros([3, 1]) == 1.0, mask], 1).unsqueeze(2), 0.0);
         print(out.hidden_states[0].equal(seen));
         // What a token sees lies before it: outputs differ from the first hidden patch on.
-        let same = (out.last_hidden_state - plain.last_hidden_state).abs().max(2) == 0.0;
+        let same = (out.last_hidden_state - plain.last_hidden_state).abs().amax(2) == 0.0;
         print((same == (tensor([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]]) == 1)).all());
         print(m.encode(x, #{ input_mask: zeros([3, 4]) == 1.0 }).last_hidden_state.equal(plain.last_hidden_state));
         print(m.encode(x, #{ input_mask: () }).last_hidden_state.equal(plain.last_hidden_state));
@@ -178,7 +178,7 @@ fn hidden_patches_get_no_gradient_from_the_blocks() {
         + "let x = x.requires_grad(true);\n\
            m.encode(x, #{ input_mask: mask }).last_hidden_state.pow(2).sum().backward();\n\
            // Patches of 4 x 4: the second and the fourth of the first image are its right half.\n\
-           let used = x.grad.abs().max(1)[0];\n\
+           let used = x.grad.abs().amax(1)[0];\n\
            print(used.slice(1, 0, 4).min().item() > 0.0 && used.slice(1, 4, 8).max().item() == 0.0);"));
     assert_eq!(said.values(), [true]);
 }

@@ -52,7 +52,7 @@ fn pythons_words_are_translated() {
         ("let m = nn::linear(2, 2);\nlet y = m(ones([2]));", "2:9", "a module as m.forward(ones([2]))"),
         ("print(\"loss\", 3);", "1:1", "print(`loss ${x}`)"),
         ("data::DataLoader([]);", "1:7", "data::loader"),
-        ("let x = ones([2, 2]);\nx.t();", "2:3", "x.transpose(0, 1)"),
+        ("let x = ones([2, 2]);\nx.numpy();", "2:3", "x.to_array()"),
         ("let x = str(3);", "1:9", "`${x}`"),
         ("for (i, x) in enumerate([1]) { }", "1:15", "for (x, i) in list"),
     ];

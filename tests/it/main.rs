@@ -66,5 +66,6 @@ mod signals;
 mod splits;
 mod sweep;
 mod tensorboard;
+mod torch;
 mod transforms;
 mod visualize;

@@ -74,6 +74,13 @@ fn the_examples_of_an_own_embedder_and_an_own_loop_train() {
 }
 
 #[test]
+fn the_contrastive_example_learns() {
+    let said = Folder::new().nepa(&["run", &path("examples/info_nce.rhai"), "--threads", "1", "--set", "steps=12"]);
+    let numbers: Vec<f64> = said.succeeds().stdout.split_whitespace().filter_map(|w| w.parse().ok()).collect();
+    assert!(numbers[1] < numbers[0] - 0.1, "{said}");
+}
+
+#[test]
 fn a_task_of_ones_own_learns_resumes_exactly_and_runs_on_two_processes() {
     let folder = Folder::new();
     let script = path("examples/custom_task.rhai");

@@ -114,6 +114,34 @@ fn every_example_in_the_documentation_parses() {
     assert!(found >= 8, "{found}");
 }
 
+/// Where every function but operators has an example that runs.
+const SHOWN: [&str; 6] = ["tensors", "Tensor", "ValuesAndIndices", "linalg", "fft", "init"];
+
+#[test]
+fn every_example_of_tensors_and_layers_runs_and_is_true() {
+    let reference = reference();
+    let mut script = String::new();
+    for f in &reference.functions {
+        let found = examples(&f.doc.join("\n"));
+        let is_operator = !f.name.starts_with(|c: char| c.is_alphabetic()) || f.name == "index$get$";
+        let told = f.name == "to_string" || f.name == "to_debug" || is_operator;
+        assert!(told || !found.is_empty() || !SHOWN.contains(&f.group), "{} has no example", f.signature());
+        if !SHOWN.contains(&f.group) && !(f.group == "nn" && found.iter().any(|code| code.contains("=="))) {
+            continue;
+        }
+        for example in found.iter().filter(|code| !code.contains('…')) {
+            let name = format!("{} `{}`", f.name, example.replace(['`', '"', '\\'], "'"));
+            script += &format!(
+                "try {{ let got = (|| {{ {example} }}).call(); if type_of(got) == \"bool\" && !got {{ print(\"false: \
+                 {name}\"); }} }} catch (e) {{ print(\"{name}: \" + e.message); }}\n"
+            );
+        }
+    }
+    let said = crate::common::run(&(script + "print(\"all done\");"));
+    said.succeeds();
+    assert_eq!(said.stdout.trim(), "all done", "{said}");
+}
+
 #[test]
 fn the_standard_library_is_documented() {
     let reference = reference();

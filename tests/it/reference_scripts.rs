@@ -165,7 +165,7 @@ fn every_way_to_pictures_turns_them_where_asked_for() {
         import "std/finetune" as finetune;
         import "std/pretrain" as pretrain;
         let features_of = |turned| features::extract(model, images, #{ transforms: base, exif_orientation: turned }).features;
-        let differ = (features_of.call(true) - features_of.call(false)).abs().max(1) > 1e-3;
+        let differ = (features_of.call(true) - features_of.call(false)).abs().amax(1) > 1e-3;
         print(differ.to("int64").to_array());
         let options = #{ transforms: base, exif_orientation: true };
         features::knn(model, images, images, options + #{ k: 1 });

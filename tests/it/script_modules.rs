@@ -122,8 +122,8 @@ fn a_module_stands_in_for_a_blocks_attention_and_mlp() {
         let x = randn([2, 5, 8]);
         let p = b.named_parameters();
         let own = |x, part| x * p[part + ".s"] + x.matmul(p[part + ".inner.weight"].transpose(0, 1)) + p[part + ".inner.bias"];
-        let y = x + own.call(x.layer_norm(), "attention");
-        let y = y + own.call(y.layer_norm(), "mlp");
+        let y = x + own.call(x.layer_norm([x.size(-1)], #{ eps: 1e-12 }), "attention");
+        let y = y + own.call(y.layer_norm([y.size(-1)], #{ eps: 1e-12 }), "mlp");
         print((b.forward(x) - y).abs().max().item() < 1e-4);
         "#,
     );

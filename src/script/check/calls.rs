@@ -26,7 +26,7 @@ pub fn judge(host: &Host, call: &Call, script: &Script) -> Option<Diagnostic> {
     let passed = given + usize::from(call.is_method);
     let native = reference.functions.iter().filter(|f| !f.qualified && f.name == name);
     let signatures: Vec<String> = native.clone().map(|f| f.signature()).collect();
-    if native.map(|f| f.params.len()).any(|n| n == passed)
+    if native.clone().any(|f| f.takes(passed))
         || reference.builtin.iter().any(|(n, params)| n == name && *params == passed)
     {
         return None;
@@ -73,7 +73,7 @@ fn judge_qualified(host: &Host, call: &Call, script: &Script) -> Option<Diagnost
     }
     let named: Vec<_> =
         reference.functions.iter().filter(|f| f.qualified && f.group == root && f.name == name).collect();
-    if named.iter().any(|f| f.params.len() == given) {
+    if named.iter().any(|f| f.takes(given)) {
         return None;
     }
     if named.is_empty() {

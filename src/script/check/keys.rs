@@ -59,10 +59,17 @@ fn options_of<'a>(host: &'a Host, call: &Call, script: &Script) -> Option<Taken<
             .filter(|t| !t.options.is_empty());
     }
     let named = reference.functions.iter().filter(|f| {
-        f.name == name && f.params.len() == passed && f.qualified == qualified && (!qualified || f.group == namespace)
+        f.name == name && f.takes(passed) && f.qualified == qualified && (!qualified || f.group == namespace)
     });
     // A method's type is unknown: any that has the name may be meant.
-    let taking: Vec<_> = named.filter(|f| f.options_at.is_some()).collect();
+    let named: Vec<_> = named.collect();
+    if let Some(f) = named.iter().find(|f| !f.optional.is_empty()) {
+        // What comes by place before the map cannot come by name too.
+        let options = f.optional.iter().skip(passed.checked_sub(1)?).map(|o| &o.option).collect();
+        let of = if qualified { format!("{namespace}::{name}") } else { name.to_string() };
+        return Some(Taken { of, at: passed.checked_sub(1 + before)?, options });
+    }
+    let taking: Vec<_> = named.into_iter().filter(|f| f.options_at.is_some()).collect();
     let at = taking.first()?.options_at?.checked_sub(before)?;
     let of = if qualified { format!("{namespace}::{name}") } else { name.to_string() };
     Some(Taken { of, at, options: taking.iter().flat_map(|f| &f.options).collect() })

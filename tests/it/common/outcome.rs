@@ -61,7 +61,7 @@ pub fn assert_checkpoints_whole(run: &Path) {
 pub const TIMING: [&str; 3] = ["data_wait", "images_per_second", "seconds"];
 
 /// Everything in a run directory that must not depend on how often the run was stopped, by path.
-pub struct Outcome(BTreeMap<String, Vec<u8>>);
+pub struct Outcome(pub BTreeMap<String, Vec<u8>>);
 
 /// What a run has left.
 pub fn outcome(run: &Path) -> Outcome {
@@ -81,19 +81,6 @@ impl Outcome {
         let found = comparable(name, bytes);
         // A checkpoint of the last step is replaced after the last evaluation, with whose lines its metrics end then.
         if name.ends_with("metrics.jsonl") { whole.starts_with(&found) } else { *whole == found }
-    }
-
-    /// Without all checkpoints of a loop but the last: where one of several processes is killed, the others save wherever
-    /// they are, and an older one goes.
-    pub fn with_last_checkpoints(mut self) -> Self {
-        let folder = |name: &str| -> Option<String> {
-            name.starts_with("checkpoints/").then(|| name.split('/').take(3).collect::<Vec<_>>().join("/"))
-        };
-        let folders: Vec<String> = self.0.keys().filter_map(|name| folder(name)).collect();
-        let of_loop = |folder: &str| folder.rsplit_once('/').unwrap().0.to_string();
-        let is_last = |one: &String| folders.iter().all(|other| of_loop(other) != of_loop(one) || other <= one);
-        self.0.retain(|name, _| folder(name).is_none_or(|one| is_last(&one)));
-        self
     }
 
     /// Asserts that another run has left the same.

@@ -2,7 +2,9 @@
 
 mod build;
 mod define;
+mod layers;
 mod module;
+mod more;
 
 pub use build::{ModelScript, built, config_of};
 pub use module::{report_map, tensor_map};
@@ -53,7 +55,11 @@ pub fn register(api: &mut Api<'_>) {
         "nn",
         "Building blocks. The parts of a ViT-NEPA take its configuration, a map with the keys of the reference's\n\
          config.json (listed under nn::vit_nepa), and read the keys that they need.",
-        functions::register,
+        |nn| {
+            functions::register(nn);
+            more::register(nn);
+            layers::register(nn);
+        },
     );
     api.methods::<Module>(
         "Anything with parameters and a forward function. New modules are in training mode.",

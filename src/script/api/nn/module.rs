@@ -165,6 +165,13 @@ mod functions {
         tensors_by_name(nn::named_parameters(m.0.as_ref()))
     }
 
+    /// All buffers by full name: what is saved beside the parameters, such as the running statistics of batch norms.
+    ///
+    /// Example: `nn::batch_norm2d(3).named_buffers().running_var.shape == [3]`
+    pub fn named_buffers(m: &Module) -> Map {
+        tensors_by_name(nn::named_buffers(m.0.as_ref()))
+    }
+
     /// The number of scalars in all parameters.
     pub fn num_parameters(m: &Module) -> i64 {
         nn::num_parameters(m.0.as_ref())
@@ -220,19 +227,19 @@ mod functions {
         crate::optim::zero_grad(m.0.as_ref())
     }
 
-    /// Copies of all parameters by full name.
+    /// Copies of all parameters and buffers by full name.
     pub fn state_dict(m: &Module) -> Result<Map> {
-        let all = nn::named_parameters(m.0.as_ref());
+        let all = nn::named_state(m.0.as_ref());
         let copies = all.into_iter().map(|(name, t)| Ok((name, detached_copy(&t)?))).collect::<Result<Vec<_>>>()?;
         Ok(tensors_by_name(copies))
     }
 
-    /// Loads tensors into the parameters of the same names; all must fit.
+    /// Loads tensors into the parameters and buffers of the same names; all must fit.
     pub fn load_state_dict(m: &Module, tensors: Map) -> Result<Map> {
         filled(m, &tensors, &FillOptions::default())
     }
 
-    /// Loads tensors into the parameters of the same names; with `strict: false`, only those that fit. Returns a map of
+    /// Loads tensors into the parameters and buffers of the same names; with `strict: false`, only those that fit. Returns a map of
     /// arrays of names: `loaded`, `missing`, `unexpected` and `mismatched`.
     #[script(name = "load_state_dict")]
     pub fn load_state_dict_with(m: &Module, tensors: Map, options: FillOptions) -> Result<Map> {
@@ -366,12 +373,15 @@ fn filled(m: &Module, tensors: &Map, o: &FillOptions) -> Result<Map> {
 }
 
 fn tree(m: &Module) -> String {
-    let all = nn::named_parameters(m.0.as_ref());
-    let width = all.iter().map(|(n, _)| n.len()).max().unwrap_or(0);
+    let (all, buffers) = (nn::named_parameters(m.0.as_ref()), nn::named_buffers(m.0.as_ref()));
+    let width = all.iter().chain(&buffers).map(|(n, _)| n.len()).max().unwrap_or(0);
     let mut out = format!("{}: {} parameters", m.0.describe(), nn::num_parameters(m.0.as_ref()));
     for (name, t) in &all {
         let frozen = if t.requires_grad() { "" } else { " frozen" };
         out += &format!("\n  {name:<width$}  {}{frozen}", shape_text(t));
+    }
+    for (name, t) in &buffers {
+        out += &format!("\n  {name:<width$}  {} buffer", shape_text(t));
     }
     out
 }

@@ -1,4 +1,4 @@
-//! Arithmetic and comparison, element by element, and the matrix product.
+//! Operators: arithmetic, comparison and logic, element by element.
 
 use crate::error::Result;
 use crate::script::registry::{Namespace, Signature, call_guarded, tensor_of};
@@ -19,96 +19,6 @@ pub fn register(namespace: &mut Namespace<'_>) {
 #[functions]
 mod functions {
     use super::*;
-
-    /// Matrix product over the last two dimensions; the others broadcast.
-    pub fn matmul(a: &Tensor, b: &Tensor) -> Result<tch::Tensor> {
-        Ok(a.f_matmul(b)?)
-    }
-
-    /// Each element raised to a power.
-    pub fn pow(a: &Tensor, exponent: f64) -> Result<tch::Tensor> {
-        Ok(a.f_pow_tensor_scalar(exponent)?)
-    }
-
-    /// e to the power of each element.
-    pub fn exp(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_exp()?)
-    }
-
-    /// Natural logarithm.
-    pub fn log(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_log()?)
-    }
-
-    /// Square root.
-    pub fn sqrt(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_sqrt()?)
-    }
-
-    /// 1 / √t.
-    pub fn rsqrt(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_rsqrt()?)
-    }
-
-    /// Absolute value.
-    pub fn abs(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_abs()?)
-    }
-
-    /// Sine of radians.
-    pub fn sin(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_sin()?)
-    }
-
-    /// Cosine of radians.
-    pub fn cos(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_cos()?)
-    }
-
-    /// Hyperbolic tangent.
-    pub fn tanh(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_tanh()?)
-    }
-
-    /// 1 / (1 + e^−t).
-    pub fn sigmoid(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_sigmoid()?)
-    }
-
-    /// The nearest integer, with halves rounded to even.
-    pub fn round(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_round()?)
-    }
-
-    /// The largest integer not above each element.
-    pub fn floor(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_floor()?)
-    }
-
-    /// Limits values to low … high.
-    pub fn clamp(t: &Tensor, low: f64, high: f64) -> Result<tch::Tensor> {
-        Ok(t.f_clamp(low, high)?)
-    }
-
-    /// Raises smaller values to low.
-    pub fn clamp_min(t: &Tensor, low: f64) -> Result<tch::Tensor> {
-        Ok(t.f_clamp_min(low)?)
-    }
-
-    /// Lowers larger values to high.
-    pub fn clamp_max(t: &Tensor, high: f64) -> Result<tch::Tensor> {
-        Ok(t.f_clamp_max(high)?)
-    }
-
-    /// The larger of two tensors, element by element.
-    pub fn maximum(a: &Tensor, b: &Tensor) -> Result<tch::Tensor> {
-        Ok(a.f_maximum(b)?)
-    }
-
-    /// The smaller of two tensors, element by element.
-    pub fn minimum(a: &Tensor, b: &Tensor) -> Result<tch::Tensor> {
-        Ok(a.f_minimum(b)?)
-    }
 
     /// Negation.
     #[script(name = "-")]

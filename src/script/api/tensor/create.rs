@@ -1,8 +1,7 @@
 //! Making tensors.
 
-use super::Shape;
-use crate::error::{Result, bail, ensure};
-use crate::random;
+use super::arguments::{DType, Number, Shape};
+use crate::error::{Result, bail};
 use crate::script::values::{Tensor, number};
 use nepa_macros::functions;
 use rhai::{Array, Dynamic};
@@ -14,106 +13,182 @@ pub use functions::register;
 mod functions {
     use super::*;
 
-    /// A tensor from a (nested) array: int64 if all values are ints, bool if all are bools, otherwise float32.
+    /// A tensor from a (nested) array or a number: int64 if all values are ints, bool if all are bools, otherwise
+    /// float32, unless a dtype is given.
     ///
-    /// Example: `let t = tensor([[1.0, 2.0], [3.0, 4.0]]);`
-    pub fn tensor(values: Dynamic) -> Result<tch::Tensor> {
-        here(from_values(&values)?)
+    /// Example: `let t = tensor([[1.0, 2.0], [3.0, 4.0]]); t.shape == [2, 2]`
+    pub fn tensor(
+        data: Dynamic,
+        #[keyword(())] dtype: Option<DType>,
+        #[keyword(false)] requires_grad: bool,
+    ) -> Result<tch::Tensor> {
+        let t = here(from_values(&data)?)?;
+        let t = as_kind(t, dtype)?;
+        if requires_grad { Ok(t.f_set_requires_grad(true)?) } else { Ok(t) }
+    }
+
+    /// The same as tensor, but a tensor is given back as it is.
+    ///
+    /// Example: `as_tensor([1, 2]).dtype == "int64"`
+    pub fn as_tensor(data: Dynamic, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
+        if let Some(t) = data.read_lock::<Tensor>() {
+            return as_kind(t.shallow_clone(), dtype);
+        }
+        as_kind(here(from_values(&data)?)?, dtype)
     }
 
     /// A tensor of zeros.
-    pub fn zeros(sizes: Shape) -> Result<tch::Tensor> {
-        Ok(tch::Tensor::f_zeros(sizes.0, float_here())?)
+    ///
+    /// Example: `zeros([2, 3]).sum().item() == 0.0`
+    pub fn zeros(size: Shape, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
+        Ok(tch::Tensor::f_zeros(size.0, options(dtype))?)
     }
 
     /// A tensor of ones.
-    pub fn ones(sizes: Shape) -> Result<tch::Tensor> {
-        Ok(tch::Tensor::f_ones(sizes.0, float_here())?)
+    ///
+    /// Example: `ones([2, 3]).sum().item() == 6.0`
+    pub fn ones(size: Shape, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
+        Ok(tch::Tensor::f_ones(size.0, options(dtype))?)
     }
 
-    /// A tensor filled with one value.
-    pub fn full(sizes: Shape, value: f64) -> Result<tch::Tensor> {
-        Ok(tch::Tensor::f_full(sizes.0, value, float_here())?)
+    /// A tensor for values to come, of zeros: nothing here is left to chance.
+    ///
+    /// Example: `empty([2, 3]).shape == [2, 3]`
+    pub fn empty(size: Shape, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
+        Ok(tch::Tensor::f_zeros(size.0, options(dtype))?)
     }
 
-    /// 0, 1, … n − 1 as int64.
-    pub fn arange(n: i64) -> Result<tch::Tensor> {
-        Ok(tch::Tensor::f_arange(n, (Kind::Int64, crate::device::current()))?)
+    /// A tensor filled with one value: int64 for an int, bool for a bool, float32 for a float, unless a dtype is given.
+    ///
+    /// Example: `full([2], 0.5).to_array() == [0.5, 0.5]`
+    pub fn full(size: Shape, fill_value: Number, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
+        let kind = dtype.map_or(fill_value.kind(), |dtype| dtype.0);
+        Ok(tch::Tensor::f_full(size.0, fill_value.scalar(), (kind, crate::device::current()))?)
     }
 
-    /// start, start + 1, … below end, as int64.
-    #[script(name = "arange")]
-    pub fn arange_from(start: i64, end: i64) -> Result<tch::Tensor> {
-        Ok(tch::Tensor::f_arange_start(start, end, (Kind::Int64, crate::device::current()))?)
+    /// Zeros of another tensor's shape, dtype and device.
+    ///
+    /// Example: `arange(3).zeros_like().to_array() == [0, 0, 0]`
+    pub fn zeros_like(input: &Tensor, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
+        as_kind(input.f_zeros_like()?, dtype)
+    }
+
+    /// Ones of another tensor's shape, dtype and device.
+    ///
+    /// Example: `arange(3).ones_like().to_array() == [1, 1, 1]`
+    pub fn ones_like(input: &Tensor, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
+        as_kind(input.f_ones_like()?, dtype)
+    }
+
+    /// Zeros of another tensor's shape, dtype and device, for values to come.
+    ///
+    /// Example: `empty_like(ones([2])).shape == [2]`
+    pub fn empty_like(input: &Tensor, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
+        as_kind(input.f_zeros_like()?, dtype)
+    }
+
+    /// One value in another tensor's shape, dtype and device.
+    ///
+    /// Example: `full_like(ones([2]), 3).to_array() == [3.0, 3.0]`
+    pub fn full_like(input: &Tensor, fill_value: Number, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
+        let kind = dtype.map_or(input.kind(), |dtype| dtype.0);
+        Ok(tch::Tensor::f_full(input.size(), fill_value.scalar(), (kind, input.device()))?)
+    }
+
+    /// Zeros of a shape, of another tensor's dtype and device.
+    ///
+    /// Example: `arange(3).new_zeros([2]).dtype == "int64"`
+    pub fn new_zeros(input: &Tensor, size: Shape) -> Result<tch::Tensor> {
+        Ok(input.f_new_zeros(size.0, (input.kind(), input.device()))?)
+    }
+
+    /// Ones of a shape, of another tensor's dtype and device.
+    ///
+    /// Example: `arange(3).new_ones([2]).to_array() == [1, 1]`
+    pub fn new_ones(input: &Tensor, size: Shape) -> Result<tch::Tensor> {
+        Ok(input.f_new_ones(size.0, (input.kind(), input.device()))?)
+    }
+
+    /// One value in a shape, of another tensor's dtype and device.
+    ///
+    /// Example: `arange(3).new_full([2], 7).to_array() == [7, 7]`
+    pub fn new_full(input: &Tensor, size: Shape, fill_value: Number) -> Result<tch::Tensor> {
+        Ok(input.f_new_full(size.0, fill_value.scalar(), (input.kind(), input.device()))?)
+    }
+
+    /// A tensor from a (nested) array, of another tensor's dtype and device.
+    ///
+    /// Example: `ones([1]).new_tensor([1, 2]).dtype == "float32"`
+    pub fn new_tensor(input: &Tensor, data: Dynamic) -> Result<tch::Tensor> {
+        Ok(from_values(&data)?.f_to_device(input.device())?.f_to_kind(input.kind())?)
+    }
+
+    /// start, start + step, … below end: int64 if all three are ints, otherwise float32. With one number, from 0 to
+    /// below it.
+    ///
+    /// Example: `arange(1, 7, 2).to_array() == [1, 3, 5]`
+    pub fn arange(
+        start: Number,
+        #[default(())] end: Option<Number>,
+        #[default(1)] step: Number,
+        #[keyword(())] dtype: Option<DType>,
+    ) -> Result<tch::Tensor> {
+        let (start, end) = end.map_or((Number::Int(0), start), |end| (start, end));
+        let whole = [start, end, step].iter().all(|n| matches!(n, Number::Int(_)));
+        let kind = dtype.map_or(if whole { Kind::Int64 } else { Kind::Float }, |dtype| dtype.0);
+        let options = (kind, crate::device::current());
+        Ok(tch::Tensor::f_arange_start_step(start.scalar(), end.scalar(), step.scalar(), options)?)
     }
 
     /// `steps` values from start to end, both included.
-    pub fn linspace(start: f64, end: f64, steps: i64) -> Result<tch::Tensor> {
-        Ok(tch::Tensor::f_linspace(start, end, steps, float_here())?)
-    }
-
-    /// The identity matrix [n, n].
-    pub fn eye(n: i64) -> Result<tch::Tensor> {
-        Ok(tch::Tensor::f_eye(n, float_here())?)
-    }
-
-    /// Uniform values in [0, 1), from the run's generator.
-    pub fn rand(sizes: Shape) -> Result<tch::Tensor> {
-        here(random::next_key().uniform(&sizes.0)?)
-    }
-
-    /// Uniform values in [0, 1), from the run's generator, with one row for each sample of the current batch (sizes[0]
-    /// of them). A row depends on the sample's position in the global batch (`batch.samples`), so a sample draws the
-    /// same in any process or micro-batch.
     ///
-    /// Example: `let hidden = rand_per_sample([batch.len, patches]) < 0.4;`
-    pub fn rand_per_sample(sizes: Shape) -> Result<tch::Tensor> {
-        ensure!(!sizes.0.is_empty(), "rand_per_sample: expected the number of samples as the first size, found []");
-        here(random::next_per_sample(&sizes.0)?)
+    /// Example: `linspace(0, 1, 3).to_array() == [0.0, 0.5, 1.0]`
+    pub fn linspace(start: f64, end: f64, steps: i64, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
+        Ok(tch::Tensor::f_linspace(start, end, steps, options(dtype))?)
     }
 
-    /// Standard normal values, from the run's generator.
-    pub fn randn(sizes: Shape) -> Result<tch::Tensor> {
-        here(random::next_key().normal(&sizes.0)?)
+    /// `steps` powers of a base, with exponents from start to end, both included.
+    ///
+    /// Example: `logspace(0, 2, 3).to_array() == [1.0, 10.0, 100.0]`
+    pub fn logspace(
+        start: f64,
+        end: f64,
+        steps: i64,
+        #[default(10.0)] base: f64,
+        #[keyword(())] dtype: Option<DType>,
+    ) -> Result<tch::Tensor> {
+        Ok(tch::Tensor::f_logspace(start, end, steps, base, options(dtype))?)
     }
 
-    /// Uniform int64 values in low … high − 1, from the run's generator.
-    pub fn randint(low: i64, high: i64, sizes: Shape) -> Result<tch::Tensor> {
-        here(random::next_key().integers(low, high, &sizes.0)?)
+    /// The identity matrix [n, n], or its part [n, m].
+    ///
+    /// Example: `eye(2).to_array() == [1.0, 0.0, 0.0, 1.0]`
+    pub fn eye(n: i64, #[default(())] m: Option<i64>, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
+        Ok(tch::Tensor::f_eye_m(n, m.unwrap_or(n), options(dtype))?)
     }
 
-    /// 0 … n − 1 in random order, int64, from the run's generator.
-    pub fn randperm(n: i64) -> Result<tch::Tensor> {
-        let Ok(count) = u32::try_from(n) else { bail!("randperm: expected n from 0 to {}, found {n}", u32::MAX) };
-        crate::tensor::fits_memory(&[n], Kind::Int64)?;
-        let order = random::next_key().permutation(count as usize)?.into_iter().map(i64::from).collect::<Vec<i64>>();
-        here(tch::Tensor::f_from_slice(&order)?)
-    }
-
-    /// Joins tensors along an existing dimension.
-    pub fn cat(parts: Vec<tch::Tensor>, dim: i64) -> Result<tch::Tensor> {
-        Ok(tch::Tensor::f_cat(&parts, dim)?)
-    }
-
-    /// Joins tensors of one shape along a new dimension.
-    pub fn stack(parts: Vec<tch::Tensor>, dim: i64) -> Result<tch::Tensor> {
-        Ok(tch::Tensor::f_stack(&parts, dim)?)
-    }
-
-    /// Elements of a where the condition (bool) is true, otherwise of b; shapes broadcast.
-    #[script(name = "where")]
-    pub fn where_(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<tch::Tensor> {
-        Ok(a.f_where_self(condition, b)?)
+    /// Whether a value is a tensor.
+    ///
+    /// Example: `is_tensor(ones([1])) && !is_tensor(1.0)`
+    pub fn is_tensor(obj: Dynamic) -> bool {
+        obj.is::<Tensor>()
     }
 }
 
 /// New tensors lie on the run's device.
-fn here(t: tch::Tensor) -> Result<tch::Tensor> {
+pub fn here(t: tch::Tensor) -> Result<tch::Tensor> {
     Ok(t.f_to_device(crate::device::current())?)
 }
 
-fn float_here() -> (Kind, Device) {
-    (Kind::Float, crate::device::current())
+fn options(dtype: Option<DType>) -> (Kind, Device) {
+    (dtype.map_or(Kind::Float, |dtype| dtype.0), crate::device::current())
+}
+
+fn as_kind(t: tch::Tensor, dtype: Option<DType>) -> Result<tch::Tensor> {
+    match dtype {
+        Some(dtype) => Ok(t.f_to_kind(dtype.0)?),
+        None => Ok(t),
+    }
 }
 
 fn from_values(values: &Dynamic) -> Result<tch::Tensor> {

@@ -34,7 +34,7 @@ mod functions {
 
     /// Indexes several dimensions at once: an int selects, a range slices, `()` keeps all.
     ///
-    /// Example: `let first_token = h[[(), 0]];   // [B, D] of [B, N, D]`
+    /// Example: `let h = ones([2, 5, 3]); h[[(), 0]].shape == [2, 3]`
     #[script(index)]
     pub fn index_dimensions(t: &Tensor, indices: Array) -> Result<tch::Tensor> {
         dimensions(t, &indices)

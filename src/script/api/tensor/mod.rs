@@ -1,85 +1,82 @@
-//! Tensors: making, reading and computing with them.
+//! Tensors: making, reading and computing with them. Names, order of arguments and defaults are PyTorch's.
 
+pub mod activation;
+pub mod arguments;
 mod arithmetic;
 mod autograd;
+pub mod conv;
 mod create;
-mod functional;
+mod fft;
+mod in_place;
 mod index;
+mod init;
+mod linalg;
+mod losses;
+mod math;
+mod matrix;
+pub mod norms;
+mod pairs;
+mod pick;
+pub mod pool;
+mod random;
 mod read;
 mod reduce;
 mod reshape;
+mod sorting;
+mod unary;
+pub mod vision;
 
 pub use autograd::can_go_backward;
 
-use crate::bail_hint;
-use crate::error::{Result, bail, did_you_mean};
 use crate::script::registry::Api;
-use crate::script::types::Argument;
-use crate::script::values::{Tensor, found, ints, shape};
-use crate::tensor::{DTYPES, Dtype};
-use crate::types::{Type, Typed};
-use rhai::{Array, Dynamic};
-use tch::Kind;
+use crate::script::values::Tensor;
+use pairs::ValuesAndIndices;
 
 pub fn register(api: &mut Api<'_>) {
-    api.globals("tensors", "Making tensors, on the run's device, float32 unless said otherwise.", create::register);
+    api.globals(
+        "tensors",
+        "Making tensors, on the run's device, float32 unless said otherwise.\n\
+         Names, order of arguments and defaults are PyTorch's. Any argument may be given by its name in a map that comes \
+         last, as in `linspace(0, 1, #{ steps: 5 })`; one that is shown as #name is given so alone.",
+        |tensors| {
+            create::register(tensors);
+            random::register(tensors);
+        },
+    );
     api.methods::<Tensor>(
         "A libtorch tensor. Passing one shares it; operations make new ones and record gradients.\n\
-         Dimensions count from 0; negative ones from the end. Numbers may be ints or floats.",
+         Dimensions count from 0; negative ones from the end. Numbers may be ints or floats.\n\
+         Every method is a function, too: `x.softmax(-1)` is `softmax(x, -1)`.",
         |tensor| {
             read::register(tensor);
             index::register(tensor);
             arithmetic::register(tensor);
+            unary::register(tensor);
+            math::register(tensor);
+            matrix::register(tensor);
             reduce::register(tensor);
+            sorting::register(tensor);
             reshape::register(tensor);
-            functional::register(tensor);
+            pick::register(tensor);
+            activation::register(tensor);
+            norms::register(tensor);
+            conv::register(tensor);
+            pool::register(tensor);
+            vision::register(tensor);
+            losses::register(tensor);
             autograd::register(tensor);
+            in_place::register(tensor);
         },
     );
-}
-
-fn kind_of(name: &str) -> Result<Kind> {
-    match Dtype::find(|dtype| dtype.name == name) {
-        Some(dtype) => Ok(dtype.kind),
-        None => {
-            let names = DTYPES.each_ref().map(|dtype| dtype.name);
-            bail_hint!("unknown dtype \"{name}\"{}", did_you_mean(name, names); "the dtypes are: {}", names.join(", "))
-        }
-    }
-}
-
-/// The sizes of a new tensor.
-struct Shape(Vec<i64>);
-
-impl Typed for Shape {
-    fn script_type() -> Type {
-        Vec::<i64>::script_type()
-    }
-}
-
-impl Argument for Shape {
-    type Raw = Array;
-    fn read(raw: Array, _: &str) -> Result<Self> {
-        Ok(Self(shape(&raw)?))
-    }
-}
-
-/// Dimensions given as one int or an array of ints.
-struct Dims(Vec<i64>);
-
-impl Typed for Dims {
-    fn script_type() -> Type {
-        Type::Either(vec![i64::script_type(), Vec::<i64>::script_type()])
-    }
-}
-
-impl Argument for Dims {
-    type Raw = Dynamic;
-    fn read(raw: Dynamic, of: &str) -> Result<Self> {
-        Ok(Self(match (raw.as_int(), raw.read_lock::<Array>()) {
-            (Ok(dim), _) => vec![dim],
-            (_, Some(dims)) => ints(&dims, of)?,
-            _ => bail!("{of}: expected a dimension or an array of dimensions, found {}", found(&raw)),
-        }))
-    }
+    api.methods::<ValuesAndIndices>(
+        "What sort, topk, max over a dimension and their like give: `values` and `indices`, also as [0] and [1].",
+        pairs::register,
+    );
+    api.namespace("linalg", "Linear algebra, as torch.linalg has it.", linalg::register);
+    api.namespace("fft", "Fourier transforms, as torch.fft has them.", fft::register);
+    api.namespace(
+        "init",
+        "Initial values, written into tensors in place, as torch.nn.init has them; drawn from the run's generator.",
+        init::register,
+    );
 }

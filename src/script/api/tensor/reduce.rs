@@ -1,10 +1,12 @@
 //! Reductions over all elements or some dimensions.
 
-use super::Dims;
-use crate::error::{Result, ensure};
-use crate::script::values::Tensor;
-use crate::tensor;
+use super::arguments::{DType, Dims, Operand};
+use super::pairs::ValuesAndIndices;
+use crate::error::{Result, bail};
+use crate::script::values::{Tensor, found};
 use nepa_macros::functions;
+use rhai::{Dynamic, Map};
+use tch::Kind;
 
 pub use functions::register;
 
@@ -12,147 +14,360 @@ pub use functions::register;
 mod functions {
     use super::*;
 
-    /// The sum of all elements.
-    pub fn sum(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_sum(None)?)
+    /// The sum of all elements, or over one dimension or an array of them, which are removed or with `keepdim` kept
+    /// with size 1. Ints and bools sum to int64.
+    ///
+    /// Example: `ones([2, 3]).sum(1, true).shape == [2, 1]`
+    pub fn sum(
+        input: &Tensor,
+        #[default(())] dim: Option<Dims>,
+        #[default(false)] keepdim: bool,
+        #[keyword(())] dtype: Option<DType>,
+    ) -> Result<tch::Tensor> {
+        Ok(input.f_sum_dim_intlist(dims(&dim), keepdim, kind(dtype))?)
     }
 
-    /// The sum over one dimension or an array of them, which are removed.
-    #[script(name = "sum")]
-    pub fn sum_over(t: &Tensor, dim: Dims) -> Result<tch::Tensor> {
-        Ok(t.f_sum_dim_intlist(dim.0, false, None)?)
+    /// The mean of all elements, or over one dimension or an array of them.
+    ///
+    /// Example: `tensor([1.0, 3.0]).mean().item() == 2.0`
+    pub fn mean(
+        input: &Tensor,
+        #[default(())] dim: Option<Dims>,
+        #[default(false)] keepdim: bool,
+        #[keyword(())] dtype: Option<DType>,
+    ) -> Result<tch::Tensor> {
+        Ok(input.f_mean_dim(dims(&dim), keepdim, kind(dtype))?)
     }
 
-    /// The sum over dimensions, kept with size 1 if keepdim is true.
-    #[script(name = "sum")]
-    pub fn sum_keepdim(t: &Tensor, dim: Dims, keepdim: bool) -> Result<tch::Tensor> {
-        Ok(t.f_sum_dim_intlist(dim.0, keepdim, None)?)
+    /// The product of all elements, or over one dimension.
+    ///
+    /// Example: `tensor([2, 3, 4]).prod().item() == 24`
+    pub fn prod(
+        input: &Tensor,
+        #[default(())] dim: Option<i64>,
+        #[default(false)] keepdim: bool,
+        #[keyword(())] dtype: Option<DType>,
+    ) -> Result<tch::Tensor> {
+        match dim {
+            Some(dim) => Ok(input.f_prod_dim_int(dim, keepdim, kind(dtype))?),
+            None => Ok(input.f_prod(kind(dtype))?),
+        }
     }
 
-    /// The mean of all elements.
-    pub fn mean(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_mean(None)?)
+    /// The standard deviation of all elements, or over one dimension or an array of them; the squares are divided by
+    /// n − correction, where `unbiased: false` is the same as `correction: 0`.
+    ///
+    /// Example: `tensor([1.0, 3.0]).std(#{ correction: 0 }).item() == 1.0`
+    pub fn std(
+        input: &Tensor,
+        #[default(())] dim: Option<Dims>,
+        #[default(())] unbiased: Option<bool>,
+        #[default(false)] keepdim: bool,
+        #[keyword(())] correction: Option<i64>,
+    ) -> Result<tch::Tensor> {
+        Ok(input.f_std_correction(dims(&dim), correction_of(unbiased, correction)?, keepdim)?)
     }
 
-    /// The mean over one dimension or an array of them, which are removed.
-    #[script(name = "mean")]
-    pub fn mean_over(t: &Tensor, dim: Dims) -> Result<tch::Tensor> {
-        Ok(t.f_mean_dim(dim.0, false, None)?)
+    /// The variance of all elements, or over one dimension or an array of them, divided as that of std: torch.var, whose
+    /// name is a reserved word here.
+    ///
+    /// Example: `tensor([1.0, 3.0]).variance().item() == 2.0`
+    pub fn variance(
+        input: &Tensor,
+        #[default(())] dim: Option<Dims>,
+        #[default(())] unbiased: Option<bool>,
+        #[default(false)] keepdim: bool,
+        #[keyword(())] correction: Option<i64>,
+    ) -> Result<tch::Tensor> {
+        Ok(input.f_var_correction(dims(&dim), correction_of(unbiased, correction)?, keepdim)?)
     }
 
-    /// The mean over dimensions, kept with size 1 if keepdim is true.
-    #[script(name = "mean")]
-    pub fn mean_keepdim(t: &Tensor, dim: Dims, keepdim: bool) -> Result<tch::Tensor> {
-        Ok(t.f_mean_dim(dim.0, keepdim, None)?)
+    /// The standard deviation and the mean, as an array of two tensors.
+    ///
+    /// Example: `std_mean(tensor([1.0, 1.0]))[1].item() == 1.0`
+    pub fn std_mean(
+        input: &Tensor,
+        #[default(())] dim: Option<Dims>,
+        #[default(())] unbiased: Option<bool>,
+        #[default(false)] keepdim: bool,
+        #[keyword(())] correction: Option<i64>,
+    ) -> Result<Vec<tch::Tensor>> {
+        let (std, mean) = input.f_std_mean_correction(dims(&dim), correction_of(unbiased, correction)?, keepdim)?;
+        Ok(vec![std, mean])
     }
 
-    /// The standard deviation of all elements (n − 1).
-    pub fn std(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_std(true)?)
+    /// The variance and the mean, as an array of two tensors.
+    ///
+    /// Example: `var_mean(tensor([1.0, 1.0]))[0].item() == 0.0`
+    pub fn var_mean(
+        input: &Tensor,
+        #[default(())] dim: Option<Dims>,
+        #[default(())] unbiased: Option<bool>,
+        #[default(false)] keepdim: bool,
+        #[keyword(())] correction: Option<i64>,
+    ) -> Result<Vec<tch::Tensor>> {
+        let (var, mean) = input.f_var_mean_correction(dims(&dim), correction_of(unbiased, correction)?, keepdim)?;
+        Ok(vec![var, mean])
     }
 
-    /// The standard deviation over one dimension or an array of them (n − 1).
-    #[script(name = "std")]
-    pub fn std_over(t: &Tensor, dim: Dims) -> Result<tch::Tensor> {
-        Ok(t.f_std_dim(dim.0, true, false)?)
+    /// The p-norm of all elements, or over one dimension or an array of them; "fro" is the 2-norm, "nuc" the sum of a
+    /// matrix's singular values. The norm over the last dimension alone is `x.norm(#{ dim: -1 })`.
+    ///
+    /// Example: `tensor([3.0, 4.0]).norm().item() == 5.0`
+    pub fn norm(
+        input: &Tensor,
+        #[default("fro")] p: Dynamic,
+        #[default(())] dim: Option<Dims>,
+        #[default(false)] keepdim: bool,
+        #[keyword(())] dtype: Option<DType>,
+    ) -> Result<tch::Tensor> {
+        let input = match dtype {
+            Some(dtype) => input.f_to_kind(dtype.0)?,
+            None => input.shallow_clone(),
+        };
+        match (p.clone().into_immutable_string(), p.as_float().or(p.as_int().map(|p| p as f64))) {
+            (Ok(p), _) if p == "nuc" => Ok(input.f_linalg_norm_ord_str("nuc", dims(&dim), keepdim, None)?),
+            (Ok(p), _) if p == "fro" => Ok(input.f_norm_scalaropt_dim(2.0, all_or(&dim), keepdim)?),
+            (_, Ok(p)) => Ok(input.f_norm_scalaropt_dim(p, all_or(&dim), keepdim)?),
+            _ => bail!("norm: `p`: expected a number, \"fro\" or \"nuc\", found {}", found(&p)),
+        }
     }
 
-    /// The variance of all elements (n − 1).
-    pub fn var(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_var(true)?)
+    /// The largest element; with a dimension the largest along it, as values and indices; with another tensor the larger
+    /// elements of the two. amax gives the values alone, over several dimensions, too.
+    ///
+    /// Example: `tensor([[1, 5], [7, 3]]).max(1).indices.to_array() == [1, 0]`
+    pub fn max(input: &Tensor, #[default(())] dim: Dynamic, #[default(false)] keepdim: bool) -> Result<Dynamic> {
+        match which("max", &dim)? {
+            Over::All => tensor(input.f_max()?),
+            Over::Dim(dim) => pair(input.f_max_dim(dim, keepdim)?),
+            Over::Other(other) => tensor(input.f_maximum(&other)?),
+        }
     }
 
-    /// The variance over one dimension or an array of them (n − 1).
-    #[script(name = "var")]
-    pub fn var_over(t: &Tensor, dim: Dims) -> Result<tch::Tensor> {
-        Ok(t.f_var_dim(dim.0, true, false)?)
+    /// The smallest element; with a dimension the smallest along it, as values and indices; with another tensor the
+    /// smaller elements of the two. amin gives the values alone, over several dimensions, too.
+    ///
+    /// Example: `tensor([[1, 5], [7, 3]]).min(1).values.to_array() == [1, 3]`
+    pub fn min(input: &Tensor, #[default(())] dim: Dynamic, #[default(false)] keepdim: bool) -> Result<Dynamic> {
+        match which("min", &dim)? {
+            Over::All => tensor(input.f_min()?),
+            Over::Dim(dim) => pair(input.f_min_dim(dim, keepdim)?),
+            Over::Other(other) => tensor(input.f_minimum(&other)?),
+        }
     }
 
-    /// The 2-norm of all elements.
-    pub fn norm(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_norm()?)
+    /// The largest elements of all, or over one dimension or an array of them.
+    ///
+    /// Example: `tensor([[1, 5], [7, 3]]).amax(1).to_array() == [5, 7]`
+    pub fn amax(input: &Tensor, #[default([])] dim: Dims, #[default(false)] keepdim: bool) -> Result<tch::Tensor> {
+        Ok(input.f_amax(dim.0, keepdim)?)
     }
 
-    /// The 2-norm over one dimension or an array of them.
-    #[script(name = "norm")]
-    pub fn norm_over(t: &Tensor, dim: Dims) -> Result<tch::Tensor> {
-        Ok(t.f_norm_scalaropt_dim(2.0, dim.0, false)?)
+    /// The smallest elements of all, or over one dimension or an array of them.
+    ///
+    /// Example: `tensor([[1, 5], [7, 3]]).amin(1).to_array() == [1, 3]`
+    pub fn amin(input: &Tensor, #[default([])] dim: Dims, #[default(false)] keepdim: bool) -> Result<tch::Tensor> {
+        Ok(input.f_amin(dim.0, keepdim)?)
     }
 
-    /// The 2-norm over dimensions, kept with size 1 if keepdim is true.
-    #[script(name = "norm")]
-    pub fn norm_keepdim(t: &Tensor, dim: Dims, keepdim: bool) -> Result<tch::Tensor> {
-        Ok(t.f_norm_scalaropt_dim(2.0, dim.0, keepdim)?)
+    /// The smallest and the largest elements, as a map of `min` and `max`.
+    ///
+    /// Example: `aminmax(tensor([1, 5])).max.item() == 5`
+    pub fn aminmax(input: &Tensor, #[keyword(())] dim: Option<i64>, #[keyword(false)] keepdim: bool) -> Result<Map> {
+        let dims = dim.as_slice();
+        let (min, max) = (input.f_amin(dims, keepdim)?, input.f_amax(dims, keepdim)?);
+        Ok(Map::from([("min".into(), tensor(min)?), ("max".into(), tensor(max)?)]))
     }
 
-    /// The largest element.
-    pub fn max(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_max()?)
+    /// Indices of the largest elements, int64: along a dimension, or in the flattened tensor.
+    ///
+    /// Example: `tensor([1, 5, 3]).argmax().item() == 1`
+    pub fn argmax(
+        input: &Tensor,
+        #[default(())] dim: Option<i64>,
+        #[default(false)] keepdim: bool,
+    ) -> Result<tch::Tensor> {
+        Ok(input.f_argmax(dim, keepdim)?)
     }
 
-    /// The largest elements along one dimension.
-    #[script(name = "max")]
-    pub fn max_over(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
-        Ok(t.f_amax([dim], false)?)
+    /// Indices of the smallest elements, int64: along a dimension, or in the flattened tensor.
+    ///
+    /// Example: `tensor([4, 5, 3]).argmin().item() == 2`
+    pub fn argmin(
+        input: &Tensor,
+        #[default(())] dim: Option<i64>,
+        #[default(false)] keepdim: bool,
+    ) -> Result<tch::Tensor> {
+        Ok(input.f_argmin(dim, keepdim)?)
     }
 
-    /// The smallest element.
-    pub fn min(t: &Tensor) -> Result<tch::Tensor> {
-        Ok(t.f_min()?)
+    /// Whether any element is true or not 0: a bool, or over one dimension or an array of them a bool tensor.
+    ///
+    /// Example: `tensor([0, 1]).any()`
+    pub fn any(input: &Tensor, #[default(())] dim: Option<Dims>, #[default(false)] keepdim: bool) -> Result<Dynamic> {
+        match dim {
+            None => Ok((input.f_any()?.f_int64_value(&[])? != 0).into()),
+            Some(dim) => tensor(input.f_any_dims(dim.0, keepdim)?),
+        }
     }
 
-    /// The smallest elements along one dimension.
-    #[script(name = "min")]
-    pub fn min_over(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
-        Ok(t.f_amin([dim], false)?)
+    /// Whether all elements are true or not 0: a bool, or over one dimension or an array of them a bool tensor.
+    ///
+    /// Example: `tensor([2, 1]).all()`
+    pub fn all(input: &Tensor, #[default(())] dim: Option<Dims>, #[default(false)] keepdim: bool) -> Result<Dynamic> {
+        match dim {
+            None => Ok((input.f_all()?.f_int64_value(&[])? != 0).into()),
+            Some(dim) => tensor(input.f_all_dims(dim.0, keepdim)?),
+        }
     }
 
-    /// Indices of the largest elements along a dimension, int64.
-    pub fn argmax(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
-        Ok(t.f_argmax(dim, false)?)
+    /// log Σ eˣ over one dimension or an array of them, without overflow.
+    ///
+    /// Example: `zeros([4]).logsumexp(0).exp().allclose(tensor(4.0))`
+    pub fn logsumexp(input: &Tensor, dim: Dims, #[default(false)] keepdim: bool) -> Result<tch::Tensor> {
+        Ok(input.f_logsumexp(dim.0, keepdim)?)
     }
 
-    /// Indices of the smallest elements along a dimension, int64.
-    pub fn argmin(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
-        Ok(t.f_argmin(dim, false)?)
+    /// The sum without NaN elements.
+    ///
+    /// Example: `tensor([1.0, 2.0]).nansum().item() == 3.0`
+    pub fn nansum(
+        input: &Tensor,
+        #[default(())] dim: Option<Dims>,
+        #[default(false)] keepdim: bool,
+    ) -> Result<tch::Tensor> {
+        Ok(input.f_nansum(dims(&dim), keepdim, None)?)
     }
 
-    /// Whether any element is true or not 0.
-    pub fn any(t: &Tensor) -> Result<bool> {
-        Ok(t.f_any()?.f_int64_value(&[])? != 0)
+    /// The mean without NaN elements.
+    ///
+    /// Example: `tensor([1.0, 3.0]).nanmean().item() == 2.0`
+    pub fn nanmean(
+        input: &Tensor,
+        #[default(())] dim: Option<Dims>,
+        #[default(false)] keepdim: bool,
+    ) -> Result<tch::Tensor> {
+        Ok(input.f_nanmean(dims(&dim), keepdim, None)?)
     }
 
-    /// Whether all elements are true or not 0.
-    pub fn all(t: &Tensor) -> Result<bool> {
-        Ok(t.f_all()?.f_int64_value(&[])? != 0)
+    /// How many elements are not 0.
+    ///
+    /// Example: `tensor([0, 2, 3]).count_nonzero().item() == 2`
+    pub fn count_nonzero(input: &Tensor, #[default(())] dim: Option<Dims>) -> Result<tch::Tensor> {
+        match dim {
+            None => Ok(input.f_count_nonzero(None::<i64>)?),
+            Some(dim) => Ok(input.f_count_nonzero_dim_intlist(dim.0)?),
+        }
     }
 
-    /// The k largest elements along the last dimension, in descending order: an array of the values
-    /// and their int64 indices. Equal elements come in the order of their indices, the lowest first.
-    pub fn topk(t: &Tensor, k: i64) -> Result<Vec<tch::Tensor>> {
-        let (values, indices) = tensor::topk(t, k)?;
-        Ok(vec![values, indices])
+    /// The middle element; with a dimension the middle ones along it, as values and indices. Of an even number, the
+    /// lower of the two in the middle.
+    ///
+    /// Example: `tensor([3, 1, 2]).median().item() == 2`
+    pub fn median(input: &Tensor, #[default(())] dim: Option<i64>, #[default(false)] keepdim: bool) -> Result<Dynamic> {
+        match dim {
+            None => tensor(input.f_median()?),
+            Some(dim) => pair(input.f_median_dim(dim, keepdim)?),
+        }
     }
 
-    /// Cumulative sum along a dimension.
-    pub fn cumsum(t: &Tensor, dim: i64) -> Result<tch::Tensor> {
-        Ok(t.f_cumsum(dim, None)?)
+    /// Quantiles of all elements, or along a dimension; q is a number or a tensor [Q] in 0 … 1. `interpolation` is
+    /// "linear", "lower", "higher", "midpoint" or "nearest".
+    ///
+    /// Example: `tensor([0.0, 1.0, 2.0]).quantile(0.25).item() == 0.5`
+    pub fn quantile(
+        input: &Tensor,
+        q: Operand,
+        #[default(())] dim: Option<i64>,
+        #[default(false)] keepdim: bool,
+        #[keyword("linear")] interpolation: &str,
+    ) -> Result<tch::Tensor> {
+        Ok(input.f_quantile(&q.tensor(input)?, dim, keepdim, interpolation)?)
     }
 
-    /// How often each of the numbers 0 to n − 1 occurs in an int64 tensor [N].
-    pub fn bincount(t: &Tensor, n: i64) -> Result<tch::Tensor> {
-        counts(t, n, None)
+    /// How often each number from 0 occurs in an int64 tensor [N], or the sums of weights [N] of each; at least
+    /// `minlength` of them.
+    ///
+    /// Example: `tensor([0, 2, 2]).bincount().to_array() == [1, 0, 2]`
+    pub fn bincount(
+        input: &Tensor,
+        #[default(())] weights: Option<Tensor>,
+        #[default(0)] minlength: i64,
+    ) -> Result<tch::Tensor> {
+        Ok(input.f_bincount(weights.as_deref(), minlength)?)
     }
 
-    /// The sum of the weights [N] of each of the numbers 0 to n − 1 in an int64 tensor [N].
-    #[script(name = "bincount")]
-    pub fn bincount_weighted(t: &Tensor, n: i64, weights: &Tensor) -> Result<tch::Tensor> {
-        counts(t, n, Some(weights))
+    /// Counts of the elements in bins of equal width from min to max; where both are 0, from the smallest to the largest.
+    ///
+    /// Example: `tensor([1.0, 2.0, 1.0]).histc(2, 0, 2).to_array() == [0.0, 3.0]`
+    pub fn histc(
+        input: &Tensor,
+        #[default(100)] bins: i64,
+        #[default(0.0)] min: f64,
+        #[default(0.0)] max: f64,
+    ) -> Result<tch::Tensor> {
+        counted(input, bins, min, max)
     }
 }
 
-fn counts(t: &tch::Tensor, n: i64, weights: Option<&tch::Tensor>) -> Result<tch::Tensor> {
-    let counts = t.f_bincount(weights, n)?;
-    ensure!(counts.numel() as i64 <= n, "bincount: expected numbers from 0 to {}, found {}", n - 1, counts.numel() - 1);
-    Ok(counts)
+/// What max and min are asked for.
+enum Over {
+    All,
+    Dim(i64),
+    Other(Tensor),
+}
+
+fn which(of: &str, dim: &Dynamic) -> Result<Over> {
+    if let Some(other) = dim.read_lock::<Tensor>() {
+        return Ok(Over::Other(other.clone()));
+    }
+    match dim.as_int() {
+        Ok(dim) => Ok(Over::Dim(dim)),
+        Err(_) if dim.is_unit() => Ok(Over::All),
+        Err(_) => bail!("{of}: expected a dimension or another tensor, found {}", found(dim)),
+    }
+}
+
+fn tensor(t: tch::Tensor) -> Result<Dynamic> {
+    Ok(Dynamic::from(Tensor::from(t)))
+}
+
+fn pair(pair: (tch::Tensor, tch::Tensor)) -> Result<Dynamic> {
+    Ok(Dynamic::from(ValuesAndIndices::from(pair)))
+}
+
+/// The dimensions for tch, `None` for all.
+fn dims(dim: &Option<Dims>) -> Option<&[i64]> {
+    dim.as_ref().map(|dim| dim.0.as_slice())
+}
+
+/// The dimensions for tch, none for all.
+fn all_or(dim: &Option<Dims>) -> &[i64] {
+    dims(dim).unwrap_or(&[])
+}
+
+fn kind(dtype: Option<DType>) -> Option<Kind> {
+    dtype.map(|dtype| dtype.0)
+}
+
+fn correction_of(unbiased: Option<bool>, correction: Option<i64>) -> Result<i64> {
+    match (unbiased, correction) {
+        (Some(_), Some(_)) => bail!("expected `unbiased` or `correction`, found both"),
+        (Some(unbiased), None) => Ok(i64::from(unbiased)),
+        (None, correction) => Ok(correction.unwrap_or(1)),
+    }
+}
+
+fn counted(input: &tch::Tensor, bins: i64, min: f64, max: f64) -> Result<tch::Tensor> {
+    if bins < 1 || !(min <= max) {
+        bail!("histc: expected at least 1 bin and min <= max, found {bins} bins from {min} to {max}");
+    }
+    if min == max && max == 0.0 {
+        return Ok(input.f_histc(bins)?);
+    }
+    let inside = input.f_ge(min)?.f_logical_and(&input.f_le(max)?)?;
+    let kept = input.f_masked_select(&inside)?;
+    let place = kept.f_sub_scalar(min)?.f_mul_scalar(bins as f64 / (max - min))?.f_floor()?.f_clamp(0, bins - 1)?;
+    Ok(place.f_to_kind(Kind::Int64)?.f_bincount(None::<tch::Tensor>, bins)?.f_to_kind(input.kind())?)
 }
