@@ -60,7 +60,7 @@ fn distinct(scatter: &Scatter<'_>) -> Vec<Value> {
 fn ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / 4.0;
     let power = 10_f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= rough).unwrap_or(rough);
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= 0.99 * rough).unwrap_or(rough);
     let first = (low / step).ceil() as i64;
     (0..8).map(|i| (first + i) as f64 * step).take_while(|tick| *tick <= high).collect()
 }

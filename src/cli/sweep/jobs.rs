@@ -69,8 +69,8 @@ struct Running {
     begin: u64,
 }
 
-/// Runs the jobs, one in each slot at a time; a slot may have GPUs of its own, as CUDA_VISIBLE_DEVICES has them. A signal
-/// that asks to stop is passed on, and nothing more is started.
+/// Runs the jobs, one in each slot at a time; a slot may have GPUs of its own, as CUDA_VISIBLE_DEVICES has them. A
+/// signal that asks to stop is passed on, and nothing more is started.
 pub fn run(mut jobs: VecDeque<Job>, slots: &[Option<String>], display: &mut Display) -> Result<Ended> {
     let (send, events) = channel();
     let mut signals = Signals::new([stop_signals(), vec![SIGUSR1]].concat())?;

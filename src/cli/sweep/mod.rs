@@ -219,8 +219,8 @@ fn add_runs(file: &mut SweepFile, args: &SweepArgs, prepared: &Prepared) -> Resu
     file.add(&axes, declared)
 }
 
-/// Takes up the scripts as they are now. If they do something else than those of earlier runs, that must be allowed: the
-/// results could not be compared.
+/// Takes up the scripts as they are now. If they do something else than those of earlier runs, that must be allowed:
+/// the results could not be compared.
 fn adopt_scripts(file: &mut SweepFile, dir: &Path, prepared: &Prepared, host: &Host, allowed: &[String]) -> Result<()> {
     let now: Vec<ScriptRecord> = prepared.scripts(host).iter().map(|script| script.record()).collect();
     let was = |script: &ScriptRecord| file.scripts.iter().find(|before| before.name == script.name);
