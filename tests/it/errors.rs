@@ -222,7 +222,8 @@ fn a_function_that_does_not_exist_is_told_with_the_nearest_one() {
 
 #[test]
 fn a_function_without_its_namespace_is_told_where_it_is() {
-    run("linear(2, 3);").blames("recipe.rhai:1:1", "linear(2, 3);", &["unknown function `linear`", "nn::linear"]);
+    let line = "class_token(8);";
+    run(line).blames("recipe.rhai:1:1", line, &["unknown function `class_token`", "nn::class_token"]);
 }
 
 #[test]
