@@ -1,5 +1,6 @@
 //! Functions some of whose arguments may be left out, or be given by name: `pad(x, [1, 1], #{ mode: "reflect" })`.
 
+use super::confined;
 use super::docs::{FnDoc, Optional};
 use super::registry::{Namespace, call_guarded, tensor_of};
 use super::types::Argument;
@@ -119,8 +120,10 @@ impl Declared {
                 let tensors: Vec<Option<Tensor>> =
                     given.iter().map(|value| value.read_lock::<Tensor>().and_then(|t| tensor_of(&*t))).collect();
                 let position = context.map_or(rhai::Position::NONE, |context| context.call_position());
-                let body =
-                    || function(&Arguments { of: &called, params: &of.params, values: of.complete(&called, given)? });
+                let body = || {
+                    confined::check(&called)?;
+                    function(&Arguments { of: &called, params: &of.params, values: of.complete(&called, given)? })
+                };
                 call_guarded(body, &tensors, position)
             };
             let shown = declared.params.iter().filter(|param| !param.by_name);
