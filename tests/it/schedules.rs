@@ -88,6 +88,6 @@ fn fit_takes_a_schedule_by_name_with_options_or_as_a_function() {
         ))
     };
     fit("\"cosin\"").fails(1).says(&["did you mean \"cosine\"?"]);
-    fit("#{ gamma: 1.0 }").fails(1).says(&["expected a map with `kind`"]);
+    fit("#{ gamma: 1.0 }").fails(1).says(&["expected a map with the key kind"]);
     fit("3").fails(1).says(&["schedule"]);
 }

@@ -85,8 +85,11 @@ impl Budget {
     }
 }
 
-/// The picture as a JPEG file; reduced if it is larger than `side`, with its size before.
-fn thumbnail(content: Vec<u8>, side: usize) -> Result<(&'static str, Vec<u8>, Option<(usize, usize)>)> {
+/// A picture to embed: its type, its bytes, and its size before it was reduced.
+type Thumbnail = (&'static str, Vec<u8>, Option<(usize, usize)>);
+
+/// The picture as a JPEG file; reduced if it is larger than `side`.
+fn thumbnail(content: Vec<u8>, side: usize) -> Result<Thumbnail> {
     let mut stored = StoredImage::Encoded(Cow::Owned(content));
     let (small, (width, height)) = catch_panic(|| {
         let image = LazyImage::open(&mut stored, true)?;

@@ -100,7 +100,7 @@ pub fn scatter(scatter: &Scatter<'_>) -> Option<Markup> {
                     text x=(at(LEFT - 6.0)) y=(at(y(tick) + 4.0)) text-anchor="end" { (tick_text(tick, high - low)) }
                 }
                 path.axis d={ "M" (at(LEFT)) " " (at(TOP)) "V" (at(BOTTOM)) "H" (at(RIGHT)) } {}
-                @for (i, label) in labels(&values, &x) {
+                @for (i, label) in labels(&values, x) {
                     text x=(at(x(i))) y=(at(BOTTOM + 16.0)) text-anchor="middle" { (label) }
                 }
                 polyline.mean points=(line.join(" ")) {}

@@ -137,7 +137,7 @@ mod functions {
     ///
     /// Example: `nn::gelu().forward(zeros([2])).sum().item() == 0.0`
     pub fn gelu(#[default("none")] approximate: String) -> Result<Module> {
-        layer("gelu", &format!("{approximate}"), move |x| activation::gelu(x, &approximate))
+        layer("gelu", &approximate.to_string(), move |x| activation::gelu(x, &approximate))
     }
 
     /// x, or negative_slope · x where it is negative.
@@ -398,7 +398,7 @@ mod functions {
         #[default("nearest")] mode: String,
         #[default(())] align_corners: Option<bool>,
     ) -> Result<Module> {
-        layer("upsample", &format!("{mode}"), move |x| {
+        layer("upsample", &mode.to_string(), move |x| {
             vision::interpolate(x, size.clone(), scale_factor.clone(), &mode, align_corners, None, false)
         })
     }

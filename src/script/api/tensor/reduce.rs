@@ -360,7 +360,7 @@ fn correction_of(unbiased: Option<bool>, correction: Option<i64>) -> Result<i64>
 }
 
 fn counted(input: &tch::Tensor, bins: i64, min: f64, max: f64) -> Result<tch::Tensor> {
-    if bins < 1 || !(min <= max) {
+    if bins < 1 || min.partial_cmp(&max).is_none_or(|order| order.is_gt()) {
         bail!("histc: expected at least 1 bin and min <= max, found {bins} bins from {min} to {max}");
     }
     if min == max && max == 0.0 {
