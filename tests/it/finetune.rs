@@ -392,7 +392,7 @@ fn labels_and_classes_that_do_not_match_are_told_with_both_sides() {
     folder.run(&fit("images", "evaluate: #{ imges: images }")).fails(1).says(&["imges", "images"]);
     folder.run(&fit("images", "schedule: \"lrd_cosine\"")).fails(1).says(&[
         "optim::schedule",
-        "did you mean \"llrd_cosine\"?",
+        "did you mean `llrd_cosine`?",
         "llrd_cosine_warmup",
     ]);
     let headless = classifier("finetune::fit(nn::vit_nepa(model.config + #{ num_labels: 0 }), images, #{});");

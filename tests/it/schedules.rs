@@ -42,7 +42,7 @@ fn each_schedule_has_its_formula() {
                     print([s.at(0), s.at(3), s.at(1, 2)]);");
     assert_close(&said.succeeds().numbers()[0], &[0.5, 0.125, 0.0625], 1e-12);
     for (call, piece) in [
-        ("optim::schedule(\"cosin\", #{ total_steps: 4 });", "did you mean \"cosine\"?"),
+        ("optim::schedule(\"cosin\", #{ total_steps: 4 });", "did you mean `cosine`?"),
         ("optim::schedule(\"step\", #{ total_steps: 4 });", "needs step_size"),
         ("optim::schedule(\"linear\", #{ total_steps: 4, gamma: 0.1 });", "step_size and gamma belong to"),
         ("optim::schedule(\"warmup_stable_decay\", #{ total_steps: 4, decay_steps: 5 });", "must lie in 0..=4"),
@@ -87,7 +87,7 @@ fn fit_takes_a_schedule_by_name_with_options_or_as_a_function() {
              pretrain::fit(m, data::synthetic(#{{ len: 16, size: 8 }}), #{{ steps: 4, batch: 4, schedule: {schedule} }});"
         ))
     };
-    fit("\"cosin\"").fails(1).says(&["did you mean \"cosine\"?"]);
+    fit("\"cosin\"").fails(1).says(&["did you mean `cosine`?"]);
     fit("#{ gamma: 1.0 }").fails(1).says(&["expected a map with the key kind"]);
     fit("3").fails(1).says(&["schedule"]);
 }
