@@ -65,8 +65,8 @@ fn what_cannot_be_counted_is_told() {
     );
     told(&format!("nn::vit_nepa({TINY}).cost(#{{ batch: 0 }});"), &["batch must be positive, found 0"]);
     told(
-        &format!("nn::vit_nepa({TINY}, #{{ encoder: nn::linear(8, 8) }}).cost(#{{}});"),
-        &["this model has", "only models made of built-in parts"],
+        &format!("nn::vit_nepa({TINY}, #{{ encoder: nn::define(#{{}}, |m, x| x) }}).cost(#{{}});"),
+        &["cost: the part `encoder`, module(), does not say how many operations it takes", "#{ flops: N }"],
     );
 }
 

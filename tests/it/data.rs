@@ -250,7 +250,7 @@ fn per_class_takes_the_same_number_of_every_class() {
         print(all.call(data.per_class(5, 1)).images.equal(all.call(data.per_class(5, 2)).images));
         "#,
     );
-    assert_eq!(said.values(), [json!(vec![5.0; 10]), true.into(), false.into()]);
+    assert_eq!(said.values(), [json!(vec![5; 10]), true.into(), false.into()]);
 }
 
 #[test]
