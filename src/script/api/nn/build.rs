@@ -27,7 +27,7 @@ pub struct ModelScript(pub Arc<Definition>);
 
 handles! { "ModelScript": ModelScript; }
 
-/// What builds a model: a script by its path, the script of another model, or () for the built-in ViT-NEPA.
+/// What builds a model: a script by its path, the script of another model, or () or "" for the built-in ViT-NEPA.
 pub enum Builder {
     Plain,
     Path(PathBuf),
@@ -50,6 +50,7 @@ impl Argument for Builder {
             return Ok(Self::Plain);
         }
         match raw.read_lock::<rhai::ImmutableString>() {
+            Some(path) if path.is_empty() => Ok(Self::Plain),
             Some(path) => Ok(Self::Path(PathBuf::from(path.as_str()))),
             None => bail!(
                 "{of}: expected the path of a script, a model's script, or () for a ViT-NEPA, found {}",

@@ -147,7 +147,7 @@ mod functions {
     /// Builds a model that a script defines: one with `fn build(config)`, which gets the map of the configuration and
     /// returns what nn::vit_nepa gives. Keys of nn::vit_nepa that `config` lacks have their defaults. The script and what it imports are saved with the model, with which
     /// checkpoint::load and everything else builds it again. It may use tensors, nn and loss, and nothing that reads,
-    /// writes or belongs to a run. `script` is its path, or a model's `script`; () means a plain ViT-NEPA. Keys that
+    /// writes or belongs to a run. `script` is its path, or a model's `script`; () and "" mean a plain ViT-NEPA. Keys that
     /// nn::vit_nepa does not know are the script's own: `config.remove("registers")` takes one out.
     pub fn build(script: Builder, config: Map) -> Result<Module> {
         build::build(script, config)
