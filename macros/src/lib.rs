@@ -3,8 +3,8 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::{
-    Attribute, Error, Expr, ExprLit, FnArg, GenericArgument, Ident, Item, ItemFn, ItemMod, Lit, LitStr, Meta, Pat,
-    PathArguments, Result, ReturnType, Type, Visibility, parse_macro_input,
+    Attribute, Error, Expr, ExprLit, FnArg, GenericArgument, Ident, Item, ItemFn, ItemMod, Lit, LitInt, LitStr, Meta,
+    Pat, PathArguments, Result, ReturnType, Token, Type, Visibility, parse::Parse as _, parse_macro_input,
 };
 
 /// Registers the public functions of a module with scripts, in their order.
@@ -27,6 +27,10 @@ use syn::{
 /// its Rust name, unless `#[script(name = "…")]` gives another, as overloads and operators need. `#[script(get)]` makes
 /// it a property that is read, `#[script(set)]` one that is assigned, `#[script(index)]` what `value[…]` means.
 ///
+/// A function with `#[script(dims(1, 2, 3))]` has a `const D: usize` and stands for as many: scripts know `pool` as
+/// `pool1d`, `pool2d` and `pool3d`. In its documentation `{D}` is the number, `{L}` are its dimensions (L, or H, W, or
+/// D, H, W), and any other `{x}` is x once for each.
+///
 /// A parameter with `#[default(value)]` may be left out, or be given by its name in a map that comes last, as Python's
 /// keyword arguments; `#[keyword(value)]` makes it one that is given by name alone. The value is a literal, an array of
 /// such, or `()`.
@@ -46,7 +50,16 @@ fn expand(mut module: ItemMod) -> Result<TokenStream> {
             && matches!(function.vis, Visibility::Public(_))
         {
             let script = Script::take(&mut function.attrs)?;
-            registrations.push(registration(function, &script)?);
+            let parameters: Vec<Parameter> =
+                function.sig.inputs.iter_mut().map(Parameter::of).collect::<Result<_>>()?;
+            match script.dims.is_empty() {
+                true => registrations.push(registration(function, &parameters, &script, None)?),
+                false => {
+                    for dims in &script.dims {
+                        registrations.push(registration(function, &parameters, &script, Some(*dims))?);
+                    }
+                }
+            }
         }
     }
     items.push(syn::parse_quote! {
@@ -64,6 +77,8 @@ struct Script {
     name: Option<String>,
     /// What Rhai puts before the names of getters and setters.
     prefix: &'static str,
+    /// The numbers of dimensions that it is a function of.
+    dims: Vec<usize>,
 }
 
 impl Script {
@@ -80,8 +95,13 @@ impl Script {
                     script.prefix = "set$";
                 } else if meta.path.is_ident("index") {
                     script.name = Some("index$get$".into());
+                } else if meta.path.is_ident("dims") {
+                    let list;
+                    syn::parenthesized!(list in meta.input);
+                    let numbers = list.parse_terminated(LitInt::parse, Token![,])?;
+                    script.dims = numbers.iter().map(LitInt::base10_parse).collect::<Result<_>>()?;
                 } else {
-                    return Err(meta.error("expected name, get, set or index"));
+                    return Err(meta.error("expected name, get, set, index or dims"));
                 }
                 Ok(())
             })?;
@@ -91,12 +111,22 @@ impl Script {
     }
 }
 
-/// The code that registers one function.
-fn registration(function: &mut ItemFn, script: &Script) -> Result<TokenStream> {
-    let ident = function.sig.ident.clone();
-    let name = format!("{}{}", script.prefix, script.name.clone().unwrap_or_else(|| ident.to_string()));
-    let doc = documentation(function)?;
-    let parameters: Vec<Parameter> = function.sig.inputs.iter_mut().map(Parameter::of).collect::<Result<_>>()?;
+/// The code that registers one function, for so many dimensions if it is one of them.
+fn registration(
+    function: &ItemFn,
+    parameters: &[Parameter],
+    script: &Script,
+    dims: Option<usize>,
+) -> Result<TokenStream> {
+    let ident = &function.sig.ident;
+    let mut name = format!("{}{}", script.prefix, script.name.clone().unwrap_or_else(|| ident.to_string()));
+    let mut doc = documentation(function)?;
+    let mut called = quote!(self::#ident);
+    if let Some(dims) = dims {
+        name += &format!("{dims}d");
+        doc = doc.iter().map(|line| of_dims(line, dims)).collect();
+        called = quote!(self::#ident::<#dims>);
+    }
     let (idents, types): (Vec<_>, Vec<_>) = parameters.iter().map(|p| (&p.ident, &p.owned)).unzip();
     let names = idents.iter().map(|ident| ident.to_string());
     let passed = parameters.iter().map(|p| {
@@ -113,7 +143,7 @@ fn registration(function: &mut ItemFn, script: &Script) -> Result<TokenStream> {
                 // In functions of their own: the compiler takes long for long ones.
                 fn native(arguments: &crate::script::defaults::Arguments<'_>) -> crate::error::Result<rhai::Dynamic> {
                     #(let #idents = arguments.read::<#types>(#places)?;)*
-                    let value = self::#ident(#(#passed),*)#raised;
+                    let value = #called(#(#passed),*)#raised;
                     Ok(rhai::Dynamic::from(<#returned as crate::script::types::Output>::into_raw(value)))
                 }
                 #[inline(never)]
@@ -128,7 +158,7 @@ fn registration(function: &mut ItemFn, script: &Script) -> Result<TokenStream> {
         });
     }
     let raw: Vec<Ident> = idents.iter().map(|ident| format_ident!("raw_{ident}")).collect();
-    let alone = format_ident!("register_{}", function.sig.ident);
+    let alone = format_ident!("register_{}{}", ident, dims.map_or(String::new(), |dims| dims.to_string()));
     Ok(quote! {
         #[inline(never)]
         fn #alone(namespace: &mut crate::script::registry::Namespace<'_>) {
@@ -146,7 +176,7 @@ fn registration(function: &mut ItemFn, script: &Script) -> Result<TokenStream> {
                 let body = || {
                     crate::script::confined::check(&function_name)?;
                     #(let #idents = <#types as crate::script::types::Argument>::read(#raw, &function_name)?;)*
-                    Ok(<#returned as crate::script::types::Output>::into_raw(self::#ident(#(#passed),*)#raised))
+                    Ok(<#returned as crate::script::types::Output>::into_raw(#called(#(#passed),*)#raised))
                 };
                 crate::script::registry::call_guarded(body, given, call.call_position())
             },
@@ -154,6 +184,22 @@ fn registration(function: &mut ItemFn, script: &Script) -> Result<TokenStream> {
         }
         #alone(namespace);
     })
+}
+
+/// A line of documentation, for so many dimensions.
+fn of_dims(line: &str, dims: usize) -> String {
+    let mut pieces = line.split('{');
+    let mut text = pieces.next().unwrap_or_default().to_string();
+    for piece in pieces {
+        match piece.split_once('}').filter(|(inside, _)| inside.chars().all(char::is_alphanumeric)) {
+            Some(("D", after)) => text += &format!("{dims}{after}"),
+            Some(("L", after)) => text += &format!("{}{after}", ["L", "H, W", "D, H, W"][dims - 1]),
+            Some((each, after)) => text += &format!("{}{after}", vec![each; dims].join(", ")),
+            // A map of options.
+            None => text += &format!("{{{piece}"),
+        }
+    }
+    text
 }
 
 /// The lines of a function's doc comment.

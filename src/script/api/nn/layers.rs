@@ -137,7 +137,7 @@ mod functions {
     ///
     /// Example: `nn::gelu().forward(zeros([2])).sum().item() == 0.0`
     pub fn gelu(#[default("none")] approximate: String) -> Result<Module> {
-        layer("gelu", &approximate.to_string(), move |x| activation::gelu(x, &approximate))
+        layer("gelu", &approximate.clone(), move |x| activation::gelu(x, &approximate))
     }
 
     /// x, or negative_slope · x where it is negative.
@@ -220,172 +220,58 @@ mod functions {
         })
     }
 
-    /// Largest elements of windows of [B, C, L]; `stride` is the kernel's size if ().
+    /// Means over windows of [B, C, {L}]; `stride` is the kernel's size if ().
     ///
-    /// Example: `nn::max_pool1d(2).forward(ones([1, 2, 8])).shape == [1, 2, 4]`
-    pub fn max_pool1d(
-        kernel_size: Dims,
-        #[default(())] stride: Option<Dims>,
-        #[default(0)] padding: Dims,
-        #[default(1)] dilation: Dims,
-        #[keyword(false)] ceil_mode: bool,
-    ) -> Result<Module> {
-        layer("max_pool1d", &format!("{:?}", kernel_size.0), move |x| {
-            tensor_in(pool::max_pool1d(
-                x,
-                kernel_size.clone(),
-                stride.clone(),
-                padding.clone(),
-                dilation.clone(),
-                ceil_mode,
-                false,
-            )?)
-        })
-    }
-
-    /// Means over as many windows of [B, C, L] as `output_size` says.
-    ///
-    /// Example: `nn::adaptive_avg_pool1d(1).forward(ones([1, 2, 8])).shape == [1, 2, 1]`
-    pub fn adaptive_avg_pool1d(output_size: Dims) -> Result<Module> {
-        layer("adaptive_avg_pool1d", &format!("{:?}", output_size.0), move |x| {
-            pool::adaptive_avg_pool1d(x, output_size.clone())
-        })
-    }
-
-    /// Largest elements of as many windows of [B, C, L] as `output_size` says.
-    ///
-    /// Example: `nn::adaptive_max_pool1d(1).forward(ones([1, 2, 8])).shape == [1, 2, 1]`
-    pub fn adaptive_max_pool1d(output_size: Dims) -> Result<Module> {
-        layer("adaptive_max_pool1d", &format!("{:?}", output_size.0), move |x| {
-            pool::adaptive_max_pool1d(x, output_size.clone())
-        })
-    }
-
-    /// Means over windows of [B, C, H, W]; `stride` is the kernel's size if ().
-    ///
-    /// Example: `nn::avg_pool2d(2).forward(ones([1, 2, 8, 8])).shape == [1, 2, 4, 4]`
-    pub fn avg_pool2d(
+    /// Example: `nn::avg_pool{D}d(2).forward(ones([1, 2, {8}])).shape == [1, 2, {4}]`
+    #[script(dims(2, 3))]
+    pub fn avg_pool<const D: usize>(
         kernel_size: Dims,
         #[default(())] stride: Option<Dims>,
         #[default(0)] padding: Dims,
         #[default(false)] ceil_mode: bool,
         #[default(true)] count_include_pad: bool,
     ) -> Result<Module> {
-        layer("avg_pool2d", &format!("{:?}", kernel_size.0), move |x| {
-            pool::avg_pool2d(
-                x,
-                kernel_size.clone(),
-                stride.clone(),
-                padding.clone(),
-                ceil_mode,
-                count_include_pad,
-                None,
-            )
+        layer(&format!("avg_pool{D}d"), &format!("{:?}", kernel_size.0), move |x| {
+            let (kernel_size, stride, padding) = (kernel_size.clone(), stride.clone(), padding.clone());
+            pool::avg_pool::<D>(x, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
         })
     }
 
-    /// Largest elements of windows of [B, C, H, W]; `stride` is the kernel's size if ().
+    /// Largest elements of windows of [B, C, {L}]; `stride` is the kernel's size if ().
     ///
-    /// Example: `nn::max_pool2d(2).forward(ones([1, 2, 8, 8])).shape == [1, 2, 4, 4]`
-    pub fn max_pool2d(
+    /// Example: `nn::max_pool{D}d(2).forward(ones([1, 2, {8}])).shape == [1, 2, {4}]`
+    #[script(dims(1, 2, 3))]
+    pub fn max_pool<const D: usize>(
         kernel_size: Dims,
         #[default(())] stride: Option<Dims>,
         #[default(0)] padding: Dims,
         #[default(1)] dilation: Dims,
         #[keyword(false)] ceil_mode: bool,
     ) -> Result<Module> {
-        layer("max_pool2d", &format!("{:?}", kernel_size.0), move |x| {
-            tensor_in(pool::max_pool2d(
-                x,
-                kernel_size.clone(),
-                stride.clone(),
-                padding.clone(),
-                dilation.clone(),
-                ceil_mode,
-                false,
-            )?)
+        layer(&format!("max_pool{D}d"), &format!("{:?}", kernel_size.0), move |x| {
+            let (kernel_size, stride) = (kernel_size.clone(), stride.clone());
+            let (padding, dilation) = (padding.clone(), dilation.clone());
+            tensor_in(pool::max_pool::<D>(x, kernel_size, stride, padding, dilation, ceil_mode, false)?)
         })
     }
 
-    /// Means over as many windows of [B, C, H, W] as `output_size` says.
+    /// Means over as many windows of [B, C, {L}] as `output_size` says.
     ///
-    /// Example: `nn::adaptive_avg_pool2d(1).forward(ones([1, 2, 8, 8])).shape == [1, 2, 1, 1]`
-    pub fn adaptive_avg_pool2d(output_size: Dims) -> Result<Module> {
-        layer("adaptive_avg_pool2d", &format!("{:?}", output_size.0), move |x| {
-            pool::adaptive_avg_pool2d(x, output_size.clone())
+    /// Example: `nn::adaptive_avg_pool{D}d(1).forward(ones([1, 2, {8}])).shape == [1, 2, {1}]`
+    #[script(dims(1, 2, 3))]
+    pub fn adaptive_avg_pool<const D: usize>(output_size: Dims) -> Result<Module> {
+        layer(&format!("adaptive_avg_pool{D}d"), &format!("{:?}", output_size.0), move |x| {
+            pool::adaptive_avg_pool::<D>(x, output_size.clone())
         })
     }
 
-    /// Largest elements of as many windows of [B, C, H, W] as `output_size` says.
+    /// Largest elements of as many windows of [B, C, {L}] as `output_size` says.
     ///
-    /// Example: `nn::adaptive_max_pool2d(1).forward(ones([1, 2, 8, 8])).shape == [1, 2, 1, 1]`
-    pub fn adaptive_max_pool2d(output_size: Dims) -> Result<Module> {
-        layer("adaptive_max_pool2d", &format!("{:?}", output_size.0), move |x| {
-            pool::adaptive_max_pool2d(x, output_size.clone())
-        })
-    }
-
-    /// Means over windows of [B, C, D, H, W]; `stride` is the kernel's size if ().
-    ///
-    /// Example: `nn::avg_pool3d(2).forward(ones([1, 2, 8, 8, 8])).shape == [1, 2, 4, 4, 4]`
-    pub fn avg_pool3d(
-        kernel_size: Dims,
-        #[default(())] stride: Option<Dims>,
-        #[default(0)] padding: Dims,
-        #[default(false)] ceil_mode: bool,
-        #[default(true)] count_include_pad: bool,
-    ) -> Result<Module> {
-        layer("avg_pool3d", &format!("{:?}", kernel_size.0), move |x| {
-            pool::avg_pool3d(
-                x,
-                kernel_size.clone(),
-                stride.clone(),
-                padding.clone(),
-                ceil_mode,
-                count_include_pad,
-                None,
-            )
-        })
-    }
-
-    /// Largest elements of windows of [B, C, D, H, W]; `stride` is the kernel's size if ().
-    ///
-    /// Example: `nn::max_pool3d(2).forward(ones([1, 2, 8, 8, 8])).shape == [1, 2, 4, 4, 4]`
-    pub fn max_pool3d(
-        kernel_size: Dims,
-        #[default(())] stride: Option<Dims>,
-        #[default(0)] padding: Dims,
-        #[default(1)] dilation: Dims,
-        #[keyword(false)] ceil_mode: bool,
-    ) -> Result<Module> {
-        layer("max_pool3d", &format!("{:?}", kernel_size.0), move |x| {
-            tensor_in(pool::max_pool3d(
-                x,
-                kernel_size.clone(),
-                stride.clone(),
-                padding.clone(),
-                dilation.clone(),
-                ceil_mode,
-                false,
-            )?)
-        })
-    }
-
-    /// Means over as many windows of [B, C, D, H, W] as `output_size` says.
-    ///
-    /// Example: `nn::adaptive_avg_pool3d(1).forward(ones([1, 2, 8, 8, 8])).shape == [1, 2, 1, 1, 1]`
-    pub fn adaptive_avg_pool3d(output_size: Dims) -> Result<Module> {
-        layer("adaptive_avg_pool3d", &format!("{:?}", output_size.0), move |x| {
-            pool::adaptive_avg_pool3d(x, output_size.clone())
-        })
-    }
-
-    /// Largest elements of as many windows of [B, C, D, H, W] as `output_size` says.
-    ///
-    /// Example: `nn::adaptive_max_pool3d(1).forward(ones([1, 2, 8, 8, 8])).shape == [1, 2, 1, 1, 1]`
-    pub fn adaptive_max_pool3d(output_size: Dims) -> Result<Module> {
-        layer("adaptive_max_pool3d", &format!("{:?}", output_size.0), move |x| {
-            pool::adaptive_max_pool3d(x, output_size.clone())
+    /// Example: `nn::adaptive_max_pool{D}d(1).forward(ones([1, 2, {8}])).shape == [1, 2, {1}]`
+    #[script(dims(1, 2, 3))]
+    pub fn adaptive_max_pool<const D: usize>(output_size: Dims) -> Result<Module> {
+        layer(&format!("adaptive_max_pool{D}d"), &format!("{:?}", output_size.0), move |x| {
+            pool::adaptive_max_pool::<D>(x, output_size.clone())
         })
     }
 
@@ -398,7 +284,7 @@ mod functions {
         #[default("nearest")] mode: String,
         #[default(())] align_corners: Option<bool>,
     ) -> Result<Module> {
-        layer("upsample", &mode.to_string(), move |x| {
+        layer("upsample", &mode.clone(), move |x| {
             vision::interpolate(x, size.clone(), scale_factor.clone(), &mode, align_corners, None, false)
         })
     }

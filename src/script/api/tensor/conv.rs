@@ -11,11 +11,12 @@ pub use functions::register;
 pub mod functions {
     use super::*;
 
-    /// Convolution of [B, C, L] with weight [O, C / groups, k] and bias [O]. Sizes are one int, or one for each dimension;
-    /// `padding` may be "valid" (none) or "same" (an output as large as the input, for stride 1).
+    /// Convolution of [B, C, {L}] with weight [O, C / groups, {k}] and bias [O]. Sizes are one int, or one for each
+    /// dimension; `padding` may be "valid" (none) or "same" (an output as large as the input, for stride 1).
     ///
-    /// Example: `conv1d(ones([1, 2, 8]), ones([4, 2, 3]), #{ stride: 2, padding: 1 }).shape == [1, 4, 4]`
-    pub fn conv1d(
+    /// Example: `conv{D}d(ones([1, 2, {8}]), ones([4, 2, {3}]), #{ stride: 2, padding: 1 }).shape == [1, 4, {4}]`
+    #[script(dims(1, 2, 3))]
+    pub fn conv<const D: usize>(
         input: &Tensor,
         weight: &Tensor,
         #[default(())] bias: Option<Tensor>,
@@ -24,22 +25,28 @@ pub mod functions {
         #[default(1)] dilation: Dims,
         #[default(1)] groups: i64,
     ) -> Result<tch::Tensor> {
-        let (stride, dilation) = (stride.each(1, "conv1d: `stride`")?, dilation.each(1, "conv1d: `dilation`")?);
-        match padding {
-            Padding::Named(name) => {
-                Ok(input.f_conv1d_padding(weight, inner(&bias), stride, &name, dilation, groups)?)
+        let each = |sizes: &Dims, name: &str| sizes.each(D, &format!("conv{D}d: `{name}`"));
+        let (stride, dilation, bias) = (each(&stride, "stride")?, each(&dilation, "dilation")?, inner(&bias));
+        Ok(match (padding, D) {
+            (Padding::Named(name), 1) => input.f_conv1d_padding(weight, bias, stride, &name, dilation, groups)?,
+            (Padding::Named(name), 2) => input.f_conv2d_padding(weight, bias, stride, &name, dilation, groups)?,
+            (Padding::Named(name), _) => input.f_conv3d_padding(weight, bias, stride, &name, dilation, groups)?,
+            (Padding::Sizes(padding), _) => {
+                let padding = each(&padding, "padding")?;
+                match D {
+                    1 => input.f_conv1d(weight, bias, stride, padding, dilation, groups)?,
+                    2 => input.f_conv2d(weight, bias, stride, padding, dilation, groups)?,
+                    _ => input.f_conv3d(weight, bias, stride, padding, dilation, groups)?,
+                }
             }
-            Padding::Sizes(padding) => {
-                let padding = padding.each(1, "conv1d: `padding`")?;
-                Ok(input.f_conv1d(weight, inner(&bias), stride, padding, dilation, groups)?)
-            }
-        }
+        })
     }
 
-    /// Transposed convolution of [B, C, L] with weight [C, O / groups, k] and bias [O]: the gradient of a convolution.
+    /// Transposed convolution of [B, C, {L}] with weight [C, O / groups, {k}] and bias [O]: the gradient of a convolution.
     ///
-    /// Example: `conv_transpose1d(ones([1, 2, 8]), ones([2, 4, 2]), #{ stride: 2 }).shape == [1, 4, 16]`
-    pub fn conv_transpose1d(
+    /// Example: `conv_transpose{D}d(ones([1, 2, {8}]), ones([2, 4, {2}]), #{ stride: 2 }).shape == [1, 4, {16}]`
+    #[script(dims(1, 2, 3))]
+    pub fn conv_transpose<const D: usize>(
         input: &Tensor,
         weight: &Tensor,
         #[default(())] bias: Option<Tensor>,
@@ -49,101 +56,15 @@ pub mod functions {
         #[default(1)] groups: i64,
         #[default(1)] dilation: Dims,
     ) -> Result<tch::Tensor> {
-        let of = "conv_transpose1d";
-        let (stride, padding) = (stride.each(1, of)?, padding.each(1, of)?);
-        let (output_padding, dilation) = (output_padding.each(1, of)?, dilation.each(1, of)?);
+        let each = |sizes: &Dims| sizes.each(D, &format!("conv_transpose{D}d"));
+        let (stride, padding, extra, dilation) =
+            (each(&stride)?, each(&padding)?, each(&output_padding)?, each(&dilation)?);
         let bias = inner(&bias);
-        Ok(input.f_conv_transpose1d(weight, bias, stride, padding, output_padding, groups, dilation)?)
-    }
-
-    /// Convolution of [B, C, H, W] with weight [O, C / groups, k, k] and bias [O]. Sizes are one int, or one for each dimension;
-    /// `padding` may be "valid" (none) or "same" (an output as large as the input, for stride 1).
-    ///
-    /// Example: `conv2d(ones([1, 2, 8, 8]), ones([4, 2, 3, 3]), #{ stride: 2, padding: 1 }).shape == [1, 4, 4, 4]`
-    pub fn conv2d(
-        input: &Tensor,
-        weight: &Tensor,
-        #[default(())] bias: Option<Tensor>,
-        #[default(1)] stride: Dims,
-        #[default(0)] padding: Padding,
-        #[default(1)] dilation: Dims,
-        #[default(1)] groups: i64,
-    ) -> Result<tch::Tensor> {
-        let (stride, dilation) = (stride.each(2, "conv2d: `stride`")?, dilation.each(2, "conv2d: `dilation`")?);
-        match padding {
-            Padding::Named(name) => {
-                Ok(input.f_conv2d_padding(weight, inner(&bias), stride, &name, dilation, groups)?)
-            }
-            Padding::Sizes(padding) => {
-                let padding = padding.each(2, "conv2d: `padding`")?;
-                Ok(input.f_conv2d(weight, inner(&bias), stride, padding, dilation, groups)?)
-            }
-        }
-    }
-
-    /// Transposed convolution of [B, C, H, W] with weight [C, O / groups, k, k] and bias [O]: the gradient of a convolution.
-    ///
-    /// Example: `conv_transpose2d(ones([1, 2, 8, 8]), ones([2, 4, 2, 2]), #{ stride: 2 }).shape == [1, 4, 16, 16]`
-    pub fn conv_transpose2d(
-        input: &Tensor,
-        weight: &Tensor,
-        #[default(())] bias: Option<Tensor>,
-        #[default(1)] stride: Dims,
-        #[default(0)] padding: Dims,
-        #[default(0)] output_padding: Dims,
-        #[default(1)] groups: i64,
-        #[default(1)] dilation: Dims,
-    ) -> Result<tch::Tensor> {
-        let of = "conv_transpose2d";
-        let (stride, padding) = (stride.each(2, of)?, padding.each(2, of)?);
-        let (output_padding, dilation) = (output_padding.each(2, of)?, dilation.each(2, of)?);
-        let bias = inner(&bias);
-        Ok(input.f_conv_transpose2d(weight, bias, stride, padding, output_padding, groups, dilation)?)
-    }
-
-    /// Convolution of [B, C, D, H, W] with weight [O, C / groups, k, k, k] and bias [O]. Sizes are one int, or one for each dimension;
-    /// `padding` may be "valid" (none) or "same" (an output as large as the input, for stride 1).
-    ///
-    /// Example: `conv3d(ones([1, 2, 8, 8, 8]), ones([4, 2, 3, 3, 3]), #{ stride: 2, padding: 1 }).shape == [1, 4, 4, 4, 4]`
-    pub fn conv3d(
-        input: &Tensor,
-        weight: &Tensor,
-        #[default(())] bias: Option<Tensor>,
-        #[default(1)] stride: Dims,
-        #[default(0)] padding: Padding,
-        #[default(1)] dilation: Dims,
-        #[default(1)] groups: i64,
-    ) -> Result<tch::Tensor> {
-        let (stride, dilation) = (stride.each(3, "conv3d: `stride`")?, dilation.each(3, "conv3d: `dilation`")?);
-        match padding {
-            Padding::Named(name) => {
-                Ok(input.f_conv3d_padding(weight, inner(&bias), stride, &name, dilation, groups)?)
-            }
-            Padding::Sizes(padding) => {
-                let padding = padding.each(3, "conv3d: `padding`")?;
-                Ok(input.f_conv3d(weight, inner(&bias), stride, padding, dilation, groups)?)
-            }
-        }
-    }
-
-    /// Transposed convolution of [B, C, D, H, W] with weight [C, O / groups, k, k, k] and bias [O]: the gradient of a convolution.
-    ///
-    /// Example: `conv_transpose3d(ones([1, 2, 8, 8, 8]), ones([2, 4, 2, 2, 2]), #{ stride: 2 }).shape == [1, 4, 16, 16, 16]`
-    pub fn conv_transpose3d(
-        input: &Tensor,
-        weight: &Tensor,
-        #[default(())] bias: Option<Tensor>,
-        #[default(1)] stride: Dims,
-        #[default(0)] padding: Dims,
-        #[default(0)] output_padding: Dims,
-        #[default(1)] groups: i64,
-        #[default(1)] dilation: Dims,
-    ) -> Result<tch::Tensor> {
-        let of = "conv_transpose3d";
-        let (stride, padding) = (stride.each(3, of)?, padding.each(3, of)?);
-        let (output_padding, dilation) = (output_padding.each(3, of)?, dilation.each(3, of)?);
-        let bias = inner(&bias);
-        Ok(input.f_conv_transpose3d(weight, bias, stride, padding, output_padding, groups, dilation)?)
+        Ok(match D {
+            1 => input.f_conv_transpose1d(weight, bias, stride, padding, extra, groups, dilation)?,
+            2 => input.f_conv_transpose2d(weight, bias, stride, padding, extra, groups, dilation)?,
+            _ => input.f_conv_transpose3d(weight, bias, stride, padding, extra, groups, dilation)?,
+        })
     }
 
     /// The patches that a convolution's kernel sees of images [B, C, H, W], as columns [B, C · k · k, patches]:

@@ -25,49 +25,16 @@ pub mod functions {
         #[default(true)] count_include_pad: bool,
     ) -> Result<tch::Tensor> {
         let Windows { kernel, stride, padding, .. } =
-            Windows::new::<1>("avg_pool1d", &kernel_size, &stride, &padding, None)?;
+            Windows::new::<1>("avg_pool", &kernel_size, &stride, &padding, None)?;
         Ok(input.f_avg_pool1d(kernel, stride, padding, ceil_mode, count_include_pad)?)
     }
 
-    /// Largest elements of windows of [B, C, L]; with `return_indices`, with their places in the flattened plane.
+    /// Mean over windows of [B, C, {L}]. `stride` is the kernel's size if (); with `ceil_mode` windows may reach over the
+    /// end.
     ///
-    /// Example: `max_pool1d(ones([1, 2, 8]), 2).shape == [1, 2, 4]`
-    pub fn max_pool1d(
-        input: &Tensor,
-        kernel_size: Dims,
-        #[default(())] stride: Option<Dims>,
-        #[default(0)] padding: Dims,
-        #[default(1)] dilation: Dims,
-        #[default(false)] ceil_mode: bool,
-        #[default(false)] return_indices: bool,
-    ) -> Result<Dynamic> {
-        let w = Windows::new::<1>("max_pool1d", &kernel_size, &stride, &padding, Some(&dilation))?;
-        if return_indices {
-            let pair = input.f_max_pool1d_with_indices(w.kernel, w.stride, w.padding, w.dilation, ceil_mode)?;
-            return Ok(Dynamic::from(ValuesAndIndices::from(pair)));
-        }
-        let t = input.f_max_pool1d(w.kernel, w.stride, w.padding, w.dilation, ceil_mode)?;
-        Ok(Dynamic::from(Tensor::from(t)))
-    }
-
-    /// Means over as many windows of [B, C, L] as `output_size` says, which share the input evenly.
-    ///
-    /// Example: `adaptive_avg_pool1d(ones([1, 2, 8]), 1).shape == [1, 2, 1]`
-    pub fn adaptive_avg_pool1d(input: &Tensor, output_size: Dims) -> Result<tch::Tensor> {
-        Ok(input.f_adaptive_avg_pool1d(output_size.each(1, "adaptive_avg_pool1d")?)?)
-    }
-
-    /// Largest elements of as many windows of [B, C, L] as `output_size` says, which share the input evenly.
-    ///
-    /// Example: `adaptive_max_pool1d(ones([1, 2, 8]), 1).shape == [1, 2, 1]`
-    pub fn adaptive_max_pool1d(input: &Tensor, output_size: Dims) -> Result<tch::Tensor> {
-        Ok(input.f_adaptive_max_pool1d(output_size.each(1, "adaptive_max_pool1d")?)?.0)
-    }
-
-    /// Mean over windows of [B, C, H, W]. `stride` is the kernel's size if (); with `ceil_mode` windows may reach over the end.
-    ///
-    /// Example: `avg_pool2d(ones([1, 2, 8, 8]), 2).shape == [1, 2, 4, 4]`
-    pub fn avg_pool2d(
+    /// Example: `avg_pool{D}d(ones([1, 2, {8}]), 2).shape == [1, 2, {4}]`
+    #[script(dims(2, 3))]
+    pub fn avg_pool<const D: usize>(
         input: &Tensor,
         kernel_size: Dims,
         #[default(())] stride: Option<Dims>,
@@ -77,14 +44,18 @@ pub mod functions {
         #[default(())] divisor_override: Option<i64>,
     ) -> Result<tch::Tensor> {
         let Windows { kernel, stride, padding, .. } =
-            Windows::new::<2>("avg_pool2d", &kernel_size, &stride, &padding, None)?;
-        Ok(input.f_avg_pool2d(kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)?)
+            Windows::new::<D>("avg_pool", &kernel_size, &stride, &padding, None)?;
+        Ok(match D {
+            2 => input.f_avg_pool2d(kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)?,
+            _ => input.f_avg_pool3d(kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)?,
+        })
     }
 
-    /// Largest elements of windows of [B, C, H, W]; with `return_indices`, with their places in the flattened plane.
+    /// Largest elements of windows of [B, C, {L}]; with `return_indices`, with their places in the flattened plane.
     ///
-    /// Example: `max_pool2d(ones([1, 2, 8, 8]), 2).shape == [1, 2, 4, 4]`
-    pub fn max_pool2d(
+    /// Example: `max_pool{D}d(ones([1, 2, {8}]), 2).shape == [1, 2, {4}]`
+    #[script(dims(1, 2, 3))]
+    pub fn max_pool<const D: usize>(
         input: &Tensor,
         kernel_size: Dims,
         #[default(())] stride: Option<Dims>,
@@ -93,79 +64,49 @@ pub mod functions {
         #[default(false)] ceil_mode: bool,
         #[default(false)] return_indices: bool,
     ) -> Result<Dynamic> {
-        let w = Windows::new::<2>("max_pool2d", &kernel_size, &stride, &padding, Some(&dilation))?;
+        let Windows { kernel, stride, padding, dilation } =
+            Windows::new::<D>("max_pool", &kernel_size, &stride, &padding, Some(&dilation))?;
         if return_indices {
-            let pair = input.f_max_pool2d_with_indices(w.kernel, w.stride, w.padding, w.dilation, ceil_mode)?;
+            let pair = match D {
+                1 => input.f_max_pool1d_with_indices(kernel, stride, padding, dilation, ceil_mode)?,
+                2 => input.f_max_pool2d_with_indices(kernel, stride, padding, dilation, ceil_mode)?,
+                _ => input.f_max_pool3d_with_indices(kernel, stride, padding, dilation, ceil_mode)?,
+            };
             return Ok(Dynamic::from(ValuesAndIndices::from(pair)));
         }
-        let t = input.f_max_pool2d(w.kernel, w.stride, w.padding, w.dilation, ceil_mode)?;
+        let t = match D {
+            1 => input.f_max_pool1d(kernel, stride, padding, dilation, ceil_mode)?,
+            2 => input.f_max_pool2d(kernel, stride, padding, dilation, ceil_mode)?,
+            _ => input.f_max_pool3d(kernel, stride, padding, dilation, ceil_mode)?,
+        };
         Ok(Dynamic::from(Tensor::from(t)))
     }
 
-    /// Means over as many windows of [B, C, H, W] as `output_size` says, which share the input evenly.
+    /// Means over as many windows of [B, C, {L}] as `output_size` says, which share the input evenly.
     ///
-    /// Example: `adaptive_avg_pool2d(ones([1, 2, 8, 8]), 1).shape == [1, 2, 1, 1]`
-    pub fn adaptive_avg_pool2d(input: &Tensor, output_size: Dims) -> Result<tch::Tensor> {
-        Ok(input.f_adaptive_avg_pool2d(output_size.each(2, "adaptive_avg_pool2d")?)?)
+    /// Example: `adaptive_avg_pool{D}d(ones([1, 2, {8}]), 1).shape == [1, 2, {1}]`
+    #[script(dims(1, 2, 3))]
+    pub fn adaptive_avg_pool<const D: usize>(input: &Tensor, output_size: Dims) -> Result<tch::Tensor> {
+        let size = output_size.each(D, &format!("adaptive_avg_pool{D}d"))?;
+        Ok(match D {
+            1 => input.f_adaptive_avg_pool1d(size)?,
+            2 => input.f_adaptive_avg_pool2d(size)?,
+            _ => input.f_adaptive_avg_pool3d(size)?,
+        })
     }
 
-    /// Largest elements of as many windows of [B, C, H, W] as `output_size` says, which share the input evenly.
+    /// Largest elements of as many windows of [B, C, {L}] as `output_size` says, which share the input evenly.
     ///
-    /// Example: `adaptive_max_pool2d(ones([1, 2, 8, 8]), 1).shape == [1, 2, 1, 1]`
-    pub fn adaptive_max_pool2d(input: &Tensor, output_size: Dims) -> Result<tch::Tensor> {
-        Ok(input.f_adaptive_max_pool2d(output_size.each(2, "adaptive_max_pool2d")?)?.0)
-    }
-
-    /// Mean over windows of [B, C, D, H, W]. `stride` is the kernel's size if (); with `ceil_mode` windows may reach over the end.
-    ///
-    /// Example: `avg_pool3d(ones([1, 2, 8, 8, 8]), 2).shape == [1, 2, 4, 4, 4]`
-    pub fn avg_pool3d(
-        input: &Tensor,
-        kernel_size: Dims,
-        #[default(())] stride: Option<Dims>,
-        #[default(0)] padding: Dims,
-        #[default(false)] ceil_mode: bool,
-        #[default(true)] count_include_pad: bool,
-        #[default(())] divisor_override: Option<i64>,
-    ) -> Result<tch::Tensor> {
-        let Windows { kernel, stride, padding, .. } =
-            Windows::new::<3>("avg_pool3d", &kernel_size, &stride, &padding, None)?;
-        Ok(input.f_avg_pool3d(kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)?)
-    }
-
-    /// Largest elements of windows of [B, C, D, H, W]; with `return_indices`, with their places in the flattened plane.
-    ///
-    /// Example: `max_pool3d(ones([1, 2, 8, 8, 8]), 2).shape == [1, 2, 4, 4, 4]`
-    pub fn max_pool3d(
-        input: &Tensor,
-        kernel_size: Dims,
-        #[default(())] stride: Option<Dims>,
-        #[default(0)] padding: Dims,
-        #[default(1)] dilation: Dims,
-        #[default(false)] ceil_mode: bool,
-        #[default(false)] return_indices: bool,
-    ) -> Result<Dynamic> {
-        let w = Windows::new::<3>("max_pool3d", &kernel_size, &stride, &padding, Some(&dilation))?;
-        if return_indices {
-            let pair = input.f_max_pool3d_with_indices(w.kernel, w.stride, w.padding, w.dilation, ceil_mode)?;
-            return Ok(Dynamic::from(ValuesAndIndices::from(pair)));
-        }
-        let t = input.f_max_pool3d(w.kernel, w.stride, w.padding, w.dilation, ceil_mode)?;
-        Ok(Dynamic::from(Tensor::from(t)))
-    }
-
-    /// Means over as many windows of [B, C, D, H, W] as `output_size` says, which share the input evenly.
-    ///
-    /// Example: `adaptive_avg_pool3d(ones([1, 2, 8, 8, 8]), 1).shape == [1, 2, 1, 1, 1]`
-    pub fn adaptive_avg_pool3d(input: &Tensor, output_size: Dims) -> Result<tch::Tensor> {
-        Ok(input.f_adaptive_avg_pool3d(output_size.each(3, "adaptive_avg_pool3d")?)?)
-    }
-
-    /// Largest elements of as many windows of [B, C, D, H, W] as `output_size` says, which share the input evenly.
-    ///
-    /// Example: `adaptive_max_pool3d(ones([1, 2, 8, 8, 8]), 1).shape == [1, 2, 1, 1, 1]`
-    pub fn adaptive_max_pool3d(input: &Tensor, output_size: Dims) -> Result<tch::Tensor> {
-        Ok(input.f_adaptive_max_pool3d(output_size.each(3, "adaptive_max_pool3d")?)?.0)
+    /// Example: `adaptive_max_pool{D}d(ones([1, 2, {8}]), 1).shape == [1, 2, {1}]`
+    #[script(dims(1, 2, 3))]
+    pub fn adaptive_max_pool<const D: usize>(input: &Tensor, output_size: Dims) -> Result<tch::Tensor> {
+        let size = output_size.each(D, &format!("adaptive_max_pool{D}d"))?;
+        let (largest, _) = match D {
+            1 => input.f_adaptive_max_pool1d(size)?,
+            2 => input.f_adaptive_max_pool2d(size)?,
+            _ => input.f_adaptive_max_pool3d(size)?,
+        };
+        Ok(largest)
     }
 }
 
@@ -185,7 +126,7 @@ impl Windows {
         padding: &Dims,
         dilation: Option<&Dims>,
     ) -> Result<Self> {
-        let each = |sizes: &Dims, name: &str| sizes.each(N, &format!("{of}: `{name}`"));
+        let each = |sizes: &Dims, name: &str| sizes.each(N, &format!("{of}{N}d: `{name}`"));
         Ok(Self {
             kernel: each(kernel, "kernel_size")?,
             stride: each(stride.as_ref().unwrap_or(kernel), "stride")?,
