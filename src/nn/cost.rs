@@ -1,6 +1,7 @@
 //! What a model costs to train, counted from its configuration.
 
-use super::Architecture;
+use super::{Architecture, VitNepa, num_parameters};
+use crate::error::Result;
 use crate::options;
 use serde::Serialize;
 
@@ -13,6 +14,33 @@ options! {
         dtype: String = "float32".into(),
         /// Whether backward recomputes the blocks (activation checkpointing).
         recompute: bool = false,
+    }
+}
+
+impl CostOptions {
+    /// Operations of a training step: backward takes twice what forward does, and recomputed blocks once more.
+    fn flops_per_step(&self, forward: i64, blocks: i64) -> i64 {
+        self.batch * (3 * forward + if self.recompute { blocks } else { 0 })
+    }
+}
+
+impl VitNepa {
+    /// What training it costs, as [`Architecture::cost`] counts it. Parts that are not built-in ones say their operations;
+    /// what they keep for backward is not known.
+    pub fn cost(&self, options: &CostOptions, on_cuda: bool) -> Result<Cost> {
+        let plain = self.architecture().cost(options, on_cuda);
+        if self.own_parts().is_empty() {
+            return Ok(plain);
+        }
+        let (forward, blocks) = self.flops_per_image()?;
+        let parameters = num_parameters(self);
+        Ok(Cost {
+            parameters,
+            tokens: plain.tokens,
+            flops_per_image: forward,
+            flops_per_step: options.flops_per_step(forward, blocks),
+            memory: Memory::of(parameters, None),
+        })
     }
 }
 
@@ -42,10 +70,19 @@ pub struct Memory {
     pub optimizer: i64,
     /// The average of the weights, float32.
     pub ema: i64,
-    /// What forward keeps for backward.
-    pub activations: i64,
+    /// What forward keeps for backward; `None` if parts of the model's own do not tell.
+    pub activations: Option<i64>,
     /// All of it.
-    pub total: i64,
+    pub total: Option<i64>,
+}
+
+impl Memory {
+    /// That of so many parameters and what forward keeps.
+    pub fn of(parameters: i64, activations: Option<i64>) -> Self {
+        let state = 4 * parameters;
+        let total = activations.map(|activations| 5 * state + activations);
+        Self { weights: state, gradients: state, optimizer: 2 * state, ema: state, activations, total }
+    }
 }
 
 impl Architecture {
@@ -79,21 +116,13 @@ impl Architecture {
         let blocks = layers * (projections + attention + mlp);
         let forward = patch + blocks + 2 * d * self.num_labels;
 
-        let state = 4 * self.parameters();
-        let activations = self.activations(options, on_cuda);
+        let parameters = self.parameters();
         Cost {
-            parameters: self.parameters(),
+            parameters,
             tokens: n,
             flops_per_image: forward,
-            flops_per_step: options.batch * (3 * forward + if options.recompute { blocks } else { 0 }),
-            memory: Memory {
-                weights: state,
-                gradients: state,
-                optimizer: 2 * state,
-                ema: state,
-                activations,
-                total: 5 * state + activations,
-            },
+            flops_per_step: options.flops_per_step(forward, blocks),
+            memory: Memory::of(parameters, Some(self.activations(options, on_cuda))),
         }
     }
 

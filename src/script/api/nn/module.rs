@@ -291,35 +291,18 @@ fn vit(m: &Module, what: &str) -> Result<Rc<dyn nn::Module>> {
 
 fn counted(m: &Module, o: &CostOptions) -> Result<Map> {
     let model = vit(m, "cost")?;
-    let architecture = model.vit_nepa().expect("checked").architecture();
+    let model = model.vit_nepa().expect("checked");
     ensure!(o.batch > 0, "cost: batch must be positive, found {}", o.batch);
     precision("cost", &o.dtype)?;
     let on_cuda = matches!(crate::device::current(), tch::Device::Cuda(_));
-    let of_one = architecture.cost(&CostOptions { batch: 1, ..o.clone() }, on_cuda);
-    let most = of_one.flops_per_step.max(of_one.memory.total);
+    let of_one = model.cost(&CostOptions { batch: 1, ..o.clone() }, on_cuda).context("cost")?;
+    let most = of_one.flops_per_step.max(of_one.memory.total.unwrap_or(0));
     ensure!(
         most.checked_mul(o.batch).is_some(),
         "cost: a batch of {} has more operations than can be counted",
         o.batch
     );
-    let mut cost = architecture.cost(o, on_cuda);
-    let model = model.vit_nepa().expect("checked");
-    if model.own_parts().is_empty() {
-        return plain_map(&cost);
-    }
-    // What its parts keep for backward is not known.
-    let parameters = nn::num_parameters(m.0.as_ref());
-    let (forward, blocks) = model.flops_per_image().context("cost")?;
-    cost.flops_per_image = forward;
-    cost.flops_per_step = o.batch.saturating_mul(3 * forward + if o.recompute { blocks } else { 0 });
-    cost.parameters = parameters;
-    let mut map = plain_map(&cost)?;
-    let memory = [("weights", 1), ("gradients", 1), ("optimizer", 2), ("ema", 1)];
-    let mut memory: Map =
-        memory.into_iter().map(|(name, times)| (name.into(), (4 * times * parameters).into())).collect();
-    memory.extend(["activations", "total"].map(|name| (name.into(), Dynamic::UNIT)));
-    map.insert("memory".into(), memory.into());
-    Ok(map)
+    plain_map(&model.cost(o, on_cuda)?)
 }
 
 fn encoded(m: &Module, images: &Tensor, Encoding { options: o, mask }: &Encoding) -> Result<Map> {
