@@ -219,7 +219,7 @@ fn what_cannot_be_built_or_built_again_is_told() {
         ("fn biuld(config) { 1 }".to_string(), &["m.rhai has no function build(config)", "did you mean `biuld`?"][..]),
         ("fn build(config) { 7 }".into(), &["build(config) must return a model, found the integer 7"]),
         ("fn build(config) { nn::linear(2, 2) }".into(), &["must return a model, found the module linear(2 -> 2)"]),
-        (format!("fn build(config) {{ config.hiden = 3; {plain} }}"), &["m.rhai:1", "unknown option `hiden`"]),
+        (format!("fn build(config) {{ config.hiden = 3; {plain} }}"), &["m.rhai:1", "unknown option `hiden`", "in `build`, from recipe.rhai:3:"]),
         ("fn build(config) { config.remove(\"num_labels\"); nn::vit_nepa(config) }".into(), &[
             "was given num_labels 3, and built a model with 0",
         ]),

@@ -150,7 +150,11 @@ fn call(engine: &Engine, file: &str, config: Map) -> std::result::Result<Dynamic
     let mut scope = Scope::new();
     scope.push("file", file.to_string()).push("config", config);
     let ast = engine.compile_with_scope(&scope, "import file as script; script::build(config)")?;
-    engine.eval_ast_with_scope(&mut scope, &ast)
+    engine.eval_ast_with_scope(&mut scope, &ast).map_err(|mut error| {
+        // A place in this text is nobody's: that of the call of nn::build takes it.
+        error.set_position(Position::NONE);
+        error
+    })
 }
 
 /// The keys of a configuration that the model's script alone knows. A key that the script has not used as it was given is
