@@ -4,7 +4,7 @@ mod build;
 mod define;
 mod layers;
 mod module;
-mod more;
+mod stateless;
 
 pub use build::{ModelScript, built, config_of};
 pub use module::{report_map, tensor_map};
@@ -57,8 +57,8 @@ pub fn register(api: &mut Api<'_>) {
          config.json (listed under nn::vit_nepa), and read the keys that they need.",
         |nn| {
             functions::register(nn);
-            more::register(nn);
             layers::register(nn);
+            stateless::register(nn);
         },
     );
     api.methods::<Module>(
