@@ -296,7 +296,7 @@ for wrong in [|e| "x" == e, |e| ["x"].contains(e), |e| e > 3, |e| e != "x"] {
             r#"["Error", "a linear layer needs positive sizes, found -1 -> 2", "", "recipe.rhai", 6, 18, "()"]"#,
             r#"["Error", "Array index 5 out of bounds: only 1 element in array", "", "recipe.rhai", 7, 18, "()"]"#,
             r#"["Error", "Division by zero: 1 / 0", "", "recipe.rhai", 8, 16, "()"]"#,
-            r#"["Error", "unknown function `linera`; did you mean `insert`? (called with int)", "", "recipe.rhai", 9, 27, "()"]"#,
+            r#"["Error", "unknown function `linera`; did you mean `linear`? (called with int)", "", "recipe.rhai", 9, 27, "()"]"#,
             r#"["Error", "first", "", "recipe.rhai", 10, 22, "string"]"#,
             "[3, 3]",
             "the error has no `code`",
