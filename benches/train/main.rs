@@ -13,7 +13,7 @@ use nepa::error::{Context as _, Result, bail};
 use nepa::ffi::{self, Autocast};
 use nepa::loss::next_embedding;
 use nepa::nn::{Architecture, CostOptions, VitNepa, VitNepaConfig, VitNepaOverrides};
-use nepa::optim::{Adamw, AdamwOptions, Ema, clip_grad_norm};
+use nepa::optim::{AdamwOptions, Ema, Optimizer, clip_grad_norm};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -104,7 +104,7 @@ fn kind(dtype: &str) -> Kind {
 fn side(o: &Options) -> Result<()> {
     let (kind, place) = (kind(&o.dtypes[0]), device::current());
     let model = VitNepa::new(&architecture(o)?, VitNepaOverrides::default())?;
-    let mut adamw = Adamw::new(&model, &AdamwOptions::default())?;
+    let mut adamw = Optimizer::new(&model, &AdamwOptions::default())?;
     let lrs = vec![1e-3; adamw.groups().len()];
     let mut ema = Ema::new(&model, 0.9999, Default::default())?;
     let images = Tensor::f_randn([o.batch, 3, 224, 224], (Kind::Float, place))?;

@@ -5,6 +5,7 @@ mod autocast;
 mod autograd;
 mod c10d;
 mod memory;
+mod optimizers;
 mod runtime;
 mod tensors;
 
@@ -12,8 +13,9 @@ pub use autocast::{Autocast, allow_tf32, autocast_on_cuda};
 pub use autograd::{backward, grad_enabled, recompute, single_threaded_backward};
 pub use c10d::{ProcessGroup, ReduceOp, Reducer, Store, StoreAddress, Work};
 pub use memory::limit_memory;
+pub use optimizers::{Batch, Rule};
 pub use runtime::{open_cuda, set_cuda_device, torch_folder};
-pub use tensors::{AdamwLists, adamw, clear_grads, global_norm, is_unshared, lerp, scale};
+pub use tensors::{clear_grads, global_norm, is_unshared, lerp, scale};
 
 use crate::error::{Result, TorchFault, TorchFaultKind};
 use std::ffi::{CStr, c_char, c_int};

@@ -1,30 +1,14 @@
-// Operations on many tensors at once, as an optimizer needs them, and who holds a tensor.
+// Operations on many tensors at once, and who holds a tensor.
 
 #include "shim.h"
 
-#include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
-#include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 
 extern "C" {
-
-// One fused AdamW update of n tensors that share their hyperparameters. `steps` are float32
-// scalars on the parameters' device; the kernel raises them itself.
-Fault *nepa_adamw(Handle *params, Handle *grads, Handle *exp_avgs, Handle *exp_avg_sqs,
-                  Handle *steps, size_t n, double lr, double beta1, double beta2, double eps,
-                  double weight_decay) {
-  return guarded([&] {
-    auto step_list = list(steps, n);
-    at::_foreach_add_(step_list, 1);
-    at::_fused_adamw_(list(params, n), list(grads, n), list(exp_avgs, n), list(exp_avg_sqs, n), {},
-                      step_list, lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false,
-                      /*maximize=*/false, c10::nullopt, c10::nullopt);
-  });
-}
 
 // averages += weight * (values - averages)
 Fault *nepa_lerp(Handle *averages, Handle *values, size_t n, double weight) {

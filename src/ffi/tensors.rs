@@ -1,4 +1,4 @@
-//! Operations on many tensors at once, as an optimizer needs them (`tensors.cpp`).
+//! Operations on many tensors at once (`tensors.cpp`).
 
 use super::{Fault, check, handles};
 use crate::error::Result;
@@ -6,65 +6,11 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 unsafe extern "C" {
-    fn nepa_adamw(
-        params: *const *mut C_tensor,
-        grads: *const *mut C_tensor,
-        exp_avgs: *const *mut C_tensor,
-        exp_avg_sqs: *const *mut C_tensor,
-        steps: *const *mut C_tensor,
-        n: usize,
-        lr: f64,
-        beta1: f64,
-        beta2: f64,
-        eps: f64,
-        weight_decay: f64,
-    ) -> *mut Fault;
     fn nepa_lerp(averages: *const *mut C_tensor, values: *const *mut C_tensor, n: usize, weight: f64) -> *mut Fault;
     fn nepa_global_norm(tensors: *const *mut C_tensor, n: usize, norm: *mut *mut C_tensor) -> *mut Fault;
     fn nepa_scale(tensors: *const *mut C_tensor, n: usize, factor: *mut C_tensor) -> *mut Fault;
     fn nepa_clear_grads(tensors: *const *mut C_tensor, n: usize) -> *mut Fault;
     fn nepa_is_unshared(tensor: *mut C_tensor) -> bool;
-}
-
-/// The state of one AdamW parameter group: equally long lists, tensor by tensor.
-pub struct AdamwLists {
-    /// The parameters, changed in place.
-    pub params: Vec<Tensor>,
-    /// Their gradients.
-    pub grads: Vec<Tensor>,
-    /// First moments, changed in place.
-    pub exp_avgs: Vec<Tensor>,
-    /// Second moments, changed in place.
-    pub exp_avg_sqs: Vec<Tensor>,
-    /// float32 scalars, raised by one by the update.
-    pub steps: Vec<Tensor>,
-}
-
-/// One fused AdamW update (decoupled weight decay, bias correction) in place.
-pub fn adamw(lists: &AdamwLists, lr: f64, betas: [f64; 2], eps: f64, weight_decay: f64) -> Result<()> {
-    let n = lists.params.len();
-    if n == 0 {
-        return Ok(());
-    }
-    let all = [&lists.grads, &lists.exp_avgs, &lists.exp_avg_sqs, &lists.steps];
-    assert!(all.iter().all(|l| l.len() == n), "AdamW lists of different lengths");
-    let [grads, exp_avgs, exp_avg_sqs, steps] = all.map(|l| handles(l));
-    // SAFETY: the handles stay alive in `lists` for the call; all lists hold n of them.
-    check(unsafe {
-        nepa_adamw(
-            handles(&lists.params).as_ptr(),
-            grads.as_ptr(),
-            exp_avgs.as_ptr(),
-            exp_avg_sqs.as_ptr(),
-            steps.as_ptr(),
-            n,
-            lr,
-            betas[0],
-            betas[1],
-            eps,
-            weight_decay,
-        )
-    })
 }
 
 /// `averages += weight * (values - averages)`, in place, all tensors at once.

@@ -1,11 +1,16 @@
 //! Optimizers, learning-rate schedules, gradient clipping and weight averages.
 
-mod adamw;
 mod ema;
+mod optimizer;
+mod rules;
 mod schedule;
 
-pub use adamw::{Adamw, AdamwOptions, ParamGroup, ParamGroupOptions, PatternGroup};
 pub use ema::{Ema, EmaOptions};
+pub use optimizer::{Optimizer, ParamGroup};
+pub use rules::{
+    AdamwOptions, LambOptions, LarsOptions, LionOptions, MuonOptions, OptimizerKind, OptimizerOptions,
+    ParamGroupOptions, PatternGroup, SgdOptions,
+};
 pub use schedule::{Schedule, ScheduleKind, ScheduleOptions};
 
 use crate::error::{Result, ensure};

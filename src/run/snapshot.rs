@@ -4,7 +4,7 @@
 //! step-00000120/
 //!   model_raw/            the weights, a Hugging Face folder
 //!   model_ema/            their average, another folder
-//!   optimizer.safetensors moments and step counts
+//!   optimizer.safetensors the optimizer's states, such as moments
 //!   state.json            counters, generator, position in the data, settings, parameters, versions
 //!   metrics.jsonl         what the run had logged
 //!   recipe.rhai           the recipe
@@ -17,7 +17,7 @@ use crate::dist;
 use crate::error::{Context as _, Result};
 use crate::files::{Existing, exists};
 use crate::nn::{Module, named_state};
-use crate::optim::{Adamw, Ema};
+use crate::optim::{Ema, Optimizer};
 use crate::provenance::RunProvenance;
 use crate::run::metrics::METRICS_FILE;
 use crate::run::schema::{CheckpointState, RECIPE_FILE, to_json};
@@ -42,7 +42,7 @@ pub struct TrainingState<'a> {
     /// The average of its weights.
     pub ema: Option<&'a mut Ema>,
     /// Its optimizer.
-    pub optimizer: Option<&'a mut Adamw>,
+    pub optimizer: Option<&'a mut Optimizer>,
 }
 
 /// A copy of a training state and everything saved with it, on the CPU and not shared, so that it can be written while

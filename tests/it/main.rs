@@ -43,6 +43,7 @@ mod memory;
 mod models;
 mod odd_tensors;
 mod online;
+mod optimizers;
 mod output;
 mod parity;
 mod pickle;

@@ -5,7 +5,7 @@ use crate::common::alone;
 use nepa::ffi::{self, Autocast};
 use nepa::loss::next_embedding;
 use nepa::nn::{Activation, Architecture, CostOptions, VitNepa, VitNepaConfig, VitNepaOverrides, set_recompute};
-use nepa::optim::{Adamw, AdamwOptions, Ema};
+use nepa::optim::{AdamwOptions, Ema, Optimizer};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tch::{Device, Kind, Tensor};
@@ -56,7 +56,7 @@ fn peak(architecture: &Architecture, batch: i64, recompute: bool) -> i64 {
         let watcher = scope.spawn(watch);
         let model = VitNepa::new(architecture, VitNepaOverrides::default()).unwrap();
         set_recompute(&model, recompute).unwrap();
-        let mut adamw = Adamw::new(&model, &AdamwOptions::default()).unwrap();
+        let mut adamw = Optimizer::new(&model, &AdamwOptions::default()).unwrap();
         let mut ema = Ema::new(&model, 0.999, Default::default()).unwrap();
         for _ in 0..2 {
             ffi::backward(&loss(&model, &images, Kind::Float)).unwrap();

@@ -2,7 +2,7 @@
 
 use nepa::error::Result;
 use nepa::nn::{Context, Linear, LinearOptions, Module, named_parameters};
-use nepa::optim::{Adamw, AdamwOptions};
+use nepa::optim::{AdamwOptions, Optimizer};
 use nepa::random;
 use nepa::run::signals::Interrupt;
 use nepa::run::{
@@ -36,7 +36,7 @@ fn train(dir: &Path, steps: i64, lr: f64, end: RunState) -> Result<Trained> {
     let mut session = Session::start(info, Some(dir.into()), false, Interrupt::default())?;
     session.set_param("lr", lr.into());
     let model = Linear::new(4, 2, &LinearOptions::default())?;
-    let mut optimizer = Adamw::new(&model, &AdamwOptions::default())?;
+    let mut optimizer = Optimizer::new(&model, &AdamwOptions::default())?;
     let lrs = vec![lr; optimizer.groups().len()];
 
     let mut checkpoints = Checkpoints::new(&mut session, "fit", &CheckpointOptions { every: 2, ..Default::default() })?;

@@ -1,6 +1,6 @@
 //! The checkpoints of a training loop, for scripts: see [`run::Checkpoints`].
 
-use super::optim::{Adamw, Ema};
+use super::optim::{Ema, Optimizer};
 use crate::error::{Result, bail, ensure};
 use crate::options::known_keys;
 use crate::run::settings::FUNCTION;
@@ -23,7 +23,7 @@ struct Handles {
     checkpoints: RefCell<run::Checkpoints>,
     model: Module,
     ema: Option<Ema>,
-    optimizer: Option<Adamw>,
+    optimizer: Option<Optimizer>,
 }
 
 impl Checkpoints {
@@ -38,7 +38,7 @@ impl Checkpoints {
             checkpoints: RefCell::new(with_session(|session| run::Checkpoints::new(session, label, options))?),
             model,
             ema: part(parts, "ema", "an average made by optim::ema")?,
-            optimizer: part(parts, "optimizer", "an optimizer made by optim::adamw")?,
+            optimizer: part(parts, "optimizer", "an optimizer, such as optim::adamw makes")?,
         })))
     }
 

@@ -1,7 +1,10 @@
 //! Optimizers, schedules, clipping, weight averages.
 
-use crate::error::{Result, bail, ensure};
-use crate::optim::{self, AdamwOptions, EmaOptions, ScheduleKind, ScheduleOptions};
+use crate::error::{Result, bail};
+use crate::optim::{
+    self, AdamwOptions, EmaOptions, LambOptions, LarsOptions, LionOptions, MuonOptions, OptimizerKind,
+    OptimizerOptions, ScheduleKind, ScheduleOptions, SgdOptions,
+};
 use crate::script::registry::Api;
 use crate::script::types::{choice_arguments, handles};
 use crate::script::values::{Module, Tensor, call, found, from_json, number, read_options, tensors_by_name};
@@ -13,7 +16,7 @@ use std::rc::Rc;
 
 /// An optimizer in a script.
 #[derive(Clone)]
-pub struct Adamw(pub Rc<RefCell<optim::Adamw>>);
+pub struct Optimizer(pub Rc<RefCell<optim::Optimizer>>);
 /// A learning-rate schedule in a script; the factor is a function of the step.
 #[derive(Clone)]
 struct Schedule(Rc<optim::Schedule>, Option<FnPtr>);
@@ -29,21 +32,44 @@ impl Schedule {
 #[derive(Clone)]
 pub struct Ema(pub Rc<RefCell<optim::Ema>>);
 
-choice_arguments! { ScheduleKind }
+choice_arguments! { ScheduleKind, OptimizerKind }
 
 handles! {
-    "Adamw": Adamw;
+    "Optimizer": Optimizer;
     "Schedule": Schedule;
     "Ema": Ema;
 }
 
-fn group_map(group: &optim::ParamGroup) -> Dynamic {
+/// What a script sees of a group.
+fn group_map(optimizer: &optim::Optimizer, group: &optim::ParamGroup) -> Dynamic {
     from_json(&json!({
+        "optimizer": optimizer.name_of(group),
         "lr_scale": group.lr_scale,
         "weight_decay": group.weight_decay,
         "llrd_power": group.llrd_power,
         "names": group.names,
     }))
+}
+
+fn group_maps(optimizer: &Optimizer) -> Vec<Dynamic> {
+    let optimizer = optimizer.0.borrow();
+    optimizer.groups().iter().map(|group| group_map(&optimizer, group)).collect()
+}
+
+fn new_optimizer(m: &Module, options: &impl OptimizerOptions) -> Result<Optimizer> {
+    Ok(Optimizer(Rc::new(RefCell::new(optim::Optimizer::new(m.0.as_ref(), options)?))))
+}
+
+/// An optimizer whose groups a script's function decides.
+fn grouped(m: &Module, options: &impl OptimizerOptions, group: &FnPtr) -> Result<Optimizer> {
+    let new = optim::Optimizer::with_groups(m.0.as_ref(), options, |name, t| {
+        let given = call(group, (name.to_string(), Tensor::from(t.shallow_clone())))?;
+        match given.read_lock::<Map>() {
+            Some(map) => read_options("an optimizer's group function", &map),
+            None => bail!("an optimizer's group function must return a map, found {}", found(&given)),
+        }
+    })?;
+    Ok(Optimizer(Rc::new(RefCell::new(new))))
 }
 
 fn schedule(kind: ScheduleKind, options: &ScheduleOptions) -> Result<Schedule> {
@@ -52,7 +78,7 @@ fn schedule(kind: ScheduleKind, options: &ScheduleOptions) -> Result<Schedule> {
 
 pub fn register(api: &mut Api<'_>) {
     api.namespace("optim", "Optimizers, learning-rate schedules, clipping, averages.", functions::register);
-    api.methods::<Adamw>("An optimizer, made by optim::adamw.", adamw::register);
+    api.methods::<Optimizer>("An optimizer, such as optim::adamw makes.", optimizer::register);
     api.methods::<Schedule>("A learning-rate schedule. Step 0 is the first update.", schedules::register);
     api.methods::<Ema>("An exponential moving average of a module's parameters.", ema::register);
 }
@@ -61,32 +87,132 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// AdamW (arXiv 1711.05101) over all parameters of a module, with one fused update per group.
+    /// AdamW (arXiv 1711.05101) over all parameters of a module, a few launches per group.
     ///
     /// Example: `optim::adamw(model, #{ groups: [#{ pattern: "*embeddings*", lr_scale: 0.1 }] })`
-    pub fn adamw(m: &Module, options: AdamwOptions) -> Result<Adamw> {
-        Ok(Adamw(Rc::new(RefCell::new(optim::Adamw::new(m.0.as_ref(), &options)?))))
+    pub fn adamw(m: &Module, options: AdamwOptions) -> Result<Optimizer> {
+        new_optimizer(m, &options)
     }
 
     /// AdamW over all parameters of a module, grouped by a function: `group(name, tensor)` is called for every
     /// parameter and returns a map with any of `lr_scale` (1.0), `weight_decay` (the optimizer's rule) and `llrd_power`
-    /// (0).
+    /// (0). The option `groups` goes before it.
     ///
     /// Example: `optim::adamw(model, #{}, |name, t| #{ weight_decay: if t.ndim <= 1 { 0.0 } else { 0.05 } })`
     #[script(name = "adamw")]
-    pub fn adamw_with_groups(m: &Module, options: AdamwOptions, group: FnPtr) -> Result<Adamw> {
-        ensure!(
-            options.groups.is_empty(),
-            "optim::adamw: give groups by patterns (the option `groups`) or by a function, not both"
-        );
-        let new = optim::Adamw::with_groups(m.0.as_ref(), &options, |name, t| {
-            let given = call(&group, (name.to_string(), Tensor::from(t.shallow_clone())))?;
-            match given.read_lock::<Map>() {
-                Some(map) => read_options("the group function of optim::adamw", &map),
-                None => bail!("the group function of optim::adamw must return a map, found {}", found(&given)),
+    pub fn adamw_with_groups(m: &Module, options: AdamwOptions, group: FnPtr) -> Result<Optimizer> {
+        grouped(m, &options, &group)
+    }
+
+    /// SGD with momentum over all parameters of a module, a few launches per group. As PyTorch's: weight decay is added
+    /// to the gradient.
+    ///
+    /// Example: `optim::sgd(model, #{ momentum: 0.9, nesterov: true, weight_decay: 1e-4 })`
+    pub fn sgd(m: &Module, options: SgdOptions) -> Result<Optimizer> {
+        new_optimizer(m, &options)
+    }
+
+    /// SGD with momentum over all parameters of a module, grouped by a function: `group(name, tensor)` is called for
+    /// every parameter and returns a map with any of `lr_scale` (1.0), `weight_decay` (the optimizer's rule) and
+    /// `llrd_power` (0). The option `groups` goes before it.
+    ///
+    /// Example: `optim::sgd(model, #{}, |name, t| #{ lr_scale: if t.ndim == 1 { 2.0 } else { 1.0 } })`
+    #[script(name = "sgd")]
+    pub fn sgd_with_groups(m: &Module, options: SgdOptions, group: FnPtr) -> Result<Optimizer> {
+        grouped(m, &options, &group)
+    }
+
+    /// LARS (arXiv 1708.03888) over all parameters of a module, a few launches per group. As in MoCo v3 and MAE:
+    /// updates of parameters of more than one dimension are as large as their norm times trust_coefficient; the rest is
+    /// SGD with momentum. Learning rates are large, such as 0.1 × batch / 256.
+    ///
+    /// Example: `optim::lars(head, #{ momentum: 0.9 })`
+    pub fn lars(m: &Module, options: LarsOptions) -> Result<Optimizer> {
+        new_optimizer(m, &options)
+    }
+
+    /// LARS over all parameters of a module, grouped by a function: `group(name, tensor)` is called for every parameter
+    /// and returns a map with any of `lr_scale` (1.0), `weight_decay` (the optimizer's rule) and `llrd_power` (0). The
+    /// option `groups` goes before it.
+    ///
+    /// Example: `optim::lars(model, #{}, |name, t| #{ lr_scale: if t.ndim == 1 { 2.0 } else { 1.0 } })`
+    #[script(name = "lars")]
+    pub fn lars_with_groups(m: &Module, options: LarsOptions, group: FnPtr) -> Result<Optimizer> {
+        grouped(m, &options, &group)
+    }
+
+    /// LAMB (arXiv 1904.00962) over all parameters of a module, a few launches per group. AdamW whose updates of
+    /// parameters of more than one dimension are as large as their norms. As in timm, without its clipping: call
+    /// optim::clip_grad_norm.
+    ///
+    /// Example: `optim::lamb(model, #{ weight_decay: 0.02 })`
+    pub fn lamb(m: &Module, options: LambOptions) -> Result<Optimizer> {
+        new_optimizer(m, &options)
+    }
+
+    /// LAMB over all parameters of a module, grouped by a function: `group(name, tensor)` is called for every parameter
+    /// and returns a map with any of `lr_scale` (1.0), `weight_decay` (the optimizer's rule) and `llrd_power` (0). The
+    /// option `groups` goes before it.
+    ///
+    /// Example: `optim::lamb(model, #{}, |name, t| #{ lr_scale: if t.ndim == 1 { 2.0 } else { 1.0 } })`
+    #[script(name = "lamb")]
+    pub fn lamb_with_groups(m: &Module, options: LambOptions, group: FnPtr) -> Result<Optimizer> {
+        grouped(m, &options, &group)
+    }
+
+    /// Lion (arXiv 2302.06675) over all parameters of a module, a few launches per group. The update is the sign of an
+    /// average of gradients: learning rates are 3 to 10 times smaller than AdamW's, weight decay as much larger.
+    ///
+    /// Example: `optim::lion(model, #{ weight_decay: 0.5 })`
+    pub fn lion(m: &Module, options: LionOptions) -> Result<Optimizer> {
+        new_optimizer(m, &options)
+    }
+
+    /// Lion over all parameters of a module, grouped by a function: `group(name, tensor)` is called for every parameter
+    /// and returns a map with any of `lr_scale` (1.0), `weight_decay` (the optimizer's rule) and `llrd_power` (0). The
+    /// option `groups` goes before it.
+    ///
+    /// Example: `optim::lion(model, #{}, |name, t| #{ lr_scale: if t.ndim == 1 { 2.0 } else { 1.0 } })`
+    #[script(name = "lion")]
+    pub fn lion_with_groups(m: &Module, options: LionOptions, group: FnPtr) -> Result<Optimizer> {
+        grouped(m, &options, &group)
+    }
+
+    /// Muon over all parameters of a module, a few launches per group. Momentum made orthogonal, for matrices, as
+    /// PyTorch's torch.optim.Muon (from Keller Jordan's); AdamW for everything else, and for the matrices that
+    /// `exclude` names.
+    ///
+    /// Example: `optim::muon(model, #{ momentum: 0.95 })`
+    pub fn muon(m: &Module, options: MuonOptions) -> Result<Optimizer> {
+        new_optimizer(m, &options)
+    }
+
+    /// Muon over all parameters of a module, grouped by a function: `group(name, tensor)` is called for every parameter
+    /// and returns a map with any of `lr_scale` (1.0), `weight_decay` (the optimizer's rule) and `llrd_power` (0). The
+    /// option `groups` goes before it.
+    ///
+    /// Example: `optim::muon(model, #{}, |name, t| #{ lr_scale: if t.ndim == 1 { 2.0 } else { 1.0 } })`
+    #[script(name = "muon")]
+    pub fn muon_with_groups(m: &Module, options: MuonOptions, group: FnPtr) -> Result<Optimizer> {
+        grouped(m, &options, &group)
+    }
+
+    /// An optimizer by its name, as the training loops make theirs: "adamw", "sgd", "lars", "lamb", "lion" or "muon", with
+    /// the options of the function of that name as `hyperparameters`, and a function that groups parameters.
+    ///
+    /// Example: `optim::optimizer("sgd", model, #{ momentum: 0.9 }, |name, t| #{ lr_scale: 1.0 })`
+    #[script(name = "optimizer")]
+    pub fn optimizer_of_kind(kind: OptimizerKind, m: &Module, hyperparameters: Map, group: FnPtr) -> Result<Optimizer> {
+        match kind {
+            OptimizerKind::Adamw => {
+                grouped(m, &read_options::<AdamwOptions>("optim::adamw", &hyperparameters)?, &group)
             }
-        })?;
-        Ok(Adamw(Rc::new(RefCell::new(new))))
+            OptimizerKind::Sgd => grouped(m, &read_options::<SgdOptions>("optim::sgd", &hyperparameters)?, &group),
+            OptimizerKind::Lars => grouped(m, &read_options::<LarsOptions>("optim::lars", &hyperparameters)?, &group),
+            OptimizerKind::Lamb => grouped(m, &read_options::<LambOptions>("optim::lamb", &hyperparameters)?, &group),
+            OptimizerKind::Lion => grouped(m, &read_options::<LionOptions>("optim::lion", &hyperparameters)?, &group),
+            OptimizerKind::Muon => grouped(m, &read_options::<MuonOptions>("optim::muon", &hyperparameters)?, &group),
+        }
     }
 
     /// A schedule by its name: "cosine", "constant", "linear", "step" (PyTorch's StepLR after the warm-up),
@@ -149,19 +275,17 @@ mod functions {
 }
 
 #[functions]
-mod adamw {
+mod optimizer {
     use super::*;
 
     /// Makes one update. `lr` is a learning rate, multiplied by each group's `lr_scale`, or a function
-    /// that returns a group's learning rate (from a map with `lr_scale`, `weight_decay`, `llrd_power`,
-    /// `names`). Parameters without a gradient stay unchanged; all gradients are cleared afterwards.
-    pub fn step(optimizer: &Adamw, lr: Dynamic) -> Result<()> {
+    /// that returns a group's learning rate (from a map as `groups` gives it). Parameters without a gradient stay unchanged; all gradients are cleared afterwards.
+    pub fn step(optimizer: &Optimizer, lr: Dynamic) -> Result<()> {
         let lrs: Vec<f64> = match lr.read_lock::<FnPtr>() {
             Some(of_group) => {
                 // Nothing is borrowed while the script runs: it may look at the optimizer.
-                let groups: Vec<Dynamic> = optimizer.0.borrow().groups().iter().map(group_map).collect();
                 let rate = |g| number(&call(&of_group, (g,))?, "the learning rate of a group");
-                groups.into_iter().map(rate).collect::<Result<_>>()?
+                group_maps(optimizer).into_iter().map(rate).collect::<Result<_>>()?
             }
             None => {
                 let lr = number(&lr, "step")?;
@@ -171,16 +295,29 @@ mod adamw {
         optimizer.0.borrow_mut().step(&lrs)
     }
 
-    /// The parameter groups: an array of maps with `lr_scale`, `weight_decay`, `llrd_power` and `names`.
-    pub fn groups(optimizer: &Adamw) -> Vec<Dynamic> {
-        optimizer.0.borrow().groups().iter().map(group_map).collect()
+    /// The parameter groups: an array of maps with `optimizer` (of Muon's, "muon" or "adamw"), `lr_scale`,
+    /// `weight_decay`, `llrd_power` and `names`.
+    pub fn groups(optimizer: &Optimizer) -> Vec<Dynamic> {
+        group_maps(optimizer)
+    }
+
+    /// The optimizer's name, such as "adamw".
+    #[script(get)]
+    pub fn name(optimizer: &Optimizer) -> String {
+        optimizer.0.borrow().name().to_string()
+    }
+
+    /// Bytes of what it keeps, such as moments, once every parameter that is trained has had a gradient.
+    #[script(get)]
+    pub fn state_bytes(optimizer: &Optimizer) -> i64 {
+        optimizer.0.borrow().state_bytes()
     }
 
     /// The optimizer as text.
-    pub fn to_string(optimizer: &Adamw) -> String {
-        let adamw = optimizer.0.borrow();
-        let tensors: usize = adamw.groups().iter().map(|g| g.names.len()).sum();
-        format!("adamw({tensors} tensors in {} groups)", adamw.groups().len())
+    pub fn to_string(optimizer: &Optimizer) -> String {
+        let optimizer = optimizer.0.borrow();
+        let tensors: usize = optimizer.groups().iter().map(|g| g.names.len()).sum();
+        format!("{}({tensors} tensors in {} groups)", optimizer.name(), optimizer.groups().len())
     }
 }
 

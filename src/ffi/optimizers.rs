@@ -1,0 +1,102 @@
+//! One update of an optimizer for many tensors (`optimizers.cpp`).
+
+use super::{Fault, check, handles};
+use crate::error::Result;
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+/// As in `optimizers.cpp`.
+#[repr(C)]
+struct Lists {
+    params: *const *mut C_tensor,
+    grads: *const *mut C_tensor,
+    states: [*const *mut C_tensor; 3],
+    n: usize,
+}
+
+unsafe extern "C" {
+    fn nepa_adamw(lists: *const Lists, lr: f64, weight_decay: f64, beta1: f64, beta2: f64, eps: f64) -> *mut Fault;
+    fn nepa_sgd(lists: *const Lists, lr: f64, weight_decay: f64, momentum: f64, nesterov: bool) -> *mut Fault;
+    fn nepa_lion(lists: *const Lists, lr: f64, weight_decay: f64, beta1: f64, beta2: f64) -> *mut Fault;
+    fn nepa_lars(lists: *const Lists, lr: f64, weight_decay: f64, momentum: f64, trust: f64) -> *mut Fault;
+    fn nepa_lamb(lists: *const Lists, lr: f64, weight_decay: f64, beta1: f64, beta2: f64, eps: f64) -> *mut Fault;
+    fn nepa_muon(
+        lists: *const Lists,
+        lr: f64,
+        weight_decay: f64,
+        momentum: f64,
+        nesterov: bool,
+        ns_steps: i64,
+        match_rms_adamw: bool,
+        bfloat16: bool,
+    ) -> *mut Fault;
+}
+
+/// The formula of an update, with its hyperparameters (described with the options in `optim`) and the states that it
+/// needs.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, Copy)]
+pub enum Rule {
+    /// AdamW. States: first and second moments, and steps: float32 scalars, which the update raises by one.
+    Adamw { betas: [f64; 2], eps: f64 },
+    /// SGD. State: momentum, unless it is 0.
+    Sgd { momentum: f64, nesterov: bool },
+    /// Lion. State: first moments.
+    Lion { betas: [f64; 2] },
+    /// LARS. State: momentum.
+    Lars { momentum: f64, trust_coefficient: f64 },
+    /// LAMB. States: as AdamW's.
+    Lamb { betas: [f64; 2], eps: f64 },
+    /// Muon, for matrices. State: momentum.
+    Muon { momentum: f64, nesterov: bool, ns_steps: i64, match_rms_adamw: bool, bfloat16: bool },
+}
+
+/// What an update works on: equally long lists, tensor by tensor.
+#[derive(Default)]
+pub struct Batch {
+    /// The parameters, changed in place.
+    pub params: Vec<Tensor>,
+    /// Their gradients.
+    pub grads: Vec<Tensor>,
+    /// Their states, a list for each that the rule needs, changed in place.
+    pub states: [Vec<Tensor>; 3],
+}
+
+impl Rule {
+    /// One update in place. A missing state is the rule's own fault, not the caller's data: the lists are checked.
+    pub fn update(&self, batch: &Batch, lr: f64, weight_decay: f64) -> Result<()> {
+        let n = batch.params.len();
+        if n == 0 {
+            return Ok(());
+        }
+        assert_eq!(batch.grads.len(), n, "a gradient for each parameter");
+        let (params, grads) = (handles(&batch.params), handles(&batch.grads));
+        let states = batch.states.each_ref().map(|list| handles(list));
+        let needed = match self {
+            Rule::Adamw { .. } | Rule::Lamb { .. } => 3,
+            Rule::Sgd { momentum: 0.0, .. } => 0,
+            _ => 1,
+        };
+        assert!(states[..needed].iter().all(|list| list.len() == n), "{needed} states for each parameter");
+        let lists = Lists {
+            params: params.as_ptr(),
+            grads: grads.as_ptr(),
+            states: states.each_ref().map(|list| list.as_ptr()),
+            n,
+        };
+        let (lists, lr, wd) = (&raw const lists, lr, weight_decay);
+        // SAFETY: the handles stay alive in `batch` for the call; each list that the rule reads holds n of them.
+        check(unsafe {
+            match *self {
+                Rule::Adamw { betas: [b1, b2], eps } => nepa_adamw(lists, lr, wd, b1, b2, eps),
+                Rule::Sgd { momentum, nesterov } => nepa_sgd(lists, lr, wd, momentum, nesterov),
+                Rule::Lion { betas: [b1, b2] } => nepa_lion(lists, lr, wd, b1, b2),
+                Rule::Lars { momentum, trust_coefficient } => nepa_lars(lists, lr, wd, momentum, trust_coefficient),
+                Rule::Lamb { betas: [b1, b2], eps } => nepa_lamb(lists, lr, wd, b1, b2, eps),
+                Rule::Muon { momentum, nesterov, ns_steps, match_rms_adamw, bfloat16 } => {
+                    nepa_muon(lists, lr, wd, momentum, nesterov, ns_steps, match_rms_adamw, bfloat16)
+                }
+            }
+        })
+    }
+}
