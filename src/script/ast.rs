@@ -2,12 +2,32 @@
 
 use rhai::{AST, ASTNode, Expr, Position, Stmt};
 
+/// A text whose lines are found at once.
+pub struct Lines<'a> {
+    text: &'a str,
+    /// The first byte of each line.
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    /// Finds the lines of a text.
+    pub fn new(text: &'a str) -> Self {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        Self { text, starts: [0].into_iter().chain(ends).collect() }
+    }
+
+    /// The byte at a line and column.
+    pub fn offset(&self, position: Position) -> Option<usize> {
+        let (line, column) = (position.line()?, position.position()?);
+        let start = self.starts.get(line - 1).copied().unwrap_or(self.text.len());
+        let before: usize = self.text[start..].chars().take(column - 1).map(char::len_utf8).sum();
+        Some(start + before)
+    }
+}
+
 /// The byte of a text at a line and column.
 pub fn offset(text: &str, position: Position) -> Option<usize> {
-    let (line, column) = (position.line()?, position.position()?);
-    let start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
-    let before: usize = text[start..].chars().take(column - 1).map(char::len_utf8).sum();
-    Some(start + before)
+    Lines::new(text).offset(position)
 }
 
 /// Where a key stands in the map that the call at `position` is given: a literal, or the sum of some.

@@ -1,15 +1,16 @@
 //! What scripts and their functions do, as text that comments and spacing leave unchanged.
 
-use super::ast::offset;
+use super::ast::{Lines, offset};
 use rhai::{AST, ASTNode, Engine, Expr, FnPtr, Position, Token};
 use std::collections::BTreeSet;
 
 /// A script's text without comments and spacing; as it is where it is no script.
 pub fn code_of(text: &str) -> String {
     let mut plain = text.to_string();
+    let lines = Lines::new(text);
     // Compacting leaves documentation.
     tokens(text, |token, position, _| {
-        if let (Token::Comment(comment), Some(start)) = (token, offset(text, position)) {
+        if let (Token::Comment(comment), Some(start)) = (token, lines.offset(position)) {
             let end = (start + comment.len()).min(text.len());
             plain.replace_range(start..end, &" ".repeat(end - start));
         }
@@ -113,6 +114,7 @@ fn first_function(text: &str) -> &str {
     // Whether the body is a block; unknown before it begins.
     let (mut in_parameters, mut is_block, mut end) = (true, None, text.len());
     let mut count = 0;
+    let lines = Lines::new(text);
     tokens(text, |token, position, depth| {
         count += 1;
         if in_parameters {
@@ -126,7 +128,7 @@ fn first_function(text: &str) -> &str {
             return true;
         }
         let block = *is_block.get_or_insert(matches!(token, Token::LeftBrace));
-        let at = offset(text, position).unwrap_or(text.len());
+        let at = lines.offset(position).unwrap_or(text.len());
         if depth < 0 || depth == 0 && matches!(token, Token::Comma | Token::SemiColon) {
             end = at;
         } else if depth == 0 && block {

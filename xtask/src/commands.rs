@@ -168,6 +168,11 @@ fn test(args: &[OsString]) -> Result<ExitCode> {
     if !chosen {
         command.arg("--workspace");
     }
+    // Many tests wait for other processes: one more at a time keeps the cores busy.
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
+        command.env("RUST_TEST_THREADS", (cores + cores.div_ceil(2)).to_string());
+    }
     exec(command.args(args))
 }
 
