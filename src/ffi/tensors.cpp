@@ -5,6 +5,7 @@
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 
@@ -32,6 +33,15 @@ Fault *nepa_scale(Handle *tensors, size_t n, Handle factor) {
 Fault *nepa_clear_grads(Handle *tensors, size_t n) {
   return guarded([&] {
     for (size_t i = 0; i < n; ++i) tensors[i]->mutable_grad() = at::Tensor();
+  });
+}
+
+// A new tensor of bytes in memory that a GPU can read by itself. (tch's pin_memory names a device, which libtorch warns
+// of.)
+Fault *nepa_pinned_bytes(const int64_t *shape, size_t n, Handle *made) {
+  return guarded([&] {
+    auto options = at::TensorOptions().dtype(at::kByte).pinned_memory(true);
+    *made = new at::Tensor(at::empty({shape, n}, options));
   });
 }
 

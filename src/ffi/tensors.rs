@@ -10,6 +10,7 @@ unsafe extern "C" {
     fn nepa_global_norm(tensors: *const *mut C_tensor, n: usize, norm: *mut *mut C_tensor) -> *mut Fault;
     fn nepa_scale(tensors: *const *mut C_tensor, n: usize, factor: *mut C_tensor) -> *mut Fault;
     fn nepa_clear_grads(tensors: *const *mut C_tensor, n: usize) -> *mut Fault;
+    fn nepa_pinned_bytes(shape: *const i64, n: usize, made: *mut *mut C_tensor) -> *mut Fault;
     fn nepa_is_unshared(tensor: *mut C_tensor) -> bool;
 }
 
@@ -47,6 +48,14 @@ pub fn scale(tensors: &[Tensor], factor: &Tensor) -> Result<()> {
 pub fn clear_grads(tensors: &[Tensor]) -> Result<()> {
     // SAFETY: n live handles.
     check(unsafe { nepa_clear_grads(handles(tensors).as_ptr(), tensors.len()) })
+}
+
+/// A new tensor of bytes on the CPU, in memory that a GPU can read by itself.
+pub fn pinned_bytes(shape: &[i64]) -> Result<Tensor> {
+    let mut made = std::ptr::null_mut();
+    // SAFETY: n sizes; on success `made` is a new tensor that we own.
+    check(unsafe { nepa_pinned_bytes(shape.as_ptr(), shape.len(), &mut made) })?;
+    Ok(unsafe { Tensor::from_ptr(made) })
 }
 
 /// Whether nobody but this handle holds the tensor, and no view its memory.

@@ -8,6 +8,7 @@ use crate::data::pipeline::broken;
 use crate::data::transform::{BatchContext, Drawn};
 use crate::device;
 use crate::error::{Diagnostic, Result, catch_panic, one_line};
+use crate::ffi;
 use crate::positions::Positions;
 use crate::random::{self, Key, Permutation, Purpose};
 use rand::Rng;
@@ -73,10 +74,11 @@ struct Item {
 impl Slot {
     fn new(batch: usize, shape: [usize; 3]) -> Result<Self> {
         let [c, h, w] = shape.map(|n| n as i64);
-        let mut pixels = Tensor::f_empty([batch as i64, h, w, c], (Kind::Uint8, tch::Device::Cpu))?;
-        if device::current() != tch::Device::Cpu {
-            pixels = pixels.f_pin_memory(device::current())?;
-        }
+        let shape = [batch as i64, h, w, c];
+        let pixels = match device::current() {
+            tch::Device::Cpu => Tensor::f_empty(shape, (Kind::Uint8, tch::Device::Cpu))?,
+            _ => ffi::pinned_bytes(&shape)?,
+        };
         let address = pixels.data_ptr().cast();
         Ok(Self { pixels, address, made: AtomicUsize::new(0), items: Mutex::default() })
     }
