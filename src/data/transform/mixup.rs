@@ -4,6 +4,7 @@ use super::draws::{happens, within};
 use super::{BatchContext, Stage, Transform, describe_all};
 use crate::data::batch::Batch;
 use crate::data::image::Region;
+use crate::device::upload;
 use crate::error::{Result, bail, ensure};
 use crate::positions::{Groups, Positions};
 use crate::{choices, options};
@@ -220,19 +221,19 @@ fn mix(batch: Batch, mixes: &[Mix], partners: &[i64], label_smoothing: f64, clas
     if batch.targets.kind() != Kind::Int64 {
         bail!("mixup: the targets are mixed already; list it once");
     }
-    if classes == 0 || batch.labels.f_lt(0)?.f_any()?.f_int64_value(&[])? != 0 {
+    if classes == 0 {
         bail!("mixup: the images have no labels to mix");
     }
     let device = batch.images.device();
     let column = |weight: &dyn Fn(&Mix) -> f64| -> Result<Tensor> {
         let weights: Vec<f32> = mixes.iter().map(|mix| weight(mix) as f32).collect();
-        Ok(Tensor::f_from_slice(&weights)?.f_unsqueeze(1)?.f_to_device(device)?)
+        upload(&Tensor::f_from_slice(&weights)?.f_unsqueeze(1)?, device)
     };
     let (lam, rest) = (column(&|mix| mix.lam)?, column(&|mix| 1.0 - mix.lam)?);
     let off = label_smoothing / classes as f64;
     let mut plain = Tensor::f_full([batch.labels.size()[0], classes as i64], off, (Kind::Float, device))?;
     let plain = plain.f_scatter_value_(1, &batch.labels.f_unsqueeze(1)?, 1.0 - label_smoothing + off)?;
-    let partners = Tensor::f_from_slice(partners)?.f_to_device(device)?;
+    let partners = upload(&Tensor::f_from_slice(partners)?, device)?;
     let targets = plain.f_mul(&lam)?.f_add(&plain.f_index_select(0, &partners)?.f_mul(&rest)?)?;
 
     let partner = batch.images.f_index_select(0, &partners)?;

@@ -4,6 +4,7 @@ use super::draws::{happens, range_within, within};
 use super::{BatchContext, Drawn, Stage, Transform, describe_all};
 use crate::data::batch::Batch;
 use crate::data::image::Region;
+use crate::device::upload;
 use crate::error::{Result, bail, ensure};
 use crate::random::uniform;
 use crate::{choices, options};
@@ -146,7 +147,7 @@ impl Transform for RandomErasing {
                 let (h, w) = (region.height as i64, region.width as i64);
                 let image = batch.images.f_get(i as i64)?;
                 let mut part = image.f_narrow(1, region.top as i64, h)?.f_narrow(2, region.left as i64, w)?;
-                let values = Tensor::f_from_slice(values)?.f_to_device(batch.images.device())?;
+                let values = upload(&Tensor::f_from_slice(values)?, batch.images.device())?;
                 let shape = if values.numel() as i64 == channels { [channels, 1, 1] } else { [channels, h, w] };
                 part.f_copy_(&values.f_view(shape)?)?;
             }

@@ -43,7 +43,8 @@ mod functions {
         loss::next_embedding_intermediate(&hidden_states, z, &options)
     }
 
-    /// Mean cross-entropy of logits [B, C] against labels (int64 [B]) or probabilities (float [B, C]).
+    /// Mean cross-entropy of logits [B, C] against labels (int64 [B]) or probabilities (float [B, C]). A label that is no
+    /// class is an error; on a GPU, which then would have to be waited for in every step, it makes the loss NaN.
     pub fn cross_entropy(logits: &Tensor, target: &Tensor) -> Result<tch::Tensor> {
         loss::cross_entropy(logits, target, &Default::default())
     }
