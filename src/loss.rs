@@ -135,22 +135,24 @@ pub struct EmbeddingStats {
 /// Most rows that the effective rank is computed from.
 const RANK_ROWS: i64 = 1024;
 
-/// Measures the embeddings `z` [B, N, D] without their first token, which is the class token: one learned vector, the
+/// Measures the embeddings `z` [B, N, D]; without their first token if that is a `class_token`, one learned vector, the
 /// same in every image. NaN if an embedding is not finite. Without gradients.
-pub fn embedding_stats(z: &Tensor) -> Result<EmbeddingStats> {
+pub fn embedding_stats(z: &Tensor, class_token: bool) -> Result<EmbeddingStats> {
+    let first = i64::from(class_token);
     ensure!(
-        z.dim() == 3 && z.size()[0] > 0 && z.size()[1] > 2,
-        "embedding_stats expects embeddings [B, N, D] of a class token and at least 2 patches, found {}",
+        z.dim() == 3 && z.size()[0] > 0 && z.size()[1] >= first + 2,
+        "embedding_stats expects embeddings [B, N, D] of {}at least 2 patches, found {}",
+        if class_token { "a class token and " } else { "" },
         shape_text(z)
     );
     tch::no_grad(|| {
-        let (images, patches, width) = (z.size()[0], z.size()[1] - 1, z.size()[2]);
+        let (images, patches, width) = (z.size()[0], z.size()[1] - first, z.size()[2]);
         let rounding = match z.kind() {
             Kind::BFloat16 => 2f64.powi(-8),
             Kind::Half => 2f64.powi(-11),
             _ => 2f64.powi(-23),
         };
-        let z = z.f_narrow(1, 1, patches)?.f_to_kind(Kind::Float)?;
+        let z = z.f_narrow(1, first, patches)?.f_to_kind(Kind::Float)?;
         // The decomposition below does not converge on NaN.
         if z.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
             return Ok(EmbeddingStats { target_std: f64::NAN, effective_rank: f64::NAN, target_cosine: f64::NAN });
