@@ -1,8 +1,9 @@
 //! The device and the threads of a run, chosen once at its start.
 
 use crate::bail_hint;
-use crate::error::{Result, did_you_mean};
+use crate::error::{Result, did_you_mean, one_line};
 use crate::ffi;
+use crate::output::err;
 use crate::tensor::detached_copy;
 use std::cell::Cell;
 use std::time::Instant;
@@ -53,7 +54,13 @@ pub fn parse(text: &str) -> Result<Device> {
         },
     };
     let Device::Cuda(index) = device else { unreachable!() };
-    let libraries = ffi::open_cuda()?;
+    let libraries = match ffi::open_cuda() {
+        Ok(libraries) => libraries,
+        Err(e) => bail_hint!(
+            "device `{text}` was asked for, but libtorch's CUDA library cannot be opened: {}", one_line(&e);
+            "{REPAIR}, or use --device cpu"
+        ),
+    };
     let count = if libraries { Cuda::device_count() } else { 0 };
     if !libraries {
         bail_hint!(
@@ -70,12 +77,33 @@ pub fn parse(text: &str) -> Result<Device> {
     Ok(device)
 }
 
+/// Against a CUDA library that cannot be opened.
+const REPAIR: &str = "`cargo xtask setup --cuda` fetches it with all that it needs";
+
+/// CUDA if libtorch has it and sees a GPU, else the CPU.
+fn best(tells: bool) -> Device {
+    match ffi::open_cuda() {
+        Ok(true) if Cuda::device_count() > 0 => Device::Cuda(0),
+        Ok(_) => Device::Cpu,
+        Err(e) => {
+            if tells {
+                err!(
+                    "warning: the run is on the CPU, since libtorch's CUDA library cannot be opened: {}\nhint: {REPAIR}; \
+                     --device cpu runs on the CPU without this warning",
+                    one_line(&e)
+                );
+            }
+            Device::Cpu
+        }
+    }
+}
+
 /// The device of local rank `local_rank`, of `processes` on this machine: the one `asked` for, else CUDA if available.
 /// Several processes get one GPU each.
 pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Result<Device> {
     let device = match asked {
         Some(name) => parse(name)?,
-        None => parse("cuda").unwrap_or(Device::Cpu),
+        None => best(local_rank == 0),
     };
     if device == Device::Cpu || processes == 1 {
         return Ok(device);

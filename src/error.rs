@@ -142,9 +142,38 @@ pub fn one_line(error: &anyhow::Error) -> String {
     parts.join(": ")
 }
 
-/// The advice given anywhere in the chain.
+/// The advice given anywhere in the chain, or what helps against an error of libtorch's.
 pub fn hint_of(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|cause| cause.downcast_ref::<Diagnostic>()?.hint.clone())
+    let given = error.chain().find_map(|cause| cause.downcast_ref::<Diagnostic>()?.hint.clone());
+    given.or_else(|| torch_hint(&one_line(error)).map(String::from))
+}
+
+/// What helps against an error of libtorch's, by its text.
+fn torch_hint(message: &str) -> Option<&'static str> {
+    if message.contains("CUDA out of memory") {
+        return Some(
+            "less memory: fewer images at once (a larger `accumulate`, in the ImageNet recipes a smaller \
+             `micro_batch`; `batch` where nothing is trained), recompute: true, dtype: \"bfloat16\". model.cost(#{}) \
+             estimates what a step takes",
+        );
+    }
+    message
+        .to_lowercase()
+        .contains(ONE_DEVICE)
+        .then_some("x.to(device()) moves a tensor to the device of the run, x.to(\"cpu\") back")
+}
+
+/// How libtorch's errors about tensors on several devices begin, in small letters.
+const ONE_DEVICE: &str = "expected all tensors to be on the same device";
+
+/// A convolution whose image and weight are on different devices is told by libtorch as if their types differed.
+fn convolution_message(text: &str) -> Option<String> {
+    let (input, rest) = text.split_once("Input type (")?.1.split_once(") and weight type (")?;
+    let (weight, _) = rest.split_once(')')?;
+    // CPUFloatType, CUDAFloatType
+    let device = |name: &str| ["CPU", "CUDA"].into_iter().find(|device| name.starts_with(device));
+    let (input, weight) = (device(input)?, device(weight)?);
+    (input != weight).then(|| format!("{ONE_DEVICE}, found the input on {input} and the weight on {weight}"))
 }
 
 /// What libtorch's error is about, by the type of its C++ exception.
@@ -254,6 +283,9 @@ pub fn torch_message(text: &str) -> String {
     let text = text.trim();
     let prefixes = ["Internal torch error: ", "torch error: "];
     let text = prefixes.iter().find_map(|p| text.strip_prefix(p)).unwrap_or(text).trim();
+    if let Some(message) = convolution_message(text) {
+        return message;
+    }
     // "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: …"
     match text.strip_prefix("[enforce fail at").and_then(|t| t.split_once(". ")) {
         Some((_, meaning)) => meaning.to_string(),
@@ -280,5 +312,21 @@ mod tests {
         let text = "Internal torch error: mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)\n\
                     Exception raised from meta at Linear.cpp:199 (most recent call first):\nframe #0";
         assert_eq!(torch_message(text), "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)");
+    }
+
+    #[test]
+    fn a_convolution_over_two_devices_names_them() {
+        let text = |input, weight| {
+            format!(
+                "Input type ({input}) and weight type ({weight}) should be the same or input should be a MKLDNN tensor \
+                 and weight is a dense tensor"
+            )
+        };
+        assert_eq!(
+            torch_message(&text("CPUFloatType", "CUDAFloatType")),
+            "expected all tensors to be on the same device, found the input on CPU and the weight on CUDA"
+        );
+        let types = text("CPUFloatType", "CPUBFloat16Type");
+        assert_eq!(torch_message(&types), types);
     }
 }

@@ -70,6 +70,9 @@ fn fault_words(e: &SafeTensorError) -> String {
     }
 }
 
+/// What is advised about a tensor that is not finite.
+pub const DIVERGED: &str = "the training that made it has diverged";
+
 /// Refuses tensors with values that are not finite; `of` says whose they are.
 pub fn ensure_finite(tensors: &[(String, Tensor)], of: &str) -> Result<()> {
     // A norm that is finite speaks for all at once, and makes a GPU wait only once.
@@ -82,7 +85,7 @@ pub fn ensure_finite(tensors: &[(String, Tensor)], of: &str) -> Result<()> {
         if t.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
             bail_hint!(
                 "the tensor `{name}` ({of}) holds NaN or infinite values";
-                "the training that made it has diverged"
+                "{DIVERGED}"
             );
         }
     }

@@ -1,8 +1,9 @@
 //! The checkpoints of one training loop: resuming from the newest one, and saving while it trains.
 
 use crate::bail_hint;
+use crate::checkpoint::tensors::DIVERGED;
 use crate::dist;
-use crate::error::{Diagnostic, Result, one_line};
+use crate::error::{Diagnostic, Result, hint_of, one_line};
 use crate::nn::{Module, named_parameters};
 use crate::positions::Positions;
 use crate::provenance::{Versions, timestamp};
@@ -250,9 +251,11 @@ impl Checkpoints {
                 self.writer.wait();
                 let good = self.writer.last_words();
                 let message = format!("{}: no checkpoint at step {step}: {}; {good}", self.label, one_line(&e));
-                return Err(Diagnostic::new(message)
-                    .hint(format!("the training has diverged: see its loss and gradient norm in {METRICS_FILE}"))
-                    .into());
+                let hint = hint_of(&e).map(|hint| match hint.as_str() {
+                    DIVERGED => format!("the training has diverged: see its loss and gradient norm in {METRICS_FILE}"),
+                    _ => hint,
+                });
+                return Err(Diagnostic { hint, ..Diagnostic::new(message) }.into());
             }
         };
         self.writer.write(step, snapshot)?;

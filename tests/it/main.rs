@@ -65,6 +65,8 @@ mod schedules;
 mod script_modules;
 mod security;
 mod signals;
+#[cfg(target_os = "linux")]
+mod simulated_cuda;
 mod splits;
 mod sweep;
 mod tensorboard;

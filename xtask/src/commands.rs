@@ -53,9 +53,12 @@ current folder. `cargo xtask run -- --help` shows nepa's own help for `run`.
 ";
 
 const TEST: &str = "\
-Usage: cargo xtask test [ARGS…]
+Usage: cargo xtask test [--simulated-cuda] [ARGS…]
 
 Sets up libtorch if needed and runs `cargo test --workspace ARGS…` (without --workspace if ARGS choose a package).
+
+  --simulated-cuda  the tests of the program (`--test it`) with their runs on a CUDA device that is simulated on the CPU
+                    (tests/simulated-cuda/README.md); without those of several processes
 ";
 
 const BENCH: &str = "\
@@ -158,6 +161,11 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
 fn test(args: &[OsString]) -> Result<ExitCode> {
     let project = project();
     libtorch::ensure(&project, Want::Linked)?;
+    if let Some((first, rest)) = args.split_first()
+        && first == "--simulated-cuda"
+    {
+        return test_on_simulated_cuda(&project, rest);
+    }
     let chosen = args.iter().take_while(|a| *a != "--").any(|a| {
         let a = a.to_string_lossy();
         // `-p NAME`, `-pNAME`, `--package NAME`, `--package=NAME`
@@ -174,6 +182,17 @@ fn test(args: &[OsString]) -> Result<ExitCode> {
         command.env("RUST_TEST_THREADS", (cores + cores.div_ceil(2)).to_string());
     }
     exec(command.args(args))
+}
+
+/// Tests that compare CUDA with the CPU are left out, since they choose the device themselves, and those of several
+/// processes, which would need NCCL.
+fn test_on_simulated_cuda(project: &Path, args: &[OsString]) -> Result<ExitCode> {
+    let mut command = cargo::command(project);
+    command.args(["test", "--test", "it"]).env("NEPA_TEST_DEVICE", "cuda").args(args);
+    if !args.iter().any(|arg| arg == "--") {
+        command.arg("--");
+    }
+    exec(command.args(["--skip", "simulated_cuda::", "--skip", "dist_"]))
 }
 
 fn bench(args: &[OsString]) -> Result<ExitCode> {

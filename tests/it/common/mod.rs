@@ -6,6 +6,8 @@
 #[cfg(target_os = "linux")]
 pub mod faults;
 mod outcome;
+#[cfg(target_os = "linux")]
+pub mod simulated_cuda;
 
 pub use outcome::{Outcome, TIMING, assert_checkpoints_whole, copy, files, is_unfinished, outcome};
 
@@ -91,6 +93,23 @@ fn clean(program: &str) -> Command {
     command
 }
 
+/// The arguments of nepa, or those that let it run on the simulated CUDA where NEPA_TEST_DEVICE says so: what a test
+/// runs on the CPU then runs there. Several processes stay on the CPU, since there is no NCCL.
+fn on_test_device<'a>(command: &mut Command, args: &[&'a str]) -> Vec<&'a str> {
+    let mut args = args.to_vec();
+    #[cfg(target_os = "linux")]
+    if simulated_cuda::everywhere() && !args.contains(&"--nproc") {
+        command.envs(simulated_cuda::environment());
+        let device = args.iter().position(|arg| *arg == "--device");
+        if let Some(named) = device.and_then(|at| args.get_mut(at + 1)).filter(|named| **named == "cpu") {
+            *named = "cuda";
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
+    args
+}
+
 /// A temporary folder in which commands run.
 pub struct Folder(tempfile::TempDir);
 
@@ -162,7 +181,9 @@ impl Folder {
 
     /// Starts nepa in this folder without waiting for it.
     pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Running {
-        self.spawn(clean(env!("CARGO_BIN_EXE_nepa")).args(args).envs(env.iter().copied()))
+        let mut command = clean(env!("CARGO_BIN_EXE_nepa"));
+        let args = on_test_device(&mut command, args);
+        self.spawn(command.args(args).envs(env.iter().copied()))
     }
 
     /// Starts a line of the shell in this folder, in which "$nepa" is the program.

@@ -1,0 +1,440 @@
+//! Runs on CUDA, which `tests/simulated-cuda` simulates: the same bits as on a CPU, what a user is told who has no GPU,
+//! a broken library or too little memory, and how often the host launches and waits.
+
+use crate::common::simulated_cuda::{CUDA, environment, link_libtorch, loaded_from};
+use crate::common::*;
+use serde_json::Value;
+
+/// Pretraining, fine-tuning and evaluation with checkpoints at every second step, in seconds.
+const LOOPS: &str = r#"
+import "std/pretrain" as pretrain;
+import "std/finetune" as finetune;
+import "std/evaluate" as evaluate;
+let images = data::synthetic(#{ len: 12, size: 8, classes: 2, seed: 1 });
+let model = nn::vit_nepa(#{
+    image_size: 8, patch_size: 4, num_channels: 3, hidden_size: 8, num_hidden_layers: 2, num_attention_heads: 2,
+    intermediate_size: 16, drop_path_prob: 0.2,
+});
+let often = #{
+    batch: 4, log_every: 1, save_every: 2, keep: 1, accumulate: 2, clip_grad_norm: 1.0,
+    transforms: [transform::random_horizontal_flip(), transform::normalize(0.5, 0.5)],
+};
+pretrain::fit(model, images, often + #{ steps: 4 });
+let classifier = finetune::classifier(model, 2, #{});
+finetune::fit(classifier, images, often + #{ epochs: 2, evaluate: #{ images: images, best: "best" } });
+checkpoint::save(classifier, run::path("model"));
+let scores = evaluate::classify(classifier, images, #{ predictions: run::path("predictions.csv") });
+run::write("scores.txt", `${scores.top1} ${scores.loss} ${randn([1]).item()}`);
+"#;
+
+type Setting<'a> = (&'a str, &'a str);
+
+/// Runs nepa with the simulation, where more of its variables are set.
+fn simulated(folder: &Folder, settings: &[Setting<'_>], args: &[&str]) -> Said {
+    let simulation = environment();
+    let mut env: Vec<Setting<'_>> = simulation.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    env.extend(settings);
+    folder.nepa_with(&env, args)
+}
+
+/// Runs LOOPS, which must be in recipe.rhai, on a simulated GPU.
+fn loops(folder: &Folder, out: &str, settings: &[Setting<'_>]) -> Said {
+    simulated(folder, settings, &["run", "recipe.rhai", "--device", "cuda", "--threads", "1", "--out", out])
+}
+
+/// What LOOPS leaves on the CPU.
+fn loops_on_cpu() -> Outcome {
+    let folder = Folder::new();
+    folder.run_with(LOOPS, &["--out", "out"]).succeeds();
+    outcome(&folder.path("out"))
+}
+
+fn folder_with(recipe: &str) -> Folder {
+    let folder = Folder::new();
+    folder.write("recipe.rhai", recipe);
+    folder
+}
+
+/// A report of the simulation.
+struct Report(Value);
+
+impl Report {
+    fn read(folder: &Folder, name: &str) -> Self {
+        Report(folder.json(name))
+    }
+
+    /// One count, over all phases or in one.
+    fn count(&self, phase: Option<&str>, what: &str) -> i64 {
+        let phases = self.0["phases"].as_object().unwrap();
+        let of = phases.iter().filter(|(name, _)| phase.is_none_or(|phase| phase == *name));
+        of.map(|(_, counts)| counts[what].as_i64().unwrap()).sum()
+    }
+
+    fn allocations(&self) -> i64 {
+        self.0["allocations"].as_i64().unwrap()
+    }
+
+    fn peak(&self) -> i64 {
+        self.0["devices"][0]["peak_bytes"].as_i64().unwrap()
+    }
+}
+
+#[test]
+fn training_and_evaluation_are_those_of_the_cpu_bit_for_bit() {
+    let folder = folder_with(LOOPS);
+    let said = loops(&folder, "out", &[("NEPA_SIMULATED_CUDA_REPORT", "report.json")]);
+    said.succeeds().says(&["recipe.rhai on cuda:0, 1 thread"]);
+    // libtorch warns of calls that it would like otherwise.
+    assert!(!said.stderr.contains("Warning:"), "{said}");
+    loops_on_cpu().assert_same(&folder.path("out"));
+
+    let report = Report::read(&folder, "report.json");
+    for phase in ["forward", "backward", "update"] {
+        assert!(report.count(Some(phase), "launches") > 0, "{phase}: {}", report.0);
+    }
+    assert_eq!(report.0["devices"][0]["live_bytes"], 0, "memory is never freed");
+    // Numbers that are tensors of the CPU cost a copy with each launch; a list with one, a launch for each tensor.
+    assert_eq!(report.0["notes"], serde_json::json!({}), "{}", report.0);
+}
+
+/// Runs a recipe or an example of the repository on the CPU and on CUDA; both must leave the same.
+fn same_on_both(file: &str, sets: &[&str]) {
+    let path = repository(file).display().to_string();
+    // Folders of one name: results may name it.
+    let run = |device: &str| {
+        let folder = Folder::new();
+        let mut args = vec!["run", &path, "--device", device, "--threads", "1", "--out", "out"];
+        sets.iter().for_each(|set| args.extend(["--set", set]));
+        let said = if device == "cpu" { folder.nepa(&args) } else { simulated(&folder, &[], &args) };
+        said.succeeds();
+        (outcome(&folder.path("out")), said)
+    };
+    let ((expected, cpu), (found, cuda)) = (run("cpu"), run("cuda"));
+    expected.assert_equals(&found);
+    // What is printed may tell times, but where nothing else is left, it is the result.
+    if expected.0.keys().all(|name| name.contains("recipe") || name.contains("scripts/")) {
+        assert!(!cpu.stdout.is_empty(), "{file} leaves nothing to compare: {cpu}");
+        assert_eq!(cpu.stdout, cuda.stdout, "{file}");
+    }
+}
+
+#[test]
+fn the_recipes_of_pretraining_give_the_bits_of_the_cpu() {
+    let data = format!("data={}", repository("tests/fixtures/data/folder").display());
+    let small = ["hidden_size=16", "layers=2", "heads=2", "batch=8", "micro_batch=4", "image_size=56", "steps=2"];
+    let small = [&[data.as_str(), "evaluate_every=1", "dtype=float32"][..], &small].concat();
+    for size in ["vits", "vitb", "vitl"] {
+        same_on_both(&format!("recipes/pretrain_{size}.rhai"), &small);
+    }
+    same_on_both("recipes/ablations.rhai", &["steps=2", "batch=32", "images=60"]);
+}
+
+#[test]
+fn the_models_of_the_examples_give_the_bits_of_the_cpu() {
+    let folder = folder_with(
+        r#"import "std/pretrain" as pretrain;
+        let config = #{ image_size: 32, patch_size: 8, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 4 };
+        let model = nn::build(param("script", ""), config);
+        pretrain::fit(model, data::synthetic(#{ len: 8, size: 32 }), #{ batch: 4, epochs: 1, accumulate: 2 });"#,
+    );
+    for model in names_in(&repository("examples/models")) {
+        let script = format!("script={}", repository("examples/models").join(model).display());
+        same_on_both(&folder.path("recipe.rhai").display().to_string(), &[&script]);
+    }
+}
+
+#[test]
+fn the_recipes_of_fine_tuning_give_the_bits_of_the_cpu() {
+    let data = format!("data={}", repository("tests/fixtures/data/folder").display());
+    let model = format!("model={}", golden("gelu-plain-qknorm"));
+    for size in ["vitb", "vitl"] {
+        let sets = [&data, &model, "weights=raw", "batch=8", "micro_batch=4", "epochs=1", "dtype=float32"];
+        same_on_both(&format!("recipes/finetune_{size}.rhai"), &sets);
+    }
+    let fashion = ["hidden_size=16", "layers=1", "heads=2", "pretrain_epochs=1", "finetune_epochs=1"];
+    same_on_both("recipes/fashion_mnist.rhai", &fashion);
+    same_on_both("recipes/quickstart.rhai", &["seeds=1", "pretrain_epochs=1", "finetune_epochs=1"]);
+}
+
+#[test]
+fn the_recipes_of_evaluation_give_the_bits_of_the_cpu() {
+    let data = format!("data={}", repository("tests/fixtures/data/folder").display());
+    let model = format!("model={}", golden("gelu-plain-qknorm"));
+    for recipe in ["linear_probe", "knn"] {
+        same_on_both(&format!("recipes/{recipe}.rhai"), &[&data, &model, "block=all"]);
+    }
+    same_on_both("recipes/visualize.rhai", &[&data, &model]);
+    let models = Folder::new();
+    let script = format!("{}; checkpoint::save(m, \"m\");", CLASSIFIER);
+    models.run(&script).succeeds();
+    let classifier = format!("model={}", models.path("m").display());
+    same_on_both("recipes/eval_imagenet1k.rhai", &[&data, &classifier, "resize=32", "dtype=float32"]);
+}
+
+const CLASSIFIER: &str = "let m = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 3, hidden_size: 8, \
+                          num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16, num_labels: 1000 })";
+
+#[test]
+fn the_examples_give_the_bits_of_the_cpu() {
+    for (name, sets) in [
+        ("custom_embed", &["steps=15"][..]),
+        ("custom_loop", &["steps=15"]),
+        ("custom_task", &["epochs=1"]),
+        ("distributed_loop", &["steps=15"]),
+        ("info_nce", &["steps=12"]),
+        ("resumable_loop", &["steps=8"]),
+        ("sweep", &["steps=4"]),
+    ] {
+        same_on_both(&format!("examples/{name}.rhai"), sets);
+    }
+    let model = format!("dir={}", golden("gelu-affine"));
+    same_on_both("examples/parity.rhai", &[&model]);
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_told() {
+    let folder = folder_with("print(device());");
+    let run = |devices: &str, more: &[&str]| {
+        let args = [&["run", "recipe.rhai"], more].concat();
+        simulated(&folder, &[("NEPA_SIMULATED_CUDA_DEVICES", devices)], &args)
+    };
+    let hint = "hint: check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or use --device cpu";
+    let none = ["device `cuda` was asked for, but libtorch sees 0 CUDA device(s)", hint];
+    run("0", &["--device", "cuda"]).fails(1).says(&none);
+    run("0", &[]).succeeds().prints(&["cpu\n"]);
+    run("2", &[]).succeeds().prints(&["cuda:0\n"]);
+    run("2", &["--device", "cuda:1"]).succeeds().prints(&["cuda:1\n"]);
+    let two = ["device `cuda:2` was asked for, but libtorch sees 2 CUDA device(s)", hint];
+    run("2", &["--device", "cuda:2"]).fails(1).says(&two);
+}
+
+#[test]
+fn the_second_of_two_gpus_trains_alone() {
+    let folder = folder_with(LOOPS);
+    let settings = [("NEPA_SIMULATED_CUDA_DEVICES", "2"), ("NEPA_SIMULATED_CUDA_REPORT", "report.json")];
+    let args = ["run", "recipe.rhai", "--device", "cuda:1", "--threads", "1", "--out", "out"];
+    simulated(&folder, &settings, &args).succeeds().says(&["on cuda:1"]);
+    loops_on_cpu().assert_same(&folder.path("out"));
+    assert_eq!(folder.json("report.json")["devices"][0]["peak_bytes"], 0, "the first GPU was used too");
+}
+
+#[test]
+fn a_cuda_library_that_cannot_be_opened_is_told() {
+    let folder = folder_with("print(device());");
+    let libraries = folder.path("torch/lib");
+    link_libtorch(&libraries);
+    let (name, value) = loaded_from(&libraries);
+    let run = |more: &[&str]| folder.nepa_with(&[(name, &value)], &[&["run", "recipe.rhai"], more].concat());
+
+    run(&["--device", "cuda"]).fails(1).says(&["this libtorch has no CUDA", "cargo xtask setup --cuda"]);
+    let said = run(&[]);
+    said.succeeds().prints(&["cpu\n"]);
+    assert!(!said.stderr.contains("warning:"), "{said}");
+
+    folder.write(&format!("torch/lib/{CUDA}"), "not a library");
+    let reason = ["libtorch's CUDA library cannot be opened: ", CUDA, "hint: `cargo xtask setup --cuda`"];
+    run(&["--device", "cuda"]).fails(1).says(&reason).says(&["device `cuda` was asked for", "or use --device cpu"]);
+    run(&[]).succeeds().prints(&["cpu\n"]).says(&reason).says(&["warning: the run is on the CPU"]);
+    let said = run(&["--device", "cpu"]);
+    said.succeeds();
+    assert!(!said.stderr.contains("warning:"), "{said}");
+}
+
+/// What every error about a GPU's memory says.
+const OUT_OF_MEMORY: [&str; 5] =
+    ["error: ", "CUDA out of memory. Tried to allocate", "hint: less memory", "`micro_batch`", "recompute: true"];
+
+#[test]
+fn memory_that_runs_out_at_any_moment_loses_nothing() {
+    let folder = folder_with(LOOPS);
+    loops(&folder, "out", &[("NEPA_SIMULATED_CUDA_REPORT", "report.json")]).succeeds();
+    let all = Report::read(&folder, "report.json").allocations();
+    let whole = outcome(&folder.path("out"));
+    // The moments are spread over model, steps, checkpoints and evaluations.
+    const MOMENTS: i64 = 8;
+    let mut resumed = 0;
+    for moment in 0..MOMENTS {
+        let (folder, last) = (folder_with(LOOPS), (all * moment / MOMENTS + 7).to_string());
+        loops(&folder, "out", &[("NEPA_SIMULATED_CUDA_ALLOCATIONS", &last)]).fails(1).says(&OUT_OF_MEMORY);
+        assert_checkpoints_whole(&folder.path("out"));
+        let said = loops(&folder, "out", &[]);
+        resumed += said.succeeds().stderr.contains("resumed from step") as i64;
+        whole.assert_same(&folder.path("out"));
+    }
+    assert!(resumed >= MOMENTS / 2, "only {resumed} of {MOMENTS} had a checkpoint to resume from");
+}
+
+#[test]
+fn memory_of_the_size_that_is_needed_is_enough() {
+    let folder = folder_with(LOOPS);
+    loops(&folder, "a", &[("NEPA_SIMULATED_CUDA_REPORT", "report.json")]).succeeds();
+    let peak = Report::read(&folder, "report.json").peak();
+    loops(&folder, "b", &[("NEPA_SIMULATED_CUDA_BYTES", &peak.to_string())]).succeeds();
+    let said = loops(&folder, "c", &[("NEPA_SIMULATED_CUDA_BYTES", &(peak - 1).to_string())]);
+    said.fails(1).says(&OUT_OF_MEMORY).says(&["dtype: \"bfloat16\"", "model.cost"]);
+}
+
+#[test]
+fn memory_that_runs_out_while_evaluating_is_told() {
+    let folder = folder_with(&format!(
+        "import \"std/evaluate\" as evaluate;\n{CLASSIFIER};\n\
+         let images = data::synthetic(#{{ len: 64, size: 28, classes: 2 }});\n\
+         evaluate::classify(m, images, #{{ batch: param(\"batch\", 64) }});\n"
+    ));
+    let run = |bytes: &str, batch: &str| {
+        let settings = [("NEPA_SIMULATED_CUDA_BYTES", bytes), ("NEPA_SIMULATED_CUDA_REPORT", "report.json")];
+        simulated(&folder, &settings, &["run", "recipe.rhai", "--device", "cuda", "--set", &format!("batch={batch}")])
+    };
+    run("100000000", "2").succeeds();
+    let needed = Report::read(&folder, "report.json").peak().to_string();
+    run(&needed, "64").fails(1).says(&OUT_OF_MEMORY).says(&["`batch` where nothing is trained", "recipe.rhai:4:"]);
+    run(&needed, "2").succeeds();
+}
+
+#[test]
+fn tensors_on_two_devices_are_named() {
+    let run = |line: &str| {
+        let folder =
+            folder_with(&format!("let m = nn::vit_nepa({TINY});\nlet x = ones([2, 3, 8, 8]).to(\"cpu\");\n{line}"));
+        simulated(&folder, &[], &["run", "recipe.rhai", "--device", "cuda"])
+    };
+    let hint = "hint: x.to(device()) moves a tensor to the device of the run";
+    let said = run("m.forward(x);");
+    said.fails(1).says(&["expected all tensors to be on the same device, found the input on CPU", "CUDA", hint]);
+    assert!(!said.stderr.contains("MKLDNN"), "{said}");
+    run("x + ones([2, 3, 8, 8]);").fails(1).says(&[
+        "Expected all tensors to be on the same device",
+        "cuda:0",
+        "cpu",
+        hint,
+    ]);
+    run("print((m.forward(x.to(device())).shape));").succeeds();
+}
+
+/// What a step of training launches, copies and waits for: the difference between long and short runs.
+fn per_step(recipe: &str, settings: &[Setting<'_>], what: &str, phase: Option<&str>) -> f64 {
+    let folder = folder_with(recipe);
+    let counts = ["2", "6"].map(|steps| {
+        let settings = [settings, &[("NEPA_SIMULATED_CUDA_REPORT", "report.json")]].concat();
+        let set = format!("steps={steps}");
+        let args = ["run", "recipe.rhai", "--device", "cuda", "--threads", "1", "--set", &set, "--out", steps];
+        simulated(&folder, &settings, &args).succeeds();
+        Report::read(&folder, "report.json").count(phase, what)
+    });
+    (counts[1] - counts[0]) as f64 / 4.0
+}
+
+const STEPS: &str = r#"
+import "std/pretrain" as pretrain;
+import "std/finetune" as finetune;
+let images = data::synthetic(#{ len: 24, size: 8, classes: 2, seed: 1 });
+let config = #{
+    image_size: 8, patch_size: 4, num_channels: 3, hidden_size: 8, num_hidden_layers: 2, num_attention_heads: 2,
+    intermediate_size: 16,
+};
+let options = #{
+    batch: 4, steps: param("steps", 2), warmup: 0.0, clip_grad_norm: 1.0, log_every: 100, save_every: 100,
+    transforms: [transform::normalize(0.5, 0.5)],
+};
+"#;
+
+#[test]
+fn launches_and_waits_of_a_step_stay_within_their_budget() {
+    // Of these models, with two blocks each. What a step takes when this was written: 234 and 7, 248 and 11.
+    let pretraining = format!("{STEPS}pretrain::fit(nn::vit_nepa(config), images, options);");
+    let classifier = "nn::vit_nepa(config + #{ num_labels: 2, is_causal: false, drop_path_prob: 0.1 })";
+    let finetuning = format!("{STEPS}finetune::fit({classifier}, images, options);");
+    for (name, recipe, launches, waits) in
+        [("pretraining", pretraining, 260.0, 7.0), ("fine-tuning", finetuning, 275.0, 11.0)]
+    {
+        let phases = ["forward", "backward", "update"].map(|phase| per_step(&recipe, &[], "launches", Some(phase)));
+        let waited = per_step(&recipe, &[], "waits", None);
+        println!("{name}: launches of a step {phases:?} in forward, backward and update; waits {waited}");
+        assert!(phases.iter().sum::<f64>() <= launches, "{name}: launches {phases:?}, at most {launches}");
+        assert!(waited <= waits, "{name}: {waited} waits, at most {waits}");
+    }
+}
+
+#[test]
+fn a_base_model_at_its_batch_is_counted_without_computing() {
+    // A step of the recipe's model by hand: a loop would write checkpoints.
+    let recipe = r#"
+        let batch = 128;
+        let model = nn::vit_nepa(#{});
+        let opt = optim::adamw(model, #{});
+        let out = autocast("bfloat16", || model.encode(zeros([batch, 3, 224, 224])));
+        loss::next_embedding(out.last_hidden_state, out.input_embedding, #{}).backward();
+        optim::clip_grad_norm(model, 1.0);
+        opt.step(1e-3);
+        print(model.cost(#{ batch: batch, dtype: "bfloat16" }).memory.to_json());
+    "#;
+    let folder = folder_with(recipe);
+    let settings = [("NEPA_SIMULATED_CUDA_DRY", "1"), ("NEPA_SIMULATED_CUDA_REPORT", "report.json")];
+    let said = simulated(&folder, &settings, &["run", "recipe.rhai", "--device", "cuda", "--threads", "1"]);
+    let estimate = &said.values()[0];
+    let report = Report::read(&folder, "report.json");
+    // The estimate counts averages too, which this step does not keep.
+    let expected = estimate["total"].as_f64().unwrap() - estimate["ema"].as_f64().unwrap();
+    let ratio = report.peak() as f64 / expected;
+    println!("peak memory {:.1} GB, {ratio:.3} of the estimate; {}", report.peak() as f64 / 1e9, report.0["phases"]);
+    assert!((0.8..1.25).contains(&ratio), "peak memory {} is not near the estimate {expected}", report.peak());
+}
+
+/// Runs a test of this file once more, in a process that takes the simulation for CUDA; how it ended. In that process
+/// gives nothing.
+fn in_a_process_with_cuda(test: &str) -> Option<std::process::Output> {
+    const INSIDE: &str = "NEPA_TEST_INSIDE_SIMULATED_CUDA";
+    if std::env::var_os(INSIDE).is_some() {
+        assert_eq!(nepa::device::parse("cuda").unwrap(), tch::Device::Cuda(0));
+        return None;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([&format!("simulated_cuda::{test}"), "--exact", "--nocapture"]).envs(environment()).env(INSIDE, "1");
+    Some(command.output().unwrap())
+}
+
+#[test]
+fn the_host_cannot_touch_device_memory() {
+    use std::os::unix::process::ExitStatusExt as _;
+    match in_a_process_with_cuda("the_host_cannot_touch_device_memory") {
+        Some(output) => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{text}");
+            assert!(text.contains("simulated CUDA: the host touched device memory at 0x"), "{text}");
+        }
+        None => {
+            let x = tch::Tensor::ones([4], (tch::Kind::Float, tch::Device::Cuda(0)));
+            // SAFETY: not safe at all, but what reads it ends here.
+            println!("{}", unsafe { x.data_ptr().cast::<f32>().read_volatile() });
+        }
+    }
+}
+
+#[test]
+fn new_memory_is_nan_and_gradients_are_those_of_the_cpu() {
+    if let Some(output) = in_a_process_with_cuda("new_memory_is_nan_and_gradients_are_those_of_the_cpu") {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let gpu = (tch::Kind::Float, tch::Device::Cuda(0));
+    let fresh = tch::Tensor::empty([1000], gpu);
+    assert!(bool::try_from(fresh.isnan().all()).unwrap());
+
+    let gradient = |device| {
+        let x = tch::Tensor::arange(12, (tch::Kind::Float, device)).view([4, 3]);
+        let weight = (tch::Tensor::ones([3, 3], (tch::Kind::Float, device)) * 0.1).set_requires_grad(true);
+        x.linear::<&tch::Tensor>(&weight, None).gelu("none").square().sum(tch::Kind::Float).backward();
+        weight.grad().to_device(tch::Device::Cpu)
+    };
+    assert_eq!(gradient(tch::Device::Cuda(0)), gradient(tch::Device::Cpu));
+
+    // Views of one tensor stay views of one tensor; what is resized moves.
+    let x = tch::Tensor::zeros([4, 4], gpu);
+    let _ = x.narrow(1, 1, 2).fill_(1.0);
+    assert_eq!(x.sum(tch::Kind::Float).double_value(&[]), 8.0);
+    let out = tch::Tensor::empty([0], gpu);
+    assert_eq!(
+        Vec::<f32>::try_from(x.mm_out(&out, &x).select(0, 0).to_device(tch::Device::Cpu)).unwrap(),
+        [0.0, 2.0, 2.0, 0.0]
+    );
+}
