@@ -213,7 +213,9 @@ fn a_lenient_load_takes_what_fits_and_accounts_for_the_rest() {
 
 #[test]
 fn tensors_of_every_dtype_survive_a_file() {
-    let said = run(r#"
+    // What is read from files is there.
+    let said = Folder::on_cpu().run(
+        r#"
         let all = #{};
         for dtype in ["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"] {
             all[dtype] = tensor([0.0, 1.0, 3.0]).to(dtype);
@@ -228,7 +230,8 @@ fn tensors_of_every_dtype_survive_a_file() {
             if !back[name].equal(all[name]) { throw name + " differs"; }
         }
         print(back.len());
-        "#);
+        "#,
+    );
     assert_eq!(said.values(), [13]);
 }
 
@@ -269,7 +272,7 @@ fn in_two_files(folder: &Folder, to: &str) -> Vec<String> {
 
 #[test]
 fn weights_in_several_files_are_one_model() {
-    let folder = Folder::new();
+    let folder = Folder::on_cpu(); // what is read from files is there
     let names = in_two_files(&folder, "two");
     let whole = golden("gelu-affine");
     let same = |path: &str| {

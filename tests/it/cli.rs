@@ -108,7 +108,7 @@ fn a_parameter_with_a_computed_name_is_told() {
 
 #[test]
 fn a_run_directory_records_what_was_run() {
-    let folder = Folder::new();
+    let folder = Folder::on_cpu(); // which is recorded
     let script = format!(
         "{RECIPE}run::log(#{{ step: 1, loss: 0.5 }});\nrun::log(#{{ step: 2, loss: tensor(0.25) }});\nrun::write(\"note.txt\", \"hello\");\n"
     );

@@ -94,7 +94,7 @@ fn damaged_files_are_refused_with_the_reason() {
 
 #[test]
 fn exif_orientation_is_applied_only_where_asked_for() {
-    let folder = Folder::new();
+    let folder = Folder::on_cpu(); // where pictures are read to
     let mut script = String::new();
     for i in 1..=8 {
         folder.write(&format!("d{i}/a/x.jpg"), std::fs::read(odd(&format!("orientation-{i}.jpg"))).unwrap());

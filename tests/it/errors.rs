@@ -740,7 +740,7 @@ fn a_recipe_that_does_not_exist_is_told_with_the_nearest_file() {
 
 #[test]
 fn cuda_without_a_gpu_is_told() {
-    let folder = Folder::new();
+    let folder = Folder::on_cpu(); // with libtorch as it is
     folder.write("recipe.rhai", "print(device());");
     for device in ["cuda", "cuda:0", "cuda:7"] {
         let said = folder.nepa_with(&[("CUDA_VISIBLE_DEVICES", "")], &["run", "recipe.rhai", "--device", device]);

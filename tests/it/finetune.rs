@@ -84,7 +84,7 @@ fn what_became_of_each_tensor_is_said_listed_and_kept_with_the_models() {
 
 #[test]
 fn a_backbone_alone_and_the_references_average_are_taken() {
-    let folder = Folder::new();
+    let folder = Folder::on_cpu(); // what is read from files is there
     let body = r#"
         let alone = #{};
         for name in pretrained.state_dict().keys() { alone[name.sub_string("vit_nepa.".len())] = pretrained.state_dict()[name]; }
@@ -196,7 +196,7 @@ fn a_run_means_its_newest_checkpoint_and_one_of_several_loops_has_to_be_named() 
 /// Everything that loads a model takes the same paths and the same words for raw and averaged weights.
 #[test]
 fn a_run_a_checkpoint_a_folder_and_a_file_are_loaded_alike() {
-    let folder = Folder::new();
+    let folder = Folder::on_cpu(); // what is read from files is there
     let body = format!(
         "import \"std/pretrain\" as pretrain;\n{}",
         script(&format!(

@@ -27,7 +27,9 @@ fn one_element_is_a_number_in_any_shape_and_dtype() {
 
 #[test]
 fn tensors_of_any_shape_have_a_text() {
-    let said = run(r#"
+    // Which the text names.
+    let said = Folder::on_cpu().run(
+        r#"
         print(zeros([0, 3]).to_string());
         print(ones([1, 1, 1, 1, 1, 1, 1, 1, 1]).to_string());
         let twos = []; twos.pad(40, 2);
@@ -35,7 +37,8 @@ fn tensors_of_any_shape_have_a_text() {
         print(ones(ones_).expand(twos).to_string());
         print(ones([2]).to("bfloat16").to_string());
         print(ones([]).to("bool").to_string());
-    "#);
+    "#,
+    );
     said.succeeds().prints(&[
         "Tensor [0, 3] float32 on cpu\n",
         "[[[[[[[[[1.0000]]]]]]]]]",

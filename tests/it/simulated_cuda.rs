@@ -44,13 +44,14 @@ fn loops(folder: &Folder, out: &str, settings: &[Setting<'_>]) -> Said {
 
 /// What LOOPS leaves on the CPU.
 fn loops_on_cpu() -> Outcome {
-    let folder = Folder::new();
+    let folder = Folder::on_cpu();
     folder.run_with(LOOPS, &["--out", "out"]).succeeds();
     outcome(&folder.path("out"))
 }
 
+/// A folder with a recipe, for runs that say themselves where they run.
 fn folder_with(recipe: &str) -> Folder {
-    let folder = Folder::new();
+    let folder = Folder::on_cpu();
     folder.write("recipe.rhai", recipe);
     folder
 }
@@ -102,7 +103,7 @@ fn same_on_both(file: &str, sets: &[&str]) {
     let path = repository(file).display().to_string();
     // Folders of one name: results may name it.
     let run = |device: &str| {
-        let folder = Folder::new();
+        let folder = Folder::on_cpu();
         let mut args = vec!["run", &path, "--device", device, "--threads", "1", "--out", "out"];
         sets.iter().for_each(|set| args.extend(["--set", set]));
         let said = if device == "cpu" { folder.nepa(&args) } else { simulated(&folder, &[], &args) };
@@ -383,7 +384,7 @@ fn a_base_model_at_its_batch_is_counted_without_computing() {
     let expected = estimate["total"].as_f64().unwrap() - estimate["ema"].as_f64().unwrap();
     let ratio = report.peak() as f64 / expected;
     println!("peak memory {:.1} GB, {ratio:.3} of the estimate; {}", report.peak() as f64 / 1e9, report.0["phases"]);
-    assert!((0.8..1.25).contains(&ratio), "peak memory {} is not near the estimate {expected}", report.peak());
+    assert!((0.9..1.1).contains(&ratio), "peak memory {} is not near the estimate {expected}", report.peak());
 }
 
 /// Runs a test of this file once more, in a process that takes the simulation for CUDA; how it ended. In that process
@@ -412,6 +413,32 @@ fn the_host_cannot_touch_device_memory() {
             let x = tch::Tensor::ones([4], (tch::Kind::Float, tch::Device::Cuda(0)));
             // SAFETY: not safe at all, but what reads it ends here.
             println!("{}", unsafe { x.data_ptr().cast::<f32>().read_volatile() });
+        }
+    }
+}
+
+#[test]
+fn a_host_that_does_not_wait_for_a_copy_is_found_out() {
+    use std::os::unix::process::ExitStatusExt as _;
+    match in_a_process_with_cuda("a_host_that_does_not_wait_for_a_copy_is_found_out") {
+        Some(output) => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{text}");
+            assert!(text.contains("the host changed memory that was being copied to the device: 16 bytes"), "{text}");
+        }
+        None => {
+            let copied = |x: &tch::Tensor, device| x.internal_to_copy((tch::Kind::Uint8, device), true);
+            let mut host =
+                nepa::ffi::pinned_like(&tch::Tensor::zeros([16], (tch::Kind::Uint8, tch::Device::Cpu))).unwrap();
+            let _ = host.fill_(1);
+            let there = copied(&host, tch::Device::Cuda(0));
+            let back = copied(&there, tch::Device::Cpu);
+            assert_eq!(back.sum(tch::Kind::Int64).int64_value(&[]), 16 * 255, "read before the host has waited");
+            tch::Cuda::synchronize(0);
+            assert_eq!(back.sum(tch::Kind::Int64).int64_value(&[]), 16);
+            drop(copied(&host, tch::Device::Cuda(0)));
+            let _ = host.fill_(2);
+            tch::Cuda::synchronize(0);
         }
     }
 }

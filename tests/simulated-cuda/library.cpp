@@ -5,6 +5,8 @@
 
 #include "report.cpp"
 
+#include "copies.cpp"
+
 #include "memory.cpp"
 
 #include "bridge.cpp"

@@ -256,7 +256,9 @@ static std::map<const char *, size_t> pinned;
 
 static void unpin(void *p) {
   std::lock_guard<std::mutex> lock(pinned_mutex);
-  pinned.erase(static_cast<char *>(p));
+  auto found = pinned.find(static_cast<char *>(p));
+  finish_copies_of(p, found->second);
+  pinned.erase(found);
   free(p);
 }
 

@@ -63,6 +63,7 @@ static std::string shapes(const std::vector<Tensor> &tensors) {
 }
 
 void record(Event event, const std::string &what, Cost cost, const std::vector<Tensor> &tensors) {
+  if (cost.waits) finish_copies();
   auto phase = phase_of(what);
   auto &report = all();
   std::lock_guard<std::mutex> lock(report.mutex);

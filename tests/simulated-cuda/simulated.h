@@ -55,6 +55,13 @@ void registered(size_t computed, size_t views, size_t missing);
 // What all blocks of a device hold together, after a change; for the peak.
 void holds(int device, size_t bytes);
 
+// ---- copies.cpp: copies between the device and pinned memory that do not block ----
+
+void begin_copy_to_device(const void *host, size_t bytes);
+void begin_copy_to_host(void *host, size_t bytes); // after its bytes have been written
+void finish_copies();                              // the host has waited
+void finish_copies_of(const void *block, size_t bytes); // which is freed
+
 // ---- memory.cpp: device memory and its shadow ----
 
 extern thread_local int current_device;

@@ -88,14 +88,15 @@ static void copy(at::TensorIterator &iter, bool non_blocking) {
   if (to.numel() == 0) return;
   bool casts = from.scalar_type() != to.scalar_type();
   bool plain = !casts && to.is_non_overlapping_and_dense() && from.strides() == to.strides();
+  bool down = false, pin = false;
   size_t read = from.numel() * from.itemsize(), written = to.numel() * to.itemsize();
   if (from.is_cuda() && to.is_cuda()) {
     const char *how = plain ? "copy_ (plain)" : casts ? "copy_ (cast)" : "copy_ (strided)";
     record(Event::LAUNCH, how, {1, read + written, false}, {to, from});
   } else {
-    bool down = from.is_cuda();
+    down = from.is_cuda();
     const Tensor &host = down ? to : from, &own = down ? from : to;
-    bool pin = is_pinned(host.storage().data());
+    pin = is_pinned(host.storage().data());
     // A kernel gathers or scatters what is not dense on the device's side.
     if (!own.is_non_overlapping_and_dense() || (!plain && !own.is_contiguous()))
       record(Event::LAUNCH, "copy_ (for the host)", {1, written, false}, {own});
@@ -110,6 +111,10 @@ static void copy(at::TensorIterator &iter, bool non_blocking) {
   InKernel kernel;
   at::AutoDispatchBelowADInplaceOrView below;
   target.copy_(source);
+  if (non_blocking && pin && (down ? target : source).is_contiguous()) {
+    if (down) begin_copy_to_host(target.data_ptr(), written);
+    else begin_copy_to_device(source.const_data_ptr(), read);
+  }
 }
 
 void register_tensors(torch::Library &library, Own &own) {

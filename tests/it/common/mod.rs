@@ -93,8 +93,8 @@ fn clean(program: &str) -> Command {
     command
 }
 
-/// The arguments of nepa, or those that let it run on the simulated CUDA where NEPA_TEST_DEVICE says so: what a test
-/// runs on the CPU then runs there. Several processes stay on the CPU, since there is no NCCL.
+/// The arguments of nepa, or where NEPA_TEST_DEVICE says so, those with which it runs on the simulated CUDA what a test
+/// runs on the CPU. Several processes stay on the CPU, since there is no NCCL.
 fn on_test_device<'a>(command: &mut Command, args: &[&'a str]) -> Vec<&'a str> {
     let mut args = args.to_vec();
     #[cfg(target_os = "linux")]
@@ -111,15 +111,24 @@ fn on_test_device<'a>(command: &mut Command, args: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// A temporary folder in which commands run.
-pub struct Folder(tempfile::TempDir);
+pub struct Folder {
+    dir: tempfile::TempDir,
+    /// Whether NEPA_TEST_DEVICE has no say.
+    on_cpu: bool,
+}
 
 impl Folder {
     pub fn new() -> Self {
-        Folder(tempfile::tempdir().unwrap())
+        Folder { dir: tempfile::tempdir().unwrap(), on_cpu: false }
+    }
+
+    /// One for a test that expects a CPU, and says why.
+    pub fn on_cpu() -> Self {
+        Folder { on_cpu: true, ..Folder::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.dir.path().join(name)
     }
 
     /// Writes a file, with the folders above it.
@@ -182,7 +191,7 @@ impl Folder {
     /// Starts nepa in this folder without waiting for it.
     pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Running {
         let mut command = clean(env!("CARGO_BIN_EXE_nepa"));
-        let args = on_test_device(&mut command, args);
+        let args = if self.on_cpu { args.to_vec() } else { on_test_device(&mut command, args) };
         self.spawn(command.args(args).envs(env.iter().copied()))
     }
 
@@ -193,7 +202,7 @@ impl Folder {
 
     fn spawn(&self, command: &mut Command) -> Running {
         let mut child = command
-            .current_dir(self.0.path())
+            .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
