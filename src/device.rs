@@ -4,6 +4,7 @@ use crate::bail_hint;
 use crate::error::{Result, did_you_mean, one_line};
 use crate::ffi;
 use crate::output::err;
+use crate::tensor::detached_copy;
 use std::cell::Cell;
 use std::time::Instant;
 use tch::{Cuda, Device, Kind, Tensor};
@@ -15,6 +16,28 @@ thread_local! {
 /// The run's device: where parameters are created and batches are put.
 pub fn current() -> Device {
     DEVICE.get()
+}
+
+/// A tensor made on the CPU, on another device: numbers that were drawn, labels, masks. A GPU copies it when it gets
+/// there, and the host does not wait. Outside any graph.
+pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    match device {
+        Device::Cuda(index) if tensor.device() == Device::Cpu => ffi::upload(tensor, index),
+        _ => Ok(tensor.f_to_device(device)?),
+    }
+}
+
+/// Copies of tensors on the CPU, in new memory and outside any graph. A GPU is waited for once.
+pub fn download(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
+    if !tensors.is_empty() && tensors.iter().all(|t| t.device().is_cuda()) {
+        return ffi::download(tensors);
+    }
+    let copy = |t: &Tensor| match t.device() {
+        Device::Cpu => detached_copy(t),
+        // Moving it has copied it already.
+        _ => Ok(t.f_detach()?.f_to_device(Device::Cpu)?),
+    };
+    tensors.iter().map(copy).collect()
 }
 
 /// Parses `cpu`, `cuda` or `cuda:N` and checks that it exists.

@@ -71,8 +71,21 @@ options! {
     }
 }
 
+fn check_labels(labels: &Tensor, classes: i64) -> Result<()> {
+    if labels.numel() == 0 {
+        return Ok(());
+    }
+    let (low, high) = (labels.f_min()?.f_int64_value(&[])?, labels.f_max()?.f_int64_value(&[])?);
+    ensure!(
+        low >= 0 && high < classes,
+        "cross_entropy: found labels {low}..={high}, but the logits have {classes} classes (0..={})",
+        classes - 1
+    );
+    Ok(())
+}
+
 /// Mean cross-entropy of `logits` [B, C] against class indices (int64 [B]) or class probabilities
-/// (float [B, C], soft targets), in float32.
+/// (float [B, C], soft targets), in float32. An index that is no class is an error, on a GPU NaN.
 pub fn cross_entropy(logits: &Tensor, target: &Tensor, options: &CrossEntropyOptions) -> Result<Tensor> {
     ensure!(logits.dim() == 2, "cross_entropy expects logits [B, C], found {}", shape_text(logits));
     let (batch, classes) = (logits.size()[0], logits.size()[1]);
@@ -80,15 +93,16 @@ pub fn cross_entropy(logits: &Tensor, target: &Tensor, options: &CrossEntropyOpt
     ensure!((0.0..=1.0).contains(&smoothing), "label_smoothing must lie in [0, 1], found {smoothing}");
     let log_probabilities = logits.f_log_softmax(-1, Kind::Float)?;
     let picked = if target.kind() == Kind::Int64 && target.size() == [batch] {
-        if batch > 0 {
-            let (low, high) = (target.min().int64_value(&[]), target.max().int64_value(&[]));
-            ensure!(
-                low >= 0 && high < classes,
-                "cross_entropy: found labels {low}..={high}, but the logits have {classes} classes (0..={})",
-                classes - 1
-            );
+        let picked = |target: &Tensor| log_probabilities.f_gather(1, &target.f_unsqueeze(1)?, false)?.f_squeeze_dim(1);
+        if target.device().is_cuda() {
+            // Looking at the labels would make the host wait in every step; a kernel that meets one outside of its row
+            // ends the process. So it gets another one, and the loss is NaN.
+            let wrong = target.f_lt(0)?.f_logical_or(&target.f_ge(classes)?)?;
+            picked(&target.f_clamp(0, classes - 1)?)?.f_masked_fill(&wrong, f64::NAN)?
+        } else {
+            check_labels(target, classes)?;
+            picked(target)?
         }
-        log_probabilities.f_gather(1, &target.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)?
     } else if target.is_floating_point() && target.size() == [batch, classes] {
         log_probabilities.f_mul(target)?.f_sum_dim_intlist([-1i64].as_slice(), false, Kind::Float)?
     } else {
@@ -121,22 +135,24 @@ pub struct EmbeddingStats {
 /// Most rows that the effective rank is computed from.
 const RANK_ROWS: i64 = 1024;
 
-/// Measures the embeddings `z` [B, N, D] without their first token, which is the class token: one learned vector, the
+/// Measures the embeddings `z` [B, N, D]; without their first token if that is a `class_token`, one learned vector, the
 /// same in every image. NaN if an embedding is not finite. Without gradients.
-pub fn embedding_stats(z: &Tensor) -> Result<EmbeddingStats> {
+pub fn embedding_stats(z: &Tensor, class_token: bool) -> Result<EmbeddingStats> {
+    let first = i64::from(class_token);
     ensure!(
-        z.dim() == 3 && z.size()[0] > 0 && z.size()[1] > 2,
-        "embedding_stats expects embeddings [B, N, D] of a class token and at least 2 patches, found {}",
+        z.dim() == 3 && z.size()[0] > 0 && z.size()[1] >= first + 2,
+        "embedding_stats expects embeddings [B, N, D] of {}at least 2 patches, found {}",
+        if class_token { "a class token and " } else { "" },
         shape_text(z)
     );
     tch::no_grad(|| {
-        let (images, patches, width) = (z.size()[0], z.size()[1] - 1, z.size()[2]);
+        let (images, patches, width) = (z.size()[0], z.size()[1] - first, z.size()[2]);
         let rounding = match z.kind() {
             Kind::BFloat16 => 2f64.powi(-8),
             Kind::Half => 2f64.powi(-11),
             _ => 2f64.powi(-23),
         };
-        let z = z.f_narrow(1, 1, patches)?.f_to_kind(Kind::Float)?;
+        let z = z.f_narrow(1, first, patches)?.f_to_kind(Kind::Float)?;
         // The decomposition below does not converge on NaN.
         if z.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
             return Ok(EmbeddingStats { target_std: f64::NAN, effective_rank: f64::NAN, target_cosine: f64::NAN });

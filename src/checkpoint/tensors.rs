@@ -4,6 +4,7 @@ use super::TensorFile;
 use super::torch_file;
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, catch_damage};
+use crate::ffi;
 use crate::files::write_atomic_with;
 use crate::tensor::{Dtype, dtype_name};
 use crate::untrusted;
@@ -12,7 +13,7 @@ use serde_json::{Map, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Reads every tensor of a safetensors file or a file of `torch.save`, on the CPU.
 pub fn read(path: &Path) -> Result<TensorFile> {
@@ -74,7 +75,13 @@ pub const DIVERGED: &str = "the training that made it has diverged";
 
 /// Refuses tensors with values that are not finite; `of` says whose they are.
 pub fn ensure_finite(tensors: &[(String, Tensor)], of: &str) -> Result<()> {
-    for (name, t) in tensors {
+    // A norm that is finite speaks for all at once, and makes a GPU wait only once.
+    let floats = tensors.iter().map(|(_, t)| t).filter(|t| t.kind() == Kind::Float && t.numel() > 0);
+    let floats: Vec<Tensor> = floats.map(Tensor::shallow_clone).collect();
+    let one_device = floats.iter().all(|t| t.device() == floats[0].device());
+    let speaks = one_device && ffi::global_norm(&floats)?.f_double_value(&[])?.is_finite();
+    let others = tensors.iter().filter(|(_, t)| t.is_floating_point() && !(speaks && t.kind() == Kind::Float));
+    for (name, t) in others {
         if t.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
             bail_hint!(
                 "the tensor `{name}` ({of}) holds NaN or infinite values";

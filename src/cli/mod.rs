@@ -12,7 +12,8 @@ mod resuming;
 mod run;
 mod sweep;
 
-use crate::output::{err, out, to_stderr};
+use crate::error::{Context as _, Result};
+use crate::output::{answered, err, out, to_stderr};
 use crate::run::signals::Interrupt;
 use crate::script::{Host, Sources, error::ScriptError};
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
@@ -211,6 +212,11 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// The result of a command whose answer is what it prints: half of it is none.
+fn answer(result: Result<()>) -> Result<()> {
+    result.and_then(|()| answered().context("cannot write to stdout"))
+}
+
 fn dispatch(cli: Cli) -> u8 {
     if let Some(dir) = cli.stdlib.as_ref().filter(|dir| !dir.is_dir()) {
         err!("error: the standard library's folder {} (--stdlib, NEPA_STDLIB) does not exist", dir.display());
@@ -230,9 +236,9 @@ fn dispatch(cli: Cli) -> u8 {
         }
         Command::Run(args) => return run::run(args, host),
         Command::Check(args) => return check::check(&args, &host(Interrupt::default())),
-        Command::Api(args) => api::api(&args, &host(Interrupt::default())),
+        Command::Api(args) => answer(api::api(&args, &host(Interrupt::default()))),
         Command::Data(args) => return data::data(&args, &host(Interrupt::default())),
-        Command::Inspect(args) => inspect::inspect(&args.path, cli.stdlib.as_deref()),
+        Command::Inspect(args) => answer(inspect::inspect(&args.path, cli.stdlib.as_deref())),
         Command::Plot(args) => plot::plot(&args),
         Command::Report(args) => report::report(&args),
         Command::Sweep(args) => match sweep::sweep(&args, host) {

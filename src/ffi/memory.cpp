@@ -30,9 +30,13 @@ Fault *nepa_limit_memory(uint64_t bytes) {
   return guarded([&] {
     static Bounded bounded;
     bounded.most = bytes;
-    if (bounded.inner) return;
-    bounded.inner = c10::GetCPUAllocator();
-    c10::SetCPUAllocator(&bounded);
+    // Once, whichever thread comes first.
+    static const bool installed = [] {
+      bounded.inner = c10::GetCPUAllocator();
+      c10::SetCPUAllocator(&bounded);
+      return true;
+    }();
+    (void)installed;
   });
 }
 }

@@ -15,7 +15,7 @@ pub use c10d::{ProcessGroup, ReduceOp, Reducer, Store, StoreAddress, Work};
 pub use memory::limit_memory;
 pub use optimizers::{Batch, Rule};
 pub use runtime::{open_cuda, set_cuda_device, torch_folder};
-pub use tensors::{clear_grads, global_norm, is_unshared, lerp, pinned_bytes, scale};
+pub use tensors::{clear_grads, download, global_norm, is_unshared, lerp, pinned_like, scale, upload};
 
 use crate::error::{Result, TorchFault, TorchFaultKind};
 use std::ffi::{CStr, c_char, c_int};

@@ -6,8 +6,10 @@
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 extern "C" {
 
@@ -36,12 +38,37 @@ Fault *nepa_clear_grads(Handle *tensors, size_t n) {
   });
 }
 
-// A new tensor of bytes in memory that a GPU can read by itself. (tch's pin_memory names a device, which libtorch warns
-// of.)
-Fault *nepa_pinned_bytes(const int64_t *shape, size_t n, Handle *made) {
+// A new tensor like this one, its values undefined, in memory from which a GPU copies by itself.
+Fault *nepa_pinned_like(Handle tensor, Handle *made) {
+  return guarded([&] { *made = new at::Tensor(at::empty_like(*tensor, tensor->options().pinned_memory(true))); });
+}
+
+// A copy of a CPU tensor on a CUDA device, which the host does not wait for. The pinned memory is used again only after
+// the copy: its allocator sees to that.
+Fault *nepa_upload(Handle tensor, int index, Handle *copy) {
   return guarded([&] {
-    auto options = at::TensorOptions().dtype(at::kByte).pinned_memory(true);
-    *made = new at::Tensor(at::empty({shape, n}, options));
+    auto host = tensor->is_pinned() ? *tensor : tensor->pin_memory();
+    auto device = at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+    *copy = new at::Tensor(host.to(device, /*non_blocking=*/true));
+  });
+}
+
+// Copies on the CPU of tensors on a CUDA device, all of which are waited for once.
+Fault *nepa_download(Handle *tensors, size_t n, Handle *copies) {
+  return guarded([&] {
+    std::vector<at::Tensor> made;
+    for (size_t i = 0; i < n; ++i) {
+      const auto &tensor = *tensors[i];
+      auto pinned = tensor.options().device(at::kCPU).pinned_memory(true);
+      made.push_back(at::empty(tensor.sizes(), pinned));
+      made.back().copy_(tensor, /*non_blocking=*/true);
+    }
+    const c10::impl::VirtualGuardImpl guard(at::kCUDA);
+    for (size_t i = 0; i < n; ++i) {
+      auto stream = guard.getStream(tensors[i]->device());
+      if (i == 0 || tensors[i]->device() != tensors[i - 1]->device()) guard.synchronizeStream(stream);
+    }
+    for (size_t i = 0; i < n; ++i) copies[i] = new at::Tensor(made[i]);
   });
 }
 

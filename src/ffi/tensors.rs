@@ -2,6 +2,7 @@
 
 use super::{Fault, check, handles};
 use crate::error::Result;
+use std::ffi::c_int;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -10,7 +11,9 @@ unsafe extern "C" {
     fn nepa_global_norm(tensors: *const *mut C_tensor, n: usize, norm: *mut *mut C_tensor) -> *mut Fault;
     fn nepa_scale(tensors: *const *mut C_tensor, n: usize, factor: *mut C_tensor) -> *mut Fault;
     fn nepa_clear_grads(tensors: *const *mut C_tensor, n: usize) -> *mut Fault;
-    fn nepa_pinned_bytes(shape: *const i64, n: usize, made: *mut *mut C_tensor) -> *mut Fault;
+    fn nepa_pinned_like(tensor: *mut C_tensor, made: *mut *mut C_tensor) -> *mut Fault;
+    fn nepa_upload(tensor: *mut C_tensor, index: c_int, copy: *mut *mut C_tensor) -> *mut Fault;
+    fn nepa_download(tensors: *const *mut C_tensor, n: usize, copies: *mut *mut C_tensor) -> *mut Fault;
     fn nepa_is_unshared(tensor: *mut C_tensor) -> bool;
 }
 
@@ -50,12 +53,29 @@ pub fn clear_grads(tensors: &[Tensor]) -> Result<()> {
     check(unsafe { nepa_clear_grads(handles(tensors).as_ptr(), tensors.len()) })
 }
 
-/// A new tensor of bytes on the CPU, in memory that a GPU can read by itself.
-pub fn pinned_bytes(shape: &[i64]) -> Result<Tensor> {
+/// A new CPU tensor like this one, its values undefined, in pinned memory, from which a GPU copies by itself.
+pub fn pinned_like(tensor: &Tensor) -> Result<Tensor> {
     let mut made = std::ptr::null_mut();
-    // SAFETY: n sizes; on success `made` is a new tensor that we own.
-    check(unsafe { nepa_pinned_bytes(shape.as_ptr(), shape.len(), &mut made) })?;
+    // SAFETY: a live handle; on success `made` is a new tensor that we own.
+    check(unsafe { nepa_pinned_like(tensor.as_ptr() as *mut C_tensor, &mut made) })?;
     Ok(unsafe { Tensor::from_ptr(made) })
+}
+
+/// A copy of a CPU tensor on a CUDA device, outside any graph. The host does not wait for it; it must not change pinned
+/// memory before the copy has ended, which the allocator of pinned memory knows and others do not.
+pub fn upload(tensor: &Tensor, device: usize) -> Result<Tensor> {
+    let mut copy = std::ptr::null_mut();
+    // SAFETY: a live handle; on success `copy` is a new tensor that we own.
+    check(unsafe { nepa_upload(tensor.as_ptr() as *mut C_tensor, device as c_int, &mut copy) })?;
+    Ok(unsafe { Tensor::from_ptr(copy) })
+}
+
+/// Copies on the CPU of tensors on a CUDA device, outside any graph. The host waits once, for all of them.
+pub fn download(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
+    let mut copies = vec![std::ptr::null_mut(); tensors.len()];
+    // SAFETY: n live handles; on success `copies` holds as many new tensors, which we own.
+    check(unsafe { nepa_download(handles(tensors).as_ptr(), tensors.len(), copies.as_mut_ptr()) })?;
+    Ok(copies.into_iter().map(|copy| unsafe { Tensor::from_ptr(copy) }).collect())
 }
 
 /// Whether nobody but this handle holds the tensor, and no view its memory.

@@ -2,6 +2,7 @@
 //! dropped with the given probability, and kept branches are divided by the keep probability.
 
 use super::{Context, Module, ModuleVisitor};
+use crate::device::upload;
 use crate::error::{Result, ensure};
 use crate::random;
 use std::cell::Cell;
@@ -42,6 +43,6 @@ impl Module for DropPath {
         let mut shape = vec![1; x.dim()];
         shape[0] = x.size()[0];
         let mask = random::next_per_sample(&shape)?.f_lt(keep)?.f_to_kind(x.kind())?;
-        Ok(x.f_mul(&mask.f_mul_scalar(1.0 / keep)?.f_to_device(x.device())?)?)
+        Ok(x.f_mul(&upload(&mask.f_mul_scalar(1.0 / keep)?, x.device())?)?)
     }
 }

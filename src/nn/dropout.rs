@@ -2,6 +2,7 @@
 //! and the others are divided by the probability to be kept.
 
 use super::{Context, Module, ModuleVisitor};
+use crate::device::upload;
 use crate::error::{Result, ensure};
 use crate::random;
 use crate::tensor::shape_text;
@@ -31,7 +32,7 @@ pub fn dropped(x: &Tensor, p: f64, training: bool, what: Dropped) -> Result<Tens
     }
     let drawn = if shape.is_empty() { random::next_key().uniform(&shape)? } else { random::next_per_sample(&shape)? };
     let keep = 1.0 - p;
-    let mask = drawn.f_to_device(x.device())?.f_lt(keep)?.f_to_kind(x.kind())?;
+    let mask = upload(&drawn, x.device())?.f_lt(keep)?.f_to_kind(x.kind())?;
     let factor = if keep > 0.0 { 1.0 / keep } else { 0.0 };
     Ok(x.f_mul(&mask.f_mul_scalar(factor)?)?)
 }

@@ -95,6 +95,11 @@ pub trait Module {
         None
     }
 
+    /// The module itself, if others may look for its own type.
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
+        None
+    }
+
     /// The module as a whole ViT-NEPA, if it is one.
     fn vit_nepa(&self) -> Option<&VitNepa> {
         None

@@ -111,7 +111,7 @@ impl RotaryEmbedding {
             return Ok(table.shallow_clone());
         }
         let rows = draws.iter().map(|draw| different.binary_search(draw).expect("one of them") as i64);
-        let rows = Tensor::f_from_slice(&rows.collect::<Vec<_>>())?.f_to_device(tables[0].device())?;
+        let rows = crate::device::upload(&Tensor::f_from_slice(&rows.collect::<Vec<_>>())?, tables[0].device())?;
         Ok(Tensor::f_stack(&tables, 1)?.f_index_select(1, &rows)?.f_unsqueeze(2)?)
     }
 
@@ -159,7 +159,7 @@ impl RotaryEmbedding {
             .f_mul(&frequencies)? // [T, 2, d/4]
             .f_flatten(1, 2)?
             .f_repeat([1, 2])?; // [T, d]
-        Ok(Tensor::f_stack(&[angles.f_cos()?, angles.f_sin()?], 0)?.f_to_device(crate::device::current())?)
+        crate::device::upload(&Tensor::f_stack(&[angles.f_cos()?, angles.f_sin()?], 0)?, crate::device::current())
     }
 }
 

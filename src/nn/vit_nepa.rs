@@ -7,6 +7,7 @@ use super::{
     PatchEmbed, RotaryEmbedding, Taps,
 };
 use crate::bail_hint;
+use crate::device::upload;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::tensor::shape_text;
 use serde_json::{Map, Value};
@@ -354,7 +355,7 @@ fn masked(patches: &Tensor, mask: &Tensor) -> Result<Tensor> {
         size[1],
         shape_text(mask)
     );
-    Ok(patches.f_masked_fill(&mask.f_to_device(patches.device())?.f_unsqueeze(-1)?, 0.0)?)
+    Ok(patches.f_masked_fill(&upload(mask, patches.device())?.f_unsqueeze(-1)?, 0.0)?)
 }
 
 impl Module for VitNepa {

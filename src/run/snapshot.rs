@@ -13,6 +13,7 @@
 
 use crate::bail_hint;
 use crate::checkpoint::{MODEL_FILE, ModelFolder, STATE_FILE, SaveOptions, fill, manifest, tensors};
+use crate::device;
 use crate::dist;
 use crate::error::{Context as _, Result};
 use crate::files::{Existing, exists};
@@ -21,7 +22,7 @@ use crate::optim::{Ema, Optimizer};
 use crate::provenance::RunProvenance;
 use crate::run::metrics::METRICS_FILE;
 use crate::run::schema::{CheckpointState, RECIPE_FILE, to_json};
-use crate::tensor::{Dtype, detached_copy, dtype_name};
+use crate::tensor::{Dtype, dtype_name};
 use serde_json::{Value, json};
 use std::path::Path;
 use tch::{Device, Tensor};
@@ -102,12 +103,8 @@ impl Snapshot {
 /// Copies on the CPU of tensors, all of which must be finite; `of` says whose they are.
 fn finite_copies(named: Named, of: &str) -> Result<Named> {
     tensors::ensure_finite(&named, of)?;
-    let copy = |(name, t): (String, Tensor)| {
-        // Moving it to another device has copied it already.
-        let t = if t.device() == Device::Cpu { detached_copy(&t)? } else { t.f_detach()?.f_to_device(Device::Cpu)? };
-        Ok((name, t))
-    };
-    named.into_iter().map(copy).collect()
+    let (names, tensors): (Vec<_>, Vec<_>) = named.into_iter().unzip();
+    Ok(names.into_iter().zip(device::download(&tensors)?).collect())
 }
 
 /// What the run had logged when the checkpoint was taken.

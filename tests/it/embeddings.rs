@@ -139,6 +139,18 @@ fn the_rank_of_many_embeddings_is_that_of_evenly_spaced_ones() {
 }
 
 #[test]
+fn embeddings_without_a_class_token_are_measured_whole() {
+    let said = run("let z = randn([3, 5, 8]);
+        let whole = loss::embedding_stats(z, #{ class_token: false });
+        let with_first = loss::embedding_stats(cat([zeros([3, 1, 8]), z], 1));
+        print(whole == with_first);
+        print(loss::embedding_stats(ones([1, 2, 4]), #{ class_token: false }).target_cosine);");
+    assert_eq!(said.succeeds().stdout.lines().next(), Some("true"));
+    assert_close(&[said.stdout.lines().nth(1).unwrap().parse().unwrap()], &[1.0], 1e-6);
+    run("loss::embedding_stats(ones([1, 1, 4]), #{ class_token: false });").fails(1).says(&["of at least 2 patches"]);
+}
+
+#[test]
 fn embeddings_of_another_shape_are_told() {
     let line = "loss::embedding_stats(zeros([2, 2, 8]));";
     run(line).blames("recipe.rhai:1:7", line, &["[B, N, D]", "at least 2 patches", "[2, 2, 8]"]);

@@ -31,6 +31,7 @@ mod evaluate;
 mod faults;
 mod features;
 mod finetune;
+mod follow_ups;
 mod functions;
 mod fuzzing;
 mod habits;

@@ -1,6 +1,6 @@
 //! Models that a script builds: they go where a plain ViT-NEPA goes, and come back from their folders as they were.
 
-use crate::common::{Folder, Said, names_in, repository};
+use crate::common::{Folder, Said, names_in, repository, run};
 use serde_json::{Value, json};
 
 /// A model whose blocks, patch embedding and head are its own; part of it lies in another script.
@@ -288,4 +288,18 @@ fn a_models_folder_brings_only_its_own_scripts() {
     with(&folder, "m.rhai", "#{}", then).succeeds().prints(&["built by m.rhai"]);
     std::fs::remove_file(folder.path("first/model_script/m.rhai")).unwrap();
     folder.run("checkpoint::load(\"first\");").fails(1).says(&["does not hold the script m.rhai"]);
+}
+
+#[test]
+fn the_parts_of_a_module_can_be_reached() {
+    let said =
+        run("let m = nn::define(#{ head: nn::linear(4, 2), scale: ones([2]), layers: [nn::linear(2, 2)], n: 3 },
+             |m, x| m.head.forward(x) * m.scale);
+         print(m.parts.keys());
+         let x = ones([1, 4]);
+         print(m.parts.head.forward(x).allclose(m.forward(x)));
+         no_grad(|| m.parts.scale.fill_(0.0));
+         print([m.forward(x).sum().item(), m.parts.layers.len(), m.parts.n]);");
+    said.succeeds().prints(&["[\"head\", \"layers\", \"n\", \"scale\"]", "true", "[0.0, 1, 3]"]);
+    run("nn::linear(4, 2).parts;").fails(1).says(&["linear(4 -> 2) has no parts: only modules that nn::define made"]);
 }

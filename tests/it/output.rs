@@ -1,6 +1,6 @@
 //! Where nobody reads what nepa says: a full disk, a closed pipe, no stdout or stderr at all.
 
-use crate::common::Folder;
+use crate::common::{Folder, TINY};
 
 /// Ways to start a command whose words are lost. `${PIPESTATUS[0]}` is nepa's own exit code.
 const LOST: [&str; 4] = [
@@ -52,8 +52,11 @@ fn every_command_ends_with_its_own_exit_code() {
     let folder = Folder::new();
     folder.write("good.rhai", "print(1);\n");
     folder.write("bad.rhai", "nn::linaer(1, 2);\n");
+    let model = format!("checkpoint::save(nn::vit_nepa({TINY}), \"model\");");
+    folder.run(&model).succeeds();
     for (command, code) in [
-        ("api", 0),
+        ("api", 1),
+        ("inspect model", 1),
         ("--help", 0),
         ("run good.rhai --help", 0),
         ("check good.rhai", 0),
@@ -67,7 +70,13 @@ fn every_command_ends_with_its_own_exit_code() {
     ] {
         assert_eq!(lost(&folder, LOST[0], command), Some(code), "{command}");
     }
+    // A reader that has gone has read what it wanted; on a full disk half of an answer would look like a whole one.
     assert_eq!(lost(&folder, LOST[3], "api"), Some(0));
+    folder
+        .shell("\"$nepa\" api >/dev/full")
+        .finish()
+        .fails(1)
+        .says(&["cannot write to stdout: No space left on device"]);
     // Words of the command line that are no text.
     let said = folder.shell("\"$nepa\" run $'good.rhai\\xff'; \"$nepa\" run good.rhai --out $'o\\xff'").finish();
     said.fails(1).says(&["does not exist", "o\u{fffd}"]);

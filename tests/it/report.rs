@@ -198,3 +198,23 @@ fn what_is_no_run_is_refused_with_what_was_expected() {
     folder.nepa(&["report", "runs/first"]).fails(1).says(&["metrics.jsonl, line 1: expected a JSON object"]);
     assert!(!folder.path("runs/first/report.html").exists());
 }
+
+#[test]
+fn pictures_that_would_make_a_page_too_large_are_named_instead() {
+    let folder = Folder::new();
+    folder.run_with("run::log(#{ loss: 1.0 });", &["--out", "runs/a"]).succeeds();
+    // Noise: as large as pictures get. A thumbnail of each takes about 0.5 MiB.
+    let mut state = 1u32;
+    let noise = image::RgbImage::from_fn(1100, 1000, |_, _| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        image::Rgb([(state >> 24) as u8, (state >> 16) as u8, (state >> 8) as u8])
+    });
+    noise.save(folder.path("runs/a/noise-00.png")).unwrap();
+    for i in 1..12 {
+        std::fs::copy(folder.path("runs/a/noise-00.png"), folder.path(&format!("runs/a/noise-{i:02}.png"))).unwrap();
+    }
+    let page = page(&folder, &[]);
+    holds(&page, &["data:image/jpeg;base64,", "noise-11.png: not shown: the pictures before it take up"]);
+    // The last picture that fits may pass the limit of 3 MiB; base64 takes 4 bytes for 3.
+    assert!(page.len() < 5 << 20, "{} bytes", page.len());
+}

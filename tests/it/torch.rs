@@ -288,3 +288,21 @@ fn the_reference_is_searched_by_pytorchs_names_and_by_words() {
         .says(&["nothing is called `sofmtax`", "did you mean `softmax`?"]);
     folder.nepa(&["api", "--search", "F.layernrm"]).fails(1).says(&["did you mean `"]);
 }
+
+#[test]
+fn powers_and_remainders_are_operators_too() {
+    let said = run(r#"
+        let n = arange(4);
+        print((2 ** n).tolist());
+        print((2.0 ** n).tolist());
+        print((n ** 2).tolist());
+        print((n ** tensor([0, 1, 2, 3])).tolist());
+        print((tensor([-3, 5]) % 4).tolist());
+        print((7 % tensor([2.0, 4.0])).tolist());
+        print(n.slice(0, 1).tolist());
+        print(n.slice(0, -1).tolist());
+    "#);
+    let lines: Vec<&str> = said.succeeds().stdout.lines().collect();
+    let ints = ["[1, 2, 4, 8]", "[1.0, 2.0, 4.0, 8.0]", "[0, 1, 4, 9]", "[1, 1, 4, 27]", "[1, 1]", "[1.0, 3.0]"];
+    assert_eq!(lines, [&ints[..], &["[1, 2, 3]", "[3]"]].concat());
+}

@@ -5,14 +5,14 @@ use super::{Loader, OnBad, Shared, lock};
 use crate::data::batch::Batch;
 use crate::data::image::Image;
 use crate::data::pipeline::broken;
-use crate::data::transform::{BatchContext, Drawn};
+use crate::data::transform::{BatchContext, Drawn, Normalize};
 use crate::device;
 use crate::error::{Diagnostic, Result, catch_panic, one_line};
 use crate::ffi;
 use crate::positions::Positions;
 use crate::random::{self, Key, Permutation, Purpose};
 use rand::Rng;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use tch::{Kind, Tensor};
@@ -46,17 +46,13 @@ struct Consumed {
 /// Room for one batch.
 struct Slot {
     /// uint8 [B, H, W, C] on the CPU, pinned if a GPU is used.
-    pixels: Tensor,
+    pixels: Mutex<Tensor>,
     /// The pixels' address: every worker writes only to its own images.
-    address: *mut u8,
+    address: AtomicPtr<u8>,
     /// Images made so far.
     made: AtomicUsize,
     items: Mutex<Vec<Item>>,
 }
-
-// SAFETY: only the consumer of a whole batch uses `pixels`, and `address` is used for images that one worker owns.
-unsafe impl Send for Slot {}
-unsafe impl Sync for Slot {}
 
 /// The result of one image besides its pixels.
 struct Item {
@@ -74,13 +70,24 @@ struct Item {
 impl Slot {
     fn new(batch: usize, shape: [usize; 3]) -> Result<Self> {
         let [c, h, w] = shape.map(|n| n as i64);
-        let shape = [batch as i64, h, w, c];
-        let pixels = match device::current() {
-            tch::Device::Cpu => Tensor::f_empty(shape, (Kind::Uint8, tch::Device::Cpu))?,
-            _ => ffi::pinned_bytes(&shape)?,
-        };
-        let address = pixels.data_ptr().cast();
-        Ok(Self { pixels, address, made: AtomicUsize::new(0), items: Mutex::default() })
+        let mut pixels = Tensor::f_empty([batch as i64, h, w, c], (Kind::Uint8, tch::Device::Cpu))?;
+        if device::current() != tch::Device::Cpu {
+            pixels = ffi::pinned_like(&pixels)?;
+        }
+        let address = AtomicPtr::new(pixels.data_ptr().cast());
+        Ok(Self { pixels: Mutex::new(pixels), address, made: AtomicUsize::new(0), items: Mutex::default() })
+    }
+
+    /// The pixels of `count` images as numbers on the run's device, and room for the next batch. A GPU may copy them
+    /// later: that memory is left to it.
+    fn images(&self, count: usize, normalize: Option<&Normalize>, pool: &mut BufferPool) -> Result<Tensor> {
+        let mut pixels = lock(&self.pixels);
+        let images = to_float(&pixels.f_narrow(0, 0, count as i64)?, normalize, pool)?;
+        if device::current() != tch::Device::Cpu {
+            *pixels = ffi::pinned_like(&pixels)?;
+            self.address.store(pixels.data_ptr().cast(), Ordering::Release);
+        }
+        Ok(images)
     }
 }
 
@@ -141,7 +148,8 @@ impl Work {
             let slot = &self.slots[batch % self.slots.len()];
             let n = self.shared.shape.iter().product::<usize>();
             // SAFETY: image `number` of the slot is this worker's until the batch is whole, and the slot is free.
-            let out = unsafe { std::slice::from_raw_parts_mut(slot.address.add(number * n), n) };
+            let out =
+                unsafe { std::slice::from_raw_parts_mut(slot.address.load(Ordering::Acquire).add(number * n), n) };
             // Whatever goes wrong, the image counts as made: the consumer is told, and never waits in vain.
             let item = catch_panic(|| Ok(self.make(batch, number, out))).unwrap_or_else(|e| Item {
                 number,
@@ -322,19 +330,20 @@ impl Epoch {
         let work = &self.work;
         let device = device::current();
         let labels: Vec<i64> = items.iter().map(|item| item.label).collect();
+        let labelled = labels.iter().all(|label| *label >= 0);
         let indices: Vec<i64> = items.iter().map(|item| item.index as i64).collect();
-        let labels = Tensor::f_from_slice(&labels)?.f_to_device(device)?;
-        let indices = Tensor::f_from_slice(&indices)?.f_to_device(device)?;
+        let labels = device::upload(&Tensor::f_from_slice(&labels)?, device)?;
+        let indices = device::upload(&Tensor::f_from_slice(&indices)?, device)?;
         let context = BatchContext {
             key: work.key.fold(0).fold(u64::MAX - (work.first + batch * work.batch) as u64),
             image_keys: items.iter().map(|item| batch_key(work.image_key(item.index))).collect(),
             drawn: Vec::new(),
             drawn_for: work.shared.shape,
             global_batch: work.global_len(batch),
-            classes: work.shared.source.class_names().len(),
+            classes: if labelled { work.shared.source.class_names().len() } else { 0 },
         };
         let intact: Vec<bool> = items.iter().map(|item| !item.replaced).collect();
-        let intact = Tensor::f_from_slice(&intact)?.f_to_device(device)?;
+        let intact = device::upload(&Tensor::f_from_slice(&intact)?, device)?;
         let targets = labels.shallow_clone();
         let batch = Batch { images, targets, labels, indices, intact, samples, loss_weight };
         let drawn = items.into_iter().map(|item| item.drawn).collect();
@@ -361,8 +370,7 @@ impl Epoch {
         if let Some(error) = items.iter_mut().find_map(|item| item.error.take()) {
             return Err(error);
         }
-        let pixels = slot.pixels.f_narrow(0, 0, count as i64)?;
-        let images = to_float(&pixels, work.shared.pipeline.first_normalization(), &mut lock(&self.pool))?;
+        let images = slot.images(count, work.shared.pipeline.first_normalization(), &mut lock(&self.pool))?;
         self.failed = false;
         slot.made.store(0, Ordering::Release);
         lock(&work.consumed).batches += 1;

@@ -38,7 +38,7 @@ pub(super) fn to_float(pixels: &Tensor, normalize: Option<&Normalize>, pool: &mu
     let [n, h, w, c] = size[..] else { unreachable!("pixels of images") };
     let channels = c as usize;
     if device::current() != tch::Device::Cpu {
-        let images = pixels.f_to_device(device::current())?.f_permute([0, 3, 1, 2])?;
+        let images = device::upload(pixels, device::current())?.f_permute([0, 3, 1, 2])?;
         let images = images.f_to_kind(Kind::Float)?.f_contiguous()?.f_div_scalar_(255.0)?;
         return normalize.map_or(Ok(images.shallow_clone()), |n| n.of_images(&images));
     }

@@ -4,6 +4,7 @@ use super::draws::{happens, within};
 use super::{BatchContext, Stage, Transform, describe_all};
 use crate::data::batch::Batch;
 use crate::data::image::Region;
+use crate::device::upload;
 use crate::error::{Result, bail, ensure};
 use crate::positions::{Groups, Positions};
 use crate::{choices, options};
@@ -220,47 +221,55 @@ fn mix(batch: Batch, mixes: &[Mix], partners: &[i64], label_smoothing: f64, clas
     if batch.targets.kind() != Kind::Int64 {
         bail!("mixup: the targets are mixed already; list it once");
     }
-    if classes == 0 || batch.labels.f_lt(0)?.f_any()?.f_int64_value(&[])? != 0 {
+    if classes == 0 {
         bail!("mixup: the images have no labels to mix");
     }
     let device = batch.images.device();
     let column = |weight: &dyn Fn(&Mix) -> f64| -> Result<Tensor> {
         let weights: Vec<f32> = mixes.iter().map(|mix| weight(mix) as f32).collect();
-        Ok(Tensor::f_from_slice(&weights)?.f_unsqueeze(1)?.f_to_device(device)?)
+        upload(&Tensor::f_from_slice(&weights)?.f_unsqueeze(1)?, device)
     };
     let (lam, rest) = (column(&|mix| mix.lam)?, column(&|mix| 1.0 - mix.lam)?);
     let off = label_smoothing / classes as f64;
     let mut plain = Tensor::f_full([batch.labels.size()[0], classes as i64], off, (Kind::Float, device))?;
     let plain = plain.f_scatter_value_(1, &batch.labels.f_unsqueeze(1)?, 1.0 - label_smoothing + off)?;
-    let partners = Tensor::f_from_slice(partners)?.f_to_device(device)?;
+    let partners = upload(&Tensor::f_from_slice(partners)?, device)?;
     let targets = plain.f_mul(&lam)?.f_add(&plain.f_index_select(0, &partners)?.f_mul(&rest)?)?;
 
     let partner = batch.images.f_index_select(0, &partners)?;
-    let images = if mixes.iter().all(|mix| mix.region.is_none()) {
-        let (lam, rest) = (lam.f_view([-1, 1, 1, 1])?, rest.f_view([-1, 1, 1, 1])?);
-        batch.images.f_mul(&lam)?.f_add_(&partner.f_mul(&rest)?)?
-    } else {
-        let images = batch.images;
-        for (i, mix) in mixes.iter().enumerate() {
-            let (mut image, partner) = (images.f_get(i as i64)?, partner.f_get(i as i64)?);
-            match mix.region {
-                Some(r) if r.area() == 0 => {}
-                Some(r) => {
-                    let cut = |t: &Tensor| -> Result<Tensor> {
-                        let rows = t.f_narrow(1, r.top as i64, r.height as i64)?;
-                        Ok(rows.f_narrow(2, r.left as i64, r.width as i64)?)
-                    };
-                    cut(&image)?.f_copy_(&cut(&partner)?)?;
-                }
-                None if mix.lam < 1.0 => {
-                    let _ = image.f_mul_scalar_(mix.lam)?.f_add_(&partner.f_mul_scalar(1.0 - mix.lam)?)?;
-                }
-                None => {}
-            }
-        }
-        images
-    };
+    let mut images = batch.images;
+    let blends = |mix: &Mix| mix.region.is_none() && mix.lam < 1.0;
+    if mixes.iter().any(blends) {
+        // The others stay as they are.
+        let of_image = |mix: &Mix, weight: f64, otherwise: f64| if blends(mix) { weight } else { otherwise };
+        let own = column(&|mix| of_image(mix, mix.lam, 1.0))?.f_view([-1, 1, 1, 1])?;
+        let other = column(&|mix| of_image(mix, 1.0 - mix.lam, 0.0))?.f_view([-1, 1, 1, 1])?;
+        images = images.f_mul(&own)?.f_add_(&partner.f_mul(&other)?)?;
+    }
+    let regions: Vec<Option<Region>> = mixes.iter().map(|mix| mix.region.filter(|r| r.area() > 0)).collect();
+    if regions.iter().any(Option::is_some) {
+        images = partner.f_where_self(&inside(&regions, &images)?, &images)?;
+    }
     Ok(Batch { images, targets, ..batch })
+}
+
+/// Whether each pixel of images [B, C, H, W] lies in its image's region: bool [B, 1, H, W].
+fn inside(regions: &[Option<Region>], images: &Tensor) -> Result<Tensor> {
+    let [_, _, height, width] = images.size()[..] else { bail!("images of a batch") };
+    let of_region = |bound: fn(&Region) -> usize| regions.iter().map(move |r| r.as_ref().map_or(0, bound) as i64);
+    let bounds: Vec<i64> = of_region(|r| r.top)
+        .chain(of_region(|r| r.top + r.height))
+        .chain(of_region(|r| r.left))
+        .chain(of_region(|r| r.left + r.width))
+        .collect();
+    let bounds = Tensor::f_from_slice(&bounds)?.f_view([4, regions.len() as i64, 1, 1, 1])?;
+    let bounds = upload(&bounds, images.device())?;
+    let between = |low: i64, places: Tensor| -> Result<Tensor> {
+        Ok(places.f_ge_tensor(&bounds.f_get(low)?)?.f_logical_and(&places.f_lt_tensor(&bounds.f_get(low + 1)?)?)?)
+    };
+    let places = |n: i64| Tensor::f_arange(n, (Kind::Int64, images.device()));
+    let rows = between(0, places(height)?.f_view([1, 1, -1, 1])?)?;
+    Ok(rows.f_logical_and(&between(2, places(width)?.f_view([1, 1, 1, -1])?)?)?)
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ pub struct BatchContext {
     pub drawn_for: [usize; 3],
     /// Images in the global batch.
     pub global_batch: usize,
-    /// Classes of the source.
+    /// Classes of the source; 0 if an image of the batch has no label.
     pub classes: usize,
 }
 

@@ -2,6 +2,7 @@
 
 use super::{BatchContext, Stage, Transform};
 use crate::data::batch::Batch;
+use crate::device::upload;
 use crate::error::{Result, bail, ensure};
 use tch::Tensor;
 
@@ -40,7 +41,7 @@ impl Normalize {
         self.check(images.size()[1] as usize)?;
         let column = |values: &[f64]| -> Result<Tensor> {
             let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
-            Ok(Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?.f_to_device(images.device())?)
+            upload(&Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?, images.device())
         };
         Ok(images.f_sub(&column(&self.mean)?)?.f_div(&column(&self.std)?)?)
     }

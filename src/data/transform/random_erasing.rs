@@ -4,6 +4,7 @@ use super::draws::{happens, range_within, within};
 use super::{BatchContext, Drawn, Stage, Transform, describe_all};
 use crate::data::batch::Batch;
 use crate::data::image::Region;
+use crate::device::upload;
 use crate::error::{Result, bail, ensure};
 use crate::random::uniform;
 use crate::{choices, options};
@@ -140,16 +141,25 @@ impl Transform for RandomErasing {
         // What was drawn for images of another size does not fit these.
         let again: Option<Vec<_>> = (size != context.drawn_for)
             .then(|| context.image_keys.iter().map(|key| self.draw_for_batch(size, &mut key.rng())).collect());
-        for (i, drawn) in again.as_ref().unwrap_or(&context.drawn).iter().enumerate() {
-            let Some(erased) = drawn.as_ref().and_then(|drawn| drawn.downcast_ref::<Vec<Erased>>()) else { continue };
-            for Erased { region, values } in erased {
-                let (h, w) = (region.height as i64, region.width as i64);
-                let image = batch.images.f_get(i as i64)?;
-                let mut part = image.f_narrow(1, region.top as i64, h)?.f_narrow(2, region.left as i64, w)?;
-                let values = Tensor::f_from_slice(values)?.f_to_device(batch.images.device())?;
-                let shape = if values.numel() as i64 == channels { [channels, 1, 1] } else { [channels, h, w] };
-                part.f_copy_(&values.f_view(shape)?)?;
-            }
+        let drawn = again.as_ref().unwrap_or(&context.drawn).iter().enumerate();
+        let erased = drawn.filter_map(|(i, drawn)| Some((i, drawn.as_ref()?.downcast_ref::<Vec<Erased>>()?)));
+        let erased: Vec<(usize, &Erased)> =
+            erased.flat_map(|(i, of_image)| of_image.iter().map(move |e| (i, e))).collect();
+        if erased.is_empty() {
+            return Ok(batch);
+        }
+        // All values go to the device at once.
+        let values: Vec<f32> = erased.iter().flat_map(|(_, erased)| &erased.values).copied().collect();
+        let values = upload(&Tensor::f_from_slice(&values)?, batch.images.device())?;
+        let mut at = 0;
+        for (i, Erased { region, values: own }) in erased {
+            let (h, w) = (region.height as i64, region.width as i64);
+            let image = batch.images.f_get(i as i64)?;
+            let mut part = image.f_narrow(1, region.top as i64, h)?.f_narrow(2, region.left as i64, w)?;
+            let count = own.len() as i64;
+            let shape = if count == channels { [channels, 1, 1] } else { [channels, h, w] };
+            part.f_copy_(&values.f_narrow(0, at, count)?.f_view(shape)?)?;
+            at += count;
         }
         Ok(batch)
     }

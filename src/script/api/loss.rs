@@ -43,7 +43,8 @@ mod functions {
         loss::next_embedding_intermediate(&hidden_states, z, &options)
     }
 
-    /// Mean cross-entropy of logits [B, C] against labels (int64 [B]) or probabilities (float [B, C]).
+    /// Mean cross-entropy of logits [B, C] against labels (int64 [B]) or probabilities (float [B, C]). A label that is no
+    /// class is an error; on a GPU, which then would have to be waited for in every step, it makes the loss NaN.
     pub fn cross_entropy(logits: &Tensor, target: &Tensor) -> Result<tch::Tensor> {
         loss::cross_entropy(logits, target, &Default::default())
     }
@@ -60,13 +61,13 @@ mod functions {
     /// `effective_rank`, exp of the entropy of the normalised singular values of the centred embeddings (Roy &
     /// Vetterli 2007): how many of the D directions they fill, of at most 1024 evenly spaced rows;
     /// `target_cosine`, the mean cosine of two different positions of one image: 1 if they are all the same.
-    /// All ignore the first token, the class token, and are NaN if an embedding is not finite. Gradients do not flow
-    /// through them. Takes about 0.2 s for [8, 257, 768] on one core of an AMD EPYC (Zen 3), nearly all of it for the
+    /// All ignore the first token, the class token, unless `class_token` is false, and are NaN if an embedding is not
+    /// finite. Gradients do not flow through them. Takes about 0.2 s for [8, 257, 768] on one core of an AMD EPYC (Zen 3), nearly all of it for the
     /// rank, and 3 ms for [128, 17, 64].
     ///
     /// Example: `let collapse = loss::embedding_stats(model.encode(images).input_embedding);`
-    pub fn embedding_stats(z: &Tensor) -> Result<Map> {
-        let stats = loss::embedding_stats(z)?;
+    pub fn embedding_stats(z: &Tensor, #[keyword(true)] class_token: bool) -> Result<Map> {
+        let stats = loss::embedding_stats(z, class_token)?;
         Ok(Map::from([
             ("target_std".into(), stats.target_std.into()),
             ("effective_rank".into(), stats.effective_rank.into()),

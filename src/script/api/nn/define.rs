@@ -116,6 +116,17 @@ impl ScriptModule {
         Ok(Self { parts: own, forward, options, training: Cell::new(true), confined: confined::is_inside() })
     }
 
+    /// The parts by name, as the forward function gets them.
+    pub fn parts(&self) -> Map {
+        let value = |part: &Member| match part {
+            Member::Parameter(t) => Dynamic::from(t.clone()),
+            Member::Module(m) => Dynamic::from(m.clone()),
+            Member::Modules(list) => list.iter().map(|m| Dynamic::from(Module(m.clone()))).collect::<Array>().into(),
+            Member::Value(v) => v.clone(),
+        };
+        self.parts.iter().map(|(name, part)| (name.as_str().into(), value(part))).collect()
+    }
+
     fn is_blocks(&self, name: &str) -> bool {
         self.options.blocks.as_deref() == Some(name)
     }
@@ -163,19 +174,12 @@ impl nn::Module for ScriptModule {
         self.options.flops
     }
 
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
+        Some(self)
+    }
+
     fn forward(&self, x: &tch::Tensor, cx: &Context) -> Result<tch::Tensor> {
-        let mut own = Map::new();
-        for (name, part) in &self.parts {
-            let value = match part {
-                Member::Parameter(t) => Dynamic::from(t.clone()),
-                Member::Module(m) => Dynamic::from(m.clone()),
-                Member::Modules(list) => {
-                    list.iter().map(|m| Dynamic::from(Module(m.clone()))).collect::<Array>().into()
-                }
-                Member::Value(v) => v.clone(),
-            };
-            own.insert(name.as_str().into(), value);
-        }
+        let mut own = self.parts();
         own.insert("training".into(), self.training.get().into());
         let rotary = cx.rotary.as_ref().map(|r| Dynamic::from(Tensor::from(r.shallow_clone())));
         own.insert("rotary".into(), rotary.unwrap_or(Dynamic::UNIT));

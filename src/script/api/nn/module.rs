@@ -2,7 +2,7 @@
 
 use super::Rotary;
 use super::build::{config_of, script_of};
-use super::define::outer_context;
+use super::define::{ScriptModule, outer_context};
 use crate::bail_hint;
 use crate::checkpoint::config_json::class_names_in;
 use crate::checkpoint::{self, ConfigFile, FillOptions, PASS_STRICT};
@@ -156,6 +156,20 @@ mod functions {
             None => bail_hint!(
                 "flops: {} does not say how many operations it takes", m.0.describe();
                 "nn::define(parts, forward, #{{ flops: N }}) says it"
+            ),
+        }
+    }
+
+    /// The parts by name of a module that nn::define made.
+    ///
+    /// Example: `nn::define(#{ head: nn::linear(4, 2) }, |m, x| m.head.forward(x)).parts.keys() == ["head"]`
+    #[script(get)]
+    pub fn parts(m: &Module) -> Result<Map> {
+        match m.0.as_any().and_then(|module| module.downcast_ref::<ScriptModule>()) {
+            Some(module) => Ok(module.parts()),
+            None => bail_hint!(
+                "{} has no parts: only modules that nn::define made have them", m.0.describe();
+                "m.named_parameters() gives all parameters by name"
             ),
         }
     }

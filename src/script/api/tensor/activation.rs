@@ -1,6 +1,7 @@
 //! Activations, softmax, dropout and attention, without parameters of their own.
 
 use super::arguments::{DType, Dims, Number, inner};
+use crate::device::upload;
 use crate::error::{Result, bail, ensure};
 use crate::nn::{Dropped, dropped};
 use crate::random;
@@ -45,7 +46,7 @@ pub mod functions {
         #[default(false)] hard: bool,
         #[keyword(-1)] dim: i64,
     ) -> Result<tch::Tensor> {
-        let uniform = random::next_key().uniform(&logits.size())?.f_to_device(logits.device())?;
+        let uniform = upload(&random::next_key().uniform(&logits.size())?, logits.device())?;
         let noise = uniform.f_clamp_min(1e-20)?.f_log()?.f_neg()?.f_log()?.f_neg()?.f_to_kind(logits.kind())?;
         let soft = logits.f_add(&noise)?.f_div_scalar(tau)?.f_softmax(dim, None)?;
         if !hard {

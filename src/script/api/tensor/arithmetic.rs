@@ -44,7 +44,7 @@ struct Operator {
 type WithTensor = fn(&tch::Tensor, &tch::Tensor) -> Result<tch::Tensor, TchError>;
 type WithNumber = fn(&tch::Tensor, Scalar) -> Result<tch::Tensor, TchError>;
 
-static OPERATORS: [Operator; 10] = [
+static OPERATORS: [Operator; 12] = [
     Operator::new("+", &[" Sum; shapes broadcast."], tch::Tensor::f_add, tch::Tensor::f_add_scalar),
     Operator::new("-", &[" Difference; shapes broadcast."], tch::Tensor::f_sub, tch::Tensor::f_sub_scalar),
     Operator::new(
@@ -54,6 +54,18 @@ static OPERATORS: [Operator; 10] = [
         tch::Tensor::f_mul_scalar,
     ),
     Operator::new("/", &[" Quotient; shapes broadcast."], tch::Tensor::f_div, tch::Tensor::f_div_scalar),
+    Operator::new(
+        "%",
+        &[" Remainder of a division, with the divisor's sign, as in Python; shapes broadcast."],
+        tch::Tensor::f_remainder_tensor,
+        tch::Tensor::f_remainder,
+    ),
+    Operator::new(
+        "**",
+        &[" a to the power of b; shapes broadcast."],
+        tch::Tensor::f_pow,
+        tch::Tensor::f_pow_tensor_scalar,
+    ),
     Operator::new(
         "==",
         &[" Whether elements are equal, as a bool tensor."],

@@ -177,7 +177,7 @@ mod functions {
 
 /// New tensors lie on the run's device.
 pub fn here(t: tch::Tensor) -> Result<tch::Tensor> {
-    Ok(t.f_to_device(crate::device::current())?)
+    crate::device::upload(&t, crate::device::current())
 }
 
 fn options(dtype: Option<DType>) -> (Kind, Device) {

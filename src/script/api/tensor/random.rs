@@ -2,6 +2,7 @@
 
 use super::arguments::{DType, Operand, Shape};
 use super::create::here;
+use crate::device::upload;
 use crate::error::{Result, bail, ensure};
 use crate::random;
 use crate::script::types::Argument;
@@ -97,7 +98,7 @@ mod functions {
     ///
     /// Example: `bernoulli(tensor([0.0, 1.0])).to_array() == [0.0, 1.0]`
     pub fn bernoulli(input: &Tensor, #[default(())] p: Option<f64>) -> Result<tch::Tensor> {
-        let drawn = random::next_key().uniform(&input.size())?.f_to_device(input.device())?;
+        let drawn = upload(&random::next_key().uniform(&input.size())?, input.device())?;
         let ones = match p {
             Some(p) => drawn.f_lt(p)?,
             None => drawn.f_lt_tensor(input)?,
@@ -123,7 +124,7 @@ fn of_kind(t: tch::Tensor, dtype: Option<DType>) -> Result<tch::Tensor> {
 
 fn like(input: &Tensor, drawn: tch::Tensor) -> Result<tch::Tensor> {
     ensure!(input.is_floating_point(), "expected a tensor of floats, found {}", shape_text(input));
-    Ok(drawn.f_to_device(input.device())?.f_to_kind(input.kind())?)
+    Ok(upload(&drawn, input.device())?.f_to_kind(input.kind())?)
 }
 
 fn drawn_indices(weights: &Tensor, count: i64, replacement: bool) -> Result<tch::Tensor> {
@@ -143,14 +144,14 @@ fn drawn_indices(weights: &Tensor, count: i64, replacement: bool) -> Result<tch:
     );
     if !replacement {
         // The first arrivals of a race of exponential clocks.
-        let uniform = random::next_key().uniform(&weights.size())?.f_to_device(weights.device())?;
+        let uniform = upload(&random::next_key().uniform(&weights.size())?, weights.device())?;
         let waiting = uniform.f_to_kind(Kind::Double)?.f_neg()?.f_log1p()?.f_neg()?.f_clamp_min(f64::MIN_POSITIVE)?;
         return Ok(weights.f_div(&waiting)?.f_topk(count, -1, true, true)?.1);
     }
     let mut shape = weights.size();
     shape.pop();
     shape.push(count);
-    let uniform = random::next_key().uniform(&shape)?.f_to_device(weights.device())?.f_to_kind(Kind::Double)?;
+    let uniform = upload(&random::next_key().uniform(&shape)?, weights.device())?.f_to_kind(Kind::Double)?;
     let ends = weights.f_cumsum(-1, None::<Kind>)?;
     let total = ends.f_narrow(-1, ends.size()[ends.dim() - 1] - 1, 1)?;
     let place = uniform.f_mul(&total)?;

@@ -142,12 +142,12 @@ mod functions {
         }
     }
 
-    /// Elements start … end − 1 of a dimension; negative ends count from the end. nepa's own: PyTorch writes x[:, a:b],
-    /// which is x[[(), a..b]] here.
+    /// Elements start … end − 1 of a dimension, or all from start on; negative places count from the end. nepa's own:
+    /// PyTorch writes x[:, a:b], which is x[[(), a..b]] here.
     ///
     /// Example: `arange(5).slice(0, 1, 3).to_array() == [1, 2]`
-    pub fn slice(input: &Tensor, dim: i64, start: i64, end: i64) -> Result<tch::Tensor> {
-        narrow(input, dim, start, end)
+    pub fn slice(input: &Tensor, dim: i64, start: i64, #[default(())] end: Option<i64>) -> Result<tch::Tensor> {
+        narrow(input, dim, start, end.unwrap_or(i64::MAX))
     }
 
     /// `length` elements of a dimension, from `start`.
