@@ -39,8 +39,8 @@ static const char *name_of(Backend backend, bool backward) {
   return backward ? "_scaled_dot_product_efficient_attention_backward" : "_scaled_dot_product_efficient_attention";
 }
 
-// Flash attention's results lie in memory as its query does, the other's with the heads side by side. It decides whether
-// a later reshape copies.
+// Flash attention's results lie in memory as its query does, the other's with the heads side by side. It decides
+// whether a later reshape copies.
 static Tensor laid_out(Backend backend, const Tensor &like, int64_t width) {
   if (backend == FLASH && width == like.size(3)) return at::empty_like(like);
   return at::empty({like.size(0), like.size(2), like.size(1), width}, like.options()).transpose(1, 2);
