@@ -77,7 +77,7 @@ fn forward_and_gradients_are_near_those_of_float32() {
             r#"
             let model = checkpoint::load("{}");
             model.train(false);
-            let images = checkpoint::tensors("{}/io.safetensors").pixel_values;
+            let images = checkpoint::tensors("{}/io.safetensors").pixel_values.to(device());
             let results = |dtype| {{
                 let l = autocast(dtype, || loss_of.call(model, images));
                 l.backward();

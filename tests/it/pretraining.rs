@@ -26,7 +26,7 @@ fn metrics(folder: &Folder, out: &str) -> Vec<Value> {
 
 #[test]
 fn the_run_says_at_its_start_what_will_happen_and_then_how_fast() {
-    let folder = Folder::new();
+    let folder = Folder::on_cpu(); // which it names
     let said = fit(&folder, "o", "#{ epochs: 3, accumulate: 2, report_flops: true }");
     said.succeeds().says(&[
         "pretrain: vit_nepa(28² / 7, 2 x 16, 2 heads), 0.01 M parameters, float32 on cpu",

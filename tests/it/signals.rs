@@ -60,7 +60,7 @@ fn one_that_reaches_launcher_and_ranks_alike_saves_once() {
 
 #[test]
 fn a_closed_terminal_saves_unless_the_run_was_started_by_nohup() {
-    let folder = Folder::new();
+    let folder = Folder::on_cpu(); // which it names
     std::fs::create_dir(folder.path("lib")).unwrap();
     let run = training(&folder, &["--stdlib", "lib"]);
     run.wait_for("running").signal(libc::SIGHUP);

@@ -38,7 +38,7 @@ fn rows(folder: &Folder, name: &str) -> Vec<std::collections::HashMap<String, St
 
 #[test]
 fn every_combination_runs_once_and_a_failure_stops_no_other() {
-    let folder = Folder::new();
+    let folder = Folder::on_cpu(); // which it names
     folder.write("recipe.rhai", PLAIN);
     let lists = ["--set", "lr=[0.1, 2e-1]", "--set", "seed=0..3", "--set", "model=small"];
     let said = sweep(&folder, &[&lists[..], &["--jobs", "2"]].concat());

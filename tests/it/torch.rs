@@ -40,6 +40,7 @@ const COMPARE: &str = r#"
         if found.numel > 0 && !(far.amax().item() <= 0.0) { return `off by ${(a - b).abs().amax().item()}`; }
         ()
     }
+    fn on_device(v) { for name in v.keys() { v[name] = v[name].to(device()); } v }
     fn check(v, id, name, outs, grads, inputs, body) {
         try {
             let given = #{};
@@ -69,7 +70,8 @@ const COMPARE: &str = r#"
 fn values_and_gradients_are_those_of_pytorch() {
     let cases: Vec<Case> = serde_json::from_str(&std::fs::read_to_string(fixture("cases.json")).unwrap()).unwrap();
     assert!(cases.len() > 440, "{}", cases.len());
-    let mut script = format!("{COMPARE}\nlet v = checkpoint::tensors({:?});\n", fixture("vectors.safetensors"));
+    let mut script =
+        format!("{COMPARE}\nlet v = on_device(checkpoint::tensors({:?}));\n", fixture("vectors.safetensors"));
     for Case { id, torch, script: call, outs, grads, inputs } in &cases {
         let bound: String = inputs.iter().map(|name| format!("let {name} = i.{name}; ")).collect();
         script += &format!("check(v, {id}, {torch:?}, {outs}, {grads:?}, {inputs:?}, |i| {{ {bound}{call} }});\n");
@@ -83,7 +85,7 @@ fn values_and_gradients_are_those_of_pytorch() {
 fn batch_norm_keeps_statistics_as_pytorch_does() {
     let script = format!(
         r#"{COMPARE}
-        let v = checkpoint::tensors({:?});
+        let v = on_device(checkpoint::tensors({:?}));
         for name in ["plain", "cumulative"] {{
             let m = if name == "plain" {{ nn::batch_norm2d(3) }} else {{ nn::batch_norm2d(3, #{{ momentum: (), eps: 0.01 }}) }};
             let start = m.state_dict();

@@ -25,7 +25,7 @@ fn script(body: &str) -> Said {
     run(&format!(
         r#"import "std/visualize" as visualize;
         let model = checkpoint::load("{dir}");
-        let image = checkpoint::tensors("{dir}/io.safetensors").pixel_values[0..1];
+        let image = checkpoint::tensors("{dir}/io.safetensors").pixel_values[0..1].to(device());
         let show = |map| print(map.flatten(0, -1).to_array());
         {body}"#
     ))

@@ -1,8 +1,9 @@
 // What runs in libraries on a GPU and under other names on a CPU: attention (flash and memory-efficient), cuDNN's
-// convolution and batch normalisation.
+// convolution, normalisation.
 
 #include "simulated.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
@@ -23,10 +24,10 @@ using Optional = std::optional<Tensor>;
 enum Backend : int64_t { MATH = 0, FLASH = 1, EFFICIENT = 2 };
 
 // Flash attention for 16-bit types without a mask, the efficient one for masks and float32, as on a GPU. Neither takes
-// sequences of length 0.
+// sequences of length 0. The gradient of a mask, which the efficient one has on a GPU, is left to plain operators.
 static int64_t choice(const Tensor &q, const Tensor &k, const Tensor &, const Optional &mask, double, bool,
                       std::optional<double>, bool) {
-  if (q.dim() != 4 || q.numel() == 0 || k.numel() == 0) return MATH;
+  if (q.dim() != 4 || q.numel() == 0 || k.numel() == 0 || (mask && mask->requires_grad())) return MATH;
   bool narrow = q.scalar_type() == at::kHalf || q.scalar_type() == at::kBFloat16;
   if (narrow && !mask) return FLASH;
   return narrow || q.scalar_type() == at::kFloat ? EFFICIENT : MATH;
@@ -38,8 +39,8 @@ static const char *name_of(Backend backend, bool backward) {
   return backward ? "_scaled_dot_product_efficient_attention_backward" : "_scaled_dot_product_efficient_attention";
 }
 
-// Flash attention's results lie in memory as its query does, the other's with the heads side by side. It decides whether
-// a later reshape copies.
+// Flash attention's results lie in memory as its query does, the other's with the heads side by side. It decides
+// whether a later reshape copies.
 static Tensor laid_out(Backend backend, const Tensor &like, int64_t width) {
   if (backend == FLASH && width == like.size(3)) return at::empty_like(like);
   return at::empty({like.size(0), like.size(2), like.size(1), width}, like.options()).transpose(1, 2);
@@ -155,7 +156,40 @@ static Tensor cudnn_convolution(const Tensor &x, const Tensor &weight, c10::SymI
       at::convolution_symint(hx, hw, {}, stride, padding, dilation, false, no_padding, std::move(groups)));
 }
 
-// ---- batch normalisation ----
+// Dry mode computes it too: it is not in large models.
+static Tensor cudnn_convolution_transpose(const Tensor &x, const Tensor &weight, c10::SymIntArrayRef padding,
+                                          c10::SymIntArrayRef output_padding, c10::SymIntArrayRef stride,
+                                          c10::SymIntArrayRef dilation, c10::SymInt groups, bool, bool, bool) {
+  record(Event::LAUNCH, "cudnn_convolution_transpose", {1, x.nbytes() + weight.nbytes(), false}, {x, weight});
+  Bridge bridge(x.get_device());
+  auto hx = bridge.to_host(x), hw = bridge.to_host(weight);
+  InKernel kernel;
+  at::AutoDispatchBelowADInplaceOrView below;
+  return bridge.to_device(
+      at::convolution_symint(hx, hw, {}, stride, padding, dilation, true, output_padding, std::move(groups)));
+}
+
+// ---- normalisation ----
+
+// The CPU has no kernel for it, and computes both ways by plain operators.
+static std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor &grad, const Tensor &x, at::IntArrayRef shape,
+                                                    const Tensor &scale, const Optional &weight,
+                                                    std::array<bool, 2>) {
+  record(Event::LAUNCH, "_fused_rms_norm_backward", {2, 3 * x.nbytes(), false}, {grad, x});
+  Bridge bridge(x.get_device());
+  auto hg = bridge.to_host(grad), hx = bridge.to_host(x), hs = bridge.to_host(scale);
+  InKernel kernel;
+  at::AutoDispatchBelowADInplaceOrView below;
+  std::vector<int64_t> normalized, others;
+  for (int64_t i = 0; i < x.dim(); i++)
+    (i < x.dim() - static_cast<int64_t>(shape.size()) ? others : normalized).push_back(i);
+  auto plain = hx * hs; // before the weight
+  auto gp = weight && weight->defined() ? hg * bridge.to_host(*weight) : hg;
+  auto gx = hs * (gp - plain * (gp * plain).mean(normalized, true));
+  Tensor gw;
+  if (weight && weight->defined()) gw = others.empty() ? hg * plain : (hg * plain).sum(others);
+  return {bridge.to_device(gx.to(x.scalar_type())), gw.defined() ? bridge.to_device(gw) : gw};
+}
 
 static Optional on_host(Bridge &bridge, const Optional &t) {
   return t && t->defined() ? Optional(bridge.to_host(*t)) : std::nullopt;
@@ -202,6 +236,8 @@ void register_libraries(torch::Library &library, Own &own) {
   add(name_of(EFFICIENT, false), TORCH_FN(efficient));
   add(name_of(EFFICIENT, true), TORCH_FN(efficient_backward));
   add("cudnn_convolution", TORCH_FN(cudnn_convolution));
+  add("cudnn_convolution_transpose", TORCH_FN(cudnn_convolution_transpose));
+  add("_fused_rms_norm_backward", TORCH_FN(rms_norm_backward));
   add("cudnn_batch_norm", TORCH_FN(cudnn_batch_norm));
   add("cudnn_batch_norm_backward", TORCH_FN(cudnn_batch_norm_backward));
 }

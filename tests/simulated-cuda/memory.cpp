@@ -52,6 +52,7 @@ public:
     size_t size = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; // as CUDA's caching allocator rounds
     std::lock_guard<std::mutex> lock(mutex);
     if (owner != NOBODY) charge(size, owner);
+    else if (size > settings().bytes) refuse(size, settings().bytes, current_device);
     size_t place = find(size);
     blocks[place] = {size, owner};
     if (settings().dry) {
@@ -100,15 +101,16 @@ private:
   void charge(size_t size, int owner) {
     size_t capacity = settings().bytes;
     bool over = live[owner] + size > capacity;
-    if (over || allocations >= settings().last) {
-      size_t free = over ? capacity - live[owner] : 0;
-      C10_THROW_ERROR(OutOfMemoryError, c10::str("CUDA out of memory. Tried to allocate ", mebibytes(size), ". GPU ",
-                                                 owner, " has a total capacity of ", mebibytes(capacity), " of which ",
-                                                 mebibytes(free), " is free. (This GPU is simulated.)"));
-    }
+    if (over || allocations >= settings().last) refuse(size, over ? capacity - live[owner] : 0, owner);
     allocations++;
     live[owner] += size;
     holds(owner, live[owner]);
+  }
+
+  [[noreturn]] static void refuse(size_t size, size_t free, int device) {
+    C10_THROW_ERROR(OutOfMemoryError, c10::str("CUDA out of memory. Tried to allocate ", mebibytes(size), ". GPU ",
+                                               device, " has a total capacity of ", mebibytes(settings().bytes),
+                                               " of which ", mebibytes(free), " is free. (This GPU is simulated.)"));
   }
 
   // Zeros, which cost memory only where a block does not fill whole pages.

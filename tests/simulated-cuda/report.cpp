@@ -11,8 +11,8 @@
 
 namespace simulated {
 
-// Backward is what an autograd node calls. Of the rest, operators on lists of tensors (_foreach_, _fused_) are clipping,
-// optimizer and averages; all else is data, forward and loss.
+// Backward is what an autograd node calls. Of the rest, operators on lists of tensors (_foreach_, _fused_) are
+// clipping, optimizer and averages; all else is data, forward and loss.
 enum Phase { FORWARD, BACKWARD, UPDATE, PHASES };
 static const char *PHASE_NAMES[] = {"forward", "backward", "update"};
 static const char *EVENT_NAMES[] = {"launch", "to_device", "to_host", "wait"};
