@@ -271,6 +271,8 @@ fn a_cuda_library_that_cannot_be_opened_is_told() {
     let reason = ["libtorch's CUDA library cannot be opened: ", CUDA, "hint: `cargo xtask setup --cuda`"];
     run(&["--device", "cuda"]).fails(1).says(&reason).says(&["device `cuda` was asked for", "or use --device cpu"]);
     run(&[]).succeeds().prints(&["cpu\n"]).says(&reason).says(&["warning: the run is on the CPU"]);
+    // Several processes might not agree.
+    run(&["--nproc", "2"]).fails(1).says(&reason).says(&["--device cpu runs all processes on the CPU"]);
     let said = run(&["--device", "cpu"]);
     said.succeeds();
     assert!(!said.stderr.contains("warning:"), "{said}");
