@@ -81,19 +81,22 @@ pub fn parse(text: &str) -> Result<Device> {
 const REPAIR: &str = "`cargo xtask setup --cuda` fetches it with all that it needs";
 
 /// CUDA if libtorch has it and sees a GPU, else the CPU.
-fn best(tells: bool) -> Device {
+fn best(processes: usize) -> Result<Device> {
     match ffi::open_cuda() {
-        Ok(true) if Cuda::device_count() > 0 => Device::Cuda(0),
-        Ok(_) => Device::Cpu,
+        Ok(true) if Cuda::device_count() > 0 => Ok(Device::Cuda(0)),
+        Ok(_) => Ok(Device::Cpu),
+        // Others may have opened theirs.
+        Err(e) if processes > 1 => bail_hint!(
+            "libtorch's CUDA library cannot be opened: {}", one_line(&e);
+            "{REPAIR}; --device cpu runs all processes on the CPU"
+        ),
         Err(e) => {
-            if tells {
-                err!(
-                    "warning: the run is on the CPU, since libtorch's CUDA library cannot be opened: {}\nhint: {REPAIR}; \
-                     --device cpu runs on the CPU without this warning",
-                    one_line(&e)
-                );
-            }
-            Device::Cpu
+            err!(
+                "warning: the run is on the CPU, since libtorch's CUDA library cannot be opened: {}\nhint: {REPAIR}; \
+                 --device cpu runs on the CPU without this warning",
+                one_line(&e)
+            );
+            Ok(Device::Cpu)
         }
     }
 }
@@ -103,7 +106,7 @@ fn best(tells: bool) -> Device {
 pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Result<Device> {
     let device = match asked {
         Some(name) => parse(name)?,
-        None => best(local_rank == 0),
+        None => best(processes)?,
     };
     if device == Device::Cpu || processes == 1 {
         return Ok(device);

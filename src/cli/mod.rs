@@ -237,7 +237,10 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Run(args) => return run::run(args, host),
         Command::Check(args) => return check::check(&args, &host(Interrupt::default())),
         Command::Api(args) => answer(api::api(&args, &host(Interrupt::default()))),
-        Command::Data(args) => return data::data(&args, &host(Interrupt::default())),
+        Command::Data(args) => match data::data(&args, &host(Interrupt::default())) {
+            0 => answer(Ok(())),
+            code => return code,
+        },
         Command::Inspect(args) => answer(inspect::inspect(&args.path, cli.stdlib.as_deref())),
         Command::Plot(args) => plot::plot(&args),
         Command::Report(args) => report::report(&args),

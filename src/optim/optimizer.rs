@@ -115,7 +115,13 @@ impl Optimizer {
         let of_group = |g: &ParamGroup| {
             let states = self.formulas[g.formula].states;
             let of_slot = |slot: &Slot| -> i64 {
-                states.iter().map(|state| if *state == STEP { 4 } else { 4 * slot.param.numel() as i64 }).sum()
+                states
+                    .iter()
+                    .map(|state| match *state {
+                        STEP => 4,
+                        _ => (slot.param.numel() * slot.param.kind().elt_size_in_bytes()) as i64,
+                    })
+                    .sum()
             };
             g.slots.iter().filter(|slot| slot.param.requires_grad()).map(of_slot).sum::<i64>()
         };

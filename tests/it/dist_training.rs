@@ -1,6 +1,6 @@
 //! Processes that train together, over loopback: the same run for any number of them.
 
-use crate::common::{Folder, Said, assert_close, fashion};
+use crate::common::{Folder, Said, TINY, assert_close, fashion};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -275,4 +275,29 @@ fn a_batch_that_processes_cannot_share_names_the_nearest_that_can() {
     let said = run(&folder, "out", 5, &[]);
     said.fails(1).says(&["batch 48 cannot be divided among 5 ranks", "hint: 45 or 50 can"]);
     assert_eq!(said.stderr.matches("cannot be divided").count(), 1, "told once: {said}");
+}
+
+#[test]
+fn metrics_are_means_over_all_processes() {
+    let folder = Folder::new();
+    let script = |metrics: &str| {
+        format!(
+            "import \"std/pretrain\" as pretrain;
+             let m = nn::vit_nepa({TINY});
+             let images = data::synthetic(#{{ len: 12, size: 8 }});
+             pretrain::fit(m, images, #{{ epochs: 2, batch: 4, lr: 0.01, log_every: 1, metrics: {metrics} }});"
+        )
+    };
+    let measured = script("|model, batch, out| #{ bright: batch.images.mean(), rank: dist::rank() }");
+    folder.run_with(&measured, &["--out", "one"]).succeeds();
+    folder.run_with(&measured, &["--out", "two", "--nproc", "2"]).succeeds();
+    let column = |out: &str, name: &str| -> Vec<f64> {
+        let rows = folder.text(&format!("{out}/metrics.jsonl"));
+        rows.lines().filter_map(|line| serde_json::from_str::<Value>(line).unwrap()[name].as_f64()).collect()
+    };
+    assert_close(&column("two", "bright"), &column("one", "bright"), 1e-5);
+    assert_eq!(column("two", "rank"), [0.5; 6]);
+    let other = script("|model, batch, out| if dist::rank() == 0 { #{ a: 1 } } else { #{} }");
+    let said = folder.run_with(&other, &["--out", "other", "--nproc", "2"]);
+    said.fails(1).says(&["metrics: all processes must give the same names"]);
 }

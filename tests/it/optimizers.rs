@@ -118,8 +118,9 @@ fn every_optimizer_trains_in_the_loops_and_resumes_to_the_bit() {
         ("optimizer: \"sgd\",", "optimizer  sgd("),
         ("optimizer: #{ kind: \"lars\", momentum: 0.8 },", "optimizer  lars("),
         ("optimizer: \"lamb\", betas: [0.8, 0.9],", "optimizer  lamb("),
-        ("optimizer: |model, o| optim::lion(model, #{ weight_decay: o.weight_decay }),", "optimizer  lion("),
-        ("optimizer: \"muon\",", "of them by adamw, weight decay 0.05 of"),
+        ("optimizer: |model, o| optim::lion(model, #{ weight_decay: 0.1 }),", "optimizer  lion("),
+        ("optimizer: \"muon\",", "of them by adamw, weight decay 0.1 of"),
+        ("optimizer: #{ kind: \"sgd\", momentum: 0.0 },", "groups), no weight decay"),
     ] {
         let folder = Folder::new();
         let text = script(option, 99);
@@ -146,9 +147,9 @@ fn groups_and_metrics_are_options_of_the_loops() {
     let compare = "let a = checkpoint::tensors(\"out/model\"); let b = checkpoint::tensors(\"fresh/model\");
         for name in a.keys() { print([name.contains(\"embeddings\"), (a[name] - b[name]).abs().amax().item() == 0.0]); }";
     let said = folder.run(compare);
-    for line in said.succeeds().stdout.lines() {
-        assert!(["[true, true]", "[false, false]"].contains(&line), "{said}");
-    }
+    let lines: Vec<&str> = said.succeeds().stdout.lines().collect();
+    assert!(lines.iter().all(|line| ["[true, true]", "[false, false]"].contains(line)), "{said}");
+    assert!(lines.contains(&"[true, true]") && lines.contains(&"[false, false]"), "{said}");
     let rows: Vec<Value> =
         folder.text("out/metrics.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for row in rows.iter().filter(|row| row["lr"].is_f64()) {
@@ -171,6 +172,11 @@ fn what_does_not_fit_is_told() {
         ("groups: [#{ pattern: \"*embedings*\", lr_scale: 0.1 }],", "no parameter matches the pattern `*embedings*`"),
         ("groups: |name, tensor| #{ lr_scale: -1.0 },", "lr_scale and weight_decay must not be negative, found -1"),
         ("groups: |name, tensor| 3,", "groups: expected a map from the function, found i64"),
+        ("optimizer: #{ kind: \"sgd\", groups: [] },", "groups are an option of their own"),
+        ("optimizer: |m, o| optim::sgd(m, #{}), groups: |n, t| #{},", "betas and groups belong into it"),
+        ("optimizer: |m, o| optim::sgd(m, #{}), betas: [0.9, 0.9],", "betas and groups belong into it"),
+        ("optimizer: |m, o| optim::sgd(m, #{}), embed_lr: 0.1,", "has to set the rate itself"),
+        ("embed_lr: 0.1, optimizer: \"sgd\", loss: 3,", "function or ()"),
         ("metrics: |model, batch, out| 3,", "expected a map of numbers from the function, found i64"),
         ("metrics: |model, batch, out| #{ lr: 3 },", "the loop itself logs lr: choose another name"),
         ("metrics: |model, batch, out| #{ speed: \"fast\" },", "fast"),
@@ -216,4 +222,57 @@ fn finetuning_takes_a_loss_of_its_own() {
     for row in rows {
         assert!((row["again"].as_f64().unwrap() - row["loss"].as_f64().unwrap()).abs() < 1e-6, "{row}");
     }
+}
+
+#[test]
+fn what_the_optimizer_says_goes_before_the_options_beside_it() {
+    let weights = |options: &str| {
+        let folder = Folder::new();
+        let script = format!(
+            "import \"std/finetune\" as finetune;
+             let m = nn::vit_nepa(#{{ image_size: 8, patch_size: 4, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2,
+                 num_labels: 4, is_causal: false }});
+             let images = data::synthetic(#{{ len: 16, size: 8, classes: 4 }});
+             finetune::fit(m, images, #{{ epochs: 2, batch: 4, lr: 1e-2, ema: 0.5, {options} }});
+             checkpoint::save(m, run::path(\"model\"));"
+        );
+        folder.run_with(&script, &["--out", "out"]).succeeds();
+        folder.read("out/model/model.safetensors")
+    };
+    let default = weights("");
+    assert!(default == weights("betas: [0.9, 0.999]"));
+    assert!(default != weights("betas: [0.9, 0.95]"));
+    assert!(default == weights("betas: [0.5, 0.5], optimizer: #{ kind: \"adamw\", betas: [0.9, 0.999] }"));
+    assert!(default != weights("optimizer: #{ kind: \"adamw\", betas: [0.9, 0.95] }"));
+    assert!(default == weights("optimizer: #{ kind: \"adamw\", eps: 1e-8 }"));
+    assert!(default == weights("weight_decay: 0.05"));
+    let decay = weights("weight_decay: 0.3");
+    assert!(decay != default && decay == weights("optimizer: #{ kind: \"adamw\", weight_decay: 0.3 }"));
+    let sgd = weights("optimizer: \"sgd\"");
+    assert!(
+        sgd == weights("optimizer: \"sgd\", weight_decay: 0.0")
+            && sgd != weights("optimizer: \"sgd\", weight_decay: 0.05")
+    );
+}
+
+#[test]
+fn metrics_leave_no_trace_in_training() {
+    let folder = Folder::new();
+    let script = |metrics: &str| {
+        format!(
+            "import \"std/pretrain\" as pretrain;
+             let m = nn::vit_nepa(#{{ image_size: 8, patch_size: 4, hidden_size: 8, num_hidden_layers: 1,
+                 num_attention_heads: 2, drop_path_prob: 0.5 }});
+             let images = data::synthetic(#{{ len: 12, size: 8 }});
+             pretrain::fit(m, images, #{{ epochs: 2, batch: 4, lr: 0.01, log_every: 1, {metrics} }});
+             checkpoint::save(m, run::path(\"model\"));"
+        )
+    };
+    let drawing =
+        "metrics: |model, batch, out| #{ drawn: randn([1]).item(), forward: model.forward(batch.images).mean(),
+        bright: batch.images.mean() },";
+    folder.run_with(&script(drawing), &["--out", "with"]).succeeds();
+    folder.run_with(&script(""), &["--out", "without"]).succeeds();
+    let weights = |out: &str| folder.read(&format!("{out}/model/model.safetensors"));
+    assert!(weights("with") == weights("without"));
 }

@@ -1,6 +1,6 @@
 //! Where nobody reads what nepa says: a full disk, a closed pipe, no stdout or stderr at all.
 
-use crate::common::{Folder, TINY};
+use crate::common::{Folder, TINY, repository};
 
 /// Ways to start a command whose words are lost. `${PIPESTATUS[0]}` is nepa's own exit code.
 const LOST: [&str; 4] = [
@@ -54,6 +54,7 @@ fn every_command_ends_with_its_own_exit_code() {
     folder.write("bad.rhai", "nn::linaer(1, 2);\n");
     let model = format!("checkpoint::save(nn::vit_nepa({TINY}), \"model\");");
     folder.run(&model).succeeds();
+    let images = format!("data {}", repository("tests/fixtures/data/folder").display());
     for (command, code) in [
         ("api", 1),
         ("inspect model", 1),
@@ -65,6 +66,7 @@ fn every_command_ends_with_its_own_exit_code() {
         ("inspect nothing", 1),
         ("report nothing", 1),
         ("data nothing", 1),
+        (images.as_str(), 1),
         ("--nonsense", 2),
         ("run", 2),
     ] {

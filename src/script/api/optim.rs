@@ -122,7 +122,7 @@ mod functions {
         grouped(m, &options, &group)
     }
 
-    /// LARS (arXiv 1708.03888) over all parameters of a module, a few launches per group. As in MoCo v3 and MAE:
+    /// LARS (arXiv 1708.03888) over all parameters of a module. As in MoCo v3 and MAE:
     /// updates of parameters of more than one dimension are as large as their norm times trust_coefficient; the rest is
     /// SGD with momentum. Learning rates are large, such as 0.1 × batch / 256.
     ///
@@ -141,8 +141,8 @@ mod functions {
         grouped(m, &options, &group)
     }
 
-    /// LAMB (arXiv 1904.00962) over all parameters of a module, a few launches per group. AdamW whose updates of
-    /// parameters of more than one dimension are as large as their norms. As in timm, without its clipping: call
+    /// LAMB (arXiv 1904.00962) over all parameters of a module. AdamW whose updates of parameters of more than one
+    /// dimension are as large as their norms (timm: of those with weight decay). It does not clip: call
     /// optim::clip_grad_norm.
     ///
     /// Example: `optim::lamb(model, #{ weight_decay: 0.02 })`
