@@ -32,11 +32,11 @@ unsafe extern "C" {
     ) -> *mut Fault;
 }
 
-/// The formula of an update, with its hyperparameters (described with the options in `optim`) and the states that it
+/// How an optimizer updates, with its hyperparameters (described with the options in `optim`) and the states that it
 /// needs.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, Copy)]
-pub enum Rule {
+pub enum UpdateRule {
     /// AdamW. States: first and second moments, and steps: float32 scalars, which the update raises by one.
     Adamw { betas: [f64; 2], eps: f64 },
     /// SGD. State: momentum, unless it is 0.
@@ -62,7 +62,7 @@ pub struct Batch {
     pub states: [Vec<Tensor>; 3],
 }
 
-impl Rule {
+impl UpdateRule {
     /// One update in place. A missing state is the rule's own fault, not the caller's data: the lists are checked.
     pub fn update(&self, batch: &Batch, lr: f64, weight_decay: f64) -> Result<()> {
         let n = batch.params.len();
@@ -73,8 +73,8 @@ impl Rule {
         let (params, grads) = (handles(&batch.params), handles(&batch.grads));
         let states = batch.states.each_ref().map(|list| handles(list));
         let needed = match self {
-            Rule::Adamw { .. } | Rule::Lamb { .. } => 3,
-            Rule::Sgd { momentum: 0.0, .. } => 0,
+            UpdateRule::Adamw { .. } | UpdateRule::Lamb { .. } => 3,
+            UpdateRule::Sgd { momentum: 0.0, .. } => 0,
             _ => 1,
         };
         assert!(states[..needed].iter().all(|list| list.len() == n), "{needed} states for each parameter");
@@ -88,12 +88,14 @@ impl Rule {
         // SAFETY: the handles stay alive in `batch` for the call; each list that the rule reads holds n of them.
         check(unsafe {
             match *self {
-                Rule::Adamw { betas: [b1, b2], eps } => nepa_adamw(lists, lr, wd, b1, b2, eps),
-                Rule::Sgd { momentum, nesterov } => nepa_sgd(lists, lr, wd, momentum, nesterov),
-                Rule::Lion { betas: [b1, b2] } => nepa_lion(lists, lr, wd, b1, b2),
-                Rule::Lars { momentum, trust_coefficient } => nepa_lars(lists, lr, wd, momentum, trust_coefficient),
-                Rule::Lamb { betas: [b1, b2], eps } => nepa_lamb(lists, lr, wd, b1, b2, eps),
-                Rule::Muon { momentum, nesterov, ns_steps, match_rms_adamw, bfloat16 } => {
+                UpdateRule::Adamw { betas: [b1, b2], eps } => nepa_adamw(lists, lr, wd, b1, b2, eps),
+                UpdateRule::Sgd { momentum, nesterov } => nepa_sgd(lists, lr, wd, momentum, nesterov),
+                UpdateRule::Lion { betas: [b1, b2] } => nepa_lion(lists, lr, wd, b1, b2),
+                UpdateRule::Lars { momentum, trust_coefficient } => {
+                    nepa_lars(lists, lr, wd, momentum, trust_coefficient)
+                }
+                UpdateRule::Lamb { betas: [b1, b2], eps } => nepa_lamb(lists, lr, wd, b1, b2, eps),
+                UpdateRule::Muon { momentum, nesterov, ns_steps, match_rms_adamw, bfloat16 } => {
                     nepa_muon(lists, lr, wd, momentum, nesterov, ns_steps, match_rms_adamw, bfloat16)
                 }
             }

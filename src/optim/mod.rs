@@ -1,16 +1,17 @@
 //! Optimizers, learning-rate schedules, gradient clipping and weight averages.
 
+mod algorithms;
 mod ema;
 mod optimizer;
-mod rules;
+
 mod schedule;
 
-pub use ema::{Ema, EmaOptions};
-pub use optimizer::{Optimizer, ParamGroup};
-pub use rules::{
+pub use algorithms::{
     AdamwOptions, LambOptions, LarsOptions, LionOptions, MuonOptions, OptimizerKind, OptimizerOptions,
     ParamGroupOptions, PatternGroup, SgdOptions,
 };
+pub use ema::{Ema, EmaOptions};
+pub use optimizer::{Optimizer, ParamGroup};
 pub use schedule::{Schedule, ScheduleKind, ScheduleOptions};
 
 use crate::error::{Result, ensure};

@@ -1,6 +1,6 @@
 //! An optimizer: groups of parameters, with what it keeps of each.
 
-use super::rules::{Formula, OptimizerOptions, ParamGroupOptions, PatternGroup};
+use super::algorithms::{Algorithm, OptimizerOptions, ParamGroupOptions, PatternGroup};
 use crate::bail_hint;
 use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::ffi::{self, Batch};
@@ -19,8 +19,8 @@ pub struct ParamGroup {
     pub weight_decay: f64,
     /// Power of the layer-wise decay.
     pub llrd_power: i64,
-    /// Which of the optimizer's formulas updates them.
-    formula: usize,
+    /// Which of the optimizer's algorithms updates them.
+    algorithm: usize,
     slots: Vec<Slot>,
 }
 
@@ -30,9 +30,9 @@ struct Slot {
     states: Option<Vec<Tensor>>,
 }
 
-/// The optimizer: groups of parameters with their states, updated by formulas.
+/// The optimizer: groups of parameters with their states, updated by algorithms.
 pub struct Optimizer {
-    formulas: Vec<Formula>,
+    algorithms: Vec<Algorithm>,
     groups: Vec<ParamGroup>,
 }
 
@@ -49,7 +49,7 @@ impl Optimizer {
         options: &impl OptimizerOptions,
         mut group_of: impl FnMut(&str, &Tensor) -> Result<ParamGroupOptions>,
     ) -> Result<Self> {
-        let formulas = options.formulas()?;
+        let algorithms = options.algorithms()?;
         let (weight_decay, no_decay, patterns) = options.for_groups();
         ensure!(weight_decay >= 0.0, "weight_decay must not be negative, found {weight_decay}");
         let no_decay: Vec<WildMatch> = no_decay.iter().map(|p| WildMatch::new(p)).collect();
@@ -70,10 +70,10 @@ impl Optimizer {
                 "the group of `{name}`: lr_scale and weight_decay must not be negative, found {} and {weight_decay}",
                 o.lr_scale
             );
-            let formula = options.formula_of(&name, &param);
+            let algorithm = options.algorithm_of(&name, &param);
             let same = |g: &&mut ParamGroup| {
-                (g.lr_scale, g.weight_decay, g.llrd_power, g.formula)
-                    == (o.lr_scale, weight_decay, o.llrd_power, formula)
+                (g.lr_scale, g.weight_decay, g.llrd_power, g.algorithm)
+                    == (o.lr_scale, weight_decay, o.llrd_power, algorithm)
             };
             let slot = Slot { param, states: None };
             match groups.iter_mut().find(same) {
@@ -86,23 +86,23 @@ impl Optimizer {
                     lr_scale: o.lr_scale,
                     weight_decay,
                     llrd_power: o.llrd_power,
-                    formula,
+                    algorithm,
                     slots: vec![slot],
                 }),
             }
         }
         ensure!(!groups.is_empty(), "the module has no parameters to optimize");
-        Ok(Self { formulas, groups })
+        Ok(Self { algorithms, groups })
     }
 
     /// The optimizer's name: "adamw", "sgd", …
     pub fn name(&self) -> &'static str {
-        self.formulas[0].name
+        self.algorithms[0].name
     }
 
-    /// The name of the formula that updates a group: the optimizer's own, or "adamw" for what Muon leaves to it.
+    /// The name of the algorithm that updates a group: the optimizer's own, or "adamw" for what Muon leaves to it.
     pub fn name_of(&self, group: &ParamGroup) -> &'static str {
-        self.formulas[group.formula].name
+        self.algorithms[group.algorithm].name
     }
 
     /// The groups, in the order of their first parameters.
@@ -113,7 +113,7 @@ impl Optimizer {
     /// Bytes of the states, once every parameter that is trained has had a gradient.
     pub fn state_bytes(&self) -> i64 {
         let of_group = |g: &ParamGroup| {
-            let states = self.formulas[g.formula].states;
+            let states = self.algorithms[g.algorithm].states;
             let of_slot = |slot: &Slot| -> i64 {
                 states
                     .iter()
@@ -135,7 +135,7 @@ impl Optimizer {
         let mut used = Vec::new();
         for (group, &lr) in self.groups.iter_mut().zip(lrs) {
             ensure!(lr.is_finite() && lr >= 0.0, "a learning rate must be finite and not negative, found {lr}");
-            let formula = &self.formulas[group.formula];
+            let algorithm = &self.algorithms[group.algorithm];
             let mut batch = Batch::default();
             for slot in &mut group.slots {
                 let grad = slot.param.grad();
@@ -144,7 +144,7 @@ impl Optimizer {
                 }
                 let states = match &slot.states {
                     Some(states) => states,
-                    None => slot.states.insert(first_states(formula.states, &slot.param)?),
+                    None => slot.states.insert(first_states(algorithm.states, &slot.param)?),
                 };
                 batch.params.push(slot.param.shallow_clone());
                 batch.grads.push(grad);
@@ -152,18 +152,18 @@ impl Optimizer {
                     list.push(state.shallow_clone());
                 }
             }
-            formula.rule.update(&batch, lr, group.weight_decay)?;
+            algorithm.rule.update(&batch, lr, group.weight_decay)?;
             used.append(&mut batch.params);
         }
         ensure!(!used.is_empty(), "no parameter has a gradient: call loss.backward() before step");
         ffi::clear_grads(&used)
     }
 
-    /// The parameters in order, with their formulas.
-    fn slots(&self) -> impl Iterator<Item = (&String, &Slot, &Formula)> {
+    /// The parameters in order, with their algorithms.
+    fn slots(&self) -> impl Iterator<Item = (&String, &Slot, &Algorithm)> {
         self.groups.iter().flat_map(|g| {
-            let formula = &self.formulas[g.formula];
-            g.names.iter().zip(&g.slots).map(move |(name, slot)| (name, slot, formula))
+            let algorithm = &self.algorithms[g.algorithm];
+            g.names.iter().zip(&g.slots).map(move |(name, slot)| (name, slot, algorithm))
         })
     }
 
@@ -171,8 +171,8 @@ impl Optimizer {
     /// that had a gradient so far.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut all = Vec::new();
-        for (name, slot, formula) in self.slots() {
-            for (state, tensor) in formula.states.iter().zip(slot.states.iter().flatten()) {
+        for (name, slot, algorithm) in self.slots() {
+            for (state, tensor) in algorithm.states.iter().zip(slot.states.iter().flatten()) {
                 all.push((format!("{state}.{name}"), tensor.shallow_clone()));
             }
         }
@@ -183,9 +183,9 @@ impl Optimizer {
     pub fn load_state(&mut self, tensors: &[(String, Tensor)]) -> Result<()> {
         let mut by_name: BTreeMap<&str, &Tensor> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
         let mut restored = Vec::new();
-        for (name, slot, formula) in self.slots() {
+        for (name, slot, algorithm) in self.slots() {
             let mut states = Vec::new();
-            for state in formula.states {
+            for state in algorithm.states {
                 let Some(found) = by_name.remove(format!("{state}.{name}").as_str()) else { continue };
                 let expected = if *state == STEP { Vec::new() } else { slot.param.size() };
                 ensure!(
@@ -196,19 +196,19 @@ impl Optimizer {
                 states.push(crate::tensor::detached_copy(&found.f_to_device(slot.param.device())?)?);
             }
             ensure!(
-                states.is_empty() || states.len() == formula.states.len(),
+                states.is_empty() || states.len() == algorithm.states.len(),
                 "the optimizer's state of `{name}` is incomplete: {} needs {}",
-                formula.name,
-                formula.states.join(", ")
+                algorithm.name,
+                algorithm.states.join(", ")
             );
             restored.push((!states.is_empty()).then_some(states));
         }
         if let Some(name) = by_name.keys().next() {
             let of = self.slots().find(|(param, ..)| name.ends_with(&format!(".{param}")));
             match of {
-                Some((.., formula)) => bail!(
+                Some((.., algorithm)) => bail!(
                     "the optimizer's state holds `{name}`, which {} does not keep: another optimizer wrote it",
-                    formula.name
+                    algorithm.name
                 ),
                 None => bail!("the optimizer's state holds `{name}`, but the model has no such parameter"),
             }

@@ -41,7 +41,10 @@ fn functions(text: &str) -> Vec<(String, usize)> {
         let line = lines[start];
         let indent = &line[..line.len() - line.trim_start().len()];
         let end = format!("{indent}}}");
-        lines[start..].iter().position(|line| *line == end).map(|lines| lines + 1)
+        // A declaration of a function of C, over several lines, has no body.
+        let declared = format!("{indent}) -> ");
+        let ends = |line: &&str| *line == end || line.starts_with(&declared) && line.ends_with(';');
+        lines[start..].iter().position(ends).map(|lines| lines + 1)
     };
     (0..lines.len()).filter_map(|i| Some((name(lines[i])?, length(i)?))).collect()
 }

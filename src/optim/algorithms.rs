@@ -1,7 +1,7 @@
-//! The optimizers: their options, and the formula of each.
+//! The optimizers: their options, and the algorithm of each.
 
 use crate::error::{Result, ensure};
-use crate::ffi::Rule;
+use crate::ffi::UpdateRule;
 use crate::options::Options;
 use crate::{choices, options};
 use tch::Tensor;
@@ -33,29 +33,29 @@ options! {
     }
 }
 
-/// Names of a parameter's states in checkpoints, in the order of [`Rule`]. `step` is a scalar, the others have the
+/// Names of a parameter's states in checkpoints, in the order of [`UpdateRule`]. `step` is a scalar, the others have the
 /// parameter's shape.
 const MOMENTS: &[&str] = &["exp_avg", "exp_avg_sq", "step"];
 const AVERAGE: &[&str] = &["exp_avg"];
 const MOMENTUM: &[&str] = &["momentum_buffer"];
 
-/// A formula with the names of its states.
-pub struct Formula {
+/// An algorithm with the names of its states.
+pub struct Algorithm {
     /// The optimizer's name.
     pub name: &'static str,
     /// How it updates.
-    pub rule: Rule,
+    pub rule: UpdateRule,
     /// What it keeps of each parameter.
     pub states: &'static [&'static str],
 }
 
 /// The options of an optimizer.
 pub trait OptimizerOptions: Options {
-    /// Checks the options. Gives the formulas that the optimizer uses; the first one's name is its own.
-    fn formulas(&self) -> Result<Vec<Formula>>;
+    /// Checks the options. Gives the algorithms that the optimizer uses; the first one's name is its own.
+    fn algorithms(&self) -> Result<Vec<Algorithm>>;
 
-    /// Which of the formulas updates a parameter.
-    fn formula_of(&self, _name: &str, _param: &Tensor) -> usize {
+    /// Which of the algorithms updates a parameter.
+    fn algorithm_of(&self, _name: &str, _param: &Tensor) -> usize {
         0
     }
 
@@ -88,7 +88,7 @@ macro_rules! optimizer_options {
         $decay_doc:literal weight_decay = $decay:literal;
         $($(#[doc = $doc:literal])* $field:ident : $ty:ty = $default:expr),* $(,)?
     }
-    $($formulas:item)*
+    $($algorithms:item)*
     ) => {
         options! {
             $(#[doc = $about])*
@@ -106,7 +106,7 @@ macro_rules! optimizer_options {
         }
 
         impl OptimizerOptions for $name {
-            $($formulas)*
+            $($algorithms)*
 
             fn for_groups(&self) -> (f64, &[String], &[PatternGroup]) {
                 (self.weight_decay, &self.no_decay, &self.groups)
@@ -125,11 +125,11 @@ optimizer_options! {
         eps: f64 = 1e-8,
     }
 
-    fn formulas(&self) -> Result<Vec<Formula>> {
+    fn algorithms(&self) -> Result<Vec<Algorithm>> {
         check_betas(self.betas)?;
         check_not_negative("eps", self.eps)?;
-        let rule = Rule::Adamw { betas: self.betas, eps: self.eps };
-        Ok(vec![Formula { name: "adamw", rule, states: MOMENTS }])
+        let rule = UpdateRule::Adamw { betas: self.betas, eps: self.eps };
+        Ok(vec![Algorithm { name: "adamw", rule, states: MOMENTS }])
     }
 }
 
@@ -143,12 +143,12 @@ optimizer_options! {
         nesterov: bool = false,
     }
 
-    fn formulas(&self) -> Result<Vec<Formula>> {
+    fn algorithms(&self) -> Result<Vec<Algorithm>> {
         check_momentum(self.momentum)?;
         ensure!(!self.nesterov || self.momentum > 0.0, "nesterov needs a momentum, found {}", self.momentum);
-        let rule = Rule::Sgd { momentum: self.momentum, nesterov: self.nesterov };
+        let rule = UpdateRule::Sgd { momentum: self.momentum, nesterov: self.nesterov };
         let states = if self.momentum == 0.0 { &[] } else { MOMENTUM };
-        Ok(vec![Formula { name: "sgd", rule, states }])
+        Ok(vec![Algorithm { name: "sgd", rule, states }])
     }
 }
 
@@ -160,9 +160,9 @@ optimizer_options! {
         betas: [f64; 2] = [0.9, 0.99],
     }
 
-    fn formulas(&self) -> Result<Vec<Formula>> {
+    fn algorithms(&self) -> Result<Vec<Algorithm>> {
         check_betas(self.betas)?;
-        Ok(vec![Formula { name: "lion", rule: Rule::Lion { betas: self.betas }, states: AVERAGE }])
+        Ok(vec![Algorithm { name: "lion", rule: UpdateRule::Lion { betas: self.betas }, states: AVERAGE }])
     }
 }
 
@@ -176,11 +176,11 @@ optimizer_options! {
         trust_coefficient: f64 = 0.001,
     }
 
-    fn formulas(&self) -> Result<Vec<Formula>> {
+    fn algorithms(&self) -> Result<Vec<Algorithm>> {
         check_momentum(self.momentum)?;
         check_not_negative("trust_coefficient", self.trust_coefficient)?;
-        let rule = Rule::Lars { momentum: self.momentum, trust_coefficient: self.trust_coefficient };
-        Ok(vec![Formula { name: "lars", rule, states: MOMENTUM }])
+        let rule = UpdateRule::Lars { momentum: self.momentum, trust_coefficient: self.trust_coefficient };
+        Ok(vec![Algorithm { name: "lars", rule, states: MOMENTUM }])
     }
 }
 
@@ -194,11 +194,11 @@ optimizer_options! {
         eps: f64 = 1e-6,
     }
 
-    fn formulas(&self) -> Result<Vec<Formula>> {
+    fn algorithms(&self) -> Result<Vec<Algorithm>> {
         check_betas(self.betas)?;
         check_not_negative("eps", self.eps)?;
-        let rule = Rule::Lamb { betas: self.betas, eps: self.eps };
-        Ok(vec![Formula { name: "lamb", rule, states: MOMENTS }])
+        let rule = UpdateRule::Lamb { betas: self.betas, eps: self.eps };
+        Ok(vec![Algorithm { name: "lamb", rule, states: MOMENTS }])
     }
 }
 
@@ -263,26 +263,26 @@ optimizer_options! {
         eps: f64 = 1e-8,
     }
 
-    fn formulas(&self) -> Result<Vec<Formula>> {
+    fn algorithms(&self) -> Result<Vec<Algorithm>> {
         check_momentum(self.momentum)?;
         check_betas(self.betas)?;
         check_not_negative("eps", self.eps)?;
         ensure!((1..=100).contains(&self.ns_steps), "ns_steps must lie in 1..=100, found {}", self.ns_steps);
-        let muon = Rule::Muon {
+        let muon = UpdateRule::Muon {
             momentum: self.momentum,
             nesterov: self.nesterov,
             ns_steps: self.ns_steps,
             match_rms_adamw: self.adjust_lr_fn == AdjustLr::MatchRmsAdamw,
             bfloat16: self.ns_dtype == NsDtype::Bfloat16,
         };
-        let adamw = Rule::Adamw { betas: self.betas, eps: self.eps };
+        let adamw = UpdateRule::Adamw { betas: self.betas, eps: self.eps };
         Ok(vec![
-            Formula { name: "muon", rule: muon, states: MOMENTUM },
-            Formula { name: "adamw", rule: adamw, states: MOMENTS },
+            Algorithm { name: "muon", rule: muon, states: MOMENTUM },
+            Algorithm { name: "adamw", rule: adamw, states: MOMENTS },
         ])
     }
 
-    fn formula_of(&self, name: &str, param: &Tensor) -> usize {
+    fn algorithm_of(&self, name: &str, param: &Tensor) -> usize {
         let is_muons = param.dim() == 2 && !self.exclude.iter().any(|pattern| WildMatch::new(pattern).matches(name));
         usize::from(!is_muons)
     }
