@@ -70,7 +70,7 @@ Sets up libtorch if needed and runs `cargo bench --bench NAME -- ARGS…`. Witho
 const SOAK: &str = "\
 Usage: cargo xtask soak [PARTS…] [--seed N] [--scale X] [--only TEXT] [--jobs N]
 
-Sets up libtorch if needed and attacks runs of nepa for hours; all parts, or those named:
+Sets up libtorch if needed and attacks runs of nepa (release build) for hours; all parts, or those named:
 
   kills     1,000 SIGKILLs at random moments of pretraining, fine-tuning, evaluation and two processes, each resumed
   damage    every file of a checkpoint damaged at 200 places
@@ -216,7 +216,7 @@ fn bench(args: &[OsString]) -> Result<ExitCode> {
 fn soak(args: &[OsString]) -> Result<ExitCode> {
     let project = project();
     libtorch::ensure(&project, Want::Linked)?;
-    exec(cargo::command(&project).args(["test", "--test", "soak", "--"]).args(args))
+    exec(cargo::command(&project).args(["test", "--release", "--test", "soak", "--"]).args(args))
 }
 
 fn setup(args: &[OsString]) -> Result<ExitCode> {

@@ -16,12 +16,18 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Long enough for a loaded machine; short enough that a command which hangs is a failed test.
-const DEADLINE: Duration = Duration::from_secs(60);
+/// How long a command may take; a minute unless set before: long enough for a loaded machine, short enough that a command
+/// which hangs is a failed test.
+pub static DEADLINE: OnceLock<Duration> = OnceLock::new();
+
+fn deadline() -> Duration {
+    *DEADLINE.get_or_init(|| Duration::from_secs(60))
+}
 
 /// What must not reach a user, whatever they did.
 const NEVER_SHOWN: &[&str] = &[
@@ -244,7 +250,7 @@ impl Running {
     /// Waits until a line is printed.
     pub fn wait_for(&self, line: &str) -> &Self {
         loop {
-            match self.lines.recv_timeout(DEADLINE) {
+            match self.lines.recv_timeout(deadline()) {
                 Ok(found) if found == line => return self,
                 Ok(_) => {}
                 Err(e) => panic!("{} never printed `{line}`: {e}", self.command),
@@ -306,7 +312,7 @@ impl Running {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            if self.started.elapsed() > DEADLINE {
+            if self.started.elapsed() > deadline() {
                 late = true;
                 let _ = self.child.kill();
             }
@@ -318,7 +324,7 @@ impl Running {
             stdout: self.stdout.take().unwrap().join().unwrap(),
             stderr: self.stderr.take().unwrap().join().unwrap(),
         };
-        assert!(!late, "did not end within {DEADLINE:?}: {said}");
+        assert!(!late, "did not end within {:?}: {said}", deadline());
         for text in NEVER_SHOWN {
             assert!(!said.stdout.contains(text) && !said.stderr.contains(text), "shows `{text}`: {said}");
         }
