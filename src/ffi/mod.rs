@@ -6,6 +6,7 @@ mod autograd;
 mod c10d;
 mod memory;
 mod optimizers;
+mod read_back;
 mod runtime;
 mod tensors;
 
@@ -14,6 +15,7 @@ pub use autograd::{backward, grad_enabled, recompute, single_threaded_backward};
 pub use c10d::{ProcessGroup, ReduceOp, Reducer, Store, StoreAddress, Work};
 pub use memory::limit_memory;
 pub use optimizers::{Batch, UpdateRule};
+pub use read_back::ReadBack;
 pub use runtime::{open_cuda, set_cuda_device, torch_folder};
 pub use tensors::{clear_grads, download, global_norm, is_unshared, lerp, pinned_like, scale, upload};
 
@@ -43,6 +45,11 @@ fn check(fault: *mut Fault) -> Result<()> {
     unsafe { libc::free(fault.cast()) };
     let kind = if kind == 1 { TorchFaultKind::Distributed } else { TorchFaultKind::Other };
     Err(TorchFault::new(kind, &text).into())
+}
+
+/// Null for none.
+fn optional_handle(tensor: Option<&Tensor>) -> *mut C_tensor {
+    tensor.map_or(std::ptr::null_mut(), |t| t.as_ptr() as *mut C_tensor)
 }
 
 fn handles(tensors: &[Tensor]) -> Vec<*mut C_tensor> {

@@ -28,6 +28,9 @@
 struct Lists {
   Handle *params, *grads, *states[3];
   size_t n;
+  // Null, or float32 scalars on the device: where found_inf is 1 (and is_finite 0), nothing changes. For the fused kernels
+  // alone.
+  Handle found_inf, is_finite;
 
   std::vector<at::Tensor> param_list() const { return list(params, n); }
   std::vector<at::Tensor> grad_list() const { return list(grads, n); }
@@ -57,10 +60,11 @@ extern "C" {
 Fault *nepa_adamw(const Lists *lists, double lr, double weight_decay, double beta1, double beta2, double eps) {
   return guarded([&] {
     auto steps = lists->state_list(2);
-    at::_foreach_add_(steps, 1);
+    if (lists->is_finite) at::_foreach_add_(steps, *lists->is_finite);
+    else at::_foreach_add_(steps, 1);
     at::_fused_adamw_(lists->param_list(), lists->grad_list(), lists->state_list(0), lists->state_list(1), {}, steps, lr,
                       beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false, c10::nullopt,
-                      c10::nullopt);
+                      optional(lists->found_inf));
   });
 }
 
@@ -69,7 +73,8 @@ Fault *nepa_sgd(const Lists *lists, double lr, double weight_decay, double momen
   return guarded([&] {
     auto buffers = momentum == 0 ? std::vector<at::Tensor>{} : lists->state_list(0);
     at::_fused_sgd_(lists->param_list(), lists->grad_list(), buffers, weight_decay, momentum, lr, /*dampening=*/0,
-                    nesterov, /*maximize=*/false, /*is_first_step=*/false, c10::nullopt, c10::nullopt);
+                    nesterov, /*maximize=*/false, /*is_first_step=*/false, c10::nullopt,
+                    optional(lists->found_inf));
   });
 }
 

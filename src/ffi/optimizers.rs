@@ -1,6 +1,6 @@
 //! One update of an optimizer for many tensors (`optimizers.cpp`).
 
-use super::{Fault, check, handles};
+use super::{Fault, check, handles, optional_handle};
 use crate::error::Result;
 use tch::Tensor;
 use torch_sys::C_tensor;
@@ -12,6 +12,8 @@ struct Lists {
     grads: *const *mut C_tensor,
     states: [*const *mut C_tensor; 3],
     n: usize,
+    found_inf: *mut C_tensor,
+    is_finite: *mut C_tensor,
 }
 
 unsafe extern "C" {
@@ -60,9 +62,17 @@ pub struct Batch {
     pub grads: Vec<Tensor>,
     /// Their states, a list for each that the rule needs, changed in place.
     pub states: [Vec<Tensor>; 3],
+    /// Float32 scalars on their device: `found_inf` and 1 − `found_inf`. Where `found_inf` is 1, nothing changes. Only
+    /// for rules that ask it ([`UpdateRule::asks_found_inf`]).
+    pub found_inf: Option<[Tensor; 2]>,
 }
 
 impl UpdateRule {
+    /// Whether the update leaves everything as it is where `found_inf` is 1, as libtorch's fused kernels do.
+    pub fn asks_found_inf(&self) -> bool {
+        matches!(self, UpdateRule::Adamw { .. } | UpdateRule::Sgd { .. })
+    }
+
     /// One update in place. A missing state is the rule's own fault, not the caller's data: the lists are checked.
     pub fn update(&self, batch: &Batch, lr: f64, weight_decay: f64) -> Result<()> {
         let n = batch.params.len();
@@ -78,11 +88,18 @@ impl UpdateRule {
             _ => 1,
         };
         assert!(states[..needed].iter().all(|list| list.len() == n), "{needed} states for each parameter");
+        assert!(batch.found_inf.is_none() || self.asks_found_inf(), "{self:?} does not ask found_inf");
+        let [found_inf, is_finite] = match &batch.found_inf {
+            Some(both) => both.each_ref().map(|t| optional_handle(Some(t))),
+            None => [std::ptr::null_mut(); 2],
+        };
         let lists = Lists {
             params: params.as_ptr(),
             grads: grads.as_ptr(),
             states: states.each_ref().map(|list| list.as_ptr()),
             n,
+            found_inf,
+            is_finite,
         };
         let (lists, lr, wd) = (&raw const lists, lr, weight_decay);
         // SAFETY: the handles stay alive in `batch` for the call; each list that the rule reads holds n of them.

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <vector>
 
 using Handle = at::Tensor *; // what tch calls C_tensor*
@@ -18,6 +19,11 @@ inline std::vector<at::Tensor> list(const Handle *handles, size_t n) {
   tensors.reserve(n);
   for (size_t i = 0; i < n; ++i) tensors.push_back(*handles[i]);
   return tensors;
+}
+
+// A tensor, or none for null.
+inline std::optional<at::Tensor> optional(Handle handle) {
+  return handle ? std::optional(*handle) : std::nullopt;
 }
 
 // Why a call failed, from malloc. Rust frees it (ffi::check).

@@ -2,9 +2,9 @@
 
 #include "shim.h"
 
-#include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -13,9 +13,14 @@
 
 extern "C" {
 
-// averages += weight * (values - averages)
-Fault *nepa_lerp(Handle *averages, Handle *values, size_t n, double weight) {
-  return guarded([&] { at::_foreach_lerp_(list(averages, n), list(values, n), weight); });
+// averages += weight * (values - averages), unless *found_inf (which may be null) is 1. The fused kernel of SGD does it,
+// with gradients of averages - values: it looks at found_inf on the device.
+Fault *nepa_lerp(Handle *averages, Handle *values, size_t n, double weight, Handle found_inf) {
+  return guarded([&] {
+    at::_fused_sgd_(list(averages, n), list(values, n), {}, /*weight_decay=*/1, /*momentum=*/0, /*lr=*/weight,
+                    /*dampening=*/0, /*nesterov=*/false, /*maximize=*/true, /*is_first_step=*/false, c10::nullopt,
+                    optional(found_inf));
+  });
 }
 
 // The 2-norm over all tensors together, as a new float32 scalar in *norm.

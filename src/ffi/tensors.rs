@@ -1,13 +1,19 @@
 //! Operations on many tensors at once (`tensors.cpp`).
 
-use super::{Fault, check, handles};
+use super::{Fault, check, handles, optional_handle};
 use crate::error::Result;
 use std::ffi::c_int;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
 unsafe extern "C" {
-    fn nepa_lerp(averages: *const *mut C_tensor, values: *const *mut C_tensor, n: usize, weight: f64) -> *mut Fault;
+    fn nepa_lerp(
+        averages: *const *mut C_tensor,
+        values: *const *mut C_tensor,
+        n: usize,
+        weight: f64,
+        found_inf: *mut C_tensor,
+    ) -> *mut Fault;
     fn nepa_global_norm(tensors: *const *mut C_tensor, n: usize, norm: *mut *mut C_tensor) -> *mut Fault;
     fn nepa_scale(tensors: *const *mut C_tensor, n: usize, factor: *mut C_tensor) -> *mut Fault;
     fn nepa_clear_grads(tensors: *const *mut C_tensor, n: usize) -> *mut Fault;
@@ -17,14 +23,16 @@ unsafe extern "C" {
     fn nepa_is_unshared(tensor: *mut C_tensor) -> bool;
 }
 
-/// `averages += weight * (values - averages)`, in place, all tensors at once.
-pub fn lerp(averages: &[Tensor], values: &[Tensor], weight: f64) -> Result<()> {
+/// `averages += weight * (values - averages)`, in place, all tensors at once, unless `found_inf` (a float32 scalar on
+/// their device) is 1.
+pub fn lerp(averages: &[Tensor], values: &[Tensor], weight: f64, found_inf: Option<&Tensor>) -> Result<()> {
     assert_eq!(averages.len(), values.len(), "lerp lists of different lengths");
     if averages.is_empty() {
         return Ok(());
     }
-    // SAFETY: both lists hold n live handles.
-    check(unsafe { nepa_lerp(handles(averages).as_ptr(), handles(values).as_ptr(), averages.len(), weight) })
+    let (averages_, values_) = (handles(averages), handles(values));
+    // SAFETY: both lists hold n live handles; the last one is live or null.
+    check(unsafe { nepa_lerp(averages_.as_ptr(), values_.as_ptr(), averages.len(), weight, optional_handle(found_inf)) })
 }
 
 /// The 2-norm over all tensors together, a scalar on their device.

@@ -1,12 +1,13 @@
 //! An exponential moving average of a module's parameters and of its buffers of floats, kept in float32.
 
+use super::FiniteCheck;
 use crate::bail_hint;
 use crate::error::{Result, bail, ensure};
 use crate::ffi;
 use crate::nn::{Module, named_buffers, named_parameters};
 use crate::options;
 use crate::tensor::detached_copy;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
@@ -36,8 +37,10 @@ pub struct Ema {
     counts: Vec<(String, Tensor)>,
     /// Whether the parameters hold the averages' values now, and the averages theirs.
     lent: Cell<bool>,
-    /// Updates so far.
-    updates: u64,
+    /// Updates so far; the last one counts if its check was passed.
+    updates: Cell<u64>,
+    /// The last update's, if its outcome was not known.
+    check: RefCell<Option<FiniteCheck>>,
 }
 
 impl Ema {
@@ -54,7 +57,17 @@ impl Ema {
             named_buffers(module).into_iter().partition(|(_, t)| t.is_floating_point());
         let averaged = named_parameters(module).into_iter().chain(floats);
         let (names, params) = averaged.map(|(n, p)| (n, p.detach())).unzip();
-        Ok(Self { decay, options, names, params, averages: None, counts, lent: Cell::new(false), updates: 0 })
+        Ok(Self {
+            decay,
+            options,
+            names,
+            params,
+            averages: None,
+            counts,
+            lent: Cell::new(false),
+            updates: Cell::new(0),
+            check: RefCell::new(None),
+        })
     }
 
     /// The decay, which the warm-up leads to.
@@ -72,27 +85,48 @@ impl Ema {
         }
     }
 
-    /// Updates so far.
-    pub fn updates(&self) -> u64 {
-        self.updates
+    /// Updates so far. Waits for the outcome of the last one's check.
+    pub fn updates(&self) -> Result<u64> {
+        if let Some(check) = self.check.take()
+            && !check.is_finite()?
+        {
+            self.updates.set(self.updates.get() - 1);
+        }
+        Ok(self.updates.get())
     }
 
     /// Goes on as after this many updates.
     pub fn set_updates(&mut self, updates: u64) {
-        self.updates = updates;
+        self.updates.set(updates);
+        self.check.take();
     }
 
-    /// Moves the averages towards the parameters' current values.
-    pub fn update(&mut self) -> Result<()> {
+    /// Moves the averages towards the parameters' current values; with a check, if that is passed. A GPU finds it out by
+    /// itself after the first update, and the host waits for what it found at the next one.
+    pub fn update(&mut self, check: Option<&FiniteCheck>) -> Result<()> {
         self.is_home("updated")?;
+        // The decay depends on it.
+        let updates = self.updates()?;
+        let on_device = check.and_then(|check| check.on_device()).filter(|_| self.averages.is_some());
+        if let (Some(check), None) = (check, on_device)
+            && !check.is_finite()?
+        {
+            return Ok(());
+        }
         match &self.averages {
-            Some(averages) => ffi::lerp(averages, &self.params, 1.0 - self.decay_after(self.updates))?,
+            Some(averages) => {
+                let found_inf = on_device.map(|check| &check.found_inf);
+                ffi::lerp(averages, &self.params, 1.0 - self.decay_after(updates), found_inf)?;
+            }
             None => {
                 let copy = |p: &Tensor| detached_copy(&p.f_to_kind(Kind::Float)?);
                 self.averages = Some(self.params.iter().map(copy).collect::<Result<_>>()?);
             }
         }
-        self.updates += 1;
+        self.updates.set(updates + 1);
+        if on_device.is_some() {
+            self.check.replace(check.cloned());
+        }
         Ok(())
     }
 

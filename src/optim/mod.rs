@@ -2,8 +2,8 @@
 
 mod algorithms;
 mod ema;
+mod finite;
 mod optimizer;
-
 mod schedule;
 
 pub use algorithms::{
@@ -11,6 +11,7 @@ pub use algorithms::{
     ParamGroupOptions, PatternGroup, SgdOptions,
 };
 pub use ema::{Ema, EmaOptions};
+pub use finite::FiniteCheck;
 pub use optimizer::{Optimizer, ParamGroup};
 pub use schedule::{Schedule, ScheduleKind, ScheduleOptions};
 

@@ -1,5 +1,6 @@
 //! An optimizer: groups of parameters, with what it keeps of each.
 
+use super::FiniteCheck;
 use super::algorithms::{Algorithm, OptimizerOptions, ParamGroupOptions, PatternGroup};
 use crate::bail_hint;
 use crate::error::{Result, bail, did_you_mean, ensure};
@@ -130,8 +131,19 @@ impl Optimizer {
 
     /// One update with each group's learning rate, in the order of [`Optimizer::groups`]. Parameters without a gradient
     /// stay as they are. The gradients are dropped afterwards.
-    pub fn step(&mut self, lrs: &[f64]) -> Result<()> {
+    ///
+    /// With a check that fails, everything but the gradients stays as it is. AdamW and SGD let a GPU find that out by
+    /// itself; the others wait for it.
+    pub fn step(&mut self, lrs: &[f64], check: Option<&FiniteCheck>) -> Result<()> {
         assert_eq!(lrs.len(), self.groups.len(), "a learning rate for each group");
+        let on_device = match check {
+            Some(check) => match check.on_device() {
+                Some(on_device) if self.algorithms.iter().all(|a| a.rule.asks_found_inf()) => Some(on_device),
+                _ if check.is_finite()? => None,
+                _ => return self.drop_gradients(),
+            },
+            None => None,
+        };
         let mut used = Vec::new();
         for (group, &lr) in self.groups.iter_mut().zip(lrs) {
             ensure!(lr.is_finite() && lr >= 0.0, "a learning rate must be finite and not negative, found {lr}");
@@ -152,11 +164,18 @@ impl Optimizer {
                     list.push(state.shallow_clone());
                 }
             }
+            batch.found_inf =
+                on_device.map(|check| [&check.found_inf, &check.is_finite].map(Tensor::shallow_clone));
             algorithm.rule.update(&batch, lr, group.weight_decay)?;
             used.append(&mut batch.params);
         }
         ensure!(!used.is_empty(), "no parameter has a gradient: call loss.backward() before step");
         ffi::clear_grads(&used)
+    }
+
+    fn drop_gradients(&self) -> Result<()> {
+        let params: Vec<Tensor> = self.slots().map(|(_, slot, _)| slot.param.shallow_clone()).collect();
+        ffi::clear_grads(&params)
     }
 
     /// The parameters in order, with their algorithms.

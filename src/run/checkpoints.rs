@@ -233,7 +233,7 @@ impl Checkpoints {
             step,
             loop_state,
             rng: GeneratorState { seed: rng.seed, drawn: rng.drawn },
-            ema_updates: training.ema.as_ref().map(|ema| ema.updates()),
+            ema_updates: training.ema.as_ref().map(|ema| ema.updates()).transpose()?,
             fixed: self.settings.fixed.clone(),
             changeable: self.settings.changeable.clone(),
             device: info.device.clone(),

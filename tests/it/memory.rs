@@ -60,8 +60,8 @@ fn peak(architecture: &Architecture, batch: i64, recompute: bool) -> i64 {
         let mut ema = Ema::new(&model, 0.999, Default::default()).unwrap();
         for _ in 0..2 {
             ffi::backward(&loss(&model, &images, Kind::Float)).unwrap();
-            adamw.step(&[1e-3; 2]).unwrap();
-            ema.update().unwrap();
+            adamw.step(&[1e-3; 2], None).unwrap();
+            ema.update(None).unwrap();
         }
         done.store(true, Ordering::Relaxed);
         watcher.join().unwrap()

@@ -48,7 +48,7 @@ fn train(dir: &Path, steps: i64, lr: f64, end: RunState) -> Result<Trained> {
         let x = random::next_key().normal(&[8, 4])?;
         let loss = model.forward(&x, &Context::default())?.square().mean(None);
         loss.backward();
-        training.optimizer.as_mut().unwrap().step(&lrs)?;
+        training.optimizer.as_mut().unwrap().step(&lrs, None)?;
         session.log(&object(json!({ "step": step, "loss": loss.double_value(&[]) })))?;
         if checkpoints.is_due(&mut session, step)? {
             checkpoints.save(&mut session, &training, moment(step))?;

@@ -10,6 +10,7 @@
 namespace simulated {
 
 struct Copy {
+  size_t number;
   char *host;
   size_t bytes;
   size_t sum;               // of what is copied to the device
@@ -18,19 +19,20 @@ struct Copy {
 
 static std::mutex copies_mutex;
 static std::vector<Copy> under_way;
+static size_t begun = 0;
 
 static size_t sum_of(const char *bytes, size_t n) { return std::hash<std::string_view>()({bytes, n}); }
 
 void begin_copy_to_device(const void *host, size_t bytes) {
   auto *from = static_cast<char *>(const_cast<void *>(host));
   std::lock_guard<std::mutex> lock(copies_mutex);
-  under_way.push_back({from, bytes, sum_of(from, bytes), {}});
+  under_way.push_back({++begun, from, bytes, sum_of(from, bytes), {}});
 }
 
 void begin_copy_to_host(void *host, size_t bytes) {
   auto *to = static_cast<char *>(host);
   std::lock_guard<std::mutex> lock(copies_mutex);
-  under_way.push_back({to, bytes, 0, std::vector<char>(to, to + bytes)});
+  under_way.push_back({++begun, to, bytes, 0, std::vector<char>(to, to + bytes)});
   memset(to, 0xff, bytes);
 }
 
@@ -44,20 +46,31 @@ static void finish(const Copy &copy) {
   }
 }
 
-void finish_copies() {
+template <class F> static void finish_those(F is_one) {
   std::lock_guard<std::mutex> lock(copies_mutex);
-  for (const auto &copy : under_way) finish(copy);
-  under_way.clear();
+  std::vector<Copy> others;
+  for (auto &copy : under_way)
+    if (is_one(copy)) finish(copy);
+    else others.push_back(std::move(copy));
+  under_way = std::move(others);
+}
+
+void finish_copies() {
+  finish_those([](const Copy &) { return true; });
 }
 
 void finish_copies_of(const void *block, size_t bytes) {
   const char *begin = static_cast<const char *>(block), *end = begin + bytes;
+  finish_those([=](const Copy &copy) { return copy.host >= begin && copy.host < end; });
+}
+
+size_t copies_begun() {
   std::lock_guard<std::mutex> lock(copies_mutex);
-  std::vector<Copy> others;
-  for (auto &copy : under_way)
-    if (copy.host >= begin && copy.host < end) finish(copy);
-    else others.push_back(std::move(copy));
-  under_way = std::move(others);
+  return begun;
+}
+
+void finish_copies_up_to(size_t number) {
+  finish_those([=](const Copy &copy) { return copy.number <= number; });
 }
 
 } // namespace simulated

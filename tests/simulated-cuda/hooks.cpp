@@ -10,6 +10,14 @@
 
 namespace simulated {
 
+// A place in the work that was given to the device. The device reaches it after so many launches more, or when the host
+// waits for it: then it has nothing else to do.
+struct RecordedEvent {
+  static constexpr size_t LAG = 50;
+  size_t launches, copies;
+  bool is_reached() const { return launches_so_far() >= launches + LAG; }
+};
+
 // One stream a device, on which everything is done before the call returns.
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   DeviceType type() const override { return DeviceType::CUDA; }
@@ -37,12 +45,27 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream getNewStream(Device device, int) const override { return getStream(device); }
   c10::Stream exchangeStream(c10::Stream stream) const override { return getStream(stream.device()); }
 
-  void record(void **, const c10::Stream &, const c10::DeviceIndex, const c10::EventFlag) const override {}
+  void record(void **event, const c10::Stream &, const c10::DeviceIndex, const c10::EventFlag) const override {
+    auto *&recorded = reinterpret_cast<RecordedEvent *&>(*event);
+    if (!recorded) recorded = new RecordedEvent();
+    *recorded = {launches_so_far(), copies_begun()};
+  }
+  void destroyEvent(void *event, const c10::DeviceIndex) const noexcept override {
+    delete static_cast<RecordedEvent *>(event);
+  }
   void block(void *, const c10::Stream &) const override {}
-  bool queryEvent(void *) const override { return true; }
+  bool queryEvent(void *event) const override {
+    auto *recorded = static_cast<RecordedEvent *>(event);
+    if (!recorded) return true;
+    if (!recorded->is_reached()) return false;
+    finish_copies_up_to(recorded->copies);
+    return true;
+  }
   bool queryStream(const c10::Stream &) const override { return true; }
   void synchronizeStream(const c10::Stream &) const override { wait("synchronizeStream"); }
-  void synchronizeEvent(void *) const override { wait("synchronizeEvent"); }
+  void synchronizeEvent(void *event) const override {
+    if (!queryEvent(event)) wait("synchronizeEvent");
+  }
   void synchronizeDevice(const c10::DeviceIndex) const override { wait("synchronizeDevice"); }
 
   static void wait(const char *what) { simulated::record(Event::WAIT, what, {0, 0, true}); }

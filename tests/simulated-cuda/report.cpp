@@ -82,6 +82,13 @@ void record(Event event, const std::string &what, Cost cost, const std::vector<T
             report.live.empty() ? 0 : report.live[0], shapes(tensors).c_str());
 }
 
+size_t launches_so_far() {
+  std::lock_guard<std::mutex> lock(all().mutex);
+  size_t sum = 0;
+  for (const auto &phase : all().phases) sum += phase.launches;
+  return sum;
+}
+
 void note(const std::string &what) {
   std::lock_guard<std::mutex> lock(all().mutex);
   all().notes[what]++;

@@ -46,6 +46,9 @@ struct Cost {
 
 void record(Event event, const std::string &what, Cost cost, const std::vector<Tensor> &tensors = {});
 
+// Calls of operators until now.
+size_t launches_so_far();
+
 // Counts something that deserves a look, such as a CPU number given to a kernel.
 void note(const std::string &what);
 
@@ -61,6 +64,8 @@ void begin_copy_to_device(const void *host, size_t bytes);
 void begin_copy_to_host(void *host, size_t bytes); // after its bytes have been written
 void finish_copies();                              // the host has waited
 void finish_copies_of(const void *block, size_t bytes); // which is freed
+size_t copies_begun();
+void finish_copies_up_to(size_t number); // of those begun
 
 // ---- memory.cpp: device memory and its shadow ----
 

@@ -2,7 +2,7 @@
 
 use crate::error::{Result, bail};
 use crate::optim::{
-    self, AdamwOptions, EmaOptions, LambOptions, LarsOptions, LionOptions, MuonOptions, OptimizerKind,
+    self, AdamwOptions, EmaOptions, FiniteCheck, LambOptions, LarsOptions, LionOptions, MuonOptions, OptimizerKind,
     OptimizerOptions, ScheduleKind, ScheduleOptions, SgdOptions,
 };
 use crate::script::registry::Api;
@@ -38,6 +38,7 @@ handles! {
     "Optimizer": Optimizer;
     "Schedule": Schedule;
     "Ema": Ema;
+    "FiniteCheck": FiniteCheck;
 }
 
 /// What a script sees of a group.
@@ -80,6 +81,7 @@ pub fn register(api: &mut Api<'_>) {
     api.namespace("optim", "Optimizers, learning-rate schedules, clipping, averages.", functions::register);
     api.methods::<Optimizer>("An optimizer, such as optim::adamw makes.", optimizer::register);
     api.methods::<Schedule>("A learning-rate schedule. Step 0 is the first update.", schedules::register);
+    api.methods::<FiniteCheck>("Whether a number is finite, which a GPU tells later.", finite::register);
     api.methods::<Ema>("An exponential moving average of a module's parameters.", ema::register);
 }
 
@@ -254,6 +256,15 @@ mod functions {
         optim::clip_grad_norm(m.0.as_ref(), max_norm)
     }
 
+    /// Checks a number, such as the loss, for NaN and infinity. An optimizer's `step` and an average's `update` that are
+    /// given the check leave everything as it is where the number is not finite: a GPU finds that out by itself, and the
+    /// host need not wait for it. Add up what all has to be finite.
+    ///
+    /// Example: `let check = optim::check_finite(loss + optim::clip_grad_norm(model, 1.0)); opt.step(1e-3, check); ema.update(check);`
+    pub fn check_finite(number: &Tensor) -> Result<FiniteCheck> {
+        FiniteCheck::of(number)
+    }
+
     /// The total 2-norm of all gradients.
     pub fn grad_norm(m: &Module) -> Result<tch::Tensor> {
         optim::grad_norm(m.0.as_ref())
@@ -274,6 +285,21 @@ mod functions {
     }
 }
 
+/// The groups' learning rates for `step`.
+fn rates(optimizer: &Optimizer, lr: &Dynamic) -> Result<Vec<f64>> {
+    match lr.read_lock::<FnPtr>() {
+        Some(of_group) => {
+            // Nothing is borrowed while the script runs: it may look at the optimizer.
+            let rate = |g| number(&call(&of_group, (g,))?, "the learning rate of a group");
+            group_maps(optimizer).into_iter().map(rate).collect()
+        }
+        None => {
+            let lr = number(lr, "step")?;
+            Ok(optimizer.0.borrow().groups().iter().map(|g| lr * g.lr_scale).collect())
+        }
+    }
+}
+
 #[functions]
 mod optimizer {
     use super::*;
@@ -281,18 +307,18 @@ mod optimizer {
     /// Makes one update. `lr` is a learning rate, multiplied by each group's `lr_scale`, or a function
     /// that returns a group's learning rate (from a map as `groups` gives it). Parameters without a gradient stay unchanged; all gradients are cleared afterwards.
     pub fn step(optimizer: &Optimizer, lr: Dynamic) -> Result<()> {
-        let lrs: Vec<f64> = match lr.read_lock::<FnPtr>() {
-            Some(of_group) => {
-                // Nothing is borrowed while the script runs: it may look at the optimizer.
-                let rate = |g| number(&call(&of_group, (g,))?, "the learning rate of a group");
-                group_maps(optimizer).into_iter().map(rate).collect::<Result<_>>()?
-            }
-            None => {
-                let lr = number(&lr, "step")?;
-                optimizer.0.borrow().groups().iter().map(|g| lr * g.lr_scale).collect()
-            }
-        };
-        optimizer.0.borrow_mut().step(&lrs)
+        let lrs = rates(optimizer, &lr)?;
+        optimizer.0.borrow_mut().step(&lrs, None)
+    }
+
+    /// Makes one update if a check is passed; otherwise only the gradients are cleared. AdamW and SGD let a GPU find out by
+    /// itself, the other optimizers wait for it.
+    ///
+    /// Example: `opt.step(1e-3, optim::check_finite(loss));`
+    #[script(name = "step")]
+    pub fn step_if(optimizer: &Optimizer, lr: Dynamic, check: &FiniteCheck) -> Result<()> {
+        let lrs = rates(optimizer, &lr)?;
+        optimizer.0.borrow_mut().step(&lrs, Some(check))
     }
 
     /// The parameter groups: an array of maps with `optimizer` (of Muon's, "muon" or "adamw"), `lr_scale`,
@@ -343,12 +369,46 @@ mod schedules {
 }
 
 #[functions]
+mod finite {
+    use super::*;
+
+    /// Whether the number is finite. Waits for the device if it must.
+    #[script(get)]
+    pub fn is_finite(check: &FiniteCheck) -> Result<bool> {
+        check.is_finite()
+    }
+
+    /// Whether `is_finite` is known without waiting; always on a CPU.
+    #[script(get)]
+    pub fn is_known(check: &FiniteCheck) -> Result<bool> {
+        check.is_known()
+    }
+
+    /// The check as text.
+    pub fn to_string(check: &FiniteCheck) -> Result<String> {
+        Ok(match (check.is_known()?, check.is_known()? && check.is_finite()?) {
+            (false, _) => "check under way".into(),
+            (true, true) => "finite".into(),
+            (true, false) => "not finite".into(),
+        })
+    }
+}
+
+#[functions]
 mod ema {
     use super::*;
 
     /// Updates the averages with the parameters' current values.
     pub fn update(ema: &Ema) -> Result<()> {
-        ema.0.borrow_mut().update()
+        ema.0.borrow_mut().update(None)
+    }
+
+    /// Updates the averages if a check is passed, as an optimizer's `step` does.
+    ///
+    /// Example: `let check = optim::check_finite(loss); opt.step(1e-3, check); ema.update(check);`
+    #[script(name = "update")]
+    pub fn update_if(ema: &Ema, check: &FiniteCheck) -> Result<()> {
+        ema.0.borrow_mut().update(Some(check))
     }
 
     /// Runs `body` with the averages as the module's parameters, and returns its value. The parameters
@@ -380,8 +440,8 @@ mod ema {
 
     /// How many updates there were.
     #[script(get)]
-    pub fn updates(ema: &Ema) -> usize {
-        ema.0.borrow().updates() as usize
+    pub fn updates(ema: &Ema) -> Result<i64> {
+        Ok(ema.0.borrow().updates()? as i64)
     }
 
     /// The average as text.
