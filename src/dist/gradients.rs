@@ -50,7 +50,7 @@ impl Gradients {
         const WHAT: &str = "the exchange of gradients";
         world.monitor.enter_collective(WHAT);
         let prepared = reducer.prepare(loss).map_err(|e| (true, e));
-        let result = prepared.and_then(|()| ffi::backward(loss).map_err(|e| (is_distributed(&e), e)));
+        let result = prepared.and_then(|()| ffi::backward_through_hooks(loss).map_err(|e| (is_distributed(&e), e)));
         world.monitor.leave();
         // Errors of the model itself are passed on unchanged.
         result.map_err(|(of_exchange, e)| if of_exchange { world.explain(WHAT, &e) } else { e })?;

@@ -4,6 +4,7 @@
 
 #include "shim.h"
 
+#include <ATen/ops/_foreach_add.h>
 #include <c10/core/AutogradState.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
@@ -96,9 +97,29 @@ struct RecomputeNode : torch::autograd::Node {
 
 extern "C" {
 
-// Adds the gradients of the scalar `loss` to its leaves.
-Fault *nepa_backward(Handle loss) {
-  return caught([&] { loss->backward(); });
+// Adds the gradients of the scalar `loss` to its leaves. Where they have gradients already, all are added with a few
+// launches; the graph's own nodes, which have hooks, would take one for each leaf.
+Fault *nepa_backward(Handle loss, bool through_hooks) {
+  return caught([&] {
+    std::vector<at::Tensor> leaves;
+    if (!through_hooks && loss->requires_grad()) leaves = leaves_of(*loss);
+    bool again = false;
+    for (const auto &leaf : leaves) again |= leaf.grad().defined();
+    if (!again) return loss->backward();
+
+    auto found = torch::autograd::grad({*loss}, leaves, {}, /*retain_graph=*/false, /*create_graph=*/false,
+                                       /*allow_unused=*/true);
+    at::NoGradGuard no_grad;
+    std::vector<at::Tensor> sums, summands;
+    for (size_t i = 0; i < leaves.size(); i++) {
+      if (!found[i].defined()) continue;
+      auto &sum = leaves[i].mutable_grad();
+      if (!sum.defined()) sum = found[i].detach();
+      else if (sum.layout() == at::kStrided && found[i].layout() == at::kStrided) sums.push_back(sum), summands.push_back(found[i]);
+      else sum = sum + found[i];
+    }
+    if (!sums.empty()) at::_foreach_add_(sums, summands);
+  });
 }
 
 // Whether this thread records operations for backward.

@@ -20,7 +20,7 @@ unsafe extern "C" {
         drop: unsafe extern "C" fn(*mut c_void),
         connected: *mut *mut C_tensor,
     ) -> *mut Fault;
-    fn nepa_backward(loss: *mut C_tensor) -> *mut Fault;
+    fn nepa_backward(loss: *mut C_tensor, through_hooks: bool) -> *mut Fault;
     safe fn nepa_grad_enabled() -> bool;
     safe fn nepa_single_threaded_backward();
 }
@@ -96,9 +96,18 @@ unsafe extern "C" fn drop_closure(closure: *mut c_void) {
 /// Adds the gradients of a scalar with respect to every leaf behind it to `grad`. Autocast is off meanwhile: each
 /// operation's gradient has the dtype of its forward.
 pub fn backward(loss: &Tensor) -> Result<()> {
+    run_backward(loss, false)
+}
+
+/// As [`backward`], through the hooks of the leaves, which a [`super::Reducer`] listens to.
+pub fn backward_through_hooks(loss: &Tensor) -> Result<()> {
+    run_backward(loss, true)
+}
+
+fn run_backward(loss: &Tensor, through_hooks: bool) -> Result<()> {
     let _off = Autocast::enter(Kind::Float)?;
     // SAFETY: a live handle.
-    let result = check(unsafe { nepa_backward(loss.as_ptr() as *mut C_tensor) });
+    let result = check(unsafe { nepa_backward(loss.as_ptr() as *mut C_tensor, through_hooks) });
     match CLOSURE_ERROR.take() {
         Some(error) => Err(error),
         None => result,

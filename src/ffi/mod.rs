@@ -4,6 +4,7 @@
 mod autocast;
 mod autograd;
 mod c10d;
+mod fused;
 mod memory;
 mod optimizers;
 mod read_back;
@@ -11,8 +12,9 @@ mod runtime;
 mod tensors;
 
 pub use autocast::{Autocast, allow_tf32, autocast_on_cuda};
-pub use autograd::{backward, grad_enabled, recompute, single_threaded_backward};
+pub use autograd::{backward, backward_through_hooks, grad_enabled, recompute, single_threaded_backward};
 pub use c10d::{ProcessGroup, ReduceOp, Reducer, Store, StoreAddress, Work};
+pub use fused::{Affine, BranchEnd, FusedActivation, Norm, mlp, projection, qkv};
 pub use memory::limit_memory;
 pub use optimizers::{Batch, UpdateRule};
 pub use read_back::ReadBack;

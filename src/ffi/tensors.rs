@@ -32,7 +32,9 @@ pub fn lerp(averages: &[Tensor], values: &[Tensor], weight: f64, found_inf: Opti
     }
     let (averages_, values_) = (handles(averages), handles(values));
     // SAFETY: both lists hold n live handles; the last one is live or null.
-    check(unsafe { nepa_lerp(averages_.as_ptr(), values_.as_ptr(), averages.len(), weight, optional_handle(found_inf)) })
+    check(unsafe {
+        nepa_lerp(averages_.as_ptr(), values_.as_ptr(), averages.len(), weight, optional_handle(found_inf))
+    })
 }
 
 /// The 2-norm over all tensors together, a scalar on their device.

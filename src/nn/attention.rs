@@ -9,13 +9,13 @@ use tch::{Kind, Tensor};
 
 /// softmax(q kᵀ / √d) v, then a linear map; q and k are normed over the head, then rotated.
 pub struct Attention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    q_norm: Option<LayerNorm>,
-    k_norm: Option<LayerNorm>,
-    output: Linear,
-    heads: i64,
+    pub(super) query: Linear,
+    pub(super) key: Linear,
+    pub(super) value: Linear,
+    pub(super) q_norm: Option<LayerNorm>,
+    pub(super) k_norm: Option<LayerNorm>,
+    pub(super) output: Linear,
+    pub(super) heads: i64,
     is_causal: bool,
 }
 
@@ -41,6 +41,11 @@ impl Attention {
             is_causal: architecture.is_causal,
         })
     }
+
+    /// softmax(q kᵀ / √d) v of queries, keys and values [B, H, N, d].
+    pub(super) fn mix(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        Ok(Tensor::f_scaled_dot_product_attention(q, k, v, None::<Tensor>, 0.0, self.is_causal, None, false)?)
+    }
 }
 
 impl Module for Attention {
@@ -65,6 +70,10 @@ impl Module for Attention {
     fn flops(&self, tokens: i64) -> Option<i64> {
         let width = self.output.outputs();
         Some(4 * 2 * tokens * width * width + 2 * 2 * tokens * tokens * width)
+    }
+
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
+        Some(self)
     }
 
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
@@ -96,9 +105,7 @@ impl Module for Attention {
                 taps.record_attention(&probabilities);
                 probabilities.f_matmul(&v)?
             }
-            None => {
-                Tensor::f_scaled_dot_product_attention(&q, &k, &v, None::<Tensor>, 0.0, self.is_causal, None, false)?
-            }
+            None => self.mix(&q, &k, &v)?,
         };
         self.output.forward(&mixed.f_transpose(1, 2)?.f_reshape([batch, tokens, width])?, cx)
     }

@@ -27,8 +27,8 @@ impl CostOptions {
 impl VitNepa {
     /// What training it costs, as [`Architecture::cost`] counts it. Parts that are not built-in ones say their operations;
     /// what they keep for backward is not known.
-    pub fn cost(&self, options: &CostOptions, on_cuda: bool) -> Result<Cost> {
-        let plain = self.architecture().cost(options, on_cuda);
+    pub fn cost(&self, options: &CostOptions) -> Result<Cost> {
+        let plain = self.architecture().cost(options);
         if self.own_parts().is_empty() {
             return Ok(plain);
         }
@@ -108,7 +108,7 @@ impl Architecture {
     /// What training costs. Only matrix products count as operations, a multiplication with its addition as two,
     /// attention as if it were not causal, and backward as twice forward. Memory counts neither the images nor what an
     /// operation needs while it runs.
-    pub fn cost(&self, options: &CostOptions, on_cuda: bool) -> Cost {
+    pub fn cost(&self, options: &CostOptions) -> Cost {
         let (d, m, n, layers) = (self.hidden_size, self.mlp_size(), self.tokens, self.num_hidden_layers);
         let patch = 2 * (n - 1) * d * self.num_channels * self.patch_size * self.patch_size;
         let (projections, attention) = (4 * 2 * n * d * d, 2 * 2 * n * n * d);
@@ -122,33 +122,28 @@ impl Architecture {
             tokens: n,
             flops_per_image: forward,
             flops_per_step: options.flops_per_step(forward, blocks),
-            memory: Memory::of(parameters, Some(self.activations(options, on_cuda))),
+            memory: Memory::of(parameters, Some(self.activations(options))),
         }
     }
 
-    /// Bytes that forward keeps for backward.
-    fn activations(&self, options: &CostOptions, on_cuda: bool) -> i64 {
+    /// Bytes that forward keeps for backward, with the blocks' fused operations.
+    fn activations(&self, options: &CostOptions) -> i64 {
         let narrow = options.dtype == "bfloat16";
         let (d, m) = (self.hidden_size, self.mlp_size());
         let width = if narrow { 2 } else { 4 };
-        // Under autocast CUDA computes these norms in float32, and keeps their inputs so.
-        let qk_width = if on_cuda { 4 } else { width };
         let of = |condition: bool, bytes: i64| if condition { bytes } else { 0 };
         let residual = 4 * d;
-        // The normed input: each of the products that take it casts it for itself.
-        let (qkv_inputs, mlp_inputs) = match narrow {
-            true => (3, 1 + self.use_gated_mlp as i64),
-            false => (1, 1),
-        };
+        // Two float32 numbers of each norm of a token, and one of a softmax.
+        let (statistics, heads) = (8, d / self.head_size);
+        // The normed input of products, in bfloat16.
+        let normed = of(narrow, width * d);
         let attention = residual
-            + qkv_inputs * width * d
-            + of(self.qk_norm, 2 * qk_width * d)
+            + normed
+            + statistics
+            + of(self.qk_norm, 2 * (width * d + statistics * heads))
             + 4 * width * d // q, k, v as they go into the attention, and what it gives
-            + of(self.layerscale_value.is_some(), width * d);
-        let mlp = residual
-            + mlp_inputs * width * d
-            + (if self.use_gated_mlp { 4 } else { 2 }) * width * m
-            + of(self.layerscale_value.is_some(), width * d);
+            + 4 * heads;
+        let mlp = residual + normed + statistics + (1 + self.use_gated_mlp as i64) * width * m;
         let block = attention + mlp;
         let tokens = options.batch * self.tokens;
         let layers = self.num_hidden_layers;

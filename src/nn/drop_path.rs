@@ -20,6 +20,19 @@ impl DropPath {
         ensure!((0.0..1.0).contains(&prob), "a drop_path probability must lie in [0, 1), found {prob}");
         Ok(Self { prob, training: Cell::new(true) })
     }
+
+    /// What the samples of `x` [B, …] are multiplied with, [B, 1, …] in its dtype and on its device: 0, or 1 / keep.
+    /// `None` where nothing is dropped.
+    pub(super) fn mask(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        if self.prob == 0.0 || !self.training.get() {
+            return Ok(None);
+        }
+        let keep = 1.0 - self.prob;
+        let mut shape = vec![1; x.dim()];
+        shape[0] = x.size()[0];
+        let mask = random::next_per_sample(&shape)?.f_lt(keep)?.f_to_kind(x.kind())?;
+        Ok(Some(upload(&mask.f_mul_scalar(1.0 / keep)?, x.device())?))
+    }
 }
 
 impl Module for DropPath {
@@ -36,13 +49,9 @@ impl Module for DropPath {
     }
 
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
-        if self.prob == 0.0 || !self.training.get() {
-            return Ok(x.shallow_clone());
-        }
-        let keep = 1.0 - self.prob;
-        let mut shape = vec![1; x.dim()];
-        shape[0] = x.size()[0];
-        let mask = random::next_per_sample(&shape)?.f_lt(keep)?.f_to_kind(x.kind())?;
-        Ok(x.f_mul(&upload(&mask.f_mul_scalar(1.0 / keep)?, x.device())?)?)
+        Ok(match self.mask(x)? {
+            Some(mask) => x.f_mul(&mask)?,
+            None => x.shallow_clone(),
+        })
     }
 }

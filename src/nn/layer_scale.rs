@@ -6,7 +6,7 @@ use tch::Tensor;
 
 /// x ⊙ `lambda1` [D].
 pub struct LayerScale {
-    lambda1: Tensor,
+    pub(super) lambda1: Tensor,
 }
 
 impl LayerScale {

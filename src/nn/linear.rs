@@ -17,8 +17,8 @@ options! {
 
 /// `weight` [out, in], `bias` [out].
 pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    pub(super) weight: Tensor,
+    pub(super) bias: Option<Tensor>,
 }
 
 impl Linear {

@@ -6,10 +6,10 @@ use tch::Tensor;
 
 /// Plain: down(act(up(x))); gated: down(act(gate(x)) ⊙ up(x)).
 pub struct Mlp {
-    up: Linear,
-    gate: Option<Linear>,
-    down: Linear,
-    act: Activation,
+    pub(super) up: Linear,
+    pub(super) gate: Option<Linear>,
+    pub(super) down: Linear,
+    pub(super) act: Activation,
 }
 
 impl Mlp {
@@ -51,6 +51,10 @@ impl Module for Mlp {
         let up = self.up.flops(tokens)?;
         let gate = self.gate.as_ref().map_or(Some(0), |gate| gate.flops(tokens))?;
         Some(up + gate + self.down.flops(tokens)?)
+    }
+
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
+        Some(self)
     }
 
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {

@@ -20,9 +20,9 @@ options! {
 /// `weight` [size] starting at 1, `bias` [size] starting at 0, each only where asked for.
 pub struct LayerNorm {
     size: i64,
-    eps: f64,
-    weight: Option<Tensor>,
-    bias: Option<Tensor>,
+    pub(super) eps: f64,
+    pub(super) weight: Option<Tensor>,
+    pub(super) bias: Option<Tensor>,
 }
 
 impl LayerNorm {

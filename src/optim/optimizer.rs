@@ -164,8 +164,7 @@ impl Optimizer {
                     list.push(state.shallow_clone());
                 }
             }
-            batch.found_inf =
-                on_device.map(|check| [&check.found_inf, &check.is_finite].map(Tensor::shallow_clone));
+            batch.found_inf = on_device.map(|check| [&check.found_inf, &check.is_finite].map(Tensor::shallow_clone));
             algorithm.rule.update(&batch, lr, group.weight_decay)?;
             used.append(&mut batch.params);
         }

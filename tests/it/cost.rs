@@ -3,7 +3,6 @@
 use crate::common::*;
 use serde_json::{Value, json};
 
-// Of a CPU: a GPU keeps more in bfloat16.
 fn cost(model: &str, options: &str) -> Value {
     let said = Folder::on_cpu().run(&format!("let m = {model};\nprint(m.cost(#{{ {options} }}).to_json());"));
     said.values()[0].clone()
@@ -50,7 +49,8 @@ fn memory_counts_weights_moments_averages_and_activations() {
     assert_eq!(m["total"], json!(5 * state + activations));
     let with = |options| cost("nn::vit_nepa(#{})", options)["memory"]["activations"].as_i64().unwrap();
     assert_eq!(with("batch: 16"), 2 * activations);
-    assert!(with("batch: 8, dtype: \"bfloat16\"") < activations * 3 / 4);
+    // With many images the casts of weights do not count.
+    assert!(with("batch: 64, dtype: \"bfloat16\"") < with("batch: 64") * 3 / 4);
     assert!(with("batch: 8, recompute: true") < activations / 5);
 }
 

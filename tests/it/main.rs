@@ -32,6 +32,7 @@ mod faults;
 mod features;
 mod finetune;
 mod functions;
+mod fused;
 mod fuzzing;
 mod habits;
 mod imagenet;

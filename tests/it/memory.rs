@@ -98,7 +98,7 @@ fn the_expected_memory_of_a_step_is_what_it_takes() {
         let architecture = Architecture::new(config).unwrap();
         for kind in [Kind::Float, Kind::BFloat16] {
             let dtype = if kind == Kind::BFloat16 { "bfloat16" } else { "float32" }.to_string();
-            let expected = architecture.cost(&CostOptions { batch: 2, dtype, ..Default::default() }, false);
+            let expected = architecture.cost(&CostOptions { batch: 2, dtype, ..Default::default() });
             let found = kept(&architecture, kind, 2);
             near(&format!("{what}, activations of {kind:?}"), expected.memory.activations.unwrap(), found, 0.1);
         }
@@ -107,7 +107,7 @@ fn the_expected_memory_of_a_step_is_what_it_takes() {
     let config = VitNepaConfig { hidden_size: 256, num_attention_heads: 4, num_hidden_layers: 4, ..Default::default() };
     let architecture = Architecture::new(&config).unwrap();
     for recompute in [false, true] {
-        let expected = architecture.cost(&CostOptions { batch: 8, recompute, ..Default::default() }, false);
+        let expected = architecture.cost(&CostOptions { batch: 8, recompute, ..Default::default() });
         near(
             &format!("peak, recompute {recompute}"),
             expected.memory.total.unwrap(),

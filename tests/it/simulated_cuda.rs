@@ -64,11 +64,9 @@ impl Report {
         Report(folder.json(name))
     }
 
-    /// One count, over all phases or in one.
-    fn count(&self, phase: Option<&str>, what: &str) -> i64 {
-        let phases = self.0["phases"].as_object().unwrap();
-        let of = phases.iter().filter(|(name, _)| phase.is_none_or(|phase| phase == *name));
-        of.map(|(_, counts)| counts[what].as_i64().unwrap()).sum()
+    /// One count, over all phases.
+    fn count(&self, what: &str) -> i64 {
+        self.0["phases"].as_object().unwrap().values().map(|counts| counts[what].as_i64().unwrap()).sum()
     }
 
     fn allocations(&self) -> i64 {
@@ -91,7 +89,7 @@ fn training_and_evaluation_are_those_of_the_cpu_bit_for_bit() {
 
     let report = Report::read(&folder, "report.json");
     for phase in ["forward", "backward", "update"] {
-        assert!(report.count(Some(phase), "launches") > 0, "{phase}: {}", report.0);
+        assert!(report.0["phases"][phase]["launches"].as_i64() > Some(0), "{phase}: {}", report.0);
     }
     assert_eq!(report.0["devices"][0]["live_bytes"], 0, "memory is never freed");
     // Numbers that are tensors of the CPU cost a copy with each launch; a list with one, a launch for each tensor.
@@ -349,51 +347,55 @@ fn tensors_on_two_devices_are_named() {
     run("print((m.forward(x.to(device())).shape));").succeeds();
 }
 
-/// What a step of training launches, copies and waits for: the difference between long and short runs.
-fn per_step(recipe: &str, settings: &[Setting<'_>], what: &str, phase: Option<&str>) -> f64 {
+/// Counts of one step of training: the difference between long and short runs.
+fn per_step<const N: usize>(recipe: &str, what: [&str; N]) -> [f64; N] {
     let folder = folder_with(recipe);
-    let counts = ["2", "6"].map(|steps| {
-        let settings = [settings, &[("NEPA_SIMULATED_CUDA_REPORT", "report.json")]].concat();
+    let counts = ["2", "4"].map(|steps| {
         let set = format!("steps={steps}");
         let args = ["run", "recipe.rhai", "--device", "cuda", "--threads", "1", "--set", &set, "--out", steps];
-        simulated(&folder, &settings, &args).succeeds();
-        Report::read(&folder, "report.json").count(phase, what)
+        simulated(&folder, &[("NEPA_SIMULATED_CUDA_REPORT", "report.json")], &args).succeeds();
+        let report = Report::read(&folder, "report.json");
+        what.map(|what| report.count(what))
     });
-    (counts[1] - counts[0]) as f64 / 4.0
+    std::array::from_fn(|i| (counts[1][i] - counts[0][i]) as f64 / 2.0)
 }
-
-const STEPS: &str = r#"
-import "std/pretrain" as pretrain;
-import "std/finetune" as finetune;
-let images = data::synthetic(#{ len: 24, size: 8, classes: 2, seed: 1 });
-let config = #{
-    image_size: 8, patch_size: 4, num_channels: 3, hidden_size: 8, num_hidden_layers: 2, num_attention_heads: 2,
-    intermediate_size: 16,
-};
-let options = #{
-    batch: 4, steps: param("steps", 2), warmup: 0.0, clip_grad_norm: 1.0, log_every: 100, save_every: 100,
-    transforms: [transform::normalize(0.5, 0.5)],
-};
-"#;
 
 #[test]
 fn launches_and_waits_of_a_step_stay_within_their_budget() {
-    // Of these models, with two blocks each: 233, 253 and 246 launches when this was written.
-    let pretraining = format!("{STEPS}pretrain::fit(nn::vit_nepa(config), images, options);");
-    let classifier = "nn::vit_nepa(config + #{ num_labels: 2, is_causal: false, drop_path_prob: 0.1 })";
-    let finetuning = format!("{STEPS}finetune::fit({classifier}, images, options);");
-    let mixing =
-        "options.transforms += [transform::random_erasing(#{ p: 0.5 }), transform::mixup(#{ cutmix_alpha: 1.0 })];";
-    let mixed = format!("{STEPS}{mixing}finetune::fit({classifier}, images, options);");
-    for (name, recipe, launches) in [
-        ("pretraining", pretraining, 260.0),
-        ("fine-tuning", finetuning, 275.0),
-        ("fine-tuning, mixed", mixed, 300.0),
+    // As deep as the base model and with its options, which decide how many operators there are; in bfloat16. What a step
+    // launched when this was written: 925, 14,454 (in 16 parts) and 986.
+    let begin = r#"
+        import "std/pretrain" as pretrain;
+        import "std/finetune" as finetune;
+        let images = data::synthetic(#{ len: 64, size: 28, classes: 2, seed: 1 });
+        let config = #{
+            image_size: 28, patch_size: 14, hidden_size: 96, num_attention_heads: 12, intermediate_size: 192,
+            qk_norm_affine: false, layerscale_value: 1e-5,
+        };
+        let options = #{
+            batch: 16, steps: param("steps", 2), warmup: 0.0, log_every: 100, save_every: 100, dtype: "bfloat16",
+            transforms: [
+                transform::random_resized_crop(28), transform::random_horizontal_flip(), transform::normalize(0.5, 0.5),
+            ],
+        };
+    "#;
+    let model = "nn::vit_nepa(config + #{ pos_embed_rescale: 2.0 })";
+    let pretraining = format!("{begin}pretrain::fit({model}, images, options);");
+    let parts = format!("{begin}pretrain::fit({model}, images, options + #{{ accumulate: 16 }});");
+    let finetuning = format!(
+        "{begin}options.transforms += [transform::random_erasing(#{{ p: 0.25 }}), \
+         transform::mixup(#{{ mixup_alpha: 0.8, cutmix_alpha: 1.0 }})];\n\
+         let model = nn::vit_nepa(config + #{{ num_labels: 2, is_causal: false, drop_path_prob: 0.1 }});\n\
+         finetune::fit(model, images, options + #{{ llrd: 0.65 }});"
+    );
+    for (name, recipe, most) in [
+        ("pretraining", pretraining, 1000.0),
+        ("pretraining in 16 parts", parts, 15_000.0),
+        ("fine-tuning", finetuning, 1100.0),
     ] {
-        let phases = ["forward", "backward", "update"].map(|phase| per_step(&recipe, &[], "launches", Some(phase)));
-        let waited = per_step(&recipe, &[], "waits", None);
-        println!("{name}: launches of a step {phases:?} in forward, backward and update; waits {waited}");
-        assert!(phases.iter().sum::<f64>() <= launches, "{name}: launches {phases:?}, at most {launches}");
+        let [launches, waited] = per_step(&recipe, ["launches", "waits"]);
+        println!("{name}: {launches} launches and {waited} waits in a step");
+        assert!(launches <= most, "{name}: {launches} launches, at most {most}");
         assert_eq!(waited, 0.0, "{name}: the host waits for the device");
     }
 }
@@ -433,16 +435,17 @@ fn steps_that_are_not_finite_change_nothing_though_the_host_hears_of_them_late()
         said.succeeds().prints(&["8"]).says(&["not finite at step 1: loss NaN", "not finite at step 9: loss NaN"]);
         outcome(&cpu.path("out")).assert_same(&folder.path("out"));
         let said = simulated(&folder, &[], &[&args[..8], &["--out", "stopped", "--set", "skip=2"]].concat());
-        said.fails(1).says(&["training diverged at step 5: loss NaN", "all 4 in stopped/nonfinite-pretrain-step-5.txt"]);
+        said.fails(1)
+            .says(&["training diverged at step 5: loss NaN", "all 4 in stopped/nonfinite-pretrain-step-5.txt"]);
     }
 }
 
 #[test]
-fn a_base_model_at_its_batch_is_counted_without_computing() {
+fn a_base_model_at_its_batch_takes_the_memory_that_cost_says_and_less_than_30_gb() {
     // A step of the recipe's model by hand: a loop would write checkpoints.
     let recipe = r#"
-        let batch = 128;
-        let model = nn::vit_nepa(#{});
+        let batch = 256;
+        let model = nn::vit_nepa(#{ qk_norm_affine: false, layerscale_value: 1e-5 });
         let opt = optim::adamw(model, #{});
         let out = autocast("bfloat16", || model.encode(zeros([batch, 3, 224, 224])));
         loss::next_embedding(out.last_hidden_state, out.input_embedding, #{}).backward();
@@ -454,12 +457,12 @@ fn a_base_model_at_its_batch_is_counted_without_computing() {
     let settings = [("NEPA_SIMULATED_CUDA_DRY", "1"), ("NEPA_SIMULATED_CUDA_REPORT", "report.json")];
     let said = simulated(&folder, &settings, &["run", "recipe.rhai", "--device", "cuda", "--threads", "1"]);
     let estimate = &said.values()[0];
-    let report = Report::read(&folder, "report.json");
+    let peak = Report::read(&folder, "report.json").peak() as f64;
     // The estimate counts averages too, which this step does not keep.
     let expected = estimate["total"].as_f64().unwrap() - estimate["ema"].as_f64().unwrap();
-    let ratio = report.peak() as f64 / expected;
-    println!("peak memory {:.1} GB, {ratio:.3} of the estimate; {}", report.peak() as f64 / 1e9, report.0["phases"]);
-    assert!((0.9..1.1).contains(&ratio), "peak memory {} is not near the estimate {expected}", report.peak());
+    println!("peak memory {:.1} GB, {:.3} of the estimate", peak / 1e9, peak / expected);
+    assert!((0.95..1.05).contains(&(peak / expected)), "peak memory {peak} is not near the estimate {expected}");
+    assert!(peak < 30e9, "peak memory {peak}");
 }
 
 /// Runs a test of this file once more, in a process that takes the simulation for CUDA; how it ended. In that process

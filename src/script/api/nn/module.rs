@@ -308,15 +308,14 @@ fn counted(m: &Module, o: &CostOptions) -> Result<Map> {
     let model = model.vit_nepa().expect("checked");
     ensure!(o.batch > 0, "cost: batch must be positive, found {}", o.batch);
     precision("cost", &o.dtype)?;
-    let on_cuda = matches!(crate::device::current(), tch::Device::Cuda(_));
-    let of_one = model.cost(&CostOptions { batch: 1, ..o.clone() }, on_cuda).context("cost")?;
+    let of_one = model.cost(&CostOptions { batch: 1, ..o.clone() }).context("cost")?;
     let most = of_one.flops_per_step.max(of_one.memory.total.unwrap_or(0));
     ensure!(
         most.checked_mul(o.batch).is_some(),
         "cost: a batch of {} has more operations than can be counted",
         o.batch
     );
-    plain_map(&model.cost(o, on_cuda)?)
+    plain_map(&model.cost(o)?)
 }
 
 fn encoded(m: &Module, images: &Tensor, Encoding { options: o, mask }: &Encoding) -> Result<Map> {

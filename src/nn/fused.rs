@@ -1,0 +1,83 @@
+//! The built-in parts of a block by fused operations: the same formulas as the modules compute one by one, with fewer
+//! passes over memory and less kept for backward. What they do not fit goes the plain way.
+
+use super::{Activation, Attention, Context, DropPath, LayerNorm, LayerScale, Linear, Mlp};
+use crate::error::Result;
+use crate::ffi::{self, Affine, Autocast, BranchEnd, FusedActivation, Norm};
+use std::cell::Cell;
+use tch::{Device, Kind, Tensor};
+
+thread_local! {
+    static ENABLED: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Whether blocks of this thread are computed by fused operations where these fit; they are unless switched off.
+pub fn set_fused(enabled: bool) {
+    ENABLED.set(enabled);
+}
+
+/// What a residual branch has around its inner module.
+pub(super) struct Branch<'a> {
+    pub norm: &'a LayerNorm,
+    pub scale: Option<&'a LayerScale>,
+    pub drop_path: &'a DropPath,
+}
+
+impl Branch<'_> {
+    /// The branch around attention; `None` where the fused operations do not fit.
+    pub fn attention(&self, attention: &Attention, x: &Tensor, cx: &Context) -> Result<Option<Tensor>> {
+        let products = [&attention.query, &attention.key, &attention.value].map(affine);
+        let output = affine(&attention.output);
+        let qk_norms = match (&attention.q_norm, &attention.k_norm) {
+            (Some(q), Some(k)) => Some([norm(q), norm(k)]),
+            _ => None,
+        };
+        let of_norms = qk_norms.iter().flatten().map(|norm| norm.affine);
+        let angles = (cx.rotary.as_ref(), None);
+        let wants_attentions = cx.taps.as_ref().is_some_and(|taps| taps.want_attentions);
+        if wants_attentions || !self.fits(x, products.into_iter().chain(of_norms).chain([output, angles])) {
+            return Ok(None);
+        }
+        let [q, k, v] =
+            ffi::qkv(x, norm(self.norm), products, qk_norms, cx.rotary.as_ref(), attention.heads, Autocast::current())?;
+        let mixed = attention.mix(&q, &k, &v)?.f_transpose(1, 2)?.f_reshape(x.size())?;
+        let mask = self.drop_path.mask(x)?;
+        Ok(Some(ffi::projection(x, &mixed, output, self.end(&mask))?))
+    }
+
+    /// The branch around the feed-forward part; `None` where the fused operation does not fit.
+    pub fn mlp(&self, mlp: &Mlp, x: &Tensor) -> Result<Option<Tensor>> {
+        let products = [affine(&mlp.up), mlp.gate.as_ref().map_or((None, None), affine), affine(&mlp.down)];
+        if !self.fits(x, products) {
+            return Ok(None);
+        }
+        let act = match mlp.act {
+            Activation::Gelu => FusedActivation::Gelu,
+            Activation::Silu => FusedActivation::Silu,
+        };
+        let mask = self.drop_path.mask(x)?;
+        Ok(Some(ffi::mlp(x, norm(self.norm), products, self.end(&mask), act, Autocast::current())?))
+    }
+
+    fn end<'a>(&'a self, mask: &'a Option<Tensor>) -> BranchEnd<'a> {
+        BranchEnd { scale: self.scale.map(|scale| &scale.lambda1), mask: mask.as_ref() }
+    }
+
+    /// Whether everything is float32 and on one device. What is not goes the plain way, and to its errors.
+    fn fits<'a>(&'a self, x: &Tensor, others: impl IntoIterator<Item = Affine<'a>>) -> bool {
+        let place = |t: &Tensor| (t.kind(), t.device());
+        let wanted = (Kind::Float, x.device());
+        let own = [norm(self.norm).affine, (self.scale.map(|scale| &scale.lambda1), None)];
+        let mut all = others.into_iter().chain(own).flat_map(|(weight, bias)| [weight, bias]).flatten();
+        let device_fits = matches!(x.device(), Device::Cpu | Device::Cuda(_));
+        ENABLED.get() && device_fits && x.numel() > 0 && place(x) == wanted && all.all(|t| place(t) == wanted)
+    }
+}
+
+fn affine(linear: &Linear) -> Affine<'_> {
+    (Some(&linear.weight), linear.bias.as_ref())
+}
+
+fn norm(norm: &LayerNorm) -> Norm<'_> {
+    Norm { affine: (norm.weight.as_ref(), norm.bias.as_ref()), eps: norm.eps }
+}

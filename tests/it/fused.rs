@@ -1,0 +1,112 @@
+//! The fused operations of a block against its modules computed one by one: outputs, gradients, and what they refuse.
+
+use crate::common::*;
+use serde_json::Value;
+
+/// Prints how far outputs and gradients of each configuration are from those of the modules in float32: `fused` and
+/// `plain` in a dtype, relative to their norms.
+const COMPARE: &str = r#"
+let base = #{
+    image_size: 24, patch_size: 8, hidden_size: 48, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 80,
+    layerscale_value: 0.5,
+};
+let cases = #{
+    plain: #{}, no_qk_norm: #{ qk_norm: false }, qk_affine: #{ qk_norm_affine: true, qk_norm_bias: true },
+    qk_weight: #{ qk_norm_affine: true, qk_norm_bias: false }, qk_not_affine: #{ qk_norm_affine: false },
+    gated: #{ use_gated_mlp: true, hidden_act: "silu" }, silu: #{ hidden_act: "silu" },
+    no_qkv_bias: #{ qkv_bias: false }, no_rotary: #{ rope_theta: () }, no_layer_scale: #{ layerscale_value: () },
+    classifier: #{ is_causal: false, num_labels: 5, drop_path_prob: 0.4 }, one_patch: #{ image_size: 8 },
+    wide_heads: #{ num_attention_heads: 1 }, narrow_heads: #{ num_attention_heads: 12 },
+    own_angles: #{ pos_embed_rescale: 2.0, pos_embed_images_per_draw: 2 },
+    intermediate: #{ use_intermediate_loss: true },
+};
+let one = |model, images, dtype, fused| {
+    nn::fused(fused);
+    model.zero_grad();
+    let state = rng_state();
+    let out = autocast(dtype, || model.encode(images, #{ hidden_states: true }));
+    let loss = (out.last_hidden_state * out.last_hidden_state.cos()).mean();
+    for hidden in out.hidden_states { loss += hidden.sin().mean(); }
+    loss.backward();
+    rng_state(state);
+    let all = [out.last_hidden_state.detach()];
+    for parameter in model.named_parameters().values() { if parameter.grad != () { all.push(parameter.grad.clone()); } }
+    all
+};
+let distance = |found, expected| {
+    if found.len() != expected.len() { throw `${found.len()} gradients instead of ${expected.len()}`; }
+    let all = [];
+    for (tensor, i) in expected { all.push(((found[i] - tensor).norm() / (tensor.norm() + 1e-6)).item()); }
+    #{ forward: all[0], mean: all.extract(1).reduce(|sum, x| sum + x, 0.0) / (all.len() - 1), worst: all.extract(1).reduce(|m, x| max(m, x), 0.0) }
+};
+for name in cases.keys() {
+    seed(7);
+    let model = nn::vit_nepa(base + cases[name]);
+    for parameter in model.named_parameters().values() { parameter.copy_(parameter + randn(parameter.shape) * 0.1); }
+    let images = randn([5, 3, model.config.image_size, model.config.image_size]);
+    let truth = one.call(model, images, "float32", false);
+    let found = #{ name: name };
+    for dtype in ["float32", "bfloat16"] {
+        let of = |fused| distance.call(one.call(model, images, dtype, fused), truth);
+        found[dtype] = #{ fused: of.call(true), plain: of.call(false) };
+    }
+    print(found.to_json());
+}
+"#;
+
+fn number(found: &Value, path: &[&str]) -> f64 {
+    path.iter().fold(found, |value, key| &value[*key]).as_f64().unwrap()
+}
+
+#[test]
+fn they_give_the_numbers_of_the_modules_in_every_configuration() {
+    for threads in ["1", "2"] {
+        let said = Folder::new().run_with(COMPARE, &["--threads", threads]);
+        let all = said.values();
+        assert_eq!(all.len(), 16);
+        for found in all {
+            let of = |dtype, path, what| number(&found, &[dtype, path, what]);
+            assert!(of("float32", "fused", "forward") < 1e-6, "{found}");
+            assert!(of("float32", "fused", "worst") < 1e-5, "{found}");
+            // In bfloat16 no further from float32 than the modules are, but for chance.
+            for what in ["forward", "mean"] {
+                let (fused, plain) = (of("bfloat16", "fused", what), of("bfloat16", "plain", what));
+                assert!(plain > 1e-4 && fused < 1.25 * plain, "{what}: {found}");
+            }
+        }
+    }
+}
+
+#[test]
+fn frozen_parts_get_no_gradient_and_the_others_get_theirs() {
+    let said = run(r#"
+        let config = #{ image_size: 16, patch_size: 8, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2 };
+        let frozen_in = |patterns, fused| {
+            nn::fused(fused);
+            seed(1);
+            let model = nn::vit_nepa(config);
+            for pattern in patterns { model.freeze(pattern); }
+            let images = rand([2, 3, 16, 16]);
+            (model.forward(images).square().mean() * 100.0).backward();
+            let found = #{};
+            let parameters = model.named_parameters();
+            for name in parameters.keys() {
+                let grad = parameters[name].grad;
+                found[name] = if grad == () { "none" } else { fixed(grad.norm().item(), 4) };
+            }
+            found
+        };
+        for patterns in [["*query*"], ["*layer.0*", "*embeddings*"], ["*layer.1*"], ["*mlp*", "*output*"], ["*bias"]] {
+            print(frozen_in.call(patterns, true) == frozen_in.call(patterns, false));
+        }
+    "#);
+    said.prints(&["true"; 5]);
+}
+
+#[test]
+fn a_graph_is_used_up_by_its_backward_and_told_of_a_changed_weight() {
+    let begin = format!("let m = nn::vit_nepa({TINY}); let loss = m.forward(rand([2, 3, 8, 8])).square().mean();");
+    run(&format!("{begin} loss.backward(); loss.backward();")).fails(1).says(&["second time"]);
+    let change = "for p in m.named_parameters().values() { no_grad(|| p.copy_(p * 2.0)); }";
+    run(&format!("{begin} {change} loss.backward();")).fails(1).says(&["modified by an inplace operation"]);
+}
