@@ -33,6 +33,8 @@ mod features;
 mod finetune;
 mod functions;
 mod fuzzing;
+#[cfg(target_os = "linux")]
+mod gpu_check;
 mod habits;
 mod imagenet;
 mod kept;
