@@ -128,9 +128,9 @@ fn side(o: &Options) -> Result<()> {
         ffi::backward(&loss)?;
         lap();
         let _ = clip_grad_norm(&model, 1.0)?;
-        adamw.step(&lrs)?;
+        adamw.step(&lrs, None)?;
         lap();
-        ema.update()?;
+        ema.update(None)?;
         lap();
         let cpu = processor_time() - cpu;
         println!("{}", json!({ "times": times, "cpu": cpu, "peak": peak_memory() }));

@@ -22,6 +22,7 @@ parser.add_argument("--layers", type=int, default=12)
 parser.add_argument("--dtype", default="float32")
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--compile", action="store_true", help="torch.compile")
 args = parser.parse_args()
 
 # The reference prints notes while it is imported; answers alone go to standard output.
@@ -49,6 +50,10 @@ optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
 ema = copy.deepcopy(model).eval().float()
 for p in ema.parameters():
     p.requires_grad_(False)
+
+if args.compile:
+    # The module itself stays as it is: optimizer and average have its parameters.
+    model.compile()
 
 images = torch.randn(args.batch, 3, config.image_size, config.image_size, device=device)
 

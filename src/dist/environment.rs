@@ -49,8 +49,9 @@ impl ClusterEnvironment {
     }
 
     fn from_torchrun(var: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>> {
-        // A world of one process needs no rendezvous.
-        if number(var, "WORLD_SIZE")? == Some(1) && number(var, "RANK")?.unwrap_or(0) == 0 {
+        // A world of one process needs no rendezvous, unless that is what is to be tried.
+        let is_alone = number(var, "WORLD_SIZE")? == Some(1) && number(var, "RANK")?.unwrap_or(0) == 0;
+        if is_alone && var("NEPA_DIST_ALONE").is_none() {
             return Ok(None);
         }
         let missing: Vec<&str> = VARIABLES.into_iter().filter(|name| var(name).is_none()).collect();
@@ -209,6 +210,10 @@ mod tests {
         assert_eq!((environment.host.as_str(), environment.port, environment.agent_store), ("node1", 29500, true));
         assert_eq!(read(&[]), Ok(None));
         assert_eq!(read(&[("RANK", "0"), ("WORLD_SIZE", "1")]), Ok(None));
+        let alone = [("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "node1"), ("MASTER_PORT", "29500")];
+        assert_eq!(read(&alone), Ok(None));
+        let to_be_tried = [&alone[..], &[("NEPA_DIST_ALONE", "1")]].concat();
+        assert_eq!(read(&to_be_tried).unwrap().unwrap().world_size, 1);
         let text = read(&[("WORLD_SIZE", "4"), ("RANK", "1")]).unwrap_err();
         assert_eq!(text, "RANK, WORLD_SIZE are set in the environment, but not MASTER_ADDR, MASTER_PORT");
         let mut wrong = all;

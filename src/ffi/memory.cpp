@@ -1,10 +1,12 @@
-// A limit on the memory of tensors on the CPU.
+// The memory of tensors: a limit on the CPU, what a GPU has.
 
 #include "shim.h"
 
 #include <c10/core/CPUAllocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
 
 #include <atomic>
+#include <tuple>
 
 namespace {
 // Refuses what the machine cannot hold. The system may hand out the addresses all the same, and end the process once
@@ -37,6 +39,20 @@ Fault *nepa_limit_memory(uint64_t bytes) {
       return true;
     }();
     (void)installed;
+  });
+}
+
+// Of a GPU, in bytes: the most that tensors have taken, the most that libtorch has taken from the driver for them, what
+// is free now, and all.
+Fault *nepa_gpu_memory(int index, uint64_t numbers[4]) {
+  return guarded([&] {
+    auto device = static_cast<c10::DeviceIndex>(index);
+    auto *allocator = c10::getDeviceAllocator(c10::DeviceType::CUDA);
+    auto stats = allocator->getDeviceStats(device);
+    auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    numbers[0] = stats.allocated_bytes[all].peak;
+    numbers[1] = stats.reserved_bytes[all].peak;
+    std::tie(numbers[2], numbers[3]) = allocator->getMemoryInfo(device);
   });
 }
 }

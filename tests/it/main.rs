@@ -34,6 +34,8 @@ mod finetune;
 mod functions;
 mod fused;
 mod fuzzing;
+#[cfg(target_os = "linux")]
+mod gpu_check;
 mod habits;
 mod imagenet;
 mod kept;

@@ -301,6 +301,21 @@ fn memory_that_runs_out_at_any_moment_loses_nothing() {
 }
 
 #[test]
+fn scripts_learn_of_the_memory() {
+    let folder =
+        folder_with("let x = zeros([1000, 1000]); x = (); print(gpu_memory().to_json()); print(device_count());");
+    let settings = [("NEPA_SIMULATED_CUDA_BYTES", "9000000"), ("NEPA_SIMULATED_CUDA_DEVICES", "2")];
+    let said = simulated(&folder, &settings, &["run", "recipe.rhai", "--device", "cuda:1"]);
+    let values = said.succeeds().values();
+    // Tensors take whole blocks of 512 bytes.
+    let taken = 4_000_256;
+    let memory = serde_json::json!({ "allocated": taken, "free": 9_000_000, "reserved": taken, "total": 9_000_000 });
+    assert_eq!(values, [memory, 2.into()]);
+    let said = Folder::on_cpu().run("print(gpu_memory()); print(device_count());");
+    assert_eq!(said.succeeds().stdout, "\n0\n");
+}
+
+#[test]
 fn memory_of_the_size_that_is_needed_is_enough() {
     let folder = folder_with(LOOPS);
     loops(&folder, "a", &[("NEPA_SIMULATED_CUDA_REPORT", "report.json")]).succeeds();

@@ -7,6 +7,7 @@
 #include "simulated.h"
 
 #include <c10/core/CPUAllocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/Exception.h>
 
 #include <execinfo.h>
@@ -200,10 +201,25 @@ static c10::DataPtr owned(void *shadow, int device) {
   return {p, p, p ? &free_device : &c10::detail::deleteNothing, Device(DeviceType::CUDA, device)};
 }
 
-struct DeviceAllocator final : c10::Allocator {
+struct DeviceAllocator final : c10::DeviceAllocator {
   c10::DataPtr allocate(size_t n) override { return owned(memory().take(n, current_device), current_device); }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void *to, const void *from, size_t n) const override { memcpy(shadow_of(to), shadow_of(from), n); }
+
+  // Nothing is kept for later, so that what is reserved is what is allocated.
+  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex device) override {
+    c10::CachingDeviceAllocator::DeviceStats stats;
+    stats.allocated_bytes[0] = stats.reserved_bytes[0] = held(device); // 0: small and large blocks together
+    return stats;
+  }
+  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex device) override {
+    return {settings().bytes - held(device).current, settings().bytes};
+  }
+  bool initialized() override { return true; }
+  void emptyCache(c10::MempoolId_t) override {}
+  void recordStream(const c10::DataPtr &, c10::Stream) override {}
+  void resetAccumulatedStats(c10::DeviceIndex) override {}
+  void resetPeakStats(c10::DeviceIndex) override {}
 };
 
 c10::Allocator *device_allocator() {

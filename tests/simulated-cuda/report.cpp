@@ -107,6 +107,15 @@ void holds(int device, size_t bytes) {
   report.peak[device] = std::max(report.peak[device], bytes);
 }
 
+c10::CachingAllocator::Stat held(int device) {
+  auto &report = all();
+  std::lock_guard<std::mutex> lock(report.mutex);
+  c10::CachingAllocator::Stat stat;
+  stat.current = report.live[device];
+  stat.peak = report.peak[device];
+  return stat;
+}
+
 // Names are those of operators and of this library: nothing in them needs an escape.
 static void write_counts(FILE *out, const char *name, const std::map<std::string, size_t> &counts) {
   fprintf(out, "  \"%s\": {", name);

@@ -58,6 +58,9 @@ void registered(size_t computed, size_t views, size_t missing);
 // What all blocks of a device hold together, after a change; for the peak.
 void holds(int device, size_t bytes);
 
+// What they hold, and the most that they have held.
+c10::CachingAllocator::Stat held(int device);
+
 // ---- copies.cpp: copies between the device and pinned memory that do not block ----
 
 void begin_copy_to_device(const void *host, size_t bytes);

@@ -2,7 +2,7 @@
 
 use crate::{
     cargo::{self, project},
-    fuzz, host,
+    fuzz, gpu_check, host,
     libtorch::{self, Want},
     wheels::Variant,
 };
@@ -37,6 +37,7 @@ Commands:
   bench [NAME [ARGS…]]    run one benchmark; without a name, list them
   fuzz [TARGET]           give damaged files to the readers of files, for a while
   soak [PARTS…]           attack runs for hours: kill them, damage their files, let their system calls fail
+  gpu-check               find out in minutes what nepa does on this machine's GPU, and write a report
   setup [--cuda]          set up libtorch, for the CPU or for CUDA (on first use, the CPU's is set up automatically)
   install [--to DIR]      build nepa (release) and copy it to cargo's bin folder, or to DIR
   help                    show this text; `cargo xtask <command> --help` says more
@@ -104,7 +105,7 @@ Sets up libtorch if needed, builds nepa in release mode and copies it to DIR, or
 works from anywhere; it uses libtorch where it is now, in the cache.
 ";
 
-const COMMANDS: [&str; 8] = ["run", "test", "bench", "fuzz", "soak", "setup", "install", "help"];
+const COMMANDS: [&str; 9] = ["run", "test", "bench", "fuzz", "soak", "gpu-check", "setup", "install", "help"];
 
 type Action = fn(&[OsString]) -> Result<ExitCode>;
 
@@ -122,6 +123,7 @@ pub fn dispatch(args: &[OsString]) -> Result<ExitCode> {
         "bench" => (bench, BENCH),
         "fuzz" => (fuzz::fuzz, fuzz::HELP),
         "soak" => (soak, SOAK),
+        "gpu-check" => (gpu_check::gpu_check, gpu_check::HELP),
         "setup" => (setup, SETUP),
         "install" => (install, INSTALL),
         "help" | "--help" | "-h" => {
@@ -316,7 +318,7 @@ fn benches(project: &Path) -> Vec<String> {
     names
 }
 
-fn unknown(kind: &str, name: &str, known: &[&str], help: &str) -> Usage {
+pub fn unknown(kind: &str, name: &str, known: &[&str], help: &str) -> Usage {
     Usage(format!("unknown {kind} `{name}`{}; see `{help}`", did_you_mean(name, known)))
 }
 

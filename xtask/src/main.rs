@@ -15,6 +15,7 @@ mod cargo;
 mod commands;
 mod fetch;
 mod fuzz;
+mod gpu_check;
 mod host;
 mod libtorch;
 mod wheels;

@@ -87,6 +87,28 @@ mod functions {
         crate::device::matmul_rate(precision("matmul_rate", dtype)?)
     }
 
+    /// The number of GPUs that libtorch sees; 0 in a run on a CPU. As torch.cuda.device_count.
+    pub fn device_count() -> i64 {
+        if crate::device::current().is_cuda() { tch::Cuda::device_count() } else { 0 }
+    }
+
+    /// The memory of the run's GPU in bytes, or () on a CPU. A map: `allocated`, the most that this process's tensors
+    /// have taken at once; `reserved`, the most that libtorch has taken from the driver for them; `free`, now, for any
+    /// process; `total`. As torch.cuda.max_memory_allocated, max_memory_reserved and mem_get_info.
+    ///
+    /// Example: `print(`${fixed(gpu_memory().allocated / 1e9, 1)} GB`);`
+    pub fn gpu_memory() -> Result<Dynamic> {
+        let tch::Device::Cuda(index) = crate::device::current() else { return Ok(Dynamic::UNIT) };
+        let memory = ffi::gpu_memory(index)?;
+        let values = [
+            ("allocated", memory.allocated),
+            ("reserved", memory.reserved),
+            ("free", memory.free),
+            ("total", memory.total),
+        ];
+        Ok(Map::from_iter(values.map(|(name, bytes)| (name.into(), Dynamic::from_int(bytes as i64)))).into())
+    }
+
     /// The device of the run: "cpu", "cuda:0", … Parameters and batches live there.
     pub fn device() -> String {
         crate::device::name(crate::device::current())
