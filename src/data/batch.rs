@@ -1,13 +1,64 @@
 //! A batch: what the loader makes of images and the transforms of a batch change.
 
+use super::transform::Normalize;
+use crate::error::Result;
 use crate::positions::Positions;
-use tch::Tensor;
+use tch::{Kind, Tensor};
+
+/// Images on the run's device: as numbers, float32 [B, C, H, W], or as bytes that become numbers when they are asked for. A
+/// GPU gets bytes, and a batch in many micro-batches is never whole as numbers, which take four times as much.
+#[derive(Debug)]
+pub enum Images {
+    /// What a model gets.
+    Numbers(Tensor),
+    /// What it is made from.
+    Bytes {
+        /// uint8 [B, H, W, C].
+        pixels: Tensor,
+        /// How values in [0, 1] are normalised.
+        normalize: Option<Normalize>,
+    },
+}
+
+impl Images {
+    /// As numbers, float32 [B, C, H, W].
+    pub fn numbers(&self) -> Result<Tensor> {
+        match self {
+            Images::Numbers(images) => Ok(images.shallow_clone()),
+            Images::Bytes { pixels, normalize } => {
+                let images = pixels.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Float)?.f_contiguous()?;
+                let images = images.f_div_scalar(255.0)?;
+                normalize.as_ref().map_or(Ok(images.shallow_clone()), |n| n.of_images(&images))
+            }
+        }
+    }
+
+    /// `length` of them from `start` on.
+    pub fn part(&self, start: i64, length: i64) -> Result<Self> {
+        Ok(match self {
+            Images::Numbers(images) => Images::Numbers(images.f_narrow(0, start, length)?),
+            Images::Bytes { pixels, normalize } => {
+                Images::Bytes { pixels: pixels.f_narrow(0, start, length)?, normalize: normalize.clone() }
+            }
+        })
+    }
+
+    /// Others that share their memory.
+    pub fn shallow_clone(&self) -> Self {
+        match self {
+            Images::Numbers(images) => Images::Numbers(images.shallow_clone()),
+            Images::Bytes { pixels, normalize } => {
+                Images::Bytes { pixels: pixels.shallow_clone(), normalize: normalize.clone() }
+            }
+        }
+    }
+}
 
 /// Images with their labels, on the run's device.
 #[derive(Debug)]
 pub struct Batch {
-    /// float32 [B, C, H, W].
-    pub images: Tensor,
+    /// The images, normalised if the transforms do so.
+    pub images: Images,
     /// int64 [B].
     pub labels: Tensor,
     /// What to learn: the labels, or after mixup float32 [B, classes].

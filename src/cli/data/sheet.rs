@@ -47,7 +47,7 @@ pub fn draw(file: &Path, title: &[String], split: &Split, pipeline: &Pipeline, s
     for epoch in 0..EPOCHS {
         let mut epoch = loader.epoch(epoch, 0)?;
         let batch = epoch.next_batch()?.context("the loader made no batch")?;
-        columns.push((images(&batch.images, pipeline)?, captions(&batch, &some)?));
+        columns.push((images(&batch.images.numbers()?, pipeline)?, captions(&batch, &some)?));
     }
     let side = columns.iter().flat_map(|(images, _)| images).map(|p| p.width().max(p.height())).max().unwrap_or(1);
     let zoom = (SMALL / side).max(1);

@@ -1,8 +1,8 @@
 //! One epoch: the worker threads that make its images, and the consumer that takes its batches.
 
-use super::to_float::{BufferPool, to_float};
+use super::to_float::{BufferPool, to_images};
 use super::{Loader, OnBad, Shared, lock};
-use crate::data::batch::Batch;
+use crate::data::batch::{Batch, Images};
 use crate::data::image::Image;
 use crate::data::pipeline::broken;
 use crate::data::transform::{BatchContext, Drawn, Normalize};
@@ -78,11 +78,11 @@ impl Slot {
         Ok(Self { pixels: Mutex::new(pixels), address, made: AtomicUsize::new(0), items: Mutex::default() })
     }
 
-    /// The pixels of `count` images as numbers on the run's device, and room for the next batch. A GPU may copy them
+    /// The pixels of `count` images on the run's device, and room for the next batch. A GPU may copy them
     /// later: that memory is left to it.
-    fn images(&self, count: usize, normalize: Option<&Normalize>, pool: &mut BufferPool) -> Result<Tensor> {
+    fn images(&self, count: usize, normalize: Option<&Normalize>, pool: &mut BufferPool) -> Result<Images> {
         let mut pixels = lock(&self.pixels);
-        let images = to_float(&pixels.f_narrow(0, 0, count as i64)?, normalize, pool)?;
+        let images = to_images(&pixels.f_narrow(0, 0, count as i64)?, normalize, pool)?;
         if device::current() != tch::Device::Cpu {
             *pixels = ffi::pinned_like(&pixels)?;
             self.address.store(pixels.data_ptr().cast(), Ordering::Release);
@@ -328,12 +328,15 @@ impl Epoch {
         let (images, items) = self.take(batch, samples.len())?;
         random::set_samples(samples);
         let work = &self.work;
-        let device = device::current();
-        let labels: Vec<i64> = items.iter().map(|item| item.label).collect();
-        let labelled = labels.iter().all(|label| *label >= 0);
-        let indices: Vec<i64> = items.iter().map(|item| item.index as i64).collect();
-        let labels = device::upload(&Tensor::f_from_slice(&labels)?, device)?;
-        let indices = device::upload(&Tensor::f_from_slice(&indices)?, device)?;
+        let labelled = items.iter().all(|item| item.label >= 0);
+        // One copy to the device for all of them.
+        let of_items = |value: fn(&Item) -> i64| items.iter().map(value);
+        let rows: Vec<i64> = of_items(|item| item.label)
+            .chain(of_items(|item| item.index as i64))
+            .chain(of_items(|item| i64::from(!item.replaced)))
+            .collect();
+        let rows = device::upload(&Tensor::f_from_slice(&rows)?.f_view([3, -1])?, device::current())?;
+        let (labels, indices, intact) = (rows.f_get(0)?, rows.f_get(1)?, rows.f_get(2)?.f_ne(0)?);
         let context = BatchContext {
             key: work.key.fold(0).fold(u64::MAX - (work.first + batch * work.batch) as u64),
             image_keys: items.iter().map(|item| batch_key(work.image_key(item.index))).collect(),
@@ -342,17 +345,15 @@ impl Epoch {
             global_batch: work.global_len(batch),
             classes: if labelled { work.shared.source.class_names().len() } else { 0 },
         };
-        let intact: Vec<bool> = items.iter().map(|item| !item.replaced).collect();
-        let intact = device::upload(&Tensor::f_from_slice(&intact)?, device)?;
         let targets = labels.shallow_clone();
         let batch = Batch { images, targets, labels, indices, intact, samples, loss_weight };
         let drawn = items.into_iter().map(|item| item.drawn).collect();
         work.shared.pipeline.apply_to_batch(batch, context, drawn).map(Some)
     }
 
-    /// Waits for batch `batch` of `count` images and frees its slot: its images as numbers, on the run's device, and
+    /// Waits for batch `batch` of `count` images and frees its slot: its images on the run's device, and
     /// what else is known of each.
-    fn take(&mut self, batch: usize, count: usize) -> Result<(Tensor, Vec<Item>)> {
+    fn take(&mut self, batch: usize, count: usize) -> Result<(Images, Vec<Item>)> {
         let work = &self.work;
         let slot = &work.slots[batch % work.slots.len()];
         let start = Instant::now();

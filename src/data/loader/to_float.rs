@@ -1,5 +1,6 @@
-//! 8-bit pixels to the numbers that a model gets.
+//! 8-bit pixels to the images of a batch.
 
+use crate::data::batch::Images;
 use crate::data::transform::Normalize;
 use crate::device;
 use crate::error::Result;
@@ -32,18 +33,17 @@ impl BufferPool {
     }
 }
 
-/// uint8 [B, H, W, C] on the CPU to float32 [B, C, H, W] in [0, 1] on the run's device, normalised if asked for.
-pub(super) fn to_float(pixels: &Tensor, normalize: Option<&Normalize>, pool: &mut BufferPool) -> Result<Tensor> {
+/// uint8 [B, H, W, C] on the CPU to images on the run's device, normalised if asked for.
+pub(super) fn to_images(pixels: &Tensor, normalize: Option<&Normalize>, pool: &mut BufferPool) -> Result<Images> {
     let size = pixels.size();
     let [n, h, w, c] = size[..] else { unreachable!("pixels of images") };
     let channels = c as usize;
-    if device::current() != tch::Device::Cpu {
-        let images = device::upload(pixels, device::current())?.f_permute([0, 3, 1, 2])?;
-        let images = images.f_to_kind(Kind::Float)?.f_contiguous()?.f_div_scalar_(255.0)?;
-        return normalize.map_or(Ok(images.shallow_clone()), |n| n.of_images(&images));
-    }
     if let Some(normalize) = normalize {
         normalize.check(channels)?;
+    }
+    if device::current() != tch::Device::Cpu {
+        let pixels = device::upload(pixels, device::current())?;
+        return Ok(Images::Bytes { pixels, normalize: normalize.cloned() });
     }
     // 256 values stand for all: one pass over memory.
     let value = |value: u8, channel: usize| {
@@ -82,5 +82,5 @@ pub(super) fn to_float(pixels: &Tensor, normalize: Option<&Normalize>, pool: &mu
             }
         }
     });
-    Ok(out)
+    Ok(Images::Numbers(out))
 }

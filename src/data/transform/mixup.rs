@@ -2,7 +2,7 @@
 
 use super::draws::{happens, within};
 use super::{BatchContext, Stage, Transform, describe_all};
-use crate::data::batch::Batch;
+use crate::data::batch::{Batch, Images};
 use crate::data::image::Region;
 use crate::device::upload;
 use crate::error::{Result, bail, ensure};
@@ -202,7 +202,9 @@ impl Transform for Mixup {
     }
 
     fn apply_to_batch(&self, batch: Batch, context: &BatchContext) -> Result<Batch> {
-        let size = batch.images.size();
+        let images = batch.images.numbers()?;
+        let size = images.size();
+        let batch = Batch { images: Images::Numbers(images), ..batch };
         // Of the global batch, whichever rank draws them.
         let (height, width) = (size[2] as usize, size[3] as usize);
         let all = self.draw_batch(context.global_batch, height, width, &mut context.key.rng());
@@ -224,7 +226,8 @@ fn mix(batch: Batch, mixes: &[Mix], partners: &[i64], label_smoothing: f64, clas
     if classes == 0 {
         bail!("mixup: the images have no labels to mix");
     }
-    let device = batch.images.device();
+    let mut images = batch.images.numbers()?;
+    let device = images.device();
     let column = |weight: &dyn Fn(&Mix) -> f64| -> Result<Tensor> {
         let weights: Vec<f32> = mixes.iter().map(|mix| weight(mix) as f32).collect();
         upload(&Tensor::f_from_slice(&weights)?.f_unsqueeze(1)?, device)
@@ -236,8 +239,7 @@ fn mix(batch: Batch, mixes: &[Mix], partners: &[i64], label_smoothing: f64, clas
     let partners = upload(&Tensor::f_from_slice(partners)?, device)?;
     let targets = plain.f_mul(&lam)?.f_add(&plain.f_index_select(0, &partners)?.f_mul(&rest)?)?;
 
-    let partner = batch.images.f_index_select(0, &partners)?;
-    let mut images = batch.images;
+    let partner = images.f_index_select(0, &partners)?;
     let blends = |mix: &Mix| mix.region.is_none() && mix.lam < 1.0;
     if mixes.iter().any(blends) {
         // The others stay as they are.
@@ -250,7 +252,7 @@ fn mix(batch: Batch, mixes: &[Mix], partners: &[i64], label_smoothing: f64, clas
     if regions.iter().any(Option::is_some) {
         images = partner.f_where_self(&inside(&regions, &images)?, &images)?;
     }
-    Ok(Batch { images, targets, ..batch })
+    Ok(Batch { images: Images::Numbers(images), targets, ..batch })
 }
 
 /// Whether each pixel of images [B, C, H, W] lies in its image's region: bool [B, 1, H, W].
@@ -287,7 +289,7 @@ mod tests {
         let labels = &tensors["labels"];
         let n = labels.size()[0] as usize;
         let batch = Batch {
-            images: tensors["images"].copy(),
+            images: Images::Numbers(tensors["images"].copy()),
             labels: labels.copy(),
             targets: labels.copy(),
             indices: labels.copy(),
@@ -301,7 +303,7 @@ mod tests {
 
     fn assert_mixed(mixed: &Batch, tensors: &HashMap<String, Tensor>, name: &str) {
         let off = (
-            most(&mixed.images, &tensors[&format!("{name}.images")]),
+            most(&mixed.images.numbers().unwrap(), &tensors[&format!("{name}.images")]),
             most(&mixed.targets, &tensors[&format!("{name}.targets")]),
         );
         assert!(off.0 < 1e-6 && off.1 < 1e-6, "{name}: {off:?}");

@@ -1,10 +1,11 @@
 //! Normalisation by mean and standard deviation.
 
 use super::{BatchContext, Stage, Transform};
-use crate::data::batch::Batch;
+use crate::data::batch::{Batch, Images};
 use crate::device::upload;
 use crate::error::{Result, bail, ensure};
-use tch::Tensor;
+use std::cell::RefCell;
+use tch::{Device, Tensor};
 
 /// (x − mean) / std, x in [0, 1], with a mean and a standard deviation for each channel or one for all.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,11 +40,30 @@ impl Normalize {
     /// Of images [B, C, H, W] in [0, 1].
     pub fn of_images(&self, images: &Tensor) -> Result<Tensor> {
         self.check(images.size()[1] as usize)?;
-        let column = |values: &[f64]| -> Result<Tensor> {
-            let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
-            upload(&Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?, images.device())
-        };
-        Ok(images.f_sub(&column(&self.mean)?)?.f_div(&column(&self.std)?)?)
+        let [mean, std] = self.columns(images.device())?;
+        Ok(images.f_sub(&mean)?.f_div(&std)?)
+    }
+
+    /// Mean and standard deviation as float32 [1, C, 1, 1]. Those of the last call are kept: they never change in a run.
+    fn columns(&self, device: Device) -> Result<[Tensor; 2]> {
+        thread_local! {
+            static LAST: RefCell<Option<(Normalize, Device, [Tensor; 2])>> = const { RefCell::new(None) };
+        }
+        LAST.with_borrow_mut(|last| {
+            if let Some((of, on, columns)) = last
+                && of == self
+                && *on == device
+            {
+                return Ok(columns.each_ref().map(Tensor::shallow_clone));
+            }
+            let column = |values: &[f64]| -> Result<Tensor> {
+                let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+                upload(&Tensor::f_from_slice(&values)?.f_view([1, -1, 1, 1])?, device)
+            };
+            let columns = [column(&self.mean)?, column(&self.std)?];
+            *last = Some((self.clone(), device, columns.each_ref().map(Tensor::shallow_clone)));
+            Ok(columns)
+        })
     }
 
     /// Refuses images of another number of channels.
@@ -69,7 +89,7 @@ impl Transform for Normalize {
     }
 
     fn apply_to_batch(&self, batch: Batch, _context: &BatchContext) -> Result<Batch> {
-        let images = self.of_images(&batch.images)?;
+        let images = Images::Numbers(self.of_images(&batch.images.numbers()?)?);
         Ok(Batch { images, ..batch })
     }
 }

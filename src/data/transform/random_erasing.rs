@@ -2,7 +2,7 @@
 
 use super::draws::{happens, range_within, within};
 use super::{BatchContext, Drawn, Stage, Transform, describe_all};
-use crate::data::batch::Batch;
+use crate::data::batch::{Batch, Images};
 use crate::data::image::Region;
 use crate::device::upload;
 use crate::error::{Result, bail, ensure};
@@ -136,7 +136,8 @@ impl Transform for RandomErasing {
     }
 
     fn apply_to_batch(&self, batch: Batch, context: &BatchContext) -> Result<Batch> {
-        let [_, channels, height, width] = batch.images.size()[..] else { bail!("images of a batch") };
+        let images = batch.images.numbers()?;
+        let [_, channels, height, width] = images.size()[..] else { bail!("images of a batch") };
         let size = [channels, height, width].map(|n| n as usize);
         // What was drawn for images of another size does not fit these.
         let again: Option<Vec<_>> = (size != context.drawn_for)
@@ -146,21 +147,21 @@ impl Transform for RandomErasing {
         let erased: Vec<(usize, &Erased)> =
             erased.flat_map(|(i, of_image)| of_image.iter().map(move |e| (i, e))).collect();
         if erased.is_empty() {
-            return Ok(batch);
+            return Ok(Batch { images: Images::Numbers(images), ..batch });
         }
         // All values go to the device at once.
         let values: Vec<f32> = erased.iter().flat_map(|(_, erased)| &erased.values).copied().collect();
-        let values = upload(&Tensor::f_from_slice(&values)?, batch.images.device())?;
+        let values = upload(&Tensor::f_from_slice(&values)?, images.device())?;
         let mut at = 0;
         for (i, Erased { region, values: own }) in erased {
             let (h, w) = (region.height as i64, region.width as i64);
-            let image = batch.images.f_get(i as i64)?;
+            let image = images.f_get(i as i64)?;
             let mut part = image.f_narrow(1, region.top as i64, h)?.f_narrow(2, region.left as i64, w)?;
             let count = own.len() as i64;
             let shape = if count == channels { [channels, 1, 1] } else { [channels, h, w] };
             part.f_copy_(&values.f_narrow(0, at, count)?.f_view(shape)?)?;
             at += count;
         }
-        Ok(batch)
+        Ok(Batch { images: Images::Numbers(images), ..batch })
     }
 }

@@ -1,6 +1,6 @@
 //! Batches, and the micro-batches that a step may be computed in.
 
-use crate::data::batch;
+use crate::data::batch::{self, Images};
 use crate::error::{Result, ensure};
 use crate::random::{self, State};
 use crate::script::error::to_rhai;
@@ -38,7 +38,7 @@ impl Batch {
 
     /// Replaces the images.
     pub fn set_images(&self, images: &Tensor) {
-        self.0.borrow_mut().batch.images = images.shallow_clone();
+        self.0.borrow_mut().batch.images = Images::Numbers(images.shallow_clone());
     }
 
     /// The weight of these images' mean loss in the step's loss.
@@ -58,7 +58,7 @@ impl Batch {
         let (start, length) = (i * (n / count) + i.min(n % count), n / count + i64::from(i < n % count));
         let rows = |t: &tch::Tensor| t.f_narrow(0, start, length);
         let batch = batch::Batch {
-            images: rows(&whole.images)?,
+            images: whole.images.part(start, length)?,
             labels: rows(&whole.labels)?,
             targets: rows(&whole.targets)?,
             indices: rows(&whole.indices)?,
@@ -155,8 +155,11 @@ mod functions {
 
     /// The images, float32 [B, C, H, W], normalised if the transforms do so.
     #[script(get)]
-    pub fn images(batch: &Batch) -> tch::Tensor {
-        batch.content().batch.images.shallow_clone()
+    pub fn images(batch: &Batch) -> Result<tch::Tensor> {
+        // From now on numbers: what a script changes in them in place stays.
+        let images = batch.content().batch.images.numbers()?;
+        batch.0.borrow_mut().batch.images = Images::Numbers(images.shallow_clone());
+        Ok(images)
     }
 
     /// Replaces the images, for functions among the transforms.

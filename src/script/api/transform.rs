@@ -86,7 +86,7 @@ impl transform::Transform for ScriptFunction {
                 found(&value)
             );
         };
-        let (size, labels) = (batch.images.size(), batch.labels.size()[0]);
+        let (size, labels) = (batch.images.numbers()?.size(), batch.labels.size()[0]);
         ensure!(
             size.len() == 4 && size[0] == labels,
             "a function among the transforms: expected images [{labels}, C, H, W], found {size:?}"
