@@ -102,8 +102,8 @@ fn best(processes: usize) -> Result<Device> {
 }
 
 /// The device of local rank `local_rank`, of `processes` on this machine: the one `asked` for, else CUDA if available.
-/// Several processes get one GPU each.
-pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Result<Device> {
+/// Several processes get one GPU each; a batch system may show each only its own, `own_gpu_alone`.
+pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize, own_gpu_alone: bool) -> Result<Device> {
     let device = match asked {
         Some(name) => parse(name)?,
         None => best(processes)?,
@@ -117,13 +117,14 @@ pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize) -> Resul
             "use --device cuda: local rank N gets cuda:N"
         );
     }
-    // A batch system may show each process its own GPU only.
     let count = Cuda::device_count() as usize;
     match count {
-        1 => Ok(Device::Cuda(0)),
-        _ if local_rank < count => Ok(Device::Cuda(local_rank)),
+        1 if own_gpu_alone => Ok(Device::Cuda(0)),
+        // Of all processes, so that all say the same.
+        _ if processes <= count => Ok(Device::Cuda(local_rank)),
         _ => bail_hint!(
-            "{processes} processes were started on this machine, but libtorch sees {count} GPUs";
+            "{processes} processes were started on this machine, but libtorch sees {count} GPU{}",
+            if count == 1 { "" } else { "s" };
             "start as many processes as there are GPUs, or use --device cpu"
         ),
     }

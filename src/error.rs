@@ -148,9 +148,30 @@ pub fn hint_of(error: &anyhow::Error) -> Option<String> {
     given.or_else(|| torch_hint(&one_line(error)).map(String::from))
 }
 
+/// Errors after which CUDA refuses all that a process asks of it.
+const GPU_LOST: [&str; 8] = [
+    "CUDA error: an illegal memory access was encountered",
+    "CUDA error: an illegal instruction was encountered",
+    "CUDA error: misaligned address",
+    "CUDA error: unspecified launch failure",
+    "CUDA error: the launch timed out and was terminated",
+    "CUDA error: hardware stack error",
+    "CUDA error: uncorrectable ECC error encountered",
+    "CUDA error: unknown error",
+];
+
 /// What helps against an error of libtorch's, by its text.
 fn torch_hint(message: &str) -> Option<&'static str> {
-    if message.contains("CUDA out of memory") {
+    if GPU_LOST.iter().any(|lost| message.contains(lost)) {
+        return Some(
+            "the process has lost its GPU; `nvidia-smi`, and lines with `Xid` in the kernel's log (`dmesg`), may tell \
+             why. The same command with its run directory (--out) goes on from the last checkpoint",
+        );
+    }
+    if message.contains("Duplicate GPU detected") {
+        return Some("every process needs a GPU of its own: start as many as there are GPUs");
+    }
+    if message.contains("CUDA out of memory") || message.contains("CUDA error: out of memory") {
         return Some(
             "less memory: fewer images at once (a larger `accumulate`, in the ImageNet recipes a smaller \
              `micro_batch`; `batch` where nothing is trained), recompute: true, dtype: \"bfloat16\". model.cost(#{}) \
@@ -174,6 +195,14 @@ fn convolution_message(text: &str) -> Option<String> {
     let device = |name: &str| ["CPU", "CUDA"].into_iter().find(|device| name.starts_with(device));
     let (input, weight) = (device(input)?, device(weight)?);
     (input != weight).then(|| format!("{ONE_DEVICE}, found the input on {input} and the weight on {weight}"))
+}
+
+/// An error of NCCL's, on one line and without the place in libtorch's source: "NCCL error in: FILE:LINE, what, version",
+/// its name with an explanation, "Last error:", and what NCCL has to say.
+fn nccl_message(text: &str) -> Option<String> {
+    let (_place, rest) = text.strip_prefix("NCCL error in: ")?.split_once(", ")?;
+    let lines: Vec<&str> = rest.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    Some(format!("NCCL error: {}", lines.join("; ").replace("Last error:; ", "")))
 }
 
 /// What libtorch's error is about, by the type of its C++ exception.
@@ -283,6 +312,14 @@ pub fn torch_message(text: &str) -> String {
     let text = text.trim();
     let prefixes = ["Internal torch error: ", "torch error: "];
     let text = prefixes.iter().find_map(|p| text.strip_prefix(p)).unwrap_or(text).trim();
+    let text = text.split_once("watchdog thread terminated with exception: ").map_or(text, |(_, cause)| cause);
+    if let Some(message) = nccl_message(text) {
+        return message;
+    }
+    // CUDA's goes on with where to read about it and how to debug a kernel.
+    if let Some((message, _)) = text.split_once('\n').filter(|_| text.starts_with("CUDA error: ")) {
+        return message.to_string();
+    }
     if let Some(message) = convolution_message(text) {
         return message;
     }
@@ -312,6 +349,21 @@ mod tests {
         let text = "Internal torch error: mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)\n\
                     Exception raised from meta at Linear.cpp:199 (most recent call first):\nframe #0";
         assert_eq!(torch_message(text), "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)");
+    }
+
+    #[test]
+    fn errors_of_cuda_and_nccl_are_one_line() {
+        let lost = "CUDA error: an illegal memory access was encountered";
+        let text = format!("{lost}\nSearch for `cudaErrorIllegalAddress' in …\nException raised from x at y.cpp:1");
+        assert_eq!(torch_message(&text), lost);
+        let watchdog = format!("[PG ID 0 Rank 1] Process group watchdog thread terminated with exception: {text}");
+        assert_eq!(torch_message(&watchdog), lost);
+        let text = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, invalid usage, NCCL version \
+                    2.28.9\nncclInvalidUsage: This usually reflects invalid usage of NCCL library.\nLast error:\n\
+                    Duplicate GPU detected";
+        let line = "NCCL error: invalid usage, NCCL version 2.28.9; ncclInvalidUsage: This usually reflects invalid \
+                    usage of NCCL library.; Duplicate GPU detected";
+        assert_eq!(torch_message(text), line);
     }
 
     #[test]

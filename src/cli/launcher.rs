@@ -107,6 +107,11 @@ pub fn launched(command: &mut Command) {
     }
 }
 
+/// Whether [`launch`] has started this process, which shows all of them the same GPUs.
+pub fn started_here() -> bool {
+    std::env::var_os(LAUNCHER).is_some()
+}
+
 /// In a process that [`launch`] has started: sends this process a SIGTERM when the launcher ends, however it ends, so
 /// that none is left behind.
 pub fn end_with_launcher() {

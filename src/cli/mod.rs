@@ -195,6 +195,7 @@ pub fn main() -> ExitCode {
         error.exit()
     });
     crate::error::install_panic_hook();
+    crate::ffi::on_uncaught(run::end_uncaught);
     // Scripts nest: the interpreter's limit on nested calls must be reached before the stack overflows.
     let worker = std::thread::Builder::new().name("nepa".into()).stack_size(512 << 20).spawn(move || dispatch(cli));
     let code = match worker.map(|w| w.join()) {

@@ -4,7 +4,7 @@ use super::resuming::{adopt_choices, resuming_command};
 use super::{Cli, FAILED, RunArgs, command_line, launcher};
 use crate::device;
 use crate::dist::{self, ClusterEnvironment, Hooks, RankFacts, Rendezvous};
-use crate::error::{Result, last_panic};
+use crate::error::{Error, Result, last_panic};
 use crate::output::{err, out, to_stderr};
 use crate::provenance::timestamp;
 use crate::run::progress::note_line;
@@ -116,6 +116,20 @@ fn conclude_hanging(error: &str) {
     }
 }
 
+/// Ends the process at an error of libtorch's that nothing could catch.
+pub fn end_uncaught(error: Error) -> ! {
+    if dist::blame_own_rank(&error) {
+        // The heartbeat ends the process when the other ranks know, unless the script does.
+        loop {
+            std::thread::park();
+        }
+    }
+    let report = ScriptError::of_rust(&error);
+    fail(&report, None);
+    conclude_hanging(&report.message);
+    dist::exit_immediately(FAILED.into())
+}
+
 /// Records how the run ended, then prints it, where the run is and how to resume it. Returns the exit code.
 fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 {
     let Outcome { exit_code, state, error, shown } = outcome;
@@ -191,7 +205,8 @@ pub(super) fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Pr
     if dist::is_rank0() {
         checked.warnings.iter().for_each(|warning| to_stderr(&host.render_warning(warning)));
     }
-    let device = device::choose(args.device.as_deref(), dist::local_rank(), dist::local_world_size());
+    let own_gpu_alone = !launcher::started_here();
+    let device = device::choose(args.device.as_deref(), dist::local_rank(), dist::local_world_size(), own_gpu_alone);
     let device = device.map_err(|e| render(ScriptError::of_rust(&e)))?;
     Ok(Prepared { recipe, ast, checked, device })
 }

@@ -66,7 +66,8 @@ impl Gradients {
     }
 }
 
-fn is_distributed(error: &anyhow::Error) -> bool {
+/// Whether it is about an exchange with other processes.
+pub(super) fn is_distributed(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.downcast_ref::<TorchFault>().is_some_and(|fault| fault.kind == TorchFaultKind::Distributed))

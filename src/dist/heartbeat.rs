@@ -2,11 +2,11 @@
 //! them. The first failure, with its rank and its cause, is written to the store, where every process finds it.
 
 use super::{GroupInfo, WRITING, exit_immediately};
-use crate::error::Result;
+use crate::error::{Result, hint_of};
 use crate::ffi::Store;
 use crate::output::err;
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How often a heartbeat is sent.
@@ -67,6 +67,8 @@ struct FailedOperation {
     what: String,
     error: String,
     missing: Option<usize>,
+    /// Whether it is known to be this process's fault.
+    own: bool,
 }
 
 /// What the script's thread and the monitor's threads share.
@@ -74,8 +76,21 @@ struct FailedOperation {
 struct Shared {
     own: Heartbeat,
     failure: Option<RankFailure>,
-    /// The failure that the script's thread asks about.
+    /// The failure that a thread asks about.
     unexplained: Option<FailedOperation>,
+}
+
+/// What this process's threads other than the script's share with the monitor.
+static SHARED: OnceLock<Arc<Mutex<Shared>>> = OnceLock::new();
+
+/// Tells the other ranks of an error that ends this process: its own fault, or one of an exchange, whose cause is found
+/// out. False if there are no others.
+pub fn blame_own_rank(what: &str, error: &str, of_exchange: bool) -> bool {
+    let Some(shared) = SHARED.get() else { return false };
+    let operation =
+        FailedOperation { what: what.to_string(), error: error.to_string(), missing: None, own: !of_exchange };
+    lock(shared).unexplained = Some(operation);
+    true
 }
 
 /// This process's heartbeat, and what is known of failures.
@@ -113,7 +128,7 @@ pub fn publish(store: &Store, failure: &RankFailure) -> Result<()> {
 impl Monitor {
     /// Starts sending heartbeats, over a separate connection to the store.
     pub fn start(store: Store, info: &GroupInfo) -> Result<Self> {
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let shared = SHARED.get_or_init(Arc::default).clone();
         let now = Instant::now();
         let peers = vec![Peer { heartbeat: None, last_heartbeat: now, last_progress: now }; info.size];
         let thread = HeartbeatThread { store, info: info.clone(), shared: shared.clone(), peers };
@@ -166,7 +181,7 @@ impl Monitor {
     /// Finds out which process is to blame for an operation `what` that failed here with `error`. `missing` is the
     /// process that did not join it, if known.
     pub fn explain(&self, what: &str, error: &str, missing: Option<usize>) -> RankFailure {
-        let operation = FailedOperation { what: what.to_string(), error: error.to_string(), missing };
+        let operation = FailedOperation { what: what.to_string(), error: error.to_string(), missing, own: false };
         lock(&self.shared).unexplained = Some(operation);
         let started = Instant::now();
         while started.elapsed() < ANSWER {
@@ -213,7 +228,8 @@ fn abort_process(info: &GroupInfo, shared: &Mutex<Shared>, failure: &RankFailure
     }
     let message = failure.to_string();
     (info.hooks.before_exit)(&message);
-    err!("{}error: {message}", super::rank_prefix());
+    let hint = hint_of(&super::failed(failure)).map(|hint| format!("\nhint: {hint}"));
+    err!("{}error: {message}{}", super::rank_prefix(), hint.unwrap_or_default());
     exit_immediately(1)
 }
 
@@ -373,7 +389,10 @@ impl HeartbeatThread {
     }
 
     /// Which process is at fault for an operation that failed here.
-    fn diagnose(&mut self, FailedOperation { what, error, missing }: &FailedOperation) -> Result<RankFailure> {
+    fn diagnose(&mut self, FailedOperation { what, error, missing, own }: &FailedOperation) -> Result<RankFailure> {
+        if *own {
+            return Ok(RankFailure { rank: Some(self.info.rank), cause: format!("failed: {error}"), exited: false });
+        }
         let asked = Instant::now();
         while self.info.rank > 0 && asked.elapsed() < RANK0_FIRST {
             self.send_heartbeat()?;

@@ -22,7 +22,7 @@ pub use gradients::Gradients;
 pub use rank0::{broadcast_from_rank0, is_rank0, local_rank0_first, on_rank0};
 pub use rendezvous::{RankFacts, Rendezvous, program_facts};
 
-use crate::error::{Diagnostic, Result, one_line};
+use crate::error::{Diagnostic, Result, catch_panic, one_line};
 use crate::ffi::{ProcessGroup, Store};
 use heartbeat::{Monitor, RankFailure};
 use std::cell::{Cell, RefCell};
@@ -173,13 +173,27 @@ pub fn report_failure(message: &str) -> bool {
     true
 }
 
+/// Tells the other ranks of an error that ends this process, whichever thread it is in. Where one of them has caused it,
+/// that is found out. False if there are no others; else the heartbeat will end this process, after its script had time.
+pub fn blame_own_rank(error: &anyhow::Error) -> bool {
+    // A script that is stuck here does nothing more for the others.
+    if let Some(world) = world() {
+        world.monitor.set_task("");
+    }
+    let text = one_line(error);
+    // NCCL's thread passes on an error of the GPU as one of an exchange.
+    let of_exchange = gradients::is_distributed(error) && !text.starts_with("CUDA error: ");
+    heartbeat::blame_own_rank("an exchange through NCCL", &text, of_exchange)
+}
+
 /// Tells the other processes that the script has ended here. Where rank 0 keeps the store, it waits for the others to
 /// end: after a signal (`interrupted`) only for seconds, since they may be waiting for it.
 pub fn shutdown(interrupted: bool) {
     let Some(world) = world() else { return };
     if let Device::Cuda(index) = crate::device::current() {
-        // Collectives that are still queued here are the other processes' too.
-        tch::Cuda::synchronize(index as i64);
+        // Collectives that are still queued here are the other processes' too. On a GPU that is lost now there are none,
+        // and the script has ended well.
+        let _ = catch_panic(|| Ok(tch::Cuda::synchronize(index as i64)));
     }
     let _ = world.monitor.end(&world.store);
     if is_rank0() && !world.info.agent_store {

@@ -1,5 +1,6 @@
 // A tensor's values, on their way from a CUDA device to the host, which goes on meanwhile.
 
+#include "pinned.h"
 #include "shim.h"
 
 #include <ATen/ops/empty.h>
@@ -16,7 +17,8 @@ extern "C" {
 // Begins a copy, on the stream that computes the tensor.
 Fault *nepa_read_back(Handle tensor, ReadBack **made) {
   return guarded([&] {
-    auto host = at::empty(tensor->sizes(), tensor->options().device(at::kCPU).pinned_memory(true));
+    auto pinned = tensor->options().device(at::kCPU).pinned_memory(true);
+    auto host = leaked_if_lost(at::empty(tensor->sizes(), pinned));
     host.copy_(*tensor, /*non_blocking=*/true);
     c10::Event arrived(at::kCUDA);
     arrived.record(c10::impl::VirtualGuardImpl(at::kCUDA).getStream(tensor->device()));

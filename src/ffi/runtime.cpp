@@ -7,11 +7,26 @@
 #include <dlfcn.h>
 
 #include <cstdio>
+#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <string>
 
+namespace {
+void (*on_uncaught)(Fault *) = nullptr;
+}
+
 extern "C" {
+
+// Tells `report` of an exception that nothing can catch: in a destructor, or in a thread of NCCL's. It gets the fault,
+// and must end the process.
+void nepa_on_uncaught(void (*report)(Fault *)) {
+  on_uncaught = report;
+  std::set_terminate([] {
+    if (auto exception = std::current_exception()) on_uncaught(caught([&] { std::rethrow_exception(exception); }));
+    std::abort();
+  });
+}
 
 // The folder of the loaded libtorch with its last slash, to be freed; null where the system does not tell.
 char *nepa_torch_folder() {

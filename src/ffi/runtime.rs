@@ -1,14 +1,31 @@
 //! libtorch as it is loaded (`runtime.cpp`).
 
 use super::{Fault, check};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::ffi::{CStr, c_char, c_int};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 unsafe extern "C" {
     fn nepa_torch_folder() -> *mut c_char;
     safe fn nepa_set_cuda_device(index: c_int) -> *mut Fault;
     safe fn nepa_open_cuda(found: &mut bool) -> *mut Fault;
+    safe fn nepa_on_uncaught(report: extern "C" fn(*mut Fault));
+}
+
+/// What is told of libtorch's errors that nothing can catch.
+static ON_UNCAUGHT: OnceLock<fn(Error) -> !> = OnceLock::new();
+
+/// Tells `report` of an error of libtorch's that nothing can catch, in whichever thread it happens: in a destructor, or
+/// in a thread of NCCL's. C++ would end the process with a signal.
+pub fn on_uncaught(report: fn(Error) -> !) {
+    extern "C" fn uncaught(fault: *mut Fault) {
+        if let (Err(error), Some(report)) = (check(fault), ON_UNCAUGHT.get()) {
+            report(error);
+        }
+    }
+    let _ = ON_UNCAUGHT.set(report);
+    nepa_on_uncaught(uncaught);
 }
 
 /// Opens `libtorch_cuda.so` beside the loaded libtorch; true when there was one. To be called

@@ -1,5 +1,6 @@
 // Operations on many tensors at once, and who holds a tensor.
 
+#include "pinned.h"
 #include "shim.h"
 
 #include <ATen/ops/_foreach_mul.h>
@@ -45,14 +46,16 @@ Fault *nepa_clear_grads(Handle *tensors, size_t n) {
 
 // A new tensor like this one, its values undefined, in memory from which a GPU copies by itself.
 Fault *nepa_pinned_like(Handle tensor, Handle *made) {
-  return guarded([&] { *made = new at::Tensor(at::empty_like(*tensor, tensor->options().pinned_memory(true))); });
+  return guarded([&] {
+    *made = new at::Tensor(leaked_if_lost(at::empty_like(*tensor, tensor->options().pinned_memory(true))));
+  });
 }
 
 // A copy of a CPU tensor on a CUDA device, which the host does not wait for. The pinned memory is used again only after
 // the copy: its allocator sees to that.
 Fault *nepa_upload(Handle tensor, int index, Handle *copy) {
   return guarded([&] {
-    auto host = tensor->is_pinned() ? *tensor : tensor->pin_memory();
+    auto host = tensor->is_pinned() ? *tensor : leaked_if_lost(tensor->pin_memory());
     auto device = at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
     *copy = new at::Tensor(host.to(device, /*non_blocking=*/true));
   });
@@ -65,7 +68,7 @@ Fault *nepa_download(Handle *tensors, size_t n, Handle *copies) {
     for (size_t i = 0; i < n; ++i) {
       const auto &tensor = *tensors[i];
       auto pinned = tensor.options().device(at::kCPU).pinned_memory(true);
-      made.push_back(at::empty(tensor.sizes(), pinned));
+      made.push_back(leaked_if_lost(at::empty(tensor.sizes(), pinned)));
       made.back().copy_(tensor, /*non_blocking=*/true);
     }
     const c10::impl::VirtualGuardImpl guard(at::kCUDA);

@@ -70,6 +70,10 @@ mod security;
 mod signals;
 #[cfg(target_os = "linux")]
 mod simulated_cuda;
+#[cfg(target_os = "linux")]
+mod simulated_loss;
+#[cfg(target_os = "linux")]
+mod simulated_nccl;
 mod splits;
 mod sweep;
 mod tensorboard;

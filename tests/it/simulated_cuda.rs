@@ -6,7 +6,7 @@ use crate::common::*;
 use serde_json::Value;
 
 /// Pretraining, fine-tuning and evaluation with checkpoints at every second step, in seconds.
-const LOOPS: &str = r#"
+pub const LOOPS: &str = r#"
 import "std/pretrain" as pretrain;
 import "std/finetune" as finetune;
 import "std/evaluate" as evaluate;
@@ -27,10 +27,10 @@ let scores = evaluate::classify(classifier, images, #{ predictions: run::path("p
 run::write("scores.txt", `${scores.top1} ${scores.loss} ${randn([1]).item()}`);
 "#;
 
-type Setting<'a> = (&'a str, &'a str);
+pub type Setting<'a> = (&'a str, &'a str);
 
 /// Runs nepa with the simulation, where more of its variables are set.
-fn simulated(folder: &Folder, settings: &[Setting<'_>], args: &[&str]) -> Said {
+pub fn simulated(folder: &Folder, settings: &[Setting<'_>], args: &[&str]) -> Said {
     let simulation = environment();
     let mut env: Vec<Setting<'_>> = simulation.iter().map(|(name, value)| (*name, value.as_str())).collect();
     env.extend(settings);
@@ -38,7 +38,7 @@ fn simulated(folder: &Folder, settings: &[Setting<'_>], args: &[&str]) -> Said {
 }
 
 /// Runs LOOPS, which must be in recipe.rhai, on a simulated GPU.
-fn loops(folder: &Folder, out: &str, settings: &[Setting<'_>]) -> Said {
+pub fn loops(folder: &Folder, out: &str, settings: &[Setting<'_>]) -> Said {
     simulated(folder, settings, &["run", "recipe.rhai", "--device", "cuda", "--threads", "1", "--out", out])
 }
 
@@ -50,22 +50,22 @@ fn loops_on_cpu() -> Outcome {
 }
 
 /// A folder with a recipe, for runs that say themselves where they run.
-fn folder_with(recipe: &str) -> Folder {
+pub fn folder_with(recipe: &str) -> Folder {
     let folder = Folder::on_cpu();
     folder.write("recipe.rhai", recipe);
     folder
 }
 
 /// A report of the simulation.
-struct Report(Value);
+pub struct Report(pub Value);
 
 impl Report {
-    fn read(folder: &Folder, name: &str) -> Self {
+    pub fn read(folder: &Folder, name: &str) -> Self {
         Report(folder.json(name))
     }
 
     /// One count, over all phases.
-    fn count(&self, what: &str) -> i64 {
+    pub fn count(&self, what: &str) -> i64 {
         self.0["phases"].as_object().unwrap().values().map(|counts| counts[what].as_i64().unwrap()).sum()
     }
 
@@ -277,7 +277,7 @@ fn a_cuda_library_that_cannot_be_opened_is_told() {
 }
 
 /// What every error about a GPU's memory says.
-const OUT_OF_MEMORY: [&str; 5] =
+pub const OUT_OF_MEMORY: [&str; 5] =
     ["error: ", "CUDA out of memory. Tried to allocate", "hint: less memory", "`micro_batch`", "recompute: true"];
 
 #[test]
@@ -480,23 +480,23 @@ fn a_base_model_at_its_batch_takes_the_memory_that_cost_says_and_less_than_30_gb
     assert!(peak < 30e9, "peak memory {peak}");
 }
 
-/// Runs a test of this file once more, in a process that takes the simulation for CUDA; how it ended. In that process
-/// gives nothing.
-fn in_a_process_with_cuda(test: &str) -> Option<std::process::Output> {
+/// Runs a test once more, in a process that takes the simulation for CUDA; how it ended. In that process gives nothing.
+/// `test` is its name, as in `memory::a_step`.
+pub fn in_a_process_with_cuda(test: &str, settings: &[Setting<'_>]) -> Option<std::process::Output> {
     const INSIDE: &str = "NEPA_TEST_INSIDE_SIMULATED_CUDA";
     if std::env::var_os(INSIDE).is_some() {
         assert_eq!(nepa::device::parse("cuda").unwrap(), tch::Device::Cuda(0));
         return None;
     }
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args([&format!("simulated_cuda::{test}"), "--exact", "--nocapture"]).envs(environment()).env(INSIDE, "1");
+    command.args([test, "--exact", "--nocapture"]).envs(environment()).envs(settings.iter().copied()).env(INSIDE, "1");
     Some(command.output().unwrap())
 }
 
 #[test]
 fn the_host_cannot_touch_device_memory() {
     use std::os::unix::process::ExitStatusExt as _;
-    match in_a_process_with_cuda("the_host_cannot_touch_device_memory") {
+    match in_a_process_with_cuda("simulated_cuda::the_host_cannot_touch_device_memory", &[]) {
         Some(output) => {
             let text = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{text}");
@@ -513,7 +513,7 @@ fn the_host_cannot_touch_device_memory() {
 #[test]
 fn a_host_that_does_not_wait_for_a_copy_is_found_out() {
     use std::os::unix::process::ExitStatusExt as _;
-    match in_a_process_with_cuda("a_host_that_does_not_wait_for_a_copy_is_found_out") {
+    match in_a_process_with_cuda("simulated_cuda::a_host_that_does_not_wait_for_a_copy_is_found_out", &[]) {
         Some(output) => {
             let text = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{text}");
@@ -538,7 +538,9 @@ fn a_host_that_does_not_wait_for_a_copy_is_found_out() {
 
 #[test]
 fn new_memory_is_nan_and_gradients_are_those_of_the_cpu() {
-    if let Some(output) = in_a_process_with_cuda("new_memory_is_nan_and_gradients_are_those_of_the_cpu") {
+    if let Some(output) =
+        in_a_process_with_cuda("simulated_cuda::new_memory_is_nan_and_gradients_are_those_of_the_cpu", &[])
+    {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         return;
     }

@@ -35,7 +35,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void uncheckedSetDevice(Device device) const noexcept override {
     if (device.has_index()) current_device = device.index();
   }
-  c10::DeviceIndex deviceCount() const noexcept override { return settings().devices; }
+  c10::DeviceIndex deviceCount() const noexcept override { return settings().gpus.size(); }
 
   c10::Stream getStream(Device device) const override {
     return c10::Stream(c10::Stream::DEFAULT, device.has_index() ? device : getDevice());
@@ -46,6 +46,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream exchangeStream(c10::Stream stream) const override { return getStream(stream.device()); }
 
   void record(void **event, const c10::Stream &, const c10::DeviceIndex, const c10::EventFlag) const override {
+    check_not_lost();
     auto *&recorded = reinterpret_cast<RecordedEvent *&>(*event);
     if (!recorded) recorded = new RecordedEvent();
     *recorded = {launches_so_far(), copies_begun()};
@@ -55,6 +56,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   void block(void *, const c10::Stream &) const override {}
   bool queryEvent(void *event) const override {
+    check_not_lost();
     auto *recorded = static_cast<RecordedEvent *>(event);
     if (!recorded) return true;
     if (!recorded->is_reached()) return false;
@@ -77,9 +79,9 @@ struct Hooks final : at::CUDAHooksInterface {
 
   void init() const override {}
   bool isBuilt() const override { return true; }
-  bool isAvailable() const override { return settings().devices > 0; }
+  bool isAvailable() const override { return settings().gpus.size() > 0; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
-  bool hasCUDA() const override { return settings().devices > 0; }
+  bool hasCUDA() const override { return settings().gpus.size() > 0; }
   bool hasCUDART() const override { return true; }
   bool hasCuDNN() const override { return true; }
   bool hasCuSOLVER() const override { return true; }
@@ -94,8 +96,8 @@ struct Hooks final : at::CUDAHooksInterface {
   std::string showConfig() const override { return "simulated CUDA"; }
   double batchnormMinEpsilonCuDNN() const override { return 1e-5; }
 
-  int getNumGPUs() const override { return settings().devices; }
-  c10::DeviceIndex deviceCount() const override { return settings().devices; }
+  int getNumGPUs() const override { return settings().gpus.size(); }
+  c10::DeviceIndex deviceCount() const override { return settings().gpus.size(); }
   c10::DeviceIndex current_device() const override { return simulated::current_device; }
   c10::DeviceIndex getCurrentDevice() const override { return simulated::current_device; }
   void setCurrentDevice(c10::DeviceIndex index) const override { simulated::current_device = index; }
@@ -104,7 +106,11 @@ struct Hooks final : at::CUDAHooksInterface {
   }
   c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex index) const override { return exchangeDevice(index); }
   c10::Device getDeviceFromPtr(void *) const override { return Device(DeviceType::CUDA, simulated::current_device); }
-  void deviceSynchronize(c10::DeviceIndex) const override { Guard::wait("deviceSynchronize"); }
+  void deviceSynchronize(c10::DeviceIndex) const override {
+    Guard::wait("deviceSynchronize");
+    // Of several processes each ends after this, without what is done at exit.
+    if (getenv("RANK")) write_report();
+  }
 
   bool isPinnedPtr(const void *data) const override { return is_pinned(data); }
   c10::Allocator *getPinnedMemoryAllocator() const override { return pinned_allocator(); }

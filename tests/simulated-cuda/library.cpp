@@ -15,6 +15,8 @@
 
 #include "hooks.cpp"
 
+#include "nccl.cpp"
+
 #include "tensors.cpp"
 
 #include "libraries.cpp"

@@ -39,7 +39,7 @@ public:
     }
     // In dry mode little of a block is touched; a huge page would make 2 MiB of every touch.
     madvise(shadow, SPAN, MADV_NOHUGEPAGE);
-    live.resize(settings().devices);
+    live.resize(settings().gpus.size());
   }
 
   bool is_device(const void *p) const { return p >= device && p < device + SPAN; }
@@ -52,6 +52,7 @@ public:
     if (!bytes) return nullptr;
     size_t size = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; // as CUDA's caching allocator rounds
     std::lock_guard<std::mutex> lock(mutex);
+    check_not_lost();
     if (owner != NOBODY) charge(size, owner);
     else if (size > settings().bytes) refuse(size, settings().bytes, current_device);
     size_t place = find(size);
@@ -269,15 +270,36 @@ c10::Allocator *host_allocator() {
 
 // ---- pinned memory: the host's, known by its address ----
 
+struct Pinned {
+  size_t size;
+  bool copied; // without waiting
+};
+
 static std::mutex pinned_mutex;
-static std::map<const char *, size_t> pinned;
+static std::map<const char *, Pinned> pinned;
 
 static void unpin(void *p) {
   std::lock_guard<std::mutex> lock(pinned_mutex);
   auto found = pinned.find(static_cast<char *>(p));
-  finish_copies_of(p, found->second);
+  // libtorch marks the moment in the stream of the copies, to know when it may use the memory again. Where the device
+  // is lost, that is an error in a destructor, which ends the process.
+  if (found->second.copied) check_not_lost();
+  finish_copies_of(p, found->second.size);
   pinned.erase(found);
   free(p);
+}
+
+// The block that an address is in.
+static std::map<const char *, Pinned>::iterator block_of(const void *data) {
+  auto next = pinned.upper_bound(static_cast<const char *>(data));
+  if (next == pinned.begin()) return pinned.end();
+  auto found = std::prev(next);
+  return data < found->first + found->second.size ? found : pinned.end();
+}
+
+void copied_by_device(const void *data) {
+  std::lock_guard<std::mutex> lock(pinned_mutex);
+  block_of(data)->second.copied = true;
 }
 
 struct PinnedAllocator final : c10::Allocator {
@@ -286,7 +308,7 @@ struct PinnedAllocator final : c10::Allocator {
     if (!n) return {nullptr, Device(DeviceType::CPU)};
     if (posix_memalign(&p, 4096, n)) throw std::bad_alloc();
     std::lock_guard<std::mutex> lock(pinned_mutex);
-    pinned[static_cast<char *>(p)] = n;
+    pinned[static_cast<char *>(p)] = {n, false};
     return {p, p, &unpin, Device(DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
@@ -300,10 +322,7 @@ c10::Allocator *pinned_allocator() {
 
 bool is_pinned(const void *data) {
   std::lock_guard<std::mutex> lock(pinned_mutex);
-  auto next = pinned.upper_bound(static_cast<const char *>(data));
-  if (next == pinned.begin()) return false;
-  auto [begin, size] = *std::prev(next);
-  return data < begin + size;
+  return block_of(data) != pinned.end();
 }
 
 // ---- a host that touches device memory ----

@@ -5,6 +5,7 @@
 
 #include <torch/csrc/autograd/function.h>
 
+#include <atomic>
 #include <cstdio>
 #include <map>
 #include <mutex>
@@ -15,7 +16,7 @@ namespace simulated {
 // clipping, optimizer and averages; all else is data, forward and loss.
 enum Phase { FORWARD, BACKWARD, UPDATE, PHASES };
 static const char *PHASE_NAMES[] = {"forward", "backward", "update"};
-static const char *EVENT_NAMES[] = {"launch", "to_device", "to_host", "wait"};
+static const char *EVENT_NAMES[] = {"launch", "to_device", "to_host", "wait", "collective"};
 
 static Phase phase_of(const std::string &what) {
   if (torch::autograd::get_current_node()) return BACKWARD;
@@ -29,14 +30,14 @@ struct Counts {
 struct Report {
   std::mutex mutex;
   Counts phases[PHASES];
-  std::map<std::string, size_t> launches, waits, notes;
+  std::map<std::string, size_t> launches, waits, collectives, notes;
   size_t computed = 0, views = 0, missing = 0, allocations = 0;
   std::vector<size_t> live, peak;
   FILE *trace = nullptr;
 
-  Report() : live(settings().devices), peak(settings().devices) {
-    if (!settings().trace) return;
-    trace = fopen(settings().trace, "w");
+  Report() : live(settings().gpus.size()), peak(settings().gpus.size()) {
+    if (settings().trace.empty()) return;
+    trace = fopen(settings().trace.c_str(), "w");
     if (trace) fprintf(trace, "event\tphase\twhat\tkernels\tbytes\twaits\tlive\tshapes\n");
   }
 
@@ -62,7 +63,23 @@ static std::string shapes(const std::vector<Tensor> &tensors) {
   return text;
 }
 
+static std::atomic<size_t> launched{0};
+
+void check_not_lost() {
+  if (launched <= settings().lost) return;
+  throw c10::AcceleratorError(
+      {__func__, __FILE__, __LINE__}, 700,
+      "CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress' in "
+      "https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html for more information.\nCUDA kernel "
+      "errors might be asynchronously reported at some other API call, so the stacktrace below might be "
+      "incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\nCompile with `TORCH_USE_CUDA_DSA` to enable "
+      "device-side assertions.\n");
+}
+
 void record(Event event, const std::string &what, Cost cost, const std::vector<Tensor> &tensors) {
+  check_not_lost();
+  // The one that loses the device goes well: the host learns of it from its next call.
+  if (event == Event::LAUNCH || event == Event::COLLECTIVE) launched++;
   if (cost.waits) finish_copies();
   auto phase = phase_of(what);
   auto &report = all();
@@ -75,6 +92,7 @@ void record(Event event, const std::string &what, Cost cost, const std::vector<T
   counts.bytes += cost.bytes;
   counts.waits += cost.waits;
   if (event == Event::LAUNCH) report.launches[what]++;
+  if (event == Event::COLLECTIVE) report.collectives[what]++;
   if (cost.waits) report.waits[what]++;
   if (report.trace)
     fprintf(report.trace, "%s\t%s\t%s\t%zu\t%zu\t%d\t%zu\t%s\n", EVENT_NAMES[static_cast<int>(event)],
@@ -146,21 +164,23 @@ void Report::write(FILE *out) {
   fprintf(out, ",\n");
   write_counts(out, "waits", waits);
   fprintf(out, ",\n");
+  write_counts(out, "collectives", collectives);
+  fprintf(out, ",\n");
   write_counts(out, "notes", notes);
   fprintf(out, "\n}\n");
 }
 
-static void at_exit() {
+void write_report() {
   auto &report = all();
   std::lock_guard<std::mutex> lock(report.mutex);
   if (report.trace) fflush(report.trace);
-  if (!settings().report) return;
-  FILE *out = fopen(settings().report, "w");
+  if (settings().report.empty()) return;
+  FILE *out = fopen(settings().report.c_str(), "w");
   if (!out) return perror("simulated CUDA: the report");
   report.write(out);
   fclose(out);
 }
 
-static const bool will_report = (all(), atexit(at_exit) == 0);
+static const bool will_report = (all(), atexit(write_report) == 0);
 
 } // namespace simulated

@@ -18,15 +18,39 @@ static size_t number(const char *name, size_t otherwise) {
   return value;
 }
 
+// Those that CUDA_VISIBLE_DEVICES lists, up to the first that is none.
+static std::vector<int> visible(int devices) {
+  std::vector<int> gpus;
+  const char *list = getenv("CUDA_VISIBLE_DEVICES");
+  for (int i = 0; !list && i < devices; i++) gpus.push_back(i);
+  while (list && *list) {
+    char *end = nullptr;
+    auto gpu = strtol(list, &end, 10);
+    if (end == list || gpu < 0 || gpu >= devices) break;
+    gpus.push_back(static_cast<int>(gpu));
+    list = *end ? end + 1 : end;
+  }
+  return gpus;
+}
+
+// A file of this process's own: the name that is given, with the rank of all but the first.
+static std::string file(const char *name) {
+  const char *path = getenv(name), *rank = getenv("RANK");
+  if (!path || !*path) return "";
+  return rank && std::string(rank) != "0" ? std::string(path) + "." + rank : path;
+}
+
 const Settings &settings() {
   static const Settings all = {
-      number("NEPA_SIMULATED_CUDA_DEVICES", 1),
+      visible(number("NEPA_SIMULATED_CUDA_DEVICES", 1)),
       number("NEPA_SIMULATED_CUDA_BYTES", size_t(80) << 30),
       number("NEPA_SIMULATED_CUDA_ALLOCATIONS", SIZE_MAX),
+      number("NEPA_SIMULATED_CUDA_LOST", SIZE_MAX),
       number("NEPA_SIMULATED_CUDA_POISON", 0) != 0,
       number("NEPA_SIMULATED_CUDA_DRY", 0) != 0,
-      getenv("NEPA_SIMULATED_CUDA_REPORT"),
-      getenv("NEPA_SIMULATED_CUDA_TRACE"),
+      number("NEPA_SIMULATED_CUDA_SILENT_PEERS", 0) != 0,
+      file("NEPA_SIMULATED_CUDA_REPORT"),
+      file("NEPA_SIMULATED_CUDA_TRACE"),
   };
   return all;
 }

@@ -24,20 +24,22 @@ using Stack = std::vector<IValue>;
 // ---- settings.cpp: the environment, read once ----
 
 struct Settings {
-  size_t devices;     // how many there are
-  size_t bytes;       // the memory of each
-  size_t last;        // so many allocations succeed, and none after them
-  bool poison;        // new memory is NaN
-  bool dry;           // kernels only allocate
-  const char *report; // files to write, or null
-  const char *trace;
+  std::vector<int> gpus; // those that the program sees, by their number in the machine
+  size_t bytes;          // the memory of each
+  size_t last;           // so many allocations succeed, and none after them
+  size_t lost;           // so many launches succeed, and no call of the device after them
+  bool poison;           // new memory is NaN
+  bool dry;              // kernels only allocate
+  bool silent_peers;     // collectives wait for lost processes
+  std::string report;    // files to write, or ""
+  std::string trace;
 };
 
 const Settings &settings();
 
 // ---- report.cpp: what the program did ----
 
-enum class Event { LAUNCH, TO_DEVICE, TO_HOST, WAIT };
+enum class Event { LAUNCH, TO_DEVICE, TO_HOST, WAIT, COLLECTIVE };
 
 struct Cost {
   size_t kernels = 0, bytes = 0;
@@ -48,6 +50,9 @@ void record(Event event, const std::string &what, Cost cost, const std::vector<T
 
 // Calls of operators until now.
 size_t launches_so_far();
+
+// The error that every call gives when the device is lost.
+void check_not_lost();
 
 // Counts something that deserves a look, such as a CPU number given to a kernel.
 void note(const std::string &what);
@@ -60,6 +65,8 @@ void holds(int device, size_t bytes);
 
 // What they hold, and the most that they have held.
 c10::CachingAllocator::Stat held(int device);
+
+void write_report();
 
 // ---- copies.cpp: copies between the device and pinned memory that do not block ----
 
@@ -78,6 +85,7 @@ c10::Allocator *device_allocator();
 c10::Allocator *pinned_allocator();
 c10::Allocator *host_allocator();
 bool is_pinned(const void *data);
+void copied_by_device(const void *pinned); // from or to it, without waiting
 
 // Where the bytes of a device address are, and back.
 void *shadow_of(const void *device);

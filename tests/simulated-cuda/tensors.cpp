@@ -105,6 +105,7 @@ static void copy(at::TensorIterator &iter, bool non_blocking) {
     auto what = std::string(non_blocking ? "async" : "blocking") + (pin ? ", pinned" : ", pageable");
     record(down ? Event::TO_HOST : Event::TO_DEVICE, what, cost, {to, from});
   }
+  if (non_blocking && pin) copied_by_device((down ? to : from).storage().data());
   if (settings().dry && written > (1 << 20)) return;
   Bridge bridge(to.is_cuda() ? to.get_device() : from.get_device());
   auto target = bridge.to_host(to), source = bridge.to_host(from);

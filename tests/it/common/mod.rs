@@ -100,12 +100,12 @@ fn clean(program: &str) -> Command {
 }
 
 /// The arguments of nepa, or where NEPA_TEST_DEVICE says so, those with which it runs on the simulated CUDA what a test
-/// runs on the CPU. Several processes stay on the CPU, since there is no NCCL.
+/// runs on the CPU.
 fn on_test_device<'a>(command: &mut Command, args: &[&'a str]) -> Vec<&'a str> {
     let mut args = args.to_vec();
     #[cfg(target_os = "linux")]
-    if simulated_cuda::everywhere() && !args.contains(&"--nproc") {
-        command.envs(simulated_cuda::environment());
+    if simulated_cuda::everywhere() {
+        command.envs(simulated_cuda::environment()).env("NEPA_SIMULATED_CUDA_DEVICES", "8");
         let device = args.iter().position(|arg| *arg == "--device");
         if let Some(named) = device.and_then(|at| args.get_mut(at + 1)).filter(|named| **named == "cpu") {
             *named = "cuda";

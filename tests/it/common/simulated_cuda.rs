@@ -106,7 +106,10 @@ fn compile(folder: &Path) {
     let unfinished = folder.join("unfinished.so");
     command
         .args(words)
-        .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-D_GLIBCXX_USE_CXX11_ABI=1"])
+        .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-D_GLIBCXX_USE_CXX11_ABI=1", "-DUSE_C10D_GLOO"])
+        // Stand-ins for Gloo's headers.
+        .arg("-I")
+        .arg(repository("src/ffi/gloo"))
         .arg("-I")
         .arg(&include)
         .arg("-I")
