@@ -17,6 +17,7 @@ use clap::CommandFactory;
 use rhai::AST;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Exit code of a fault in nepa itself.
@@ -45,8 +46,10 @@ fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::res
         let report = ScriptError::of_rust(&e);
         if dist::report_failure(&report.message) { fail(&report, Some(&host)) } else { FAILED }
     })?;
+    let stdlib = host.sources.stdlib().map(Path::to_path_buf);
+    let resuming = RESUMING.get_or_init(|| Resuming { args, stdlib, recipe: prepared.recipe.clone() });
     let outcome = execute(&host, &prepared, &interrupt);
-    Ok(conclude(outcome, &args, &host, &prepared.recipe))
+    Ok(conclude(outcome, resuming, &host))
 }
 
 /// Prepares the recipe, and checks with the other ranks, if any, that all run the same.
@@ -103,17 +106,48 @@ fn execute(host: &Host, prepared: &Prepared, interrupt: &Interrupt) -> Outcome {
     }
 }
 
-/// Called before a process whose script hangs is ended for another's failure: finishes its checkpoint, and records how
-/// the run ended.
-fn conclude_hanging(error: &str) {
-    wait_for_writers(dist::WRITING);
-    let Some(dir) = log::directory() else { return };
-    log::write(&format!("---- {}: {error}", RunState::Failed));
-    let Ok(mut run) = RunFile::read(&dir) else { return };
-    if run.state == RunState::Running {
-        (run.state, run.ended, run.error) = (RunState::Failed, Some(timestamp()), Some(error.to_string()));
-        let _ = run.write(&dir);
+/// What a thread other than the script's has to know to tell how a run is resumed.
+struct Resuming {
+    args: RunArgs,
+    stdlib: Option<PathBuf>,
+    recipe: PathBuf,
+}
+
+static RESUMING: OnceLock<Resuming> = OnceLock::new();
+
+impl Resuming {
+    /// Tells where the run is and, unless it has finished, how it is resumed.
+    fn tell(&self, dir: &Path, state: RunState) {
+        match state {
+            RunState::Interrupted => err!("interrupted; what was saved is in {}", dir.display()),
+            _ => err!("run directory: {}", dir.display()),
+        }
+        if state != RunState::Finished && has_checkpoints(dir) {
+            let command = resuming_command(&self.args, self.stdlib.as_deref(), &self.recipe, dir);
+            err!("to resume from its last checkpoint: {command}");
+        }
     }
+}
+
+/// Ends a process whose script hangs: finishes its checkpoint, and records how the run ended.
+fn end_hanging(error: Error) -> ! {
+    wait_for_writers(dist::WRITING);
+    let report = ScriptError::of_rust(&error);
+    let dir = log::directory();
+    if let Some(dir) = &dir {
+        log::write(&format!("---- {}: {}", RunState::Failed, report.message));
+        if let Ok(mut run) = RunFile::read(dir)
+            && run.state == RunState::Running
+        {
+            (run.state, run.ended, run.error) = (RunState::Failed, Some(timestamp()), Some(report.message.clone()));
+            let _ = run.write(dir);
+        }
+    }
+    fail(&report, None);
+    if let (Some(dir), Some(resuming)) = (dir, RESUMING.get()) {
+        resuming.tell(&dir, RunState::Failed);
+    }
+    dist::exit_immediately(FAILED.into())
 }
 
 /// Ends the process at an error of libtorch's that nothing could catch.
@@ -124,14 +158,11 @@ pub fn end_uncaught(error: Error) -> ! {
             std::thread::park();
         }
     }
-    let report = ScriptError::of_rust(&error);
-    fail(&report, None);
-    conclude_hanging(&report.message);
-    dist::exit_immediately(FAILED.into())
+    end_hanging(error)
 }
 
 /// Records how the run ended, then prints it, where the run is and how to resume it. Returns the exit code.
-fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 {
+fn conclude(outcome: Outcome, resuming: &Resuming, host: &Host) -> u8 {
     let Outcome { exit_code, state, error, shown } = outcome;
     // With its place in the script.
     log::write(&shown);
@@ -147,15 +178,10 @@ fn conclude(outcome: Outcome, args: &RunArgs, host: &Host, recipe: &Path) -> u8 
         Ok(dir) => dir,
         Err(e) => return fail(&ScriptError::of_rust(&e), Some(host)).max(exit_code),
     };
-    match (state, &dir) {
-        (RunState::Interrupted, Some(dir)) => err!("interrupted; what was saved is in {}", dir.display()),
-        (RunState::Interrupted, None) => err!("interrupted"),
-        (_, Some(dir)) => err!("run directory: {}", dir.display()),
-        (_, None) => {}
-    }
-    if let Some(dir) = dir.filter(|dir| state != RunState::Finished && has_checkpoints(dir)) {
-        let stdlib = host.sources.stdlib();
-        err!("to resume from its last checkpoint: {}", resuming_command(args, stdlib, recipe, &dir));
+    match dir {
+        Some(dir) => resuming.tell(&dir, state),
+        None if state == RunState::Interrupted => err!("interrupted"),
+        None => {}
     }
     exit_code
 }
@@ -185,7 +211,7 @@ impl Prepared {
 /// Finds the other ranks, if any.
 fn open_rendezvous(args: &RunArgs) -> Result<Option<Rendezvous>> {
     let Some(environment) = ClusterEnvironment::from_env()? else { return Ok(None) };
-    let hooks = Hooks { note: note_line, before_exit: conclude_hanging };
+    let hooks = Hooks { note: note_line, end: end_hanging };
     Rendezvous::open(environment, Duration::from_secs(args.dist_timeout), hooks).map(Some)
 }
 

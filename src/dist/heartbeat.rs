@@ -1,10 +1,9 @@
 //! Heartbeats. Each process tells the store twice a second that it is alive and what it is doing; rank 0 watches all of
 //! them. The first failure, with its rank and its cause, is written to the store, where every process finds it.
 
-use super::{GroupInfo, WRITING, exit_immediately};
-use crate::error::{Result, hint_of};
+use super::{GroupInfo, WRITING};
+use crate::error::Result;
 use crate::ffi::Store;
-use crate::output::err;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
@@ -85,11 +84,11 @@ static SHARED: OnceLock<Arc<Mutex<Shared>>> = OnceLock::new();
 
 /// Tells the other ranks of an error that ends this process: its own fault, or one of an exchange, whose cause is found
 /// out. False if there are no others.
-pub fn blame_own_rank(what: &str, error: &str, of_exchange: bool) -> bool {
+pub fn blame_own_rank(error: &str, of_exchange: bool) -> bool {
     let Some(shared) = SHARED.get() else { return false };
-    let operation =
-        FailedOperation { what: what.to_string(), error: error.to_string(), missing: None, own: !of_exchange };
-    lock(shared).unexplained = Some(operation);
+    let mut shared = lock(shared);
+    let what = if shared.own.inside { shared.own.operation.clone() } else { "an exchange through NCCL".into() };
+    shared.unexplained = Some(FailedOperation { what, error: error.to_string(), missing: None, own: !of_exchange });
     true
 }
 
@@ -226,11 +225,7 @@ fn abort_process(info: &GroupInfo, shared: &Mutex<Shared>, failure: &RankFailure
             idle_since = Instant::now();
         }
     }
-    let message = failure.to_string();
-    (info.hooks.before_exit)(&message);
-    let hint = hint_of(&super::failed(failure)).map(|hint| format!("\nhint: {hint}"));
-    err!("{}error: {message}{}", super::rank_prefix(), hint.unwrap_or_default());
-    exit_immediately(1)
+    (info.hooks.end)(super::failed(failure))
 }
 
 /// The number of a process's last heartbeat, if that says that it is at work on `what`.

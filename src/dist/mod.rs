@@ -69,9 +69,9 @@ struct GroupInfo {
 pub struct Hooks {
     /// Prints a line about the rendezvous on rank 0.
     pub note: fn(&str),
-    /// Called with the reason before a process whose script hangs is ended from another thread: finishes writing what
-    /// must not be lost.
-    pub before_exit: fn(&str),
+    /// Ends a process whose script hangs, from another thread: finishes writing what must not be lost, and tells the
+    /// reason.
+    pub end: fn(anyhow::Error) -> !,
 }
 
 /// How long a process that is to end because of another's failure may take to finish what it is writing: a large
@@ -183,7 +183,7 @@ pub fn blame_own_rank(error: &anyhow::Error) -> bool {
     let text = one_line(error);
     // NCCL's thread passes on an error of the GPU as one of an exchange.
     let of_exchange = gradients::is_distributed(error) && !text.starts_with("CUDA error: ");
-    heartbeat::blame_own_rank("an exchange through NCCL", &text, of_exchange)
+    heartbeat::blame_own_rank(&text, of_exchange)
 }
 
 /// Tells the other processes that the script has ended here. Where rank 0 keeps the store, it waits for the others to
@@ -193,7 +193,10 @@ pub fn shutdown(interrupted: bool) {
     if let Device::Cuda(index) = crate::device::current() {
         // Collectives that are still queued here are the other processes' too. On a GPU that is lost now there are none,
         // and the script has ended well.
-        let _ = catch_panic(|| Ok(tch::Cuda::synchronize(index as i64)));
+        let _ = catch_panic(|| {
+            tch::Cuda::synchronize(index as i64);
+            Ok(())
+        });
     }
     let _ = world.monitor.end(&world.store);
     if is_rank0() && !world.info.agent_store {

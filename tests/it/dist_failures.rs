@@ -1,7 +1,7 @@
 //! Processes that train together and fail: every other one ends in time, says which one it was and why, and the last
 //! checkpoint is whole.
 
-use crate::common::{Folder, Running, Said, fashion, names_in};
+use crate::common::{Folder, Running, Said, fashion, names_in, on_cuda};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -100,7 +100,9 @@ fn a_process_that_hangs_is_named_with_the_place_where_it_was_last_seen() {
 
 #[test]
 fn a_process_that_fails_tells_the_others_why() {
-    for (what, why) in [("error", "rank 1 failed: a broken image"), ("memory", "rank 1 failed: not enough memory")] {
+    // The CPU's words, or CUDA's.
+    let memory = if on_cuda() { "rank 1 failed: CUDA out of memory" } else { "rank 1 failed: not enough memory" };
+    for (what, why) in [("error", "rank 1 failed: a broken image"), ("memory", memory)] {
         let (_folder, mut processes) = looping(what);
         let failed = processes.remove(1).finish();
         failed.fails(1).says(&["[rank 1] error: ", "recipe.rhai:", why.strip_prefix("rank 1 failed: ").unwrap()]);

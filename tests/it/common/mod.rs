@@ -99,6 +99,14 @@ fn clean(program: &str) -> Command {
     command
 }
 
+/// Whether the runs that tests start for the CPU are on the simulated CUDA.
+pub fn on_cuda() -> bool {
+    #[cfg(target_os = "linux")]
+    return simulated_cuda::everywhere();
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
 /// The arguments of nepa, or where NEPA_TEST_DEVICE says so, those with which it runs on the simulated CUDA what a test
 /// runs on the CPU.
 fn on_test_device<'a>(command: &mut Command, args: &[&'a str]) -> Vec<&'a str> {
