@@ -1,6 +1,6 @@
 //! The examples of processes that train together: a loop by hand, a batch script, expected scaling.
 
-use crate::common::{Folder, Said, assert_close, repository};
+use crate::common::{Folder, Said, assert_close, repository, test_device};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
@@ -53,6 +53,7 @@ exit $code
 
 /// Runs the batch script as a job of its own.
 fn batch(folder: &Folder, job: u32, args: &[&str]) -> Said {
+    let (device, environment) = test_device();
     let path = format!("{}:{}", folder.path("bin").display(), std::env::var("PATH").unwrap());
     let output = Command::new("bash")
         .arg(example("slurm.sbatch"))
@@ -60,7 +61,8 @@ fn batch(folder: &Folder, job: u32, args: &[&str]) -> Said {
         .current_dir(folder.path(""))
         .env("PATH", path)
         .env_remove("NEPA_STDLIB")
-        .envs([("DEVICE", "cpu"), ("SLURM_CPUS_PER_TASK", "1"), ("NEPA_DIST_TIMEOUT", "30")])
+        .envs(environment)
+        .envs([("DEVICE", device), ("SLURM_CPUS_PER_TASK", "1"), ("NEPA_DIST_TIMEOUT", "30")])
         .env("SLURM_JOB_ID", job.to_string())
         .output()
         .unwrap();

@@ -1,5 +1,6 @@
 //! Processes that others start: torchrun itself, and two machines that are network namespaces. Where a test cannot be run
-//! it says so on stderr, and passes.
+//! it says so on stderr, and passes. All on the CPU: the simulated NCCL connects the processes of one machine, and who has
+//! started them makes no difference to it.
 
 use crate::common::{Folder, fashion};
 use serde_json::Value;

@@ -1,81 +1,15 @@
 //! Runs on CUDA, which `tests/simulated-cuda` simulates: the same bits as on a CPU, what a user is told who has no GPU,
 //! a broken library or too little memory, and how often the host launches and waits.
 
+use crate::common::gpu_faults::{self, Fault, LOOPS, OUT_OF_MEMORY, Report, Setting, folder_with, loops, simulated};
 use crate::common::simulated_cuda::{CUDA, environment, link_libtorch, loaded_from};
 use crate::common::*;
-use serde_json::Value;
-
-/// Pretraining, fine-tuning and evaluation with checkpoints at every second step, in seconds.
-pub const LOOPS: &str = r#"
-import "std/pretrain" as pretrain;
-import "std/finetune" as finetune;
-import "std/evaluate" as evaluate;
-let images = data::synthetic(#{ len: 12, size: 8, classes: 2, seed: 1 });
-let model = nn::vit_nepa(#{
-    image_size: 8, patch_size: 4, num_channels: 3, hidden_size: 8, num_hidden_layers: 2, num_attention_heads: 2,
-    intermediate_size: 16, drop_path_prob: 0.2,
-});
-let often = #{
-    batch: 4, log_every: 1, save_every: 2, keep: 1, accumulate: 2, clip_grad_norm: 1.0,
-    transforms: [transform::random_horizontal_flip(), transform::normalize(0.5, 0.5)],
-};
-pretrain::fit(model, images, often + #{ steps: 4 });
-let classifier = finetune::classifier(model, 2, #{});
-finetune::fit(classifier, images, often + #{ epochs: 2, evaluate: #{ images: images, best: "best" } });
-checkpoint::save(classifier, run::path("model"));
-let scores = evaluate::classify(classifier, images, #{ predictions: run::path("predictions.csv") });
-run::write("scores.txt", `${scores.top1} ${scores.loss} ${randn([1]).item()}`);
-"#;
-
-pub type Setting<'a> = (&'a str, &'a str);
-
-/// Runs nepa with the simulation, where more of its variables are set.
-pub fn simulated(folder: &Folder, settings: &[Setting<'_>], args: &[&str]) -> Said {
-    let simulation = environment();
-    let mut env: Vec<Setting<'_>> = simulation.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    env.extend(settings);
-    folder.nepa_with(&env, args)
-}
-
-/// Runs LOOPS, which must be in recipe.rhai, on a simulated GPU.
-pub fn loops(folder: &Folder, out: &str, settings: &[Setting<'_>]) -> Said {
-    simulated(folder, settings, &["run", "recipe.rhai", "--device", "cuda", "--threads", "1", "--out", out])
-}
 
 /// What LOOPS leaves on the CPU.
 fn loops_on_cpu() -> Outcome {
     let folder = Folder::on_cpu();
     folder.run_with(LOOPS, &["--out", "out"]).succeeds();
     outcome(&folder.path("out"))
-}
-
-/// A folder with a recipe, for runs that say themselves where they run.
-pub fn folder_with(recipe: &str) -> Folder {
-    let folder = Folder::on_cpu();
-    folder.write("recipe.rhai", recipe);
-    folder
-}
-
-/// A report of the simulation.
-pub struct Report(pub Value);
-
-impl Report {
-    pub fn read(folder: &Folder, name: &str) -> Self {
-        Report(folder.json(name))
-    }
-
-    /// One count, over all phases.
-    pub fn count(&self, what: &str) -> i64 {
-        self.0["phases"].as_object().unwrap().values().map(|counts| counts[what].as_i64().unwrap()).sum()
-    }
-
-    fn allocations(&self) -> i64 {
-        self.0["allocations"].as_i64().unwrap()
-    }
-
-    fn peak(&self) -> i64 {
-        self.0["devices"][0]["peak_bytes"].as_i64().unwrap()
-    }
 }
 
 #[test]
@@ -276,28 +210,9 @@ fn a_cuda_library_that_cannot_be_opened_is_told() {
     assert!(!said.stderr.contains("warning:"), "{said}");
 }
 
-/// What every error about a GPU's memory says.
-pub const OUT_OF_MEMORY: [&str; 5] =
-    ["error: ", "CUDA out of memory. Tried to allocate", "hint: less memory", "`micro_batch`", "recompute: true"];
-
 #[test]
 fn memory_that_runs_out_at_any_moment_loses_nothing() {
-    let folder = folder_with(LOOPS);
-    loops(&folder, "out", &[("NEPA_SIMULATED_CUDA_REPORT", "report.json")]).succeeds();
-    let all = Report::read(&folder, "report.json").allocations();
-    let whole = outcome(&folder.path("out"));
-    // The moments are spread over model, steps, checkpoints and evaluations.
-    const MOMENTS: i64 = 8;
-    let mut resumed = 0;
-    for moment in 0..MOMENTS {
-        let (folder, last) = (folder_with(LOOPS), (all * moment / MOMENTS + 7).to_string());
-        loops(&folder, "out", &[("NEPA_SIMULATED_CUDA_ALLOCATIONS", &last)]).fails(1).says(&OUT_OF_MEMORY);
-        assert_checkpoints_whole(&folder.path("out"));
-        let said = loops(&folder, "out", &[]);
-        resumed += said.succeeds().stderr.contains("resumed from step") as i64;
-        whole.assert_same(&folder.path("out"));
-    }
-    assert!(resumed >= MOMENTS / 2, "only {resumed} of {MOMENTS} had a checkpoint to resume from");
+    gpu_faults::at_some_moments(Fault::OutOfMemory);
 }
 
 #[test]

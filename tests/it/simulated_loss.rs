@@ -1,38 +1,12 @@
 //! A GPU that is lost in mid-run, which `tests/simulated-cuda` simulates: what is said, that nothing is lost, and how the
 //! process ends.
 
-use crate::common::*;
-use crate::simulated_cuda::{LOOPS, Report, folder_with, in_a_process_with_cuda, loops, simulated};
-
-/// What every error about a lost GPU says.
-pub const LOST: [&str; 4] = [
-    "CUDA error: an illegal memory access was encountered",
-    "\nhint: the process has lost its GPU; `nvidia-smi`",
-    "`Xid`",
-    "goes on from the last checkpoint",
-];
+use crate::common::gpu_faults::{self, Fault, folder_with, simulated};
+use crate::simulated_cuda::in_a_process_with_cuda;
 
 #[test]
 fn a_gpu_that_is_lost_at_any_moment_loses_nothing() {
-    let folder = folder_with(LOOPS);
-    loops(&folder, "out", &[("NEPA_SIMULATED_CUDA_REPORT", "report.json")]).succeeds();
-    let all = Report::read(&folder, "report.json").count("launches");
-    let whole = outcome(&folder.path("out"));
-    // The moments are spread over model, steps, checkpoints and evaluations; the last is at the end of the last one.
-    const MOMENTS: i64 = 8;
-    let mut resumed = 0;
-    for moment in 0..MOMENTS {
-        let (folder, last) = (folder_with(LOOPS), ((all - 1) * moment / (MOMENTS - 1)).to_string());
-        let said = loops(&folder, "out", &[("NEPA_SIMULATED_CUDA_LOST", &last)]);
-        said.fails(1).says(&LOST);
-        assert_eq!(said.stderr.matches("error: ").count(), 1 + said.stderr.matches("CUDA error: ").count(), "{said}");
-        assert!(!said.stderr.contains("terminate") && !said.stderr.contains("Search for"), "{said}");
-        assert_checkpoints_whole(&folder.path("out"));
-        let said = loops(&folder, "out", &[]);
-        resumed += said.succeeds().stderr.contains("resumed from step") as i64;
-        whole.assert_same(&folder.path("out"));
-    }
-    assert!(resumed >= MOMENTS / 2, "only {resumed} of {MOMENTS} had a checkpoint to resume from");
+    gpu_faults::at_some_moments(Fault::Lost);
 }
 
 /// Where the process holds memory from which the GPU has copied, such as the next batches.

@@ -6,6 +6,8 @@
 mod common;
 mod damage;
 mod faults;
+#[cfg(target_os = "linux")]
+mod gpu;
 mod kills;
 mod steps;
 
@@ -46,6 +48,9 @@ enum Part {
     Steps,
     /// Every system call on a run's files fails in turn, or the run is killed at it
     Faults,
+    /// A simulated GPU's memory runs out at every allocation of a run, and it is lost at every launch
+    #[cfg(target_os = "linux")]
+    Gpu,
 }
 
 /// What all parts need to know.
@@ -153,6 +158,8 @@ fn rows(soak: &Soak, part: Part) -> Vec<Row> {
             Part::Damage => damage::soak(soak),
             Part::Steps => steps::soak(soak),
             Part::Faults => faults::soak(soak),
+            #[cfg(target_os = "linux")]
+            Part::Gpu => gpu::soak(soak),
         }
     });
     let what = part.to_possible_value().map_or(String::new(), |value| value.get_name().to_string());

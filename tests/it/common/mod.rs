@@ -5,6 +5,8 @@
 
 #[cfg(target_os = "linux")]
 pub mod faults;
+#[cfg(target_os = "linux")]
+pub mod gpu_faults;
 mod outcome;
 #[cfg(target_os = "linux")]
 pub mod simulated_cuda;
@@ -107,20 +109,28 @@ pub fn on_cuda() -> bool {
     false
 }
 
+/// The device of the runs that tests start, which is the CPU unless NEPA_TEST_DEVICE says otherwise, and the environment
+/// that it needs.
+pub fn test_device() -> (&'static str, Vec<(&'static str, String)>) {
+    #[cfg(target_os = "linux")]
+    if on_cuda() {
+        // One for each process of any test.
+        let gpus = ("NEPA_SIMULATED_CUDA_DEVICES", "8".to_string());
+        return ("cuda", [simulated_cuda::environment(), vec![gpus]].concat());
+    }
+    ("cpu", Vec::new())
+}
+
 /// The arguments of nepa, or where NEPA_TEST_DEVICE says so, those with which it runs on the simulated CUDA what a test
 /// runs on the CPU.
 fn on_test_device<'a>(command: &mut Command, args: &[&'a str]) -> Vec<&'a str> {
     let mut args = args.to_vec();
-    #[cfg(target_os = "linux")]
-    if simulated_cuda::everywhere() {
-        command.envs(simulated_cuda::environment()).env("NEPA_SIMULATED_CUDA_DEVICES", "8");
-        let device = args.iter().position(|arg| *arg == "--device");
-        if let Some(named) = device.and_then(|at| args.get_mut(at + 1)).filter(|named| **named == "cpu") {
-            *named = "cuda";
-        }
+    let (device, environment) = test_device();
+    command.envs(environment);
+    let named = args.iter().position(|arg| *arg == "--device");
+    if let Some(named) = named.and_then(|at| args.get_mut(at + 1)).filter(|named| **named == "cpu") {
+        *named = device;
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = command;
     args
 }
 
