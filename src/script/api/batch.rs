@@ -1,7 +1,7 @@
 //! Batches, and the micro-batches that a step may be computed in.
 
 use crate::data::batch::{self, Images};
-use crate::error::{Result, ensure};
+use crate::error::{Result, catch_panic, ensure};
 use crate::random::{self, State};
 use crate::script::error::to_rhai;
 use crate::script::registry::Api;
@@ -115,7 +115,7 @@ impl Iterator for MicroBatches {
         if self.next >= self.count {
             return None;
         }
-        let micro_batch = self.batch.micro_batch(self.next, self.count);
+        let micro_batch = catch_panic(|| self.batch.micro_batch(self.next, self.count));
         self.next += 1;
         Some(match micro_batch {
             Ok(micro_batch) => {

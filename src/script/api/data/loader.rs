@@ -5,7 +5,7 @@ use crate::bail_hint;
 use crate::data::loader::{self, LoaderOptions};
 use crate::data::{decode, source as sources};
 use crate::dist;
-use crate::error::{Result, one_line};
+use crate::error::{Result, catch_panic, one_line};
 use crate::random;
 use crate::run::progress::{note_line, note_line_of_any};
 use crate::script::api::batch::Batch;
@@ -140,7 +140,8 @@ impl Iterator for Batches {
     type Item = Result<Dynamic, Box<EvalAltResult>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.0.as_ref()?.next_batch().map_err(|e| to_rhai(e, Position::NONE)).transpose()?;
+        let epoch = self.0.as_ref()?;
+        let batch = catch_panic(|| epoch.next_batch()).map_err(|e| to_rhai(e, Position::NONE)).transpose()?;
         if batch.is_err() {
             self.0 = None;
         }
