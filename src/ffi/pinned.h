@@ -13,7 +13,7 @@ inline at::Tensor leaked_if_lost(at::Tensor pinned) {
     void *context;
     c10::DeleterFnPtr release;
   };
-  // libtorch finds the block by its first address, which is that of the data.
+  // libtorch then finds the block by its first address: only what begins there may be copied without waiting.
   TORCH_INTERNAL_ASSERT(pinned.storage_offset() == 0);
   auto *storage = pinned.storage().unsafeGetStorageImpl();
   auto memory = storage->set_data_ptr(c10::DataPtr());

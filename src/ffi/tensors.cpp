@@ -56,6 +56,7 @@ Fault *nepa_pinned_like(Handle tensor, Handle *made) {
 Fault *nepa_upload(Handle tensor, int index, Handle *copy) {
   return guarded([&] {
     auto host = tensor->is_pinned() ? *tensor : leaked_if_lost(tensor->pin_memory());
+    TORCH_CHECK(host.storage_offset() == 0, "what is copied without waiting begins where its memory does");
     auto device = at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
     *copy = new at::Tensor(host.to(device, /*non_blocking=*/true));
   });
