@@ -186,7 +186,7 @@ fn measure(folder: &str, task: &str, cores: &str, seconds: f64) -> Result<Value>
     let mut epoch = loader.epoch(0, 0)?;
     let mut next = || -> Result<usize> {
         let batch = epoch.next_batch()?.context("the epoch ended")?;
-        Ok(black_box(batch).images.size()[0] as usize)
+        Ok(black_box(batch).labels.size()[0] as usize)
     };
     for _ in 0..2 + 4 * cores.len() {
         next()?;

@@ -229,7 +229,7 @@ fn compare(dtype: &str, o: &Options) -> Result<()> {
         }
     }
 
-    let cost = architecture(o)?.cost(&CostOptions { batch: o.batch, dtype: dtype.into(), ..Default::default() }, false);
+    let cost = architecture(o)?.cost(&CostOptions { batch: o.batch, dtype: dtype.into(), ..Default::default() });
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!(
         "\n{dtype}: batch {}, {} blocks, {} on {} threads, median of {} steps each in turns, load {}",
