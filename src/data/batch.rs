@@ -67,6 +67,8 @@ pub struct Batch {
     pub indices: Tensor,
     /// bool [B]: false where a broken image was replaced by another, as on_bad: "skip" does.
     pub intact: Tensor,
+    /// Whether none was replaced, in this batch or the one that it is a part of.
+    pub all_intact: bool,
     /// The images' positions in the global batch, which all ranks compute together.
     pub samples: Positions,
     /// How much the mean over these images counts when the ranks' gradients are averaged: 1 if all ranks have as

@@ -87,6 +87,9 @@ static SHARED: OnceLock<Arc<Mutex<Shared>>> = OnceLock::new();
 pub fn blame_own_rank(error: &str, of_exchange: bool) -> bool {
     let Some(shared) = SHARED.get() else { return false };
     let mut shared = lock(shared);
+    if shared.own.ended {
+        return false; // nobody listens any more
+    }
     let what = if shared.own.inside { shared.own.operation.clone() } else { "an exchange through NCCL".into() };
     shared.unexplained = Some(FailedOperation { what, error: error.to_string(), missing: None, own: !of_exchange });
     true

@@ -11,6 +11,7 @@
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/autograd/utils/grad_layout_contract.h>
 
 #include <memory>
 #include <stdexcept>
@@ -31,7 +32,9 @@ std::vector<at::Tensor> leaves_of(const at::Tensor &output) {
     auto *node = open.back();
     open.pop_back();
     if (!node || !seen.insert(node).second) continue;
-    if (auto *leaf = dynamic_cast<torch::autograd::AccumulateGrad *>(node)) leaves.push_back(leaf->variable);
+    // One may have been frozen since.
+    auto *leaf = dynamic_cast<torch::autograd::AccumulateGrad *>(node);
+    if (leaf && leaf->variable.requires_grad()) leaves.push_back(leaf->variable);
     for (const auto &edge : node->next_edges()) open.push_back(edge.function.get());
   }
   return leaves;
@@ -114,7 +117,8 @@ Fault *nepa_backward(Handle loss, bool through_hooks) {
     for (size_t i = 0; i < leaves.size(); i++) {
       if (!found[i].defined()) continue;
       auto &sum = leaves[i].mutable_grad();
-      if (!sum.defined()) sum = found[i].detach();
+      // In memory of its own, laid out as the leaf: what was found may be a view, or belong to several leaves.
+      if (!sum.defined()) sum = torch::autograd::utils::clone_obey_contract(found[i].detach(), leaves[i]);
       else if (sum.layout() == at::kStrided && found[i].layout() == at::kStrided) sums.push_back(sum), summands.push_back(found[i]);
       else sum = sum + found[i];
     }

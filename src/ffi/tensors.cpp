@@ -15,12 +15,24 @@
 extern "C" {
 
 // averages += weight * (values - averages), unless *found_inf (which may be null) is 1. The fused kernel of SGD does it,
-// with gradients of averages - values: it looks at found_inf on the device.
+// with gradients of averages - values: it looks at found_inf on the device. It takes elements in the order of memory.
 Fault *nepa_lerp(Handle *averages, Handle *values, size_t n, double weight, Handle found_inf) {
   return guarded([&] {
-    at::_fused_sgd_(list(averages, n), list(values, n), {}, /*weight_decay=*/1, /*momentum=*/0, /*lr=*/weight,
-                    /*dampening=*/0, /*nesterov=*/false, /*maximize=*/true, /*is_first_step=*/false, c10::nullopt,
-                    optional(found_inf));
+    std::vector<at::Tensor> to, from;
+    for (size_t i = 0; i < n; ++i) {
+      const auto &average = *averages[i], &value = *values[i];
+      if (average.is_non_overlapping_and_dense() && average.strides() == value.strides()) {
+        to.push_back(average);
+        from.push_back(value);
+      } else if (found_inf) {
+        average.lerp_(value, (1 - *found_inf) * weight);
+      } else {
+        average.lerp_(value, weight);
+      }
+    }
+    if (to.empty()) return;
+    at::_fused_sgd_(to, from, {}, /*weight_decay=*/1, /*momentum=*/0, /*lr=*/weight, /*dampening=*/0,
+                    /*nesterov=*/false, /*maximize=*/true, /*is_first_step=*/false, c10::nullopt, optional(found_inf));
   });
 }
 

@@ -1,7 +1,7 @@
 //! The built-in parts of a block by fused operations: the same formulas as the modules compute one by one, with fewer
 //! passes over memory and less kept for backward. What they do not fit goes the plain way.
 
-use super::{Activation, Attention, Context, DropPath, LayerNorm, LayerScale, Linear, Mlp};
+use super::{Activation, Attention, Context, DropPath, LayerNorm, LayerScale, Linear, Mlp, rotary};
 use crate::error::Result;
 use crate::ffi::{self, Affine, Autocast, BranchEnd, FusedActivation, Norm};
 use std::cell::Cell;
@@ -35,7 +35,15 @@ impl Branch<'_> {
         let of_norms = qk_norms.iter().flatten().map(|norm| norm.affine);
         let angles = (cx.rotary.as_ref(), None);
         let wants_attentions = cx.taps.as_ref().is_some_and(|taps| taps.want_attentions);
-        if wants_attentions || !self.fits(x, products.into_iter().chain(of_norms).chain([output, angles])) {
+        let (images, tokens, head) = (x.size()[0], x.size()[1], x.size()[2] / attention.heads);
+        let angles_fit = cx.rotary.as_ref().is_none_or(|angles| {
+            // They are no inputs of the node, and would get no gradient.
+            !angles.requires_grad() && rotary::angles_fit(angles, images, tokens, head)
+        });
+        if wants_attentions
+            || !angles_fit
+            || !self.fits(x, products.into_iter().chain(of_norms).chain([output, angles]))
+        {
             return Ok(None);
         }
         let [q, k, v] =

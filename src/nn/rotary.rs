@@ -163,16 +163,22 @@ impl RotaryEmbedding {
     }
 }
 
+/// Whether angles are those of so many images with so many tokens, of which the last ones are patches, and heads of this
+/// width.
+pub(super) fn angles_fit(angles: &Tensor, images: i64, tokens: i64, head: i64) -> bool {
+    let size = angles.size();
+    (size.len() == 3 && size[0] == 2 || size.len() == 5 && size[..3] == [2, images, 1])
+        && size[size.len() - 2] <= tokens
+        && size[size.len() - 1] == head
+}
+
 /// Rotates the last T tokens of `x` [B, H, N, d] by `angles` [2, T, d], or [2, B, 1, T, d] with angles of their own for
 /// each image, half-split kind; the tokens before them stay as they are.
 pub fn apply_rotary(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
     ensure!(x.dim() == 4, "expected queries or keys [B, H, N, d], found {}", crate::tensor::shape_text(x));
     let (tokens, size) = (x.size()[2], angles.size());
-    let of_image = [2, x.size()[0], 1];
     ensure!(
-        (size.len() == 3 && size[0] == 2 || size.len() == 5 && size[..3] == of_image)
-            && size[size.len() - 2] <= tokens
-            && size[size.len() - 1] == x.size()[3],
+        angles_fit(angles, x.size()[0], tokens, x.size()[3]),
         "expected rotary angles [2, T, {}] for T of at most {tokens} tokens, found {}",
         x.size()[3],
         crate::tensor::shape_text(angles)

@@ -107,17 +107,21 @@ impl Ema {
         self.is_home("updated")?;
         // The decay depends on it.
         let updates = self.updates()?;
-        let on_device = check.and_then(|check| check.on_device()).filter(|_| self.averages.is_some());
+        let decay = self.decay_after(updates);
+        let on_device = check.and_then(|check| check.on_device()).filter(|_| self.averages.is_some() && decay > 0.0);
         if let (Some(check), None) = (check, on_device)
             && !check.is_finite()?
         {
             return Ok(());
         }
         match &self.averages {
-            Some(averages) => {
+            Some(averages) if decay > 0.0 => {
                 let found_inf = on_device.map(|check| &check.found_inf);
-                ffi::lerp(averages, &self.params, 1.0 - self.decay_after(updates), found_inf)?;
+                ffi::lerp(averages, &self.params, 1.0 - decay, found_inf)?;
             }
+            Some(averages) => tch::no_grad(|| {
+                averages.iter().zip(&self.params).try_for_each(|(a, p)| a.shallow_clone().f_copy_(p).map(drop))
+            })?,
             None => {
                 let copy = |p: &Tensor| detached_copy(&p.f_to_kind(Kind::Float)?);
                 self.averages = Some(self.params.iter().map(copy).collect::<Result<_>>()?);

@@ -731,3 +731,62 @@ fn a_module_used_twice_has_its_parameters_once() {
     let all = said.numbers();
     assert_close(&all.concat(), &[6.0, 2.0, -0.25, -0.25, -0.25, -0.25], 1e-5);
 }
+
+/// Gradients of further backwards are added all at once; each leaf has its own in memory laid out as the leaf.
+#[test]
+fn gradients_that_come_after_others_belong_to_their_leaf_alone() {
+    run(r#"
+        let leaf = |values| tensor(values).requires_grad(true);
+        // An expanded gradient.
+        let a = leaf.call([1.0]);
+        let w = zeros([100000]).requires_grad(true);
+        a.sum().backward();
+        (a.sum() + w.sum()).backward();
+        w.grad.mul_(2.0);
+        print([a.grad.item(), w.grad.sum().item()]);
+        // A transposed one, and what an optimizer makes of it.
+        let model = nn::define(#{ w: zeros([2, 3]) }, |m, x| (m.w.transpose(0, 1) * x).sum());
+        a.sum().backward();
+        (a.sum() + model.forward(tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))).backward();
+        optim::sgd(model, #{ momentum: 0.0, weight_decay: 0.0 }).step(1.0);
+        print(model.named_parameters().w.tolist());
+        // One gradient of two leaves.
+        let b = leaf.call([1.0, 1.0]);
+        let c = leaf.call([1.0, 1.0]);
+        for i in 0..3 { ((b + c) * 1.0).sum().backward(); a.sum().backward(); }
+        print([b.grad.to_array(), c.grad.to_array()]);
+        // A leaf that was frozen since.
+        let b = leaf.call([2.0]);
+        let c = leaf.call([3.0]);
+        for i in 0..2 {
+            let loss = (b * c).sum();
+            if i == 1 { c.requires_grad(false); }
+            loss.backward();
+        }
+        print([b.grad.item(), c.grad.item()]);
+    "#)
+    .prints(&["[2.0, 200000.0]", "[[-1.0, -3.0, -5.0], [-2.0, -4.0, -6.0]]", "[[3.0, 3.0], [3.0, 3.0]]", "[6.0, 2.0]"]);
+}
+
+#[test]
+fn parameters_that_are_views_are_trained_and_averaged_as_others_are() {
+    run(r#"
+        let base = tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]);
+        let model = nn::define(#{ part: base.narrow(1, 0, 2), turned: base.transpose(0, 1) }, |m, x| (m.part * x).sum() + (m.turned * x).sum());
+        for kind in ["adamw", "sgd"] {
+            let opt = optim::optimizer(kind, model, #{ weight_decay: 0.0 }, |name, tensor| #{});
+            let before = model.named_parameters().turned.clone();
+            model.forward(tensor(1.0)).backward();
+            opt.step(1.0);
+            let change = model.named_parameters().turned - before;
+            print((change + 1.0).abs().max().item() < 1e-5);
+        }
+        let ema = optim::ema(model, 0.0);
+        for i in 0..2 {
+            for p in model.named_parameters().values() { p.copy_(p + 1.0); }
+            ema.update();
+            for name in ["part", "turned"] { print((ema.state_dict()[name] == model.named_parameters()[name]).all()); }
+        }
+    "#)
+    .prints(&["true"; 6]);
+}

@@ -110,3 +110,21 @@ fn a_graph_is_used_up_by_its_backward_and_told_of_a_changed_weight() {
     let change = "for p in m.named_parameters().values() { no_grad(|| p.copy_(p * 2.0)); }";
     run(&format!("{begin} {change} loss.backward();")).fails(1).says(&["modified by an inplace operation"]);
 }
+
+#[test]
+fn angles_that_are_learned_get_their_gradient_and_wrong_ones_are_named() {
+    let begin = r#"
+        seed(1);
+        let config = #{ image_size: 16, patch_size: 8, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2 };
+        let blocks = nn::blocks(config);
+        let x = randn([2, 5, 16]);
+    "#;
+    run(&format!(
+        "{begin} let angles = rand([2, 4, 8]).requires_grad(true); blocks.forward(x, angles).square().sum().backward();\n\
+         print(angles.grad.norm().item() > 0.0);"
+    ))
+    .prints(&["true"]);
+    let told = ["expected rotary angles [2, T, 8] for T of at most 5 tokens"];
+    run(&format!("{begin} blocks.forward(x, rand([2, 4, 6]));")).fails(1).says(&told);
+    run(&format!("{begin} blocks.forward(x, rand([2, 1, 1, 4, 8]));")).fails(1).says(&told);
+}

@@ -1,7 +1,9 @@
 //! Runs on CUDA, which `tests/simulated-cuda` simulates: the same bits as on a CPU, what a user is told who has no GPU,
 //! a broken library or too little memory, and how often the host launches and waits.
 
-use crate::common::gpu_faults::{self, Fault, LOOPS, OUT_OF_MEMORY, Report, Setting, folder_with, loops, simulated};
+use crate::common::gpu_faults::{
+    self, Fault, LOOPS, NOT_FINITE, OUT_OF_MEMORY, Report, Setting, folder_with, loops, simulated,
+};
 use crate::common::simulated_cuda::{CUDA, environment, link_libtorch, loaded_from};
 use crate::common::*;
 
@@ -330,36 +332,42 @@ fn launches_and_waits_of_a_step_stay_within_their_budget() {
     }
 }
 
+#[test]
+fn evaluation_waits_for_its_results_alone() {
+    let begin = r#"
+        import "std/evaluate" as evaluate;
+        import "std/features" as features;
+        let images = data::synthetic(#{ len: 8 * param("steps", 2), size: 28, classes: 2, seed: 1 });
+        let config = #{
+            image_size: 28, patch_size: 14, hidden_size: 32, num_attention_heads: 2, num_hidden_layers: 6,
+        };
+        let options = #{ batch: 8, on_bad: "skip" };
+    "#;
+    let classify = "evaluate::classify(nn::vit_nepa(config + #{ num_labels: 2, is_causal: false }), images, options);";
+    let online = "features::online(nn::vit_nepa(config), images, options);";
+    for (name, call) in [("classify", classify), ("kNN and probe", online)] {
+        let [waited] = per_step(&format!("{begin}{call}"), ["waits"]);
+        assert_eq!(waited, 0.0, "{name}: the host waits for each batch");
+    }
+    // What is not finite is still found out.
+    let spoilt = format!(
+        "{begin}let model = nn::vit_nepa(config + #{{ num_labels: 2, is_causal: false }});\n\
+         for p in model.named_parameters().values() {{ p.copy_(p * (0.0 / 0.0)); }}\n\
+         evaluate::classify(model, images, options);"
+    );
+    let said = simulated(&folder_with(&spoilt), &[], &["run", "recipe.rhai", "--device", "cuda"]);
+    said.fails(1).says(&["gives NaN or infinite logits"]);
+}
+
 /// A GPU tells of a NaN when the host has gone on.
 #[test]
 fn steps_that_are_not_finite_change_nothing_though_the_host_hears_of_them_late() {
-    let recipe = r#"
-        import "std/pretrain" as pretrain;
-        let calls = #{ n: 0 };
-        let spoil = |batch| {
-            calls.n += 1;
-            if calls.n in [1, 4, 5, 9] { batch.images = batch.images * (0.0 / 0.0); }
-            batch
-        };
-        let model = nn::vit_nepa(#{
-            image_size: 8, patch_size: 4, num_channels: 3, hidden_size: 8, num_hidden_layers: 2,
-            num_attention_heads: 2, intermediate_size: 16,
-        });
-        let kind = param("optimizer", "adamw");
-        let result = pretrain::fit(model, data::synthetic(#{ len: 24, size: 8, seed: 1 }), #{
-            epochs: 2, batch: 4, log_every: 100, skip_nonfinite: param("skip", 4), transforms: [spoil],
-            optimizer: kind, ema: 0.5, ema_warmup: true, lr: 1e-3,
-        });
-        checkpoint::save(model, run::path("model"));
-        result.ema.apply(|| checkpoint::save(model, run::path("averaged"), #{ weights: "ema" }));
-        print(result.ema.updates);
-    "#;
     // Lion has no kernel that asks, and waits.
     for optimizer in ["adamw", "sgd", "lion"] {
         let set = format!("optimizer={optimizer}");
         let cpu = Folder::on_cpu();
-        cpu.run_with(recipe, &["--threads", "1", "--set", &set, "--out", "out"]).succeeds().prints(&["8"]);
-        let folder = folder_with(recipe);
+        cpu.run_with(NOT_FINITE, &["--threads", "1", "--set", &set, "--out", "out"]).succeeds().prints(&["8"]);
+        let folder = folder_with(NOT_FINITE);
         let args = ["run", "recipe.rhai", "--device", "cuda", "--threads", "1", "--set", &set, "--out", "out"];
         let said = simulated(&folder, &[], &args);
         said.succeeds().prints(&["8"]).says(&["not finite at step 1: loss NaN", "not finite at step 9: loss NaN"]);

@@ -1,7 +1,7 @@
 //! Several processes, each on a GPU of its own, which `tests/simulated-cuda` simulates together with NCCL: the bits of as
 //! many processes on a CPU, and what is said when one of them is lost.
 
-use crate::common::gpu_faults::{LOOPS, LOST, OUT_OF_MEMORY, Report, Setting, folder_with, simulated};
+use crate::common::gpu_faults::{LOOPS, LOST, NOT_FINITE, OUT_OF_MEMORY, Report, Setting, folder_with, simulated};
 use crate::common::simulated_cuda::environment;
 use crate::common::*;
 use std::net::TcpListener;
@@ -169,4 +169,15 @@ fn a_gpu_that_is_lost_while_the_script_is_busy_is_told() {
     for said in [rank0.finish(), rank1.finish()] {
         said.fails(1).says(&["error: rank 1 failed: "]).says(&LOST);
     }
+}
+
+/// Each process hears of a NaN when its own GPU gets there; what all do about it comes at the same step.
+#[test]
+fn steps_that_are_not_finite_are_left_out_by_all_processes_at_once() {
+    let (cpu, folder) = (folder_with(NOT_FINITE), folder_with(NOT_FINITE));
+    let on_cpu: Vec<&str> = PAIR.iter().map(|arg| if *arg == "cuda" { "cpu" } else { arg }).collect();
+    cpu.nepa(&[&on_cpu[..], &["out"]].concat()).succeeds().prints(&["8"]);
+    let said = pair(&folder, &[], "out");
+    said.succeeds().prints(&["8"]).says(&["not finite at step 1: loss NaN", "not finite at step 9: loss NaN"]);
+    outcome(&cpu.path("out")).assert_same(&folder.path("out"));
 }

@@ -13,9 +13,8 @@ namespace simulated {
 // A place in the work that was given to the device. The device reaches it after so many launches more, or when the host
 // waits for it: then it has nothing else to do.
 struct RecordedEvent {
-  static constexpr size_t LAG = 50;
   size_t launches, copies;
-  bool is_reached() const { return launches_so_far() >= launches + LAG; }
+  bool is_reached() const { return launches_so_far() >= launches + settings().lag; }
 };
 
 // One stream a device, on which everything is done before the call returns.

@@ -3,6 +3,9 @@
 
 #include "simulated.h"
 
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
@@ -148,11 +151,28 @@ private:
     simulated::record(simulated::Event::COLLECTIVE, name, {1, 2 * of.nbytes(), false}, outputs);
     simulated::Bridge bridge(of.get_device());
     try {
+      compare(name, type, of);
       begin(*gloo, [&](const at::Tensor &t) { return bridge.to_host(t); })->wait();
     } catch (const std::exception &error) {
       without_end(error);
     }
     return c10::make_intrusive<simulated::Collective>(rank_, type, of.device(), std::move(outputs));
+  }
+
+  // NCCL pairs the ranks' collectives by their order alone: where they differ, it hangs or gives anything.
+  void compare(const char *name, OpType type, const at::Tensor &of) {
+    auto own = at::zeros({3}, at::kLong);
+    own[0] = int64_t(type), own[1] = of.numel(), own[2] = int64_t(of.scalar_type());
+    std::vector<at::Tensor> from{own};
+    std::vector<std::vector<at::Tensor>> to(1);
+    for (int rank = 0; rank < size_; rank++) to[0].push_back(at::empty_like(own));
+    gloo->allgather(to, from)->wait();
+    for (int rank = 0; rank < size_; rank++) {
+      if (to[0][rank].equal(own)) continue;
+      fprintf(stderr, "simulated CUDA: rank %d calls %s of %lld elements where rank %d calls another collective\n", rank_,
+              name, static_cast<long long>(of.numel()), rank);
+      abort();
+    }
   }
 
   // Joins the others, with the first collective.

@@ -49,6 +49,7 @@ const Settings &settings() {
       number("NEPA_SIMULATED_CUDA_POISON", 0) != 0,
       number("NEPA_SIMULATED_CUDA_DRY", 0) != 0,
       number("NEPA_SIMULATED_CUDA_SILENT_PEERS", 0) != 0,
+      50 + 40 * number("RANK", 0), // no two processes hear of their devices at the same time
       file("NEPA_SIMULATED_CUDA_REPORT"),
       file("NEPA_SIMULATED_CUDA_TRACE"),
   };

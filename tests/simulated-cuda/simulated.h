@@ -31,6 +31,7 @@ struct Settings {
   bool poison;           // new memory is NaN
   bool dry;              // kernels only allocate
   bool silent_peers;     // collectives wait for lost processes
+  size_t lag;            // launches after which an event of the device is reached
   std::string report;    // files to write, or ""
   std::string trace;
 };

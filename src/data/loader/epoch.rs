@@ -336,6 +336,7 @@ impl Epoch {
             .chain(of_items(|item| i64::from(!item.replaced)))
             .collect();
         let rows = device::upload(&Tensor::f_from_slice(&rows)?.f_view([3, -1])?, device::current())?;
+        let all_intact = items.iter().all(|item| !item.replaced);
         let (labels, indices, intact) = (rows.f_get(0)?, rows.f_get(1)?, rows.f_get(2)?.f_ne(0)?);
         let context = BatchContext {
             key: work.key.fold(0).fold(u64::MAX - (work.first + batch * work.batch) as u64),
@@ -346,7 +347,7 @@ impl Epoch {
             classes: if labelled { work.shared.source.class_names().len() } else { 0 },
         };
         let targets = labels.shallow_clone();
-        let batch = Batch { images, targets, labels, indices, intact, samples, loss_weight };
+        let batch = Batch { images, targets, labels, indices, intact, all_intact, samples, loss_weight };
         let drawn = items.into_iter().map(|item| item.drawn).collect();
         work.shared.pipeline.apply_to_batch(batch, context, drawn).map(Some)
     }

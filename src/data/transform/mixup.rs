@@ -294,6 +294,7 @@ mod tests {
             targets: labels.copy(),
             indices: labels.copy(),
             intact: labels.ge(0),
+            all_intact: true,
             samples: Positions::run(0, n),
             loss_weight: 1.0,
         };

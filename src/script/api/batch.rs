@@ -63,6 +63,7 @@ impl Batch {
             targets: rows(&whole.targets)?,
             indices: rows(&whole.indices)?,
             intact: rows(&whole.intact)?,
+            all_intact: whole.all_intact,
             samples: whole.samples.part(start as usize, length as usize),
             loss_weight: whole.loss_weight * length as f64 / n as f64,
         };
@@ -197,6 +198,13 @@ mod functions {
     #[script(get)]
     pub fn intact(batch: &Batch) -> tch::Tensor {
         batch.content().batch.intact.shallow_clone()
+    }
+
+    /// Whether no image was replaced: then `intact` is true everywhere, and nobody has to wait for a GPU to tell. For a
+    /// micro-batch, whether none was in the whole batch.
+    #[script(get)]
+    pub fn all_intact(batch: &Batch) -> bool {
+        batch.content().batch.all_intact
     }
 
     /// Splits the batch into k micro-batches, to accumulate gradients with less memory. If k does not divide the batch,

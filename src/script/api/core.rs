@@ -96,7 +96,7 @@ mod functions {
     /// have taken at once; `reserved`, the most that libtorch has taken from the driver for them; `free`, now, for any
     /// process; `total`. As torch.cuda.max_memory_allocated, max_memory_reserved and mem_get_info.
     ///
-    /// Example: `print(`${fixed(gpu_memory().allocated / 1e9, 1)} GB`);`
+    /// Example: `if gpu_memory() != () { print(gpu_memory().allocated / 1e9); }`
     pub fn gpu_memory() -> Result<Dynamic> {
         let tch::Device::Cuda(index) = crate::device::current() else { return Ok(Dynamic::UNIT) };
         let memory = ffi::gpu_memory(index)?;

@@ -5,6 +5,29 @@ use super::{Folder, Outcome, Said, assert_checkpoints_whole, outcome};
 use serde_json::Value;
 use std::fmt::{Display, Formatter, Result};
 
+/// Pretraining in which some steps have a NaN, that is logged at its end only.
+pub const NOT_FINITE: &str = r#"
+import "std/pretrain" as pretrain;
+let calls = #{ n: 0 };
+let spoil = |batch| {
+    calls.n += 1;
+    if calls.n in [1, 4, 5, 9] { batch.images = batch.images * (0.0 / 0.0); }
+    batch
+};
+let model = nn::vit_nepa(#{
+    image_size: 8, patch_size: 4, num_channels: 3, hidden_size: 8, num_hidden_layers: 2,
+    num_attention_heads: 2, intermediate_size: 16,
+});
+let kind = param("optimizer", "adamw");
+let result = pretrain::fit(model, data::synthetic(#{ len: 24, size: 8, seed: 1 }), #{
+    epochs: 2, batch: 4, log_every: 100, skip_nonfinite: param("skip", 4), transforms: [spoil],
+    optimizer: kind, ema: 0.5, ema_warmup: true, lr: 1e-3,
+});
+checkpoint::save(model, run::path("model"));
+result.ema.apply(|| checkpoint::save(model, run::path("averaged"), #{ weights: "ema" }));
+print(result.ema.updates);
+"#;
+
 /// Pretraining, fine-tuning and evaluation with checkpoints at every second step, in seconds.
 pub const LOOPS: &str = r#"
 import "std/pretrain" as pretrain;

@@ -35,7 +35,7 @@ and training beside recorded ones; speed and memory of a step of the base and th
 recipes beside the CPU; NCCL; the loader of images. docs/gpu.md says how to send in a report, and what is in it.
 
   --out DIR         where to write [gpu-check]; an earlier report there is replaced
-  --minutes N       ends within so many minutes, whatever hangs [10]; what is not done by then is said
+  --minutes N       ends within so many minutes, whatever part hangs [10]; the report says what was not done
   --nepa PATH       checks this binary; unless given, nepa is built in release mode, as by `cargo xtask run`
   --reference DIR   times the PyTorch reference's step too, eager and compiled: a checkout of it, and
   --python PYTHON   a Python with what it needs (benches/train/README.md)

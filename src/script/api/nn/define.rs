@@ -86,7 +86,8 @@ impl ScriptModule {
                         "use .to(\"float32\")"
                     );
                 }
-                Member::Parameter(t.f_detach()?.f_set_requires_grad(true)?.into())
+                // Optimizers and averages take its values in the order of memory: a view gets memory of its own.
+                Member::Parameter(t.f_detach()?.f_contiguous()?.f_set_requires_grad(true)?.into())
             } else if let Some(m) = value.read_lock::<Module>() {
                 Member::Module(m.clone())
             } else if let Some(list) = value.read_lock::<Array>()

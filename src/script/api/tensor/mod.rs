@@ -20,6 +20,7 @@ mod pick;
 pub mod pool;
 mod random;
 mod read;
+mod read_back;
 mod reduce;
 mod reshape;
 mod sorting;
@@ -31,6 +32,7 @@ pub use autograd::can_go_backward;
 use crate::script::registry::Api;
 use crate::script::values::Tensor;
 use pairs::ValuesAndIndices;
+use read_back::ReadBack;
 
 pub fn register(api: &mut Api<'_>) {
     api.globals(
@@ -72,6 +74,7 @@ pub fn register(api: &mut Api<'_>) {
         "What sort, topk, max over a dimension and their like give: `values` and `indices`, also as [0] and [1].",
         pairs::register,
     );
+    api.methods::<ReadBack>("Values on their way from the device to the host.", read_back::register);
     api.namespace("linalg", "Linear algebra, as torch.linalg has it.", linalg::register);
     api.namespace("fft", "Fourier transforms, as torch.fft has them.", fft::register);
     api.namespace(

@@ -1,5 +1,6 @@
 //! Reading tensors: sizes, values, text.
 
+use super::read_back::ReadBack;
 use crate::error::{Result, bail, ensure};
 use crate::script::limits::ARRAY;
 use crate::script::values::{self, Tensor};
@@ -142,6 +143,14 @@ mod functions {
     /// Example: `ones([2]).equal(ones([2]))`
     pub fn equal(a: &Tensor, b: &Tensor) -> Result<bool> {
         Ok(a.size() == b.size() && a.f_equal(b)?)
+    }
+
+    /// Begins to copy the values from the device to the host, which goes on meanwhile. For progress and logs: what is asked
+    /// for at once waits for a GPU, which then has nothing to do.
+    ///
+    /// Example: `let loss = ones([2]).sum().read_back(); loss.item() == 2.0`
+    pub fn read_back(t: &Tensor) -> Result<ReadBack> {
+        ReadBack::begin(t)
     }
 
     /// Whether all values are finite.
