@@ -256,8 +256,8 @@ fn all_gpus_are_tried_beside_one() {
         let world = world(&format!(
             "case \"$*\" in\n\
              *nccl.rhai*) echo '{{\"rows\":[{{\"bytes\":1000000000,\"seconds\":0.01}}]}}';;\n\
-             *distributed_loop*'batch=16 --nproc 1') echo '2000 held-out images  loss -0.5';;\n\
-             *distributed_loop*'batch=16 --nproc 2') echo '2000 held-out images  loss {loss}';;\n\
+             *training.rhai*'batch=16 --nproc 1') echo 'loss -0.5';;\n\
+             *training.rhai*'batch=16 --nproc 2') echo 'loss {loss}';;\n\
              *) exit 3;; esac"
         ));
         run(&world, "1");

@@ -150,7 +150,18 @@ impl Runner {
 
 /// Kills a program and what it has started, also in process groups of their own; whether it has ended.
 fn kill(child: &mut Child, pid: Pid) -> bool {
-    let all = with_descendants(pid);
+    // Stopped first, so that none starts another one meanwhile.
+    let mut all = Vec::new();
+    loop {
+        let new: Vec<Pid> = with_descendants(pid).into_iter().filter(|pid| !all.contains(pid)).collect();
+        if new.is_empty() {
+            break;
+        }
+        for pid in &new {
+            let _ = kill_process(*pid, Signal::STOP);
+        }
+        all.extend(new);
+    }
     let _ = kill_process_group(pid, Signal::KILL);
     for pid in all {
         let _ = kill_process(pid, Signal::KILL);

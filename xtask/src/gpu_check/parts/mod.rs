@@ -45,11 +45,12 @@ pub fn all(check: &Check) -> Vec<Part> {
 }
 
 /// The scripts that parts run.
-const SCRIPTS: [(&str, &str); 4] = [
+const SCRIPTS: [(&str, &str); 5] = [
     ("device.rhai", include_str!("../scripts/device.rhai")),
     ("maps.rhai", include_str!("../scripts/maps.rhai")),
     ("nccl.rhai", include_str!("../scripts/nccl.rhai")),
     ("step.rhai", include_str!("../scripts/step.rhai")),
+    ("training.rhai", include_str!("../scripts/training.rhai")),
 ];
 
 pub fn write_scripts(folder: &Path) -> Result<()> {
