@@ -15,6 +15,7 @@ mod blocks;
 mod checkpoint;
 mod cli;
 mod cost;
+mod cuda_recipes;
 mod data;
 mod data_command;
 mod decode;

@@ -2,7 +2,7 @@
 //! a broken library or too little memory, and how often the host launches and waits.
 
 use crate::common::gpu_faults::{
-    self, Fault, LOOPS, NOT_FINITE, OUT_OF_MEMORY, Report, Setting, folder_with, loops, simulated,
+    self, CLASSIFIER, Fault, LOOPS, NOT_FINITE, OUT_OF_MEMORY, Report, Setting, folder_with, loops, simulated,
 };
 use crate::common::simulated_cuda::{CUDA, environment, link_libtorch, loaded_from};
 use crate::common::*;
@@ -30,135 +30,6 @@ fn training_and_evaluation_are_those_of_the_cpu_bit_for_bit() {
     assert_eq!(report.0["devices"][0]["live_bytes"], 0, "memory is never freed");
     // Numbers that are tensors of the CPU cost a copy with each launch; a list with one, a launch for each tensor.
     assert_eq!(report.0["notes"], serde_json::json!({}), "{}", report.0);
-}
-
-/// Runs a recipe or an example of the repository on the CPU and on CUDA; both must leave the same.
-fn same_on_both(file: &str, sets: &[&str]) {
-    let path = repository(file).display().to_string();
-    // Folders of one name: results may name it.
-    let run = |device: &str| {
-        let folder = Folder::on_cpu();
-        let mut args = vec!["run", &path, "--device", device, "--threads", "1", "--out", "out"];
-        sets.iter().for_each(|set| args.extend(["--set", set]));
-        let said = if device == "cpu" { folder.nepa(&args) } else { simulated(&folder, &[], &args) };
-        said.succeeds();
-        (outcome(&folder.path("out")), said)
-    };
-    let ((expected, cpu), (found, cuda)) = (run("cpu"), run("cuda"));
-    expected.assert_equals(&found);
-    // What is printed may tell times, but where nothing else is left, it is the result.
-    if expected.0.keys().all(|name| name.contains("recipe") || name.contains("scripts/")) {
-        assert!(!cpu.stdout.is_empty(), "{file} leaves nothing to compare: {cpu}");
-        assert_eq!(cpu.stdout, cuda.stdout, "{file}");
-    }
-}
-
-const CLASSIFIER: &str = "let m = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 3, hidden_size: 8, \
-                          num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16, num_labels: 1000 })";
-
-/// What is set for the recipes of the same kind. IMAGES, MODEL, CLASSES, TRACE stand for what the tests have.
-const PRETRAINING: &str = "data=IMAGES evaluate_every=1 dtype=float32 hidden_size=16 layers=2 heads=2 batch=8 \
-                           micro_batch=4 image_size=56 steps=2";
-const FINE_TUNING: &str = "data=IMAGES model=MODEL weights=raw batch=8 micro_batch=4 epochs=1 dtype=float32";
-const FEATURES: &str = "data=IMAGES model=MODEL block=all";
-
-/// Every recipe, at a size that takes seconds.
-const RECIPES: [(&str, &str); 12] = [
-    ("ablations", "steps=2 batch=32 images=60"),
-    ("eval_imagenet1k", "data=IMAGES model=CLASSES resize=32 dtype=float32"),
-    ("fashion_mnist", "hidden_size=16 layers=1 heads=2 pretrain_epochs=1 finetune_epochs=1"),
-    ("finetune_vitb", FINE_TUNING),
-    ("finetune_vitl", FINE_TUNING),
-    ("knn", FEATURES),
-    ("linear_probe", FEATURES),
-    ("pretrain_vitb", PRETRAINING),
-    ("pretrain_vitl", PRETRAINING),
-    ("pretrain_vits", PRETRAINING),
-    ("quickstart", "seeds=1 pretrain_epochs=1 finetune_epochs=1"),
-    ("visualize", "data=IMAGES model=MODEL"),
-];
-
-/// Every example likewise.
-const EXAMPLES: [(&str, &str); 16] = [
-    ("custom_embed", "steps=15"),
-    ("custom_loop", "steps=15"),
-    ("custom_task", "epochs=1"),
-    ("distill", "images=64 batch=16 epochs=1 width=16 teacher_width=32 teacher_epochs=1"),
-    ("distributed_loop", "steps=15"),
-    ("image_parity", ""),
-    ("info_nce", "steps=12"),
-    ("lenepa", "steps=3 batch=16 width=32 layers=2 directions=16 labels=40 tested=40"),
-    ("next_k_info_nce", "epochs=1 images=64 batch=16 width=32 layers=2"),
-    ("parity", "dir=MODEL"),
-    ("resumable_loop", "steps=8"),
-    ("scaling", ""),
-    ("scan_orders", "images=64 batch=16 epochs=1 width=16 layers=2"),
-    ("sweep", "steps=4"),
-    ("train_parity", "dir=TRACE"),
-    ("video", "steps=15 batch=8 width=48 layers=2 labels=40 tested=40"),
-];
-
-/// Runs what a table lists on both devices.
-fn all_are_the_same(folder: &str, table: &[(&str, &str)]) {
-    let models = Folder::new();
-    models.run(&format!("{CLASSIFIER}; checkpoint::save(m, \"m\");")).succeeds();
-    let places = [
-        ("IMAGES", repository("tests/fixtures/data/folder").display().to_string()),
-        ("MODEL", golden("gelu-plain-qknorm")),
-        ("CLASSES", models.path("m").display().to_string()),
-        ("TRACE", repository("tests/fixtures/train").display().to_string()),
-    ];
-    for (name, sets) in table {
-        let place = |set: &str| places.iter().fold(set.to_string(), |set, (name, path)| set.replace(name, path));
-        let sets: Vec<String> = sets.split_whitespace().map(place).collect();
-        let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
-        same_on_both(&format!("{folder}/{name}.rhai"), &sets);
-    }
-}
-
-#[test]
-fn the_tables_name_every_recipe_and_example() {
-    for (folder, table) in [("recipes", &RECIPES[..]), ("examples", &EXAMPLES)] {
-        let all = names_in(&repository(folder));
-        let all: Vec<&str> = all.iter().filter_map(|name| name.strip_suffix(".rhai")).collect();
-        assert_eq!(table.iter().map(|(name, _)| *name).collect::<Vec<_>>(), all, "{folder}");
-    }
-}
-
-// Halves, which run at the same time.
-
-#[test]
-fn the_recipes_give_the_bits_of_the_cpu() {
-    all_are_the_same("recipes", &RECIPES[..6]);
-}
-
-#[test]
-fn the_other_recipes_give_the_bits_of_the_cpu() {
-    all_are_the_same("recipes", &RECIPES[6..]);
-}
-
-#[test]
-fn the_examples_give_the_bits_of_the_cpu() {
-    all_are_the_same("examples", &EXAMPLES[..8]);
-}
-
-#[test]
-fn the_other_examples_give_the_bits_of_the_cpu() {
-    all_are_the_same("examples", &EXAMPLES[8..]);
-}
-
-#[test]
-fn the_models_of_the_examples_give_the_bits_of_the_cpu() {
-    let folder = folder_with(
-        r#"import "std/pretrain" as pretrain;
-        let config = #{ image_size: 32, patch_size: 8, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 4 };
-        let model = nn::build(param("script", ""), config);
-        pretrain::fit(model, data::synthetic(#{ len: 8, size: 32 }), #{ batch: 4, epochs: 1, accumulate: 2 });"#,
-    );
-    for model in names_in(&repository("examples/models")) {
-        let script = format!("script={}", repository("examples/models").join(model).display());
-        same_on_both(&folder.path("recipe.rhai").display().to_string(), &[&script]);
-    }
 }
 
 #[test]

@@ -5,6 +5,10 @@ use super::{Folder, Outcome, Said, assert_checkpoints_whole, outcome};
 use serde_json::Value;
 use std::fmt::{Display, Formatter, Result};
 
+/// A classifier of a thousand classes, as `m`.
+pub const CLASSIFIER: &str = "let m = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 3, hidden_size: 8, \
+                          num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16, num_labels: 1000 })";
+
 /// Pretraining in which some steps have a NaN, that is logged at its end only.
 pub const NOT_FINITE: &str = r#"
 import "std/pretrain" as pretrain;
@@ -169,7 +173,7 @@ impl Undisturbed {
 
 /// Strikes at moments that are spread over model, steps, checkpoints and evaluations, the last one included.
 pub fn at_some_moments(fault: Fault) {
-    const MOMENTS: usize = 8;
+    const MOMENTS: usize = 5;
     let whole = Undisturbed::new();
     let all = whole.moments(fault);
     let chosen = (1..=MOMENTS).map(|moment| all[(all.len() * moment).div_ceil(MOMENTS) - 1]);
