@@ -96,6 +96,7 @@ fn the_tables_name_every_recipe_and_example() {
 // Halves, which run at the same time.
 
 #[test]
+#[ignore = "takes minutes; cargo xtask test --simulated-cuda runs it"]
 fn the_recipes_give_the_bits_of_the_cpu() {
     all_are_the_same("recipes", &RECIPES[..6]);
 }
