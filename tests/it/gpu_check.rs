@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::process::Command;
 
 #[test]
+#[ignore = "takes a minute; cargo xtask test --simulated-cuda runs it"]
 fn a_rehearsal_fills_both_reports() {
     let folder = Folder::on_cpu();
     let out = folder.path("out");
