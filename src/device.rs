@@ -40,41 +40,6 @@ pub fn download(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
     tensors.iter().map(copy).collect()
 }
 
-/// A tensor's values on the CPU, or on their way there.
-#[derive(Debug)]
-pub enum ReadBack {
-    /// They are there.
-    Here(Tensor),
-    /// A GPU is to send them.
-    UnderWay(ffi::ReadBack),
-}
-
-impl ReadBack {
-    /// Begins to copy a tensor's values to the CPU. The host does not wait for a GPU.
-    pub fn begin(tensor: &Tensor) -> Result<Self> {
-        Ok(match tensor.device() {
-            Device::Cuda(_) => Self::UnderWay(ffi::ReadBack::begin(tensor)?),
-            _ => Self::Here(detached_copy(tensor)?),
-        })
-    }
-
-    /// Whether the values are there.
-    pub fn has_arrived(&self) -> Result<bool> {
-        match self {
-            Self::Here(_) => Ok(true),
-            Self::UnderWay(copy) => copy.has_arrived(),
-        }
-    }
-
-    /// The values, for which the host waits if it must.
-    pub fn wait(&self) -> Result<Tensor> {
-        match self {
-            Self::Here(values) => Ok(values.shallow_clone()),
-            Self::UnderWay(copy) => copy.wait(),
-        }
-    }
-}
-
 /// Parses `cpu`, `cuda` or `cuda:N` and checks that it exists.
 pub fn parse(text: &str) -> Result<Device> {
     let device = match text {

@@ -28,29 +28,29 @@ impl Images {
             Images::Bytes { pixels, normalize } => {
                 let images = pixels.f_permute([0, 3, 1, 2])?.f_to_kind(Kind::Float)?.f_contiguous()?;
                 let images = images.f_div_scalar(255.0)?;
-                normalize.as_ref().map_or(Ok(images.shallow_clone()), |n| n.of_images(&images))
+                match normalize {
+                    Some(normalize) => normalize.of_images(&images),
+                    None => Ok(images),
+                }
             }
         }
     }
 
     /// `length` of them from `start` on.
     pub fn part(&self, start: i64, length: i64) -> Result<Self> {
-        Ok(match self {
-            Images::Numbers(images) => Images::Numbers(images.f_narrow(0, start, length)?),
-            Images::Bytes { pixels, normalize } => {
-                Images::Bytes { pixels: pixels.f_narrow(0, start, length)?, normalize: normalize.clone() }
-            }
-        })
+        self.map(|images| Ok(images.f_narrow(0, start, length)?))
     }
 
     /// Others that share their memory.
     pub fn shallow_clone(&self) -> Self {
-        match self {
-            Images::Numbers(images) => Images::Numbers(images.shallow_clone()),
-            Images::Bytes { pixels, normalize } => {
-                Images::Bytes { pixels: pixels.shallow_clone(), normalize: normalize.clone() }
-            }
-        }
+        self.map(|images| Ok(images.shallow_clone())).expect("a clone of a handle")
+    }
+
+    fn map(&self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(match self {
+            Images::Numbers(images) => Images::Numbers(f(images)?),
+            Images::Bytes { pixels, normalize } => Images::Bytes { pixels: f(pixels)?, normalize: normalize.clone() },
+        })
     }
 }
 

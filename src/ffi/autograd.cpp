@@ -118,9 +118,12 @@ Fault *nepa_backward(Handle loss, bool through_hooks) {
       if (!found[i].defined()) continue;
       auto &sum = leaves[i].mutable_grad();
       // In memory of its own, laid out as the leaf: what was found may be a view, or belong to several leaves.
-      if (!sum.defined()) sum = torch::autograd::utils::clone_obey_contract(found[i].detach(), leaves[i]);
-      else if (sum.layout() == at::kStrided && found[i].layout() == at::kStrided) sums.push_back(sum), summands.push_back(found[i]);
-      else sum = sum + found[i];
+      if (!sum.defined()) {
+        sum = torch::autograd::utils::clone_obey_contract(found[i].detach(), leaves[i]);
+        continue;
+      }
+      sums.push_back(sum);
+      summands.push_back(found[i]);
     }
     if (!sums.empty()) at::_foreach_add_(sums, summands);
   });

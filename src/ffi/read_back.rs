@@ -1,7 +1,8 @@
-//! A tensor's values on their way from a CUDA device to the host (`read_back.cpp`).
+//! A tensor's values on their way from the device to the host (`read_back.cpp`).
 
 use super::{Fault, check};
 use crate::error::Result;
+use crate::tensor::detached_copy;
 use std::marker::{PhantomData, PhantomPinned};
 use std::ptr::NonNull;
 use tch::Tensor;
@@ -21,37 +22,54 @@ unsafe extern "C" {
     fn nepa_read_back_free(values: *mut Values);
 }
 
-/// A copy on the CPU of a tensor on a CUDA device, begun without waiting for it.
+/// A tensor's values on the CPU, or on their way there from a GPU.
 #[derive(Debug)]
-pub struct ReadBack(NonNull<Values>);
+pub struct ReadBack(Place);
+
+#[derive(Debug)]
+enum Place {
+    Here(Tensor),
+    UnderWay(UnderWay),
+}
+
+#[derive(Debug)]
+struct UnderWay(NonNull<Values>);
 
 impl ReadBack {
-    /// Begins to copy.
+    /// Begins to copy a tensor's values to the CPU, outside any graph. The host does not wait for a GPU.
     pub fn begin(tensor: &Tensor) -> Result<Self> {
+        if !tensor.device().is_cuda() {
+            return Ok(Self(Place::Here(detached_copy(tensor)?)));
+        }
         let mut made = std::ptr::null_mut();
         // SAFETY: a live handle; on success `made` is a new object that we own.
         check(unsafe { nepa_read_back(tensor.as_ptr() as *mut C_tensor, &mut made) })?;
-        Ok(Self(NonNull::new(made).expect("made without a fault")))
+        Ok(Self(Place::UnderWay(UnderWay(NonNull::new(made).expect("made without a fault")))))
     }
 
-    /// Whether the copy has ended.
+    /// Whether the values are there.
     pub fn has_arrived(&self) -> Result<bool> {
+        let Place::UnderWay(UnderWay(values)) = &self.0 else { return Ok(true) };
         let mut arrived = false;
         // SAFETY: a live object.
-        check(unsafe { nepa_read_back_has_arrived(self.0.as_ptr(), &mut arrived) })?;
+        check(unsafe { nepa_read_back_has_arrived(values.as_ptr(), &mut arrived) })?;
         Ok(arrived)
     }
 
-    /// The copy, for which the host waits if it must.
+    /// The values, for which the host waits if it must.
     pub fn wait(&self) -> Result<Tensor> {
+        let values = match &self.0 {
+            Place::Here(values) => return Ok(values.shallow_clone()),
+            Place::UnderWay(UnderWay(values)) => values,
+        };
         let mut host = std::ptr::null_mut();
         // SAFETY: a live object; on success `host` is a new handle that we own.
-        check(unsafe { nepa_read_back_wait(self.0.as_ptr(), &mut host) })?;
+        check(unsafe { nepa_read_back_wait(values.as_ptr(), &mut host) })?;
         Ok(unsafe { Tensor::from_ptr(host) })
     }
 }
 
-impl Drop for ReadBack {
+impl Drop for UnderWay {
     fn drop(&mut self) {
         // SAFETY: made by nepa_read_back and freed once.
         unsafe { nepa_read_back_free(self.0.as_ptr()) }

@@ -56,8 +56,8 @@ impl Block {
         })
     }
 
-    /// A branch by its modules, one by one.
-    fn plain(
+    /// x + drop_path(scale ⊙ inner(norm(x))), by fused operations where they fit.
+    fn branch(
         &self,
         x: &Tensor,
         norm: &LayerNorm,
@@ -65,40 +65,16 @@ impl Block {
         scale: &Option<LayerScale>,
         cx: &Context,
     ) -> Result<Tensor> {
+        let fused = Branch { norm, scale: scale.as_ref(), drop_path: &self.drop_path }.forward(inner, x, cx)?;
+        if let Some(y) = fused {
+            return Ok(y);
+        }
         let mut y = inner.forward(&norm.forward(x, cx)?, cx)?;
         if let Some(scale) = scale {
             y = scale.forward(&y, cx)?;
         }
         Ok(x.f_add(&self.drop_path.forward(&y, cx)?)?)
     }
-}
-
-impl Block {
-    fn attention_branch(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
-        let (norm, scale) = (&self.layernorm_before, &self.layer_scale);
-        if let Some(attention) = downcast::<Attention>(&self.attention) {
-            let branch = Branch { norm, scale: scale.as_ref(), drop_path: &self.drop_path };
-            if let Some(y) = branch.attention(attention, x, cx)? {
-                return Ok(y);
-            }
-        }
-        self.plain(x, norm, self.attention.as_ref(), scale, cx)
-    }
-
-    fn mlp_branch(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
-        let (norm, scale) = (&self.layernorm_after, &self.output_layer_scale);
-        if let Some(mlp) = downcast::<Mlp>(&self.mlp.1) {
-            let branch = Branch { norm, scale: scale.as_ref(), drop_path: &self.drop_path };
-            if let Some(y) = branch.mlp(mlp, x)? {
-                return Ok(y);
-            }
-        }
-        self.plain(x, norm, self.mlp.1.as_ref(), scale, cx)
-    }
-}
-
-fn downcast<T: 'static>(module: &ModuleRef) -> Option<&T> {
-    module.as_any()?.downcast_ref()
 }
 
 impl Module for Block {
@@ -126,7 +102,9 @@ impl Module for Block {
 
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         expect_tokens(x, self.width, self)?;
-        let x = self.attention_branch(x, cx).context("in attention")?;
-        self.mlp_branch(&x, cx).context("in mlp")
+        let x = self
+            .branch(x, &self.layernorm_before, self.attention.as_ref(), &self.layer_scale, cx)
+            .context("in attention")?;
+        self.branch(&x, &self.layernorm_after, self.mlp.1.as_ref(), &self.output_layer_scale, cx).context("in mlp")
     }
 }

@@ -1,7 +1,7 @@
 //! The built-in parts of a block by fused operations: the same formulas as the modules compute one by one, with fewer
 //! passes over memory and less kept for backward. What they do not fit goes the plain way.
 
-use super::{Activation, Attention, Context, DropPath, LayerNorm, LayerScale, Linear, Mlp, rotary};
+use super::{Activation, Attention, Context, DropPath, LayerNorm, LayerScale, Linear, Mlp, Module, rotary};
 use crate::error::Result;
 use crate::ffi::{self, Affine, Autocast, BranchEnd, FusedActivation, Norm};
 use std::cell::Cell;
@@ -24,8 +24,16 @@ pub(super) struct Branch<'a> {
 }
 
 impl Branch<'_> {
-    /// The branch around attention; `None` where the fused operations do not fit.
-    pub fn attention(&self, attention: &Attention, x: &Tensor, cx: &Context) -> Result<Option<Tensor>> {
+    /// The branch around a module; `None` where the fused operations do not fit.
+    pub fn forward(&self, inner: &dyn Module, x: &Tensor, cx: &Context) -> Result<Option<Tensor>> {
+        let Some(inner) = inner.as_any().filter(|_| ENABLED.get()) else { return Ok(None) };
+        if let Some(attention) = inner.downcast_ref::<Attention>() {
+            return self.attention(attention, x, cx);
+        }
+        inner.downcast_ref::<Mlp>().map_or(Ok(None), |mlp| self.mlp(mlp, x))
+    }
+
+    fn attention(&self, attention: &Attention, x: &Tensor, cx: &Context) -> Result<Option<Tensor>> {
         let products = [&attention.query, &attention.key, &attention.value].map(affine);
         let output = affine(&attention.output);
         let qk_norms = match (&attention.q_norm, &attention.k_norm) {
@@ -53,8 +61,7 @@ impl Branch<'_> {
         Ok(Some(ffi::projection(x, &mixed, output, self.end(&mask))?))
     }
 
-    /// The branch around the feed-forward part; `None` where the fused operation does not fit.
-    pub fn mlp(&self, mlp: &Mlp, x: &Tensor) -> Result<Option<Tensor>> {
+    fn mlp(&self, mlp: &Mlp, x: &Tensor) -> Result<Option<Tensor>> {
         let products = [affine(&mlp.up), mlp.gate.as_ref().map_or((None, None), affine), affine(&mlp.down)];
         if !self.fits(x, products) {
             return Ok(None);
@@ -78,7 +85,7 @@ impl Branch<'_> {
         let own = [norm(self.norm).affine, (self.scale.map(|scale| &scale.lambda1), None)];
         let mut all = others.into_iter().chain(own).flat_map(|(weight, bias)| [weight, bias]).flatten();
         let device_fits = matches!(x.device(), Device::Cpu | Device::Cuda(_));
-        ENABLED.get() && device_fits && x.numel() > 0 && place(x) == wanted && all.all(|t| place(t) == wanted)
+        device_fits && x.numel() > 0 && place(x) == wanted && all.all(|t| place(t) == wanted)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::error::{Result, ensure};
 use crate::ffi::ReadBack;
-use std::cell::Cell;
 use std::rc::Rc;
 use tch::{Kind, Tensor};
 
@@ -13,15 +12,9 @@ pub struct FiniteCheck(Rc<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Unless the outcome was known from the beginning.
-    under_way: Option<UnderWay>,
-    outcome: Cell<Option<bool>>,
-}
-
-#[derive(Debug)]
-struct UnderWay {
-    on_device: OnDevice,
-    read_back: ReadBack,
+    /// A bool for the host.
+    is_finite: ReadBack,
+    on_device: Option<OnDevice>,
 }
 
 /// The outcome as float32 scalars on the device.
@@ -39,41 +32,23 @@ impl FiniteCheck {
         ensure!(number.numel() == 1, "check_finite: expected one number, found a tensor of shape {:?}", number.size());
         let number = number.f_detach()?.f_reshape([0i64; 0])?;
         // Infinity minus itself is NaN, which is not 0.
-        let is_finite = number.f_sub(&number)?.f_eq(0.0)?;
-        if !number.device().is_cuda() {
-            let outcome = Cell::new(Some(is_finite.f_int64_value(&[])? == 1));
-            return Ok(Self(Rc::new(State { under_way: None, outcome })));
-        }
-        let is_finite = is_finite.f_to_kind(Kind::Float)?;
-        let read_back = ReadBack::begin(&is_finite)?;
-        let found_inf = is_finite.f_rsub_scalar(1.0)?;
-        let under_way = Some(UnderWay { on_device: OnDevice { found_inf, is_finite }, read_back });
-        Ok(Self(Rc::new(State { under_way, outcome: Cell::new(None) })))
-    }
-
-    /// Whether the host has heard of the outcome.
-    pub fn is_known(&self) -> Result<bool> {
-        match &self.0.under_way {
-            Some(under_way) if self.0.outcome.get().is_none() => under_way.read_back.has_arrived(),
-            _ => Ok(true),
-        }
+        let outcome = number.f_sub(&number)?.f_eq(0.0)?;
+        let is_finite = ReadBack::begin(&outcome)?;
+        let for_device = || -> Result<OnDevice> {
+            let is_finite = outcome.f_to_kind(Kind::Float)?;
+            Ok(OnDevice { found_inf: is_finite.f_rsub_scalar(1.0)?, is_finite })
+        };
+        let on_device = number.device().is_cuda().then(for_device).transpose()?;
+        Ok(Self(Rc::new(State { is_finite, on_device })))
     }
 
     /// Whether the number is finite. Waits for the device if it must.
     pub fn is_finite(&self) -> Result<bool> {
-        match (self.0.outcome.get(), &self.0.under_way) {
-            (Some(outcome), _) => Ok(outcome),
-            (None, Some(under_way)) => {
-                let outcome = under_way.read_back.wait()?.f_double_value(&[])? == 1.0;
-                self.0.outcome.set(Some(outcome));
-                Ok(outcome)
-            }
-            (None, None) => unreachable!("known from the beginning"),
-        }
+        Ok(self.0.is_finite.wait()?.f_int64_value(&[])? == 1)
     }
 
     /// The outcome for the device's own use; nothing on a CPU.
     pub fn on_device(&self) -> Option<&OnDevice> {
-        self.0.under_way.as_ref().map(|under_way| &under_way.on_device)
+        self.0.on_device.as_ref()
     }
 }

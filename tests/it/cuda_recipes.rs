@@ -1,6 +1,6 @@
 //! Every recipe and example at tiny size on CUDA, which `tests/simulated-cuda` simulates: the bits of the CPU.
 
-use crate::common::gpu_faults::{CLASSIFIER, folder_with, simulated};
+use crate::common::simulated_cuda::{CLASSIFIER, folder_with, simulated};
 use crate::common::*;
 
 /// Runs a recipe or an example of the repository on the CPU and on CUDA; both must leave the same.

@@ -1,10 +1,10 @@
 //! Runs on CUDA, which `tests/simulated-cuda` simulates: the same bits as on a CPU, what a user is told who has no GPU,
 //! a broken library or too little memory, and how often the host launches and waits.
 
-use crate::common::gpu_faults::{
-    self, CLASSIFIER, Fault, LOOPS, NOT_FINITE, OUT_OF_MEMORY, Report, Setting, folder_with, loops, simulated,
+use crate::common::gpu_faults::{self, Fault, LOOPS, NOT_FINITE, OUT_OF_MEMORY, loops};
+use crate::common::simulated_cuda::{
+    CLASSIFIER, CUDA, Report, Setting, environment, folder_with, link_libtorch, loaded_from, simulated,
 };
-use crate::common::simulated_cuda::{CUDA, environment, link_libtorch, loaded_from};
 use crate::common::*;
 
 /// What LOOPS leaves on the CPU.

@@ -1,7 +1,8 @@
 //! A GPU that is lost in mid-run, which `tests/simulated-cuda` simulates: what is said, that nothing is lost, and how the
 //! process ends.
 
-use crate::common::gpu_faults::{self, Fault, folder_with, simulated};
+use crate::common::gpu_faults::{self, Fault};
+use crate::common::simulated_cuda::{folder_with, simulated};
 use crate::simulated_cuda::in_a_process_with_cuda;
 
 #[test]

@@ -1,8 +1,8 @@
 //! Several processes, each on a GPU of its own, which `tests/simulated-cuda` simulates together with NCCL: the bits of as
 //! many processes on a CPU, and what is said when one of them is lost.
 
-use crate::common::gpu_faults::{LOOPS, LOST, NOT_FINITE, OUT_OF_MEMORY, Report, Setting, folder_with, simulated};
-use crate::common::simulated_cuda::environment;
+use crate::common::gpu_faults::{LOOPS, LOST, NOT_FINITE, OUT_OF_MEMORY};
+use crate::common::simulated_cuda::{Report, Setting, environment, folder_with, simulated};
 use crate::common::*;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! One epoch: the worker threads that make its images, and the consumer that takes its batches.
 
-use super::to_float::{BufferPool, to_images};
+use super::to_images::{BufferPool, to_images};
 use super::{Loader, OnBad, Shared, lock};
 use crate::data::batch::{Batch, Images};
 use crate::data::image::Image;

@@ -5,7 +5,7 @@
 //! soon as it is free, into buffers that are used again and again. Images stay 8-bit until they are on the device.
 
 mod epoch;
-mod to_float;
+mod to_images;
 
 pub use epoch::{Epoch, Misfit};
 
@@ -16,7 +16,7 @@ use crate::error::{Diagnostic, Result, ensure};
 use crate::{choices, options};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use to_float::BufferPool;
+use to_images::BufferPool;
 
 choices! {
     /// What is done about an image that cannot be read.

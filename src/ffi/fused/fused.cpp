@@ -14,8 +14,6 @@
 #include <ATen/ops/native_layer_norm_backward.h>
 #include <ATen/ops/sum.h>
 
-#include <utility>
-
 namespace fused {
 
 std::vector<at::Tensor> cast(const std::vector<at::Tensor> &tensors, at::ScalarType kind) {
@@ -36,27 +34,29 @@ at::Tensor product(const at::Tensor &x, const at::Tensor &weight, const at::Tens
   return bias.defined() ? at::addmm_out(out, bias, x, weight.t()) : at::mm_out(out, x, weight.t());
 }
 
-Normed layer_norm(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias, double eps) {
+std::pair<at::Tensor, Moments> layer_norm(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias,
+                                          double eps) {
   auto [y, mean, rstd] = at::native_layer_norm(x, x.size(-1), given(weight), given(bias), eps);
-  return {y, mean, rstd};
+  return {y, {mean, rstd}};
 }
 
 at::Tensor NormedRows::forward(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias,
                                at::ScalarType kind) {
-  norm = layer_norm(x, weight, bias, eps);
-  auto rows = std::exchange(norm.y, {}).to(kind).view({-1, x.size(-1)});
+  at::Tensor y;
+  std::tie(y, moments) = layer_norm(x, weight, bias, eps);
+  auto rows = y.to(kind).view({-1, x.size(-1)});
   if (kind != at::kFloat) kept = rows;
   return rows;
 }
 
 at::Tensor NormedRows::again(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias) const {
-  return kept.defined() ? kept : layer_norm(x, weight, bias, eps).y.view({-1, x.size(-1)});
+  return kept.defined() ? kept : layer_norm(x, weight, bias, eps).first.view({-1, x.size(-1)});
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward(const at::Tensor &grad, const at::Tensor &x,
-                                                                   const Normed &normed, const at::Tensor &weight,
+                                                                   const Moments &moments, const at::Tensor &weight,
                                                                    const at::Tensor &bias) {
-  return at::native_layer_norm_backward(grad, x, x.size(-1), normed.mean, normed.rstd, given(weight), given(bias),
+  return at::native_layer_norm_backward(grad, x, x.size(-1), moments.mean, moments.rstd, given(weight), given(bias),
                                         {true, weight.defined(), bias.defined()});
 }
 

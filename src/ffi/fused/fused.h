@@ -13,6 +13,7 @@
 #include <torch/csrc/autograd/saved_variable.h>
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace fused {
@@ -39,17 +40,20 @@ std::vector<at::Tensor> cast(const std::vector<at::Tensor> &tensors, at::ScalarT
 // x Wᵀ + b, of x [n, inputs]; written to `out` if that is defined.
 at::Tensor product(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias, at::Tensor out = {});
 
-// LayerNorm over the last dimension of x, float32, and what its backward needs.
-struct Normed {
-  at::Tensor y, mean, rstd;
+// What the backward of a LayerNorm needs.
+struct Moments {
+  at::Tensor mean, rstd;
 };
-Normed layer_norm(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias, double eps);
+
+// LayerNorm over the last dimension of x, float32, and its moments.
+std::pair<at::Tensor, Moments> layer_norm(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias,
+                                          double eps);
 
 // LN(x) as the rows that products take. In bfloat16 it is kept for backward; in float32 it would take as much as x does, and
 // is computed again.
 struct NormedRows {
   double eps = 0;
-  Normed norm;     // without y
+  Moments moments;
   at::Tensor kept; // in bfloat16
 
   at::Tensor forward(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias, at::ScalarType kind);
@@ -58,7 +62,7 @@ struct NormedRows {
 
 // Its gradients of x, weight and bias, of x and grad in float32; those of parameters that are not defined are none.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward(const at::Tensor &grad, const at::Tensor &x,
-                                                                   const Normed &normed, const at::Tensor &weight,
+                                                                   const Moments &moments, const at::Tensor &weight,
                                                                    const at::Tensor &bias);
 
 // How a branch of a block ends: x + mask ⊙ scale ⊙ (a Wᵀ + b), in which the scale is put into W and b.

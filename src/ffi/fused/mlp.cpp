@@ -81,7 +81,7 @@ struct MlpNode : PartNode {
     auto all = cast({found[UP], found[GATE], back}, at::kFloat);
     found[UP] = all[0], found[GATE] = all[1];
     std::tie(found[X], found[NORM_WEIGHT], found[NORM_BIAS]) =
-        layer_norm_backward(all[2].view_as(x), x, rows.norm, in[NORM_WEIGHT], in[NORM_BIAS]);
+        layer_norm_backward(all[2].view_as(x), x, rows.moments, in[NORM_WEIGHT], in[NORM_BIAS]);
     found[X].add_(grads[0]);
     return found;
   }

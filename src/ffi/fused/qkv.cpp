@@ -67,7 +67,7 @@ struct QkvNode : PartNode {
   NormedRows rows;
   std::vector<at::Tensor> weights; // in `kind`
   at::Tensor before_norm;          // q and k, [2, B, N, H, d], if they are normed
-  at::Tensor qk_mean, qk_rstd;
+  Moments qk_moments;
   std::optional<Rotation> rotation;
   int64_t head = 0; // its width
 
@@ -76,7 +76,8 @@ struct QkvNode : PartNode {
   void forget() override {
     rows = {};
     weights.clear();
-    before_norm = qk_mean = qk_rstd = at::Tensor();
+    before_norm.reset();
+    qk_moments = {};
     rotation.reset();
   }
 
@@ -96,14 +97,14 @@ struct QkvNode : PartNode {
       auto input = before_norm.to(at::kFloat);
       qk = qk.to(at::kFloat);
       if (in[QK_WEIGHTS].defined()) {
-        auto normed = at::mul(input - qk_mean, qk_rstd);
+        auto normed = at::mul(input - qk_moments.mean, qk_moments.rstd);
         for (int i = 0; i < 2; i++) {
           found[QK_WEIGHTS + i] = at::sum(at::mul(qk[i], normed[i]), {0, 1, 2});
           if (in[QK_BIASES + i].defined()) found[QK_BIASES + i] = at::sum(qk[i], {0, 1, 2});
         }
         qk = at::mul(qk, at::stack({in[QK_WEIGHTS], in[QK_WEIGHTS + 1]}).view({2, 1, 1, 1, -1}));
       }
-      qk = std::get<0>(layer_norm_backward(qk, input, {{}, qk_mean, qk_rstd}, {}, {}));
+      qk = std::get<0>(layer_norm_backward(qk, input, qk_moments, {}, {}));
     }
     qk = qk.to(kind).reshape({2, -1, width});
     at::Tensor sides[] = {qk[0], qk[1], of(2).reshape({-1, width})};
@@ -123,7 +124,7 @@ struct QkvNode : PartNode {
     auto all = cast({found[WEIGHTS], found[WEIGHTS + 1], found[WEIGHTS + 2], back}, at::kFloat);
     for (int i = 0; i < 3; i++) found[WEIGHTS + i] = all[i];
     std::tie(found[X], found[NORM_WEIGHT], found[NORM_BIAS]) =
-        layer_norm_backward(all[3].view_as(x), x, rows.norm, in[NORM_WEIGHT], in[NORM_BIAS]);
+        layer_norm_backward(all[3].view_as(x), x, rows.moments, in[NORM_WEIGHT], in[NORM_BIAS]);
     return found;
   }
 };
@@ -144,8 +145,7 @@ static std::vector<at::Tensor> qkv(const std::vector<at::Tensor> &in, const at::
     auto v = product(h, parameters[2], parameters[5]).view({batch, tokens, heads, width / heads});
     if (qk_norm) {
       node.before_norm = qk;
-      auto normed = layer_norm(qk.to(at::kFloat), {}, {}, qk_eps);
-      qk = normed.y, node.qk_mean = normed.mean, node.qk_rstd = normed.rstd;
+      std::tie(qk, node.qk_moments) = layer_norm(qk.to(at::kFloat), {}, {}, qk_eps);
       if (in[Node::QK_WEIGHTS].defined()) {
         auto pair = [&](size_t first) { return at::stack({in[first], in[first + 1]}).view({2, 1, 1, 1, -1}); };
         qk = at::mul(qk, pair(Node::QK_WEIGHTS));

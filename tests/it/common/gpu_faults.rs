@@ -1,13 +1,8 @@
 //! Runs on a simulated GPU that fails at a chosen moment, and what must be true then.
 
-use super::simulated_cuda::environment;
+use super::simulated_cuda::{Report, Setting, folder_with, simulated};
 use super::{Folder, Outcome, Said, assert_checkpoints_whole, outcome};
-use serde_json::Value;
 use std::fmt::{Display, Formatter, Result};
-
-/// A classifier of a thousand classes, as `m`.
-pub const CLASSIFIER: &str = "let m = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 3, hidden_size: 8, \
-                          num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16, num_labels: 1000 })";
 
 /// Pretraining in which some steps have a NaN, that is logged at its end only.
 pub const NOT_FINITE: &str = r#"
@@ -54,48 +49,9 @@ let scores = evaluate::classify(classifier, images, #{ predictions: run::path("p
 run::write("scores.txt", `${scores.top1} ${scores.loss} ${randn([1]).item()}`);
 "#;
 
-pub type Setting<'a> = (&'a str, &'a str);
-
-/// Runs nepa with the simulation, where more of its variables are set.
-pub fn simulated(folder: &Folder, settings: &[Setting<'_>], args: &[&str]) -> Said {
-    let simulation = environment();
-    let mut env: Vec<Setting<'_>> = simulation.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    env.extend(settings);
-    folder.nepa_with(&env, args)
-}
-
 /// Runs LOOPS, which must be in recipe.rhai, on a simulated GPU.
 pub fn loops(folder: &Folder, out: &str, settings: &[Setting<'_>]) -> Said {
     simulated(folder, settings, &["run", "recipe.rhai", "--device", "cuda", "--threads", "1", "--out", out])
-}
-
-/// A folder with a recipe, for runs that say themselves where they run.
-pub fn folder_with(recipe: &str) -> Folder {
-    let folder = Folder::on_cpu();
-    folder.write("recipe.rhai", recipe);
-    folder
-}
-
-/// A report of the simulation.
-pub struct Report(pub Value);
-
-impl Report {
-    pub fn read(folder: &Folder, name: &str) -> Self {
-        Report(folder.json(name))
-    }
-
-    /// One count, over all phases.
-    pub fn count(&self, what: &str) -> i64 {
-        self.0["phases"].as_object().unwrap().values().map(|counts| counts[what].as_i64().unwrap()).sum()
-    }
-
-    pub fn allocations(&self) -> i64 {
-        self.0["allocations"].as_i64().unwrap()
-    }
-
-    pub fn peak(&self) -> i64 {
-        self.0["devices"][0]["peak_bytes"].as_i64().unwrap()
-    }
 }
 
 /// What every error about a GPU's memory says.

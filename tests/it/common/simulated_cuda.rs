@@ -1,7 +1,8 @@
 //! The simulated CUDA (`tests/simulated-cuda/`), compiled once for all tests, in a folder that the loader takes for
 //! libtorch's.
 
-use super::{names_in, repository};
+use super::{Folder, Said, names_in, repository};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -22,6 +23,50 @@ pub fn everywhere() -> bool {
 pub fn environment() -> Vec<(&'static str, String)> {
     vec![loaded_from(folder()), ("NEPA_SIMULATED_CUDA_POISON", "1".into())]
 }
+
+/// A variable of the environment.
+pub type Setting<'a> = (&'a str, &'a str);
+
+/// Runs nepa with the simulation, where more of its variables are set.
+pub fn simulated(folder: &Folder, settings: &[Setting<'_>], args: &[&str]) -> Said {
+    let simulation = environment();
+    let mut env: Vec<Setting<'_>> = simulation.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    env.extend(settings);
+    folder.nepa_with(&env, args)
+}
+
+/// A folder with a recipe, for runs that say themselves where they run.
+pub fn folder_with(recipe: &str) -> Folder {
+    let folder = Folder::on_cpu();
+    folder.write("recipe.rhai", recipe);
+    folder
+}
+
+/// A report of the simulation.
+pub struct Report(pub Value);
+
+impl Report {
+    pub fn read(folder: &Folder, name: &str) -> Self {
+        Report(folder.json(name))
+    }
+
+    /// One count, over all phases.
+    pub fn count(&self, what: &str) -> i64 {
+        self.0["phases"].as_object().unwrap().values().map(|counts| counts[what].as_i64().unwrap()).sum()
+    }
+
+    pub fn allocations(&self) -> i64 {
+        self.0["allocations"].as_i64().unwrap()
+    }
+
+    pub fn peak(&self) -> i64 {
+        self.0["devices"][0]["peak_bytes"].as_i64().unwrap()
+    }
+}
+
+/// A classifier of a thousand classes, as `m`.
+pub const CLASSIFIER: &str = "let m = nn::vit_nepa(#{ image_size: 28, patch_size: 14, num_channels: 3, hidden_size: 8, \
+                          num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16, num_labels: 1000 })";
 
 /// The variable by which a program loads libtorch from a folder.
 pub fn loaded_from(folder: &Path) -> (&'static str, String) {

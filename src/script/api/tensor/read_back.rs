@@ -1,7 +1,7 @@
 //! Values on their way from the device.
 
-use crate::device;
 use crate::error::Result;
+use crate::ffi;
 use crate::script::types::handles;
 use crate::script::values::{self, Tensor};
 use nepa_macros::functions;
@@ -12,11 +12,11 @@ pub use functions::register;
 
 /// What `read_back` gives.
 #[derive(Clone)]
-pub struct ReadBack(Rc<device::ReadBack>);
+pub struct ReadBack(Rc<ffi::ReadBack>);
 
 impl ReadBack {
     pub fn begin(t: &Tensor) -> Result<Self> {
-        Ok(Self(Rc::new(device::ReadBack::begin(t)?)))
+        Ok(Self(Rc::new(ffi::ReadBack::begin(t)?)))
     }
 }
 
