@@ -176,8 +176,13 @@ impl Reference {
             Some(namespace) => f.qualified && f.group == namespace,
             None => !f.qualified,
         };
-        let same: Vec<String> =
+        let mut same: Vec<String> =
             self.functions.iter().filter(here).filter(|f| f.name == short).map(FnDoc::signature).collect();
+        // Of methods that several types have, those of this one.
+        let receiver = format!("{}.", arguments.split(", ").next().unwrap_or_default());
+        if same.iter().any(|signature| signature.starts_with(&receiver)) {
+            same.retain(|signature| signature.starts_with(&receiver));
+        }
         if !same.is_empty() {
             return Diagnostic::new(format!("no `{name}` takes ({arguments})"))
                 .hint(format!("it is called as: {}", same.join("  or  ")));

@@ -788,3 +788,10 @@ fn names_and_parameters_inside_the_arguments_of_methods_are_found_too() {
     let script = script.replace("sede()", "seed()");
     folder.run_with(&script, &["--set", "n=3"]).succeeds().prints(&["2", "false"]);
 }
+
+#[test]
+fn a_wrong_call_of_a_method_shows_the_methods_of_that_type_alone() {
+    let said = run("let opt = optim::adamw(nn::linear(2, 2), #{}); opt.step(1e-3, true);");
+    said.fails(1).says(&["no `step` takes (Optimizer, float, bool)", "Optimizer.step(lr: any, check: FiniteCheck)"]);
+    assert!(!said.stderr.contains("Progress.step"), "{said}");
+}

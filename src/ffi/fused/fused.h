@@ -60,7 +60,8 @@ struct NormedRows {
   at::Tensor again(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias) const;
 };
 
-// Its gradients of x, weight and bias, of x and grad in float32; those of parameters that are not defined are none.
+// Gradients of x, weight and bias of a LayerNorm, of x and grad in float32; those of parameters that are not defined are
+// none.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward(const at::Tensor &grad, const at::Tensor &x,
                                                                    const Moments &moments, const at::Tensor &weight,
                                                                    const at::Tensor &bias);
