@@ -147,7 +147,7 @@ fn without_a_gpu_nothing_is_run() {
     let ran = run(&world, "1");
     assert_eq!(ran.code, 1);
     assert!(
-        ran.err.contains("error: device: exit status: 1\n  error: device `cuda` was asked for, but\n"),
+        ran.err.contains("error: there is no GPU to check:\n  error: device `cuda` was asked for, but\n"),
         "{}",
         ran.err
     );

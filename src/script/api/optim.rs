@@ -257,8 +257,8 @@ mod functions {
     }
 
     /// Checks a number, such as the loss, for NaN and infinity. An optimizer's `step` and an average's `update` that are
-    /// given the check leave everything as it is where the number is not finite: a GPU finds that out by itself, and the
-    /// host need not wait for it. Add up what all has to be finite.
+    /// given the check leave everything as it is where the number is not finite (as with `found_inf` of PyTorch's
+    /// GradScaler): a GPU finds that out by itself, and the host need not wait for it. Add up what all has to be finite.
     ///
     /// Example: `let check = optim::check_finite(loss + optim::clip_grad_norm(model, 1.0)); opt.step(1e-3, check); ema.update(check);`
     pub fn check_finite(number: &Tensor) -> Result<FiniteCheck> {

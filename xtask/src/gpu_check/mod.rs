@@ -142,7 +142,7 @@ fn run_parts(check: &mut Check, out: &Path, end: Deadline) -> Result<ExitCode> {
         // Without a GPU there is nothing to report; what else is wrong with one is.
         if i == 0 && section.output.iter().any(|line| line.contains(NO_GPU)) {
             let said: Vec<_> = section.output.iter().map(|line| format!("\n  {line}")).collect();
-            bail!("{}{}", section.reason, said.concat());
+            bail!("there is no GPU to check:{}", said.concat());
         }
         progress(format!("{} {}", part.name, section.in_a_line()));
         report.write()?;

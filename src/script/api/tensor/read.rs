@@ -145,8 +145,9 @@ mod functions {
         Ok(a.size() == b.size() && a.f_equal(b)?)
     }
 
-    /// Begins to copy the values from the device to the host, which goes on meanwhile. For progress and logs: what is asked
-    /// for at once waits for a GPU, which then has nothing to do.
+    /// Begins to copy the values from the device to the host, which goes on meanwhile (PyTorch's `non_blocking=True`, with
+    /// an event). For progress and logs: what is asked for at once, as by `item`, waits for a GPU, which then has nothing
+    /// to do.
     ///
     /// Example: `let loss = ones([2]).sum().read_back(); loss.item() == 2.0`
     pub fn read_back(t: &Tensor) -> Result<ReadBack> {
