@@ -1,6 +1,7 @@
 //! Losses: NEPA's next-embedding prediction and cross-entropy; and how far embeddings have collapsed.
 
 use crate::error::{Result, ensure};
+use crate::ffi::ReadBack;
 use crate::options;
 use crate::tensor::shape_text;
 use tch::{Kind, Tensor};
@@ -135,65 +136,91 @@ pub struct EmbeddingStats {
 /// Most rows that the effective rank is computed from.
 const RANK_ROWS: i64 = 1024;
 
-/// Measures the embeddings `z` [B, N, D]; without their first token if that is a `class_token`, one learned vector, the
-/// same in every image. NaN if an embedding is not finite. Without gradients.
-pub fn embedding_stats(z: &Tensor, class_token: bool) -> Result<EmbeddingStats> {
-    let first = i64::from(class_token);
-    ensure!(
-        z.dim() == 3 && z.size()[0] > 0 && z.size()[1] >= first + 2,
-        "embedding_stats expects embeddings [B, N, D] of {}at least 2 patches, found {}",
-        if class_token { "a class token and " } else { "" },
-        shape_text(z)
-    );
-    tch::no_grad(|| {
-        let (images, patches, width) = (z.size()[0], z.size()[1] - first, z.size()[2]);
-        let rounding = match z.kind() {
-            Kind::BFloat16 => 2f64.powi(-8),
-            Kind::Half => 2f64.powi(-11),
-            _ => 2f64.powi(-23),
+/// [`EmbeddingStats`] that a device is computing.
+pub struct EmbeddingStatsWork {
+    /// Whether all embeddings are finite, target_std, target_cosine, and below what a singular value is rounding; float64 [4].
+    values: ReadBack,
+    /// The Gram matrix of the centred rows, float64.
+    gram: ReadBack,
+}
+
+impl EmbeddingStatsWork {
+    /// Measures the embeddings `z` [B, N, D]; without their first token if that is a `class_token`, one learned vector, the
+    /// same in every image. Without gradients. The host does not wait for a GPU.
+    pub fn begin(z: &Tensor, class_token: bool) -> Result<Self> {
+        let first = i64::from(class_token);
+        ensure!(
+            z.dim() == 3 && z.size()[0] > 0 && z.size()[1] >= first + 2,
+            "embedding_stats expects embeddings [B, N, D] of {}at least 2 patches, found {}",
+            if class_token { "a class token and " } else { "" },
+            shape_text(z)
+        );
+        tch::no_grad(|| {
+            let (images, patches, width) = (z.size()[0], z.size()[1] - first, z.size()[2]);
+            let rounding = match z.kind() {
+                Kind::BFloat16 => 2f64.powi(-8),
+                Kind::Half => 2f64.powi(-11),
+                _ => 2f64.powi(-23),
+            };
+            let z = z.f_narrow(1, first, patches)?.f_to_kind(Kind::Float)?;
+            let finite = z.f_isfinite()?.f_all()?.f_to_kind(Kind::Double)?;
+
+            let unit = normalize(&z, 1e-12)?;
+            let spread = unit.f_std_dim([0i64, 1].as_slice(), false, false)?.f_mean(Kind::Double)?;
+            let spread = spread.f_mul_scalar((width as f64).sqrt())?;
+
+            // Over the pairs i ≠ j, Σ uᵢ·uⱼ = ‖Σ uᵢ‖² − Σ ‖uᵢ‖².
+            let of_sum =
+                unit.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?.f_square()?.f_sum(Kind::Double)?;
+            let pairs = of_sum.f_sub(&unit.f_square()?.f_sum(Kind::Double)?)?;
+            let cosine = pairs.f_div_scalar((images * patches * (patches - 1)) as f64)?;
+
+            let rows = z.f_reshape([-1, width])?;
+            let kept = rows.size()[0].min(RANK_ROWS);
+            // Rows i · rows / kept: evenly spaced, none twice.
+            let chosen = Tensor::f_arange(kept, (Kind::Int64, z.device()))?.f_mul_scalar(rows.size()[0])?;
+            // The Gram matrix squares the singular values: float32 would drown those below 1/3000 of the largest in noise.
+            let rows = rows.f_index_select(0, &chosen.f_div_scalar_mode(kept, "floor")?)?.f_to_kind(Kind::Double)?;
+            // Equal vectors that differ by rounding alone span no direction.
+            let floor = rows.f_square()?.f_sum(Kind::Double)?.f_sqrt()?.f_mul_scalar(rounding)?;
+            let values = ReadBack::begin(&Tensor::f_stack(&[finite, spread, cosine, floor], 0)?)?;
+            Ok(Self { values, gram: ReadBack::begin(&gram_of_centred(&rows)?)? })
+        })
+    }
+
+    /// The statistics, for which the host waits if it must. NaN if an embedding is not finite.
+    pub fn wait(&self) -> Result<EmbeddingStats> {
+        let [finite, target_std, target_cosine, floor] = Vec::<f64>::try_from(self.values.wait()?)?[..] else {
+            unreachable!("four values")
         };
-        let z = z.f_narrow(1, first, patches)?.f_to_kind(Kind::Float)?;
-        // The decomposition below does not converge on NaN.
-        if z.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        // The decomposition does not converge on NaN.
+        if finite == 0.0 {
             return Ok(EmbeddingStats { target_std: f64::NAN, effective_rank: f64::NAN, target_cosine: f64::NAN });
         }
+        Ok(EmbeddingStats { target_std, effective_rank: effective_rank(&self.gram.wait()?, floor)?, target_cosine })
+    }
+}
 
-        let unit = normalize(&z, 1e-12)?;
-        let spread = unit.f_std_dim([0i64, 1].as_slice(), false, false)?.f_mean(Kind::Double)?;
-        let spread = spread.f_mul_scalar((width as f64).sqrt())?;
+/// [`EmbeddingStatsWork`], waited for.
+pub fn embedding_stats(z: &Tensor, class_token: bool) -> Result<EmbeddingStats> {
+    EmbeddingStatsWork::begin(z, class_token)?.wait()
+}
 
-        // Over the pairs i ≠ j, Σ uᵢ·uⱼ = ‖Σ uᵢ‖² − Σ ‖uᵢ‖².
-        let of_sum = unit.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?.f_square()?.f_sum(Kind::Double)?;
-        let pairs = of_sum.f_sub(&unit.f_square()?.f_sum(Kind::Double)?)?;
-        let cosine = pairs.f_div_scalar((images * patches * (patches - 1)) as f64)?;
-
-        let rows = z.f_reshape([-1, width])?;
-        let kept = rows.size()[0].min(RANK_ROWS);
-        // Rows i · rows / kept: evenly spaced, none twice.
-        let chosen = Tensor::f_arange(kept, (Kind::Int64, z.device()))?.f_mul_scalar(rows.size()[0])?;
-        let rows = rows.f_index_select(0, &chosen.f_div_scalar_mode(kept, "floor")?)?;
-        let rank = effective_rank(&rows, rounding)?;
-
-        let all = Vec::<f64>::try_from(&Tensor::f_stack(&[spread, rank, cosine], 0)?)?;
-        Ok(EmbeddingStats { target_std: all[0], effective_rank: all[1], target_cosine: all[2] })
+/// The Gram matrix of rows [R, D] around their mean, the smaller of the two.
+fn gram_of_centred(rows: &Tensor) -> Result<Tensor> {
+    let centred = rows.f_sub(&rows.f_mean_dim([0i64].as_slice(), true, Kind::Double)?)?;
+    let turned = centred.f_transpose(0, 1)?;
+    Ok(match centred.size()[0] < centred.size()[1] {
+        true => centred.f_matmul(&turned)?,
+        false => turned.f_matmul(&centred)?,
     })
 }
 
-/// The effective rank of rows [R, D] around their mean, float64 []; `rounding` is the relative error of their values.
-fn effective_rank(rows: &Tensor, rounding: f64) -> Result<Tensor> {
-    // The Gram matrix squares the singular values: float32 would drown those below 1/3000 of the largest in noise.
-    let rows = rows.f_to_kind(Kind::Double)?;
-    let centred = rows.f_sub(&rows.f_mean_dim([0i64].as_slice(), true, Kind::Double)?)?;
-    let turned = centred.f_transpose(0, 1)?;
-    let gram = match centred.size()[0] < centred.size()[1] {
-        true => centred.f_matmul(&turned)?,
-        false => turned.f_matmul(&centred)?,
-    };
+/// The effective rank that a Gram matrix on the CPU tells, without singular values below `floor`.
+fn effective_rank(gram: &Tensor, floor: f64) -> Result<f64> {
     let values = gram.f_linalg_eigvalsh("L")?.f_clamp_min(0.0)?.f_sqrt()?;
-    // Equal vectors that differ by rounding alone span no direction.
-    let floor = rows.f_square()?.f_sum(Kind::Double)?.f_sqrt()?.f_mul_scalar(rounding)?;
-    let values = values.f_mul(&values.f_gt_tensor(&floor)?)?;
+    let values = values.f_mul(&values.f_gt(floor)?)?;
     let weights = values.f_div(&values.f_sum(Kind::Double)?.f_clamp_min(f64::MIN_POSITIVE)?)?;
     let entropy = weights.f_special_entr()?.f_sum(Kind::Double)?;
-    Ok(entropy.f_exp()?)
+    Ok(entropy.f_exp()?.f_double_value(&[])?)
 }

@@ -65,6 +65,7 @@ Fault *nepa_adamw(const Lists *lists, double lr, double weight_decay, double bet
     at::_fused_adamw_(lists->param_list(), lists->grad_list(), lists->state_list(0), lists->state_list(1), {}, steps, lr,
                       beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false, c10::nullopt,
                       optional(lists->found_inf));
+    mark_changed(lists->param_list());
   });
 }
 
@@ -75,6 +76,7 @@ Fault *nepa_sgd(const Lists *lists, double lr, double weight_decay, double momen
     at::_fused_sgd_(lists->param_list(), lists->grad_list(), buffers, weight_decay, momentum, lr, /*dampening=*/0,
                     nesterov, /*maximize=*/false, /*is_first_step=*/false, c10::nullopt,
                     optional(lists->found_inf));
+    mark_changed(lists->param_list());
   });
 }
 

@@ -68,3 +68,9 @@ template <class F> Fault *guarded(F body) {
     body();
   });
 }
+
+// Tells autograd, and whoever keeps what was made of a tensor, that its values have changed: libtorch's fused kernels of
+// optimizers do not.
+inline void mark_changed(const std::vector<at::Tensor> &tensors) {
+  for (const auto &tensor : tensors) tensor.unsafeGetTensorImpl()->bump_version();
+}

@@ -10,7 +10,25 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
+#include <c10/core/Event.h>
+#include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <map>
+#include <mutex>
+
+// The stream of a device's uploads.
+static c10::Stream upload_stream(at::Device device) {
+  static std::mutex lock;
+  static std::map<at::DeviceIndex, c10::Stream> streams;
+  std::lock_guard<std::mutex> held(lock);
+  auto found = streams.find(device.index());
+  if (found == streams.end()) {
+    auto own = c10::impl::VirtualGuardImpl(at::kCUDA).getStreamFromGlobalPool(device);
+    found = streams.emplace(device.index(), own).first;
+  }
+  return found->second;
+}
 
 extern "C" {
 
@@ -33,6 +51,7 @@ Fault *nepa_lerp(Handle *averages, Handle *values, size_t n, double weight, Hand
     if (to.empty()) return;
     at::_fused_sgd_(to, from, {}, /*weight_decay=*/1, /*momentum=*/0, /*lr=*/weight, /*dampening=*/0,
                     /*nesterov=*/false, /*maximize=*/true, /*is_first_step=*/false, c10::nullopt, optional(found_inf));
+    mark_changed(to);
   });
 }
 
@@ -63,14 +82,26 @@ Fault *nepa_pinned_like(Handle tensor, Handle *made) {
   });
 }
 
-// A copy of a CPU tensor on a CUDA device, which the host does not wait for. The pinned memory is used again only after
-// the copy: its allocator sees to that.
+// A copy of a CPU tensor on a CUDA device, which the host does not wait for: made by a stream of its own, beside what the
+// current one computes, which waits for it. The pinned memory is used again only after the copy: its allocator sees to that.
 Fault *nepa_upload(Handle tensor, int index, Handle *copy) {
   return guarded([&] {
     auto host = tensor->is_pinned() ? *tensor : leaked_if_lost(tensor->pin_memory());
     TORCH_CHECK(host.storage_offset() == 0, "what is copied without waiting begins where its memory does");
     auto device = at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
-    *copy = new at::Tensor(host.to(device, /*non_blocking=*/true));
+    const c10::impl::VirtualGuardImpl cuda(at::kCUDA);
+    auto computing = cuda.getStream(device), uploading = upload_stream(device);
+    at::Tensor made;
+    c10::Event arrived(at::kCUDA);
+    {
+      c10::StreamGuard on(uploading);
+      made = host.to(device, /*non_blocking=*/true);
+      arrived.record(uploading);
+    }
+    // Its memory belongs to the uploads, which must not use it again before the current stream is done with it.
+    made.record_stream(computing);
+    arrived.block(computing);
+    *copy = new at::Tensor(std::move(made));
   });
 }
 

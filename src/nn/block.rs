@@ -29,7 +29,7 @@ pub struct Block {
     /// under `mlp`.
     mlp: (&'static str, ModuleRef),
     output_layer_scale: Option<LayerScale>,
-    drop_path: DropPath,
+    pub(super) drop_path: DropPath,
     width: i64,
 }
 
@@ -63,9 +63,10 @@ impl Block {
         norm: &LayerNorm,
         inner: &dyn Module,
         scale: &Option<LayerScale>,
+        mask: Option<&Tensor>,
         cx: &Context,
     ) -> Result<Tensor> {
-        let fused = Branch { norm, scale: scale.as_ref(), drop_path: &self.drop_path }.forward(inner, x, cx)?;
+        let fused = Branch { norm, scale: scale.as_ref(), drop_path: (&self.drop_path, mask) }.forward(inner, x, cx)?;
         if let Some(y) = fused {
             return Ok(y);
         }
@@ -73,7 +74,7 @@ impl Block {
         if let Some(scale) = scale {
             y = scale.forward(&y, cx)?;
         }
-        Ok(x.f_add(&self.drop_path.forward(&y, cx)?)?)
+        Ok(x.f_add(&self.drop_path.apply(&y, mask)?)?)
     }
 }
 
@@ -96,15 +97,24 @@ impl Module for Block {
         visitor.child("", &self.drop_path);
     }
 
+    fn as_any(&self) -> Option<&dyn std::any::Any> {
+        Some(self)
+    }
+
     fn flops(&self, tokens: i64) -> Option<i64> {
         Some(self.attention.flops(tokens)? + self.mlp.1.flops(tokens)?)
     }
 
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         expect_tokens(x, self.width, self)?;
+        // They are this block's alone, not those of blocks inside it.
+        let mut cx = cx.clone();
+        let masks = cx.drop_path.take();
+        let [mask, mlp_mask] = masks.as_ref().map_or([None; 2], |masks| masks.each_ref().map(Some));
         let x = self
-            .branch(x, &self.layernorm_before, self.attention.as_ref(), &self.layer_scale, cx)
+            .branch(x, &self.layernorm_before, self.attention.as_ref(), &self.layer_scale, mask, &cx)
             .context("in attention")?;
-        self.branch(&x, &self.layernorm_after, self.mlp.1.as_ref(), &self.output_layer_scale, cx).context("in mlp")
+        self.branch(&x, &self.layernorm_after, self.mlp.1.as_ref(), &self.output_layer_scale, mlp_mask, &cx)
+            .context("in mlp")
     }
 }

@@ -1,5 +1,6 @@
 //! The stack of blocks, with the rotary embedding that they share.
 
+use super::drop_path::masks_of_stack;
 use super::{
     Architecture, Block, BlockOverrides, Context, Module, ModuleRef, ModuleVisitor, RotaryEmbedding, recompute,
 };
@@ -74,7 +75,11 @@ impl Module for Blocks {
             }
             (None, None) => None,
         };
-        let inner = Context { rotary, grid: cx.grid, taps: cx.taps.clone(), blocks: None };
+        let blocks = &self.layer[..self.layer.len().min(cx.blocks.unwrap_or(usize::MAX))];
+        let paths: Vec<_> =
+            blocks.iter().map(|block| Some(&block.as_any()?.downcast_ref::<Block>()?.drop_path)).collect();
+        let masks = masks_of_stack(&paths, x)?;
+        let mut inner = Context { rotary, grid: cx.grid, taps: cx.taps.clone(), ..Default::default() };
         let keep = |x: &Tensor| {
             if let Some(taps) = &cx.taps {
                 taps.record_hidden_state(x);
@@ -84,8 +89,9 @@ impl Module for Blocks {
         let wants_attentions = cx.taps.as_ref().is_some_and(|t| t.want_attentions);
         let recomputed = self.recompute.get() && self.training.get() && !wants_attentions;
         let mut x = x.shallow_clone();
-        for (i, block) in self.layer.iter().enumerate().take(cx.blocks.unwrap_or(usize::MAX)) {
+        for (i, (block, masks)) in blocks.iter().zip(masks).enumerate() {
             let place = move || format!("in layer {i}");
+            inner.drop_path = masks;
             x = match recomputed {
                 true => recompute::forward(block, &x, &inner, place).with_context(place)?,
                 false => block.forward(&x, &inner).with_context(place)?,

@@ -150,8 +150,8 @@ impl Architecture {
         let blocks = if options.recompute { layers * residual + block } else { layers * block };
         // Class token and embeddings, the final norm's input, its output, and the loss's unit vectors of the targets.
         let ends = 4 * residual;
-        // The casts of weights are kept as long as the graph that they are in.
-        let weights = of(narrow, 2 * self.parameters() / if options.recompute { layers.max(1) } else { 1 });
+        // The weights in bfloat16, until they change.
+        let weights = of(narrow, 2 * self.parameters());
         tokens * (blocks + ends) + weights
     }
 }

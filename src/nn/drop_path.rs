@@ -6,7 +6,7 @@ use crate::device::upload;
 use crate::error::{Result, ensure};
 use crate::random;
 use std::cell::Cell;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// [B, …] -> [B, …]; no parameters.
 pub struct DropPath {
@@ -21,18 +21,59 @@ impl DropPath {
         Ok(Self { prob, training: Cell::new(true) })
     }
 
-    /// What the samples of `x` [B, …] are multiplied with, [B, 1, …] in its dtype and on its device: 0, or 1 / keep.
-    /// `None` where nothing is dropped.
-    pub(super) fn mask(&self, x: &Tensor) -> Result<Option<Tensor>> {
+    /// What `n` samples are multiplied with: 0, or 1 / keep, float32 [n] on the CPU. `None` where nothing is dropped.
+    fn draw(&self, n: i64) -> Result<Option<Tensor>> {
         if self.prob == 0.0 || !self.training.get() {
             return Ok(None);
         }
         let keep = 1.0 - self.prob;
+        let mask = random::next_per_sample(&[n])?.f_lt(keep)?.f_to_kind(Kind::Float)?;
+        Ok(Some(mask.f_mul_scalar(1.0 / keep)?))
+    }
+
+    /// What the samples of `x` [B, …] are multiplied with, [B, 1, …] in its dtype and on its device: the mask that was drawn
+    /// for a stack of blocks, or one that is drawn now. `None` where nothing is dropped.
+    pub(super) fn mask(&self, x: &Tensor, drawn: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let mask = match drawn {
+            Some(mask) => Some(mask.shallow_clone()),
+            None => self.draw(x.size()[0])?.map(|mask| upload(&mask, x.device())).transpose()?,
+        };
         let mut shape = vec![1; x.dim()];
         shape[0] = x.size()[0];
-        let mask = random::next_per_sample(&shape)?.f_lt(keep)?.f_to_kind(x.kind())?;
-        Ok(Some(upload(&mask.f_mul_scalar(1.0 / keep)?, x.device())?))
+        mask.map(|mask| Ok(mask.f_view(shape.as_slice())?.f_to_kind(x.kind())?)).transpose()
     }
+
+    /// `x` [B, …] times its mask, as [`DropPath::mask`] takes it.
+    pub(super) fn apply(&self, x: &Tensor, drawn: Option<&Tensor>) -> Result<Tensor> {
+        Ok(match self.mask(x, drawn)? {
+            Some(mask) => x.f_mul(&mask)?,
+            None => x.shallow_clone(),
+        })
+    }
+}
+
+/// The masks of a block's two branches, [B]; `None` where nothing is dropped.
+pub(super) type BranchMasks = Option<[Tensor; 2]>;
+
+/// The masks of a stack of blocks for the samples of `x` [B, …], of which those that have no drop path of their own are
+/// `None`. They go to the device in one upload.
+pub(super) fn masks_of_stack(paths: &[Option<&DropPath>], x: &Tensor) -> Result<Vec<BranchMasks>> {
+    let n = x.size()[0];
+    let mut drawn = Vec::new();
+    let mut has_masks = Vec::with_capacity(paths.len());
+    for path in paths {
+        let before = drawn.len();
+        for _branch in 0..2 {
+            drawn.extend(path.map(|path| path.draw(n)).transpose()?.flatten());
+        }
+        has_masks.push(drawn.len() > before);
+    }
+    if drawn.is_empty() {
+        return Ok(has_masks.iter().map(|_| None).collect());
+    }
+    let mut masks = upload(&Tensor::f_stack(&drawn, 0)?, x.device())?.f_unbind(0)?.into_iter();
+    let mut next = || masks.next().expect("two for each block that has masks");
+    Ok(has_masks.into_iter().map(|has| has.then(|| [next(), next()])).collect())
 }
 
 impl Module for DropPath {
@@ -49,9 +90,6 @@ impl Module for DropPath {
     }
 
     fn forward(&self, x: &Tensor, _cx: &Context) -> Result<Tensor> {
-        Ok(match self.mask(x)? {
-            Some(mask) => x.f_mul(&mask)?,
-            None => x.shallow_clone(),
-        })
+        self.apply(x, None)
     }
 }

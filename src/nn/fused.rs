@@ -20,7 +20,8 @@ pub fn set_fused(enabled: bool) {
 pub(super) struct Branch<'a> {
     pub norm: &'a LayerNorm,
     pub scale: Option<&'a LayerScale>,
-    pub drop_path: &'a DropPath,
+    /// With the mask that was drawn for it, if one was.
+    pub drop_path: (&'a DropPath, Option<&'a Tensor>),
 }
 
 impl Branch<'_> {
@@ -57,7 +58,7 @@ impl Branch<'_> {
         let [q, k, v] =
             ffi::qkv(x, norm(self.norm), products, qk_norms, cx.rotary.as_ref(), attention.heads, Autocast::current())?;
         let mixed = attention.mix(&q, &k, &v)?.f_transpose(1, 2)?.f_reshape(x.size())?;
-        let mask = self.drop_path.mask(x)?;
+        let mask = self.mask(x)?;
         Ok(Some(ffi::projection(x, &mixed, output, self.end(&mask))?))
     }
 
@@ -70,8 +71,13 @@ impl Branch<'_> {
             Activation::Gelu => FusedActivation::Gelu,
             Activation::Silu => FusedActivation::Silu,
         };
-        let mask = self.drop_path.mask(x)?;
+        let mask = self.mask(x)?;
         Ok(Some(ffi::mlp(x, norm(self.norm), products, self.end(&mask), act, Autocast::current())?))
+    }
+
+    fn mask(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        let (drop_path, drawn) = self.drop_path;
+        drop_path.mask(x, drawn)
     }
 
     fn end<'a>(&'a self, mask: &'a Option<Tensor>) -> BranchEnd<'a> {

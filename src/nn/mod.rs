@@ -119,6 +119,8 @@ pub struct Context {
     pub taps: Option<Rc<Taps>>,
     /// How many blocks of a stack are computed; `None` means all.
     pub blocks: Option<usize>,
+    /// What drop path multiplies the branches of a stack's block with; `None` where the block draws for itself.
+    drop_path: drop_path::BranchMasks,
 }
 
 impl Clone for Context {
@@ -128,6 +130,7 @@ impl Clone for Context {
             grid: self.grid,
             taps: self.taps.clone(),
             blocks: self.blocks,
+            drop_path: self.drop_path.as_ref().map(|masks| masks.each_ref().map(Tensor::shallow_clone)),
         }
     }
 }

@@ -128,3 +128,47 @@ fn angles_that_are_learned_get_their_gradient_and_wrong_ones_are_named() {
     run(&format!("{begin} blocks.forward(x, rand([2, 4, 6]));")).fails(1).says(&told);
     run(&format!("{begin} blocks.forward(x, rand([2, 1, 1, 4, 8]));")).fails(1).says(&told);
 }
+
+/// They are kept in bfloat16 from one use to the next.
+#[test]
+fn weights_that_have_changed_are_never_used_as_they_were() {
+    let said = run(r#"
+        let config = #{ image_size: 16, patch_size: 8, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2 };
+        let images = rand([4, 3, 16, 16]);
+        let embed = |model| autocast("bfloat16", || no_grad(|| model.encode(images).last_hidden_state));
+        // A model that has never been used before has nothing that could be out of date.
+        let is_new = |model| {
+            let other = nn::vit_nepa(config);
+            let own = model.named_parameters();
+            let others = other.named_parameters();
+            no_grad(|| { for name in own.keys() { others[name].copy_(own[name]); } });
+            embed.call(model).equal(embed.call(other))
+        };
+        let train = |model, optimizer| {
+            for i in 0..2 { autocast("bfloat16", || model.encode(images)).last_hidden_state.sin().sum().backward(); }
+            optimizer.step(0.5);
+        };
+        for kind in ["adamw", "sgd", "lars", "lamb", "lion", "muon"] {
+            let model = nn::vit_nepa(config);
+            let ema = optim::ema(model, 0.5);
+            let before = embed.call(model);
+            train.call(model, optim::optimizer(kind, model, #{}, |name, tensor| #{}));
+            let learned = !before.equal(embed.call(model)) && is_new.call(model);
+            ema.update();
+            train.call(model, optim::sgd(model, #{}));
+            ema.update();
+            let averaged = ema.apply(|| is_new.call(model));
+            print([kind, learned, averaged, is_new.call(model)]);
+            checkpoint::save(model, run::path("saved-" + kind));
+            no_grad(|| { for p in model.named_parameters().values() { p.copy_(p * 2.0); } });
+            let scaled = is_new.call(model);
+            checkpoint::load_into(model, run::path("saved-" + kind));
+            print([scaled, is_new.call(model)]);
+        }
+    "#);
+    let expected: Vec<_> = ["adamw", "sgd", "lars", "lamb", "lion", "muon"]
+        .into_iter()
+        .flat_map(|kind| [format!(r#"["{kind}", true, true, true]"#), "[true, true]".to_string()])
+        .collect();
+    said.prints(&expected.iter().map(String::as_str).collect::<Vec<_>>());
+}

@@ -17,7 +17,7 @@ struct RecordedEvent {
   bool is_reached() const { return launches_so_far() >= launches + settings().lag; }
 };
 
-// One stream a device, on which everything is done before the call returns.
+// Everything is done before the call returns, but copies (copies.cpp): streams tell who has to wait for those.
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   DeviceType type() const override { return DeviceType::CUDA; }
   Device getDevice() const override { return Device(DeviceType::CUDA, current_device); }
@@ -37,12 +37,19 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceIndex deviceCount() const noexcept override { return settings().gpus.size(); }
 
   c10::Stream getStream(Device device) const override {
-    return c10::Stream(c10::Stream::DEFAULT, device.has_index() ? device : getDevice());
+    return stream(device, current_stream);
   }
-  c10::Stream getDefaultStream(Device device) const override { return getStream(device); }
-  c10::Stream getStreamFromGlobalPool(Device device, bool) const override { return getStream(device); }
-  c10::Stream getNewStream(Device device, int) const override { return getStream(device); }
-  c10::Stream exchangeStream(c10::Stream stream) const override { return getStream(stream.device()); }
+  c10::Stream getDefaultStream(Device device) const override { return stream(device, COMPUTE_STREAM); }
+  c10::Stream getStreamFromGlobalPool(Device device, bool) const override { return stream(device, OTHER_STREAM); }
+  c10::Stream getNewStream(Device device, int) const override { return stream(device, OTHER_STREAM); }
+  c10::Stream exchangeStream(c10::Stream stream) const override {
+    auto before = getStream(stream.device());
+    current_stream = stream.id();
+    return before;
+  }
+  c10::Stream stream(Device device, int id) const {
+    return c10::Stream(c10::Stream::UNSAFE, device.has_index() ? device : getDevice(), id);
+  }
 
   void record(void **event, const c10::Stream &, const c10::DeviceIndex, const c10::EventFlag) const override {
     check_not_lost();
@@ -53,7 +60,10 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void destroyEvent(void *event, const c10::DeviceIndex) const noexcept override {
     delete static_cast<RecordedEvent *>(event);
   }
-  void block(void *, const c10::Stream &) const override {}
+  void block(void *event, const c10::Stream &stream) const override {
+    auto *recorded = static_cast<RecordedEvent *>(event);
+    if (recorded && stream.id() == COMPUTE_STREAM) finish_uploads_up_to(recorded->copies);
+  }
   bool queryEvent(void *event) const override {
     check_not_lost();
     auto *recorded = static_cast<RecordedEvent *>(event);

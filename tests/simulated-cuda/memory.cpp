@@ -24,6 +24,7 @@
 namespace simulated {
 
 thread_local int current_device = 0;
+thread_local int current_stream = COMPUTE_STREAM;
 
 static constexpr int NOBODY = -1; // owner of a block that a kernel has taken and not given to anyone yet
 
@@ -56,13 +57,20 @@ public:
     if (owner != NOBODY) charge(size, owner);
     else if (size > settings().bytes) refuse(size, settings().bytes, current_device);
     size_t place = find(size);
-    blocks[place] = {size, owner};
+    blocks[place] = {size, owner, current_stream == COMPUTE_STREAM};
     if (settings().dry) {
       clear(shadow + place, size);
     } else if (settings().poison) {
       memset(shadow + place, 0xff, size); // NaN in every floating type, -1 in every integer
     }
     return shadow + place;
+  }
+
+  // What was made by another stream than computes is used again at once, unless it knows better.
+  void used_by_another_stream(const void *p) {
+    std::lock_guard<std::mutex> lock(mutex);
+    auto found = blocks.find(static_cast<const char *>(p) - device);
+    if (found != blocks.end()) found->second.is_safe = true;
   }
 
   void give(void *p) {
@@ -73,6 +81,11 @@ public:
       abort();
     }
     auto [place, block] = *found;
+    if (!block.is_safe) {
+      fprintf(stderr, "simulated CUDA: memory of one stream is freed that another may be using: %p\n", to_device(p));
+      abort();
+    }
+    finish_copies_of(p, block.size);
     blocks.erase(found);
     if (block.owner != NOBODY) {
       live[block.owner] -= block.size;
@@ -95,6 +108,7 @@ private:
   struct Block {
     size_t size;
     int owner;
+    bool is_safe; // to be freed without waiting
   };
 
   static constexpr size_t SPAN = size_t(1) << 41, ALIGNMENT = 512, PAGE = 4096;
@@ -194,6 +208,8 @@ static Memory &memory() {
 }
 
 void *shadow_of(const void *device) { return memory().to_shadow(device); }
+
+void used_by_another_stream(const void *device) { memory().used_by_another_stream(device); }
 
 static void free_device(void *p) { memory().give(memory().to_shadow(p)); }
 

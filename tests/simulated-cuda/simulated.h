@@ -71,16 +71,22 @@ void write_report();
 
 // ---- copies.cpp: copies between the device and pinned memory that do not block ----
 
-void begin_copy_to_device(const void *host, size_t bytes);
+void begin_copy_to_device(const void *host, size_t bytes, void *shadow); // after its bytes have been written
 void begin_copy_to_host(void *host, size_t bytes); // after its bytes have been written
 void finish_copies();                              // the host has waited
 void finish_copies_of(const void *block, size_t bytes); // which is freed
 size_t copies_begun();
 void finish_copies_up_to(size_t number); // of those begun
+void finish_uploads_up_to(size_t number); // the stream that computes waits for them
 
 // ---- memory.cpp: device memory and its shadow ----
 
 extern thread_local int current_device;
+
+// Of each device. One other stands for all that the program makes: it is for copies alone.
+enum Streams { COMPUTE_STREAM = 0, OTHER_STREAM = 1 };
+extern thread_local int current_stream;
+void used_by_another_stream(const void *device); // a block, after the stream that it was made on
 
 c10::Allocator *device_allocator();
 c10::Allocator *pinned_allocator();

@@ -79,7 +79,7 @@ static at::Scalar local_scalar_dense(const Tensor &self) {
   return at::_local_scalar_dense(Bridge(self.get_device()).to_host(self));
 }
 
-static void record_stream(Tensor &, at::Stream) {}
+static void record_stream(Tensor &t, at::Stream) { used_by_another_stream(t.storage().data()); }
 
 // What libtorch calls for every copy to, from and between devices.
 static void copy(at::TensorIterator &iter, bool non_blocking) {
@@ -114,7 +114,7 @@ static void copy(at::TensorIterator &iter, bool non_blocking) {
   target.copy_(source);
   if (non_blocking && pin && (down ? target : source).is_contiguous()) {
     if (down) begin_copy_to_host(target.data_ptr(), written);
-    else begin_copy_to_device(source.const_data_ptr(), read);
+    else begin_copy_to_device(source.const_data_ptr(), read, target.data_ptr());
   }
 }
 

@@ -228,48 +228,57 @@ fn mix(batch: Batch, mixes: &[Mix], partners: &[i64], label_smoothing: f64, clas
     }
     let mut images = batch.images.numbers()?;
     let device = images.device();
-    let column = |weight: &dyn Fn(&Mix) -> f64| -> Result<Tensor> {
-        let weights: Vec<f32> = mixes.iter().map(|mix| weight(mix) as f32).collect();
-        upload(&Tensor::f_from_slice(&weights)?.f_unsqueeze(1)?, device)
+    let blends = |mix: &Mix| mix.region.is_none() && mix.lam < 1.0;
+    let regions: Vec<Option<Region>> = mixes.iter().map(|mix| mix.region.filter(|r| r.area() > 0)).collect();
+    // Everything that was drawn, in one upload: a row for each. Its integers are exact in float32.
+    let of_mix = |value: fn(&Mix) -> f64| mixes.iter().map(value).collect();
+    let of_blend = |value: fn(&Mix) -> f64, otherwise: f64| {
+        mixes.iter().map(|mix| if blends(mix) { value(mix) } else { otherwise }).collect()
     };
-    let (lam, rest) = (column(&|mix| mix.lam)?, column(&|mix| 1.0 - mix.lam)?);
+    let of_region =
+        |bound: fn(&Region) -> usize| regions.iter().map(|r| r.as_ref().map_or(0.0, |r| bound(r) as f64)).collect();
+    let rows: [Vec<f64>; 9] = [
+        of_mix(|mix| mix.lam),
+        of_mix(|mix| 1.0 - mix.lam),
+        of_blend(|mix| mix.lam, 1.0),
+        of_blend(|mix| 1.0 - mix.lam, 0.0),
+        partners.iter().map(|i| *i as f64).collect(),
+        of_region(|r| r.top),
+        of_region(|r| r.top + r.height),
+        of_region(|r| r.left),
+        of_region(|r| r.left + r.width),
+    ];
+    let rows = Tensor::f_from_slice(&rows.concat())?.f_to_kind(Kind::Float)?.f_view([9, -1])?;
+    let rows = upload(&rows, device)?;
+    let column = |i: i64| rows.f_get(i)?.f_unsqueeze(1);
+    let (lam, rest) = (column(0)?, column(1)?);
     let off = label_smoothing / classes as f64;
     let mut plain = Tensor::f_full([batch.labels.size()[0], classes as i64], off, (Kind::Float, device))?;
     let plain = plain.f_scatter_value_(1, &batch.labels.f_unsqueeze(1)?, 1.0 - label_smoothing + off)?;
-    let partners = upload(&Tensor::f_from_slice(partners)?, device)?;
+    let partners = rows.f_get(4)?.f_to_kind(Kind::Int64)?;
     let targets = plain.f_mul(&lam)?.f_add(&plain.f_index_select(0, &partners)?.f_mul(&rest)?)?;
 
     let partner = images.f_index_select(0, &partners)?;
-    let blends = |mix: &Mix| mix.region.is_none() && mix.lam < 1.0;
     if mixes.iter().any(blends) {
-        // The others stay as they are.
-        let of_image = |mix: &Mix, weight: f64, otherwise: f64| if blends(mix) { weight } else { otherwise };
-        let own = column(&|mix| of_image(mix, mix.lam, 1.0))?.f_view([-1, 1, 1, 1])?;
-        let other = column(&|mix| of_image(mix, 1.0 - mix.lam, 0.0))?.f_view([-1, 1, 1, 1])?;
+        let own = column(2)?.f_view([-1, 1, 1, 1])?;
+        let other = column(3)?.f_view([-1, 1, 1, 1])?;
         images = images.f_mul(&own)?.f_add_(&partner.f_mul(&other)?)?;
     }
-    let regions: Vec<Option<Region>> = mixes.iter().map(|mix| mix.region.filter(|r| r.area() > 0)).collect();
     if regions.iter().any(Option::is_some) {
-        images = partner.f_where_self(&inside(&regions, &images)?, &images)?;
+        images = partner.f_where_self(&inside(&rows.f_narrow(0, 5, 4)?, &images)?, &images)?;
     }
     Ok(Batch { images: Images::Numbers(images), targets, ..batch })
 }
 
-/// Whether each pixel of images [B, C, H, W] lies in its image's region: bool [B, 1, H, W].
-fn inside(regions: &[Option<Region>], images: &Tensor) -> Result<Tensor> {
+/// Whether each pixel of images [B, C, H, W] lies in its image's region: bool [B, 1, H, W]. `bounds` [4, B] are top,
+/// bottom, left and right of each.
+fn inside(bounds: &Tensor, images: &Tensor) -> Result<Tensor> {
     let [_, _, height, width] = images.size()[..] else { bail!("images of a batch") };
-    let of_region = |bound: fn(&Region) -> usize| regions.iter().map(move |r| r.as_ref().map_or(0, bound) as i64);
-    let bounds: Vec<i64> = of_region(|r| r.top)
-        .chain(of_region(|r| r.top + r.height))
-        .chain(of_region(|r| r.left))
-        .chain(of_region(|r| r.left + r.width))
-        .collect();
-    let bounds = Tensor::f_from_slice(&bounds)?.f_view([4, regions.len() as i64, 1, 1, 1])?;
-    let bounds = upload(&bounds, images.device())?;
+    let bounds = bounds.f_view([4, -1, 1, 1, 1])?;
     let between = |low: i64, places: Tensor| -> Result<Tensor> {
         Ok(places.f_ge_tensor(&bounds.f_get(low)?)?.f_logical_and(&places.f_lt_tensor(&bounds.f_get(low + 1)?)?)?)
     };
-    let places = |n: i64| Tensor::f_arange(n, (Kind::Int64, images.device()));
+    let places = |n: i64| Tensor::f_arange(n, (Kind::Float, images.device()));
     let rows = between(0, places(height)?.f_view([1, 1, -1, 1])?)?;
     Ok(rows.f_logical_and(&between(2, places(width)?.f_view([1, 1, 1, -1])?)?)?)
 }

@@ -63,14 +63,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward(const at::Ten
 // scale ⊙ W and scale ⊙ b.
 static std::pair<at::Tensor, at::Tensor> fold(const Projection &p, at::ScalarType kind) {
   if (!p.scale.defined()) {
-    auto both = cast({p.weight, p.bias}, kind);
+    auto both = parameters({p.weight, p.bias}, kind);
     return {both[0], both[1]};
   }
-  auto scaled = [&](const at::Tensor &tensor, const at::Tensor &scale) {
-    auto out = at::empty_like(tensor, tensor.options().dtype(kind));
-    return at::mul_out(out, tensor, scale);
-  };
-  return {scaled(p.weight, p.scale.unsqueeze(1)), p.bias.defined() ? scaled(p.bias, p.scale) : at::Tensor()};
+  auto weight = scaled_parameter(p.weight, p.scale, p.scale.unsqueeze(1), kind);
+  return {weight, p.bias.defined() ? scaled_parameter(p.bias, p.scale, p.scale, kind) : at::Tensor()};
 }
 
 at::Tensor add_projection(const at::Tensor &x, const at::Tensor &a, const Projection &p, at::Tensor &folded) {

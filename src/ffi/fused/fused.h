@@ -37,6 +37,14 @@ inline std::optional<at::Tensor> given(const at::Tensor &tensor) {
 // The same values in another dtype, with one launch for all of them. What is not defined stays so.
 std::vector<at::Tensor> cast(const std::vector<at::Tensor> &tensors, at::ScalarType kind);
 
+// Parameters in the dtype that products are computed in. They are kept until one is changed or goes: the micro-batches of a
+// step, and all batches of an evaluation, share them.
+std::vector<at::Tensor> parameters(const std::vector<at::Tensor> &tensors, at::ScalarType kind);
+
+// A parameter times a LayerScale, of which `factors` is the view that fits. In bfloat16 it is kept, too.
+at::Tensor scaled_parameter(const at::Tensor &tensor, const at::Tensor &scale, const at::Tensor &factors,
+                            at::ScalarType kind);
+
 // x Wᵀ + b, of x [n, inputs]; written to `out` if that is defined.
 at::Tensor product(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias, at::Tensor out = {});
 

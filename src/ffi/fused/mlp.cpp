@@ -105,10 +105,10 @@ Fault *nepa_fused_mlp(const Handle *inputs, int act, double eps, bool bfloat16, 
       node.act = static_cast<fused::Activation>(act);
       node.rows.eps = eps;
       auto h = node.rows.forward(x, in[Node::NORM_WEIGHT], in[Node::NORM_BIAS], kind);
-      auto parameters = cast({in[Node::UP], in[Node::UP_BIAS], in[Node::GATE], in[Node::GATE_BIAS]}, kind);
-      node.up_weight = parameters[0], node.gate_weight = parameters[2];
-      node.up = product(h, parameters[0], parameters[1]);
-      if (node.gate_weight.defined()) node.gate = product(h, parameters[2], parameters[3]);
+      auto products = parameters({in[Node::UP], in[Node::UP_BIAS], in[Node::GATE], in[Node::GATE_BIAS]}, kind);
+      node.up_weight = products[0], node.gate_weight = products[2];
+      node.up = product(h, products[0], products[1]);
+      if (node.gate_weight.defined()) node.gate = product(h, products[2], products[3]);
       h.reset();
       auto inner = node.inner(activated(node.act, node.gate.defined() ? node.gate : node.up));
       return {add_projection(x, inner, Node::end(in), node.folded)};

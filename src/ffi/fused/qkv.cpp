@@ -137,12 +137,12 @@ static std::vector<at::Tensor> qkv(const std::vector<at::Tensor> &in, const at::
     auto batch = x.size(0), tokens = x.size(1), width = x.size(2);
     node.rows.eps = eps, node.head = width / heads;
     auto h = node.rows.forward(x, in[Node::NORM_WEIGHT], in[Node::NORM_BIAS], kind);
-    auto parameters = cast({in.begin() + Node::WEIGHTS, in.begin() + Node::QK_WEIGHTS}, kind);
-    node.weights = {parameters.begin(), parameters.begin() + 3};
+    auto products = parameters({in.begin() + Node::WEIGHTS, in.begin() + Node::QK_WEIGHTS}, kind);
+    node.weights = {products.begin(), products.begin() + 3};
     auto qk = at::empty({2, batch, tokens, heads, width / heads}, h.options());
-    for (int i = 0; i < 2; i++) product(h, parameters[i], parameters[3 + i], qk[i].view({-1, width}));
+    for (int i = 0; i < 2; i++) product(h, products[i], products[3 + i], qk[i].view({-1, width}));
     // In memory of its own, which outlives that of q and k before their norm and rotation.
-    auto v = product(h, parameters[2], parameters[5]).view({batch, tokens, heads, width / heads});
+    auto v = product(h, products[2], products[5]).view({batch, tokens, heads, width / heads});
     if (qk_norm) {
       node.before_norm = qk;
       std::tie(qk, node.qk_moments) = layer_norm(qk.to(at::kFloat), {}, {}, qk_eps);

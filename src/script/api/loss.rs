@@ -3,12 +3,44 @@
 use crate::error::Result;
 use crate::loss::{self, CrossEntropyOptions, NextEmbeddingOptions};
 use crate::script::registry::Api;
+use crate::script::types::handles;
 use crate::script::values::Tensor;
 use nepa_macros::functions;
 use rhai::Map;
+use std::rc::Rc;
 
 pub fn register(api: &mut Api<'_>) {
     api.namespace("loss", "Losses: float32 scalars to call backward() on.", functions::register);
+    api.methods::<EmbeddingStatsWork>("Statistics of embeddings that a GPU is computing.", methods::register);
+}
+
+/// What `embedding_stats_async` gives.
+#[derive(Clone)]
+pub struct EmbeddingStatsWork(Rc<loss::EmbeddingStatsWork>);
+
+handles! { "EmbeddingStatsWork": EmbeddingStatsWork; }
+
+fn stats_map(stats: &loss::EmbeddingStats) -> Map {
+    Map::from([
+        ("target_std".into(), stats.target_std.into()),
+        ("effective_rank".into(), stats.effective_rank.into()),
+        ("target_cosine".into(), stats.target_cosine.into()),
+    ])
+}
+
+#[functions]
+mod methods {
+    use super::*;
+
+    /// The statistics, as loss::embedding_stats gives them. Waits for a GPU if it must.
+    pub fn wait(work: &EmbeddingStatsWork) -> Result<Map> {
+        Ok(stats_map(&work.0.wait()?))
+    }
+
+    /// What it is, as text.
+    pub fn to_string(_work: &EmbeddingStatsWork) -> String {
+        "statistics of embeddings".into()
+    }
 }
 
 #[functions]
@@ -67,11 +99,13 @@ mod functions {
     ///
     /// Example: `let collapse = loss::embedding_stats(model.encode(images).input_embedding);`
     pub fn embedding_stats(z: &Tensor, #[keyword(true)] class_token: bool) -> Result<Map> {
-        let stats = loss::embedding_stats(z, class_token)?;
-        Ok(Map::from([
-            ("target_std".into(), stats.target_std.into()),
-            ("effective_rank".into(), stats.effective_rank.into()),
-            ("target_cosine".into(), stats.target_cosine.into()),
-        ]))
+        Ok(stats_map(&loss::embedding_stats(z, class_token)?))
+    }
+
+    /// Begins what embedding_stats does, which goes on beside what the host and a GPU do next: `wait()` gives the map.
+    ///
+    /// Example: `let stats = loss::embedding_stats_async(rand([2, 5, 8])); stats.wait().target_std > 0.0`
+    pub fn embedding_stats_async(z: &Tensor, #[keyword(true)] class_token: bool) -> Result<EmbeddingStatsWork> {
+        Ok(EmbeddingStatsWork(Rc::new(loss::EmbeddingStatsWork::begin(z, class_token)?)))
     }
 }

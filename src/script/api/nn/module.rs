@@ -7,7 +7,7 @@ use crate::bail_hint;
 use crate::checkpoint::config_json::class_names_in;
 use crate::checkpoint::{self, ConfigFile, FillOptions, PASS_STRICT};
 use crate::error::{Context as _, Result, bail, ensure};
-use crate::nn::{self, Context, CostOptions, InputNormalization};
+use crate::nn::{self, CostOptions, InputNormalization};
 use crate::options;
 use crate::options::OptionDoc;
 use crate::options::Options as _;
@@ -88,7 +88,8 @@ mod functions {
     /// [2, B, 1, T, d] each image has its own.
     #[script(name = "forward")]
     pub fn forward_with_rotary(m: &Module, x: &Tensor, rotary: &Tensor) -> Result<tch::Tensor> {
-        let cx = Context { rotary: Some(rotary.shallow_clone()), ..outer_context() };
+        let mut cx = outer_context();
+        cx.rotary = Some(rotary.shallow_clone());
         m.0.forward(x, &cx)
     }
 
