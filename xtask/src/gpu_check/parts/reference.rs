@@ -5,7 +5,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 
-pub const ASKS: &str = "The same step of the base model by the PyTorch reference (benches/train/peer.py), which \
+pub const ASKS: &str = "The same step of the base model by the PyTorch reference (benches/common/peer.py), which \
      waits after each of its four parts, which costs it little at this batch. torch.compile has \
      compiled before the steps that count: medians.";
 
@@ -41,7 +41,7 @@ fn measure(check: &Check, way: &str, deadline: Deadline) -> Result<(f64, Vec<Val
     let lines = check.work.join("lines");
     fs::write(&lines, "\n".repeat(SETTING_UP + steps)).context("cannot write the lines that ask for steps")?;
     let mut command = check.program(&reference.python);
-    command.arg(check.checkout.join("benches/train/peer.py")).arg("--reference").arg(&reference.checkout);
+    command.arg(check.checkout.join("benches/common/peer.py")).arg("--reference").arg(&reference.checkout);
     command.args(["--batch", &batch.to_string(), "--dtype", "bfloat16", "--device", "cuda"]);
     if way == "compiled" {
         command.arg("--compile");
