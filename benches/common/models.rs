@@ -47,9 +47,4 @@ impl Model {
     pub fn name(self) -> String {
         self.to_possible_value().expect("no model is hidden").get_name().to_string()
     }
-
-    /// Images of a training step.
-    pub fn training_batch(self) -> i64 {
-        if self == Model::Base { 8 } else { 128 }
-    }
 }

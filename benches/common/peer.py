@@ -2,14 +2,18 @@
 
     python peer.py --reference DIR --batch 8 --dtype bfloat16 --device cpu --threads 2
 
-DIR is a checkout of the reference implementation. The model is the reference's own. A turn is a pretraining step as its
-Trainer takes it with the options of its pretraining script: autocast, loss, backward, clipping, AdamW (`adamw_torch`),
-and its average of the weights.
+DIR is a checkout of the reference implementation. The model is the reference's own. A turn of `--task train` is a
+pretraining step as its Trainer takes it with the options of its pretraining script: autocast, loss, backward, clipping,
+AdamW (`adamw_torch`), and its average of the weights. One of `classify` or `features` is a forward pass without
+gradients, of the classifier, or of the encoder with the mean of its patch tokens: of a batch, or with `--images` of all
+pictures in a folder, as torchvision's `ImageFolder` and a `DataLoader` with as many workers as threads read them.
 """
 
 import argparse
 import copy
 import json
+import multiprocessing
+import os
 import resource
 import sys
 import time
@@ -23,6 +27,8 @@ def arguments():
     parser = argparse.ArgumentParser(description="The PyTorch reference's side of a benchmark.")
     parser.add_argument("--reference", required=True, metavar="DIR", help="a checkout of the reference implementation")
     parser.add_argument("--config", metavar="JSON", help=f"the model's config.json as text; {MODEL} unless given")
+    parser.add_argument("--task", default="train", choices=["train", "classify", "features"])
+    parser.add_argument("--images", metavar="DIR", help="a folder of class folders, for evaluation from files")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu")
@@ -112,6 +118,56 @@ def training(args, device):
     return model, turn
 
 
+def loader(args, config):
+    """Batches of pictures, prepared for evaluation."""
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    size = config.image_size
+    resize = transforms.Resize(size * 8 // 7, interpolation=transforms.InterpolationMode.BICUBIC)
+    normalize = transforms.Normalize([0.5] * 3, [0.5] * 3)
+    prepare = transforms.Compose([resize, transforms.CenterCrop(size), transforms.ToTensor(), normalize])
+    # Workers stay, so that no turn waits for them to start.
+    return DataLoader(ImageFolder(args.images, prepare), args.batch, num_workers=args.threads, persistent_workers=True)
+
+
+def evaluation(args, device):
+    """The model, and a turn: a batch, or a pass over the pictures."""
+    from models.vit_nepa import ViTNepaForImageClassification, ViTNepaModel
+
+    config = configuration(args)
+    model = (ViTNepaForImageClassification if args.task == "classify" else ViTNepaModel)(config).to(device)
+    model.eval()
+    if args.compile:
+        model.compile()
+
+    def forward(images):
+        with torch.inference_mode(), autocast(args, device):
+            found = model(pixel_values=images)
+            return found.logits if args.task == "classify" else found.last_hidden_state[:, 1:].mean(dim=1)
+
+    batches = [random_images(args, config, device)] if args.images is None else loader(args, config)
+
+    def turn(laps):
+        for images in batches:
+            forward(images if args.images is None else images[0].to(device))
+        laps.lap()
+
+    return model, turn
+
+
+def processor_time():
+    """CPU time of the process and of the loader's workers in seconds."""
+    seconds = time.process_time()
+    for worker in multiprocessing.active_children():
+        with open(f"/proc/{worker.pid}/stat") as stat:
+            # Behind the name, which may have blanks: user and system time are the 12th and 13th.
+            user, system = stat.read().rsplit(")", 1)[1].split()[11:13]
+        seconds += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
 def peak_memory(device):
     """The most memory until now in bytes: of the process, or on a GPU of its tensors."""
     if device.type == "cuda":
@@ -125,12 +181,12 @@ def main(answer):
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
-    model, turn = training(args, device)
+    model, turn = (training if args.task == "train" else evaluation)(args, device)
     parameters = sum(p.numel() for p in model.parameters())
     for _ in sys.stdin:
-        cpu, laps = time.process_time(), Laps(device)
+        cpu, laps = processor_time(), Laps(device)
         turn(laps)
-        cpu = time.process_time() - cpu
+        cpu = processor_time() - cpu
         answer({"times": laps.times, "cpu": cpu, "peak": peak_memory(device), "parameters": parameters})
 
 

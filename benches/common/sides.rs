@@ -237,7 +237,7 @@ impl Comparison<'_> {
         }
         let setup = self.setup;
         println!(
-            "\n{}, {}: batch {}, {} blocks, {:.2} M parameters, {} on {} threads, median of {} {}s each in turns, load {}",
+            "\n{}, {}: batch {}, {} blocks, {:.2} M parameters, {} on {} threads, medians of {} rounds, load {}",
             setup.model.name(),
             dtype.name(),
             self.batch,
@@ -246,7 +246,6 @@ impl Comparison<'_> {
             setup.device,
             setup.threads(),
             setup.rounds,
-            self.turn,
             load()
         );
         let flops = (self.images_per_turn * self.flops_per_image) as f64;

@@ -18,6 +18,7 @@ mod process;
 mod sides;
 
 use clap::Parser;
+use models::Model;
 use nepa::device;
 use nepa::error::Result;
 use nepa::ffi::{self, Autocast};
@@ -42,7 +43,8 @@ fn main() -> ExitCode {
     arguments::main(|options: Options| {
         let setup = &options.setup;
         setup.apply()?;
-        let (config, batch) = (setup.config(), setup.batch.unwrap_or(setup.model.training_batch()));
+        let (config, usual) = (setup.config(), if setup.model == Model::Base { 8 } else { 128 });
+        let batch = setup.batch.unwrap_or(usual);
         let architecture = Architecture::new(&config)?;
         if setup.side {
             return side(&architecture, setup, batch);
