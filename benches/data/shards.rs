@@ -1,8 +1,11 @@
 //! Images per second from Parquet shards, row by row in shuffled order: by the program's reader, which keeps the file
 //! offset of each image, and by the `parquet` crate's with its page index.
 
+use crate::process::peak_memory;
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::BinaryType;
+use clap::ValueEnum;
+use nepa::bail_hint;
 use nepa::data::source::{Parquet, Source as _, StoredImage, TableOptions};
 use nepa::error::{Context as _, Result, bail};
 use nepa::random::{Key, Permutation};
@@ -19,23 +22,33 @@ use std::time::Instant;
 /// How long one reader is measured.
 const SECONDS: f64 = 3.0;
 
-/// `--shards DIR`: every shard in DIR by both readers, each in a separate process. `--shards ours|crate FILE` is such a
-/// process.
-pub fn compare(args: &[String]) -> Result<()> {
-    let folder = match args {
-        [folder] => folder,
-        [reader, file] => return measure(reader, file),
-        _ => bail!("--shards: expected the folder that make_shards.py wrote"),
-    };
+/// Who reads a shard.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Reader {
+    Ours,
+    Crate,
+}
+
+/// Every shard in a folder by both readers, each in a separate process.
+pub fn compare(folder: &Path) -> Result<()> {
+    let reading = || format!("--shards: cannot read {}", folder.display());
+    let entries = std::fs::read_dir(folder).with_context(reading)?;
+    let mut shards: Vec<_> = entries.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
+    shards.retain(|shard| shard.extension().is_some_and(|e| e == "parquet"));
+    shards.sort();
+    if shards.is_empty() {
+        bail_hint!(
+            "--shards: {} has no .parquet files", folder.display();
+            "make_shards.py writes some, see benches/data/README.md"
+        );
+    }
     println!(
         "{:<28}{:>16}{:>16}{:>16}{:>12}{:>12}",
         "shard", "ours, first", "ours, images/s", "crate", "ours MB", "crate MB"
     );
-    let mut shards: Vec<_> = std::fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
-    shards.sort();
-    for shard in shards.iter().filter(|s| s.extension().is_some_and(|e| e == "parquet")) {
+    for shard in &shards {
         let run = |reader: &str| -> Result<Vec<f64>> {
-            let output = Command::new(std::env::current_exe()?).args(["--shards", reader]).arg(shard).output()?;
+            let output = Command::new(std::env::current_exe()?).args(["shard", reader]).arg(shard).output()?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             if !output.status.success() {
                 bail!("{} by {reader}: {}", shard.display(), String::from_utf8_lossy(&output.stderr).trim());
@@ -53,19 +66,20 @@ pub fn compare(args: &[String]) -> Result<()> {
 }
 
 /// Prints images/s of the first pass and of later ones, and the peak memory in MB.
-fn measure(reader: &str, file: &str) -> Result<()> {
-    let shard = Parquet::open(file, None, &TableOptions::default())?;
+pub fn measure(reader: Reader, file: &Path) -> Result<()> {
+    let shard =
+        Parquet::open(file.to_str().context("a path that is text was expected")?, None, &TableOptions::default())?;
     let metadata = ArrowReaderMetadata::load(
         &File::open(file)?,
         ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional),
     )?;
     let read = |row: usize| -> Result<usize> {
         match reader {
-            "ours" => match shard.read(row)? {
+            Reader::Ours => match shard.read(row)? {
                 StoredImage::Encoded(bytes) => Ok(bytes.len()),
                 StoredImage::Pixels(_) => bail!("files were expected"),
             },
-            _ => by_crate(Path::new(file), &metadata, row),
+            Reader::Crate => by_crate(file, &metadata, row),
         }
     };
     let order = Permutation::new(Key::new(1), shard.len());
@@ -82,9 +96,7 @@ fn measure(reader: &str, file: &str) -> Result<()> {
         }
         rates.push(count as f64 / start.elapsed().as_secs_f64());
     }
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-    println!("{} {} {} {bytes}", rates[0], rates[1], peak.context("no VmHWM")? / 1000.0);
+    println!("{} {} {} {bytes}", rates[0], rates[1], peak_memory() as f64 / 1e6);
     Ok(())
 }
 
