@@ -3,9 +3,15 @@
 //!
 //!     cargo xtask bench call
 
+#[path = "common/arguments.rs"]
+mod arguments;
+
+use clap::Parser;
+use nepa::error::Result;
 use nepa::run::signals::Interrupt;
 use nepa::script::Host;
 use std::hint::black_box;
+use std::process::ExitCode;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
@@ -15,7 +21,16 @@ const ROUNDS: usize = 5;
 /// What is called, as a script writes it, and the same in Rust (true when it went well).
 type Case<'a> = (&'a str, &'a str, &'a dyn Fn() -> bool);
 
-fn main() {
+/// What a call from a script costs, beside the same in Rust
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench call")]
+struct Options {}
+
+fn main() -> ExitCode {
+    arguments::main(|_: Options| calls())
+}
+
+fn calls() -> Result<()> {
     tch::set_num_threads(1);
     let host = Host::new(None, Interrupt::default());
     let (a, b) = (Tensor::ones([4], (Kind::Float, Device::Cpu)), Tensor::ones([4], (Kind::Float, Device::Cpu)));
@@ -47,6 +62,7 @@ fn main() {
         println!("{what:<28} {code:<18} {script:>10.0} {rust:>10.0} {:>10.0}", script - rust);
     }
     println!("largest overhead: {:.2} µs a call (aim: at most 2)", worst / 1e3);
+    Ok(())
 }
 
 fn best(mut seconds: impl FnMut() -> f64) -> f64 {

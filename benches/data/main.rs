@@ -39,8 +39,6 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Instant;
 
-const BATCH: usize = 64;
-
 /// Images a second from files to batches, beside torchvision and timm (benches/data/README.md)
 #[derive(Parser)]
 #[command(
@@ -56,6 +54,9 @@ struct Options {
     /// The Python that runs the peer, to measure it too
     #[arg(long, value_name = "PYTHON")]
     python: Option<PathBuf>,
+    /// Images in a batch
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    batch: u32,
     /// How long a measurement takes
     #[arg(long, default_value_t = 4.0, value_parser = positive)]
     seconds: f64,
@@ -77,7 +78,7 @@ struct Options {
 enum Own {
     /// Prints the rate of a task on some cores.
     #[command(hide = true)]
-    Measure { folder: PathBuf, task: Task, cores: String, seconds: f64 },
+    Measure { folder: PathBuf, task: Task, cores: String, batch: usize, seconds: f64 },
     /// Prints the rates of a reader of a shard.
     #[command(hide = true)]
     Shard { reader: shards::Reader, file: PathBuf },
@@ -104,8 +105,8 @@ fn positive(text: &str) -> Result<f64, String> {
 fn main() -> ExitCode {
     arguments::main(|options: Options| {
         match &options.own {
-            Some(Own::Measure { folder, task, cores, seconds }) => {
-                println!("{}", measure(folder, *task, cores, *seconds)?);
+            Some(Own::Measure { folder, task, cores, batch, seconds }) => {
+                println!("{}", measure(folder, *task, cores, *batch, *seconds)?);
                 return Ok(());
             }
             Some(Own::Shard { reader, file }) => return shards::measure(*reader, file),
@@ -131,7 +132,7 @@ fn main() -> ExitCode {
 /// Ours and the peer's rates, in turns.
 fn compare(pictures: &Pictures, options: &Options) -> Result<()> {
     let folder = pictures.folder();
-    println!("images/s, {} pictures in batches of {BATCH}; load {}", pictures.count, load());
+    println!("images/s, {} pictures in batches of {}; load {}", pictures.count, options.batch, load());
     println!("per core: by the processor time of one bound process");
     println!(
         "{:<14}{:>12}{:>12}{:>8}{:>14}{:>14}{:>8}{:>12}",
@@ -151,11 +152,11 @@ fn compare(pictures: &Pictures, options: &Options) -> Result<()> {
             None => f64::NAN,
         };
         for _ in 0..options.rounds {
-            let one = ours(folder, letter, "0", options.seconds)?;
+            let one = ours(folder, letter, "0", options)?;
             rates[0].push(number(&one, "images_per_cpu_s"));
             rates[4].push(number(&one, "images_per_s"));
             rates[1].push(peer_rate(0, "images_per_cpu_s"));
-            rates[2].push(number(&ours(folder, letter, "0,1", options.seconds)?, "images_per_s"));
+            rates[2].push(number(&ours(folder, letter, "0,1", options)?, "images_per_s"));
             rates[3].push(peer_rate(2, "images_per_s"));
         }
         let [one, peer_one, two, peer_two, one_wall] = rates.map(|rates| median(&rates));
@@ -174,9 +175,10 @@ fn number(result: &Value, key: &str) -> f64 {
     result[key].as_f64().unwrap_or(f64::NAN)
 }
 
-fn ours(folder: &Path, task: &str, cores: &str, seconds: f64) -> Result<Value> {
+fn ours(folder: &Path, task: &str, cores: &str, options: &Options) -> Result<Value> {
     let mut command = Command::new(std::env::current_exe()?);
-    run(command.arg("measure").arg(folder).args([task, cores, &seconds.to_string()]))
+    command.arg("measure").arg(folder).args([task, cores]);
+    run(command.args([options.batch.to_string(), options.seconds.to_string()]))
 }
 
 fn peer(python: &Path, folder: &Path, task: &str, workers: usize, options: &Options) -> Result<Value> {
@@ -184,7 +186,8 @@ fn peer(python: &Path, folder: &Path, task: &str, workers: usize, options: &Opti
     let cores = if workers == 0 { "0" } else { "0,1" };
     let mut command = Command::new(python);
     command.args([script, "--task", task, "--cores", cores]).arg("--data").arg(folder);
-    run(command.args(["--workers", &workers.to_string(), "--seconds", &options.seconds.to_string()]))
+    command.args(["--batch", &options.batch.to_string(), "--workers", &workers.to_string()]);
+    run(command.args(["--seconds", &options.seconds.to_string()]))
 }
 
 /// The JSON that a command prints last.
@@ -223,13 +226,13 @@ fn transforms(task: Task) -> Result<Vec<Arc<dyn Transform>>> {
 }
 
 /// The rate of one task on some cores.
-fn measure(folder: &Path, task: Task, cores: &str, seconds: f64) -> Result<Value> {
+fn measure(folder: &Path, task: Task, cores: &str, batch: usize, seconds: f64) -> Result<Value> {
     let cores: Vec<usize> = cores.split(',').map(str::parse).collect::<Result<_, _>>()?;
     bind(&cores)?;
     nepa::device::set(tch::Device::Cpu, cores.len())?;
     let images = source::open(folder.to_str().context("a temporary folder has a plain name")?, None)?;
     let pipeline = Pipeline::new("bench", &transforms(task)?, false)?;
-    let options = LoaderOptions { batch: BATCH, drop_last: true, workers: Some(cores.len()), ..Default::default() };
+    let options = LoaderOptions { batch, drop_last: true, workers: Some(cores.len()), ..Default::default() };
     // Repeated, so that no epoch ends while we measure.
     let many: SourceRef = source::concat(&vec![images; 1000])?;
     let loader = Loader::new(many, pipeline, &options)?;

@@ -23,7 +23,6 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 MEAN = STD = (0.5, 0.5, 0.5)
-BATCH = 64
 
 
 def nothing(picture):
@@ -56,6 +55,7 @@ def main():
     parser = argparse.ArgumentParser(description="The peer of the data benchmark: images per second.")
     parser.add_argument("--data", required=True, metavar="DIR", help="a folder of classes, as ImageFolder reads it")
     parser.add_argument("--task", required=True, choices=["a", "b", "c", "decode"])
+    parser.add_argument("--batch", type=int, default=64, help="images in a batch (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="worker processes; 0: all in this process, one thread")
     parser.add_argument("--cores", metavar="LIST", help="run on these cores only (this process and its workers), e.g. 0 or 0,1")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long to measure, after a warm-up (%(default)s)")
@@ -71,7 +71,7 @@ def main():
     dataset = torchvision.datasets.ImageFolder(options.data, transform(options.task))
     # Drawn with replacement, without end: an epoch of ImageNet is 20,000 batches, so no epoch ends while we measure.
     sampler = RandomSampler(dataset, replacement=True, num_samples=1 << 40)
-    loader = DataLoader(dataset, BATCH, sampler=sampler, num_workers=options.workers)
+    loader = DataLoader(dataset, options.batch, sampler=sampler, num_workers=options.workers)
 
     batches = iter(loader)
     # Every worker has started and given a few batches, and what was loaded ahead is consumed.

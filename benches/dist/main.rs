@@ -4,12 +4,19 @@
 //!
 //! Real processes of one thread each, over loopback with Gloo. README.md in this folder says what is timed and how.
 
-use nepa::bail_hint;
+#[path = "../common/arguments.rs"]
+mod arguments;
+#[path = "../common/figures.rs"]
+mod figures;
+
+use clap::Parser;
+use figures::{load, median};
 use nepa::error::{Context as _, Result, bail};
 use nepa::ffi::{ProcessGroup, ReduceOp, Store, StoreAddress};
 use serde_json::{Value, json};
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use tch::{Kind, Tensor};
 
@@ -35,42 +42,32 @@ const CASES: [Case; 2] = [
     Case { name: "a wide one", set: [("hidden_size", 768), ("layers", 2), ("heads", 12), ("batch", 32)], steps: 1 },
 ];
 
-fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    // One of our own processes.
-    if let [side, rank, port] = &args[..]
-        && side == "--side"
-    {
-        return gloo(rank.parse()?, port.parse()?);
-    }
-    let (mut rounds, mut python) = (9, None);
-    let mut args = args.iter();
-    while let Some(name) = args.next() {
-        let mut value = || args.next().with_context(|| format!("{name} needs a value"));
-        match name.as_str() {
-            "--rounds" => rounds = value()?.parse()?,
-            "--python" => python = Some(value()?.clone()),
-            other => bail_hint!("unknown option {other}"; "they are listed at the top of benches/dist/main.rs"),
+/// What two processes gain over one, and how fast an exchange is (benches/dist/README.md)
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench dist")]
+struct Options {
+    /// How often each way of training takes its turn
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// A Python with torch, to measure torch.distributed too
+    #[arg(long, value_name = "PYTHON")]
+    python: Option<PathBuf>,
+    /// Set in our own processes: the rank, and the port of the rendezvous
+    #[arg(long, hide = true, num_args = 2)]
+    side: Option<Vec<u16>>,
+}
+
+fn main() -> ExitCode {
+    arguments::main(|options: Options| {
+        if let Some([rank, port]) = options.side.as_deref() {
+            return gloo(usize::from(*rank), *port);
         }
-    }
-    println!("{PROCESSES} processes, one thread each; load before: {}", load());
-    for case in &CASES {
-        steps(case, rounds * case.steps)?;
-    }
-    all_reduces(python.as_deref())
-}
-
-/// How busy the machine is: programs that wanted a core in the last minute, on average.
-fn load() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().unwrap_or("?").to_string()
-}
-
-/// The median.
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+        println!("{PROCESSES} processes, one thread each; load before: {}", load());
+        for case in &CASES {
+            steps(case, options.rounds as usize * case.steps)?;
+        }
+        all_reduces(options.python.as_deref())
+    })
 }
 
 /// A script of this folder on two processes; what it printed.
@@ -140,7 +137,7 @@ fn repeats() -> Vec<usize> {
     SIZES.iter().map(|bytes| ((128 << 20) / bytes).clamp(5, 200)).collect()
 }
 
-fn all_reduces(python: Option<&str>) -> Result<()> {
+fn all_reduces(python: Option<&Path>) -> Result<()> {
     let texts = |numbers: &[usize]| numbers.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(",");
     let (sizes, counts) = (texts(&SIZES), texts(&repeats()));
     let set = [("sizes", format!("[{sizes}]")), ("repeats", format!("[{counts}]"))];
