@@ -11,6 +11,7 @@ mod architecture;
 mod averages;
 mod bad_files;
 mod bad_numbers;
+mod benches;
 mod blocks;
 mod checkpoint;
 mod cli;
