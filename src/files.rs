@@ -3,10 +3,12 @@
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, ensure, nearest};
 use crate::untrusted;
+use crc32fast::Hasher;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::File;
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
@@ -33,6 +35,69 @@ pub fn exists(path: &Path) -> Result<bool> {
         // Nothing lies in a file.
         Err(e) if matches!(e.kind(), ErrorKind::NotADirectory | ErrorKind::InvalidFilename) => Ok(false),
         found => found.with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// A file's size and CRC-32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksum {
+    /// Its size.
+    pub bytes: u64,
+    /// Of its content.
+    pub crc32: u32,
+}
+
+/// Passes on what is written, and knows its checksum.
+pub struct ChecksumWriter<W> {
+    out: W,
+    hasher: Hasher,
+    bytes: u64,
+}
+
+impl<W: Write> ChecksumWriter<W> {
+    /// One that has written nothing.
+    pub fn new(out: W) -> Self {
+        Self { out, hasher: Hasher::new(), bytes: 0 }
+    }
+
+    /// Of all that has been written.
+    pub fn checksum(&self) -> Checksum {
+        Checksum { bytes: self.bytes, crc32: self.hasher.clone().finalize() }
+    }
+
+    /// What it writes to.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+}
+
+impl<W: Write> Write for ChecksumWriter<W> {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        let n = self.out.write(data)?;
+        self.hasher.update(&data[..n]);
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// The checksum of a file, read to its end.
+pub fn checksum_of(path: &Path) -> std::io::Result<Checksum> {
+    let mut file = File::open(path)?;
+    let (mut hasher, mut bytes, mut buffer) = (Hasher::new(), 0, vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Checksum { bytes, crc32: hasher.finalize() }),
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                bytes += n as u64;
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 

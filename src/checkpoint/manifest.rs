@@ -2,23 +2,13 @@
 
 use crate::bail_hint;
 use crate::error::{Context as _, Error, Result, anyhow, bail, ensure};
-use crate::files::{Existing, FolderWriter, write_folder};
-use crc32fast::Hasher;
-use serde::{Deserialize, Serialize};
+use crate::files::{Checksum, ChecksumWriter, Existing, FolderWriter, checksum_of, write_folder};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Component, Path};
 
 /// What is in a folder: the last file written, itself with a checksum in its second line.
 pub const MANIFEST_FILE: &str = "manifest.json";
-
-/// A file's size and CRC-32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Checksum {
-    bytes: u64,
-    crc32: u32,
-}
 
 /// A folder that is being filled, with the checksums of its files so far.
 pub struct ManifestWriter<'a> {
@@ -31,32 +21,13 @@ impl ManifestWriter<'_> {
     pub fn file(&mut self, name: &str, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
         let mut checksum = None;
         self.folder.file(name, |out| {
-            let mut out = ChecksumWriter { out, hasher: Hasher::new(), bytes: 0 };
+            let mut out = ChecksumWriter::new(out);
             write(&mut out)?;
-            checksum = Some(Checksum { bytes: out.bytes, crc32: out.hasher.finalize() });
+            checksum = Some(out.checksum());
             Ok(())
         })?;
         self.checksums.insert(name.to_string(), checksum.expect("set where the file was written"));
         Ok(())
-    }
-}
-
-struct ChecksumWriter<'a> {
-    out: &'a mut dyn Write,
-    hasher: Hasher,
-    bytes: u64,
-}
-
-impl Write for ChecksumWriter<'_> {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        let n = self.out.write(data)?;
-        self.hasher.update(&data[..n]);
-        self.bytes += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.out.flush()
     }
 }
 
@@ -157,22 +128,6 @@ fn parse(text: &[u8]) -> Result<BTreeMap<String, Checksum>> {
         bail!("it names the file \"{}\", which does not lie in its folder", name.escape_debug());
     }
     Ok(checksums)
-}
-
-fn checksum_of(path: &Path) -> std::io::Result<Checksum> {
-    let mut file = File::open(path)?;
-    let (mut hasher, mut bytes, mut buffer) = (Hasher::new(), 0, vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(Checksum { bytes, crc32: hasher.finalize() }),
-            Ok(n) => {
-                hasher.update(&buffer[..n]);
-                bytes += n as u64;
-            }
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
 }
 
 #[cfg(test)]

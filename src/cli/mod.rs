@@ -121,12 +121,18 @@ struct ApiArgs {
 #[derive(Args)]
 #[command(
     group(ArgGroup::new("transformed").args(["sheet", "speed"]).multiple(true)),
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
     after_help = "Exit code: 0 on success; 1 if --scan finds broken images or something else is wrong; 130 after Ctrl-C."
 )]
 struct DataArgs {
+    #[command(subcommand)]
+    command: Option<DataCommand>,
     /// Class folders or images without classes (perhaps below train/, val/), a folder saved by `datasets`, parquet or
     /// tar files or a pattern of them ("shards/train-{0000..0146}.tar"), or MNIST's IDX files.
-    path: String,
+    #[arg(required = true)]
+    path: Option<String>,
     /// One split only, such as train or validation [default: the counts of all, and the first in detail].
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
@@ -156,6 +162,12 @@ struct DataArgs {
     /// Seed of the samples and their transforms.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+}
+
+#[derive(Subcommand)]
+enum DataCommand {
+    /// Writes the images once as shards that are quick to read: no larger than is needed, WebDataset.
+    Pack(data::pack::PackArgs),
 }
 
 #[derive(Args)]

@@ -19,6 +19,7 @@ mod cost;
 mod cuda_recipes;
 mod data;
 mod data_command;
+mod data_pack;
 mod decode;
 mod dist_evaluate;
 mod dist_examples;

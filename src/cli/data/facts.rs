@@ -61,7 +61,7 @@ impl Facts {
 }
 
 /// What the frame header of a JPEG says of its colours and its coding.
-fn jpeg_kinds(bytes: &[u8]) -> Vec<&'static str> {
+pub fn jpeg_kinds(bytes: &[u8]) -> Vec<&'static str> {
     let mut kinds = Vec::new();
     let mut at = 2;
     while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {

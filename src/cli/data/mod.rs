@@ -2,12 +2,13 @@
 //! they load.
 
 mod facts;
+pub(super) mod pack;
 mod report;
 mod scan;
 mod sheet;
 mod speed;
 
-use super::{DataArgs, FAILED};
+use super::{DataArgs, DataCommand, FAILED};
 use crate::bail_hint;
 use crate::data::source::{Place, SourceRef, TableOptions};
 use crate::device;
@@ -55,6 +56,10 @@ pub fn data(args: &DataArgs, host: &Host) -> u8 {
 }
 
 fn run(args: &DataArgs, host: &Host) -> Result<u8, ScriptError> {
+    if let Some(DataCommand::Pack(args)) = &args.command {
+        return pack::run(args, host);
+    }
+    let path = args.path.as_deref().unwrap_or_default();
     // Wrong arguments are reported before hours of reading.
     let evaluate = |text: &str| host.evaluate(TRANSFORMS, text, |value| script::pipeline(TRANSFORMS, value, false));
     let given = args.transforms.as_deref().map(evaluate).transpose()?;
@@ -69,15 +74,15 @@ fn run(args: &DataArgs, host: &Host) -> Result<u8, ScriptError> {
     device::set(tch::Device::Cpu, threads)?;
     crate::random::set_seed(args.seed);
 
-    let place = Place::find(&args.path)?;
+    let place = Place::find(path)?;
     let splits = open(&place, args.split.as_deref())?;
-    report::print(&args.path, &place, &splits, args.seed);
+    report::print(path, &place, &splits, args.seed);
     let mut code = 0;
     let interrupt = Interrupt::default();
     if args.scan {
         // From here on Ctrl-C ends the work, not the process, so that the findings are still printed.
         interrupt.listen()?;
-        code = scan::scan(&args.path, &splits, &args.list, threads, &interrupt)?;
+        code = scan::scan(path, &splits, &args.list, threads, &interrupt)?;
     }
     let shown = &splits[0];
     let text = match (&args.transforms, shown.source.shape()) {

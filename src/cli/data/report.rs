@@ -146,7 +146,7 @@ fn formats(facts: &[Facts]) -> String {
 }
 
 /// "3.4 kB", "147 GB"
-fn bytes(n: f64) -> String {
+pub fn bytes(n: f64) -> String {
     let units = ["bytes", "kB", "MB", "GB", "TB"];
     let step = (0..units.len() - 1).find(|step| n < 999.5 * 1000f64.powi(*step as i32)).unwrap_or(units.len() - 1);
     let value = n / 1000f64.powi(step as i32);

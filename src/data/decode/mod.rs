@@ -56,38 +56,50 @@ impl<'a> LazyImage<'a> {
     /// Opens an item. With `exif_orientation`, images are turned as their Exif data says, or else their XMP data; TIFFs
     /// always are.
     pub fn open(content: &'a mut StoredImage<'_>, exif_orientation: bool) -> Result<Self> {
-        match content {
-            StoredImage::Pixels(image) => Ok(LazyImage::Decoded(std::mem::take(image))),
-            StoredImage::Encoded(bytes) => catch_damage("the image", || Self::open_encoded(bytes, exif_orientation)),
+        let (image, turn) = Self::open_with(content, exif_orientation)?;
+        match turn {
+            Orientation::NoTransforms => Ok(image),
+            turn => Ok(LazyImage::Decoded(turned(image.decode()?, turn))),
         }
     }
 
-    fn open_encoded(bytes: &'a [u8], exif_orientation: bool) -> Result<Self> {
-        let (image, metadata) = if !bytes.starts_with(&[0xff, 0xd8, 0xff]) || bytes.get(3) == Some(&0xf7) {
-            let (image, metadata) = decode_other(bytes)?;
-            (LazyImage::Decoded(image), metadata)
-        } else {
-            match backend() {
-                Backend::LibjpegTurbo(_) => {
-                    let jpeg = turbo::Jpeg::open(bytes)?;
-                    let metadata = if exif_orientation { jpeg.metadata() } else { Metadata::default() };
-                    let is_ended = jpeg.has_end()?;
-                    let mut image = LazyImage::Jpeg(jpeg);
-                    if !is_ended {
-                        image = LazyImage::Decoded(image.decode().map_err(|_| truncated(bytes))?);
-                    }
-                    (image, metadata)
-                }
-                Backend::ZuneJpeg => {
-                    let (image, metadata) = zune::decode(bytes)?;
-                    (LazyImage::Decoded(image), metadata)
-                }
+    /// Opens an item as it is stored, and tells how its Exif data, or else its XMP data, turn it.
+    pub fn open_unturned(content: &'a mut StoredImage<'_>) -> Result<(Self, Orientation)> {
+        Self::open_with(content, true)
+    }
+
+    /// An item, and how it is to be turned, which is looked for only if it matters.
+    fn open_with(content: &'a mut StoredImage<'_>, orientation_matters: bool) -> Result<(Self, Orientation)> {
+        match content {
+            StoredImage::Pixels(image) => Ok((LazyImage::Decoded(std::mem::take(image)), Orientation::NoTransforms)),
+            StoredImage::Encoded(bytes) => {
+                let (image, metadata) = catch_damage("the image", || Self::open_encoded(bytes, orientation_matters))?;
+                let turn = || orientation(metadata.exif.as_deref(), metadata.xmp.as_deref());
+                Ok((image, orientation_matters.then(turn).flatten().unwrap_or(Orientation::NoTransforms)))
             }
-        };
-        let turn = exif_orientation.then(|| orientation(metadata.exif.as_deref(), metadata.xmp.as_deref())).flatten();
-        match turn {
-            None | Some(Orientation::NoTransforms) => Ok(image),
-            Some(turn) => Ok(LazyImage::Decoded(turned(image.decode()?, turn))),
+        }
+    }
+
+    fn open_encoded(bytes: &'a [u8], wants_metadata: bool) -> Result<(Self, Metadata)> {
+        if !bytes.starts_with(&[0xff, 0xd8, 0xff]) || bytes.get(3) == Some(&0xf7) {
+            let (image, metadata) = decode_other(bytes)?;
+            return Ok((LazyImage::Decoded(image), metadata));
+        }
+        match backend() {
+            Backend::LibjpegTurbo(_) => {
+                let jpeg = turbo::Jpeg::open(bytes)?;
+                let metadata = if wants_metadata { jpeg.metadata() } else { Metadata::default() };
+                let is_ended = jpeg.has_end()?;
+                let mut image = LazyImage::Jpeg(jpeg);
+                if !is_ended {
+                    image = LazyImage::Decoded(image.decode().map_err(|_| truncated(bytes))?);
+                }
+                Ok((image, metadata))
+            }
+            Backend::ZuneJpeg => {
+                let (image, metadata) = zune::decode(bytes)?;
+                Ok((LazyImage::Decoded(image), metadata))
+            }
         }
     }
 

@@ -4,8 +4,8 @@ use super::shard_name::{Kind, compression};
 use super::shards::{self, Evidence, Look, Shards, kind_of};
 use super::survey::{Arrangement, Survey, survey};
 use super::{
-    HfDisk, Idx, ImageFolder, Parquet, SourceRef, TableOptions, WebDataset, hf_disk, idx, listing, parquet, paths,
-    split_names, webdataset,
+    HfDisk, Idx, ImageFolder, Parquet, SourceRef, TableOptions, WebDataset, hf_disk, idx, listing, packed, parquet,
+    paths, split_names, webdataset,
 };
 use crate::bail_hint;
 use crate::error::{Diagnostic, Result};
@@ -113,6 +113,7 @@ impl Place {
     }
 
     fn of_folder(path: &str, dir: &Path) -> Result<Self> {
+        packed::ensure_complete(dir)?;
         let names = paths::entries(dir);
         let mut found = Vec::new();
         if names.iter().any(|name| name == "dataset_dict.json") || hf_disk::is_dataset(dir) {

@@ -7,7 +7,7 @@ use super::samples::{self, Class};
 use super::shard_name::{Kind, compression};
 use super::shards::{Evidence, Shards};
 use super::tar::refuse_compressed;
-use super::{Source, StoredImage, paths};
+use super::{Source, StoredImage, packed, paths};
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::untrusted;
@@ -33,6 +33,8 @@ pub struct WebDataset {
     ends: Vec<usize>,
     /// Whether there are labels that cannot be read.
     is_unread: bool,
+    /// Whether the images' names in the archives are theirs in the whole data set.
+    is_packed: bool,
 }
 
 struct Shard {
@@ -110,7 +112,8 @@ impl WebDataset {
         }
         let is_unread = shards.iter().any(|s| s.index.unread.is_some());
         let class_names = class_names(&mut shards)?;
-        Ok(Self { path: path.to_string(), split, class_names, shards, ends, is_unread })
+        let is_packed = packed::is_packed(&shards[0].path);
+        Ok(Self { path: path.to_string(), split, class_names, shards, ends, is_unread, is_packed })
     }
 
     /// The shard that holds item `index`, and its index there.
@@ -352,6 +355,9 @@ impl Source for WebDataset {
     }
     fn name(&self, index: usize) -> String {
         let (shard, index) = self.locate(index);
+        if self.is_packed {
+            return shard.index.names.text(index).into_owned();
+        }
         let tar = shard.path.file_name().unwrap_or_default().to_string_lossy();
         format!("{tar}/{}", shard.index.names.text(index))
     }

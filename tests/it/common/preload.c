@@ -9,6 +9,7 @@
  *                 it where there are no halves) and then kills; "short", which does half of it; "slow", 9 s later
  *   FAULT_LASTS   if set, the calls after it fail too
  *   FAULT_NO_EXCHANGE   if set, two folders cannot be exchanged, as on NFS
+ *   FAULT_FREE    so many bytes are said to be free, on any file system
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -24,6 +25,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -205,3 +207,15 @@ int fstatat64(int dir, const char *path, struct stat64 *to, int flags) { THROUGH
 int access(const char *path, int mode) { THROUGH(-1, "stat", AT_FDCWD, path, REAL(access)(path, mode)); }
 DIR *opendir(const char *path) { THROUGH(NULL, "list", AT_FDCWD, path, REAL(opendir)(path)); }
 struct dirent64 *readdir64(DIR *dir) { THROUGH(NULL, "list", dirfd(dir), NULL, REAL(readdir64)(dir)); }
+
+#define SPACE(call)                                    \
+    int result = call;                                 \
+    const char *free_bytes = getenv("FAULT_FREE");     \
+    if (!result && free_bytes) {                       \
+        to->f_bavail = strtoul(free_bytes, NULL, 10);  \
+        to->f_frsize = 1;                              \
+    }                                                  \
+    return result;
+
+int statvfs(const char *path, struct statvfs *to) { SPACE(REAL(statvfs)(path, to)); }
+int statvfs64(const char *path, struct statvfs64 *to) { SPACE(REAL(statvfs64)(path, to)); }

@@ -1,0 +1,52 @@
+//! The formats of packed images: shards are begun in one of them, and read back.
+
+use super::shard::{ShardWriter, Stored};
+use super::webdataset;
+use crate::error::{Context as _, Result, bail};
+use crate::files::{Checksum, checksum_of};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// How packed images are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Tar archives of images and of texts with their labels, as webdataset reads them.
+    #[value(name = "webdataset")]
+    WebDataset,
+}
+
+impl Format {
+    /// The ending of its files.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Format::WebDataset => "tar",
+        }
+    }
+}
+
+/// Begins a file, in place of one that may be there.
+pub fn create(path: &Path, format: Format) -> Result<Box<dyn ShardWriter>> {
+    Ok(match format {
+        Format::WebDataset => Box::new(webdataset::Writer::create(path)?),
+    })
+}
+
+/// Reads a shard and compares all that is in it, and the file itself, with what was written.
+pub fn verify(path: &Path, format: Format, file: Checksum, written: &[Stored]) -> Result<()> {
+    let found = checksum_of(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if found != file {
+        bail!("{} holds other bytes than were written: {found:?}, expected {file:?}", path.display());
+    }
+    let read = match format {
+        Format::WebDataset => webdataset::read(path)?,
+    };
+    if let Some((image, _)) = written.iter().zip(&read).find(|(written, read)| written != read) {
+        bail!("{}: {} is not read as it was written", path.display(), image.name);
+    }
+    if read.len() != written.len() {
+        bail!("{} holds {} images, {} were written", path.display(), read.len(), written.len());
+    }
+    Ok(())
+}
