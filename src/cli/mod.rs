@@ -166,7 +166,7 @@ struct DataArgs {
 
 #[derive(Subcommand)]
 enum DataCommand {
-    /// Writes the images once as shards that are quick to read: no larger than is needed, WebDataset.
+    /// Writes the images once as shards that are quick to read: no larger than is needed, WebDataset or Parquet.
     Pack(data::pack::PackArgs),
 }
 

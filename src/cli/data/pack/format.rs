@@ -1,7 +1,7 @@
 //! The formats of packed images: shards are begun in one of them, and read back.
 
 use super::shard::{ShardWriter, Stored};
-use super::webdataset;
+use super::{parquet, webdataset};
 use crate::error::{Context as _, Result, bail};
 use crate::files::{Checksum, checksum_of};
 use clap::ValueEnum;
@@ -15,6 +15,8 @@ pub enum Format {
     /// Tar archives of images and of texts with their labels, as webdataset reads them.
     #[value(name = "webdataset")]
     WebDataset,
+    /// Parquet files as on the Hugging Face Hub, as `datasets` reads them.
+    Parquet,
 }
 
 impl Format {
@@ -22,14 +24,16 @@ impl Format {
     pub fn ending(self) -> &'static str {
         match self {
             Format::WebDataset => "tar",
+            Format::Parquet => "parquet",
         }
     }
 }
 
 /// Begins a file, in place of one that may be there.
-pub fn create(path: &Path, format: Format) -> Result<Box<dyn ShardWriter>> {
+pub fn create(path: &Path, format: Format, class_names: &[String]) -> Result<Box<dyn ShardWriter>> {
     Ok(match format {
         Format::WebDataset => Box::new(webdataset::Writer::create(path)?),
+        Format::Parquet => Box::new(parquet::Writer::create(path, class_names)?),
     })
 }
 
@@ -41,6 +45,7 @@ pub fn verify(path: &Path, format: Format, file: Checksum, written: &[Stored]) -
     }
     let read = match format {
         Format::WebDataset => webdataset::read(path)?,
+        Format::Parquet => parquet::read(path)?,
     };
     if let Some((image, _)) = written.iter().zip(&read).find(|(written, read)| written != read) {
         bail!("{}: {} is not read as it was written", path.display(), image.name);

@@ -4,6 +4,7 @@ mod destination;
 mod format;
 mod image;
 mod measure;
+mod parquet;
 mod shard;
 mod webdataset;
 mod work;
@@ -88,7 +89,8 @@ pub struct PackArgs {
     /// JPEG quality of images that are encoded anew.
     #[arg(long, value_name = "Q", default_value_t = 90, value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
-    /// How the shards are stored.
+    /// How the shards are stored: as parquet also where `datasets` is to read images that are kept as they are, since of
+    /// archives it expects images of one kind.
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "webdataset")]
     format: Format,
     /// Images in a shard: 5000 take about 500 MB at the defaults.
@@ -226,8 +228,8 @@ fn write(
     threads: usize,
     interrupt: &Interrupt,
 ) -> Result<Option<Vec<ShardRecord>>> {
-    let has_labels = !plan.class_names.is_empty();
-    let work = Work { settings, has_labels, skips_bad: args.on_bad == OnBad::Skip, threads, interrupt };
+    let class_names = &plan.class_names;
+    let work = Work { settings, class_names, skips_bad: args.on_bad == OnBad::Skip, threads, interrupt };
     let there: Vec<Option<ShardRecord>> =
         plan.shards.iter().map(|shard| destination.record(&shard.file)).collect::<Result<_>>()?;
     let whole = there.iter().flatten().count();
@@ -335,14 +337,14 @@ impl Plan {
             let pattern = format!("{}-*-of-*.{}", self.prefixes[split], args.format.ending());
             let place = Place::find(&args.dest.join(pattern).to_string_lossy())?;
             let packed = place.open(None, &TableOptions::default())?;
-            self.compare(split, &packed, records)
+            self.compare(args, split, &packed, records)
                 .with_context(|| format!("what was written is not what is read from {}", args.dest.display()))?;
             Ok(packed)
         };
         (0..self.splits.len()).map(open).collect()
     }
 
-    fn compare(&self, split: usize, packed: &SourceRef, records: &[ShardRecord]) -> Result<()> {
+    fn compare(&self, args: &PackArgs, split: usize, packed: &SourceRef, records: &[ShardRecord]) -> Result<()> {
         let source = &self.splits[split].source;
         let expected: usize = self.of_split(split, records).map(|(_, record)| record.images).sum();
         ensure!(packed.len() == expected, "{} images, expected {expected}", packed.len());
@@ -351,11 +353,14 @@ impl Plan {
         for (shard, record) in self.of_split(split, records) {
             let mut keys = Keys::default();
             for before in shard.images.clone().filter(|i| !record.left_out.iter().any(|bad| bad.index == *i)) {
-                let (name, key) = (packed.name(index), keys.next(&source.name(before)));
+                let (name, label, was) = (packed.name(index), packed.label(index), source.name(before));
+                let (found, expected) = match args.format {
+                    Format::WebDataset => (sample_key(&name), keys.next(&was)),
+                    Format::Parquet => (name, was),
+                };
                 ensure!(
-                    sample_key(&name) == key && packed.label(index) == source.label(before),
-                    "item {index} is {name} with the label {}, expected {key} with {}",
-                    packed.label(index),
+                    found == expected && label == source.label(before),
+                    "item {index} is {found} with the label {label}, expected {expected} with {}",
                     source.label(before)
                 );
                 index += 1;
@@ -381,10 +386,11 @@ impl Plan {
     }
 }
 
-/// How the names of a split's shards begin, such that the split is read from them: "train" of train-00000-of-00010.
+/// How the names of a split's shards begin, such that the split is read from them: "train" of train-00000-of-00010. It is
+/// also where `datasets` puts images that have no split.
 fn prefix(split: Option<&str>) -> String {
     let word = |c: char| if c.is_alphanumeric() { c } else { '_' };
-    split.map_or("images".to_string(), |split| split.chars().map(word).collect())
+    split.map_or("train".to_string(), |split| split.chars().map(word).collect())
 }
 
 /// Prints what became of the images.

@@ -5,6 +5,8 @@ use crate::files::Checksum;
 
 /// An image to be written.
 pub struct Entry<'a> {
+    /// Its name where it comes from.
+    pub name: &'a str,
     /// Its name in an archive, without the ending; no other of the shard has it.
     pub key: &'a str,
     pub ending: &'static str,

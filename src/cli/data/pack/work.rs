@@ -30,8 +30,8 @@ pub struct ShardPlan {
 /// How images are packed.
 pub struct Work<'a> {
     pub settings: &'a Settings,
-    /// Whether images get a label.
-    pub has_labels: bool,
+    /// The names of the classes; without, images have no labels.
+    pub class_names: &'a [String],
     /// Whether broken images are left out.
     pub skips_bad: bool,
     pub threads: usize,
@@ -71,7 +71,7 @@ impl Work<'_> {
         let mut shard = Shard {
             work: self,
             source,
-            writer: format::create(to, self.settings.format).with_context(writing)?,
+            writer: format::create(to, self.settings.format, self.class_names).with_context(writing)?,
             keys: Keys::default(),
             stored: Vec::new(),
             record: ShardRecord { file: plan.file.clone(), ..Default::default() },
@@ -132,9 +132,10 @@ impl Shard<'_> {
                 }
             };
             let entry = Entry {
+                name: &name,
                 key: &self.keys.next(&name),
                 ending: packed.ending,
-                label: self.work.has_labels.then(|| self.source.label(index)),
+                label: (!self.work.class_names.is_empty()).then(|| self.source.label(index)),
                 bytes: &packed.bytes,
             };
             let added = self.writer.add(&entry).with_context(|| format!("cannot write {}", self.record.file))?;

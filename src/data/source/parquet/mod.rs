@@ -11,7 +11,7 @@ use super::listing::{self, FileState, Progress};
 use super::names::Names;
 use super::shard_name::Kind;
 use super::shards::{Evidence, Shards};
-use super::{Source, StoredImage, paths};
+use super::{Source, StoredImage, packed, paths};
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, catch_damage, ensure};
 use arrow_array::cast::AsArray as _;
@@ -31,8 +31,9 @@ use std::time::SystemTime;
 const KIND: &str = "parquet";
 /// Values of a dictionary take their whole length in each row of a batch: so many bytes together at most.
 const MOST_SHARED: u64 = 256 << 20;
-/// File systems have no longer ones.
+/// File systems have no longer names of files, and no longer paths.
 const LONGEST_NAME: usize = 255;
+const LONGEST_PATH: usize = 4096;
 
 /// The rows of one split's shards, in the shards' order.
 pub struct Parquet {
@@ -47,6 +48,8 @@ pub struct Parquet {
     unread: Option<String>,
     /// The images' own file names, empty if there is none.
     files: Names,
+    /// Whether these are the images' names in the whole data set.
+    is_packed: bool,
 }
 
 struct Shard {
@@ -117,7 +120,8 @@ impl Parquet {
         let name_file = |i: usize| shards[i].path.display().to_string();
         let (classes, unread) = columns::classes(path, tables, name_file, name_row)?;
         let labels::Classes { labels, names: class_names, .. } = classes;
-        Ok(Self { path: path.to_string(), split, class_names, shards, ends, labels, unread, files })
+        let is_packed = packed::is_packed(&shards[0].path);
+        Ok(Self { path: path.to_string(), split, class_names, shards, ends, labels, unread, files, is_packed })
     }
 
     /// Whether item `index` is read alone rather than with its page.
@@ -191,7 +195,8 @@ impl Shard {
             bail!("{}: the column {} has no bytes", path.display(), columns.image)
         };
         let image = columns.image.clone();
-        let table = Table::read(&input, &meta, columns, progress).map_err(|e| damaged(e.to_string()))?;
+        let is_packed = packed::is_packed(path);
+        let table = Table::read(&input, &meta, columns, is_packed, progress).map_err(|e| damaged(e.to_string()))?;
         let groups = meta.metadata().row_groups().iter().scan(0, |end, group| {
             *end += group.num_rows() as usize;
             Some(RowGroup { end: *end, values: OnceLock::new(), checked: OnceLock::new() })
@@ -285,8 +290,14 @@ impl Shard {
 }
 
 impl Table {
-    /// Reads all labels and file names of a shard.
-    fn read(input: &Input, meta: &ArrowReaderMetadata, columns: Columns, progress: &Progress) -> Result<Self> {
+    /// Reads all labels and file names of a shard; of one that is packed, whole names.
+    fn read(
+        input: &Input,
+        meta: &ArrowReaderMetadata,
+        columns: Columns,
+        is_packed: bool,
+        progress: &Progress,
+    ) -> Result<Self> {
         let leaves = meta.parquet_schema().columns();
         let is_path = |parts: &[String]| parts.iter().eq([&columns.image, "path"]);
         // A list's values are a leaf below it.
@@ -315,8 +326,10 @@ impl Table {
                 let of_image = batch.column_by_name(&columns.image).and_then(|c| c.as_struct_opt());
                 let paths = of_image.and_then(|fields| fields.column_by_name("path"));
                 for row in 0..batch.num_rows() {
-                    let file = paths.and_then(|p| text(p, row)).and_then(|p| p.rsplit('/').next());
-                    let file = file.filter(|name| name.len() <= LONGEST_NAME);
+                    let whole = paths.and_then(|p| text(p, row));
+                    let file = whole.and_then(|p| if is_packed { Some(p) } else { p.rsplit('/').next() });
+                    let longest = if is_packed { LONGEST_PATH } else { LONGEST_NAME };
+                    let file = file.filter(|name| name.len() <= longest);
                     files.push(file.unwrap_or_default().as_bytes())?;
                 }
                 progress.add(batch.num_rows() as u64);
@@ -379,7 +392,8 @@ impl Source for Parquet {
         self.labels[index] as i64
     }
     fn name(&self, index: usize) -> String {
-        paths::row_name(self.split(), index, Some(&self.files.text(index)))
+        let file = self.files.text(index);
+        if self.is_packed { file.into_owned() } else { paths::row_name(self.split(), index, Some(&file)) }
     }
     fn read(&self, index: usize) -> Result<StoredImage<'_>> {
         let (shard, row) = super::locate(&self.ends, index);
