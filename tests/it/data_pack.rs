@@ -5,7 +5,7 @@ use crate::common::*;
 use image::RgbImage;
 use image::imageops::{FilterType, grayscale, resize};
 use nepa::data::decode::LazyImage;
-use nepa::data::source::{SourceRef, StoredImage, open};
+use nepa::data::source::{SourceRef, StoredImage, open, splits};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -235,10 +235,24 @@ fn images_without_classes_have_none_afterwards() {
         folder.nepa(&pack("d", format, &["--format", format])).succeeds();
         let after = opened(&folder, format, None);
         assert_eq!((after.len(), after.class_names().len(), after.label(0)), (4, 0, -1));
+        assert_eq!((after.split(), splits(&folder.path(format).display().to_string()).unwrap()), (None, vec![]));
     }
     let names = |dest: &str| (0..4).map(|i| opened(&folder, dest, None).name(i)).collect::<Vec<_>>();
     assert_eq!(names("webdataset"), ["a.jpg", "b_x.jpg", "b_y.jpg", "b_x-2.jpg"]);
     assert_eq!(names("parquet"), ["a.jpg", "b.x.jpg", "b.y.jpg", "b_x.png"]);
+}
+
+#[test]
+fn splits_keep_their_names() {
+    let folder = Folder::on_cpu();
+    for split in ["train2017", "val-2017"] {
+        folder.write(&format!("d/{split}/cat/1.jpg"), odd("rgb.jpg"));
+        folder.write(&format!("d/{split}/dog/1.jpg"), odd("grey.jpg"));
+    }
+    folder.nepa(&pack("d", "out", &[])).succeeds();
+    let names = |path: &str| splits(&folder.path(path).display().to_string()).unwrap();
+    assert_eq!((names("out"), names("d").len()), (names("d"), 2));
+    assert_eq!(opened(&folder, "out", Some("validation")).split(), Some("val-2017"));
 }
 
 #[test]
@@ -294,6 +308,8 @@ fn broken_images_are_told_or_left_out() {
     let about = folder.json("out/nepa-pack.json");
     assert_eq!(about["complete"], Value::Bool(true));
     assert_eq!(about["shards"][0]["left_out"][1]["name"], "all/zero-bytes.jpg");
+    let said = with_odd(&["cut.jpg"]).nepa(&pack("d", "out", &["--on-bad", "skip"]));
+    said.fails(1).says(&["none of the images of d (image folder) can be decoded"]);
     let crc = format!("{:08x}", crc32fast::hash(&folder.read("out/train-00000-of-00001.tar")));
     assert_eq!(about["shards"][0]["crc32"], crc.as_str());
 }

@@ -5,6 +5,7 @@ use crate::bail_hint;
 use crate::error::Result;
 use crate::untrusted;
 use serde_json::Value;
+use std::collections::HashMap;
 use std::path::Path;
 
 /// The file that makes a folder one of packed images; its `complete` says whether all shards are there.
@@ -13,6 +14,15 @@ pub const PACK_FILE: &str = "nepa-pack.json";
 /// Whether a shard is one of packed images, whose names in it are those that they had where they came from.
 pub(super) fn is_packed(shard: &Path) -> bool {
     shard.with_file_name(PACK_FILE).is_file()
+}
+
+/// The split of each prefix of the names of shards in a folder of packed images, where images without splits have one
+/// too; none in other folders.
+pub(super) fn splits(dir: &Path) -> Option<HashMap<String, Option<String>>> {
+    let file = dir.join(PACK_FILE);
+    let about = file.is_file().then(|| untrusted::read_json(&file).ok()).flatten()?;
+    let text = |value: &Value| value.as_str().map(str::to_string);
+    Some(about["splits"].as_array()?.iter().filter_map(|s| Some((text(&s["prefix"])?, text(&s["name"])))).collect())
 }
 
 /// Refuses a folder that `nepa data pack` has not finished.

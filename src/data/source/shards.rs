@@ -1,7 +1,7 @@
 //! The shards of a data set: which files belong to it, to which split, and whether any are missing.
 
 use super::shard_name::{Kind, ShardName};
-use super::{listing, paths, split_names};
+use super::{listing, packed, paths, split_names};
 use crate::bail_hint;
 use crate::error::{Context as _, Error, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -132,6 +132,11 @@ impl Shards {
                 let out: Vec<Shard> = out;
                 self.passed_over.extend(out.iter().map(|shard| relative(base, &shard.path)));
             }
+        }
+        if let Some(splits) = packed::splits(base) {
+            let split_of = |name: &ShardName| splits.get(&name.prefix).cloned().unwrap_or_else(|| name.split.clone());
+            self.files.iter_mut().for_each(|shard| shard.split = split_of(&shard.name));
+            return Ok(self);
         }
         let has_keywords = self.files.iter().any(|shard| shard.name.split.is_some());
         let numbered = self.files.iter().all(|shard| shard.name.of.is_some());

@@ -18,7 +18,7 @@ use crate::error::{Context as _, Result};
 use crate::files::{exists, names_in, read_json};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 const STATE: &str = ".nepa-pack";
@@ -40,7 +40,10 @@ pub struct Settings {
 /// A split of the source.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SplitRecord {
+    /// None if the source has no splits.
     pub name: Option<String>,
+    /// How the names of its shards begin.
+    pub prefix: String,
     pub images: usize,
     /// Of its images, wherever they are stored.
     pub fingerprint: String,
@@ -174,7 +177,8 @@ impl Destination {
                     "{} has other classes than the source", dir.join(CLASSES).display();
                     "something else has changed it: remove it, and the same command writes it again"
                 ),
-                Err(_) => destination.put(CLASSES, classes.as_bytes())?,
+                Err(e) if e.kind() == ErrorKind::NotFound => destination.put(CLASSES, classes.as_bytes())?,
+                Err(e) => return Err(e).with_context(|| format!("cannot read {}", dir.join(CLASSES).display())),
             }
         }
         Ok(destination)

@@ -2,7 +2,8 @@
 
 use super::shard::{ShardWriter, Stored};
 use super::{parquet, webdataset};
-use crate::error::{Context as _, Result, bail};
+use crate::bail_hint;
+use crate::error::{Context as _, Result};
 use crate::files::{Checksum, checksum_of};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -39,19 +40,21 @@ pub fn create(path: &Path, format: Format, class_names: &[String]) -> Result<Box
 
 /// Reads a shard and compares all that is in it, and the file itself, with what was written.
 pub fn verify(path: &Path, format: Format, file: Checksum, written: &[Stored]) -> Result<()> {
+    const HINT: &str = "the same command writes it again; if this comes again, the disk or the memory may be faulty";
     let found = checksum_of(path).with_context(|| format!("cannot read {}", path.display()))?;
     if found != file {
-        bail!("{} holds other bytes than were written: {found:?}, expected {file:?}", path.display());
+        bail_hint!("{} has other content than was written: {found:?}, expected {file:?}", path.display(); "{HINT}");
     }
     let read = match format {
-        Format::WebDataset => webdataset::read(path)?,
-        Format::Parquet => parquet::read(path)?,
+        Format::WebDataset => webdataset::read(path),
+        Format::Parquet => parquet::read(path),
     };
+    let read = read.with_context(|| format!("cannot read {}", path.display()))?;
     if let Some((image, _)) = written.iter().zip(&read).find(|(written, read)| written != read) {
-        bail!("{}: {} is not read as it was written", path.display(), image.name);
+        bail_hint!("{}: {} is not read as it was written", path.display(), image.name; "{HINT}");
     }
     if read.len() != written.len() {
-        bail!("{} holds {} images, {} were written", path.display(), read.len(), written.len());
+        bail_hint!("{} holds {} images, {} were written", path.display(), read.len(), written.len(); "{HINT}");
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use crate::data::decode::LazyImage;
 use crate::data::image::{Image, Interpolation};
 use crate::data::source::StoredImage;
 use crate::data::transform::{Resize, ResizeTo, Transform as _};
-use crate::error::{Context as _, Result, ensure};
+use crate::error::{Context as _, Result, catch_damage, ensure};
 use crate::random::Key;
 use image::codecs::{bmp::BmpDecoder, png::PngDecoder, pnm::PnmDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
@@ -36,30 +36,6 @@ pub struct Packed {
     /// The ending of its name, by its content.
     pub ending: &'static str,
     pub how: How,
-    /// Bytes before, as stored.
-    pub stored: u64,
-}
-
-/// What decides how an image is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// A JPEG of one or three colours.
-    Jpeg,
-    /// Another file of 8-bit grey or RGB pixels and nothing else.
-    Plain,
-    /// Pixels that were never in a file.
-    Pixels,
-    /// A file with more than that: alpha, 16 bits, other colours, several pictures.
-    Other,
-}
-
-/// What an image is as it is stored.
-struct Before {
-    form: Form,
-    is_grey: bool,
-    /// The usual ending of such a file's name.
-    ending: &'static str,
-    bytes: u64,
 }
 
 /// Packs an image whose shorter side is to have at most `shorter_side` pixels. An error says that it is broken.
@@ -67,68 +43,64 @@ struct Before {
 /// The orientation that Exif data give stays beside the pixels, in the Exif data of the new file, so that the image is
 /// the same with and without the loader's `exif_orientation`. Other metadata are dropped.
 pub fn pack(mut content: StoredImage<'_>, shorter_side: usize, quality: u8) -> Result<Packed> {
-    let before = Before::of(&content);
-    let stored = before.bytes;
+    let jpeg = match &content {
+        StoredImage::Encoded(bytes) if image::guess_format(bytes).ok() == Some(ImageFormat::Jpeg) => {
+            Some(jpeg_kinds(bytes))
+        }
+        _ => None,
+    };
     let (image, turn) = LazyImage::open_unturned(&mut content)?;
     let (width, height) = image.size();
-    let (shorter, longer) = (width.min(height), width.max(height));
-    let is_small = shorter <= shorter_side;
-    if before.form == Form::Other || before.form == Form::Jpeg && is_small {
-        // Broken ones are found here.
-        image.decode()?;
-        let StoredImage::Encoded(bytes) = content else { unreachable!("pixels have a form of their own") };
-        let how = if before.form == Form::Jpeg { How::Copied } else { How::Kept };
-        return Ok(Packed { bytes: bytes.into_owned(), ending: before.ending, how, stored });
+    let is_small = width.min(height) <= shorter_side;
+    let encoding = Encoding { shorter_side, quality, turn };
+    if let Some(kinds) = jpeg {
+        let is_cmyk = kinds.contains(&"CMYK");
+        if is_small || is_cmyk {
+            // Broken ones are found here.
+            image.decode()?;
+            return Ok(unchanged(content, "jpg", if is_cmyk { How::Kept } else { How::Copied }));
+        }
+        let bytes = encoding.apply(image, kinds.contains(&"grey"))?;
+        return Ok(Packed { bytes, ending: "jpg", how: How::Resized });
     }
-    if before.form == Form::Pixels && is_small {
-        return Ok(Packed { bytes: png(&image.decode()?)?, ending: "png", how: How::Kept, stored });
-    }
-    let longer_side = if is_small { longer } else { longer * shorter_side / shorter };
-    ensure!(longer_side <= LONGEST_SIDE, "{width} x {height} pixels: a JPEG has at most {LONGEST_SIDE} on a side");
-    let (image, how) = match is_small {
-        true => (image, How::Encoded),
-        false => {
-            let resize = Resize { to: ResizeTo::Shorter(shorter_side), how: Interpolation::Bicubic.into() };
-            (resize.apply_lazily(image, &mut Key::new(0).rng())?, How::Resized)
+    let image = image.decode()?;
+    let is_grey = match &content {
+        StoredImage::Pixels(_) if is_small => {
+            return Ok(Packed { bytes: png(&image)?, ending: "png", how: How::Kept });
+        }
+        StoredImage::Pixels(_) => image.channels == 1,
+        StoredImage::Encoded(bytes) => {
+            let (ending, colors) = catch_damage("the image", || Ok(kind_of(bytes)))?;
+            match colors {
+                Some(ColorType::L8) => true,
+                Some(ColorType::Rgb8) => false,
+                _ => return Ok(unchanged(content, ending, How::Kept)),
+            }
         }
     };
-    let bytes = jpeg(image.decode()?, before.is_grey, quality, turn)?;
-    Ok(Packed { bytes, ending: "jpg", how, stored })
+    let bytes = encoding.apply(LazyImage::Decoded(image), is_grey)?;
+    Ok(Packed { bytes, ending: "jpg", how: if is_small { How::Encoded } else { How::Resized } })
 }
 
-impl Before {
-    fn of(content: &StoredImage<'_>) -> Self {
-        let bytes = match content {
-            StoredImage::Encoded(bytes) => bytes,
-            StoredImage::Pixels(image) => {
-                let (is_grey, bytes) = (image.channels == 1, image.data.len() as u64);
-                return Self { form: Form::Pixels, is_grey, ending: "png", bytes };
-            }
-        };
-        let format = image::guess_format(bytes).ok();
-        let ending = match format {
-            Some(ImageFormat::Jpeg) => "jpg",
-            Some(ImageFormat::Png) => "png",
-            Some(ImageFormat::WebP) => "webp",
-            Some(ImageFormat::Gif) => "gif",
-            Some(ImageFormat::Bmp) => "bmp",
-            Some(ImageFormat::Pnm) => "ppm",
-            // Also of more than 4 GiB, which the crate does not recognise.
-            _ => "tif",
-        };
-        let (form, is_grey) = match format {
-            Some(ImageFormat::Jpeg) => {
-                let kinds = jpeg_kinds(bytes);
-                let form = if kinds.contains(&"CMYK") { Form::Other } else { Form::Jpeg };
-                (form, kinds.contains(&"grey"))
-            }
-            _ => match if ending == "tif" { colors_of_tiff(bytes) } else { format.and_then(|f| colors(f, bytes)) } {
-                Some(ColorType::L8) => (Form::Plain, true),
-                Some(ColorType::Rgb8) => (Form::Plain, false),
-                _ => (Form::Other, false),
-            },
-        };
-        Self { form, is_grey, ending, bytes: bytes.len() as u64 }
+/// The file as it is.
+fn unchanged(content: StoredImage<'_>, ending: &'static str, how: How) -> Packed {
+    let StoredImage::Encoded(bytes) = content else { unreachable!("pixels are always encoded") };
+    Packed { bytes: bytes.into_owned(), ending, how }
+}
+
+/// The usual ending of a file that is no JPEG, and what its pixels are.
+fn kind_of(bytes: &[u8]) -> (&'static str, Option<ColorType>) {
+    let Some(format) = image::guess_format(bytes).ok() else {
+        // BigTIFF, which the crate does not recognise.
+        return ("tif", colors_of_tiff(bytes));
+    };
+    match format {
+        ImageFormat::Png => ("png", colors(format, bytes)),
+        ImageFormat::WebP => ("webp", colors(format, bytes)),
+        ImageFormat::Bmp => ("bmp", colors(format, bytes)),
+        ImageFormat::Pnm => ("ppm", colors(format, bytes)),
+        ImageFormat::Gif => ("gif", None),
+        _ => ("tif", colors_of_tiff(bytes)),
     }
 }
 
@@ -166,23 +138,45 @@ fn grey(image: Image) -> Image {
     Image::new(width, height, 1, data.into_iter().step_by(channels).collect())
 }
 
-fn jpeg(image: Image, is_grey: bool, quality: u8, turn: Orientation) -> Result<Vec<u8>> {
-    let image = if is_grey { grey(image) } else { image };
-    let mut bytes = Vec::new();
-    let mut encoder = Encoder::new(&mut bytes, quality);
-    // As libjpeg does it, and with it nearly all files that are about.
-    encoder.set_sampling_factor(SamplingFactor::F_2_2);
-    encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
-    encoder.set_optimized_huffman_tables(true);
-    if turn != Orientation::NoTransforms {
-        encoder.add_exif_metadata(&exif(turn))?;
+/// How images become JPEGs.
+struct Encoding {
+    shorter_side: usize,
+    quality: u8,
+    turn: Orientation,
+}
+
+impl Encoding {
+    /// Makes an image smaller if its shorter side is longer than wanted, and encodes it.
+    fn apply(&self, image: LazyImage<'_>, is_grey: bool) -> Result<Vec<u8>> {
+        let (width, height) = image.size();
+        let (shorter, longer) = (width.min(height), width.max(height));
+        let is_small = shorter <= self.shorter_side;
+        let longer = if is_small { longer } else { longer * self.shorter_side / shorter };
+        ensure!(longer <= LONGEST_SIDE, "{width} x {height} pixels: a JPEG has at most {LONGEST_SIDE} on a side");
+        let resize = Resize { to: ResizeTo::Shorter(self.shorter_side), how: Interpolation::Bicubic.into() };
+        let image = if is_small { image } else { resize.apply_lazily(image, &mut Key::new(0).rng())? };
+        let image = if is_grey { grey(image.decode()?) } else { image.decode()? };
+        self.jpeg(&image)
     }
-    let colors = if is_grey { jpeg_encoder::ColorType::Luma } else { jpeg_encoder::ColorType::Rgb };
-    encoder.encode(&image.data, image.width as u16, image.height as u16, colors)?;
-    let mut written = StoredImage::Encoded(Cow::Borrowed(&bytes));
-    let size = LazyImage::open(&mut written, false).context("internal: the JPEG that was written is not read")?.size();
-    ensure!(size == (image.width, image.height), "internal: a JPEG of another size was written");
-    Ok(bytes)
+
+    fn jpeg(&self, image: &Image) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut encoder = Encoder::new(&mut bytes, self.quality);
+        // As libjpeg does it, and with it nearly all files that are about.
+        encoder.set_sampling_factor(SamplingFactor::F_2_2);
+        encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
+        encoder.set_optimized_huffman_tables(true);
+        if self.turn != Orientation::NoTransforms {
+            encoder.add_exif_metadata(&exif(self.turn))?;
+        }
+        let colors = if image.channels == 1 { jpeg_encoder::ColorType::Luma } else { jpeg_encoder::ColorType::Rgb };
+        encoder.encode(&image.data, image.width as u16, image.height as u16, colors)?;
+        let mut written = StoredImage::Encoded(Cow::Borrowed(&bytes));
+        let read = LazyImage::open(&mut written, false).map(|read| read.size());
+        let size = read.context("internal: the JPEG that was written is not read")?;
+        ensure!(size == (image.width, image.height), "internal: a JPEG of another size was written");
+        Ok(bytes)
+    }
 }
 
 /// Exif data with the orientation alone: a directory of one entry.

@@ -44,8 +44,8 @@ pub fn estimate(splits: &[Split], settings: &Settings) -> Option<Estimate> {
         let index = order.at(i);
         let split = ends.partition_point(|end| *end <= index);
         let source = &splits[split].source;
-        let packed = pack_image(source, index + source.len() - ends[split], settings).ok()?;
-        Some((packed.stored as f64, packed.bytes.len() as f64 + OVERHEAD))
+        let (packed, before) = pack_image(source, index + source.len() - ends[split], settings).ok()?;
+        Some((before as f64, packed.bytes.len() as f64 + OVERHEAD))
     };
     let sizes: Vec<(f64, f64)> = (0..total.min(ESTIMATED)).into_par_iter().filter_map(one).collect();
     let mean = |of: fn(&(f64, f64)) -> f64| sizes.iter().map(of).sum::<f64>() / sizes.len() as f64;

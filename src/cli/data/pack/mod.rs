@@ -14,7 +14,7 @@ use crate::bail_hint;
 use crate::data::decode::{self, Backend};
 use crate::data::source::{self, Place, SourceRef, TableOptions, sample_key};
 use crate::device;
-use crate::error::{Context as _, Result, ensure};
+use crate::error::{Context as _, Result, bail, ensure};
 use crate::files::folder_of;
 use crate::output::out;
 use crate::run::progress::Progress;
@@ -301,9 +301,9 @@ impl Plan {
     }
 
     fn manifest(&self, args: &PackArgs) -> Result<Manifest> {
-        let split = |split: &Split| -> Result<SplitRecord> {
+        let split = |(split, prefix): (&Split, &String)| -> Result<SplitRecord> {
             let (name, fingerprint) = (split.name.clone(), source::fingerprint(split.source.as_ref())?);
-            Ok(SplitRecord { name, images: split.source.len(), fingerprint })
+            Ok(SplitRecord { name, prefix: prefix.clone(), images: split.source.len(), fingerprint })
         };
         Ok(Manifest {
             complete: false,
@@ -311,7 +311,7 @@ impl Plan {
             command: args.command(),
             source: args.source.clone(),
             settings: args.settings(),
-            splits: self.splits.iter().map(split).collect::<Result<_>>()?,
+            splits: self.splits.iter().zip(&self.prefixes).map(split).collect::<Result<_>>()?,
             shards: Vec::new(),
         })
     }
@@ -334,6 +334,9 @@ impl Plan {
     /// The packed splits, opened as anybody opens them and compared with the source.
     fn reopen(&self, args: &PackArgs, records: &[ShardRecord]) -> Result<Vec<SourceRef>> {
         let open = |split: usize| -> Result<SourceRef> {
+            if self.of_split(split, records).all(|(_, record)| record.images == 0) {
+                bail!("none of the images of {} can be decoded", self.splits[split].source.describe());
+            }
             let pattern = format!("{}-*-of-*.{}", self.prefixes[split], args.format.ending());
             let place = Place::find(&args.dest.join(pattern).to_string_lossy())?;
             let packed = place.open(None, &TableOptions::default())?;
@@ -347,6 +350,8 @@ impl Plan {
     fn compare(&self, args: &PackArgs, split: usize, packed: &SourceRef, records: &[ShardRecord]) -> Result<()> {
         let source = &self.splits[split].source;
         let expected: usize = self.of_split(split, records).map(|(_, record)| record.images).sum();
+        let name = self.splits[split].name.as_deref();
+        ensure!(packed.split() == name, "the split {:?}, expected {name:?}", packed.split());
         ensure!(packed.len() == expected, "{} images, expected {expected}", packed.len());
         ensure!(packed.class_names() == self.class_names, "the names of the classes differ");
         let mut index = 0;
@@ -386,8 +391,8 @@ impl Plan {
     }
 }
 
-/// How the names of a split's shards begin, such that the split is read from them: "train" of train-00000-of-00010. It is
-/// also where `datasets` puts images that have no split.
+/// How the names of a split's shards begin: "train" of train-00000-of-00010, which is also where `datasets` looks for
+/// images that have no split.
 fn prefix(split: Option<&str>) -> String {
     let word = |c: char| if c.is_alphanumeric() { c } else { '_' };
     split.map_or("train".to_string(), |split| split.chars().map(word).collect())

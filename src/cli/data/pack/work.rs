@@ -4,7 +4,7 @@ use super::destination::{LeftOut, Settings, ShardRecord};
 use super::format;
 use super::image::{How, Packed, pack};
 use super::shard::{Entry, ShardWriter, Stored};
-use crate::data::source::{SourceRef, sample_key};
+use crate::data::source::{SourceRef, StoredImage, sample_key};
 use crate::error::{Context as _, Diagnostic, Result, catch_panic, one_line};
 use crate::run::progress::Progress;
 use crate::run::signals::Interrupt;
@@ -38,9 +38,16 @@ pub struct Work<'a> {
     pub interrupt: &'a Interrupt,
 }
 
-/// Image `index` of a source, packed.
-pub fn pack_image(source: &SourceRef, index: usize, settings: &Settings) -> Result<Packed> {
-    catch_panic(|| pack(source.read(index)?, settings.shorter_side, settings.quality))
+/// Image `index` of a source, packed, and how many bytes it had.
+pub fn pack_image(source: &SourceRef, index: usize, settings: &Settings) -> Result<(Packed, u64)> {
+    catch_panic(|| {
+        let content = source.read(index)?;
+        let before = match &content {
+            StoredImage::Encoded(bytes) => bytes.len(),
+            StoredImage::Pixels(image) => image.data.len(),
+        };
+        Ok((pack(content, settings.shorter_side, settings.quality)?, before as u64))
+    })
 }
 
 /// Names in an archive, each once.
@@ -77,7 +84,7 @@ impl Work<'_> {
             record: ShardRecord { file: plan.file.clone(), ..Default::default() },
         };
         let chunk = A_THREAD * self.threads;
-        let mut done: Vec<(usize, Result<Packed>)> = Vec::new();
+        let mut done: Vec<(usize, Result<(Packed, u64)>)> = Vec::new();
         // The last round only writes.
         for first in plan.images.clone().step_by(chunk).chain([plan.images.end]) {
             let images = first..(first + chunk).min(plan.images.end);
@@ -116,10 +123,10 @@ struct Shard<'a> {
 
 impl Shard<'_> {
     /// Adds the next images.
-    fn add(&mut self, images: Vec<(usize, Result<Packed>)>) -> Result<()> {
+    fn add(&mut self, images: Vec<(usize, Result<(Packed, u64)>)>) -> Result<()> {
         for (index, packed) in images {
             let name = self.source.name(index);
-            let packed = match packed {
+            let (packed, before) = match packed {
                 Ok(packed) => packed,
                 Err(e) if self.work.skips_bad => {
                     self.record.left_out.push(LeftOut { index, name, reason: one_line(&e) });
@@ -142,7 +149,7 @@ impl Shard<'_> {
             self.stored.push(added);
             let record = &mut self.record;
             record.images += 1;
-            record.source_bytes += packed.stored;
+            record.source_bytes += before;
             *match packed.how {
                 How::Copied => &mut record.copied,
                 How::Resized => &mut record.resized,

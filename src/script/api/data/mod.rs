@@ -51,7 +51,8 @@ mod functions {
     /// without splits. "train" also finds training; "validation" also val, valid and dev, or else test, testing, eval
     /// and evaluation, which it says. Of several layouts in one folder it opens the one for which most speaks, and says
     /// what it passed over; if none stands out, that is an error. Hidden files and folders, and what systems leave
-    /// (`__MACOSX`, `Thumbs.db`, `@eaDir`, `lost+found`), are never images, classes or shards.
+    /// (`__MACOSX`, `Thumbs.db`, `@eaDir`, `lost+found`), are never images, classes or shards. What `nepa data pack` has
+    /// made of images is opened like these; one that it has not finished is refused.
     ///
     /// Labels in tables are whole numbers (also as floats), true and false (1 and 0), or texts: a text's label is its
     /// place among the split's texts in sorted order, by number if all of them are numbers.
