@@ -12,26 +12,29 @@ use std::path::Path;
 pub const PACK_FILE: &str = "nepa-pack.json";
 
 /// Whether a shard is one of packed images, whose names in it are those that they had where they came from.
-pub(super) fn is_packed(shard: &Path) -> bool {
-    shard.with_file_name(PACK_FILE).is_file()
+pub(super) fn is_packed(shard: &Path) -> Result<bool> {
+    Ok(about(shard.parent().unwrap_or(Path::new("")))?.is_some())
+}
+
+/// What a folder's file says, if it has one.
+fn about(dir: &Path) -> Result<Option<Value>> {
+    let file = dir.join(PACK_FILE);
+    let is_there = paths::look_at(&file)?.is_some_and(|found| found.is_file());
+    is_there.then(|| untrusted::read_json(&file)).transpose()
 }
 
 /// The split of each prefix of the names of shards in a folder of packed images, where images without splits have one
 /// too; none in other folders.
-pub(super) fn splits(dir: &Path) -> Option<HashMap<String, Option<String>>> {
-    let file = dir.join(PACK_FILE);
-    let about = file.is_file().then(|| untrusted::read_json(&file).ok()).flatten()?;
+pub(super) fn splits(dir: &Path) -> Result<Option<HashMap<String, Option<String>>>> {
+    let Some(about) = about(dir)? else { return Ok(None) };
     let text = |value: &Value| value.as_str().map(str::to_string);
-    Some(about["splits"].as_array()?.iter().filter_map(|s| Some((text(&s["prefix"])?, text(&s["name"])))).collect())
+    let named = |split: &Value| Some((text(&split["prefix"])?, text(&split["name"])));
+    Ok(about["splits"].as_array().map(|splits| splits.iter().filter_map(named).collect()))
 }
 
 /// Refuses a folder that `nepa data pack` has not finished.
 pub(super) fn ensure_complete(dir: &Path) -> Result<()> {
-    let file = dir.join(PACK_FILE);
-    if !file.is_file() {
-        return Ok(());
-    }
-    let about = untrusted::read_json(&file)?;
+    let Some(about) = about(dir)? else { return Ok(()) };
     if about["complete"] != Value::Bool(true) {
         let command = about["command"].as_str().unwrap_or("nepa data pack SOURCE DEST");
         bail_hint!(

@@ -133,7 +133,7 @@ impl Shards {
                 self.passed_over.extend(out.iter().map(|shard| relative(base, &shard.path)));
             }
         }
-        if let Some(splits) = packed::splits(base) {
+        if let Some(splits) = packed::splits(base)? {
             let split_of = |name: &ShardName| splits.get(&name.prefix).cloned().unwrap_or_else(|| name.split.clone());
             self.files.iter_mut().for_each(|shard| shard.split = split_of(&shard.name));
             return Ok(self);

@@ -112,7 +112,7 @@ impl WebDataset {
         }
         let is_unread = shards.iter().any(|s| s.index.unread.is_some());
         let class_names = class_names(&mut shards)?;
-        let is_packed = packed::is_packed(&shards[0].path);
+        let is_packed = packed::is_packed(&shards[0].path)?;
         Ok(Self { path: path.to_string(), split, class_names, shards, ends, is_unread, is_packed })
     }
 

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Images that are packed for an estimate.
-const ESTIMATED: usize = 64;
+const ESTIMATED: usize = 200;
 /// Images whose decoding is measured: at most, and at least.
 const MEASURED: (usize, usize) = (512, 32);
 /// How long, at least.

@@ -38,17 +38,16 @@ Examples:
 
   $ nepa data pack /data/imagenet /scratch/imagenet-256 --shorter-side 256
   /data/imagenet: image folder: train 1281167 images, validation 50000 images
-  about 34 GB (147 GB now) in 267 shards, by 64 images; 1.2 TB are free
+  about 34 GB (147 GB now) in 267 shards, by 200 images; 1.2 TB are free
   pack: image 40960/1331167, 812 images/s, ETA 26m29s
   …
 
 What becomes of an image:
-  a JPEG with a shorter side of at most N    copied byte for byte
-  a larger JPEG                              resized (bicubic, antialiased), encoded anew (JPEG, 4:2:0)
-  PNG, WebP, BMP, TIFF, PNM (8-bit grey      encoded as JPEG, resized if it is larger
-  or RGB)
-  alpha, 16 bits, CMYK, GIF, animations      copied byte for byte, whatever its size
-  pixels of IDX files                        PNG, without loss; resized ones JPEG
+  a JPEG with a shorter side of at most N           copied byte for byte
+  a larger JPEG                                     resized (bicubic) and encoded as JPEG (4:2:0)
+  PNG, WebP, BMP, TIFF, PNM: 8-bit grey or RGB      encoded as JPEG, resized if it is larger
+  alpha, 16 bits, CMYK, GIF, several pictures       copied byte for byte, whatever its size
+  pixels of IDX files                               PNG, without loss; larger ones resized, JPEG
 
 Grey images stay grey. The orientation in Exif data stays there, beside the pixels as they are, so that the images are \
 the same with exif_orientation: true and false; other metadata of encoded images are dropped. data::open(DEST) gives the \
@@ -82,8 +81,8 @@ pub struct PackArgs {
     /// Packs one split only, such as train [default: all].
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
-    /// Pixels of the shorter side at most. Smaller ones decode faster: 256 suffices where images are evaluated at 224;
-    /// 512 loses nothing that random crops of 224 show, unless they are tiny.
+    /// Pixels of the shorter side at most. Smaller ones decode faster: 256 is what is usual where images are evaluated at
+    /// 224; 512 keeps nearly all that random crops of 224 can show.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=16384))]
     shorter_side: u16,
     /// JPEG quality of images that are encoded anew.
@@ -97,7 +96,7 @@ pub struct PackArgs {
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     images_per_shard: u32,
     /// What to do with images that cannot be decoded.
-    #[arg(long, value_enum, default_value = "error")]
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "error")]
     on_bad: OnBad,
     /// CPU threads; the shards are the same for any number [default: one per core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

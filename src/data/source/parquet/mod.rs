@@ -120,7 +120,7 @@ impl Parquet {
         let name_file = |i: usize| shards[i].path.display().to_string();
         let (classes, unread) = columns::classes(path, tables, name_file, name_row)?;
         let labels::Classes { labels, names: class_names, .. } = classes;
-        let is_packed = packed::is_packed(&shards[0].path);
+        let is_packed = packed::is_packed(&shards[0].path)?;
         Ok(Self { path: path.to_string(), split, class_names, shards, ends, labels, unread, files, is_packed })
     }
 
@@ -195,7 +195,7 @@ impl Shard {
             bail!("{}: the column {} has no bytes", path.display(), columns.image)
         };
         let image = columns.image.clone();
-        let is_packed = packed::is_packed(path);
+        let is_packed = packed::is_packed(path)?;
         let table = Table::read(&input, &meta, columns, is_packed, progress).map_err(|e| damaged(e.to_string()))?;
         let groups = meta.metadata().row_groups().iter().scan(0, |end, group| {
             *end += group.num_rows() as usize;
