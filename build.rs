@@ -32,6 +32,24 @@ fn main() {
         .file(one_unit())
         .compile("nepa_shim");
 
+    // The same for each instruction set; the program chooses when it runs.
+    let mut sets = vec![("plain", &[] as &[&str])];
+    if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+        sets.push(("avx2", &["-mavx2", "-mfma"]));
+        sets.push((
+            "avx512",
+            &["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
+        ));
+    }
+    for (name, flags) in sets {
+        let mut kernels = kernels();
+        for flag in flags {
+            kernels.flag(flag);
+        }
+        kernels.define("NEPA_ISA", name).file("src/ffi/kernels/kernels.cpp").compile(&format!("nepa_kernels_{name}"));
+    }
+    kernels().file("src/ffi/kernels/best.cpp").compile("nepa_kernels");
+
     cc::Build::new().std("c11").pic(true).opt_level(2).file("src/ffi/jpeg.c").compile("nepa_jpeg");
 
     println!("cargo:rustc-link-search=native={}", lib.display());
@@ -55,7 +73,17 @@ fn locked_version(package: &str) -> String {
     rest.split('"').next().unwrap_or_default().to_string()
 }
 
-/// One translation unit of all C++ files: reading libtorch's headers takes most of the time, and this way it happens
+/// Loops that the compiler is to make vectors of, whatever the profile.
+fn kernels() -> cc::Build {
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").pic(true).opt_level(3).debug(false);
+    for flag in ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"] {
+        build.flag(flag);
+    }
+    build
+}
+
+/// One translation unit of all C++ files of the shim: reading libtorch's headers takes most of the time, and this way it happens
 /// once.
 fn one_unit() -> PathBuf {
     let sources = fs::canonicalize("src/ffi").expect("src/ffi is beside build.rs");
@@ -65,7 +93,7 @@ fn one_unit() -> PathBuf {
         for entry in fs::read_dir(folder).expect("src/ffi can be read") {
             let path = entry.expect("src/ffi can be read").path();
             match path.extension() {
-                None if path.is_dir() => folders.push(path),
+                None if path.is_dir() && !path.ends_with("kernels") => folders.push(path),
                 Some(extension) if extension == "cpp" => files.push(path),
                 _ => {}
             }

@@ -40,6 +40,18 @@ pub fn download(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
     tensors.iter().map(copy).collect()
 }
 
+/// Refuses a value of NEPA_CPU_KERNELS that is none.
+fn check_kernels() -> Result<()> {
+    const KNOWN: [&str; 4] = ["avx512", "avx2", "plain", "0"];
+    match std::env::var("NEPA_CPU_KERNELS") {
+        Ok(name) if !KNOWN.contains(&name.as_str()) => bail_hint!(
+            "NEPA_CPU_KERNELS: unknown kernels `{name}`{}", did_you_mean(&name, KNOWN);
+            "expected avx512, avx2, plain or 0; without it, the best ones for the processor are used"
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Parses `cpu`, `cuda` or `cuda:N` and checks that it exists.
 pub fn parse(text: &str) -> Result<Device> {
     let device = match text {
@@ -133,6 +145,7 @@ pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize, own_gpu_
 /// Sets the run's device and thread count. libtorch has its own threads; rayon's, which fill batches while libtorch
 /// computes, get the same number.
 pub fn set(device: Device, threads: usize) -> Result<()> {
+    check_kernels()?;
     keep_memory();
     ffi::limit_memory(crate::memory::total())?;
     DEVICE.set(device);

@@ -308,7 +308,7 @@ impl Comparison<'_> {
         command.args(["--batch", &self.batch.to_string(), "--dtype", dtype.name()]);
         command.args(["--device", &self.setup.device, "--threads", &threads]).args(&self.arguments);
         // What an idle side's threads do must not cost the other sides.
-        command.env("OMP_NUM_THREADS", threads).env("GOMP_SPINCOUNT", "1000")
+        command.env("OMP_NUM_THREADS", threads).env("GOMP_SPINCOUNT", "5000")
     }
 
     /// A turn of each; whoever goes first goes last in the next round.

@@ -2,7 +2,7 @@
 
 use super::{Fault, check, optional_handle};
 use crate::error::Result;
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int};
 use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
@@ -17,6 +17,14 @@ unsafe extern "C" {
         bfloat16: bool,
         outputs: *mut *mut C_tensor,
     ) -> *mut Fault;
+    fn nepa_fused_attention(
+        q: *mut C_tensor,
+        k: *mut C_tensor,
+        v: *mut C_tensor,
+        causal: bool,
+        output: *mut *mut C_tensor,
+    ) -> *mut Fault;
+    fn nepa_cpu_kernels() -> *const c_char;
     fn nepa_fused_projection(inputs: *const *mut C_tensor, output: *mut *mut C_tensor) -> *mut Fault;
     fn nepa_fused_mlp(
         inputs: *const *mut C_tensor,
@@ -25,6 +33,13 @@ unsafe extern "C" {
         bfloat16: bool,
         output: *mut *mut C_tensor,
     ) -> *mut Fault;
+}
+
+/// The instruction set that the CPU's kernels are compiled for; `None` where NEPA_CPU_KERNELS says that there are none.
+pub fn cpu_kernels() -> Option<&'static str> {
+    // SAFETY: null or a static string.
+    let name = unsafe { nepa_cpu_kernels() };
+    (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_str().expect("an ASCII name"))
 }
 
 /// An affine map's weight [out, in] and bias [out], where it has any.
@@ -72,6 +87,16 @@ pub fn qkv(
         )
     })?;
     Ok(outputs.map(|output| unsafe { Tensor::from_ptr(output) }))
+}
+
+/// softmax(q kᵀ / √d) v of q, k, v [B, H, N, d] as [`qkv`] gives them; `None` where there is no kernel of ours for them: on a
+/// GPU, and for many tokens or wide heads.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, is_causal: bool) -> Result<Option<Tensor>> {
+    let [q, k, v] = [q, k, v].map(|t| optional_handle(Some(t)));
+    let mut output = std::ptr::null_mut();
+    // SAFETY: live handles; on success null, or a new tensor that we own.
+    check(unsafe { nepa_fused_attention(q, k, v, is_causal, &mut output) })?;
+    Ok((!output.is_null()).then(|| unsafe { Tensor::from_ptr(output) }))
 }
 
 /// How a branch of a block ends, without the product: a LayerScale [D] and a drop path's mask [B, 1, 1], where there are

@@ -14,7 +14,7 @@ mod tensors;
 pub use autocast::{Autocast, allow_tf32, autocast_on_cuda};
 pub use autograd::{backward, backward_through_hooks, grad_enabled, recompute, single_threaded_backward};
 pub use c10d::{ProcessGroup, ReduceOp, Reducer, Store, StoreAddress, Work};
-pub use fused::{Affine, BranchEnd, FusedActivation, Norm, mlp, projection, qkv};
+pub use fused::{Affine, BranchEnd, FusedActivation, Norm, attention, cpu_kernels, mlp, projection, qkv};
 pub use memory::{GpuMemory, gpu_memory, limit_memory};
 pub use optimizers::{Batch, UpdateRule};
 pub use read_back::ReadBack;

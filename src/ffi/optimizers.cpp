@@ -1,5 +1,6 @@
 // One update of an optimizer for many tensors that share their hyperparameters, with few launches.
 
+#include "fused/update.h"
 #include "shim.h"
 
 #include <ATen/ops/_foreach_add.h>
@@ -21,6 +22,7 @@
 #include <ATen/ops/where.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cmath>
 #include <map>
 
@@ -54,6 +56,27 @@ static void scale_by_norms(const std::vector<at::Tensor> &params, std::vector<at
   at::_foreach_mul_(theirs, ratios.unbind(0));
 }
 
+// By our kernels; false where they do not fit.
+static bool adamw_on_cpu(const Lists &lists, const std::vector<at::Tensor> &steps, double lr, double weight_decay,
+                         double beta1, double beta2, double eps) {
+  using namespace fused::cpu;
+  auto params = lists.param_list(), grads = lists.grad_list(), first = lists.state_list(0), second = lists.state_list(1);
+  if (!update_fits({params, grads, first, second})) return false;
+  if (is_refused(lists.found_inf)) return true;
+  std::vector<kernels::AdamW> of;
+  for (const auto &step : steps) {
+    auto t = *static_cast<float *>(step.data_ptr());
+    of.push_back({float(beta1), float(beta2), float(eps), float(1 - lr * weight_decay),
+                  float(lr / (1 - std::pow(beta1, t))), float(1 / std::sqrt(1 - std::pow(beta2, t)))});
+  }
+  each_piece(params, [&](size_t i, int64_t at, int64_t n) {
+    kernels::best().adamw(of[i], numbers(params[i], at), numbers(grads[i], at), numbers(first[i], at),
+                          numbers(second[i], at), n);
+  });
+  mark_changed(params);
+  return true;
+}
+
 extern "C" {
 
 // AdamW. States: exp_avg, exp_avg_sq, and step, float32 scalars on the parameters' device.
@@ -62,6 +85,7 @@ Fault *nepa_adamw(const Lists *lists, double lr, double weight_decay, double bet
     auto steps = lists->state_list(2);
     if (lists->is_finite) at::_foreach_add_(steps, *lists->is_finite);
     else at::_foreach_add_(steps, 1);
+    if (adamw_on_cpu(*lists, steps, lr, weight_decay, beta1, beta2, eps)) return;
     at::_fused_adamw_(lists->param_list(), lists->grad_list(), lists->state_list(0), lists->state_list(1), {}, steps, lr,
                       beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false, c10::nullopt,
                       optional(lists->found_inf));

@@ -1,5 +1,6 @@
 // Operations on many tensors at once, and who holds a tensor.
 
+#include "fused/update.h"
 #include "pinned.h"
 #include "shim.h"
 
@@ -49,6 +50,13 @@ Fault *nepa_lerp(Handle *averages, Handle *values, size_t n, double weight, Hand
       }
     }
     if (to.empty()) return;
+    if (fused::cpu::update_fits({to, from})) {
+      if (fused::cpu::is_refused(found_inf)) return;
+      fused::cpu::each_piece(to, [&](size_t i, int64_t at, int64_t n) {
+        kernels::best().lerp(fused::cpu::numbers(to[i], at), fused::cpu::numbers(from[i], at), weight, n);
+      });
+      return mark_changed(to);
+    }
     at::_fused_sgd_(to, from, {}, /*weight_decay=*/1, /*momentum=*/0, /*lr=*/weight, /*dampening=*/0,
                     /*nesterov=*/false, /*maximize=*/true, /*is_first_step=*/false, c10::nullopt, optional(found_inf));
     mark_changed(to);

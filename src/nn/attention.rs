@@ -16,7 +16,7 @@ pub struct Attention {
     pub(super) k_norm: Option<LayerNorm>,
     pub(super) output: Linear,
     pub(super) heads: i64,
-    is_causal: bool,
+    pub(super) is_causal: bool,
 }
 
 impl Attention {

@@ -95,6 +95,8 @@ impl Module for Block {
             visitor.child("output.layer_scale", scale);
         }
         visitor.child("", &self.drop_path);
+        visitor.branch(self.attention.as_ref());
+        visitor.branch(self.mlp.1.as_ref());
     }
 
     fn as_any(&self) -> Option<&dyn std::any::Any> {

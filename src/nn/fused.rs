@@ -16,6 +16,16 @@ pub fn set_fused(enabled: bool) {
     ENABLED.set(enabled);
 }
 
+/// Whether they are switched on.
+pub(super) fn is_enabled() -> bool {
+    ENABLED.get()
+}
+
+/// Whether there are fused operations for a branch around this module.
+pub(super) fn knows(inner: &dyn Module) -> bool {
+    inner.as_any().is_some_and(|inner| inner.is::<Attention>() || inner.is::<Mlp>())
+}
+
 /// What a residual branch has around its inner module.
 pub(super) struct Branch<'a> {
     pub norm: &'a LayerNorm,
@@ -57,7 +67,11 @@ impl Branch<'_> {
         }
         let [q, k, v] =
             ffi::qkv(x, norm(self.norm), products, qk_norms, cx.rotary.as_ref(), attention.heads, Autocast::current())?;
-        let mixed = attention.mix(&q, &k, &v)?.f_transpose(1, 2)?.f_reshape(x.size())?;
+        let mixed = match ffi::attention(&q, &k, &v, attention.is_causal)? {
+            Some(mixed) => mixed,
+            None => attention.mix(&q, &k, &v)?,
+        };
+        let mixed = mixed.f_transpose(1, 2)?.f_reshape(x.size())?;
         let mask = self.mask(x)?;
         Ok(Some(ffi::projection(x, &mixed, output, self.end(&mask))?))
     }

@@ -164,6 +164,8 @@ enum Visited<'a> {
     Buffer(&'a Tensor),
     Training(&'a Cell<bool>),
     Recompute(&'a Cell<bool>),
+    /// A branch of a block, and whether fused operations know its module.
+    Branch(bool),
 }
 
 /// Walks a module tree and names its parameters, flags and children.
@@ -203,6 +205,11 @@ impl ModuleVisitor<'_> {
     /// The flag of a stack of blocks that says whether backward recomputes them.
     pub fn recompute(&mut self, flag: &Cell<bool>) {
         (self.found)(&self.prefix, Visited::Recompute(flag));
+    }
+
+    /// A residual branch of a block, around this module.
+    fn branch(&mut self, inner: &dyn Module) {
+        (self.found)(&self.prefix, Visited::Branch(fused::knows(inner)));
     }
 
     /// A child; an empty name puts its parameters beside this module's own.
@@ -275,6 +282,18 @@ pub fn named_buffers(module: &dyn Module) -> Vec<(String, Tensor)> {
 /// What is saved and loaded of a module: all parameters, then all buffers.
 pub fn named_state(module: &dyn Module) -> Vec<(String, Tensor)> {
     named_parameters(module).into_iter().chain(named_buffers(module)).collect()
+}
+
+/// How many branches of blocks there are in a module, and for how many of them there are fused operations.
+pub fn fused_branches(module: &dyn Module) -> (usize, usize) {
+    let (mut all, mut fused) = (0, 0);
+    visit(module, |_, visited| {
+        if let Visited::Branch(is_known) = visited {
+            all += 1;
+            fused += usize::from(is_known && fused::is_enabled());
+        }
+    });
+    (all, fused)
 }
 
 /// The number of scalars in all parameters.

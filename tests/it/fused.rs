@@ -18,7 +18,7 @@ let cases = #{
     classifier: #{ is_causal: false, num_labels: 5, drop_path_prob: 0.4 }, one_patch: #{ image_size: 8 },
     wide_heads: #{ num_attention_heads: 1 }, narrow_heads: #{ num_attention_heads: 12 },
     own_angles: #{ pos_embed_rescale: 2.0, pos_embed_images_per_draw: 2 },
-    intermediate: #{ use_intermediate_loss: true },
+    intermediate: #{ use_intermediate_loss: true }, odd_tokens: #{ image_size: 56 }, many_tokens: #{ image_size: 144 },
 };
 let one = |model, images, dtype, fused| {
     nn::fused(fused);
@@ -60,10 +60,14 @@ fn number(found: &Value, path: &[&str]) -> f64 {
 
 #[test]
 fn they_give_the_numbers_of_the_modules_in_every_configuration() {
-    for threads in ["1", "2"] {
-        let said = Folder::new().run_with(COMPARE, &["--threads", threads]);
+    // By the kernels for this processor, those for older ones, and ATen's operations.
+    for (threads, kernels) in [("1", None), ("2", None), ("2", Some("avx2")), ("1", Some("plain")), ("1", Some("0"))] {
+        let folder = Folder::new();
+        folder.write("recipe.rhai", COMPARE);
+        let env: Vec<_> = kernels.iter().map(|kernels| ("NEPA_CPU_KERNELS", *kernels)).collect();
+        let said = folder.nepa_with(&env, &["run", "recipe.rhai", "--device", "cpu", "--threads", threads]);
         let all = said.values();
-        assert_eq!(all.len(), 16);
+        assert_eq!(all.len(), 18);
         for found in all {
             let of = |dtype, path, what| number(&found, &[dtype, path, what]);
             assert!(of("float32", "fused", "forward") < 1e-6, "{found}");
@@ -75,6 +79,31 @@ fn they_give_the_numbers_of_the_modules_in_every_configuration() {
             }
         }
     }
+}
+
+#[test]
+fn a_model_says_how_its_blocks_are_computed_and_wrong_kernels_are_named() {
+    let script = r#"
+        let config = #{ image_size: 16, patch_size: 8, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2 };
+        print(nn::fused_path(nn::vit_nepa(config)));
+        let own = nn::block(config, #{ mlp: nn::linear(16, 16) });
+        print(nn::fused_path(nn::vit_nepa(config, #{ encoder: nn::blocks(config, [own, nn::block(config)]) })));
+        print(nn::fused_path(nn::linear(2, 2)));
+        nn::fused(false);
+        print(nn::fused_path(nn::vit_nepa(config)));
+    "#;
+    let with = |kernels| {
+        let folder = Folder::new();
+        folder.write("recipe.rhai", script);
+        folder.nepa_with(&[("NEPA_CPU_KERNELS", kernels)], &["run", "recipe.rhai", "--device", "cpu"])
+    };
+    let rest = ["module by module", "module by module"];
+    let of = |by| [format!("blocks fused{by}"), format!("3 of the 4 branches of its blocks fused{by}")];
+    for (kernels, by) in [("plain", " (any processor)"), ("0", "")] {
+        let [all, some] = of(by);
+        with(kernels).prints(&[&all, &some, rest[0], rest[1]]);
+    }
+    with("avx1024").fails(1).says(&["NEPA_CPU_KERNELS", "expected avx512, avx2, plain or 0", "avx1024"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 // What the fused parts of a block share.
 
-#include "fused.h"
+#include "cpu.h"
 
 #include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/add.h>
@@ -29,7 +29,15 @@ std::vector<at::Tensor> cast(const std::vector<at::Tensor> &tensors, at::ScalarT
   return result;
 }
 
+std::vector<at::Tensor> gradients_as_float(const std::vector<at::Tensor> &gradients) {
+  if (!cpu::fits(gradients.back())) return cast(gradients, at::kFloat);
+  auto result = cast({gradients.begin(), gradients.end() - 1}, at::kFloat);
+  result.push_back(gradients.back());
+  return result;
+}
+
 at::Tensor product(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias, at::Tensor out) {
+  if (!out.defined() && x.scalar_type() == at::kFloat && cpu::fits(x)) return cpu::product(x, weight, bias);
   if (!out.defined()) out = at::empty({x.size(0), weight.size(0)}, x.options());
   return bias.defined() ? at::addmm_out(out, bias, x, weight.t()) : at::mm_out(out, x, weight.t());
 }
@@ -40,24 +48,39 @@ std::pair<at::Tensor, Moments> layer_norm(const at::Tensor &x, const at::Tensor 
   return {y, {mean, rstd}};
 }
 
+void add_product(at::Tensor &sum, const at::Tensor &x, const at::Tensor &weight) {
+  if (!sum.defined()) sum = product(x, weight.t(), {});
+  else if (x.scalar_type() == at::kFloat && cpu::fits(x)) sum.add_(cpu::product(x, weight.t(), {}));
+  else sum.addmm_(x, weight);
+}
+
 at::Tensor NormedRows::forward(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias,
                                at::ScalarType kind) {
-  at::Tensor y;
-  std::tie(y, moments) = layer_norm(x, weight, bias, eps);
-  auto rows = y.to(kind).view({-1, x.size(-1)});
+  at::Tensor rows;
+  if (cpu::fits(x)) {
+    std::tie(rows, moments) = cpu::norm(x, weight, bias, eps, kind);
+  } else {
+    std::tie(rows, moments) = layer_norm(x, weight, bias, eps);
+    rows = rows.to(kind).view({-1, x.size(-1)});
+  }
   if (kind != at::kFloat) kept = rows;
   return rows;
 }
 
 at::Tensor NormedRows::again(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias) const {
-  return kept.defined() ? kept : layer_norm(x, weight, bias, eps).first.view({-1, x.size(-1)});
+  if (kept.defined()) return kept;
+  if (cpu::fits(x)) return cpu::norm(x, weight, bias, eps, at::kFloat).first;
+  return layer_norm(x, weight, bias, eps).first.view({-1, x.size(-1)});
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward(const at::Tensor &grad, const at::Tensor &x,
                                                                    const Moments &moments, const at::Tensor &weight,
-                                                                   const at::Tensor &bias) {
-  return at::native_layer_norm_backward(grad, x, x.size(-1), moments.mean, moments.rstd, given(weight), given(bias),
-                                        {true, weight.defined(), bias.defined()});
+                                                                   const at::Tensor &bias, const at::Tensor &residual) {
+  if (cpu::fits(x)) return cpu::norm_backward(grad, x, moments, weight, bias, residual);
+  auto found = at::native_layer_norm_backward(grad, x, x.size(-1), moments.mean, moments.rstd, given(weight), given(bias),
+                                               {true, weight.defined(), bias.defined()});
+  if (residual.defined()) std::get<0>(found).add_(residual);
+  return found;
 }
 
 // scale ⊙ W and scale ⊙ b.
@@ -79,15 +102,15 @@ at::Tensor add_projection(const at::Tensor &x, const at::Tensor &a, const Projec
   return kind == x.scalar_type() ? y.add_(x) : at::add(x, y);
 }
 
-ProjectionGrads projection_backward(const at::Tensor &grad, const at::Tensor &a, const Projection &p,
-                                    const at::Tensor &folded, bool trained) {
-  auto kind = a.scalar_type();
+ProjectionGrads projection_backward(const at::Tensor &grad, at::ScalarType kind, const InputsOf &inputs_of,
+                                    const Projection &p, const at::Tensor &folded, bool trained) {
   auto own = grad;
   if (p.mask.defined()) own = at::mul_out(own = at::empty(grad.sizes(), grad.options().dtype(kind)), grad, p.mask);
   own = own.to(kind).reshape({-1, grad.size(-1)});
-  auto inputs = a.reshape({-1, a.size(-1)});
   ProjectionGrads found;
-  found.a = at::mm(own, folded.defined() ? folded : fold({p.weight, {}, p.scale, {}}, kind).first).view_as(a);
+  auto weights = folded.defined() ? folded : fold({p.weight, {}, p.scale, {}}, kind).first;
+  found.a = product(own, weights.t(), {});
+  auto inputs = inputs_of(found.a);
   if (!trained) return found;
   // As if there were no scale.
   auto weight = at::mm(own.t(), inputs);

@@ -12,6 +12,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -37,6 +38,10 @@ inline std::optional<at::Tensor> given(const at::Tensor &tensor) {
 // The same values in another dtype, with one launch for all of them. What is not defined stays so.
 std::vector<at::Tensor> cast(const std::vector<at::Tensor> &tensors, at::ScalarType kind);
 
+// Gradients of weights, and of a norm's output as the last, in float32; on a CPU, whose norm takes it as it is, the last is
+// left.
+std::vector<at::Tensor> gradients_as_float(const std::vector<at::Tensor> &gradients);
+
 // Parameters in the dtype that products are computed in. They are kept until one is changed or goes: the micro-batches of a
 // step, and all batches of an evaluation, share them.
 std::vector<at::Tensor> parameters(const std::vector<at::Tensor> &tensors, at::ScalarType kind);
@@ -47,6 +52,9 @@ at::Tensor scaled_parameter(const at::Tensor &tensor, const at::Tensor &scale, c
 
 // x Wᵀ + b, of x [n, inputs]; written to `out` if that is defined.
 at::Tensor product(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias, at::Tensor out = {});
+
+// sum += x W, of x [n, outputs]; a sum that is not defined is 0.
+void add_product(at::Tensor &sum, const at::Tensor &x, const at::Tensor &weight);
 
 // What the backward of a LayerNorm needs.
 struct Moments {
@@ -68,11 +76,12 @@ struct NormedRows {
   at::Tensor again(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias) const;
 };
 
-// Gradients of x, weight and bias of a LayerNorm, of x and grad in float32; those of parameters that are not defined are
-// none.
+// Gradients of x (plus `residual`, if that is defined), weight and bias of a LayerNorm; those of parameters that are not
+// defined are none. `grad` is float32, or on a CPU in the dtype of products.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward(const at::Tensor &grad, const at::Tensor &x,
                                                                    const Moments &moments, const at::Tensor &weight,
-                                                                   const at::Tensor &bias);
+                                                                   const at::Tensor &bias,
+                                                                   const at::Tensor &residual = {});
 
 // How a branch of a block ends: x + mask ⊙ scale ⊙ (a Wᵀ + b), in which the scale is put into W and b.
 struct Projection {
@@ -85,10 +94,13 @@ struct ProjectionGrads {
 // `folded` becomes scale ⊙ W in bfloat16, if products are in that; backward needs it.
 at::Tensor add_projection(const at::Tensor &x, const at::Tensor &a, const Projection &p, at::Tensor &folded);
 
-// Gradients, of `grad` like x; that of x is `grad` itself. Those of the parameters only if they are `trained`. Without
-// `folded` it is computed again: in float32 it is as large as W, and not kept.
-ProjectionGrads projection_backward(const at::Tensor &grad, const at::Tensor &a, const Projection &p,
-                                    const at::Tensor &folded, bool trained);
+// Gives the rows of a, when their gradient is there, which may be used up.
+using InputsOf = std::function<at::Tensor(at::Tensor &grad)>;
+
+// Gradients, of `grad` like x; that of x is `grad` itself, and that of a has rows. Those of the parameters only if they are
+// `trained`. Without `folded` it is computed again: in float32 it is as large as W, and not kept.
+ProjectionGrads projection_backward(const at::Tensor &grad, at::ScalarType kind, const InputsOf &inputs_of,
+                                    const Projection &p, const at::Tensor &folded, bool trained);
 
 // A node whose gradients are computed by kernels alone. It keeps its inputs as the graph does: one that was changed in
 // between, or a second backward, is an error.

@@ -5,7 +5,7 @@
 // Kept for backward: x (shared with the residual), u (and g), in bfloat16 h, and mean and deviation of the norm. i is
 // computed again, in float32 h too.
 
-#include "fused.h"
+#include "cpu.h"
 
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
@@ -53,36 +53,41 @@ struct MlpNode : PartNode {
     variable_list found(INPUTS);
     if (!grads[0].defined()) return found;
     const auto &x = in[X];
-    auto active = activated(act, gate.defined() ? gate : up);
     auto trained = wants(DOWN) || wants(DOWN_BIAS) || wants(SCALE);
-    auto end_grads = projection_backward(grads[0], inner(active), end(in), folded, trained);
-    found[DOWN] = end_grads.weight, found[DOWN_BIAS] = end_grads.bias, found[SCALE] = end_grads.scale;
     // Of the inner products, which are the largest; what is not needed any more goes at once.
-    at::Tensor of_up, of_gate;
-    auto of_inner = std::exchange(end_grads.a, {});
-    if (gate.defined()) {
-      of_up = at::mul(of_inner, active);
-      of_gate = activated_backward(act, at::mul(of_inner, up), gate);
-    } else {
-      of_up = activated_backward(act, of_inner, up);
-    }
-    active.reset(), of_inner.reset();
+    at::Tensor of_up, of_gate, sum_of_up;
+    auto through_activation = [&](at::Tensor &of_inner) {
+      if (cpu::fits(x) && act == Activation::GELU && !gate.defined()) {
+        auto [active, sum] = cpu::gelu_backward(up, of_inner);
+        of_up = of_inner, sum_of_up = sum;
+        return active;
+      }
+      auto active = activated(act, gate.defined() ? gate : up);
+      if (gate.defined()) {
+        of_up = at::mul(of_inner, active);
+        of_gate = activated_backward(act, at::mul(of_inner, up), gate);
+      } else {
+        of_up = activated_backward(act, of_inner, up);
+      }
+      of_inner.reset();
+      return inner(active);
+    };
+    auto end_grads = projection_backward(grads[0], up.scalar_type(), through_activation, end(in), folded, trained);
+    found[DOWN] = end_grads.weight, found[DOWN_BIAS] = end_grads.bias, found[SCALE] = end_grads.scale;
 
     at::Tensor h, back;
     if (wants(UP) || wants(GATE)) h = rows.again(x, in[NORM_WEIGHT], in[NORM_BIAS]);
-    auto through = [&](const at::Tensor &grad, const at::Tensor &weight, size_t place) {
+    auto through = [&](const at::Tensor &grad, const at::Tensor &weight, size_t place, const at::Tensor &sum) {
       if (wants(place)) found[place] = at::mm(grad.t(), h);
-      if (wants(place + 1)) found[place + 1] = at::sum(grad, 0, /*keepdim=*/false, at::kFloat);
-      if (back.defined()) back.addmm_(grad, weight);
-      else back = at::mm(grad, weight);
+      if (wants(place + 1)) found[place + 1] = sum.defined() ? sum : at::sum(grad, 0, /*keepdim=*/false, at::kFloat);
+      add_product(back, grad, weight);
     };
-    through(of_up, up_weight, UP);
-    if (gate.defined()) through(of_gate, gate_weight, GATE);
-    auto all = cast({found[UP], found[GATE], back}, at::kFloat);
+    through(of_up, up_weight, UP, sum_of_up);
+    if (gate.defined()) through(of_gate, gate_weight, GATE, {});
+    auto all = gradients_as_float({found[UP], found[GATE], back});
     found[UP] = all[0], found[GATE] = all[1];
     std::tie(found[X], found[NORM_WEIGHT], found[NORM_BIAS]) =
-        layer_norm_backward(all[2].view_as(x), x, rows.moments, in[NORM_WEIGHT], in[NORM_BIAS]);
-    found[X].add_(grads[0]);
+        layer_norm_backward(all[2].view_as(x), x, rows.moments, in[NORM_WEIGHT], in[NORM_BIAS], grads[0]);
     return found;
   }
 };

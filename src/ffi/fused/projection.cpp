@@ -18,8 +18,10 @@ struct ProjectionNode : PartNode {
   variable_list gradients(const variable_list &grads, const std::vector<at::Tensor> &in) override {
     if (!grads[0].defined()) return variable_list(6);
     auto trained = wants(2) || wants(3) || wants(4);
-    auto found = projection_backward(grads[0], in[1], {in[2], in[3], in[4], in[5]}, folded, trained);
-    return {grads[0], found.a, found.weight, found.bias, found.scale, {}};
+    const auto &a = in[1];
+    auto rows = [&](at::Tensor &) { return a.reshape({-1, a.size(-1)}); };
+    auto found = projection_backward(grads[0], a.scalar_type(), rows, {in[2], in[3], in[4], in[5]}, folded, trained);
+    return {grads[0], found.a.view_as(a), found.weight, found.bias, found.scale, {}};
   }
 };
 

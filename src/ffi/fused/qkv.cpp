@@ -5,7 +5,7 @@
 // Kept for backward: x (shared with the residual), q and k before their norm, in bfloat16 h, and mean and deviation of each
 // norm. In float32 h is computed again.
 
-#include "fused.h"
+#include "cpu.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -68,6 +68,11 @@ struct QkvNode : PartNode {
   std::vector<at::Tensor> weights; // in `kind`
   at::Tensor before_norm;          // q and k, [2, B, N, H, d], if they are normed
   Moments qk_moments;
+  // The same of q and k, [B, N, H, d], where they are computed by the CPU's kernels.
+  at::Tensor sides_before_norm[2];
+  Moments side_moments[2];
+  bool has_norm = false;
+  double qk_eps = 0;
   std::optional<Rotation> rotation;
   int64_t head = 0; // its width
 
@@ -78,7 +83,13 @@ struct QkvNode : PartNode {
     weights.clear();
     before_norm.reset();
     qk_moments = {};
+    for (int i = 0; i < 2; i++) sides_before_norm[i].reset(), side_moments[i] = {};
     rotation.reset();
+  }
+
+  cpu::QkPart part(const std::vector<at::Tensor> &in, int i) const {
+    return {has_norm, in[QK_WEIGHTS + i], in[QK_BIASES + i], qk_eps, rotation ? rotation->cos : at::Tensor(),
+            rotation ? rotation->sin : at::Tensor()};
   }
 
   variable_list gradients(const variable_list &grads, const std::vector<at::Tensor> &in) override {
@@ -91,6 +102,37 @@ struct QkvNode : PartNode {
       if (grads[i].defined()) return grads[i].transpose(1, 2);
       return at::zeros({x.size(0), x.size(1), width / head, head}, x.options().dtype(kind));
     };
+    at::Tensor sides[3];
+    if (cpu::fits(x)) {
+      for (int i = 0; i < 2; i++) {
+        auto side = cpu::qk_backward(part(in, i), of(i).transpose(1, 2), sides_before_norm[i], side_moments[i]);
+        sides[i] = side.x, found[BIASES + i] = side.sum, found[QK_WEIGHTS + i] = side.weight, found[QK_BIASES + i] = side.bias;
+      }
+      sides[2] = of(2).reshape({-1, width});
+      if (wants(BIASES + 2)) found[BIASES + 2] = at::sum(sides[2], 0, /*keepdim=*/false, at::kFloat);
+    } else {
+      qk_gradients(in, of, sides, found);
+    }
+
+    at::Tensor h, back;
+    if (wants(WEIGHTS) || wants(WEIGHTS + 1) || wants(WEIGHTS + 2)) h = rows.again(x, in[NORM_WEIGHT], in[NORM_BIAS]);
+    for (int i = 0; i < 3; i++) {
+      if (wants(WEIGHTS + i)) found[WEIGHTS + i] = at::mm(sides[i].t(), h);
+      add_product(back, sides[i], weights[i]);
+    }
+    auto all = gradients_as_float({found[WEIGHTS], found[WEIGHTS + 1], found[WEIGHTS + 2], back});
+    for (int i = 0; i < 3; i++) found[WEIGHTS + i] = all[i];
+    std::tie(found[X], found[NORM_WEIGHT], found[NORM_BIAS]) =
+        layer_norm_backward(all[3].view_as(x), x, rows.moments, in[NORM_WEIGHT], in[NORM_BIAS]);
+    return found;
+  }
+
+  // Gradients of the outputs of the three products, of those of q, k and v [B, N, H, d] as `of` gives them; and of the biases
+  // and the QK-norm.
+  template <class Of>
+  void qk_gradients(const std::vector<at::Tensor> &in, Of of, at::Tensor (&sides)[3], variable_list &found) {
+    auto kind = weights[0].scalar_type();
+    auto width = in[X].size(-1);
     auto qk = at::stack({of(0), of(1)});
     if (rotation) qk = rotation->turn(qk, /*back=*/true);
     if (before_norm.defined()) {
@@ -107,25 +149,12 @@ struct QkvNode : PartNode {
       qk = std::get<0>(layer_norm_backward(qk, input, qk_moments, {}, {}));
     }
     qk = qk.to(kind).reshape({2, -1, width});
-    at::Tensor sides[] = {qk[0], qk[1], of(2).reshape({-1, width})};
-
-    at::Tensor h, back;
-    if (wants(WEIGHTS) || wants(WEIGHTS + 1) || wants(WEIGHTS + 2)) h = rows.again(x, in[NORM_WEIGHT], in[NORM_BIAS]);
+    sides[0] = qk[0], sides[1] = qk[1], sides[2] = of(2).reshape({-1, width});
     if (wants(BIASES) || wants(BIASES + 1) || wants(BIASES + 2)) {
       auto both = at::sum(qk, 1, /*keepdim=*/false, at::kFloat);
       found[BIASES] = both[0], found[BIASES + 1] = both[1];
       found[BIASES + 2] = at::sum(sides[2], 0, /*keepdim=*/false, at::kFloat);
     }
-    for (int i = 0; i < 3; i++) {
-      if (wants(WEIGHTS + i)) found[WEIGHTS + i] = at::mm(sides[i].t(), h);
-      if (i == 0) back = at::mm(sides[i], weights[i]);
-      else back.addmm_(sides[i], weights[i]);
-    }
-    auto all = cast({found[WEIGHTS], found[WEIGHTS + 1], found[WEIGHTS + 2], back}, at::kFloat);
-    for (int i = 0; i < 3; i++) found[WEIGHTS + i] = all[i];
-    std::tie(found[X], found[NORM_WEIGHT], found[NORM_BIAS]) =
-        layer_norm_backward(all[3].view_as(x), x, rows.moments, in[NORM_WEIGHT], in[NORM_BIAS]);
-    return found;
   }
 };
 
@@ -139,6 +168,20 @@ static std::vector<at::Tensor> qkv(const std::vector<at::Tensor> &in, const at::
     auto h = node.rows.forward(x, in[Node::NORM_WEIGHT], in[Node::NORM_BIAS], kind);
     auto products = parameters({in.begin() + Node::WEIGHTS, in.begin() + Node::QK_WEIGHTS}, kind);
     node.weights = {products.begin(), products.begin() + 3};
+    node.has_norm = qk_norm, node.qk_eps = qk_eps;
+    if (angles.defined()) node.rotation = Rotation::of(angles, tokens);
+    if (cpu::fits(x)) {
+      std::vector<at::Tensor> outputs;
+      for (int i = 0; i < 3; i++) {
+        auto side = product(h, products[i], products[3 + i]).view({batch, tokens, heads, width / heads});
+        if (i < 2 && (qk_norm || node.rotation)) {
+          if (qk_norm) node.sides_before_norm[i] = side;
+          side = cpu::qk(node.part(in, i), side, node.side_moments[i]);
+        }
+        outputs.push_back(side.transpose(1, 2));
+      }
+      return outputs;
+    }
     auto qk = at::empty({2, batch, tokens, heads, width / heads}, h.options());
     for (int i = 0; i < 2; i++) product(h, products[i], products[3 + i], qk[i].view({-1, width}));
     // In memory of its own, which outlives that of q and k before their norm and rotation.
@@ -152,10 +195,7 @@ static std::vector<at::Tensor> qkv(const std::vector<at::Tensor> &in, const at::
         if (in[Node::QK_BIASES].defined()) qk.add_(pair(Node::QK_BIASES));
       }
     }
-    if (angles.defined()) {
-      node.rotation = Rotation::of(angles, tokens);
-      qk = node.rotation->turn(qk, /*back=*/false);
-    }
+    if (node.rotation) qk = node.rotation->turn(qk, /*back=*/false);
     qk = qk.to(kind);
     return {qk[0].transpose(1, 2), qk[1].transpose(1, 2), v.transpose(1, 2)};
   });

@@ -146,7 +146,8 @@ impl Folder {
         Folder { dir: tempfile::tempdir().unwrap(), on_cpu: false }
     }
 
-    /// One for a test that expects a CPU, and says why.
+    /// One for a test that expects a CPU, and says why. It gives the bits of the simulated CUDA: blocks are computed by ATen's
+    /// operations, as there.
     pub fn on_cpu() -> Self {
         Folder { on_cpu: true, ..Folder::new() }
     }
@@ -215,7 +216,12 @@ impl Folder {
     /// Starts nepa in this folder without waiting for it.
     pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Running {
         let mut command = clean(env!("CARGO_BIN_EXE_nepa"));
-        let args = if self.on_cpu { args.to_vec() } else { on_test_device(&mut command, args) };
+        let args = if self.on_cpu {
+            command.env("NEPA_CPU_KERNELS", "0");
+            args.to_vec()
+        } else {
+            on_test_device(&mut command, args)
+        };
         self.spawn(command.args(args).envs(env.iter().copied()))
     }
 

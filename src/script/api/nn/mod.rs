@@ -16,6 +16,7 @@ use crate::script::registry::Api;
 use crate::script::types::{Argument, handles};
 use crate::script::values::{self, Module, Tensor, read_options};
 use crate::types::{Type, Typed};
+use crate::{device, ffi};
 use build::Builder;
 use define::{DefineOptions, ScriptModule, outer_context};
 use nepa_macros::functions;
@@ -151,6 +152,21 @@ mod functions {
     /// Example: `nn::fused(false);`
     pub fn fused(on: bool) {
         nn::set_fused(on);
+    }
+
+    /// How a model's blocks are computed: "fused", with the instruction set of the kernels on a CPU; for some of them; or
+    /// module by module. A dtype of weights other than float32 is always computed module by module.
+    ///
+    /// Example: `nn::fused_path(nn::vit_nepa(#{ hidden_size: 32, num_attention_heads: 2 }))`
+    pub fn fused_path(m: &Module) -> String {
+        let (all, fused) = nn::fused_branches(m.0.as_ref());
+        let kernels = ffi::cpu_kernels().filter(|_| !device::current().is_cuda());
+        let by = kernels.map_or(String::new(), |kernels| format!(" ({kernels})"));
+        match fused {
+            0 => "module by module".into(),
+            _ if fused == all => format!("blocks fused{by}"),
+            _ => format!("{fused} of the {all} branches of its blocks fused{by}"),
+        }
     }
 
     /// Builds a model that a script defines: one with `fn build(config)`, which gets the map of the configuration and
