@@ -19,6 +19,7 @@ let cases = #{
     wide_heads: #{ num_attention_heads: 1 }, narrow_heads: #{ num_attention_heads: 12 },
     own_angles: #{ pos_embed_rescale: 2.0, pos_embed_images_per_draw: 2 },
     intermediate: #{ use_intermediate_loss: true }, odd_tokens: #{ image_size: 56 }, many_tokens: #{ image_size: 144 },
+    very_wide_head: #{ hidden_size: 520, num_attention_heads: 1, num_hidden_layers: 1 },
 };
 let one = |model, images, dtype, fused| {
     nn::fused(fused);
@@ -67,7 +68,7 @@ fn they_give_the_numbers_of_the_modules_in_every_configuration() {
         let env: Vec<_> = kernels.iter().map(|kernels| ("NEPA_CPU_KERNELS", *kernels)).collect();
         let said = folder.nepa_with(&env, &["run", "recipe.rhai", "--device", "cpu", "--threads", threads]);
         let all = said.values();
-        assert_eq!(all.len(), 18);
+        assert_eq!(all.len(), 19);
         for found in all {
             let of = |dtype, path, what| number(&found, &[dtype, path, what]);
             assert!(of("float32", "fused", "forward") < 1e-6, "{found}");

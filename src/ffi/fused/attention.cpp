@@ -16,7 +16,7 @@ namespace fused {
 
 // More tokens than this go to ATen.
 constexpr int64_t MOST_TOKENS = 320;
-constexpr int64_t WIDEST_HEAD = 128;
+constexpr int64_t WIDEST = 128; // head
 
 // Calls f for each head, with memory of its thread.
 template <class F> static void each_head(int64_t count, const kernels::Attention &a, F f) {
@@ -58,7 +58,7 @@ struct AttentionNode : PartNode {
 };
 
 static bool has_kernel(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v) {
-  return cpu::fits(q) && q.size(2) <= MOST_TOKENS && q.size(3) <= WIDEST_HEAD && q.stride(3) == 1 && k.strides() == q.strides() &&
+  return cpu::fits(q) && q.size(2) <= MOST_TOKENS && q.size(3) <= WIDEST && q.stride(3) == 1 && k.strides() == q.strides() &&
          v.stride(3) == 1;
 }
 

@@ -29,7 +29,8 @@ struct Made {
 
 // By the parameter and its scale, if it has one. Backward may run in a thread of its own.
 std::mutex lock;
-std::map<std::pair<const c10::TensorImpl *, const c10::TensorImpl *>, Made> all;
+// Never destroyed: when the program ends, a GPU may be gone before this.
+auto &all = *new std::map<std::pair<const c10::TensorImpl *, const c10::TensorImpl *>, Made>();
 
 bool can_be_kept(const at::Tensor &t) { return !t.defined() || t.is_leaf() && !t.is_inference(); }
 

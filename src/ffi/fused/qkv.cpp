@@ -87,6 +87,9 @@ struct QkvNode : PartNode {
     rotation.reset();
   }
 
+  // In forward and backward.
+  bool has_kernels(const at::Tensor &x) const { return cpu::fits(x) && head <= kernels::WIDEST_HEAD; }
+
   cpu::QkPart part(const std::vector<at::Tensor> &in, int i) const {
     return {has_norm, in[QK_WEIGHTS + i], in[QK_BIASES + i], qk_eps, rotation ? rotation->cos : at::Tensor(),
             rotation ? rotation->sin : at::Tensor()};
@@ -103,7 +106,7 @@ struct QkvNode : PartNode {
       return at::zeros({x.size(0), x.size(1), width / head, head}, x.options().dtype(kind));
     };
     at::Tensor sides[3];
-    if (cpu::fits(x)) {
+    if (has_kernels(x)) {
       for (int i = 0; i < 2; i++) {
         auto side = cpu::qk_backward(part(in, i), of(i).transpose(1, 2), sides_before_norm[i], side_moments[i]);
         sides[i] = side.x, found[BIASES + i] = side.sum, found[QK_WEIGHTS + i] = side.weight, found[QK_BIASES + i] = side.bias;
@@ -170,7 +173,7 @@ static std::vector<at::Tensor> qkv(const std::vector<at::Tensor> &in, const at::
     node.weights = {products.begin(), products.begin() + 3};
     node.has_norm = qk_norm, node.qk_eps = qk_eps;
     if (angles.defined()) node.rotation = Rotation::of(angles, tokens);
-    if (cpu::fits(x)) {
+    if (node.has_kernels(x)) {
       std::vector<at::Tensor> outputs;
       for (int i = 0; i < 3; i++) {
         auto side = product(h, products[i], products[3 + i]).view({batch, tokens, heads, width / heads});

@@ -2,7 +2,7 @@
 //
 //   gelu(u) = u Φ(u),  gelu'(u) = Φ(u) + u φ(u),  φ(u) = exp(-u²/2) / √(2π)
 //
-// Φ is 1 - φ(u) times a polynomial of 1 / (1 + p |u|), for u ≥ 0 (Abramowitz and Stegun, 7.1.26): within 1e-7.
+// Φ is 1 - exp(-u²/2) times a polynomial of 1 / (1 + p |u|), for u ≥ 0 (Abramowitz and Stegun, 7.1.26): within 3e-7.
 #pragma once
 
 #include "simd.h"

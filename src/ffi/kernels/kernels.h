@@ -25,6 +25,9 @@ struct NormBackward {
   float *dx, *weight_grad, *bias_grad;
 };
 
+// Wider heads than this have no kernels for QK-norm and rotary embedding.
+constexpr int64_t WIDEST_HEAD = 512;
+
 // QK-norm and rotary embedding of rows [images · tokens, heads · head], each optional.
 struct QkRows {
   int64_t tokens, heads, head;

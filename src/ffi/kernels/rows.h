@@ -96,8 +96,6 @@ void norm_backward(const Norm &n, const NormBackward &b, const T *grads, int64_t
   }
 }
 
-constexpr int64_t WIDEST_HEAD = 512;
-
 template <class T> void qk(const QkRows &q, const T *x, T *y, int64_t begin, int64_t end) {
   with_width(q.head, [&](auto width) {
     alignas(64) float value[WIDEST_HEAD];

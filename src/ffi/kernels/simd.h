@@ -18,16 +18,17 @@ inline v16 all16(float x) { return v16{} + x; }
 
 // Folds the upper half onto the lower one until one is left.
 template <class F> float folded16(v16 x, F f) {
-  x = f(x, __builtin_shuffle(x, v16i{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));
-  x = f(x, __builtin_shuffle(x, v16i{4, 5, 6, 7, 0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15}));
-  x = f(x, __builtin_shuffle(x, v16i{2, 3, 0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}));
-  return f(x, __builtin_shuffle(x, v16i{1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}))[0];
+  float a[16];
+  store16(a, x);
+  for (int half = 8; half; half /= 2)
+    for (int i = 0; i < half; i++) a[i] = f(a[i], a[i + half]);
+  return a[0];
 }
 inline float sum16(v16 x) {
-  return folded16(x, [](v16 a, v16 b) { return a + b; });
+  return folded16(x, [](float a, float b) { return a + b; });
 }
 inline float max16(v16 x) {
-  return folded16(x, [](v16 a, v16 b) { return a > b ? a : b; });
+  return folded16(x, [](float a, float b) { return a > b ? a : b; });
 }
 
 // Within 2 units in the last place; NaN stays NaN.
