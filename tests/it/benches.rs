@@ -45,6 +45,7 @@ done
 "#;
 
 #[test]
+#[ignore = "builds the benchmarks, which takes minutes: a stage of .ci/run"]
 fn train_takes_turns_with_the_reference() {
     let folder = Folder::on_cpu();
     std::fs::create_dir_all(folder.path("reference/models/vit_nepa")).unwrap();
@@ -76,6 +77,7 @@ fn train_takes_turns_with_the_reference() {
 }
 
 #[test]
+#[ignore = "builds the benchmarks, which takes minutes: a stage of .ci/run"]
 fn eval_reads_any_pictures() {
     let folder = pictures();
     let images = folder.path("pictures").display().to_string();
@@ -90,6 +92,7 @@ fn eval_reads_any_pictures() {
 }
 
 #[test]
+#[ignore = "builds the benchmarks, which takes minutes: a stage of .ci/run"]
 fn data_reads_any_pictures() {
     let folder = pictures();
     let images = folder.path("pictures").display().to_string();
@@ -103,6 +106,7 @@ fn data_reads_any_pictures() {
 }
 
 #[test]
+#[ignore = "builds the benchmarks, which takes minutes: a stage of .ci/run"]
 fn wrong_arguments_end_with_the_nearest_valid_ones() {
     for (name, arguments, says) in [
         ("train", &["--modle", "base"][..], "a similar argument exists: '--model'"),
