@@ -130,7 +130,7 @@ inline void probabilities(const Attention &a, const Memory &m) {
     }
     for (int64_t j = end; j < m.across; j += 16) store16(row + j, v16{});
     float sum = sum16(sums);
-    for (int64_t j = 0; j < end; j += 16) store16(row + j, load16(row + j) * (1 / sum));
+    for (int64_t j = 0; j < end; j += 16) store16(row + j, load16(row + j) / sum);
   }
 }
 

@@ -21,14 +21,15 @@ struct Moments {
   float mean, rstd;
 };
 
+// Sums in double: what they lack in precision every later block makes larger.
 template <class Width> Moments moments(const float *x, Width width, float eps) {
-  float sum = 0, squares = 0;
+  double sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < width; i++) sum += x[i];
-  float mean = sum / width;
+  double mean = sum / width;
 #pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < width; i++) squares += (x[i] - mean) * (x[i] - mean);
-  return {mean, 1 / std::sqrt(squares / width + eps)};
+  return {float(mean), float(1 / std::sqrt(squares / width + eps))};
 }
 
 template <class T> void norm(const Norm &n, T *y, int64_t begin, int64_t end) {
