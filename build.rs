@@ -83,8 +83,8 @@ fn kernels() -> cc::Build {
     build
 }
 
-/// One translation unit of all C++ files of the shim: reading libtorch's headers takes most of the time, and this way it happens
-/// once.
+/// One translation unit of all C++ files of the shim: reading libtorch's headers takes most of the time, and this way it
+/// happens once.
 fn one_unit() -> PathBuf {
     let sources = fs::canonicalize("src/ffi").expect("src/ffi is beside build.rs");
     let mut files = Vec::new();

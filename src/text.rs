@@ -22,6 +22,14 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// A word as a shell reads it.
+pub fn shell_word(word: &str) -> Cow<'_, str> {
+    match !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "-_./:=+,@%".contains(c)) {
+        true => Cow::Borrowed(word),
+        false => Cow::Owned(format!("'{}'", word.replace('\'', r"'\''"))),
+    }
+}
+
 /// Control characters but newline and tab, the controls of writing direction, and what XML cannot hold.
 fn is_hidden(c: char) -> bool {
     match c {

@@ -5,6 +5,7 @@ use crate::bail_hint;
 use crate::dist;
 use crate::error::Result;
 use crate::run::{RunFile, directory};
+use crate::text::shell_word;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -57,10 +58,7 @@ fn choose(args: &RunArgs) -> Result<Choices> {
 
 /// The command that resumes a run in the same way.
 pub fn resuming_command(args: &RunArgs, stdlib: Option<&Path>, recipe: &Path, dir: &Path) -> String {
-    let quoted = |word: String| match word.chars().all(|c| c.is_alphanumeric() || "-_./:=+,@%".contains(c)) {
-        true => word,
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    };
+    let quoted = |word: String| shell_word(&word).into_owned();
     let mut words = vec!["nepa".to_string(), "run".into(), quoted(recipe.display().to_string())];
     words.extend(["--resume".into(), quoted(dir.display().to_string())]);
     // An attempt that did not come to a step has left no trace in the run, nor what was to be changed.

@@ -1,7 +1,7 @@
 // One update of an optimizer for many tensors that share their hyperparameters, with few launches.
 
-#include "fused/update.h"
 #include "shim.h"
+#include "update.h"
 
 #include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_addcmul.h>
@@ -59,19 +59,18 @@ static void scale_by_norms(const std::vector<at::Tensor> &params, std::vector<at
 // By our kernels; false where they do not fit.
 static bool adamw_on_cpu(const Lists &lists, const std::vector<at::Tensor> &steps, double lr, double weight_decay,
                          double beta1, double beta2, double eps) {
-  using namespace fused::cpu;
   auto params = lists.param_list(), grads = lists.grad_list(), first = lists.state_list(0), second = lists.state_list(1);
-  if (!update_fits({params, grads, first, second})) return false;
-  if (is_refused(lists.found_inf)) return true;
+  if (!update::fits({params, grads, first, second})) return false;
+  if (update::is_refused(lists.found_inf)) return true;
   std::vector<kernels::AdamW> of;
   for (const auto &step : steps) {
     auto t = *static_cast<float *>(step.data_ptr());
     of.push_back({float(beta1), float(beta2), float(eps), float(1 - lr * weight_decay),
                   float(lr / (1 - std::pow(beta1, t))), float(1 / std::sqrt(1 - std::pow(beta2, t)))});
   }
-  each_piece(params, [&](size_t i, int64_t at, int64_t n) {
-    kernels::best().adamw(of[i], numbers(params[i], at), numbers(grads[i], at), numbers(first[i], at),
-                          numbers(second[i], at), n);
+  update::each_piece(params, [&](size_t i, int64_t at, int64_t n) {
+    kernels::best().adamw(of[i], update::numbers(params[i], at), update::numbers(grads[i], at), update::numbers(first[i], at),
+                          update::numbers(second[i], at), n);
   });
   mark_changed(params);
   return true;

@@ -1,8 +1,8 @@
 // Operations on many tensors at once, and who holds a tensor.
 
-#include "fused/update.h"
 #include "pinned.h"
 #include "shim.h"
+#include "update.h"
 
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
@@ -50,10 +50,10 @@ Fault *nepa_lerp(Handle *averages, Handle *values, size_t n, double weight, Hand
       }
     }
     if (to.empty()) return;
-    if (fused::cpu::update_fits({to, from})) {
-      if (fused::cpu::is_refused(found_inf)) return;
-      fused::cpu::each_piece(to, [&](size_t i, int64_t at, int64_t n) {
-        kernels::best().lerp(fused::cpu::numbers(to[i], at), fused::cpu::numbers(from[i], at), weight, n);
+    if (update::fits({to, from})) {
+      if (update::is_refused(found_inf)) return;
+      update::each_piece(to, [&](size_t i, int64_t at, int64_t n) {
+        kernels::best().lerp(update::numbers(to[i], at), update::numbers(from[i], at), weight, n);
       });
       return mark_changed(to);
     }

@@ -280,10 +280,6 @@ fn take_gives_the_first_images_in_order() {
     assert_eq!(said.values(), [json!(content("t10k-labels-idx1-ubyte", 8)[..9])]);
 }
 
-fn golden_data(layout: &str) -> String {
-    format!("{}/tests/fixtures/data/{layout}", env!("CARGO_MANIFEST_DIR"))
-}
-
 #[test]
 fn four_layouts_give_the_same_images_labels_and_names() {
     let (folder, disk) = (golden_data("folder"), golden_data("hf-disk"));

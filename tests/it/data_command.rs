@@ -5,24 +5,6 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-fn golden_data(layout: &str) -> String {
-    repository("tests/fixtures/data").join(layout).display().to_string()
-}
-
-/// A picture of the repository.
-fn odd(name: &str) -> Vec<u8> {
-    std::fs::read(repository("tests/fixtures/images-odd").join(name)).unwrap()
-}
-
-/// A folder `d` with one class, `all`, of the odd pictures with these names.
-fn with_odd(names: &[&str]) -> Folder {
-    let folder = Folder::new();
-    for name in names {
-        folder.write(&format!("d/all/{name}"), odd(name));
-    }
-    folder
-}
-
 /// A PNG of one colour.
 fn png(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());

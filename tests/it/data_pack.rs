@@ -14,23 +14,6 @@ use std::time::{Duration, Instant};
 
 const FORMATS: [&str; 2] = ["webdataset", "parquet"];
 
-fn golden_data(layout: &str) -> String {
-    repository("tests/fixtures/data").join(layout).display().to_string()
-}
-
-fn odd(name: &str) -> Vec<u8> {
-    std::fs::read(repository("tests/fixtures/images-odd").join(name)).unwrap()
-}
-
-/// A folder `d` with one class, `all`, of odd pictures.
-fn with_odd(names: &[&str]) -> Folder {
-    let folder = Folder::on_cpu();
-    for name in names {
-        folder.write(&format!("d/all/{name}"), odd(name));
-    }
-    folder
-}
-
 fn opened(folder: &Folder, name: &str, split: Option<&str>) -> SourceRef {
     open(&folder.path(name).display().to_string(), split).unwrap_or_else(|e| panic!("{e:#}"))
 }

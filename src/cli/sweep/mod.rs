@@ -20,10 +20,11 @@ use crate::run::schema::ScriptRecord;
 use crate::run::signals::Interrupt;
 use crate::run::{RunFile, inside};
 use crate::script::{Host, Params};
+use crate::text::shell_word;
 use clap::Args;
 use display::Display;
 use jobs::{End, Ended, Job};
-use options::{Slots, run_arguments, shell};
+use options::{Slots, run_arguments};
 pub(super) use plan::SweepFile;
 use results::{Progress, Sweep, ensure_is_sweep, log_of, progress_of};
 use std::collections::VecDeque;
@@ -300,7 +301,7 @@ fn show_table(sweep: &Sweep, metric: Option<&str>) -> Result<()> {
     out!(
         "{}: a row for each run; nepa report {} draws the curves",
         csv.display(),
-        shell(&sweep.dir.display().to_string())
+        shell_word(&sweep.dir.display().to_string())
     );
     Ok(())
 }
@@ -330,7 +331,7 @@ fn conclude(args: &SweepArgs, sweep: &Sweep, named: &[usize], ended: &Ended, slo
             &[],
         );
         let words: Vec<String> =
-            std::iter::once("nepa".to_string()).chain(arguments).map(|word| shell(&word)).collect();
+            std::iter::once("nepa".to_string()).chain(arguments).map(|word| shell_word(&word).into_owned()).collect();
         err!("  {}: {fault}", run.planned.name);
         err!("    to try it again: {}", words.join(" "));
     }

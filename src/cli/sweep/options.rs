@@ -5,6 +5,7 @@ use super::plan::{PlannedRun, RunOptions};
 use super::values::{SEED, text};
 use crate::cli::sweep::SweepFile;
 use crate::error::Result;
+use crate::text::shell_word;
 use std::path::Path;
 use tch::{Cuda, Device};
 
@@ -132,23 +133,15 @@ pub fn run_arguments(
 
 /// The command that goes on with a sweep.
 pub fn resuming_command(args: &SweepArgs, dir: &Path, stdlib: Option<&Path>, slots: &Slots) -> String {
-    let mut words = vec!["nepa sweep --resume".to_string(), shell(&dir.display().to_string())];
+    let mut words = vec!["nepa sweep --resume".to_string(), shell_word(&dir.display().to_string()).into_owned()];
     let jobs = slots.environments.len().max(args.jobs.into());
     if jobs > 1 {
         words.push(format!("--jobs {jobs}"));
     }
     if let Some(stdlib) = stdlib {
-        words.push(format!("--stdlib {}", shell(&stdlib.display().to_string())));
+        words.push(format!("--stdlib {}", shell_word(&stdlib.display().to_string())));
     }
     words.join(" ")
-}
-
-/// A word as a shell reads it.
-pub fn shell(word: &str) -> String {
-    match !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "-_./:=+,@%".contains(c)) {
-        true => word.to_string(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
 }
 
 #[cfg(test)]

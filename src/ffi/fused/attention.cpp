@@ -6,7 +6,6 @@
 // Kept for backward: q, k, v.
 
 #include "cpu.h"
-#include "parallel.h"
 
 #include <ATen/ops/empty.h>
 
@@ -25,6 +24,17 @@ template <class F> static void each_head(int64_t count, const kernels::Attention
   parallel_each(count, [&](int64_t worker, int64_t i) { f(i, memory.data() + worker * floats); });
 }
 
+// Head i of a tensor [B, H, N, d].
+template <class T> static T *head_of(const at::Tensor &t, int64_t i) {
+  auto heads = t.size(1);
+  return static_cast<T *>(t.data_ptr()) + i / heads * t.stride(0) + i % heads * t.stride(1);
+}
+
+// A new tensor like q [B, H, N, d], in memory [B, N, H, d].
+static at::Tensor like(const at::Tensor &q) {
+  return at::empty({q.size(0), q.size(2), q.size(1), q.size(3)}, q.options()).transpose(1, 2);
+}
+
 struct AttentionNode : PartNode {
   bool causal = false;
 
@@ -39,18 +49,14 @@ struct AttentionNode : PartNode {
     if (!grads[0].defined()) return variable_list(3);
     auto grad = grads[0].stride(-1) == 1 ? grads[0] : grads[0].contiguous();
     const auto &q = in[0], &k = in[1], &v = in[2];
-    auto heads = q.size(1);
-    auto like = [&] { return at::empty({q.size(0), q.size(2), heads, q.size(3)}, q.options()).transpose(1, 2); };
-    auto dq = like(), dk = like(), dv = like();
+    auto dq = like(q), dk = like(q), dv = like(q);
     auto a = shape(q, causal);
     cpu::with_kernels(q.scalar_type(), [&](const auto &typed, auto zero) {
       using T = decltype(zero);
-      auto at = [&](const at::Tensor &t, int64_t i) {
-        return static_cast<T *>(t.data_ptr()) + i / heads * t.stride(0) + i % heads * t.stride(1);
-      };
-      each_head(q.size(0) * heads, a, [&](int64_t i, float *memory) {
-        typed.attention_backward(a, at(q, i), at(k, i), at(v, i), q.stride(2), v.stride(2), at(grad, i), grad.stride(2),
-                                 at(dq, i), at(dk, i), at(dv, i), dq.stride(2), memory);
+      each_head(q.size(0) * q.size(1), a, [&](int64_t i, float *memory) {
+        typed.attention_backward(a, head_of<T>(q, i), head_of<T>(k, i), head_of<T>(v, i), q.stride(2), v.stride(2),
+                                 head_of<T>(grad, i), grad.stride(2), head_of<T>(dq, i), head_of<T>(dk, i),
+                                 head_of<T>(dv, i), dq.stride(2), memory);
       });
     });
     return {dq, dk, dv};
@@ -58,7 +64,7 @@ struct AttentionNode : PartNode {
 };
 
 static bool has_kernel(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v) {
-  return cpu::fits(q) && q.size(2) <= MOST_TOKENS && q.size(3) <= WIDEST && q.stride(3) == 1 && k.strides() == q.strides() &&
+  return has_cpu_kernels(q) && q.size(2) <= MOST_TOKENS && q.size(3) <= WIDEST && q.stride(3) == 1 && k.strides() == q.strides() &&
          v.stride(3) == 1;
 }
 
@@ -75,15 +81,12 @@ Fault *nepa_fused_attention(Handle q, Handle k, Handle v, bool causal, Handle *o
     auto outputs = run<AttentionNode>({*q, *k, *v}, [&](AttentionNode &node) -> std::vector<at::Tensor> {
       node.causal = causal;
       auto a = AttentionNode::shape(*q, causal);
-      auto heads = q->size(1);
-      auto out = at::empty({q->size(0), q->size(2), heads, q->size(3)}, q->options()).transpose(1, 2);
+      auto out = like(*q);
       cpu::with_kernels(q->scalar_type(), [&](const auto &typed, auto zero) {
         using T = decltype(zero);
-        auto at = [&](const at::Tensor &t, int64_t i) {
-          return static_cast<T *>(t.data_ptr()) + i / heads * t.stride(0) + i % heads * t.stride(1);
-        };
-        each_head(q->size(0) * heads, a, [&](int64_t i, float *memory) {
-          typed.attention(a, at(*q, i), at(*k, i), at(*v, i), q->stride(2), v->stride(2), at(out, i), out.stride(2), memory);
+        each_head(q->size(0) * q->size(1), a, [&](int64_t i, float *memory) {
+          typed.attention(a, head_of<T>(*q, i), head_of<T>(*k, i), head_of<T>(*v, i), q->stride(2), v->stride(2),
+                          head_of<T>(out, i), out.stride(2), memory);
         });
       });
       return {out};

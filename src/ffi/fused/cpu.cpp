@@ -1,5 +1,4 @@
 #include "cpu.h"
-#include "parallel.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/addmm.h>
@@ -13,7 +12,7 @@
 
 namespace fused::cpu {
 
-bool fits(const at::Tensor &x) { return x.is_cpu() && kernels::chosen().kernels; }
+static at::Tensor dense(const at::Tensor &t) { return t.defined() ? t.contiguous() : t; }
 
 template <class T> static T *data(const at::Tensor &t) {
   return t.defined() ? static_cast<T *>(t.data_ptr()) : nullptr;
@@ -64,7 +63,7 @@ std::pair<at::Tensor, Moments> norm(const at::Tensor &given_x, const at::Tensor 
   auto width = x.size(-1), rows = x.numel() / width;
   auto y = at::empty({rows, width}, x.options().dtype(kind));
   Moments moments{at::empty({rows}, x.options()), at::empty({rows}, x.options())};
-  auto w = weight.defined() ? weight.contiguous() : weight, b = bias.defined() ? bias.contiguous() : bias;
+  auto w = dense(weight), b = dense(bias);
   kernels::Norm n{data<float>(x), data<float>(w), data<float>(b), data<float>(moments.mean), data<float>(moments.rstd), width,
                   float(eps)};
   with_kernels(kind, [&](const auto &typed, auto zero) {
@@ -78,11 +77,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_backward(const at::Tensor &g
                                                              const Moments &moments, const at::Tensor &weight,
                                                              const at::Tensor &bias, const at::Tensor &given_residual) {
   auto x = given_x.contiguous(), grad = given_grad.contiguous();
-  auto residual = given_residual.defined() ? given_residual.contiguous() : given_residual;
+  auto residual = dense(given_residual);
   auto width = x.size(-1);
   Parts parts(x.numel() / width, width);
   auto dx = at::empty_like(x);
-  auto w = weight.defined() ? weight.contiguous() : weight;
+  auto w = dense(weight);
   Sums weights(weight.defined(), parts, width), biases(bias.defined(), parts, width);
   kernels::Norm n{data<float>(x), data<float>(w), nullptr, data<float>(moments.mean), data<float>(moments.rstd), width, 0};
   with_kernels(grad.scalar_type(), [&](const auto &typed, auto zero) {
@@ -108,8 +107,8 @@ at::Tensor qk(const QkPart &part, const at::Tensor &x, Moments &moments) {
   auto options = x.options().dtype(at::kFloat);
   if (part.norm) moments = {at::empty({rows, heads}, options), at::empty({rows, heads}, options)};
   auto y = at::empty_like(x);
-  auto weight = part.weight.defined() ? part.weight.contiguous() : part.weight;
-  auto bias = part.bias.defined() ? part.bias.contiguous() : part.bias;
+  auto weight = dense(part.weight);
+  auto bias = dense(part.bias);
   auto q = rows_of(part, weight, bias, moments, tokens, heads, head);
   with_kernels(x.scalar_type(), [&](const auto &typed, auto zero) {
     using T = decltype(zero);
@@ -123,7 +122,7 @@ QkGrads qk_backward(const QkPart &part, const at::Tensor &given_grad, const at::
   auto tokens = grad.size(2), heads = grad.size(1), head = grad.size(3), rows = grad.size(0) * tokens;
   Parts parts(rows, heads * head);
   auto dx = at::empty({rows, heads * head}, grad.options());
-  auto weight = part.weight.defined() ? part.weight.contiguous() : part.weight;
+  auto weight = dense(part.weight);
   auto q = rows_of(part, weight, {}, moments, tokens, heads, head);
   kernels::Strides strides{grad.stride(0), grad.stride(1), grad.stride(2)};
   Sums sums(true, parts, heads * head), weights(part.weight.defined(), parts, head), biases(part.bias.defined(), parts, head);

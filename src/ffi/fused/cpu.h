@@ -2,14 +2,10 @@
 // many threads there are.
 #pragma once
 
-#include "../kernels/kernels.h"
+#include "../cpu.h"
 #include "fused.h"
 
 namespace fused::cpu {
-
-// Whether a tensor's part is computed by these kernels: on a CPU, unless NEPA_CPU_KERNELS is 0. Then it is by ATen's
-// operations, as on a GPU.
-bool fits(const at::Tensor &x);
 
 // The kernels of a dtype of products, and how they see its numbers.
 template <class F> void with_kernels(at::ScalarType kind, F f) {

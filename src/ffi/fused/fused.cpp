@@ -30,14 +30,14 @@ std::vector<at::Tensor> cast(const std::vector<at::Tensor> &tensors, at::ScalarT
 }
 
 std::vector<at::Tensor> gradients_as_float(const std::vector<at::Tensor> &gradients) {
-  if (!cpu::fits(gradients.back())) return cast(gradients, at::kFloat);
+  if (!has_cpu_kernels(gradients.back())) return cast(gradients, at::kFloat);
   auto result = cast({gradients.begin(), gradients.end() - 1}, at::kFloat);
   result.push_back(gradients.back());
   return result;
 }
 
 at::Tensor product(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias, at::Tensor out) {
-  if (!out.defined() && x.scalar_type() == at::kFloat && cpu::fits(x)) return cpu::product(x, weight, bias);
+  if (!out.defined() && x.scalar_type() == at::kFloat && has_cpu_kernels(x)) return cpu::product(x, weight, bias);
   if (!out.defined()) out = at::empty({x.size(0), weight.size(0)}, x.options());
   return bias.defined() ? at::addmm_out(out, bias, x, weight.t()) : at::mm_out(out, x, weight.t());
 }
@@ -50,14 +50,14 @@ std::pair<at::Tensor, Moments> layer_norm(const at::Tensor &x, const at::Tensor 
 
 void add_product(at::Tensor &sum, const at::Tensor &x, const at::Tensor &weight) {
   if (!sum.defined()) sum = product(x, weight.t(), {});
-  else if (x.scalar_type() == at::kFloat && cpu::fits(x)) sum.add_(cpu::product(x, weight.t(), {}));
+  else if (x.scalar_type() == at::kFloat && has_cpu_kernels(x)) sum.add_(cpu::product(x, weight.t(), {}));
   else sum.addmm_(x, weight);
 }
 
 at::Tensor NormedRows::forward(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias,
                                at::ScalarType kind) {
   at::Tensor rows;
-  if (cpu::fits(x)) {
+  if (has_cpu_kernels(x)) {
     std::tie(rows, moments) = cpu::norm(x, weight, bias, eps, kind);
   } else {
     std::tie(rows, moments) = layer_norm(x, weight, bias, eps);
@@ -69,14 +69,14 @@ at::Tensor NormedRows::forward(const at::Tensor &x, const at::Tensor &weight, co
 
 at::Tensor NormedRows::again(const at::Tensor &x, const at::Tensor &weight, const at::Tensor &bias) const {
   if (kept.defined()) return kept;
-  if (cpu::fits(x)) return cpu::norm(x, weight, bias, eps, at::kFloat).first;
+  if (has_cpu_kernels(x)) return cpu::norm(x, weight, bias, eps, at::kFloat).first;
   return layer_norm(x, weight, bias, eps).first.view({-1, x.size(-1)});
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward(const at::Tensor &grad, const at::Tensor &x,
                                                                    const Moments &moments, const at::Tensor &weight,
                                                                    const at::Tensor &bias, const at::Tensor &residual) {
-  if (cpu::fits(x)) return cpu::norm_backward(grad, x, moments, weight, bias, residual);
+  if (has_cpu_kernels(x)) return cpu::norm_backward(grad, x, moments, weight, bias, residual);
   auto found = at::native_layer_norm_backward(grad, x, x.size(-1), moments.mean, moments.rstd, given(weight), given(bias),
                                                {true, weight.defined(), bias.defined()});
   if (residual.defined()) std::get<0>(found).add_(residual);

@@ -57,7 +57,7 @@ struct MlpNode : PartNode {
     // Of the inner products, which are the largest; what is not needed any more goes at once.
     at::Tensor of_up, of_gate, sum_of_up;
     auto through_activation = [&](at::Tensor &of_inner) {
-      if (cpu::fits(x) && act == Activation::GELU && !gate.defined()) {
+      if (has_cpu_kernels(x) && act == Activation::GELU && !gate.defined()) {
         auto [active, sum] = cpu::gelu_backward(up, of_inner);
         of_up = of_inner, sum_of_up = sum;
         return active;

@@ -66,11 +66,9 @@ struct QkvNode : PartNode {
 
   NormedRows rows;
   std::vector<at::Tensor> weights; // in `kind`
-  at::Tensor before_norm;          // q and k, [2, B, N, H, d], if they are normed
-  Moments qk_moments;
-  // The same of q and k, [B, N, H, d], where they are computed by the CPU's kernels.
-  at::Tensor sides_before_norm[2];
-  Moments side_moments[2];
+  // If they are normed: q and k, [B, N, H, d] each; by ATen's operations one of both, [2, B, N, H, d].
+  std::vector<at::Tensor> before_norm;
+  std::vector<Moments> qk_moments;
   bool has_norm = false;
   double qk_eps = 0;
   std::optional<Rotation> rotation;
@@ -81,14 +79,13 @@ struct QkvNode : PartNode {
   void forget() override {
     rows = {};
     weights.clear();
-    before_norm.reset();
-    qk_moments = {};
-    for (int i = 0; i < 2; i++) sides_before_norm[i].reset(), side_moments[i] = {};
+    before_norm.clear();
+    qk_moments.clear();
     rotation.reset();
   }
 
   // In forward and backward.
-  bool has_kernels(const at::Tensor &x) const { return cpu::fits(x) && head <= kernels::WIDEST_HEAD; }
+  bool has_kernels(const at::Tensor &x) const { return has_cpu_kernels(x) && head <= kernels::WIDEST_HEAD; }
 
   cpu::QkPart part(const std::vector<at::Tensor> &in, int i) const {
     return {has_norm, in[QK_WEIGHTS + i], in[QK_BIASES + i], qk_eps, rotation ? rotation->cos : at::Tensor(),
@@ -108,7 +105,8 @@ struct QkvNode : PartNode {
     at::Tensor sides[3];
     if (has_kernels(x)) {
       for (int i = 0; i < 2; i++) {
-        auto side = cpu::qk_backward(part(in, i), of(i).transpose(1, 2), sides_before_norm[i], side_moments[i]);
+        auto side = cpu::qk_backward(part(in, i), of(i).transpose(1, 2), has_norm ? before_norm[i] : at::Tensor(),
+                                     has_norm ? qk_moments[i] : Moments());
         sides[i] = side.x, found[BIASES + i] = side.sum, found[QK_WEIGHTS + i] = side.weight, found[QK_BIASES + i] = side.bias;
       }
       sides[2] = of(2).reshape({-1, width});
@@ -138,18 +136,19 @@ struct QkvNode : PartNode {
     auto width = in[X].size(-1);
     auto qk = at::stack({of(0), of(1)});
     if (rotation) qk = rotation->turn(qk, /*back=*/true);
-    if (before_norm.defined()) {
-      auto input = before_norm.to(at::kFloat);
+    if (has_norm) {
+      auto input = before_norm[0].to(at::kFloat);
+      const auto &moments = qk_moments[0];
       qk = qk.to(at::kFloat);
       if (in[QK_WEIGHTS].defined()) {
-        auto normed = at::mul(input - qk_moments.mean, qk_moments.rstd);
+        auto normed = at::mul(input - moments.mean, moments.rstd);
         for (int i = 0; i < 2; i++) {
           found[QK_WEIGHTS + i] = at::sum(at::mul(qk[i], normed[i]), {0, 1, 2});
           if (in[QK_BIASES + i].defined()) found[QK_BIASES + i] = at::sum(qk[i], {0, 1, 2});
         }
         qk = at::mul(qk, at::stack({in[QK_WEIGHTS], in[QK_WEIGHTS + 1]}).view({2, 1, 1, 1, -1}));
       }
-      qk = std::get<0>(layer_norm_backward(qk, input, qk_moments, {}, {}));
+      qk = std::get<0>(layer_norm_backward(qk, input, moments, {}, {}));
     }
     qk = qk.to(kind).reshape({2, -1, width});
     sides[0] = qk[0], sides[1] = qk[1], sides[2] = of(2).reshape({-1, width});
@@ -178,8 +177,9 @@ static std::vector<at::Tensor> qkv(const std::vector<at::Tensor> &in, const at::
       for (int i = 0; i < 3; i++) {
         auto side = product(h, products[i], products[3 + i]).view({batch, tokens, heads, width / heads});
         if (i < 2 && (qk_norm || node.rotation)) {
-          if (qk_norm) node.sides_before_norm[i] = side;
-          side = cpu::qk(node.part(in, i), side, node.side_moments[i]);
+          Moments moments;
+          auto before = std::exchange(side, cpu::qk(node.part(in, i), side, moments));
+          if (qk_norm) node.before_norm.push_back(before), node.qk_moments.push_back(moments);
         }
         outputs.push_back(side.transpose(1, 2));
       }
@@ -190,8 +190,9 @@ static std::vector<at::Tensor> qkv(const std::vector<at::Tensor> &in, const at::
     // In memory of its own, which outlives that of q and k before their norm and rotation.
     auto v = product(h, products[2], products[5]).view({batch, tokens, heads, width / heads});
     if (qk_norm) {
-      node.before_norm = qk;
-      std::tie(qk, node.qk_moments) = layer_norm(qk.to(at::kFloat), {}, {}, qk_eps);
+      node.before_norm = {qk};
+      node.qk_moments.emplace_back();
+      std::tie(qk, node.qk_moments[0]) = layer_norm(qk.to(at::kFloat), {}, {}, qk_eps);
       if (in[Node::QK_WEIGHTS].defined()) {
         auto pair = [&](size_t first) { return at::stack({in[first], in[first + 1]}).view({2, 1, 1, 1, -1}); };
         qk = at::mul(qk, pair(Node::QK_WEIGHTS));

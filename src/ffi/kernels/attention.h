@@ -12,8 +12,6 @@
 namespace kernels {
 namespace NEPA_ISA {
 
-inline int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
-
 // c[i][j] (+)= Σ_k a[i][k] b[k][j] for R rows of c and all j < n, a multiple of 16; k from `begin` to `end`.
 template <int R>
 inline void product_rows(const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_row, float *c, int64_t c_row,

@@ -35,10 +35,4 @@ const Chosen &chosen() {
   return kernels;
 }
 
-int64_t attention_floats(const Attention &a) {
-  auto padded = [](int64_t n) { return (n + 15) / 16 * 16; };
-  auto width = padded(a.head), across = padded(a.tokens);
-  return 4 * a.tokens * width + a.head * across + 2 * a.tokens * across;
-}
-
 } // namespace kernels

@@ -57,8 +57,13 @@ struct Attention {
   float scale;
 };
 
-// Floats of memory that a thread needs for a head.
-int64_t attention_floats(const Attention &a);
+inline int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
+// Floats of memory that a thread needs for a head: four of [tokens, width], one of [head, across], two of [tokens, across].
+inline int64_t attention_floats(const Attention &a) {
+  auto width = padded(a.head), across = padded(a.tokens);
+  return 4 * a.tokens * width + a.head * across + 2 * a.tokens * across;
+}
 
 // AdamW (arXiv 1711.05101) at one step: decay = 1 - lr · weight decay, step_size = lr / (1 - beta1ᵗ), second_scale =
 // 1 / √(1 - beta2ᵗ).

@@ -53,6 +53,25 @@ pub fn golden(name: &str) -> String {
     repository("tests/fixtures/model").join(name).display().to_string()
 }
 
+/// A data set of the repository, in one of its layouts.
+pub fn golden_data(layout: &str) -> String {
+    repository("tests/fixtures/data").join(layout).display().to_string()
+}
+
+/// An odd picture of the repository.
+pub fn odd(name: &str) -> Vec<u8> {
+    std::fs::read(repository("tests/fixtures/images-odd").join(name)).unwrap()
+}
+
+/// A folder `d` with one class, `all`, of the odd pictures with these names.
+pub fn with_odd(names: &[&str]) -> Folder {
+    let folder = Folder::new();
+    for name in names {
+        folder.write(&format!("d/all/{name}"), odd(name));
+    }
+    folder
+}
+
 /// Names of all golden model folders.
 pub fn golden_names() -> Vec<String> {
     names_in(&repository("tests/fixtures/model"))

@@ -20,6 +20,7 @@ use crate::output::out;
 use crate::run::progress::Progress;
 use crate::run::signals::Interrupt;
 use crate::script::{self, Host, ScriptError};
+use crate::text::shell_word;
 use clap::{Args, ValueEnum};
 use destination::{Destination, Found, Manifest, Settings, ShardRecord, SplitRecord};
 use format::Format;
@@ -120,15 +121,12 @@ impl PackArgs {
 
     /// The command that goes on with the same shards.
     fn command(&self) -> String {
-        let quoted = |word: &str| match word.chars().all(|c| c.is_alphanumeric() || "-_./:=+,@%".contains(c)) {
-            true => word.to_string(),
-            false => format!("'{}'", word.replace('\'', r"'\''")),
-        };
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
             value().map_or(String::new(), |value| value.get_name().to_string())
         };
-        let mut words = vec!["nepa data pack".to_string(), quoted(&self.source), quoted(&self.dest.to_string_lossy())];
-        words.extend(self.split.iter().map(|split| format!("--split {}", quoted(split))));
+        let (source, dest) = (shell_word(&self.source), self.dest.to_string_lossy());
+        let mut words = vec![format!("nepa data pack {source} {}", shell_word(&dest))];
+        words.extend(self.split.iter().map(|split| format!("--split {}", shell_word(split))));
         words.push(format!("--shorter-side {} --quality {}", self.shorter_side, self.quality));
         words.push(format!("--format {}", name(&|| self.format.to_possible_value())));
         words.push(format!("--images-per-shard {}", self.images_per_shard));

@@ -2,18 +2,18 @@
 #pragma once
 
 #include "cpu.h"
-#include "parallel.h"
 
 #include <algorithm>
+#include <vector>
 
-namespace fused::cpu {
+namespace update {
 
 // Whether all lists are of dense float32 tensors on the CPU in one order of elements.
-inline bool update_fits(const std::vector<std::vector<at::Tensor>> &lists) {
+inline bool fits(const std::vector<std::vector<at::Tensor>> &lists) {
   for (size_t i = 0; i < lists[0].size(); i++)
     for (const auto &list : lists) {
       const auto &t = list[i];
-      if (!fits(t) || t.scalar_type() != at::kFloat || !t.is_non_overlapping_and_dense() ||
+      if (!has_cpu_kernels(t) || t.scalar_type() != at::kFloat || !t.is_non_overlapping_and_dense() ||
           t.strides() != lists[0][i].strides())
         return false;
     }
@@ -38,4 +38,4 @@ inline float *numbers(const at::Tensor &t, int64_t first) { return static_cast<f
 // Whether found_inf, which may be null, says that nothing is to change.
 inline bool is_refused(const at::Tensor *found_inf) { return found_inf && *static_cast<float *>(found_inf->data_ptr()) == 1; }
 
-} // namespace fused::cpu
+} // namespace update

@@ -1,8 +1,10 @@
-// Loops over libtorch's own OpenMP threads. at::parallel_for is a template that is serial unless the compiler has OpenMP, and
-// with it comes a second libgomp, with threads of its own, where libtorch's has another name.
+// Kernels for the CPU (`kernels/`): where they fit, and loops over libtorch's own OpenMP threads.
 #pragma once
 
+#include "kernels/kernels.h"
+
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
 
 #include <dlfcn.h>
 
@@ -10,8 +12,11 @@
 #include <atomic>
 #include <cstdint>
 
-namespace fused {
+// Whether kernels may compute with a tensor: on a CPU, unless NEPA_CPU_KERNELS is 0. Then ATen's operations do it, as on a GPU.
+inline bool has_cpu_kernels(const at::Tensor &x) { return x.is_cpu() && kernels::chosen().kernels; }
 
+// at::parallel_for is a template that is serial unless the compiler has OpenMP, and with it comes a second libgomp, with
+// threads of its own, where libtorch's has another name.
 using GompParallel = void (*)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 
 // Null where libtorch has another OpenMP than GNU's: then loops are serial.
@@ -45,5 +50,3 @@ template <class F> void parallel_each(int64_t count, const F &f) {
   };
   gomp_parallel()(body, &loop, workers, 0);
 }
-
-} // namespace fused
