@@ -1,11 +1,27 @@
-//! What to type instead, where a recipe's parameter was given as an option of the command.
+//! What to type instead: where a recipe's parameter was given as an option of the command, and where the name of a
+//! command of `nepa data` was taken for a path.
 
 use crate::error::nearest;
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// Message and hint for arguments of `nepa run` or `nepa sweep` that look like a recipe's parameters.
+/// Message and hint for the arguments of a command line.
 pub fn of(error: &clap::Error, arguments: &[String]) -> Option<(String, String)> {
+    match arguments {
+        // clap takes the first word for the path, and the next one for a command.
+        [data, word, _, ..] if data == "data" && error.kind() == ErrorKind::ArgumentConflict => {
+            let all = super::Cli::command();
+            let commands = all.find_subcommand("data").expect("declared").get_subcommands().map(|c| c.get_name());
+            let near = nearest(word, commands)?;
+            let hint = format!("did you mean nepa data {near}? A folder of that name is shown by nepa data ./{word}");
+            Some((format!("nepa data has no command '{word}'"), hint))
+        }
+        _ => of_parameters(error, arguments),
+    }
+}
+
+/// Of `nepa run` or `nepa sweep`, where they look like a recipe's parameters.
+fn of_parameters(error: &clap::Error, arguments: &[String]) -> Option<(String, String)> {
     let command = arguments.first().filter(|command| ["run", "sweep"].contains(&command.as_str()))?;
     let Some(ContextValue::String(unexpected)) = error.get(ContextKind::InvalidArg) else { return None };
     let recipe = arguments.iter().find(|a| a.ends_with(".rhai")).map_or("RECIPE", String::as_str);

@@ -430,6 +430,7 @@ fn wrong_arguments_are_told() {
     ]);
     folder.nepa(&["data", "--help"]).succeeds().prints(&["pack"]);
     folder.nepa(&pack("dd", "out", &[])).fails(1).says(&["dd does not exist"]);
+    folder.nepa(&["data", "pak", "d", "out"]).fails(2).says(&["no command 'pak'", "did you mean nepa data pack?"]);
     folder.nepa(&pack("d", "out", &["--qualty", "9"])).fails(2).says(&["--qualty", "--quality"]);
     folder.nepa(&pack("d", "out", &["--quality", "101"])).fails(2).says(&["101", "1..=100"]);
     folder.nepa(&pack("d", "out", &["--shorter-side", "0"])).fails(2).says(&["1..=16384"]);
