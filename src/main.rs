@@ -1,12 +1,13 @@
 //! The command line: see `nepa --help`.
 
-fn main() -> std::process::ExitCode {
+use std::ffi::{c_char, c_int};
+
+fn main() {
     nepa::cli::main()
 }
 
-/// SIGUSR1 asks a run for a checkpoint, and would end a process that does not listen for it yet. So it is ignored until
-/// then, from before libtorch is initialised: the loader calls this first.
+/// The loader calls this first.
 #[used]
 #[cfg(target_os = "linux")]
 #[unsafe(link_section = ".preinit_array")]
-static BEFORE_ALL: extern "C" fn() = nepa::cli::ignore_save_requests;
+static BEFORE_MAIN: unsafe extern "C" fn(c_int, *const *const c_char, *const *const c_char) = nepa::cli::before_main;

@@ -101,7 +101,7 @@ pub fn launched(command: &mut Command) {
             // A new process group: Ctrl-C reaches it once, through the launcher.
             setpgid(None, None)?;
             // A signal that this process ignores is ignored there from the start; one with a handler would not be.
-            super::ignore_save_requests();
+            super::before_main::ignore_save_requests();
             Ok(())
         });
     }
@@ -120,7 +120,7 @@ pub fn end_with_launcher() {
         // The setting belongs to this thread, and is lost by exec. If it fails, the launcher's end goes unnoticed.
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
         if rustix::process::getppid() != Pid::from_raw(launcher) {
-            crate::dist::exit_immediately(128 + SIGTERM);
+            crate::ffi::exit(128 + SIGTERM as u8);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod advice;
 mod api;
+mod before_main;
 mod check;
 mod data;
 mod inspect;
@@ -16,9 +17,9 @@ use crate::error::{Context as _, Result};
 use crate::output::{answered, err, out, to_stderr};
 use crate::run::signals::Interrupt;
 use crate::script::{Host, Sources, error::ScriptError};
+pub use before_main::before_main;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// How long processes wait for each other, in seconds, unless told otherwise.
 const DIST_TIMEOUT: u64 = 600;
@@ -190,15 +191,8 @@ fn command_line() -> Vec<String> {
     if words.is_empty() { vec!["nepa".into()] } else { words }
 }
 
-/// Ignores SIGUSR1, until a run listens for it. Programs that this one starts ignore it too.
-pub extern "C" fn ignore_save_requests() {
-    // SAFETY: a plain system call.
-    unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
-}
-
 /// Runs the command line given to the process.
-pub fn main() -> ExitCode {
-    ignore_save_requests();
+pub fn main() -> ! {
     let cli = Cli::try_parse().unwrap_or_else(|error| {
         if let Some((message, hint)) = advice::of(&error, &command_line()[1..]) {
             err!("error: {message}\nhint: {hint}");
@@ -218,11 +212,7 @@ pub fn main() -> ExitCode {
             70
         }
     };
-    if crate::dist::world_size() > 1 {
-        // c10d's threads outlive the run, and must not run beside static destructors.
-        crate::dist::exit_immediately(code.into());
-    }
-    ExitCode::from(code)
+    crate::ffi::exit(code)
 }
 
 /// The result of a command whose answer is what it prints: half of it is none.

@@ -34,7 +34,6 @@ pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
 
 /// Runs the recipe in this process. Reports an error, and returns its exit code.
 fn run_here(mut args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> std::result::Result<u8, u8> {
-    shorten_openmp_spin();
     launcher::end_with_launcher();
     let interrupt = Interrupt::default();
     let host = host(interrupt.clone());
@@ -147,7 +146,7 @@ fn end_hanging(error: Error) -> ! {
     if let (Some(dir), Some(resuming)) = (dir, RESUMING.get()) {
         resuming.tell(&dir, RunState::Failed);
     }
-    dist::exit_immediately(FAILED.into())
+    crate::ffi::exit(FAILED)
 }
 
 /// Ends the process at an error of libtorch's that nothing could catch.
@@ -279,27 +278,6 @@ fn help(args: &RunArgs, host: &Host) -> u8 {
         Err(report) => fail(&report, Some(host)),
     }
 }
-
-/// libtorch's OpenMP threads wait for each other by spinning, long enough that two busy processes on one machine slow
-/// each other down many times over. libgomp reads how long when it is loaded, so the process starts itself once more
-/// with a shorter spin, unless the user has chosen one. With 5,000 rounds a small model's step takes 40 ms instead of 41 to
-/// 59 with 1,000, and 38 with libgomp's own 300,000; where three such processes share two cores, 150 ms, 120 and 320.
-#[cfg(target_os = "linux")]
-fn shorten_openmp_spin() {
-    use std::os::unix::process::CommandExt;
-    const SPIN: &str = "GOMP_SPINCOUNT";
-    if std::env::var_os(SPIN).is_some() || std::env::var_os("OMP_WAIT_POLICY").is_some() {
-        return;
-    }
-    let mut args = std::env::args_os();
-    if let (Ok(nepa), Some(name)) = (std::env::current_exe(), args.next()) {
-        // Returns only if it fails; then the run continues without it.
-        let _ = std::process::Command::new(nepa).arg0(name).args(args).env(SPIN, "5000").exec();
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn shorten_openmp_spin() {}
 
 fn fail(report: &ScriptError, host: Option<&Host>) -> u8 {
     let none = crate::script::Sources::new(None);

@@ -204,10 +204,3 @@ pub fn shutdown(interrupted: bool) {
         heartbeat::wait_for_peers_to_end(&world.store, &world.info, limit);
     }
 }
-
-/// Ends the process without running destructors and exit handlers, which might wait for dead processes or clash with
-/// c10d's threads that are still running.
-pub fn exit_immediately(code: i32) -> ! {
-    // SAFETY: never returns, and touches no memory of ours.
-    unsafe { libc::_exit(code) }
-}

@@ -18,7 +18,7 @@ pub use fused::{Affine, BranchEnd, FusedActivation, Norm, attention, cpu_kernels
 pub use memory::{GpuMemory, gpu_memory, limit_memory};
 pub use optimizers::{Batch, UpdateRule};
 pub use read_back::ReadBack;
-pub use runtime::{on_uncaught, open_cuda, set_cuda_device, torch_folder};
+pub use runtime::{exit, on_uncaught, open_cuda, set_cuda_device, torch_folder};
 pub use tensors::{clear_grads, download, global_norm, is_unshared, lerp, pinned_like, scale, upload};
 
 use crate::error::{Result, TorchFault, TorchFaultKind};

@@ -181,6 +181,7 @@ void write_report() {
   fclose(out);
 }
 
-static const bool will_report = (all(), atexit(write_report) == 0);
+// nepa ends by quick_exit, Python by exit.
+static const bool will_report = (all(), atexit(write_report) == 0 && at_quick_exit(write_report) == 0);
 
 } // namespace simulated
