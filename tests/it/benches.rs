@@ -105,6 +105,63 @@ fn data_reads_any_pictures() {
     assert!(said.contains("decode and resize for evaluation"), "{said}");
 }
 
+/// Stands in for a Python with the reference's script: what it has trained lies in the folder `trained`.
+const TRAINED: &str = r#"#!/bin/sh
+echo "$*" >> calls
+while [ "$1" != --output_dir ]; do shift; done
+mkdir -p "$2" && cp trained/* "$2"
+"#;
+
+#[test]
+#[ignore = "builds the benchmarks, which takes minutes: a stage of .ci/run"]
+fn outcome_judges_both_sides_alike() {
+    let folder = Folder::on_cpu();
+    for split in ["train", "test"] {
+        for i in 0..8 {
+            let pixels: Vec<u8> = (0..28 * 28).map(|p| (p * (i % 2 + 1) * 7 + i) as u8).collect();
+            let picture = [b"P5 28 28 255\n".as_slice(), &pixels].concat();
+            folder.write(&format!("data/{split}/{}/{i}.pgm", i % 2), picture);
+        }
+    }
+    let configs = "reference/configs/pretrain/nepa-base-patch14-224";
+    folder.write(&format!("{configs}/config.json"), r#"{"model_type": "vit_nepa", "hidden_size": 768}"#);
+    folder.write(&format!("{configs}/preprocessor_config.json"), "{}");
+    folder.write(
+        "python",
+        TRAINED
+            .replace("calls", &folder.path("calls").display().to_string())
+            .replace("trained/", &format!("{}/", folder.path("trained").display())),
+    );
+    std::fs::set_permissions(folder.path("python"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = |name: &str| folder.path(name).display().to_string();
+    let (reference, python, data, out) = (path("reference"), path("python"), path("data"), path("out"));
+    let arguments = ["--reference", &reference, "--python", &python, "--data", &data, "--out", &out];
+    let tiny = ["--seeds", "1", "--pretrain-epochs", "1", "--finetune-epochs", "0", "--batch", "4"];
+    let arguments = [&arguments[..], &tiny].concat();
+
+    // Without a model, it is said where to look.
+    let output = bench("outcome", &arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("pretrain-0/reference.log: exit status: 1"), "{error}");
+
+    // The same weights as ours: they are judged alike.
+    std::fs::remove_dir_all(folder.path("out/pretrain-0/reference")).unwrap();
+    std::fs::rename(folder.path("out/pretrain-0/ours/model"), folder.path("trained")).unwrap();
+    std::fs::remove_dir_all(folder.path("out/pretrain-0/ours")).unwrap();
+    let said = said("outcome", &arguments);
+    assert!(said.contains("train): 8 images") && said.contains("time, reference / ours: "), "{said}");
+    for what in ["probe", "knn"] {
+        let top1 = |side: &str| row(&said, &format!("pretrained, {what}: {side}"))[0];
+        assert_eq!(top1("ours"), top1("reference"), "{said}");
+    }
+    let config = folder.json("out/config/config.json");
+    assert_eq!((&config["hidden_size"], &config["num_channels"]), (&64.into(), &3.into()));
+    let calls = folder.text("calls");
+    for argument in ["run_nepa.py", "--num_train_epochs 1", "--per_device_train_batch_size 4", "--seed 0"] {
+        assert!(calls.contains(argument), "{calls}");
+    }
+}
+
 #[test]
 #[ignore = "builds the benchmarks, which takes minutes: a stage of .ci/run"]
 fn wrong_arguments_end_with_the_nearest_valid_ones() {
@@ -115,6 +172,7 @@ fn wrong_arguments_end_with_the_nearest_valid_ones() {
         ("train", &["--device", "cud"], "did you mean `cuda`?"),
         ("train", &["--compiled"], "--reference <DIR>"),
         ("eval", &["--task", "clasify"], "a similar value exists: 'classify'"),
+        ("outcome", &["--reference", "x"], "--python <PYTHON>"),
         ("data", &[], "--images <DIR>"),
         ("data", &["--images", "x", "--seconds", "0"], "expected a positive number"),
     ] {
