@@ -2,6 +2,7 @@
 //! `model.safetensors`), with `provenance.json` beside them. Weights that `torch.save` wrote are read too, and those in
 //! several files with an index.
 
+mod channels;
 pub mod config_json;
 pub mod manifest;
 pub mod pickle;
@@ -12,6 +13,7 @@ mod tensor_file;
 pub mod tensors;
 pub mod torch_file;
 
+pub use channels::{Adapted, adapt_channels};
 pub use config_json::{ConfigFile, Own};
 pub use tensor_file::TensorFile;
 

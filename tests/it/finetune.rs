@@ -82,6 +82,69 @@ fn what_became_of_each_tensor_is_said_listed_and_kept_with_the_models() {
     assert_eq!(started.as_array().unwrap().len(), 2, "{started}");
 }
 
+/// The expected numbers are what timm 1.0's `adapt_input_conv` gives.
+#[test]
+fn a_patch_embedding_is_adapted_to_other_channels_as_by_timm() {
+    let body = r#"
+        let name = "vit_nepa.embeddings.patch_embeddings.projection.weight";
+        let rgb = #{ rest: ones([2]) };
+        rgb[name] = tensor([1.0, 2.0, 4.0, 0.5, -3.0, 8.0]).reshape([2, 3, 1, 1]);
+        for n in [1, 2, 3, 4, 5, 6] {
+            let found = checkpoint::adapt_channels(rgb, n);
+            if found.tensors[name].shape != [2, n, 1, 1] || !found.tensors.rest.equal(rgb.rest) { throw `${n}`; }
+            if found.adapted != (if n == 3 { [] } else { [name] }) { throw `${n}: ${found.adapted}`; }
+            print(found.tensors[name].flatten().to_array());
+        }
+        let half = checkpoint::adapt_channels(#{ "embeddings.patch_embeddings.projection.weight": rgb[name].to("bfloat16") }, 1);
+        print(half.tensors["embeddings.patch_embeddings.projection.weight"].dtype);
+        print(rgb[name].shape);                              // the tensor that was given stays
+        let five = checkpoint::adapt_channels(rgb, 5).tensors;
+        try { checkpoint::adapt_channels(five, 2); } catch (e) { print(e.to_string()); }
+    "#;
+    let said = Folder::new().run(body);
+    said.succeeds();
+    let expected: [&[f64]; 6] = [
+        &[7.0, 5.5],
+        &[1.5, 3.0, 0.75, -4.5],
+        &[1.0, 2.0, 4.0, 0.5, -3.0, 8.0],
+        &[0.75, 1.5, 3.0, 0.75, 0.375, -2.25, 6.0, 0.375],
+        &[0.6, 1.2, 2.4, 0.6, 1.2, 0.3, -1.8, 4.8, 0.3, -1.8],
+        &[0.5, 1.0, 2.0, 0.5, 1.0, 2.0, 0.25, -1.5, 4.0, 0.25, -1.5, 4.0],
+    ];
+    for (n, (expected, line)) in expected.iter().zip(said.stdout.lines()).enumerate() {
+        let found: Vec<f64> = serde_json::from_str(line).unwrap();
+        let off = found.iter().zip(*expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(found.len() == expected.len() && off < 1e-6, "{}: {found:?}", n + 1);
+    }
+    said.prints(&["bfloat16", "[2, 3, 1, 1]", "is for images of 5 channels, and the model has 2"]);
+}
+
+#[test]
+fn a_classifier_of_other_channels_takes_adapted_weights_and_says_so() {
+    let folder = Folder::new();
+    let body = r#"
+        let config = #{ image_size: 8, patch_size: 4, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2 };
+        let rgb = nn::vit_nepa(config);
+        checkpoint::save(rgb, "rgb");
+        let name = "vit_nepa.embeddings.patch_embeddings.projection.weight";
+        let c = finetune::classifier(checkpoint::open("rgb", "raw"), 4, #{ num_channels: 5 });
+        let ours = c.named_parameters()[name];
+        let green = rgb.named_parameters()[name].select(1, 1) * 0.6;
+        print((ours.select(1, 4) - green).abs().max().item());
+        print((ours.select(1, 1) - green).abs().max().item());
+        print(c.forward(randn([2, 5, 8, 8])).shape);
+        checkpoint::save(c, "five");
+    "#;
+    let said = folder.run_with(&format!("{HEAD}{body}"), &["--out", "o"]);
+    said.succeeds().says(&["adapted    1: vit_nepa.embeddings.patch_embeddings.projection.weight"]);
+    let values = said.values();
+    assert!(values[0].as_f64().unwrap() < 1e-7 && values[1].as_f64().unwrap() < 1e-7, "{values:?}");
+    let list = folder.text("o/initialisation.txt");
+    assert!(list.contains("adapted\tvit_nepa.embeddings.patch_embeddings.projection.weight\n"), "{list}");
+    let started = folder.json("five/provenance.json")["started_from"][0].clone();
+    assert_eq!(started["adapted"][0], "vit_nepa.embeddings.patch_embeddings.projection.weight");
+}
+
 #[test]
 fn a_backbone_alone_and_the_references_average_are_taken() {
     let folder = Folder::on_cpu(); // what is read from files is there

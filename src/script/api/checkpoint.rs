@@ -109,6 +109,23 @@ mod functions {
         })
     }
 
+    /// Makes the tensors of a model of RGB images (by name, as checkpoint::open and state_dict give them) fit one of other
+    /// `num_channels`, as timm's adapt_input_conv does. Of the weight of the patch embedding [D, 3, P, P],
+    /// `embeddings.patch_embeddings.projection.weight`, 1 channel gets the sum over red, green and blue; n channels get
+    /// the weights of red, green, blue, red, … times 3 / n. All other tensors, and weights that already have so many
+    /// channels, stay. Weights for other than 3 channels are an error. Returns a map: `tensors`, and `adapted`, an array
+    /// of the names of those that were changed.
+    ///
+    /// Example: `let fitting = checkpoint::adapt_channels(checkpoint::open("vitb", "").tensors, 5);`
+    pub fn adapt_channels(tensors: Map, num_channels: i64) -> Result<Map> {
+        let tensors = tensor_map(&tensors, "checkpoint::adapt_channels")?;
+        let checkpoint::Adapted { tensors, adapted } = checkpoint::adapt_channels(tensors, num_channels)?;
+        Ok(Map::from([
+            ("tensors".into(), tensors_by_name(tensors).into()),
+            ("adapted".into(), from_json(&Value::from(adapted))),
+        ]))
+    }
+
     /// Reads and checks the configuration of a model folder, with the keys of config.json.
     pub fn config(folder: &Path) -> Result<Map> {
         let file = checkpoint::ConfigFile::read(&folder.join(CONFIG_FILE))?;
