@@ -25,6 +25,7 @@ pub mod nn;
 pub mod optim;
 pub mod options;
 pub mod output;
+pub mod pickle;
 pub mod plot;
 pub mod positions;
 pub mod provenance;

@@ -31,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "arrow", read: arrow },
     Target { name: "datasets", read: datasets },
     Target { name: "idx", read: idx },
+    Target { name: "cifar", read: cifar },
     Target { name: "safetensors", read: safetensors },
     Target { name: "torch", read: torch },
     Target { name: "json", read: json },
@@ -155,6 +156,31 @@ fn idx(bench: &Bench, bytes: &[u8]) {
         bench.write(&format!("idx/train-{name}{packed}"), content);
     }
     open(&bench.path("idx"));
+}
+
+/// The test images of each version, and then its names of classes.
+fn cifar(bench: &Bench, bytes: &[u8]) {
+    macro_rules! file {
+        ($name:literal) => {
+            ($name, &include_bytes!(concat!("../../tests/fixtures/cifar/", $name))[..])
+        };
+    }
+    let versions = [
+        [file!("cifar-10-batches-bin/test_batch.bin"), file!("cifar-10-batches-bin/batches.meta.txt")],
+        [file!("cifar-10-batches-py/test_batch"), file!("cifar-10-batches-py/batches.meta")],
+        [file!("cifar-100-binary/test.bin"), file!("cifar-100-binary/fine_label_names.txt")],
+        [file!("cifar-100-python/test"), file!("cifar-100-python/meta")],
+    ];
+    for [(images, plain_images), (names, plain_names)] in versions {
+        for (images_bytes, names_bytes) in [(bytes, plain_names), (plain_images, bytes)] {
+            let path = bench.write(images, images_bytes);
+            bench.write(names, names_bytes);
+            let folder = path.parent().expect("in a folder").display().to_string();
+            if let Ok(source) = source::open(&folder, Some("test")) {
+                items(&*source);
+            }
+        }
+    }
 }
 
 fn safetensors(bench: &Bench, bytes: &[u8]) {

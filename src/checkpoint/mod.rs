@@ -5,7 +5,6 @@
 mod channels;
 pub mod config_json;
 pub mod manifest;
-pub mod pickle;
 mod preprocessor;
 mod scripts;
 pub mod shards;

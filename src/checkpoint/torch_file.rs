@@ -1,10 +1,10 @@
 //! Files of `torch.save` (`.bin`, `.pt`, `.pth`): a zip archive, not compressed, of one pickle and
-//! the storages that its tensors are views of. See [`super::pickle`] for what of it is read.
+//! the storages that its tensors are views of. See [`crate::pickle`] for what of it is read.
 
 use super::TensorFile;
-use super::pickle::{self, StoredTensor};
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, bail, ensure};
+use crate::pickle::{self, StoredTensor};
 use crate::tensor::dtype_name;
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -37,7 +37,7 @@ pub fn read(path: &Path, bytes: &[u8]) -> Result<TensorFile> {
         path.display(),
         pickle.len()
     );
-    let content = pickle::read(pickle).with_context(of)?;
+    let content = pickle::tensors(pickle).with_context(of)?;
     let mut storages = Storages { records: &records, open: HashMap::new() };
     let mut tensors = Vec::with_capacity(content.tensors.len());
     for (name, stored) in content.tensors {

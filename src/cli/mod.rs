@@ -131,7 +131,8 @@ struct DataArgs {
     #[command(subcommand)]
     command: Option<DataCommand>,
     /// Class folders or images without classes (perhaps below train/, val/), a folder saved by `datasets`, parquet or
-    /// tar files or a pattern of them ("shards/train-{0000..0146}.tar"), or MNIST's IDX files.
+    /// tar files or a pattern of them ("shards/train-{0000..0146}.tar"), MNIST's IDX files, or CIFAR-10 or CIFAR-100 as
+    /// they are distributed.
     #[arg(required = true)]
     path: Option<String>,
     /// One split only, such as train or validation [default: the counts of all, and the first in detail].

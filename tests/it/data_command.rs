@@ -67,6 +67,16 @@ fn patterns_and_pixels_are_reported() {
         "1000 pixels (1000 grey)",
     ]);
     assert!(!said.stdout.contains("JPEG"), "nothing is decoded: {said}");
+    for (folder, name) in [("cifar-10-batches-py", "CIFAR-10, Python"), ("cifar-10-batches-bin", "CIFAR-10, binary")] {
+        let path = repository(&format!("tests/fixtures/cifar/{folder}")).display().to_string();
+        Folder::new().nepa(&["data", &path]).succeeds().prints(&[
+            &format!("{folder}: {name} version\n"),
+            "train  15 images, 10 classes\n",
+            "test   3 images, 10 classes\n",
+            "10, of 1 (`ship`) to 2 images (`airplane`), median 1",
+            "15 pixels",
+        ]);
+    }
 }
 
 #[test]

@@ -218,14 +218,14 @@ fn a_pickle_with_any_byte_changed_is_read_or_told_and_never_panics() {
         let start = whole.windows(2).position(|w| w == b"\x80\x02").unwrap();
         let end = start + whole[start..].windows(4).position(|w| w == b"PK\x07\x08").unwrap();
         let pickle = &whole[start..end];
-        assert!(nepa::checkpoint::pickle::read(pickle).is_ok(), "{name}");
+        assert!(nepa::pickle::tensors(pickle).is_ok(), "{name}");
         for at in 0..pickle.len() {
             // Ends of numbers, an instruction of each kind, and neighbours of what is there.
             let values = [0, 1, 0x7f, 0x80, 0xff, b'(', b'.', b'0', b'h', b't', b'R', b'Q', b'u', b'b', 0x85, 0x8d];
             for value in values.into_iter().chain([1, 2, 16, 128].map(|bit| pickle[at] ^ bit)) {
                 let mut bytes = pickle.to_vec();
                 bytes[at] = value;
-                let _ = nepa::checkpoint::pickle::read(&bytes);
+                let _ = nepa::pickle::tensors(&bytes);
             }
         }
     }
@@ -234,7 +234,7 @@ fn a_pickle_with_any_byte_changed_is_read_or_told_and_never_panics() {
 /// The complaint about a pickle.
 #[track_caller]
 fn bad_pickle(bytes: &[u8], piece: &str) {
-    let error = nepa::checkpoint::pickle::read(bytes).expect_err("should be refused");
+    let error = nepa::pickle::tensors(bytes).expect_err("should be refused");
     let text = nepa::error::one_line(&error);
     assert!(text.contains(piece), "should say `{piece}`: {text}");
 }
@@ -273,7 +273,7 @@ fn pickles_that_lie_are_told() {
 
 #[test]
 fn tensors_outside_their_storage_are_told() {
-    let read = |len: &[u8], view: &[u8]| nepa::checkpoint::pickle::read(&tensor(len, view));
+    let read = |len: &[u8], view: &[u8]| nepa::pickle::tensors(&tensor(len, view));
     // 6 values as [2, 3] from 0: K is an int of a byte, \x86 a pair.
     assert_eq!(read(b"K\x06", b"K\0K\x02K\x03\x86K\x03K\x01\x86").unwrap().tensors[0].1.size, [2, 3]);
     let bad: &[(&[u8], &[u8])] = &[

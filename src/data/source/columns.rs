@@ -15,11 +15,12 @@ const LABEL_NAMES: [&str; 9] =
     ["label", "labels", "cls", "class", "target", "targets", "fine_label", "label_id", "category"];
 
 options! {
-    /// Which columns of a table hold what; () finds them by their types and usual names.
+    /// Which columns of a table hold what; () finds them by their types and usual names. CIFAR-100 has labels to choose.
     pub struct TableOptions {
         /// The column of images, if there are several.
         image: Option<String> = None,
-        /// The column of labels, if there are several or it has an unusual name.
+        /// The column of labels, if there are several or it has an unusual name. In CIFAR-100 "fine_label" (the default)
+        /// or "coarse_label".
         label: Option<String> = None,
     }
 }

@@ -3,6 +3,7 @@
 //! [`open`] weighs which layout a path has; [`take`], [`subset`], [`split`], [`per_class`], [`filter`] and [`concat`]
 //! make sources of sources.
 
+pub mod cifar;
 mod columns;
 mod hf_disk;
 mod idx;
@@ -26,6 +27,7 @@ mod tar;
 mod tests;
 mod webdataset;
 
+pub use cifar::Cifar;
 pub use columns::TableOptions;
 pub use hf_disk::HfDisk;
 pub use idx::Idx;

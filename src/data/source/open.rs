@@ -4,8 +4,8 @@ use super::shard_name::{Kind, compression};
 use super::shards::{self, Evidence, Look, Shards, kind_of};
 use super::survey::{Arrangement, Survey, survey};
 use super::{
-    HfDisk, Idx, ImageFolder, Parquet, SourceRef, TableOptions, WebDataset, hf_disk, idx, listing, packed, parquet,
-    paths, split_names, webdataset,
+    Cifar, HfDisk, Idx, ImageFolder, Parquet, SourceRef, TableOptions, WebDataset, cifar, hf_disk, idx, listing,
+    packed, parquet, paths, split_names, webdataset,
 };
 use crate::bail_hint;
 use crate::error::{Diagnostic, Result};
@@ -28,6 +28,8 @@ pub enum Layout {
     WebDataset,
     /// The files of MNIST.
     Idx,
+    /// The files of CIFAR-10 or CIFAR-100.
+    Cifar(cifar::Version),
 }
 
 impl Layout {
@@ -40,6 +42,7 @@ impl Layout {
             Layout::Parquet => "parquet shards",
             Layout::WebDataset => "WebDataset tars",
             Layout::Idx => "IDX",
+            Layout::Cifar(version) => version.name(),
         }
     }
 }
@@ -68,6 +71,14 @@ struct Candidate {
     /// The files or folders that make it up, by name.
     made_of: Vec<String>,
     passed_over: Vec<String>,
+    /// Where it lies, if not in the folder itself.
+    below: Option<PathBuf>,
+}
+
+impl Candidate {
+    fn new(layout: Layout, weight: u8, made_of: Vec<String>) -> Self {
+        Self { layout, weight, made_of, passed_over: Vec::new(), below: None }
+    }
 }
 
 impl Place {
@@ -118,12 +129,13 @@ impl Place {
         let mut found = Vec::new();
         if names.iter().any(|name| name == "dataset_dict.json") || hf_disk::is_dataset(dir) {
             let made_of = vec!["dataset_dict.json or state.json".to_string()];
-            found.push(Candidate { layout: Layout::HfDisk, weight: 4, made_of, passed_over: Vec::new() });
+            found.push(Candidate::new(Layout::HfDisk, 4, made_of));
         }
         if ["train", "test"].iter().any(|split| idx::has_split(dir, split)) {
             let made_of = vec!["*-idx3-ubyte".to_string()];
-            found.push(Candidate { layout: Layout::Idx, weight: 3, made_of, passed_over: Vec::new() });
+            found.push(Candidate::new(Layout::Idx, 3, made_of));
         }
+        found.extend(of_cifar(dir));
         if let Some(survey) = survey(dir)? {
             found.push(of_survey(survey));
         }
@@ -150,7 +162,7 @@ impl Place {
                 }
             };
             let made_of = set.names(dir);
-            found.push(Candidate { layout: layout_of(kind), weight, made_of, passed_over: set.passed_over });
+            found.push(Candidate { passed_over: set.passed_over, ..Candidate::new(layout_of(kind), weight, made_of) });
         }
         if let Some(trouble) = trouble
             && found.iter().all(|candidate| candidate.weight < 3)
@@ -167,10 +179,13 @@ impl Place {
         if equal.len() > 1 {
             let ways: Vec<String> =
                 equal.iter().map(|c| format!("{} ({})", c.layout, paths::some(&c.made_of))).collect();
-            bail_hint!(
-                "{path} can be read in {} ways: as {}", ways.len(), ways.join(", or as ");
-                "put what you do not want elsewhere, or give files by a pattern, for example \"{path}/*.tar\""
-            );
+            let hint = match &best.below {
+                Some(folder) => format!("name one of them, for example \"{}\"", folder.display()),
+                None => format!(
+                    "put what you do not want elsewhere, or give files by a pattern, for example \"{path}/*.tar\""
+                ),
+            };
+            bail_hint!("{path} can be read in {} ways: as {}", ways.len(), ways.join(", or as "); "{hint}");
         }
         let mut found = found.into_iter();
         let best = found.next().expect("looked at above");
@@ -185,7 +200,8 @@ impl Place {
         passed_over.extend(best.passed_over);
         passed_over.sort_unstable();
         passed_over.dedup();
-        Ok(Self { path: path.into(), layout: best.layout, passed_over })
+        let path = best.below.map_or(path.to_string(), |folder| folder.display().to_string());
+        Ok(Self { path, layout: best.layout, passed_over })
     }
 
     /// The splits, training first; none if the layout has none.
@@ -202,16 +218,22 @@ impl Place {
             Layout::Idx => {
                 ["train", "test"].into_iter().filter(|s| idx::has_split(dir, s)).map(str::to_string).collect()
             }
+            Layout::Cifar(_) => cifar::splits(),
         })
     }
 
-    /// Opens the images; `split` may be left out if there is only one. Tables alone have columns to choose.
+    /// Opens the images; `split` may be left out if there is only one. Tables have columns to choose, and CIFAR has labels.
     pub fn open(&self, split: Option<&str>, options: &TableOptions) -> Result<SourceRef> {
         let (path, dir, layout) = (self.path.as_str(), Path::new(&self.path), self.layout);
-        if !matches!(layout, Layout::HfDisk | Layout::Parquet) && *options != TableOptions::default() {
+        let is_fine = match layout {
+            Layout::HfDisk | Layout::Parquet => true,
+            Layout::Cifar(_) => options.image.is_none(),
+            _ => *options == TableOptions::default(),
+        };
+        if !is_fine {
             bail_hint!(
                 "{path} ({layout}) has no columns, which the options image and label choose";
-                "give them for parquet files and `datasets` folders only"
+                "give them for parquet files and `datasets` folders only, and label for CIFAR-100"
             );
         }
         Ok(match self.layout {
@@ -219,6 +241,7 @@ impl Place {
             Layout::HfDisk => Arc::new(HfDisk::open(dir, split, options)?),
             Layout::Parquet => Arc::new(Parquet::open(path, split, options)?),
             Layout::WebDataset => Arc::new(WebDataset::open(path, split)?),
+            Layout::Cifar(version) => Arc::new(Cifar::open(dir, version, split, options.label.as_deref())?),
             Layout::Idx => Arc::new(Idx::open(dir, split_names::choose(path, split, &self.splits()?)?)?),
         })
     }
@@ -239,7 +262,19 @@ fn of_survey(found: Survey) -> Candidate {
     let folders: Vec<String> = found.folders.iter().map(|name| format!("{name}/")).collect();
     let made_of = if folders.is_empty() { vec!["images in the folder itself".to_string()] } else { folders };
     let layout = if has_classes { Layout::ImageFolder } else { Layout::Images };
-    Candidate { layout, weight: found.weight.max(1), made_of, passed_over: found.passed_over }
+    Candidate { passed_over: found.passed_over, ..Candidate::new(layout, found.weight.max(1), made_of) }
+}
+
+/// CIFAR in the folder itself, or in those of its archives that were unpacked there: torchvision's `root`.
+fn of_cifar(dir: &Path) -> Vec<Candidate> {
+    if let Some((version, made_of)) = cifar::find(dir) {
+        return vec![Candidate::new(Layout::Cifar(version), 3, made_of)];
+    }
+    let below = cifar::below(dir).into_iter().map(|(version, name)| {
+        let below = Some(dir.join(name));
+        Candidate { below, ..Candidate::new(Layout::Cifar(version), 2, vec![format!("{name}/")]) }
+    });
+    below.collect()
 }
 
 /// The complaint about a folder of which nothing is recognised.
@@ -251,7 +286,8 @@ fn unknown(path: &str, dir: &Path) -> anyhow::Error {
         (None, Some(packed)) => format!("unpack {packed}: of archives, only uncompressed .tar files are read"),
         (None, None) => "recognised layouts: class folders with images (or train/, val/ with class folders); images \
                          without classes; dataset_dict.json or state.json (datasets, saved to disk); *.parquet; *.tar \
-                         (WebDataset); *-idx3-ubyte[.gz] (IDX)"
+                         (WebDataset); *-idx3-ubyte[.gz] (IDX); data_batch_1[.bin] … or train[.bin] with its label \
+                         names (CIFAR-10, CIFAR-100)"
             .to_string(),
     };
     Diagnostic::new(format!("{path} has no known layout; it holds: {}", paths::some(&names))).hint(hint).into()

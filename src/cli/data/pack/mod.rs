@@ -48,7 +48,7 @@ What becomes of an image:
   a larger JPEG                                     resized (bicubic) and encoded as JPEG (4:2:0)
   PNG, WebP, BMP, TIFF, PNM: 8-bit grey or RGB      encoded as JPEG, resized if it is larger
   alpha, 16 bits, CMYK, GIF, several pictures       copied byte for byte, whatever its size
-  pixels of IDX files                               PNG, without loss; larger ones resized, JPEG
+  pixels of IDX and CIFAR files                     PNG, without loss; larger ones resized, JPEG
 
 Grey images stay grey. The orientation in Exif data stays there, beside the pixels as they are, so that the images are \
 the same with exif_orientation: true and false; other metadata of encoded images are dropped. data::open(DEST) gives the \

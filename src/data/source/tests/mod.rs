@@ -1,5 +1,6 @@
 //! Tests of the layouts, on files made here and on the golden ones.
 
+mod cifar;
 mod damaged;
 mod folders;
 mod golden;

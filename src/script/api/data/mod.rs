@@ -47,7 +47,8 @@ mod functions {
     use super::*;
 
     /// Opens images in any supported layout: class folders, a `datasets` folder, parquet files, WebDataset tars, IDX,
-    /// or a folder of images without classes. If there are several splits, name one; "" means the only one, or data
+    /// CIFAR-10 and CIFAR-100 as they are distributed (the binary and the Python version; the folder itself or the one
+    /// into which it was unpacked), or a folder of images without classes. If there are several splits, name one; "" means the only one, or data
     /// without splits. "train" also finds training; "validation" also val, valid and dev, or else test, testing, eval
     /// and evaluation, which it says. Of several layouts in one folder it opens the one for which most speaks, and says
     /// what it passed over; if none stands out, that is an error. Hidden files and folders, and what systems leave
@@ -67,7 +68,8 @@ mod functions {
     }
 
     /// Opens one split ("" for data without splits) of parquet files or a `datasets` folder whose columns of images or
-    /// labels have unusual names, or are several: `data::open("cifar100", "train", #{ label: "coarse_label" })`.
+    /// labels have unusual names, or are several: `data::open("cifar100", "train", #{ label: "coarse_label" })`. CIFAR-100
+    /// as it is distributed has these two labels too.
     #[script(name = "open")]
     pub fn open_columns(path: &str, split: &str, options: TableOptions) -> Result<Source> {
         let what = format!("the listing of {path}");

@@ -1,13 +1,17 @@
 //! The stack machine: its memory, and what each instruction does to it.
 
-use super::globals::global;
-use super::{Node, Storage, StoredTensor, Value};
+use super::globals::Purpose;
+use super::{Array, Node, Storage, StoredTensor, Value};
 use crate::bail_hint;
 use crate::error::{Result, bail, ensure};
 use std::collections::HashMap;
 
+/// Instructions of a pickle: a value takes some tens of bytes of memory. Weights and data sets have some 100,000.
+const MOST_INSTRUCTIONS: usize = 16 << 20;
+
 pub(super) struct Machine<'a> {
-    bytes: &'a [u8],
+    purpose: Purpose,
+    pub(super) bytes: &'a [u8],
     at: usize,
     pub(super) stack: Vec<Value>,
     /// Heights of the stack where a mark was set.
@@ -16,12 +20,15 @@ pub(super) struct Machine<'a> {
     pub(super) nodes: Vec<Node>,
     pub(super) storages: Vec<Storage>,
     pub(super) tensors: Vec<StoredTensor>,
+    /// Those that were not given a state are `None`.
+    pub(super) arrays: Vec<Option<Array>>,
 }
 
 impl<'a> Machine<'a> {
     /// Follows a pickle's instructions; gives the value that it stands for, with what that refers to.
-    pub(super) fn run(bytes: &'a [u8]) -> Result<(Self, Value)> {
+    pub(super) fn run(bytes: &'a [u8], purpose: Purpose) -> Result<(Self, Value)> {
         let mut machine = Self {
+            purpose,
             bytes,
             at: 0,
             stack: Vec::new(),
@@ -30,8 +37,9 @@ impl<'a> Machine<'a> {
             nodes: Vec::new(),
             storages: Vec::new(),
             tensors: Vec::new(),
+            arrays: Vec::new(),
         };
-        loop {
+        for _ in 0..MOST_INSTRUCTIONS {
             let at = machine.at;
             match machine.step() {
                 Ok(None) => {}
@@ -39,6 +47,7 @@ impl<'a> Machine<'a> {
                 Err(e) => return Err(e.context(format!("byte {at} of its pickle"))),
             }
         }
+        bail!("its pickle has more than {MOST_INSTRUCTIONS} instructions")
     }
 
     fn take(&mut self, n: usize) -> Result<&'a [u8]> {
@@ -79,6 +88,14 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// What Python 2 or 3 has for a text.
+    pub(super) fn bytes_of(&self, value: Value) -> Option<&'a [u8]> {
+        match value {
+            Value::Text(at, length) | Value::Bytes(at, length) => Some(&self.bytes[at..at + length]),
+            _ => None,
+        }
+    }
+
     pub(super) fn node(&mut self, node: Node) {
         self.nodes.push(node);
         self.stack.push(Value::Node(self.nodes.len() - 1));
@@ -107,7 +124,7 @@ impl<'a> Machine<'a> {
     }
 
     /// The container that values are put into, below those values.
-    fn container(&mut self) -> Result<&mut Node> {
+    pub(super) fn container(&mut self) -> Result<&mut Node> {
         match self.stack.last() {
             Some(Value::Node(i)) if self.stack.len() > self.marks.last().copied().unwrap_or(0) => {
                 Ok(&mut self.nodes[*i])
@@ -133,7 +150,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn last(&self) -> Result<Value> {
+    pub(super) fn last(&self) -> Result<Value> {
         match self.stack.last() {
             Some(value) => Ok(*value),
             None => bail!("it takes more values than it has made"),
@@ -162,8 +179,9 @@ impl<'a> Machine<'a> {
             b'0' => drop(self.pop()?),
             b'1' => drop(self.pop_mark()?),
             b'2' => self.stack.push(self.last()?),
-            // NONE, NEWTRUE, NEWFALSE
-            b'N' | 0x88 | 0x89 => self.stack.push(Value::Opaque),
+            b'N' => self.stack.push(Value::Opaque),
+            // NEWTRUE, NEWFALSE
+            op @ (0x88 | 0x89) => self.stack.push(Value::Bool(op == 0x88)),
             b'J' => {
                 let bytes = self.take(4)?.try_into().expect("4 bytes");
                 self.stack.push(Value::Int(i32::from_le_bytes(bytes).into()));
@@ -185,9 +203,9 @@ impl<'a> Machine<'a> {
             0x8c => self.text_of(1)?,
             0x8d => self.text_of(8)?,
             // Bytes: BINBYTES, BINSTRING, SHORT_BINBYTES, SHORT_BINSTRING, BINBYTES8, BYTEARRAY8
-            b'B' | b'T' => self.skip(4)?,
-            b'C' | b'U' => self.skip(1)?,
-            0x8e | 0x96 => self.skip(8)?,
+            b'B' | b'T' => self.bytes_of_length(4)?,
+            b'C' | b'U' => self.bytes_of_length(1)?,
+            0x8e | 0x96 => self.bytes_of_length(8)?,
             b')' | b']' => self.node(Node::Sequence(Vec::new())),
             op @ 0x85..=0x87 => {
                 let mut items = Vec::new();
@@ -240,28 +258,21 @@ impl<'a> Machine<'a> {
             }
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                self.stack.push(Value::Global(global(module, name)?));
+                self.stack.push(Value::Global(self.purpose.global(module, name)?));
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let (Some(module), Some(name)) = (self.str_of(module), self.str_of(name)) else {
                     bail!("a name that is not text");
                 };
-                self.stack.push(Value::Global(global(module, name)?));
+                self.stack.push(Value::Global(self.purpose.global(module, name)?));
             }
             b'R' => self.call()?,
-            // BUILD gives an object attributes: of a state dict its `_metadata`, of no use here.
-            b'b' => {
-                self.pop()?;
-                ensure!(
-                    matches!(self.container()?, Node::Dict(_)),
-                    "it gives attributes to something other than a dictionary"
-                );
-            }
+            b'b' => self.build()?,
             b'Q' => self.storage()?,
             other => bail_hint!(
-                "the instruction 0x{other:02x}, which no state dict needs";
-                "the file is damaged, or holds more than tensors; save the weights alone: torch.save(model.state_dict(), path)"
+                "the instruction 0x{other:02x}, which is not read";
+                "the file is damaged, or holds more: {}", self.purpose.advice()
             ),
         }
         Ok(None)
@@ -280,10 +291,11 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn skip(&mut self, n: usize) -> Result<()> {
+    fn bytes_of_length(&mut self, n: usize) -> Result<()> {
         let length = self.unsigned(n)?;
+        let at = self.at;
         self.take(length)?;
-        self.stack.push(Value::Opaque);
+        self.stack.push(Value::Bytes(at, length));
         Ok(())
     }
 

@@ -1,17 +1,22 @@
-//! The pickle inside a file of `torch.save`, read without running anything.
+//! Python's pickles, read without running anything: the one inside a file of `torch.save`, and those of numpy's arrays.
 //!
 //! A pickle is a program for a stack machine that may call any function of Python by its name. This machine knows what
-//! tensors need (dictionaries, lists, numbers, text, and a handful of PyTorch's names, none of which it calls), and
+//! tensors and arrays need (dictionaries, lists, numbers, text, and a handful of names, none of which it calls), and
 //! refuses everything else by name. Containers live in one list and are referred to by their index in it: no depth of
 //! nesting and no cycle can exhaust the stack.
 
+mod array;
 mod call;
+mod dictionary;
 mod globals;
 mod machine;
 mod walk;
 
+pub use array::Array;
+pub use dictionary::Dictionary;
+
 use crate::error::Result;
-use globals::Global;
+use globals::{Global, Purpose};
 use machine::Machine;
 use tch::Kind;
 
@@ -32,7 +37,7 @@ pub struct StoredTensor {
     pub stride: Vec<i64>,
 }
 
-/// What a pickle holds.
+/// What a pickle of tensors holds.
 #[derive(Debug, Default)]
 pub struct Content {
     /// Tensors by name; those of nested dictionaries and lists have names joined with dots.
@@ -50,13 +55,19 @@ const MAX_NAME: usize = 1024;
 enum Value {
     /// A number, text or object that no tensor needs.
     Opaque,
+    Bool(bool),
     Int(i64),
     /// Offset and length in the pickle.
     Text(usize, usize),
+    /// Likewise. What Python 2 calls text is bytes.
+    Bytes(usize, usize),
     Global(Global),
     Node(usize),
     Storage(usize),
     Tensor(usize),
+    /// numpy's code of a type, where the pickle has it.
+    Dtype(usize, usize),
+    Array(usize),
 }
 
 enum Node {
@@ -70,8 +81,8 @@ struct Storage {
     len: i64,
 }
 
-/// Reads a pickle.
-pub fn read(bytes: &[u8]) -> Result<Content> {
-    let (machine, root) = Machine::run(bytes)?;
+/// Reads the tensors of a pickle.
+pub fn tensors(bytes: &[u8]) -> Result<Content> {
+    let (machine, root) = Machine::run(bytes, Purpose::Tensors)?;
     walk::content(&machine, root)
 }

@@ -1,4 +1,4 @@
-//! What the calls of a pickle stand for: storages, and tensors that are views of them.
+//! What the calls of a pickle stand for: storages, tensors that are views of them, and arrays.
 
 use super::globals::Global;
 use super::machine::Machine;
@@ -19,8 +19,30 @@ impl Machine<'_> {
             }
             (Global::Parameter, [tensor @ Value::Tensor(_), ..]) => self.stack.push(*tensor),
             (Global::Size, [size @ Value::Node(_)]) => self.stack.push(*size),
+            (Global::Dtype, &[Value::Bytes(at, length) | Value::Text(at, length), ..]) => {
+                self.stack.push(Value::Dtype(at, length));
+            }
+            (Global::EmptyArray, [Value::Global(Global::NdArray), ..]) => {
+                self.arrays.push(None);
+                self.stack.push(Value::Array(self.arrays.len() - 1));
+            }
             (Global::Opaque, _) => self.stack.push(Value::Opaque),
             (_, args) => bail!("a call with {} arguments of a name that does not take them", args.len()),
+        }
+        Ok(())
+    }
+
+    /// BUILD: gives an object its state. Of a state dict, it is `_metadata`, of no use here; of a dtype, the order of
+    /// its bytes and the like.
+    pub(super) fn build(&mut self) -> Result<()> {
+        let state = self.pop()?;
+        match self.last()? {
+            Value::Array(i) => self.arrays[i] = Some(self.array(state)?),
+            Value::Dtype(..) => drop(self.sequence(state)?),
+            _ => ensure!(
+                matches!(self.container()?, Node::Dict(_)),
+                "it gives attributes to something other than a dictionary"
+            ),
         }
         Ok(())
     }
