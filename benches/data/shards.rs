@@ -6,7 +6,7 @@ use arrow_array::cast::AsArray as _;
 use arrow_array::types::BinaryType;
 use clap::ValueEnum;
 use nepa::bail_hint;
-use nepa::data::source::{Parquet, Source as _, StoredImage, TableOptions};
+use nepa::data::source::{OpenOptions, Parquet, Source as _, StoredImage};
 use nepa::error::{Context as _, Result, bail};
 use nepa::random::{Key, Permutation};
 use parquet::arrow::ProjectionMask;
@@ -68,7 +68,7 @@ pub fn compare(folder: &Path) -> Result<()> {
 /// Prints images/s of the first pass and of later ones, and the peak memory in MB.
 pub fn measure(reader: Reader, file: &Path) -> Result<()> {
     let shard =
-        Parquet::open(file.to_str().context("a path that is text was expected")?, None, &TableOptions::default())?;
+        Parquet::open(file.to_str().context("a path that is text was expected")?, None, &OpenOptions::default())?;
     let metadata = ArrowReaderMetadata::load(
         &File::open(file)?,
         ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional),

@@ -3,7 +3,7 @@
 
 use nepa::checkpoint::{ConfigFile, manifest, shards, tensors};
 use nepa::data::decode::{self, LazyImage};
-use nepa::data::image::Region;
+use nepa::data::image::{Mode, Region};
 use nepa::data::source::{self, Source, StoredImage};
 use nepa::run::signals::Interrupt;
 use nepa::run::{CheckpointState, RunFile};
@@ -80,6 +80,7 @@ const FEW_PIXELS: usize = 1 << 20;
 
 fn image(_: &Bench, bytes: &[u8]) {
     let mut content = StoredImage::Encoded(Cow::Borrowed(bytes));
+    let _ = LazyImage::open_as(&mut content, true, Mode::Unchanged);
     let Ok(image) = LazyImage::open(&mut content, true) else { return };
     let (width, height) = image.size();
     let is_small = width * height <= FEW_PIXELS;
@@ -92,7 +93,7 @@ fn image(_: &Bench, bytes: &[u8]) {
         assert_eq!((part.width, part.height), (region.width, region.height));
     }
     if is_small {
-        let _ = decode::complaint(&mut StoredImage::Encoded(Cow::Borrowed(bytes)));
+        let _ = decode::complaint(&mut StoredImage::Encoded(Cow::Borrowed(bytes)), Mode::Rgb);
     }
 }
 

@@ -138,6 +138,9 @@ struct DataArgs {
     /// One split only, such as train or validation [default: the counts of all, and the first in detail].
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
+    /// What image files are read as: rgb (8-bit), or unchanged: all channels at full precision.
+    #[arg(long, value_name = "MODE", default_value = "rgb", value_parser = ["rgb", "unchanged"])]
+    mode: String,
     /// Reads and decodes every image, and lists the broken ones.
     #[arg(long)]
     scan: bool,

@@ -35,6 +35,16 @@ choices! {
 }
 
 choices! {
+    /// What a file's image is read as.
+    pub enum Mode {
+        /// 8-bit red, green and blue.
+        Rgb = "rgb",
+        /// As it is: all channels at full precision, as floats.
+        Unchanged = "unchanged",
+    }
+}
+
+choices! {
     /// Which lines are resized first, rows or columns: between the two, values are rounded to 8 bits.
     pub enum Passes {
         /// Rows, unless the height shrinks by more than twice as many pixels as the width.
@@ -67,34 +77,34 @@ impl std::fmt::Display for Resampling {
     }
 }
 
-/// 8-bit pixels, row by row, the channels of a pixel side by side.
+/// Pixels, row by row, the channels of a pixel side by side: of 8 bits, or floats.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Image {
+pub struct Image<T = u8> {
     /// Pixels in a row.
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// 1 (grey) or 3 (red, green, blue).
+    /// 1 (grey) or 3 (red, green, blue); of floats, any number.
     pub channels: usize,
     /// height × width × channels values.
-    pub data: Vec<u8>,
+    pub data: Vec<T>,
 }
 
-impl Image {
+impl<T: Copy> Image<T> {
     /// An image of the given pixels.
-    pub fn new(width: usize, height: usize, channels: usize, data: Vec<u8>) -> Self {
+    pub fn new(width: usize, height: usize, channels: usize, data: Vec<T>) -> Self {
         assert_eq!(data.len(), width * height * channels, "pixels of a {width} x {height} x {channels} image");
         Self { width, height, channels, data }
     }
 
     /// Row `y`.
-    pub fn row(&self, y: usize) -> &[u8] {
+    pub fn row(&self, y: usize) -> &[T] {
         let n = self.width * self.channels;
         &self.data[y * n..(y + 1) * n]
     }
 
     /// A region of it.
-    pub fn crop(&self, region: Region) -> Image {
+    pub fn crop(&self, region: Region) -> Self {
         let (at, n) = (region.left * self.channels, region.width * self.channels);
         let mut data = Vec::with_capacity(n * region.height);
         for y in region.top..region.top + region.height {
@@ -103,16 +113,27 @@ impl Image {
         Image::new(region.width, region.height, self.channels, data)
     }
 
-    /// Writes the values channel by channel into `out`, which has as many.
-    pub fn write_planar(&self, out: &mut [u8]) {
-        if self.channels == 1 {
-            return out.copy_from_slice(&self.data);
-        }
-        let (red, rest) = out.split_at_mut(self.width * self.height);
-        let (green, blue) = rest.split_at_mut(self.width * self.height);
-        let pixels = self.data.as_chunks::<3>().0;
-        for (((pixel, r), g), b) in pixels.iter().zip(red).zip(green).zip(blue) {
-            [*r, *g, *b] = *pixel;
+    /// The values channel by channel.
+    pub fn planar(&self) -> Vec<T> {
+        (0..self.channels).flat_map(|c| self.data[c..].iter().step_by(self.channels).copied()).collect()
+    }
+}
+
+/// An image of either kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AnyImage {
+    /// Of 8 bits.
+    Bytes(Image),
+    /// Of floats.
+    Floats(Image<f32>),
+}
+
+impl AnyImage {
+    /// Channels, height and width.
+    pub fn shape(&self) -> [usize; 3] {
+        match self {
+            AnyImage::Bytes(image) => [image.channels, image.height, image.width],
+            AnyImage::Floats(image) => [image.channels, image.height, image.width],
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::batch::Batch;
 use super::decode::LazyImage;
-use super::image::Image;
+use super::image::{AnyImage, Mode};
 use super::source::{Source, StoredImage};
-use super::transform::{BatchContext, Drawn, Normalize, RandomErasing, Shape, Stage, Transform};
+use super::transform::{BatchContext, Drawn, Misfit, Normalize, RandomErasing, Shape, Stage, Transform};
 use crate::error::{Diagnostic, Error, Result, bail, catch_panic, ensure, hint_of, one_line};
 use crate::positions::Groups;
 use crate::random::Key;
@@ -36,7 +36,7 @@ impl Pipeline {
                     None => on_images.push(transform.clone()),
                 },
                 (Stage::Image, Some(first)) => bail!(
-                    "{of}: {} works on 8-bit images, so it must come before transforms of the batch ({})",
+                    "{of}: {} works on single images, so it must come before transforms of the batch ({})",
                     transform.describe(),
                     first.describe()
                 ),
@@ -61,13 +61,17 @@ impl Pipeline {
         self.on_batch.iter().find_map(|transform| transform.mixed())
     }
 
+    /// One image, of a source of that mode, through the transforms of images.
+    pub fn apply(&self, mut stored: StoredImage<'_>, mode: Mode, rng: &mut ChaCha8Rng) -> Result<AnyImage> {
+        self.apply_to(LazyImage::open_as(&mut stored, self.exif_orientation, mode)?, rng)
+    }
+
     /// One image through the transforms of images.
-    pub fn apply(&self, mut stored: StoredImage<'_>, rng: &mut ChaCha8Rng) -> Result<Image> {
-        let mut image = LazyImage::open(&mut stored, self.exif_orientation)?;
+    pub fn apply_to(&self, mut image: LazyImage<'_>, rng: &mut ChaCha8Rng) -> Result<AnyImage> {
         for transform in &self.on_images {
             image = transform.apply_lazily(image, rng)?;
         }
-        image.decode()
+        image.pixels()
     }
 
     /// The normalisation that the transforms of the batch begin with, to be done while pixels become numbers.
@@ -101,7 +105,7 @@ impl Pipeline {
     pub fn shape(&self, source: &dyn Source, skip_bad: bool) -> Result<[usize; 3]> {
         let before = match source.shape() {
             Some([c, h, w]) => Shape { channels: Some(c), size: Some((h, w)) },
-            None => Shape { channels: Some(3), size: None },
+            None => Shape { channels: (source.mode() == Mode::Rgb).then_some(3), size: None },
         };
         let shape = self.on_images.iter().fold(before, |shape, transform| transform.shape(shape));
         if let Shape { channels: Some(c), size: Some((h, w)) } = shape {
@@ -110,8 +114,11 @@ impl Pipeline {
         ensure!(!source.is_empty(), "{} holds no images", source.describe());
         let mut index = 0;
         loop {
-            match catch_panic(|| self.apply(source.read(index)?, &mut Key::new(0).rng())) {
-                Ok(first) => return Ok([first.channels, first.height, first.width]),
+            match catch_panic(|| self.apply(source.read(index)?, source.mode(), &mut Key::new(0).rng())) {
+                Ok(first) => return Ok(first.shape()),
+                Err(e) if is_misfit(&e) => {
+                    return Err(e.context(format!("item {index} ({}) of {}", source.name(index), source.describe())));
+                }
                 Err(_) if skip_bad && index + 1 < source.len().min(MOST_BAD) => index += 1,
                 Err(e) => {
                     let what = format!("cannot read item {index} ({}) of {}", source.name(index), source.describe());
@@ -120,6 +127,11 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// Whether it is the transforms' fault and not the image's.
+pub fn is_misfit(error: &Error) -> bool {
+    error.chain().any(|cause| cause.is::<Misfit>())
 }
 
 /// An error about a broken image, with the advice to go on without it.

@@ -1,6 +1,7 @@
 //! Grids of images.
 
 use super::{PlotOptions, draw_to};
+use crate::bail_hint;
 use crate::error::{Result, ensure};
 use crate::tensor::shape_text;
 use image::{Rgb, RgbImage};
@@ -17,11 +18,13 @@ const MOST_PIXELS: u64 = 1 << 28;
 /// each pixel enlarged `zoom` times.
 pub fn images(path: &Path, batch: &Tensor, columns: u64, zoom: u64, (low, high): (f64, f64)) -> Result<()> {
     let size = batch.size();
-    ensure!(
-        size.len() == 4 && [1, 3].contains(&size[1]) && size[0] > 0,
-        "expected images [B, 1 or 3, H, W], found {}",
-        shape_text(batch)
-    );
+    if size.len() != 4 || ![1, 3].contains(&size[1]) || size[0] == 0 {
+        bail_hint!(
+            "expected images [B, 1 or 3, H, W], found {}", shape_text(batch);
+            "choose what to show as red, green and blue, such as images.index_select(1, tensor([3, 2, 1])), or one channel: \
+             images.narrow(1, 0, 1)"
+        );
+    }
     ensure!(columns >= 1 && (1..=32).contains(&zoom), "columns must be at least 1 and zoom 1 to 32");
     ensure!(high > low && (high - low).is_finite(), "expected finite low < high, found {low} and {high}");
     let (wide, tall) = {

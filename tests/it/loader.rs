@@ -443,7 +443,10 @@ fn lists_of_transforms_that_make_no_sense_are_told() {
             "[transform::resize([8, 8]), transform::random_erasing(#{}), transform::random_erasing(#{})]",
             &["random_erasing is listed twice"],
         ),
-        ("[transform::resize([8, 8]), transform::normalize([0.5, 0.5], 0.5)]", &["mean", "one number or three"]),
+        (
+            "[transform::resize([8, 8]), transform::normalize([0.5, 0.5], 0.5)]",
+            &["mean has 2 values, but the images have 3 channel(s)"],
+        ),
         ("[transform::resize([8, 8]), transform::normalize(0.5, 0.0)]", &["std", "positive", "found 0"]),
         ("[transform::rand_augment(\"rand-m9-x3\")]", &["x3"]),
         ("[transform::op(\"Rotat\", [3.0], #{})]", &["Rotat", "did you mean `Rotate`?"]),

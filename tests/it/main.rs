@@ -13,6 +13,7 @@ mod bad_files;
 mod bad_numbers;
 mod benches;
 mod blocks;
+mod channels;
 mod checkpoint;
 mod cli;
 mod cost;

@@ -1,10 +1,11 @@
 //! What the header of an image file tells.
 
 use crate::data::decode::LazyImage;
+use crate::data::image::Mode;
 use crate::data::source::StoredImage;
 use crate::error::Result;
 use image::metadata::Orientation;
-use image::{ImageFormat, ImageReader};
+use image::{ColorType, ImageDecoder as _, ImageFormat, ImageReader};
 use std::io::Cursor;
 
 /// Size and kind of one image.
@@ -22,7 +23,7 @@ pub struct Facts {
 
 impl Facts {
     /// Reads the header only, if the format has one that gives the size.
-    pub fn of(mut content: StoredImage<'_>) -> Result<Self> {
+    pub fn of(mut content: StoredImage<'_>, mode: Mode) -> Result<Self> {
         let bytes = match &content {
             StoredImage::Pixels(image) => {
                 let kinds = if image.channels == 1 { vec!["grey"] } else { Vec::new() };
@@ -38,7 +39,11 @@ impl Facts {
                 kinds = jpeg_kinds(bytes);
                 None
             }
-            Some(format) => ImageReader::with_format(Cursor::new(bytes), format).into_dimensions().ok(),
+            Some(format) => {
+                let decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().ok();
+                kinds = decoder.as_ref().map_or(kinds, |decoder| kinds_of(decoder.color_type()));
+                decoder.map(|decoder| decoder.dimensions())
+            }
             None => None,
         };
         let format = format.map_or("unknown".to_string(), |f| format!("{f:?}").to_uppercase());
@@ -46,7 +51,7 @@ impl Facts {
             Some((width, height)) => (width as usize, height as usize),
             // A JPEG's header is read by its decoder; of others, this tells what is wrong.
             None => {
-                let image = LazyImage::open(&mut content, false)?;
+                let image = LazyImage::open_as(&mut content, false, mode)?;
                 if let LazyImage::Jpeg(jpeg) = &image
                     && let Some(turn) = jpeg.orientation()
                     && turn != Orientation::NoTransforms
@@ -58,6 +63,12 @@ impl Facts {
         };
         Ok(Self { format, kinds, width, height, bytes: len })
     }
+}
+
+/// What is beyond the 8-bit red, green and blue that images are read as.
+fn kinds_of(color: ColorType) -> Vec<&'static str> {
+    let is_wide = color.bytes_per_pixel() > color.channel_count();
+    [("16-bit", is_wide), ("alpha", color.has_alpha())].into_iter().filter(|kind| kind.1).map(|kind| kind.0).collect()
 }
 
 /// What the frame header of a JPEG says of its colours and its coding.
@@ -93,7 +104,7 @@ mod tests {
 
     fn of(name: &str) -> Result<Facts> {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images-odd/");
-        Facts::of(StoredImage::Encoded(Cow::Owned(std::fs::read(format!("{dir}{name}")).unwrap())))
+        Facts::of(StoredImage::Encoded(Cow::Owned(std::fs::read(format!("{dir}{name}")).unwrap())), Mode::Rgb)
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `nepa data`: what a folder of images holds, which images are broken, what the transforms make of them, and how fast
 //! they load.
 
+mod channels;
 mod facts;
 pub(super) mod pack;
 mod report;
@@ -10,7 +11,7 @@ mod speed;
 
 use super::{DataArgs, DataCommand, FAILED};
 use crate::bail_hint;
-use crate::data::source::{Place, SourceRef, TableOptions};
+use crate::data::source::{OpenOptions, Place, SourceRef};
 use crate::device;
 use crate::error::Result;
 use crate::output::{out, to_stderr};
@@ -75,7 +76,8 @@ fn run(args: &DataArgs, host: &Host) -> Result<u8, ScriptError> {
     crate::random::set_seed(args.seed);
 
     let place = Place::find(path)?;
-    let splits = open(&place, args.split.as_deref())?;
+    let mode = args.mode.parse().expect("one of the modes");
+    let splits = open(&place, args.split.as_deref(), &OpenOptions { mode, ..OpenOptions::default() })?;
     report::print(path, &place, &splits, args.seed);
     let mut code = 0;
     let interrupt = Interrupt::default();
@@ -112,14 +114,14 @@ fn check_sheet(sheet: &Path) -> Result<()> {
 }
 
 /// The split that is asked for, or all of them.
-fn open(place: &Place, split: Option<&str>) -> Result<Vec<Split>> {
+fn open(place: &Place, split: Option<&str>, options: &OpenOptions) -> Result<Vec<Split>> {
     let splits = if split.is_some() { Vec::new() } else { place.splits()? };
     let names: Vec<Option<&str>> = match splits.is_empty() {
         true => vec![split],
         false => splits.iter().map(|s| Some(s.as_str())).collect(),
     };
     let open = |name: Option<&str>| {
-        let source = place.open(name, &TableOptions::default())?;
+        let source = place.open(name, options)?;
         Ok(Split { name: source.split().or(name).map(str::to_string), source })
     };
     names.into_iter().map(open).collect()

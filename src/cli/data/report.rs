@@ -1,17 +1,19 @@
 //! Layout, counts, balance of the classes, sizes of the images.
 
 use super::facts::Facts;
-use super::{Split, counted};
+use super::{Split, channels, counted};
 use crate::data::decode;
 use crate::data::source::{self, Place, SourceRef};
 use crate::error::{Result, catch_damage, one_line};
 use crate::output::out;
 use crate::random::{Key, Permutation, Purpose};
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Images whose headers are read.
 const SAMPLED: usize = 1000;
+/// Pixels that are decoded for the moments of the channels.
+const DECODED: usize = 1 << 27;
 /// Up to this many classes are all shown.
 const FEW_CLASSES: usize = 20;
 /// Of more, the largest and the smallest.
@@ -38,7 +40,22 @@ pub fn print(path: &str, place: &Place, splits: &[Split], seed: u64) {
     let more = if splits.len() > 1 { " in detail (--split NAME for another)" } else { "" };
     out!("\n{}{more}", split.name());
     balance(&split.source);
-    sizes(&split.source, seed);
+    let order = Permutation::new(Key::of(Purpose::Samples, seed), split.source.len().max(1));
+    let drawn: Vec<usize> = (0..split.source.len().min(SAMPLED)).map(|i| order.at(i)).collect();
+    let pixels = sizes(&split.source, &drawn);
+    // As many of those drawn as have so many pixels together, in the order in which they are stored.
+    let mut left = DECODED;
+    let mut decoded: Vec<usize> = Vec::new();
+    for index in drawn {
+        let Some(own) = pixels.get(&index) else { continue };
+        if *own > left && !decoded.is_empty() {
+            break;
+        }
+        left = left.saturating_sub(*own);
+        decoded.push(index);
+    }
+    decoded.sort_unstable();
+    channels::print(&split.source, &decoded);
 }
 
 fn images(n: usize) -> String {
@@ -96,15 +113,17 @@ fn balance(source: &SourceRef) {
     }
 }
 
-fn sizes(source: &SourceRef, seed: u64) {
-    let n = source.len().min(SAMPLED);
-    let order = Permutation::new(Key::of(Purpose::Samples, seed), source.len().max(1));
-    let mut indices: Vec<usize> = (0..n).map(|i| order.at(i)).collect();
+/// Prints the sizes of the images; returns the pixels of those that can be read.
+fn sizes(source: &SourceRef, drawn: &[usize]) -> HashMap<usize, usize> {
+    let mut indices = drawn.to_vec();
     indices.sort_unstable();
-    let of = |&i: &usize| (i, catch_damage("the image", || source.read(i).and_then(Facts::of)));
+    let n = indices.len();
+    let of = |&i: &usize| (i, catch_damage("the image", || Facts::of(source.read(i)?, source.mode())));
     let read: Vec<(usize, Result<Facts>)> = indices.par_iter().map(of).collect();
     let (facts, broken): (Vec<_>, Vec<_>) = read.into_iter().partition(|(_, facts)| facts.is_ok());
-    let facts: Vec<Facts> = facts.into_iter().filter_map(|(_, facts)| facts.ok()).collect();
+    let facts: Vec<(usize, Facts)> = facts.into_iter().filter_map(|(i, facts)| Some((i, facts.ok()?))).collect();
+    let pixels = facts.iter().map(|(i, facts)| (*i, facts.width * facts.height)).collect();
+    let facts: Vec<Facts> = facts.into_iter().map(|(_, facts)| facts).collect();
 
     let sampled = if n < source.len() { format!("of {n} sampled images") } else { format!("of {}", images(n)) };
     if !facts.is_empty() {
@@ -123,6 +142,7 @@ fn sizes(source: &SourceRef, seed: u64) {
         out!("  broken     {} {sampled}: item {index} ({}): {}", broken.len(), source.name(*index), one_line(e));
         out!("             --scan lists all");
     }
+    pixels
 }
 
 /// "998 JPEG (3 grey, 1 CMYK), 2 PNG"

@@ -134,7 +134,7 @@ fn scan_split(split: &Split, threads: usize, interrupt: &Interrupt) -> Result<(V
 
 /// What is wrong with an image, if anything.
 fn look_at(source: &SourceRef, index: usize) -> Option<(Fault, String)> {
-    let looked = catch_panic(|| decode::complaint(&mut source.read(index)?));
+    let looked = catch_panic(|| decode::complaint(&mut source.read(index)?, source.mode()));
     match looked {
         Ok(None) => None,
         Ok(Some(complaint)) => Some((Fault::Damaged, complaint)),

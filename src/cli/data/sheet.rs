@@ -3,7 +3,7 @@
 use super::Split;
 use crate::data::batch::Batch;
 use crate::data::decode::LazyImage;
-use crate::data::image::{Image, Interpolation, Region};
+use crate::data::image::{AnyImage, Image, Interpolation, Region};
 use crate::data::loader::{Loader, LoaderOptions};
 use crate::data::pillow::resized_crop;
 use crate::data::pipeline::{Pipeline, as_normalize};
@@ -98,8 +98,23 @@ fn choose(source: &SourceRef, samples: &Samples) -> Result<Vec<usize>> {
 
 /// An image as it is stored.
 fn whole(source: &SourceRef, index: usize) -> Result<RgbImage> {
-    let image = catch_panic(|| LazyImage::open(&mut source.read(index)?, false)?.decode())?;
-    Ok(rgb(image))
+    catch_panic(|| match LazyImage::open_as(&mut source.read(index)?, false, source.mode())?.pixels()? {
+        AnyImage::Bytes(image) => Ok(rgb(image)),
+        AnyImage::Floats(image) => {
+            let size = [1, image.channels, image.height, image.width].map(|n| n as i64);
+            let image = shown(&Tensor::f_from_slice(&image.planar())?.f_view(size)?)?;
+            bytes_of(&image)?.pop().context("one image")
+        }
+    })
+}
+
+/// The first channels of images [B, C, H, W] that have other than 1 or 3.
+fn shown(images: &Tensor) -> Result<Tensor> {
+    Ok(match images.size()[1] {
+        2 => images.f_narrow(1, 0, 1)?,
+        n if n > 3 => images.f_narrow(1, 0, 3)?,
+        _ => images.shallow_clone(),
+    })
 }
 
 fn rgb(image: Image) -> RgbImage {
@@ -125,19 +140,22 @@ fn fitted(image: RgbImage, zoom: u32, tile: u32) -> Result<RgbImage> {
     Ok(rgb(resized_crop(image, all, scaled(width), scaled(height), Interpolation::Bicubic)?))
 }
 
-/// What the model gets, as images: normalisation is undone, everything else is left as it is.
+/// What the model gets, as images: normalisation is undone, everything else is left as it is. Of more than 3 channels, the
+/// first 3 are shown as red, green and blue.
 fn images(images: &Tensor, pipeline: &Pipeline) -> Result<Vec<RgbImage>> {
     let size = images.size();
-    ensure!(
-        size.len() == 4 && [1, 3].contains(&size[1]),
-        "the transforms give {}, expected images [B, 1 or 3, H, W]",
-        shape_text(images)
-    );
+    ensure!(size.len() == 4 && size[1] > 0, "the transforms give {}, expected images [B, C, H, W]", shape_text(images));
     let mut images = images.f_to_kind(Kind::Double)?;
     for n in pipeline.on_batch().iter().rev().filter_map(as_normalize) {
         let column = |values: &[f64]| Tensor::f_from_slice(values)?.f_view([1, -1, 1, 1]);
         images = images.f_mul(&column(&n.std)?)?.f_add(&column(&n.mean)?)?;
     }
+    bytes_of(&shown(&images)?)
+}
+
+/// Pictures of images [B, 1 or 3, H, W] in [0, 1].
+fn bytes_of(images: &Tensor) -> Result<Vec<RgbImage>> {
+    let size = images.size();
     let [n, h, w] = [size[0], size[2], size[3]];
     let bytes = images
         .f_nan_to_num(0.0, 1.0, 0.0)?

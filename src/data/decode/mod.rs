@@ -2,25 +2,28 @@
 //!
 //! Everything comes out as 8-bit RGB, as Pillow's `convert("RGB")` gives it: alpha is dropped, palettes are looked up,
 //! CMYK is taken as Adobe writes it, TIFFs are turned as their orientation says. 16-bit grey is scaled to 8 bits (where
-//! Pillow clips it).
+//! Pillow clips it), which is said. In the mode "unchanged" all channels come out at full precision, as floats.
 //!
 //! JPEG, the hot path, is decoded by libjpeg-turbo if it is found (`turbo`), and then only the part of the image that
 //! is wanted; else by zune-jpeg, in pure Rust.
 
+mod floats;
 mod gif;
 mod kind;
 mod other;
 mod png;
 mod tiff;
 mod turbo;
+mod unchanged;
 mod zune;
 
 pub use turbo::{Backend, backend};
 
-use super::image::{Image, Region};
+use super::image::{AnyImage, Image, Mode, Region};
 use super::source::StoredImage;
 use crate::bail_hint;
-use crate::error::{Diagnostic, Error, Result, catch_damage, ensure};
+use crate::dist;
+use crate::error::{Diagnostic, Error, Result, bail, catch_damage, ensure};
 use image::metadata::Orientation;
 use kind::Kind;
 
@@ -50,32 +53,49 @@ pub enum LazyImage<'a> {
     Jpeg(turbo::Jpeg<'a>),
     /// Pixels.
     Decoded(Image),
+    /// Pixels of a file that is read as it is.
+    Floats(Image<f32>),
 }
 
 impl<'a> LazyImage<'a> {
     /// Opens an item. With `exif_orientation`, images are turned as their Exif data says, or else their XMP data; TIFFs
     /// always are.
     pub fn open(content: &'a mut StoredImage<'_>, exif_orientation: bool) -> Result<Self> {
-        let (image, turn) = Self::open_with(content, exif_orientation)?;
+        let (image, turn, is_narrowed) = Self::open_with(content, exif_orientation)?;
+        if is_narrowed {
+            note_narrowed();
+        }
         match turn {
             Orientation::NoTransforms => Ok(image),
             turn => Ok(LazyImage::Decoded(turned(image.decode()?, turn))),
         }
     }
 
-    /// Opens an item as it is stored, and tells how its Exif data, or else its XMP data, turn it.
-    pub fn open_unturned(content: &'a mut StoredImage<'_>) -> Result<(Self, Orientation)> {
-        Self::open_with(content, true)
+    /// [`LazyImage::open`], in the mode of the item's source.
+    pub fn open_as(content: &'a mut StoredImage<'_>, exif_orientation: bool, mode: Mode) -> Result<Self> {
+        match (mode, &content) {
+            (Mode::Unchanged, StoredImage::Encoded(bytes)) => {
+                let decode = || unchanged::decode(bytes, exif_orientation);
+                Ok(LazyImage::Floats(catch_damage("the image", decode)?))
+            }
+            _ => Self::open(content, exif_orientation),
+        }
     }
 
-    /// An item, and how it is to be turned, which is looked for only if it matters.
-    fn open_with(content: &'a mut StoredImage<'_>, orientation_matters: bool) -> Result<(Self, Orientation)> {
+    /// Opens an item as it is stored, and tells how its Exif data, or else its XMP data, turn it.
+    pub fn open_unturned(content: &'a mut StoredImage<'_>) -> Result<(Self, Orientation)> {
+        Self::open_with(content, true).map(|(image, turn, _)| (image, turn))
+    }
+
+    /// An item, how it is to be turned, which is looked for only if it matters, and whether it has lost bits.
+    fn open_with(content: &'a mut StoredImage<'_>, orientation_matters: bool) -> Result<(Self, Orientation, bool)> {
+        const NONE: Orientation = Orientation::NoTransforms;
         match content {
-            StoredImage::Pixels(image) => Ok((LazyImage::Decoded(std::mem::take(image)), Orientation::NoTransforms)),
+            StoredImage::Pixels(image) => Ok((LazyImage::Decoded(std::mem::take(image)), NONE, false)),
             StoredImage::Encoded(bytes) => {
                 let (image, metadata) = catch_damage("the image", || Self::open_encoded(bytes, orientation_matters))?;
-                let turn = || orientation(metadata.exif.as_deref(), metadata.xmp.as_deref());
-                Ok((image, orientation_matters.then(turn).flatten().unwrap_or(Orientation::NoTransforms)))
+                let turn = orientation_matters.then(|| metadata.turn()).flatten().unwrap_or(NONE);
+                Ok((image, turn, metadata.is_narrowed))
             }
         }
     }
@@ -108,10 +128,11 @@ impl<'a> LazyImage<'a> {
         match self {
             LazyImage::Jpeg(jpeg) => jpeg.size(),
             LazyImage::Decoded(image) => (image.width, image.height),
+            LazyImage::Floats(image) => (image.width, image.height),
         }
     }
 
-    /// The pixels of `region`, which lies inside the image.
+    /// The pixels of `region`, which lies inside the image; an error for floats.
     pub fn decode_region(self, region: Region) -> Result<DecodedRegion> {
         let (width, height) = self.size();
         let Region { left, top, .. } = region;
@@ -122,10 +143,21 @@ impl<'a> LazyImage<'a> {
         match self {
             LazyImage::Jpeg(jpeg) => jpeg.read(region),
             LazyImage::Decoded(image) => Ok(DecodedRegion { image, region }),
+            LazyImage::Floats(image) => {
+                bail!("expected an image of 8 bits a channel, found one of {} channels of floats", image.channels)
+            }
         }
     }
 
-    /// All pixels.
+    /// All pixels, of either kind.
+    pub fn pixels(self) -> Result<AnyImage> {
+        match self {
+            LazyImage::Floats(image) => Ok(AnyImage::Floats(image)),
+            image => Ok(AnyImage::Bytes(image.decode()?)),
+        }
+    }
+
+    /// All pixels; an error for floats.
     pub fn decode(self) -> Result<Image> {
         let (width, height) = self.size();
         Ok(self.decode_region(Region { left: 0, top: 0, width, height })?.image)
@@ -134,10 +166,23 @@ impl<'a> LazyImage<'a> {
 
 /// What was wrong with a JPEG that could be decoded nevertheless, as for `nepa data --scan`: libjpeg fills what a
 /// damaged part of a file leaves open with grey, and Pillow says nothing about it.
-pub fn complaint(content: &mut StoredImage<'_>) -> Result<Option<String>> {
-    match LazyImage::open(content, false)? {
+pub fn complaint(content: &mut StoredImage<'_>, mode: Mode) -> Result<Option<String>> {
+    match LazyImage::open_as(content, false, mode)? {
         LazyImage::Jpeg(jpeg) => jpeg.complaint(),
-        LazyImage::Decoded(_) => Ok(None),
+        LazyImage::Decoded(_) | LazyImage::Floats(_) => Ok(None),
+    }
+}
+
+/// Says once that bits are lost.
+fn note_narrowed() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    if dist::rank() == 0 {
+        ONCE.call_once(|| {
+            crate::output::err!(
+                "note: images of 16 bits a channel are read as 8-bit RGB; to keep their bits and channels: \
+                 data::open(path, split, #{{ mode: \"unchanged\" }})"
+            )
+        });
     }
 }
 
@@ -173,11 +218,31 @@ fn check_claim(width: usize, height: usize, file: usize, most: fn(usize) -> usiz
     Ok(())
 }
 
+/// Refuses more values than are believed of a file of so many bytes, where each of them becomes a float.
+fn check_values(width: usize, height: usize, channels: usize, file: usize) -> Result<()> {
+    const ALWAYS: usize = 1 << 26;
+    const MOST: usize = 1 << 29;
+    let most = file.saturating_mul(64).clamp(ALWAYS, MOST);
+    ensure!(
+        channels > 0 && width.saturating_mul(height).saturating_mul(channels) <= most,
+        "the image claims {width} x {height} pixels of {channels} channels, more than are believed of a file of {file} bytes"
+    );
+    Ok(())
+}
+
 /// What a file says about its image: where they begin with their own headers.
 #[derive(Debug, Default)]
 struct Metadata {
     exif: Option<Vec<u8>>,
     xmp: Option<Vec<u8>>,
+    /// Whether the upper 8 of 16 bits were taken.
+    is_narrowed: bool,
+}
+
+impl Metadata {
+    fn turn(&self) -> Option<Orientation> {
+        orientation(self.exif.as_deref(), self.xmp.as_deref())
+    }
 }
 
 /// An image that is no JPEG.
@@ -185,7 +250,7 @@ fn decode_other(bytes: &[u8]) -> Result<(Image, Metadata)> {
     match kind::kind(bytes)? {
         Kind::Png => png::decode(bytes),
         Kind::Gif => Ok((gif::decode(bytes)?, Metadata::default())),
-        Kind::Tiff => Ok((tiff::decode(bytes)?, Metadata::default())),
+        Kind::Tiff => tiff::decode(bytes),
         kind => other::decode(bytes, kind),
     }
 }
@@ -235,14 +300,29 @@ fn truncated(bytes: &[u8]) -> Error {
     Diagnostic::new(message).hint("fetch the file again").into()
 }
 
-fn turned(image: Image, turn: Orientation) -> Image {
-    let Image { width, height, channels, data } = image;
-    assert_eq!(channels, 3, "files come out as RGB");
-    let buffer = image::RgbImage::from_raw(width as u32, height as u32, data).expect("as many values as pixels");
-    let mut turned = image::DynamicImage::ImageRgb8(buffer);
-    turned.apply_orientation(turn);
-    let (width, height) = (turned.width() as usize, turned.height() as usize);
-    Image::new(width, height, 3, turned.into_rgb8().into_raw())
+fn turned<T: Copy>(image: Image<T>, turn: Orientation) -> Image<T> {
+    use Orientation::*;
+    let (right, bottom, c) = (image.width - 1, image.height - 1, image.channels);
+    let is_upright = matches!(turn, NoTransforms | FlipHorizontal | FlipVertical | Rotate180);
+    let (width, height) = if is_upright { (image.width, image.height) } else { (image.height, image.width) };
+    // The column and the row that come to (x, y).
+    let from = |x: usize, y: usize| match turn {
+        NoTransforms => (x, y),
+        FlipHorizontal => (right - x, y),
+        FlipVertical => (x, bottom - y),
+        Rotate180 => (right - x, bottom - y),
+        Rotate90 => (y, bottom - x),
+        Rotate270 => (right - y, x),
+        Rotate90FlipH => (y, x),
+        Rotate270FlipH => (right - y, bottom - x),
+    };
+    let mut data = Vec::with_capacity(image.data.len());
+    for y in 0..height {
+        for (column, row) in (0..width).map(|x| from(x, y)) {
+            data.extend_from_slice(&image.data[(row * image.width + column) * c..][..c]);
+        }
+    }
+    Image::new(width, height, c, data)
 }
 
 /// Pillow's conversion from CMYK, of which JPEGs hold the complement.
@@ -310,6 +390,72 @@ mod tests {
                     assert!(found(true).unwrap() == pillows(facts.get("turned").unwrap_or(rgb)), "{name}, turned");
                 }
             }
+        }
+    }
+
+    fn unchanged(name: &str) -> Result<Image<f32>> {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images-channels/");
+        let mut content = StoredImage::Encoded(Cow::Owned(std::fs::read(format!("{dir}{name}")).unwrap()));
+        match LazyImage::open_as(&mut content, false, Mode::Unchanged)?.pixels()? {
+            AnyImage::Floats(image) => Ok(image),
+            AnyImage::Bytes(_) => panic!("{name}: bytes"),
+        }
+    }
+
+    fn numbers(value: &serde_json::Value) -> Vec<f64> {
+        value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    }
+
+    fn expected_channels() -> serde_json::Value {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images-channels/expected.json");
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    /// The greatest distance, relative to values beyond 1.
+    fn distance(found: &[f32], expected: &[f64]) -> f64 {
+        assert_eq!(found.len(), expected.len());
+        found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs() / b.abs().max(1.0)).fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn files_read_as_they_are_hold_the_arrays_that_they_were_made_of() {
+        let files = expected_channels()["files"].clone();
+        for (name, facts) in files.as_object().unwrap() {
+            let image = unchanged(name).unwrap_or_else(|e| panic!("{name}: {}", crate::error::one_line(&e)));
+            let shape = [image.channels, image.height, image.width].map(|n| n as f64);
+            assert_eq!(shape[..], numbers(&facts["shape"]), "{name}");
+            let off = distance(&image.planar(), &numbers(&facts["values"]));
+            assert!(off < 1e-7, "{name}: {off}");
+        }
+        assert_eq!(files.as_object().unwrap().len(), 22);
+    }
+
+    #[test]
+    fn floats_are_resized_as_by_pillows_mode_f() {
+        let image = unchanged("bands5-f32.tif").unwrap();
+        for case in expected_channels()["resized"].as_array().unwrap() {
+            let [left, top, right, bottom] = numbers(&case["box"])[..] else { panic!() };
+            let [left, top, right, bottom] = [left, top, right, bottom].map(|n| n as usize);
+            let region = Region { left, top, width: right - left, height: bottom - top };
+            let to: Vec<usize> = numbers(&case["to"]).into_iter().map(|n| n as usize).collect();
+            let by: crate::data::image::Interpolation = case["by"].as_str().unwrap().parse().unwrap();
+            let resized = crate::data::pillow::resized(LazyImage::Floats(image.clone()), region, to[0], to[1], by);
+            let AnyImage::Floats(resized) = resized.unwrap().pixels().unwrap() else { panic!("bytes") };
+            assert_eq!((resized.width, resized.height, resized.channels), (to[0], to[1], 5));
+            let off = distance(&resized.planar(), &numbers(&case["values"]));
+            assert!(off < 1e-6, "{case}: {off}");
+        }
+    }
+
+    #[test]
+    fn what_floats_cannot_hold_and_several_pages_are_told() {
+        for (name, words) in [
+            ("bands2-f64.tif", "values that float32 does not hold"),
+            ("pages.tif", "several pages, of which only one would be read"),
+            ("nan-f32.tif", "values that are not finite"),
+        ] {
+            let error = crate::error::one_line(&unchanged(name).unwrap_err());
+            assert!(error.contains(words), "{name}: {error}");
         }
     }
 

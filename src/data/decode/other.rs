@@ -1,5 +1,6 @@
 //! WebP, BMP and PNM, by the `image` crate.
 
+use super::floats::{of_bytes, of_words};
 use super::kind::Kind;
 use super::{Metadata, PIXEL_BYTES, check_claim, most_packed_pixels, most_pixels};
 use crate::data::image::Image;
@@ -9,6 +10,32 @@ use std::io::Cursor;
 
 /// The whole image as RGB.
 pub fn decode(bytes: &[u8], kind: Kind) -> Result<(Image, Metadata)> {
+    let (image, mut metadata) = read(bytes, kind)?;
+    metadata.is_narrowed = image.color().bytes_per_pixel() > image.color().channel_count();
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let mut rgb = rgb(image);
+    if kind == Kind::Bmp {
+        narrow_steps(bytes, &mut rgb);
+    }
+    Ok((Image::new(width, height, 3, rgb), metadata))
+}
+
+/// The whole image with its 1 to 4 channels.
+pub fn unchanged(bytes: &[u8], kind: Kind) -> Result<(Image<f32>, Metadata)> {
+    let (image, metadata) = read(bytes, kind)?;
+    let (width, height, channels) = (image.width() as usize, image.height() as usize, image.color().channel_count());
+    let values = match image {
+        DynamicImage::ImageLuma16(p) => of_words(p.into_raw()),
+        DynamicImage::ImageLumaA16(p) => of_words(p.into_raw()),
+        DynamicImage::ImageRgb16(p) => of_words(p.into_raw()),
+        DynamicImage::ImageRgba16(p) => of_words(p.into_raw()),
+        image if image.color().bytes_per_pixel() == channels => of_bytes(image.as_bytes()),
+        other => bail!("values of the kind {:?}, which are not read", other.color()),
+    };
+    Ok((Image::new(width, height, channels.into(), values), metadata))
+}
+
+fn read(bytes: &[u8], kind: Kind) -> Result<(DynamicImage, Metadata)> {
     let (format, name) = match kind {
         Kind::WebP => (ImageFormat::WebP, "WebP"),
         Kind::Bmp => (ImageFormat::Bmp, "BMP"),
@@ -33,17 +60,11 @@ pub fn decode(bytes: &[u8], kind: Kind) -> Result<(Image, Metadata)> {
         }
         Err(e) => Err(e),
     };
-    let image = match decoded {
-        Ok(image) => image,
+    match decoded {
+        Ok(image) => Ok((image, metadata)),
         Err(image::ImageError::Unsupported(e)) => bail!("a {name} file of an unsupported kind: {e}"),
-        Err(e) => return Err(Diagnostic::new(format!("damaged {name} file: {e}")).into()),
-    };
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let mut rgb = rgb(image);
-    if kind == Kind::Bmp {
-        narrow_steps(bytes, &mut rgb);
+        Err(e) => Err(Diagnostic::new(format!("damaged {name} file: {e}")).into()),
     }
-    Ok((Image::new(width, height, 3, rgb), metadata))
 }
 
 /// Refuses a WebP whose chunks of metadata do not lie within it: the crate makes room for all that they claim.

@@ -1,39 +1,59 @@
 //! PNG, by the `png` crate, as Pillow reads it: the end of a file may be missing if its image is whole, the checksum of
 //! the compressed image counts and those of its chunks do not, and chunks that are not known are passed over.
 
-use super::{Metadata, PIXEL_BYTES, check_claim, most_packed_pixels, most_pixels};
+use super::floats::{of_bytes, of_words};
+use super::{Metadata, PIXEL_BYTES, check_claim, check_values, most_packed_pixels, most_pixels};
 use crate::data::image::Image;
 use crate::error::{Diagnostic, Result, bail, ensure};
-use png::{ColorType, Transformations};
+use png::{BitDepth, ColorType, OutputInfo, Transformations};
 use std::io::Cursor;
 
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// The whole image as RGB: alpha dropped, the upper byte of 16 bits.
 pub fn decode(bytes: &[u8]) -> Result<(Image, Metadata)> {
-    let damaged = |e: png::DecodingError| Diagnostic::new(format!("damaged PNG file: {e}"));
-    let (content, metadata) = essentials(bytes)?;
-    let mut options = png::DecodeOptions::default();
-    options.set_ignore_crc(true);
-    options.set_ignore_adler32(false);
-    let mut decoder = png::Decoder::new_with_options(Cursor::new(content), options);
-    decoder.set_limits(png::Limits { bytes: most_pixels(bytes.len()) * PIXEL_BYTES });
-    decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
-    let mut reader = decoder.read_info().map_err(damaged)?;
-    let (width, height) = (reader.info().width as usize, reader.info().height as usize);
-    check_claim(width, height, bytes.len(), most_packed_pixels)?;
-    let Some(size) = reader.output_buffer_size() else { bail!("the image is too large: {width} x {height}") };
-    let mut data = vec![0; size];
-    let color = reader.next_frame(&mut data).map_err(damaged)?.color_type;
+    let (data, info, metadata) = read(bytes, Transformations::EXPAND | Transformations::STRIP_16)?;
     let first = |data: Vec<u8>, n: usize| data.chunks_exact(n).flat_map(|p| [p[0]; 3]).collect();
-    let rgb = match color {
+    let rgb = match info.color_type {
         ColorType::Rgb => data,
         ColorType::Rgba => data.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
         ColorType::Grayscale => first(data, 1),
         ColorType::GrayscaleAlpha => first(data, 2),
         ColorType::Indexed => bail!("internal: a palette that was not looked up"),
     };
-    Ok((Image::new(width, height, 3, rgb), metadata))
+    Ok((Image::new(info.width as usize, info.height as usize, 3, rgb), metadata))
+}
+
+/// The whole image with its 1 to 4 channels; a palette is looked up.
+pub fn unchanged(bytes: &[u8]) -> Result<(Image<f32>, Metadata)> {
+    let (data, info, metadata) = read(bytes, Transformations::EXPAND)?;
+    let (width, height, channels) = (info.width as usize, info.height as usize, info.color_type.samples());
+    check_values(width, height, channels, bytes.len())?;
+    let values = match info.bit_depth {
+        BitDepth::Sixteen => of_words(data.as_chunks::<2>().0.iter().map(|pair| u16::from_be_bytes(*pair))),
+        _ => of_bytes(&data),
+    };
+    Ok((Image::new(width, height, channels, values), metadata))
+}
+
+/// The values of the image.
+fn read(bytes: &[u8], transformations: Transformations) -> Result<(Vec<u8>, OutputInfo, Metadata)> {
+    let damaged = |e: png::DecodingError| Diagnostic::new(format!("damaged PNG file: {e}"));
+    let (content, mut metadata) = essentials(bytes)?;
+    let mut options = png::DecodeOptions::default();
+    options.set_ignore_crc(true);
+    options.set_ignore_adler32(false);
+    let mut decoder = png::Decoder::new_with_options(Cursor::new(content), options);
+    decoder.set_limits(png::Limits { bytes: most_pixels(bytes.len()) * PIXEL_BYTES });
+    decoder.set_transformations(transformations);
+    let mut reader = decoder.read_info().map_err(damaged)?;
+    let (width, height) = (reader.info().width as usize, reader.info().height as usize);
+    check_claim(width, height, bytes.len(), most_packed_pixels)?;
+    let Some(size) = reader.output_buffer_size() else { bail!("the image is too large: {width} x {height}") };
+    metadata.is_narrowed = reader.info().bit_depth == BitDepth::Sixteen;
+    let mut data = vec![0; size];
+    let info = reader.next_frame(&mut data).map_err(damaged)?;
+    Ok((data, info, metadata))
 }
 
 /// The chunks that the pixels depend on, and an end; and what else is of interest.

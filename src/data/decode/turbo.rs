@@ -195,8 +195,7 @@ impl<'a> Jpeg<'a> {
 
     /// How the file's Exif or XMP data turn its image.
     pub fn orientation(&self) -> Option<Orientation> {
-        let Metadata { exif, xmp } = self.metadata();
-        super::orientation(exif.as_deref(), xmp.as_deref())
+        self.metadata().turn()
     }
 
     /// What the file says about its image.
@@ -206,7 +205,7 @@ impl<'a> Jpeg<'a> {
             (!data.is_null()).then(|| unsafe { std::slice::from_raw_parts(data, len) }.to_vec())
         };
         let Info { exif, exif_len, xmp, xmp_len, .. } = self.info;
-        Metadata { exif: copy(exif, exif_len), xmp: copy(xmp, xmp_len) }
+        Metadata { exif: copy(exif, exif_len), xmp: copy(xmp, xmp_len), is_narrowed: false }
     }
 
     /// Decodes the part of the image that is wanted: rows below it are not read, rows above and blocks beside it

@@ -27,7 +27,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Image, Metadata)> {
         decoder.set_options(options.jpeg_set_out_colorspace(own));
     }
     let mut data = decoder.decode().map_err(damaged)?;
-    let metadata = Metadata { exif: decoder.exif().cloned(), xmp: decoder.xmp().cloned() };
+    let metadata = Metadata { exif: decoder.exif().cloned(), xmp: decoder.xmp().cloned(), ..Metadata::default() };
     if decoder.input_colorspace() == Some(ColorSpace::YCCK) {
         data.as_chunks_mut::<4>().0.iter_mut().for_each(ycck_to_cmyk);
     }

@@ -3,11 +3,11 @@
 use super::to_images::{BufferPool, to_images};
 use super::{Loader, OnBad, Shared, lock};
 use crate::data::batch::{Batch, Images};
-use crate::data::image::Image;
-use crate::data::pipeline::broken;
-use crate::data::transform::{BatchContext, Drawn, Normalize};
+use crate::data::image::AnyImage;
+use crate::data::pipeline::{broken, is_misfit};
+use crate::data::transform::{BatchContext, Drawn, Misfit, Normalize};
 use crate::device;
-use crate::error::{Diagnostic, Result, catch_panic, one_line};
+use crate::error::{Diagnostic, Result, bail, catch_panic, one_line};
 use crate::ffi;
 use crate::positions::Positions;
 use crate::random::{self, Key, Permutation, Purpose};
@@ -45,7 +45,7 @@ struct Consumed {
 
 /// Room for one batch.
 struct Slot {
-    /// uint8 [B, H, W, C] on the CPU, pinned if a GPU is used.
+    /// uint8 or float32 [B, H, W, C] on the CPU, pinned if a GPU is used.
     pixels: Mutex<Tensor>,
     /// The pixels' address: every worker writes only to its own images.
     address: AtomicPtr<u8>,
@@ -68,9 +68,9 @@ struct Item {
 }
 
 impl Slot {
-    fn new(batch: usize, shape: [usize; 3]) -> Result<Self> {
+    fn new(batch: usize, shape: [usize; 3], kind: Kind) -> Result<Self> {
         let [c, h, w] = shape.map(|n| n as i64);
-        let mut pixels = Tensor::f_empty([batch as i64, h, w, c], (Kind::Uint8, tch::Device::Cpu))?;
+        let mut pixels = Tensor::f_empty([batch as i64, h, w, c], (kind, tch::Device::Cpu))?;
         if device::current() != tch::Device::Cpu {
             pixels = ffi::pinned_like(&pixels)?;
         }
@@ -146,7 +146,7 @@ impl Work {
             }
             drop(consumed);
             let slot = &self.slots[batch % self.slots.len()];
-            let n = self.shared.shape.iter().product::<usize>();
+            let n = self.shared.shape.iter().product::<usize>() * self.shared.kind.elt_size_in_bytes();
             // SAFETY: image `number` of the slot is this worker's until the batch is whole, and the slot is free.
             let out =
                 unsafe { std::slice::from_raw_parts_mut(slot.address.load(Ordering::Acquire).add(number * n), n) };
@@ -185,7 +185,7 @@ impl Work {
                 Err(e) => {
                     let name = shared.source.name(index);
                     // A wrong list of transforms is not a broken image.
-                    let misfit = e.chain().any(|cause| cause.is::<Misfit>());
+                    let misfit = is_misfit(&e);
                     if shared.on_bad == OnBad::Error || misfit {
                         let what = format!("cannot read item {index} ({name}) of {}", shared.source.describe());
                         let error = if misfit { e.context(what) } else { broken(e, what) };
@@ -214,35 +214,30 @@ fn batch_key(image_key: Key) -> Key {
     image_key.fold(1)
 }
 
-/// An image that is whole, but that the transforms do not fit.
-#[derive(Debug)]
-pub struct Misfit(pub String);
-
-impl std::fmt::Display for Misfit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Misfit {}
-
 /// Images tried in place of a broken one before giving up.
 const MOST_REPLACEMENTS: usize = 100;
 
 impl Shared {
     /// Image `index` after the transforms of images, and what those of the batch draw for it.
     fn image(&self, index: usize, key: Key, out: &mut [u8]) -> Result<Vec<Option<Drawn>>> {
-        let image = self.pipeline.apply(self.source.read(index)?, &mut key.rng())?;
+        let image = self.pipeline.apply(self.source.read(index)?, self.source.mode(), &mut key.rng())?;
         let [c, h, w] = self.shape;
-        if [image.channels, image.height, image.width] != self.shape {
-            let Image { channels, height, width, .. } = image;
+        let [channels, height, width] = image.shape();
+        if [channels, height, width] != self.shape {
             return Err(Misfit(format!(
                 "it comes out as {channels} x {height} x {width} (channels, height, width), where {c} x {h} x {w} are \
                  expected; end the transforms with one that gives every image one size, such as transform::center_crop"
             ))
             .into());
         }
-        out.copy_from_slice(&image.data);
+        match (image, self.kind) {
+            (AnyImage::Bytes(image), Kind::Uint8) => out.copy_from_slice(&image.data),
+            (AnyImage::Floats(image), Kind::Float) => {
+                let places = out.as_chunks_mut::<4>().0.iter_mut();
+                places.zip(image.data).for_each(|(place, value)| *place = value.to_ne_bytes());
+            }
+            (_, kind) => bail!("internal: pixels other than {kind:?}"),
+        }
         Ok(self.pipeline.draw_for_batch(self.shape, batch_key(key)))
     }
 }
@@ -280,7 +275,7 @@ impl Epoch {
             0 => (0, 0),
             batches => (loader.prefetch.min(batches), work.positions(0).0.len()),
         };
-        work.slots = (0..slots).map(|_| Slot::new(size, shared.shape)).collect::<Result<_>>()?;
+        work.slots = (0..slots).map(|_| Slot::new(size, shared.shape, shared.kind)).collect::<Result<_>>()?;
         // Made before its workers: should one not start, those before it end with it.
         let mut epoch = Epoch {
             work: Arc::new(work),

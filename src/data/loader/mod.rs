@@ -2,13 +2,14 @@
 //!
 //! What a batch holds depends on (seed, epoch) alone, never on the number of workers, nor on that of the ranks that
 //! divide its images among them. The workers fill the images of a few batches in order, each taking the next image as
-//! soon as it is free, into buffers that are used again and again. Images stay 8-bit until they are on the device.
+//! soon as it is free, into buffers that are used again and again. Images of 8 bits stay so until they are on the device.
 
 mod epoch;
 mod to_images;
 
-pub use epoch::{Epoch, Misfit};
+pub use epoch::Epoch;
 
+use super::image::Mode;
 use super::pipeline::{Pipeline, as_normalize};
 use super::source::SourceRef;
 use super::transform::Normalize;
@@ -16,6 +17,7 @@ use crate::error::{Diagnostic, Result, ensure};
 use crate::{choices, options};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use tch::Kind;
 use to_images::BufferPool;
 
 choices! {
@@ -77,6 +79,8 @@ struct Shared {
     source: SourceRef,
     pipeline: Pipeline,
     shape: [usize; 3],
+    /// Of the pixels: uint8, or float32 where the source's files are read as they are.
+    kind: Kind,
     shuffle: bool,
     on_bad: OnBad,
     seed: u64,
@@ -113,10 +117,15 @@ impl Loader {
             source.len()
         );
         let shape = pipeline.shape(source.as_ref(), o.on_bad == OnBad::Skip)?;
+        if let Some(normalize) = pipeline.first_normalization() {
+            normalize.check(shape[0])?;
+        }
+        let kind = if source.mode() == Mode::Unchanged { Kind::Float } else { Kind::Uint8 };
         let shared = Shared {
             source,
             pipeline,
             shape,
+            kind,
             shuffle: o.shuffle,
             on_bad: o.on_bad,
             seed: o.seed.unwrap_or_else(crate::random::seed),

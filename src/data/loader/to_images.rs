@@ -1,4 +1,4 @@
-//! 8-bit pixels to the images of a batch.
+//! Pixels to the images of a batch.
 
 use crate::data::batch::Images;
 use crate::data::transform::Normalize;
@@ -33,13 +33,27 @@ impl BufferPool {
     }
 }
 
-/// uint8 [B, H, W, C] on the CPU to images on the run's device, normalised if asked for.
+/// uint8 or float32 [B, H, W, C] on the CPU to images on the run's device, normalised if asked for.
 pub(super) fn to_images(pixels: &Tensor, normalize: Option<&Normalize>, pool: &mut BufferPool) -> Result<Images> {
     let size = pixels.size();
     let [n, h, w, c] = size[..] else { unreachable!("pixels of images") };
     let channels = c as usize;
     if let Some(normalize) = normalize {
         normalize.check(channels)?;
+    }
+    if pixels.kind() == Kind::Float {
+        let out = match device::current() {
+            tch::Device::Cpu => {
+                let mut out = pool.take(&[n, c, h, w])?;
+                out.f_copy_(&pixels.f_permute([0, 3, 1, 2])?)?;
+                out
+            }
+            gpu => device::upload(pixels, gpu)?.f_permute([0, 3, 1, 2])?.f_contiguous()?,
+        };
+        return Ok(Images::Numbers(match normalize {
+            Some(normalize) => normalize.of_images(&out)?,
+            None => out,
+        }));
     }
     if device::current() != tch::Device::Cpu {
         let pixels = device::upload(pixels, device::current())?;

@@ -1,4 +1,4 @@
-//! Operations on 8-bit images, equal to Pillow's value for value.
+//! Operations on images of 8 bits, equal to Pillow's value for value; resizing of floats, too.
 //!
 //! Their inner loops are compiled twice on x86-64, see `simd_dispatch`.
 
@@ -14,5 +14,5 @@ pub use affine::{affine, rotate, shear_x, shear_y, translate_x, translate_y};
 pub use blur::gaussian_blur;
 pub use enhance::{brightness, color, contrast, grayscale, sharpness};
 pub use hue::hue;
-pub use resample::{resize_then_crop, resized_crop};
+pub use resample::{resize_then_crop, resized, resized_crop};
 pub use tone::{autocontrast, equalize, invert, posterize, solarize, solarize_add};

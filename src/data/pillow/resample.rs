@@ -29,6 +29,25 @@ pub fn resized_crop(
     Ok(resample(&image.decode_region(region)?, &columns, &rows, rows_first))
 }
 
+/// [`resized_crop`] of an image of any kind.
+pub fn resized(
+    image: LazyImage<'_>,
+    region: Region,
+    width: usize,
+    height: usize,
+    how: impl Into<Resampling>,
+) -> Result<LazyImage<'static>> {
+    let how = how.into();
+    match image {
+        LazyImage::Floats(image) => {
+            let columns = Weights::new(region.width, width, 0..width, how.interpolation);
+            let rows = Weights::new(region.height, height, 0..height, how.interpolation);
+            Ok(LazyImage::Floats(resample_floats(&image, region, &columns, &rows)))
+        }
+        image => Ok(LazyImage::Decoded(resized_crop(image, region, width, height, how)?)),
+    }
+}
+
 /// The whole image resized to `width` × `height`, and of that the given region only: the pixels of resizing
 /// everything and cutting then, but only what the region needs is decoded and computed.
 pub fn resize_then_crop(
@@ -55,7 +74,58 @@ fn rows_first(passes: Passes, (width, height): (usize, usize), (to_width, to_hei
     passes == Passes::Pillow12 || !(down > 0 && down > 2 * across)
 }
 
-/// What each pixel of a resized line is made of.
+/// What each pixel of a resized line is made of: source pixels and their weights, whose sum is 1.
+struct Weights {
+    /// The first source pixel of each.
+    first: Vec<usize>,
+    /// The end of each one's weights in `values`.
+    ends: Vec<usize>,
+    values: Vec<f64>,
+}
+
+impl Weights {
+    /// The pixels `wanted` of a line of `from` pixels resized to `to`.
+    fn new(from: usize, to: usize, wanted: std::ops::Range<usize>, by: Interpolation) -> Self {
+        let scale = from as f64 / to as f64;
+        let mut weights = Self { first: Vec::with_capacity(wanted.len()), ends: Vec::new(), values: Vec::new() };
+        let (support, filter): (f64, fn(f64) -> f64) = match by {
+            Interpolation::Nearest => {
+                // Added up as Pillow does it, which decides where a point lies on the border of two pixels.
+                let points = std::iter::successors(Some(scale * 0.5), |at| Some(at + scale));
+                let pixels = points.map(|at| (at as usize).min(from - 1));
+                weights.first.extend(pixels.skip(wanted.start).take(wanted.len()));
+                weights.ends = (1..=weights.first.len()).collect();
+                weights.values = vec![1.0; weights.first.len()];
+                return weights;
+            }
+            Interpolation::Bilinear => (1.0, triangle),
+            Interpolation::Bicubic => (2.0, cubic),
+        };
+        let widened = scale.max(1.0);
+        let support = support * widened;
+        for x in wanted {
+            let center = (x as f64 + 0.5) * scale;
+            // As C does it: cut towards zero.
+            let first = (center - support + 0.5).max(0.0) as usize;
+            let end = ((center + support + 0.5) as usize).min(from);
+            let start = weights.values.len();
+            weights.values.extend((first..end).map(|i| filter((i as f64 - center + 0.5) / widened)));
+            let sum: f64 = weights.values[start..].iter().sum();
+            weights.values[start..].iter_mut().for_each(|weight| *weight /= sum);
+            weights.first.push(first);
+            weights.ends.push(weights.values.len());
+        }
+        weights
+    }
+
+    /// The first source pixel of each pixel, and the weights from there on.
+    fn iter(&self) -> impl Iterator<Item = (usize, &[f64])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        self.first.iter().zip(starts.zip(&self.ends)).map(|(first, (start, end))| (*first, &self.values[start..*end]))
+    }
+}
+
+/// What each pixel of a resized line of bytes is made of.
 struct Kernel {
     /// The first source pixel of each.
     first: Vec<usize>,
@@ -70,51 +140,22 @@ struct Kernel {
 impl Kernel {
     /// The pixels `wanted` of a line of `from` pixels resized to `to`.
     fn new(from: usize, to: usize, wanted: std::ops::Range<usize>, by: Interpolation) -> Self {
-        let scale = from as f64 / to as f64;
-        let (support, filter): (f64, fn(f64) -> f64) = match by {
-            Interpolation::Nearest => return Self::nearest(from, scale, wanted),
-            Interpolation::Bilinear => (1.0, triangle),
-            Interpolation::Bicubic => (2.0, cubic),
-        };
-        let widened = scale.max(1.0);
-        let support = support * widened;
-        let span = |x: usize| {
-            let center = (x as f64 + 0.5) * scale;
-            // As C does it: cut towards zero.
-            let first = (center - support + 0.5).max(0.0) as usize;
-            (center, first, ((center + support + 0.5) as usize).min(from))
-        };
-        let taps = wanted.clone().map(&span).map(|(_, first, end)| end - first).max().unwrap_or(1);
-        let taps = taps.next_multiple_of(2);
-        let mut weights = vec![0; wanted.len() * taps];
-        let mut firsts = Vec::with_capacity(wanted.len());
-        let mut line = vec![0.0; taps];
-        for (x, out) in wanted.zip(weights.chunks_exact_mut(taps)) {
-            let (center, first, end) = span(x);
-            let mut sum = 0.0;
-            for (i, weight) in (first..end).zip(&mut line) {
-                *weight = filter((i as f64 - center + 0.5) / widened);
-                sum += *weight;
-            }
+        let exact = Weights::new(from, to, wanted, by);
+        let taps = exact.iter().map(|(_, weights)| weights.len()).max().unwrap_or(1).next_multiple_of(2);
+        let mut weights = vec![0; exact.first.len() * taps];
+        for ((_, line), out) in exact.iter().zip(weights.chunks_exact_mut(taps)) {
             // A plain area stays what it is: rounding must not change the sum.
             let (mut left, mut largest) = (1 << BITS, 0);
-            for (k, weight) in line[..end - first].iter().enumerate() {
-                out[k] = (weight / sum * (1 << BITS) as f64).round() as i16;
+            for (k, weight) in line.iter().enumerate() {
+                out[k] = (weight * (1 << BITS) as f64).round() as i16;
                 left -= out[k] as i32;
                 if out[k] > out[largest] {
                     largest = k;
                 }
             }
             out[largest] += left as i16;
-            firsts.push(first);
         }
-        Self { first: firsts, taps, weights, length: from }
-    }
-
-    fn nearest(from: usize, scale: f64, wanted: std::ops::Range<usize>) -> Self {
-        let first: Vec<usize> = wanted.map(|x| (((x as f64 + 0.5) * scale) as usize).min(from - 1)).collect();
-        let weights = first.iter().flat_map(|_| [1 << BITS, 0]).collect();
-        Self { first, taps: 2, weights, length: from }
+        Self { first: exact.first, taps, weights, length: from }
     }
 
     /// Row `y` of a result of whose columns these are the kernels, from rows that begin `pitch` bytes apart.
@@ -176,6 +217,34 @@ fn resample(part: &DecodedRegion, columns: &Kernel, rows: &Kernel, rows_first: b
         out.data.truncate(line * height);
     }
     out
+}
+
+/// Columns first and then rows, with float32 between them as Pillow has it for its mode F. The order makes no difference
+/// beyond rounding, and values outside the image's own range, which bicubic gives at edges, stay.
+fn resample_floats(image: &Image<f32>, region: Region, columns: &Weights, rows: &Weights) -> Image<f32> {
+    let (c, width, height) = (image.channels, columns.first.len(), rows.first.len());
+    let line = width * c;
+    let mut sums = vec![0.0f64; line];
+    let mut between = Vec::with_capacity(region.height * line);
+    for y in region.top..region.top + region.height {
+        let row = &image.row(y)[region.left * c..];
+        sums.fill(0.0);
+        for ((first, weights), sums) in columns.iter().zip(sums.chunks_exact_mut(c)) {
+            for (pixel, weight) in row[first * c..].chunks_exact(c).zip(weights) {
+                sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += f64::from(*value) * weight);
+            }
+        }
+        between.extend(sums.iter().map(|sum| *sum as f32));
+    }
+    let mut data = Vec::with_capacity(height * line);
+    for (first, weights) in rows.iter() {
+        sums.fill(0.0);
+        for (row, weight) in between[first * line..].chunks_exact(line).zip(weights) {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value) * weight);
+        }
+        data.extend(sums.iter().map(|sum| *sum as f32));
+    }
+    Image::new(width, height, c, data)
 }
 
 /// The first `count` rows of an image, `pitch` bytes apart, resized; with a byte of room behind the last.

@@ -2,6 +2,7 @@
 
 use super::labels::{self, Classes, Labels, text};
 use super::listing;
+use crate::data::image::Mode;
 use crate::error::{Diagnostic, Result, bail, did_you_mean, ensure};
 use crate::{bail_hint, options};
 use arrow_array::cast::AsArray as _;
@@ -15,13 +16,20 @@ const LABEL_NAMES: [&str; 9] =
     ["label", "labels", "cls", "class", "target", "targets", "fine_label", "label_id", "category"];
 
 options! {
-    /// Which columns of a table hold what; () finds them by their types and usual names. CIFAR-100 has labels to choose.
-    pub struct TableOptions {
+    /// How to open images. Which columns of a table hold what is found by their types and usual names, where it is ().
+    pub struct OpenOptions {
         /// The column of images, if there are several.
         image: Option<String> = None,
         /// The column of labels, if there are several or it has an unusual name. In CIFAR-100 "fine_label" (the default)
         /// or "coarse_label".
         label: Option<String> = None,
+        /// What image files are read as. "rgb" is 8-bit red, green and blue, as Pillow's convert("RGB"): of 16 bits the
+        /// upper 8 (which is said), without alpha. "unchanged" (as OpenCV's and torchvision's IMREAD_UNCHANGED and UNCHANGED) keeps
+        /// all channels at full precision, as float32: integers divided by the greatest value of their type, so 0 to 1
+        /// (signed ones −1 to 1), floats as they are, which must be finite. So are TIFF (1 to many samples a pixel of 1
+        /// to 16 bits, or floats of 16 or 32 bits), PNG, WebP, BMP and PNM read; JPEG and GIF, of 8 bits, give red, green
+        /// and blue. Palettes are looked up. A TIFF with several pages is an error.
+        mode: Mode = Mode::Rgb,
     }
 }
 
@@ -40,7 +48,7 @@ pub(super) struct Columns {
 
 impl Columns {
     /// Chosen by the options, else by the features' types, else by usual names.
-    pub fn choose(file: &Path, schema: &Schema, features: Option<&Value>, given: &TableOptions) -> Result<Self> {
+    pub fn choose(file: &Path, schema: &Schema, features: Option<&Value>, given: &OpenOptions) -> Result<Self> {
         let table = Table { file, schema, features };
         let image = match &given.image {
             Some(name) => table.named("image", name, is_image)?,

@@ -1,6 +1,6 @@
 //! What `datasets` writes with `save_to_disk`: Arrow streams, mapped into memory.
 
-use super::columns::{self, Columns, Images, TableOptions};
+use super::columns::{self, Columns, Images, OpenOptions};
 use super::labels::{self, Labels};
 use super::{Source, StoredImage, paths, split_names};
 use crate::bail_hint;
@@ -35,7 +35,7 @@ struct ShardRows {
 
 impl HfDisk {
     /// Opens `split` of a `DatasetDict` folder, or a `Dataset` folder. Nothing but labels is read.
-    pub fn open(path: &Path, split: Option<&str>, options: &TableOptions) -> Result<Self> {
+    pub fn open(path: &Path, split: Option<&str>, options: &OpenOptions) -> Result<Self> {
         if !path.exists() {
             return Err(paths::missing(path));
         }
@@ -94,11 +94,11 @@ impl HfDisk {
 }
 
 impl ShardRows {
-    fn open(path: &Path, features: Option<&Value>, options: &TableOptions) -> Result<Self> {
+    fn open(path: &Path, features: Option<&Value>, options: &OpenOptions) -> Result<Self> {
         catch_damage(path.display(), || Self::read(path, features, options))
     }
 
-    fn read(path: &Path, features: Option<&Value>, options: &TableOptions) -> Result<Self> {
+    fn read(path: &Path, features: Option<&Value>, options: &OpenOptions) -> Result<Self> {
         let reading = || format!("cannot read {}", path.display());
         if !path.exists() {
             return Err(paths::missing(path));

@@ -25,10 +25,11 @@ mod synthetic;
 mod tar;
 #[cfg(test)]
 mod tests;
+mod unchanged;
 mod webdataset;
 
 pub use cifar::Cifar;
-pub use columns::TableOptions;
+pub use columns::OpenOptions;
 pub use hf_disk::HfDisk;
 pub use idx::Idx;
 pub use image_folder::ImageFolder;
@@ -39,7 +40,7 @@ pub use subset::{concat, filter, per_class, split, subset, take};
 pub use synthetic::{Synthetic, SyntheticOptions};
 pub use webdataset::WebDataset;
 
-use crate::data::image::Image;
+use crate::data::image::{Image, Mode};
 use crate::error::Result;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -124,9 +125,13 @@ pub trait Source: Send + Sync {
     fn name(&self, index: usize) -> String;
     /// Image `index`. An error does not name the item: the caller does.
     fn read(&self, index: usize) -> Result<StoredImage<'_>>;
-    /// Channels, height and width, if all images are known to have the same ones.
+    /// Channels, height and width, if all images are known to have the same ones: pixels of 8 bits are stored.
     fn shape(&self) -> Option<[usize; 3]> {
         None
+    }
+    /// What the files of images are read as.
+    fn mode(&self) -> Mode {
+        Mode::Rgb
     }
     /// Whether there are no images.
     fn is_empty(&self) -> bool {

@@ -3,11 +3,13 @@
 use super::shard_name::{Kind, compression};
 use super::shards::{self, Evidence, Look, Shards, kind_of};
 use super::survey::{Arrangement, Survey, survey};
+use super::unchanged::Unchanged;
 use super::{
-    Cifar, HfDisk, Idx, ImageFolder, Parquet, SourceRef, TableOptions, WebDataset, cifar, hf_disk, idx, listing,
-    packed, parquet, paths, split_names, webdataset,
+    Cifar, HfDisk, Idx, ImageFolder, OpenOptions, Parquet, SourceRef, WebDataset, cifar, hf_disk, idx, listing, packed,
+    parquet, paths, split_names, webdataset,
 };
 use crate::bail_hint;
+use crate::data::image::Mode;
 use crate::error::{Diagnostic, Result};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -223,12 +225,12 @@ impl Place {
     }
 
     /// Opens the images; `split` may be left out if there is only one. Tables have columns to choose, and CIFAR has labels.
-    pub fn open(&self, split: Option<&str>, options: &TableOptions) -> Result<SourceRef> {
+    pub fn open(&self, split: Option<&str>, options: &OpenOptions) -> Result<SourceRef> {
         let (path, dir, layout) = (self.path.as_str(), Path::new(&self.path), self.layout);
         let is_fine = match layout {
             Layout::HfDisk | Layout::Parquet => true,
             Layout::Cifar(_) => options.image.is_none(),
-            _ => *options == TableOptions::default(),
+            _ => options.image.is_none() && options.label.is_none(),
         };
         if !is_fine {
             bail_hint!(
@@ -236,14 +238,17 @@ impl Place {
                 "give them for parquet files and `datasets` folders only, and label for CIFAR-100"
             );
         }
-        Ok(match self.layout {
+        let source: SourceRef = match self.layout {
             Layout::ImageFolder | Layout::Images => Arc::new(ImageFolder::open(dir, split)?),
             Layout::HfDisk => Arc::new(HfDisk::open(dir, split, options)?),
             Layout::Parquet => Arc::new(Parquet::open(path, split, options)?),
             Layout::WebDataset => Arc::new(WebDataset::open(path, split)?),
             Layout::Cifar(version) => Arc::new(Cifar::open(dir, version, split, options.label.as_deref())?),
             Layout::Idx => Arc::new(Idx::open(dir, split_names::choose(path, split, &self.splits()?)?)?),
-        })
+        };
+        // Pixels of 8 bits are what they are.
+        let is_kept = options.mode == Mode::Rgb || source.shape().is_some();
+        Ok(if is_kept { source } else { Arc::new(Unchanged(source)) })
     }
 }
 
@@ -316,11 +321,11 @@ pub fn splits(path: &str) -> Result<Vec<String>> {
 /// one; "train" also finds training, "validation" also val, valid and dev, or else test, eval and the like, which it
 /// says.
 pub fn open(path: &str, split: Option<&str>) -> Result<SourceRef> {
-    open_with(path, split, &TableOptions::default())
+    open_with(path, split, &OpenOptions::default())
 }
 
-/// [`open`], with the columns of a table chosen by hand; images that are stored otherwise have none.
-pub fn open_with(path: &str, split: Option<&str>, options: &TableOptions) -> Result<SourceRef> {
+/// [`open`], with the columns of a table chosen by hand (images that are stored otherwise have none), or the mode.
+pub fn open_with(path: &str, split: Option<&str>, options: &OpenOptions) -> Result<SourceRef> {
     let place = Place::find(path)?;
     if !place.passed_over.is_empty() {
         listing::note_once(&format!("{path}: {}", place.describe_passed_over()));

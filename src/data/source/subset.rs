@@ -2,6 +2,7 @@
 
 use super::{Source, SourceRef, StoredImage, locate};
 use crate::bail_hint;
+use crate::data::image::Mode;
 use crate::error::{Result, bail, ensure};
 use crate::random::{Key, Purpose};
 use std::sync::Arc;
@@ -36,6 +37,9 @@ impl Source for Subset {
     }
     fn shape(&self) -> Option<[usize; 3]> {
         self.source.shape()
+    }
+    fn mode(&self) -> Mode {
+        self.source.mode()
     }
 }
 
@@ -142,6 +146,12 @@ pub fn concat(sources: &[SourceRef]) -> Result<SourceRef> {
             );
         }
     }
+    if let Some(other) = sources.iter().find(|source| source.mode() != first.mode()) {
+        bail_hint!(
+            "concat: {} and {} have different modes", first.describe(), other.describe();
+            "open them with the same mode: data::open(path, split, #{{ mode: \"unchanged\" }})"
+        );
+    }
     let ends = super::ends(sources.iter().map(|source| source.len()));
     ensure!(ends.last().is_some_and(|end| *end <= u32::MAX as usize), "concat: too many items");
     Ok(Arc::new(Concat { sources: sources.to_vec(), ends }))
@@ -182,5 +192,8 @@ impl Source for Concat {
     fn shape(&self) -> Option<[usize; 3]> {
         let first = self.sources[0].shape();
         first.filter(|_| self.sources.iter().all(|p| p.shape() == first))
+    }
+    fn mode(&self) -> Mode {
+        self.sources[0].mode()
     }
 }

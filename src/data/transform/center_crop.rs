@@ -6,7 +6,7 @@ use crate::data::image::{Image, Region};
 use crate::error::Result;
 use rand_chacha::ChaCha8Rng;
 
-/// torchvision's `CenterCrop`: an image that is too small gets a black border.
+/// torchvision's `CenterCrop`: an image that is too small gets a border of zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CenterCrop {
     /// Rows of the result.
@@ -27,11 +27,11 @@ impl CenterCrop {
     }
 
     /// The middle of an image that needs a border.
-    fn of_small(&self, image: &Image) -> Image {
+    fn of_small<T: Copy + Default>(&self, image: &Image<T>) -> Image<T> {
         let (width, height) = (image.width.max(self.width), image.height.max(self.height));
         let (left, top) = ((width - image.width) / 2, (height - image.height) / 2);
         let c = image.channels;
-        let mut padded = Image::new(width, height, c, vec![0; width * height * c]);
+        let mut padded = Image::new(width, height, c, vec![T::default(); width * height * c]);
         for y in 0..image.height {
             let at = ((top + y) * width + left) * c;
             padded.data[at..at + image.width * c].copy_from_slice(image.row(y));
@@ -46,10 +46,12 @@ impl Transform for CenterCrop {
     }
 
     fn apply_lazily<'a>(&self, image: LazyImage<'a>, _rng: &mut ChaCha8Rng) -> Result<LazyImage<'a>> {
-        match self.region(image.size()) {
-            Some(region) => Ok(LazyImage::Decoded(image.decode_region(region)?.crop())),
-            None => Ok(LazyImage::Decoded(self.of_small(&image.decode()?))),
-        }
+        Ok(match (self.region(image.size()), image) {
+            (Some(region), LazyImage::Floats(image)) => LazyImage::Floats(image.crop(region)),
+            (Some(region), image) => LazyImage::Decoded(image.decode_region(region)?.crop()),
+            (None, LazyImage::Floats(image)) => LazyImage::Floats(self.of_small(&image)),
+            (None, image) => LazyImage::Decoded(self.of_small(&image.decode()?)),
+        })
     }
 
     fn shape(&self, before: Shape) -> Shape {

@@ -71,9 +71,24 @@ pub trait Transform: Any + Send + Sync {
         Ok(image)
     }
 
+    /// [`apply_to_image`](Self::apply_to_image) for an image of floats of any number of channels, which is refused where
+    /// the change is one of 8-bit colours.
+    fn apply_to_floats(&self, image: Image<f32>, _rng: &mut ChaCha8Rng) -> Result<Image<f32>> {
+        Err(Misfit(format!(
+            "transform::{} works on grey and RGB images of 8 bits, and this one has {} of floats (mode \"unchanged\"); what works \
+             on any: {FOR_ALL}, and functions of your own, |batch| …",
+            self.describe(),
+            if image.channels == 1 { "1 channel".to_string() } else { format!("{} channels", image.channels) }
+        ))
+        .into())
+    }
+
     /// Changes an image that is perhaps still encoded: a crop decodes only what it keeps.
     fn apply_lazily<'a>(&self, image: LazyImage<'a>, rng: &mut ChaCha8Rng) -> Result<LazyImage<'a>> {
-        Ok(LazyImage::Decoded(self.apply_to_image(image.decode()?, rng)?))
+        Ok(match image {
+            LazyImage::Floats(image) => LazyImage::Floats(self.apply_to_floats(image, rng)?),
+            image => LazyImage::Decoded(self.apply_to_image(image.decode()?, rng)?),
+        })
     }
 
     /// [`apply_lazily`](Self::apply_lazily) to pixels; not to be implemented.
@@ -108,10 +123,26 @@ pub trait Transform: Any + Send + Sync {
     }
 }
 
+/// The transforms that images of any kind can have.
+const FOR_ALL: &str = "resize, center_crop, random_crop, resized_crop, random_resized_crop, random_horizontal_flip, rgb (of 1 or 3 \
+                       channels), normalize, random_erasing, mixup";
+
+/// An image that is whole, but that the transforms do not fit.
+#[derive(Debug)]
+pub struct Misfit(pub String);
+
+impl std::fmt::Display for Misfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misfit {}
+
 /// What a transform works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Each 8-bit image, in a worker thread.
+    /// Each image, in a worker thread.
     Image,
     /// The batch, on the run's device.
     Batch,
@@ -120,7 +151,7 @@ pub enum Stage {
 /// What is known of an image before it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Shape {
-    /// 1 or 3.
+    /// 1 or 3; any number of floats.
     pub channels: Option<usize>,
     /// Height and width.
     pub size: Option<(usize, usize)>,

@@ -21,8 +21,8 @@ impl Normalize {
     pub fn new(mean: Vec<f64>, std: Vec<f64>) -> Result<Self> {
         for (name, values) in [("mean", &mean), ("std", &std)] {
             ensure!(
-                [1, 3].contains(&values.len()) && values.iter().all(|v| v.is_finite()),
-                "normalize: expected {name} to be one number or three, found {values:?}"
+                !values.is_empty() && values.iter().all(|v| v.is_finite()),
+                "normalize: expected {name} to be one finite number, or one for each channel, found {values:?}"
             );
         }
         if let Some(wrong) = std.iter().find(|s| **s <= 0.0) {

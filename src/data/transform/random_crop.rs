@@ -39,6 +39,20 @@ impl Transform for RandomCrop {
     }
 
     fn apply_to_image(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
+        self.cropped(image, rng)
+    }
+
+    fn apply_to_floats(&self, image: Image<f32>, rng: &mut ChaCha8Rng) -> Result<Image<f32>> {
+        self.cropped(image, rng)
+    }
+
+    fn shape(&self, before: Shape) -> Shape {
+        Shape { size: self.0.size.map(|[h, w]| (h, w)).or(before.size), ..before }
+    }
+}
+
+impl RandomCrop {
+    fn cropped<T: Copy + Default>(&self, image: Image<T>, rng: &mut ChaCha8Rng) -> Result<Image<T>> {
         let pad = self.0.padding;
         let [height, width] = self.0.size.unwrap_or([image.height, image.width]);
         let (down, across) = (image.height + 2 * pad, image.width + 2 * pad);
@@ -50,17 +64,20 @@ impl Transform for RandomCrop {
         let (top, left) = (rng.random_range(0..=down - height), rng.random_range(0..=across - width));
         Ok(padded_crop(&image, pad, top, left, height, width))
     }
-
-    fn shape(&self, before: Shape) -> Shape {
-        Shape { size: self.0.size.map(|[h, w]| (h, w)).or(before.size), ..before }
-    }
 }
 
 /// The region of `image`, surrounded by `pad` zeros, whose upper left corner is at (`left`, `top`) of the padded
 /// image.
-pub fn padded_crop(image: &Image, pad: usize, top: usize, left: usize, height: usize, width: usize) -> Image {
+pub fn padded_crop<T: Copy + Default>(
+    image: &Image<T>,
+    pad: usize,
+    top: usize,
+    left: usize,
+    height: usize,
+    width: usize,
+) -> Image<T> {
     let c = image.channels;
-    let mut out = Image::new(width, height, c, vec![0; width * height * c]);
+    let mut out = Image::new(width, height, c, vec![T::default(); width * height * c]);
     // The columns of the result that show the image.
     let first = pad.saturating_sub(left).min(width);
     let end = (pad + image.width).saturating_sub(left).clamp(first, width);

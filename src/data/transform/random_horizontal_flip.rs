@@ -38,15 +38,26 @@ impl Transform for RandomHorizontalFlip {
         }
         Ok(image)
     }
+
+    fn apply_to_floats(&self, mut image: Image<f32>, rng: &mut ChaCha8Rng) -> Result<Image<f32>> {
+        if happens(self.0.p, rng) {
+            horizontal_flip(&mut image);
+        }
+        Ok(image)
+    }
 }
 
 /// Mirrors left to right.
-pub fn horizontal_flip(image: &mut Image) {
-    let n = (image.width * image.channels).max(1);
-    for row in image.data.chunks_exact_mut(n) {
-        match image.channels {
+pub fn horizontal_flip<T: Copy>(image: &mut Image<T>) {
+    let c = image.channels.max(1);
+    for row in image.data.chunks_exact_mut((image.width * c).max(1)) {
+        match c {
+            1 => row.reverse(),
             3 => row.as_chunks_mut::<3>().0.reverse(),
-            _ => row.reverse(),
+            _ => {
+                row.reverse();
+                row.chunks_exact_mut(c).for_each(<[T]>::reverse);
+            }
         }
     }
 }

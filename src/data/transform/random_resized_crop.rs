@@ -3,7 +3,7 @@
 use super::{Shape, Transform, check_size};
 use crate::data::decode::LazyImage;
 use crate::data::image::{Interpolation, Passes, Region, Resampling};
-use crate::data::pillow::resized_crop;
+use crate::data::pillow::resized;
 use crate::error::{Result, ensure};
 use crate::options;
 use crate::random::uniform;
@@ -66,7 +66,7 @@ impl Transform for RandomResizedCrop {
         let (width, height) = image.size();
         let o = &self.options;
         let region = random_resized_crop_box(rng, width, height, o.scale, o.ratio);
-        Ok(LazyImage::Decoded(resized_crop(image, region, self.width, self.height, self.how())?))
+        resized(image, region, self.width, self.height, self.how())
     }
 
     fn shape(&self, before: Shape) -> Shape {

@@ -3,7 +3,7 @@
 use super::{CenterCrop, Shape, Transform};
 use crate::data::decode::{self, LazyImage};
 use crate::data::image::{Region, Resampling};
-use crate::data::pillow::{resize_then_crop, resized_crop};
+use crate::data::pillow::{resize_then_crop, resized};
 use crate::error::Result;
 use rand_chacha::ChaCha8Rng;
 use std::any::Any;
@@ -53,7 +53,7 @@ impl Transform for Resize {
         decode::check_size(to_width, to_height)
             .map_err(|e| e.context(format!("resizing an image of {width} x {height} pixels")))?;
         let all = Region { left: 0, top: 0, width, height };
-        Ok(LazyImage::Decoded(resized_crop(image, all, to_width, to_height, self.how)?))
+        resized(image, all, to_width, to_height, self.how)
     }
 
     fn shape(&self, before: Shape) -> Shape {
@@ -85,11 +85,11 @@ impl Transform for ResizeCenterCrop {
     fn apply_lazily<'a>(&self, image: LazyImage<'a>, rng: &mut ChaCha8Rng) -> Result<LazyImage<'a>> {
         let (width, height) = self.resize.target(image.size());
         match self.crop.region((width, height)) {
-            Some(region) => {
+            Some(region) if !matches!(image, LazyImage::Floats(_)) => {
                 let image = resize_then_crop(image, width, height, region, self.resize.how)?;
                 Ok(LazyImage::Decoded(image))
             }
-            None => self.crop.apply_lazily(self.resize.apply_lazily(image, rng)?, rng),
+            _ => self.crop.apply_lazily(self.resize.apply_lazily(image, rng)?, rng),
         }
     }
 

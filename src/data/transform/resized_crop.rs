@@ -38,7 +38,7 @@ impl Transform for ResizedCrop {
             r.width,
             r.height
         );
-        Ok(LazyImage::Decoded(pillow::resized_crop(image, r, self.width, self.height, self.how)?))
+        pillow::resized(image, r, self.width, self.height, self.how)
     }
 
     fn shape(&self, before: Shape) -> Shape {

@@ -178,10 +178,12 @@ impl Argument for PerChannel {
 pub fn register(api: &mut Api<'_>) {
     api.namespace(
         "transform",
-        "Transforms of images, as a list for data::loader. Transforms of single 8-bit images run first, in worker \
+        "Transforms of images, as a list for data::loader. Transforms of single images run first, in worker \
          threads; then those of the batch, on the device (normalize, random_erasing, mixup, and your own functions \
          |batch| -> batch, or -> a tensor of images [B, C, H, W]). Pixels match Pillow's; random draws are distributed \
-         as in torchvision and timm.",
+         as in torchvision and timm. Single images have 8 bits a channel, grey or RGB; those of a source in the mode \
+         \"unchanged\" are floats of any number of channels, which crops, resizing and flips take too (bicubic leaves \
+         what it makes beyond their range), and changes of colours refuse.",
         functions::register,
     );
     api.methods::<Transform>("One entry of a list of transforms.", methods::register);
@@ -301,13 +303,14 @@ mod functions {
         Ok(FixedOp::new(name, args, options.fill, options.interpolation)?.into())
     }
 
-    /// Gives grey images three equal channels; images with three channels stay unchanged.
+    /// Gives grey images three equal channels; images with three channels stay unchanged, and others are an error.
     pub fn rgb() -> Transform {
         Rgb.into()
     }
 
-    /// Normalises images to (x − mean) / std, with x in [0, 1]; each a number for all channels or an array with one per
-    /// channel. Without it, images stay in [0, 1].
+    /// Normalises images to (x − mean) / std, with x in [0, 1] (or, of files of floats in the mode "unchanged", as in the
+    /// files); each a number for all channels or an array with one per channel. Without it, images stay as they are.
+    /// `nepa data PATH` prints both for a source.
     pub fn normalize(mean: PerChannel, std: PerChannel) -> Result<Transform> {
         Ok(Normalize::new(mean.0, std.0)?.into())
     }

@@ -72,7 +72,7 @@ pub fn sample(images: usize) -> Option<Vec<usize>> {
 pub fn rate(source: &SourceRef, images: &[usize], pipeline: &Pipeline, interrupt: &Interrupt) -> Result<f64> {
     let one = |(round, index): (u64, usize)| -> Result<()> {
         let mut rng = Key::new(round).fold(index as u64).rng();
-        black_box(catch_panic(|| pipeline.apply(source.read(index)?, &mut rng))?);
+        black_box(catch_panic(|| pipeline.apply(source.read(index)?, source.mode(), &mut rng))?);
         Ok(())
     };
     let mut start = Instant::now();

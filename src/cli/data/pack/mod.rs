@@ -12,7 +12,7 @@ mod work;
 use super::{PRETRAINING, Split, TRANSFORMS, counted, report::bytes};
 use crate::bail_hint;
 use crate::data::decode::{self, Backend};
-use crate::data::source::{self, Place, SourceRef, TableOptions, sample_key};
+use crate::data::source::{self, OpenOptions, Place, SourceRef, sample_key};
 use crate::device;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::files::folder_of;
@@ -151,7 +151,7 @@ pub fn run(args: &PackArgs, host: &Host) -> Result<u8, ScriptError> {
     device::set(tch::Device::Cpu, threads)?;
     ensure_apart(&args.source, &args.dest)?;
     let place = Place::find(&args.source)?;
-    let plan = Plan::of(super::open(&place, args.split.as_deref())?, args)?;
+    let plan = Plan::of(super::open(&place, args.split.as_deref(), &OpenOptions::default())?, args)?;
     let mut manifest = plan.manifest(args)?;
     let counts = plan.splits.iter().map(|s| format!("{} {}", s.name(), counted(s.source.len(), "image", "images")));
     out!("{}: {}: {}", args.source, place.layout, counts.collect::<Vec<_>>().join(", "));
@@ -336,7 +336,7 @@ impl Plan {
             }
             let pattern = format!("{}-*-of-*.{}", self.prefixes[split], args.format.ending());
             let place = Place::find(&args.dest.join(pattern).to_string_lossy())?;
-            let packed = place.open(None, &TableOptions::default())?;
+            let packed = place.open(None, &OpenOptions::default())?;
             self.compare(args, split, &packed, records)
                 .with_context(|| format!("what was written is not what is read from {}", args.dest.display()))?;
             Ok(packed)

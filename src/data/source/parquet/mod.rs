@@ -5,7 +5,7 @@ mod input;
 mod pages;
 mod snappy;
 
-use super::columns::{self, Columns, Images, TableOptions};
+use super::columns::{self, Columns, Images, OpenOptions};
 use super::labels::{self, Labels, text};
 use super::listing::{self, FileState, Progress};
 use super::names::Names;
@@ -94,7 +94,7 @@ struct Table {
 impl Parquet {
     /// Opens the shards that `path` stands for: a folder, a file or a pattern (`data/train-*.parquet`). Labels and
     /// file names are read, images are not.
-    pub fn open(path: &str, split: Option<&str>, options: &TableOptions) -> Result<Self> {
+    pub fn open(path: &str, split: Option<&str>, options: &OpenOptions) -> Result<Self> {
         let (files, split) = shards(path)?.of_split(path, split)?;
         let progress = Progress::new(format!("reading the labels of {path}"));
         let folder = listing::folder();
@@ -156,7 +156,7 @@ pub(super) fn look(path: &Path) -> Evidence {
 }
 
 impl Shard {
-    fn open(path: &Path, folder: Option<&Path>, options: &TableOptions, progress: &Progress) -> Result<(Self, Table)> {
+    fn open(path: &Path, folder: Option<&Path>, options: &OpenOptions, progress: &Progress) -> Result<(Self, Table)> {
         if !path.exists() {
             return Err(paths::missing(path));
         }
@@ -169,7 +169,7 @@ impl Shard {
         path: &Path,
         input: Input,
         folder: Option<&Path>,
-        options: &TableOptions,
+        options: &OpenOptions,
         progress: &Progress,
     ) -> Result<(Self, Table)> {
         let reading = || format!("cannot read {}", path.display());

@@ -65,7 +65,7 @@ fn both_versions_hold_the_images_that_they_were_made_of() {
 
 #[test]
 fn the_coarse_labels_of_cifar_100_are_an_option() {
-    let wanted = |label: &str| TableOptions { label: Some(label.into()), image: None };
+    let wanted = |label: &str| OpenOptions { label: Some(label.into()), ..OpenOptions::default() };
     for folder in [BINARY[1], PYTHON[1]] {
         let path = fixture(folder).display().to_string();
         let coarse = open_with(&path, Some("test"), &wanted("coarse_label")).unwrap();
@@ -75,7 +75,7 @@ fn the_coarse_labels_of_cifar_100_are_an_option() {
         let fine = open_with(&path, Some("test"), &wanted("fine_label")).unwrap();
         assert_eq!(labels(&*fine), [3, 4, 0]);
         complains(open_with(&path, Some("test"), &wanted("corse_label")), &["no `corse_label`", "`coarse_label`"]);
-        let image = TableOptions { image: Some("data".into()), label: None };
+        let image = OpenOptions { image: Some("data".into()), ..OpenOptions::default() };
         complains(open_with(&path, Some("test"), &image), &["has no columns"]);
     }
     let ten = fixture(PYTHON[0]).display().to_string();

@@ -144,7 +144,7 @@ fn columns_that_hold_no_classes_are_named_with_their_type() {
     open(&dir.text("p"), None).unwrap();
     let said = printed();
     assert!(said[0].contains("none of its columns has a usual name") && said[0].contains("species (utf8)"), "{said:?}");
-    let named = TableOptions { label: Some("species".into()), image: None };
+    let named = OpenOptions { label: Some("species".into()), ..OpenOptions::default() };
     assert_eq!(open_with(&dir.text("p"), None, &named).unwrap().class_names(), ["owl"]);
 }
 
@@ -158,7 +158,7 @@ fn one_of_several_label_columns_is_taken_with_a_word_or_by_name() {
     assert_eq!((labels(&*source), source.class_names()), (vec![1, 0], &strings(&["0", "1"])[..]));
     let said = printed();
     assert!(said[0].contains("labels are read from label_id (int64), not from label (utf8)"), "{said:?}");
-    let named = |label: &str| TableOptions { label: Some(label.into()), image: None };
+    let named = |label: &str| OpenOptions { label: Some(label.into()), ..OpenOptions::default() };
     assert_eq!(open_with(&dir.text("p"), None, &named("label")).unwrap().class_names(), ["ant", "owl"]);
     complains(open_with(&dir.text("p"), None, &named("lable")), &["no column `lable`", "did you mean `label`?"]);
     complains(open_with(&dir.text("p"), None, &named("image")), &["the option label names the column image", "binary"]);
@@ -191,7 +191,7 @@ fn a_table_with_several_columns_of_images_or_labels_is_one_beside_other_things_t
     dir.write("sets/b/train.parquet", &table);
     let several = &["has several columns of images: ", "#{ image: \""];
     complains(open(&dir.text("d"), None), several);
-    let back = TableOptions { image: Some("back".into()), ..TableOptions::default() };
+    let back = OpenOptions { image: Some("back".into()), ..OpenOptions::default() };
     assert!(bytes(&*open_with(&dir.text("d"), None, &back).unwrap(), 0) == noise(2));
     complains(open(&dir.text("sets"), None), &["holds 2 data sets of .parquet files, in: a, b"]);
 }

@@ -121,7 +121,7 @@ fn of_several_data_sets_one_must_be_named() {
     dir.write("d/large/train-0.tar", tar(&[("notes.txt", b"x")]));
     let place = Place::find(&dir.text("d")).unwrap();
     assert_eq!(place.passed_over, ["large/train-0.tar"]);
-    assert_eq!(place.open(None, &TableOptions::default()).unwrap().len(), 2);
+    assert_eq!(place.open(None, &OpenOptions::default()).unwrap().len(), 2);
 }
 
 #[test]

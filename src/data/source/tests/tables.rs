@@ -105,7 +105,7 @@ fn parquet_of_every_packing_is_read_and_the_usual_ones_image_by_image() {
                     .set_max_row_group_row_count(Some(120))
                     .build();
                 dir.write("d/train-0.parquet", parquet(&rows, props));
-                let source = Parquet::open(&dir.text("d"), None, &TableOptions::default()).unwrap();
+                let source = Parquet::open(&dir.text("d"), None, &OpenOptions::default()).unwrap();
                 is_as_made(&source, 300);
                 let usual = matches!(compression, Compression::UNCOMPRESSED | Compression::SNAPPY);
                 // Without a dictionary, the second version stores lengths and bytes apart.
@@ -128,11 +128,11 @@ fn parquet_class_names_splits_and_rows_of_several_shards() {
     dir.write("d/train-00000-of-00002.parquet", plain(&with_features(batch(0..30), NAMES)));
     dir.write("d/train-00001-of-00002.parquet", plain(&with_features(batch(30..50), NAMES)));
     dir.write("d/test-00000-of-00001.parquet", plain(&batch(0..3)));
-    let source = Parquet::open(&dir.text("d"), Some("train"), &TableOptions::default()).unwrap();
+    let source = Parquet::open(&dir.text("d"), Some("train"), &OpenOptions::default()).unwrap();
     is_as_made(&source, 50);
     assert_eq!(source.class_names(), ["a", "b", "c"]);
     assert_eq!(source.name(31), "train/00000031/31.jpg");
-    let test = Parquet::open(&dir.text("d"), Some("test"), &TableOptions::default()).unwrap();
+    let test = Parquet::open(&dir.text("d"), Some("test"), &OpenOptions::default()).unwrap();
     assert_eq!(test.class_names(), ["0", "1", "2"]);
     // A clone of a Hub repository.
     dir.write("hub/data/train-00000-of-00001.parquet", plain(&batch(0..3)));
@@ -155,7 +155,7 @@ fn positions_of_images_are_kept_until_the_shard_changes() {
         dir.settle("d");
     };
     write(0..50);
-    let open = || Parquet::open(&dir.text("d"), None, &TableOptions::default()).unwrap();
+    let open = || Parquet::open(&dir.text("d"), None, &OpenOptions::default()).unwrap();
     open().read(0).unwrap();
     assert!(dir.kept().is_empty(), "two of three row groups were not read");
     is_as_made(&open(), 50);
@@ -181,7 +181,7 @@ fn each_column_of_images_has_positions_of_its_own() {
     dir.write("d/train-0.parquet", parquet(&two, props));
     dir.settle("d");
     for (name, from) in [("image", 0), ("other", 50), ("image", 0), ("other", 50)] {
-        let options = TableOptions { image: Some(name.into()), ..TableOptions::default() };
+        let options = OpenOptions { image: Some(name.into()), ..OpenOptions::default() };
         let source = Parquet::open(&dir.text("d"), None, &options).unwrap();
         let read: Vec<Vec<u8>> = (0..3).map(|i| bytes(&source, i)).collect();
         assert!(read == (from..from + 3).map(noise).collect::<Vec<_>>(), "{name}");
@@ -295,7 +295,7 @@ fn saved_datasets_that_are_cut_empty_or_wrong_are_reported() {
     complains(open(&path, None), &["state.json names no data files"]);
     dir.write("d/state.json", r#"{"_data_files": [{"filename": "x"}], "_indices_data_files": [{"filename": "y"}]}"#);
     complains(open(&path, None), &["selection of rows", "flatten_indices"]);
-    complains(HfDisk::open(&dir.path("e"), None, &TableOptions::default()), &["e does not exist"]);
+    complains(HfDisk::open(&dir.path("e"), None, &OpenOptions::default()), &["e does not exist"]);
 }
 
 /// Nothing is left behind by schemas without metadata.

@@ -1,7 +1,7 @@
 //! Single images.
 
 use crate::data::decode::LazyImage;
-use crate::data::image::Image as Pixels;
+use crate::data::image::{AnyImage, Mode};
 use crate::data::source::StoredImage;
 use crate::dist;
 use crate::error::{Result, bail};
@@ -24,25 +24,28 @@ handles! { "Image": Image; }
 /// An image by itself; one read from a file stays encoded until its pixels are asked for.
 #[derive(Clone)]
 pub enum Image {
-    Encoded(Rc<Vec<u8>>),
-    Decoded(Rc<Pixels>),
+    Encoded(Rc<Vec<u8>>, Mode),
+    Decoded(Rc<AnyImage>),
 }
 
 impl Image {
-    fn content(&self) -> StoredImage<'_> {
+    /// What `f` makes of it.
+    fn with<T>(&self, f: impl FnOnce(LazyImage<'_>) -> Result<T>) -> Result<T> {
         match self {
-            Image::Encoded(bytes) => StoredImage::Encoded(Cow::Borrowed(bytes)),
-            Image::Decoded(image) => StoredImage::Pixels(image.as_ref().clone()),
+            Image::Encoded(bytes, mode) => {
+                let mut content = StoredImage::Encoded(Cow::Borrowed(bytes));
+                f(LazyImage::open_as(&mut content, false, *mode)?)
+            }
+            Image::Decoded(image) => f(match image.as_ref() {
+                AnyImage::Bytes(image) => LazyImage::Decoded(image.clone()),
+                AnyImage::Floats(image) => LazyImage::Floats(image.clone()),
+            }),
         }
     }
 
     /// Width and height in pixels.
     pub fn size(&self) -> Result<(usize, usize)> {
-        Ok(LazyImage::open(&mut self.content(), false)?.size())
-    }
-
-    fn pixels(&self) -> Result<Pixels> {
-        LazyImage::open(&mut self.content(), false)?.decode()
+        self.with(|image| Ok(image.size()))
     }
 }
 
@@ -62,18 +65,20 @@ mod functions {
         Ok(image.size()?.1)
     }
 
-    /// The pixels: uint8 [channels, height, width] on the CPU.
+    /// The pixels [channels, height, width] on the CPU: uint8, or in the mode "unchanged" float32.
     pub fn tensor(image: &Image) -> Result<tch::Tensor> {
-        let image = image.pixels()?;
-        let mut planes = vec![0; image.data.len()];
-        image.write_planar(&mut planes);
-        let size = [image.channels as i64, image.height as i64, image.width as i64];
-        Ok(tch::Tensor::f_from_data_size(&planes, &size, tch::Kind::Uint8)?)
+        let image = image.with(|image| image.pixels())?;
+        let size = image.shape().map(|n| n as i64);
+        Ok(match image {
+            AnyImage::Bytes(image) => tch::Tensor::f_from_slice(&image.planar())?,
+            AnyImage::Floats(image) => tch::Tensor::f_from_slice(&image.planar())?,
+        }
+        .f_view(size)?)
     }
 
-    /// Writes the image as a PNG file.
+    /// Writes an image of 8 bits as a PNG file.
     pub fn save(image: &Image, path: &Path) -> Result<()> {
-        let image = image.pixels()?;
+        let image = image.with(|image| image.decode())?;
         let colour = match image.channels {
             1 => ExtendedColorType::L8,
             _ => ExtendedColorType::Rgb8,
@@ -90,6 +95,7 @@ mod functions {
         if !pipeline.on_batch().is_empty() {
             bail!("apply: transforms of a batch (normalize, random_erasing, mixup, functions) need data::loader");
         }
-        Ok(Image::Decoded(Rc::new(pipeline.apply(image.content(), &mut Key::of(Purpose::Image, seed as u64).rng())?)))
+        let mut rng = Key::of(Purpose::Image, seed as u64).rng();
+        Ok(Image::Decoded(Rc::new(image.with(|image| pipeline.apply_to(image, &mut rng))?)))
     }
 }

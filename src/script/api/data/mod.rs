@@ -4,11 +4,13 @@ mod image;
 mod loader;
 mod source;
 
+use crate::data::image::Mode;
 use crate::data::imagenet;
 use crate::data::loader::LoaderOptions;
-use crate::data::source::{self as sources, SourceRef, SyntheticOptions, TableOptions};
+use crate::data::source::{self as sources, OpenOptions, SourceRef, SyntheticOptions};
 use crate::dist;
 use crate::error::{Context as _, Result};
+use crate::options;
 use crate::script::registry::Api;
 use crate::untrusted;
 use image::Image;
@@ -42,6 +44,20 @@ fn opened(path: &str, split: Option<&str>) -> Result<Source> {
     Ok(Source(dist::local_rank0_first(&what, || sources::open(path, split))?))
 }
 
+options! {
+    /// How to read an image file.
+    pub struct ReadOptions {
+        /// What it is read as: "rgb" (8-bit), or "unchanged": float32 of all channels, as in data::open.
+        mode: Mode = Mode::Rgb,
+    }
+}
+
+fn read(path: &Path, mode: Mode) -> Result<Image> {
+    let image = Image::Encoded(Rc::new(untrusted::read(path, MOST_IMAGE)?), mode);
+    image.size().with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(image)
+}
+
 #[functions]
 mod functions {
     use super::*;
@@ -67,11 +83,15 @@ mod functions {
         opened(path, None)
     }
 
-    /// Opens one split ("" for data without splits) of parquet files or a `datasets` folder whose columns of images or
-    /// labels have unusual names, or are several: `data::open("cifar100", "train", #{ label: "coarse_label" })`. CIFAR-100
-    /// as it is distributed has these two labels too.
+    /// Opens one split ("" for data without splits) with options. `image` and `label` are for parquet files or a `datasets`
+    /// folder whose columns of images or labels have unusual names, or are several: `data::open("cifar100", "train",
+    /// #{ label: "coarse_label" })`. CIFAR-100 as it is distributed has these two labels too. `mode: "unchanged"` is for
+    /// images of other than 3 channels or more than 8 bits, such as those of satellites or in medicine: TIFF and PNG keep
+    /// their channels and bits up to the model, whose `num_channels` they must have. `nepa data PATH --mode unchanged` prints
+    /// the mean and standard deviation of each channel for transform::normalize; weights of RGB images are made to fit by
+    /// checkpoint::adapt_channels.
     #[script(name = "open")]
-    pub fn open_columns(path: &str, split: &str, options: TableOptions) -> Result<Source> {
+    pub fn open_with(path: &str, split: &str, options: OpenOptions) -> Result<Source> {
         let what = format!("the listing of {path}");
         let split = Some(split).filter(|s| !s.is_empty());
         Ok(Source(dist::local_rank0_first(&what, || sources::open_with(path, split, &options))?))
@@ -90,25 +110,25 @@ mod functions {
 
     /// Opens one split of a folder written by `datasets.save_to_disk` (Arrow), mapped into memory.
     pub fn hf_disk(path: &Path, split: &str) -> Result<Source> {
-        Ok(Source(Arc::new(sources::HfDisk::open(path, Some(split), &TableOptions::default())?)))
+        Ok(Source(Arc::new(sources::HfDisk::open(path, Some(split), &OpenOptions::default())?)))
     }
 
     /// Opens a folder written by `datasets.save_to_disk` (Arrow) with a single split.
     #[script(name = "hf_disk")]
     pub fn hf_disk_only_split(path: &Path) -> Result<Source> {
-        Ok(Source(Arc::new(sources::HfDisk::open(path, None, &TableOptions::default())?)))
+        Ok(Source(Arc::new(sources::HfDisk::open(path, None, &OpenOptions::default())?)))
     }
 
     /// Opens parquet files as on the Hugging Face Hub, given a folder or a pattern: "imagenet/train-*.parquet". Their
     /// splits are told by their names and folders, as in `datasets`; a set with missing files is an error.
     pub fn parquet(files: &str, split: &str) -> Result<Source> {
-        Ok(Source(Arc::new(sources::Parquet::open(files, Some(split), &TableOptions::default())?)))
+        Ok(Source(Arc::new(sources::Parquet::open(files, Some(split), &OpenOptions::default())?)))
     }
 
     /// Opens one split of parquet files.
     #[script(name = "parquet")]
     pub fn parquet_only_split(files: &str) -> Result<Source> {
-        Ok(Source(Arc::new(sources::Parquet::open(files, None, &TableOptions::default())?)))
+        Ok(Source(Arc::new(sources::Parquet::open(files, None, &OpenOptions::default())?)))
     }
 
     /// Opens uncompressed WebDataset tars, given a folder or a pattern: "shards/train-{0000..0146}.tar". Each is
@@ -174,10 +194,13 @@ mod functions {
 
     /// Reads an image file of any supported format, as 8-bit RGB.
     pub fn read_image(path: &Path) -> Result<Image> {
-        let unreadable = || format!("cannot read {}", path.display());
-        let image = Image::Encoded(Rc::new(untrusted::read(path, MOST_IMAGE)?));
-        image.size().with_context(unreadable)?;
-        Ok(image)
+        read(path, Mode::Rgb)
+    }
+
+    /// Reads an image file of any supported format in a mode, "rgb" or "unchanged", as data::open describes them.
+    #[script(name = "read_image")]
+    pub fn read_image_as(path: &Path, options: ReadOptions) -> Result<Image> {
+        read(path, options.mode)
     }
 
     /// Makes a loader: batches of a source, with a list of transforms applied to each image, prepared in advance by

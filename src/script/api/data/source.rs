@@ -2,6 +2,7 @@
 
 use super::image::Image;
 use crate::data::decode::LazyImage;
+use crate::data::image::AnyImage;
 use crate::data::source::{self as sources, SourceRef, StoredImage};
 use crate::error::{Context as _, Result, bail};
 use crate::options;
@@ -153,12 +154,13 @@ fn read(source: &Source, i: i64, options: &ImageOptions) -> Result<Image> {
     let i = item(&source.0, i)?;
     let read = || -> Result<Image> {
         let mut content = source.0.read(i)?;
+        let mode = source.0.mode();
         if options.exif_orientation {
-            return Ok(Image::Decoded(Rc::new(LazyImage::open(&mut content, true)?.decode()?)));
+            return Ok(Image::Decoded(Rc::new(LazyImage::open_as(&mut content, true, mode)?.pixels()?)));
         }
         Ok(match content {
-            StoredImage::Encoded(bytes) => Image::Encoded(Rc::new(bytes.into_owned())),
-            StoredImage::Pixels(image) => Image::Decoded(Rc::new(image)),
+            StoredImage::Encoded(bytes) => Image::Encoded(Rc::new(bytes.into_owned()), mode),
+            StoredImage::Pixels(image) => Image::Decoded(Rc::new(AnyImage::Bytes(image))),
         })
     };
     read().with_context(|| format!("cannot read item {i} ({})", source.0.name(i)))
