@@ -1,5 +1,7 @@
 //! Images of many channels or more than 8 bits, from the file to the model.
 
+#[cfg(target_os = "linux")]
+use crate::common::simulated_cuda::simulated;
 use crate::common::{Folder, repository};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -199,4 +201,26 @@ fn a_model_of_five_channels_is_pretrained_on_floats_and_fine_tuned_from_rgb() {
     said.prints(&["false\n5\n"]);
     let stored = folder.json("five/preprocessor_config.json");
     assert_eq!(stored["image_mean"].as_array().unwrap().len(), 5);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_gpu_gets_the_same_batches() {
+    let (mean, std) = moments("bands5-f32.tif");
+    let recipe = format!(
+        "{OPEN}
+        let list = [transform::random_horizontal_flip(), transform::normalize({mean:?}, {std:?})];
+        for transforms in [[], list] {{
+            for batch in data::loader(images, transforms, #{{ batch: 2 }}).epoch(0) {{
+                print(batch.images.flatten().to_array());
+            }}
+        }}"
+    );
+    let folder = with_copies("bands5-f32.tif", 5);
+    folder.write("recipe.rhai", recipe);
+    let on_cpu = folder.nepa(&["run", "recipe.rhai", "--device", "cpu"]);
+    let on_gpu = simulated(&folder, &[], &["run", "recipe.rhai", "--device", "cuda"]);
+    assert_eq!(on_cpu.succeeds().stdout.lines().count(), 6);
+    on_gpu.succeeds().says(&["recipe.rhai on cuda:0"]);
+    assert_eq!(on_gpu.stdout, on_cpu.stdout);
 }
