@@ -19,7 +19,7 @@ pub use tensor_file::TensorFile;
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
 use crate::files::{Existing, beside, to_read, write_folder};
-use crate::nn::{Architecture, Definition, Module, VitNepa, VitNepaOverrides, named_state};
+use crate::nn::{Architecture, Definition, InputNormalization, Module, VitNepa, VitNepaOverrides, named_state};
 use crate::options;
 use crate::provenance::{ModelProvenance, RunProvenance, timestamp};
 use serde_json::{Map, Value};
@@ -253,11 +253,17 @@ impl StoredModel {
                     checkpoint::load_into(nn::vit_nepa(checkpoint::config(FOLDER)), FOLDER, #{ strict: false })";
         fill(model, &self.tensors, &self.file.display().to_string(), Some(hint))?;
         model.set_generic(self.config.generic);
-        let place = self.file.with_file_name(preprocessor::FILE);
-        if let Some(normalization) = preprocessor::read(&place)? {
-            model.set_normalization(normalization).with_context(|| place.display().to_string())?;
-        }
-        Ok(())
+        model.set_normalization(normalization(&self.file, model.architecture().num_channels)?)
+    }
+}
+
+/// How images of so many channels were normalised for the weights in a file: as preprocessor_config.json beside it says,
+/// or else by 0.5 and 0.5, as in the reference.
+pub fn normalization(file: &Path, channels: i64) -> Result<InputNormalization> {
+    let place = file.with_file_name(preprocessor::FILE);
+    match preprocessor::read(&place)? {
+        Some(found) => found.of_channels(channels as usize).with_context(|| place.display().to_string()),
+        None => Ok(InputNormalization::usual(channels as usize)),
     }
 }
 

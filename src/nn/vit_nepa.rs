@@ -109,6 +109,26 @@ pub struct InputNormalization {
     pub std: Vec<f64>,
 }
 
+impl InputNormalization {
+    /// By 0.5 and 0.5, as in the reference.
+    pub fn usual(channels: usize) -> Self {
+        Self { mean: vec![0.5; channels], std: vec![0.5; channels] }
+    }
+
+    /// That of images with so many channels: a single value counts for all of them, and equal ones for any number.
+    pub fn of_channels(mut self, channels: usize) -> Result<Self> {
+        for (name, values) in [("mean", &mut self.mean), ("std", &mut self.std)] {
+            if let [first, rest @ ..] = &values[..]
+                && rest.iter().all(|other| other == first)
+            {
+                *values = vec![*first; channels];
+            }
+            ensure!(values.len() == channels, "{name}: expected {channels} numbers, found {values:?}");
+        }
+        Ok(self)
+    }
+}
+
 impl VitNepa {
     /// A model with fresh weights; `own` modules stand in for built-in ones.
     pub fn new(architecture: &Architecture, own: VitNepaOverrides) -> Result<Self> {
@@ -146,7 +166,7 @@ impl VitNepa {
             definition: RefCell::default(),
             architecture: architecture.clone(),
             generic: RefCell::default(),
-            normalization: RefCell::new(InputNormalization { mean: vec![0.5; channels], std: vec![0.5; channels] }),
+            normalization: RefCell::new(InputNormalization::usual(channels)),
         })
     }
 
@@ -186,17 +206,8 @@ impl VitNepa {
     }
 
     /// Sets how its images are normalised; a single value counts for all channels, and equal ones for any number.
-    pub fn set_normalization(&self, mut normalization: InputNormalization) -> Result<()> {
-        let channels = self.architecture.num_channels as usize;
-        for (name, values) in [("mean", &mut normalization.mean), ("std", &mut normalization.std)] {
-            if let [first, rest @ ..] = &values[..]
-                && rest.iter().all(|other| other == first)
-            {
-                *values = vec![*first; channels];
-            }
-            ensure!(values.len() == channels, "{name}: expected {channels} numbers, found {values:?}");
-        }
-        self.normalization.replace(normalization);
+    pub fn set_normalization(&self, normalization: InputNormalization) -> Result<()> {
+        self.normalization.replace(normalization.of_channels(self.architecture.num_channels as usize)?);
         Ok(())
     }
 

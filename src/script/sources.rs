@@ -31,6 +31,7 @@ const STDLIB: &[(&str, &str)] = embedded![
     "pretrain.rhai",
     "probe.rhai",
     "splits.rhai",
+    "start.rhai",
     "train.rhai",
     "visualize.rhai",
 ];

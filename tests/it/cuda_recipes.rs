@@ -31,8 +31,12 @@ const FINE_TUNING: &str = "data=IMAGES model=MODEL weights=raw batch=8 micro_bat
 const FEATURES: &str = "data=IMAGES model=MODEL block=all";
 
 /// Every recipe, at a size that takes seconds.
-const RECIPES: [(&str, &str); 12] = [
+const RECIPES: [(&str, &str); 13] = [
     ("ablations", "steps=2 batch=32 images=60"),
+    (
+        "continue_pretraining",
+        "data=IMAGES model=MODEL weights=raw evaluate_every=1 dtype=float32 batch=8 micro_batch=4 image_size=48 steps=2",
+    ),
     ("eval_imagenet1k", "data=IMAGES model=CLASSES resize=32 dtype=float32"),
     ("fashion_mnist", "hidden_size=16 layers=1 heads=2 pretrain_epochs=1 finetune_epochs=1"),
     ("finetune_vitb", FINE_TUNING),

@@ -16,6 +16,7 @@ mod blocks;
 mod channels;
 mod checkpoint;
 mod cli;
+mod continue_pretraining;
 mod cost;
 mod cuda_recipes;
 mod data;

@@ -5,6 +5,7 @@ use crate::bail_hint;
 use crate::checkpoint::{self, CONFIG_FILE, FillOptions, Own, PASS_STRICT, SaveOptions, StoredModel};
 use crate::dist;
 use crate::error::Result;
+use crate::nn::InputNormalization;
 use crate::run::pretrained;
 use crate::script::registry::Api;
 use crate::script::session;
@@ -45,7 +46,8 @@ mod functions {
     /// (checkpoints/LABEL/step-N), a model folder, nepa's or Hugging Face's (with pytorch_model_ema.bin for "ema";
     /// weights may be in several files with an index), or a file of weights beside a config.json. A folder that records
     /// the other kind of weights is refused. Returns a map: `path` of the file, `weights`, `config` (with the keys of
-    /// config.json) and `script`, both for nn::build, `class_names` (an array, or () without a head), `tensors` by name, on the CPU.
+    /// config.json) and `script`, both for nn::build, `class_names` (an array, or () without a head), `mean` and `std` (by
+    /// channel: how images were normalised, as preprocessor_config.json says, or else 0.5), `tensors` by name, on the CPU.
     ///
     /// Example: `let pretrained = checkpoint::open("runs/vitb/checkpoints/pretrain/step-00499200", "ema");`
     pub fn open(path: &Path, weights: &str) -> Result<Map> {
@@ -162,6 +164,7 @@ fn opened(path: &Path, weights: &str) -> Result<Map> {
             "build it with nn::build(SCRIPT, config), which keeps the script beside the weights"
         ),
     };
+    let InputNormalization { mean, std } = checkpoint::normalization(&file, config.config.num_channels)?;
     let names = config.class_names().map(|names| from_json(&Value::from(names))).unwrap_or(Dynamic::UNIT);
     Ok(Map::from([
         ("path".into(), file.display().to_string().into()),
@@ -169,6 +172,8 @@ fn opened(path: &Path, weights: &str) -> Result<Map> {
         ("config".into(), nn::config_of(&config).into()),
         ("script".into(), script),
         ("class_names".into(), names),
+        ("mean".into(), mean.into()),
+        ("std".into(), std.into()),
         ("tensors".into(), tensors_by_name(tensors).into()),
     ]))
 }
