@@ -71,6 +71,11 @@ impl Schedule {
         );
         ensure!(kind == ScheduleKind::LlrdCosine || o.llrd_end.is_none(), "llrd_end belongs to optim::llrd_cosine");
         ensure!(
+            o.llrd_end.is_none_or(|end| end >= 0.0),
+            "llrd_end must not be negative, found {}",
+            o.llrd_end.unwrap()
+        );
+        ensure!(
             kind == ScheduleKind::Step || (o.step_size.is_none() && o.gamma.is_none()),
             "step_size and gamma belong to the schedule \"step\""
         );

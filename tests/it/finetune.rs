@@ -499,10 +499,32 @@ fn the_recipes_fine_tune_on_every_layout_and_say_so_in_their_models() {
         // The model's images have 32 pixels: 8/7 of it on the shorter side, or 1/0.95 of it on both.
         let state = folder.text("out/checkpoints/finetune/step-00000003/state.json");
         let resize = if recipe == "vitb" { "\"resize(36, bicubic)\"" } else { "\"resize([33, 33], bicubic)\"" };
-        for setting in [resize, "\"exif_orientation\": true", "images_per_draw\\\":128"] {
+        let llrd = if recipe == "vitb" { "\"llrd\": 0.65" } else { "\"llrd\": 0.75" };
+        let more = [llrd, "\"llrd_end\": null", "\"schedule\": \"llrd_cosine_warmup\""];
+        for setting in [resize, "\"exif_orientation\": true", "images_per_draw\\\":128"].iter().chain(&more) {
             assert!(state.contains(setting), "{setting} in {state}");
         }
         assert_eq!(config["pos_embed_images_per_draw"], 1024);
+    }
+}
+
+#[test]
+fn the_recipes_fine_tune_with_the_papers_rising_decay_on_request() {
+    let folder = Folder::new();
+    let file = repository("recipes/finetune_vitb.rhai").display().to_string();
+    let model = format!("model={}", golden("gelu-plain-qknorm"));
+    let data = format!("data={}", repository("tests/fixtures/data/folder").display());
+    let mut args = vec!["run", &file, "--device", "cpu", "--threads", "1", "--out", "out"];
+    let small = ["weights=raw", "batch=8", "micro_batch=4", "epochs=1", "dtype=float32", "held_out_split="];
+    for set in [&model[..], &data, "llrd=0.35", "llrd_end=1.0"].iter().chain(&small) {
+        args.extend(["--set", set]);
+    }
+    // 1.5e-3 x 8 / 256, of the embeddings times 0.35 to the power of the 3 blocks, and in the end all of it.
+    let words = "embeddings from 2.01e-6 (llrd 0.35) to 4.69e-5 (llrd 1.0), times the schedule";
+    folder.nepa(&args).succeeds().says(&[words]);
+    let state = folder.text("out/checkpoints/finetune/step-00000003/state.json");
+    for setting in ["\"llrd\": 0.35", "\"llrd_end\": 1.0", "\"schedule\": \"llrd_cosine\""] {
+        assert!(state.contains(setting), "{setting} in {state}");
     }
 }
 
@@ -527,7 +549,7 @@ fn fashion_mnist_is_pretrained_fine_tuned_and_evaluated_by_one_recipe() {
 
 #[test]
 fn every_parameter_of_the_recipes_is_described() {
-    for name in ["finetune_vitb", "finetune_vitl", "fashion_mnist", "eval_imagenet1k"] {
+    for name in ["finetune_vitb", "finetune_vitl", "fashion_mnist", "eval_imagenet1k", "continue_pretraining"] {
         let folder = Folder::new();
         let file = repository(&format!("recipes/{name}.rhai")).display().to_string();
         folder.nepa(&["check", &file]).succeeds().prints(&["ok"]);
