@@ -2,7 +2,7 @@
 
     python peer.py --reference DIR --batch 8 --dtype bfloat16 --device cpu --threads 2
 
-DIR is a checkout of the reference implementation. The model is the reference's own. A turn of `--task train` is a
+DIR is a checkout of the reference implementation, github.com/SihanXU/nepa. The model is the reference's own. A turn of `--task train` is a
 pretraining step as its Trainer takes it with the options of its pretraining script: autocast, loss, backward, clipping,
 AdamW (`adamw_torch`), and its average of the weights. One of `classify` or `features` is a forward pass without
 gradients, of the classifier, or of the encoder with the mean of its patch tokens: of a batch, or with `--images` of all

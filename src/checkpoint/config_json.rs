@@ -210,7 +210,7 @@ impl ConfigFile {
 }
 
 impl ConfigFile {
-    /// Writes the keys of a plain ViT-NEPA, as the reference has them.
+    /// Writes the keys of a plain ViT-NEPA, as the reference has them, and `use_intermediate_loss`, which it ignores.
     fn write_plain(&self, map: &mut Map<String, Value>) {
         let classifies = self.config.num_labels > 0;
         let architecture = if classifies { "ViTNepaForImageClassification" } else { "ViTNepaForPreTraining" };

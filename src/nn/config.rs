@@ -28,7 +28,8 @@ impl Activation {
 }
 
 options! {
-    /// A ViT-NEPA. The defaults are those of the published base model's pretraining (ViT-B/14 at 224²).
+    /// A ViT-NEPA. The defaults are those of the published base model's pretraining (ViT-B/14 at 224²), but for
+    /// `qk_norm_affine`, false there, and `pos_embed_rescale`, 2.0 there.
     /// Every block takes the whole configuration and reads the keys that it needs.
     pub struct VitNepaConfig {
         /// Side of the square images, in pixels.
@@ -79,7 +80,8 @@ options! {
         drop_path_prob: f64 = 0.0,
         /// Standard deviation of the initial weights (truncated normal).
         initializer_range: f64 = 0.02,
-        /// Whether pretraining adds the intermediate loss, over the outputs of blocks 1 … L-1.
+        /// Whether pretraining adds the intermediate loss, over the outputs of blocks 1 … L-1: an idea of a fork
+        /// (github.com/csiki/nepa), which neither the paper nor its authors' code has.
         use_intermediate_loss: bool = false,
         /// Number of classes of the classification head; 0 means no head (pretraining).
         num_labels: i64 = 0,

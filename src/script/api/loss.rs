@@ -60,7 +60,8 @@ mod functions {
     }
 
     /// The mean of next_embedding over the raw outputs of blocks 1 … L−1; `hidden_states` as
-    /// `encode(images, #{ hidden_states: true })` gives them.
+    /// `encode(images, #{ hidden_states: true })` gives them. From a fork (github.com/csiki/nepa): neither the paper nor its
+    /// authors' code has it.
     pub fn next_embedding_intermediate(hidden_states: Vec<tch::Tensor>, z: &Tensor) -> Result<tch::Tensor> {
         loss::next_embedding_intermediate(&hidden_states, z, &Default::default())
     }

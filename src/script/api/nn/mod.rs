@@ -107,7 +107,7 @@ mod functions {
     /// classification head if `num_labels` > 0. `forward(images [B, C, S, S])` returns the logits
     /// [B, num_labels], or without a head the final norm's output [B, N, D]; `encode` returns
     /// everything. Parameters are named as in the reference's checkpoints. The defaults are those of
-    /// the published base model's pretraining.
+    /// the published base model's pretraining, but for `qk_norm_affine`, false there, and `pos_embed_rescale`, 2.0 there.
     pub fn vit_nepa(config: Config) -> Result<Module> {
         wrap(nn::VitNepa::new(&config.0, nn::VitNepaOverrides::default())?)
     }
