@@ -248,3 +248,36 @@ fn a_model_of_a_script_goes_on_with_its_parts_and_their_running_statistics() {
     assert_eq!(said.succeeds().values(), [Value::from(3), true.into(), 3.into(), true.into()]);
     assert!(!said.stderr.contains("dropped"), "{said}");
 }
+
+#[test]
+fn images_of_many_channels_are_taken_as_they_are_with_adapted_weights() {
+    let folder = Folder::on_cpu();
+    hugging_face(&folder);
+    let picture = std::fs::read(repository("tests/fixtures/images-channels/bands5-f32.tif")).unwrap();
+    (0..8).for_each(|i| folder.write(&format!("bands/{i}.tif"), &picture));
+    let file = repository("recipes/continue_pretraining.rhai").display().to_string();
+    let go_on = |out: &str, more: &[&str]| {
+        let mut args = vec!["run", &file, "--device", "cpu", "--threads", "1", "--out", out];
+        let small = ["data=bands", "held_out_split=", "model=hf", "weights=raw", "batch=8", "steps=1", "dtype=float32"];
+        small.iter().chain(more).for_each(|set| args.extend(["--set", set]));
+        folder.nepa(&args)
+    };
+    let said =
+        go_on("out", &["lr=0.0", "channels=5", "mean=[0.1, 0.2, 0.3, 0.4, 0.5]", "std=[1.0, 1.0, 1.0, 1.0, 2.0]"]);
+    said.succeeds().says(&["adapted    1: vit_nepa.embeddings.patch_embeddings.projection.weight"]);
+    assert_eq!(folder.json("out/model/config.json")["num_channels"], 5);
+    // Red, green, blue, red, green, each times 3 / 5 (timm).
+    folder
+        .run(
+            r#"let name = "vit_nepa.embeddings.patch_embeddings.projection.weight";
+            let rgb = checkpoint::tensors("hf/model.safetensors")[name];
+            let five = checkpoint::tensors("out/model")[name];
+            for c in 0..5 {
+                let difference = (five.narrow(1, c, 1) - rgb.narrow(1, c % 3, 1) * 0.6).abs().max().item();
+                if difference > 1e-6 { throw `channel ${c}: ${difference}`; }
+            }"#,
+        )
+        .succeeds();
+    go_on("x", &["channels=5"]).fails(1).says(&["mean and std: expected 5 numbers each, found 0 and 0", "nepa data"]);
+    go_on("y", &["channels=4", "mean=[0.1, 0.2, 0.3, 0.4]", "std=[1.0, 1.0, 1.0, 1.0]"]).fails(1).says(&["5", "4"]);
+}
