@@ -39,7 +39,7 @@ fn an_error_that_nothing_can_catch_is_told_by_us() {
         None => {
             nepa::ffi::on_uncaught(|error| {
                 println!("told: {}", nepa::error::one_line(&error));
-                nepa::dist::exit_immediately(3)
+                nepa::ffi::exit(3)
             });
             let host = tch::Tensor::zeros([16], (tch::Kind::Uint8, tch::Device::Cpu)).pin_memory(tch::Device::Cuda(0));
             let mut there = host.internal_to_copy((tch::Kind::Uint8, tch::Device::Cuda(0)), true);
