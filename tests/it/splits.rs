@@ -123,11 +123,11 @@ fn the_small_recipes_take_any_layout_and_splits() {
         &folder,
         "ablations",
         "a",
-        &[&swapped[..], &["steps=1", "images=100", "variants=[\"untrained\"]"]].concat(),
+        &[&swapped[..], &["seeds=1", "images=100", "variants=[\"untrained\"]"]].concat(),
     );
     said.succeeds().prints(&["untrained"]);
     let small =
-        ["seeds=1", "pretrain_epochs=1", "finetune_epochs=1", "labels_per_class=2", "data=d", "held_out_split="];
+        ["seeds=1", "pretrain_epochs=1", "finetune_steps=1", "labels_per_class=[2]", "data=d", "held_out_split="];
     let said = recipe(&folder, "quickstart", "q", &small);
     // 24 images make no batch of 128.
     said.fails(1).says(&["d: a fifth of its images, 6 of 30, is held out", "128"]);
