@@ -31,8 +31,13 @@ const FINE_TUNING: &str = "data=IMAGES model=MODEL weights=raw batch=8 micro_bat
 const FEATURES: &str = "data=IMAGES model=MODEL block=all";
 
 /// Every recipe, at a size that takes seconds.
-const RECIPES: [(&str, &str); 13] = [
-    ("ablations", "steps=2 batch=32 images=60"),
+const RECIPES: [(&str, &str); 14] = [
+    ("ablations", "steps=2 batch=32 images=60 seeds=1"),
+    (
+        "cifar10",
+        "data=IMAGES held_out_split=validation image_size=16 hidden_size=12 layers=1 pretrain_epochs=1 epochs_1=1 \
+         epochs_10=1 epochs_100=1 seeds=1 block=1 batch=4",
+    ),
     (
         "continue_pretraining",
         "data=IMAGES model=MODEL weights=raw evaluate_every=1 dtype=float32 batch=8 micro_batch=4 image_size=48 steps=2",
@@ -46,7 +51,7 @@ const RECIPES: [(&str, &str); 13] = [
     ("pretrain_vitb", PRETRAINING),
     ("pretrain_vitl", PRETRAINING),
     ("pretrain_vits", PRETRAINING),
-    ("quickstart", "seeds=1 pretrain_epochs=1 finetune_epochs=1"),
+    ("quickstart", "seeds=1 pretrain_epochs=1 finetune_steps=5 labels_per_class=[2]"),
     ("visualize", "data=IMAGES model=MODEL"),
 ];
 

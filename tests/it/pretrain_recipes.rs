@@ -65,7 +65,7 @@ fn images_without_a_held_out_part_can_be_trained_on() {
 fn every_ablation_trains_and_shows_what_came_of_it() {
     let folder = Folder::new();
     let recipe = recipe("ablations");
-    let tiny = ["--set", "steps=3", "--set", "batch=32", "--set", "images=100"];
+    let tiny = ["--set", "steps=3", "--set", "batch=32", "--set", "images=100", "--set", "seeds=1"];
     let said =
         folder.nepa(&[&["run", &recipe, "--device", "cpu", "--threads", "1", "--out", "out"][..], &tiny].concat());
     said.succeeds().prints(&["target_std", "effective_rank", "target_cosine", "kNN top-1", "probe top-1"]);
