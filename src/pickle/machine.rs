@@ -179,71 +179,6 @@ impl<'a> Machine<'a> {
             b'0' => drop(self.pop()?),
             b'1' => drop(self.pop_mark()?),
             b'2' => self.stack.push(self.last()?),
-            b'N' => self.stack.push(Value::Opaque),
-            // NEWTRUE, NEWFALSE
-            op @ (0x88 | 0x89) => self.stack.push(Value::Bool(op == 0x88)),
-            b'J' => {
-                let bytes = self.take(4)?.try_into().expect("4 bytes");
-                self.stack.push(Value::Int(i32::from_le_bytes(bytes).into()));
-            }
-            b'K' => self.int(1)?,
-            b'M' => self.int(2)?,
-            // LONG1, LONG4
-            op @ (0x8a | 0x8b) => {
-                let length = self.unsigned(if op == 0x8a { 1 } else { 4 })?;
-                let bytes = self.take(length)?;
-                self.stack.push(long(bytes));
-            }
-            b'G' => {
-                self.take(8)?;
-                self.stack.push(Value::Opaque);
-            }
-            // Text: BINUNICODE, SHORT_BINUNICODE, BINUNICODE8
-            b'X' => self.text_of(4)?,
-            0x8c => self.text_of(1)?,
-            0x8d => self.text_of(8)?,
-            // Bytes: BINBYTES, BINSTRING, SHORT_BINBYTES, SHORT_BINSTRING, BINBYTES8, BYTEARRAY8
-            b'B' | b'T' => self.bytes_of_length(4)?,
-            b'C' | b'U' => self.bytes_of_length(1)?,
-            0x8e | 0x96 => self.bytes_of_length(8)?,
-            b')' | b']' => self.node(Node::Sequence(Vec::new())),
-            op @ 0x85..=0x87 => {
-                let mut items = Vec::new();
-                for _ in 0x85..=op {
-                    items.insert(0, self.pop()?);
-                }
-                self.node(Node::Sequence(items));
-            }
-            // TUPLE, LIST, FROZENSET
-            b't' | b'l' | 0x91 => {
-                let items = self.pop_mark()?;
-                self.node(Node::Sequence(items));
-            }
-            // EMPTY_SET
-            0x8f => self.node(Node::Sequence(Vec::new())),
-            b'}' => self.node(Node::Dict(Vec::new())),
-            b'd' => {
-                let items = self.pop_mark()?;
-                self.node(Node::Dict(Vec::new()));
-                self.set_items(&items)?;
-            }
-            b'a' => {
-                let item = self.pop()?;
-                self.append(&[item])?;
-            }
-            // APPENDS, ADDITEMS
-            b'e' | 0x90 => {
-                let items = self.pop_mark()?;
-                self.append(&items)?;
-            }
-            b's' => {
-                let (value, key) = (self.pop()?, self.pop()?);
-                self.set_items(&[key, value])?;
-            }
-            b'u' => {
-                let items = self.pop_mark()?;
-                self.set_items(&items)?;
-            }
             // BINPUT, LONG_BINPUT, MEMOIZE
             b'q' => self.keep(1)?,
             b'r' => self.keep(4)?,
@@ -270,12 +205,96 @@ impl<'a> Machine<'a> {
             b'R' => self.call()?,
             b'b' => self.build()?,
             b'Q' => self.storage()?,
-            other => bail_hint!(
-                "the instruction 0x{other:02x}, which is not read";
-                "the file is damaged, or holds more: {}", self.purpose.advice()
-            ),
+            other => {
+                if !self.push_literal(other)? && !self.collect(other)? {
+                    bail_hint!(
+                        "the instruction 0x{other:02x}, which is not read";
+                        "the file is damaged, or holds more: {}", self.purpose.advice()
+                    );
+                }
+            }
         }
         Ok(None)
+    }
+
+    /// Carries out an instruction that pushes a value written in the pickle; false if it is another one.
+    fn push_literal(&mut self, op: u8) -> Result<bool> {
+        match op {
+            b'N' => self.stack.push(Value::Opaque),
+            // NEWTRUE, NEWFALSE
+            0x88 | 0x89 => self.stack.push(Value::Bool(op == 0x88)),
+            b'J' => {
+                let bytes = self.take(4)?.try_into().expect("4 bytes");
+                self.stack.push(Value::Int(i32::from_le_bytes(bytes).into()));
+            }
+            b'K' => self.int(1)?,
+            b'M' => self.int(2)?,
+            // LONG1, LONG4
+            0x8a | 0x8b => {
+                let length = self.unsigned(if op == 0x8a { 1 } else { 4 })?;
+                let bytes = self.take(length)?;
+                self.stack.push(long(bytes));
+            }
+            b'G' => {
+                self.take(8)?;
+                self.stack.push(Value::Opaque);
+            }
+            // Text: BINUNICODE, SHORT_BINUNICODE, BINUNICODE8
+            b'X' => self.text_of(4)?,
+            0x8c => self.text_of(1)?,
+            0x8d => self.text_of(8)?,
+            // Bytes: BINBYTES, BINSTRING, SHORT_BINBYTES, SHORT_BINSTRING, BINBYTES8, BYTEARRAY8
+            b'B' | b'T' => self.bytes_of_length(4)?,
+            b'C' | b'U' => self.bytes_of_length(1)?,
+            0x8e | 0x96 => self.bytes_of_length(8)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Carries out an instruction that makes or fills a tuple, list, set or dictionary; false if it is another one.
+    fn collect(&mut self, op: u8) -> Result<bool> {
+        match op {
+            // EMPTY_TUPLE, EMPTY_LIST, EMPTY_SET
+            b')' | b']' | 0x8f => self.node(Node::Sequence(Vec::new())),
+            0x85..=0x87 => {
+                let mut items = Vec::new();
+                for _ in 0x85..=op {
+                    items.insert(0, self.pop()?);
+                }
+                self.node(Node::Sequence(items));
+            }
+            // TUPLE, LIST, FROZENSET
+            b't' | b'l' | 0x91 => {
+                let items = self.pop_mark()?;
+                self.node(Node::Sequence(items));
+            }
+            b'}' => self.node(Node::Dict(Vec::new())),
+            b'd' => {
+                let items = self.pop_mark()?;
+                self.node(Node::Dict(Vec::new()));
+                self.set_items(&items)?;
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.append(&[item])?;
+            }
+            // APPENDS, ADDITEMS
+            b'e' | 0x90 => {
+                let items = self.pop_mark()?;
+                self.append(&items)?;
+            }
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.set_items(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_mark()?;
+                self.set_items(&items)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn int(&mut self, n: usize) -> Result<()> {

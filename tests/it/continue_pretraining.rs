@@ -42,7 +42,7 @@ fn a_hugging_face_folder_gives_its_raw_or_averaged_weights() {
         // Without a learning rate, the weights stay what was taken.
         let said = go_on(&folder, weights, &["model=hf", &format!("weights={weights}"), "lr=0.0"]);
         said.succeeds().says(&[&format!("from {file} ({weights} weights)"), "taken      "]);
-        assert!(!said.stderr.contains("fresh") && !said.stderr.contains("dropped"), "{said}");
+        assert!(!said.stderr.contains("  fresh ") && !said.stderr.contains("  dropped "), "{said}");
         assert_same_weights(&folder, &format!("{weights}/model"), file);
         let started = folder.json(&format!("{weights}/model-ema/provenance.json"))["started_from"][0].clone();
         assert_eq!((&started["path"], &started["weights"]), (&file.into(), &weights.into()), "{started}");
