@@ -1,6 +1,6 @@
 //! The benchmarks at tiny sizes: that they run, and what they say. What they measure is no test's matter.
 
-use crate::common::Folder;
+use crate::common::{Folder, repository};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 
@@ -124,7 +124,8 @@ fn outcome_judges_both_sides_alike() {
         }
     }
     let configs = "reference/configs/pretrain/nepa-base-patch14-224";
-    folder.write(&format!("{configs}/config.json"), r#"{"model_type": "vit_nepa", "hidden_size": 768}"#);
+    let config = std::fs::read(repository("tests/fixtures/model/reference-one-layer/config.json")).unwrap();
+    folder.write(&format!("{configs}/config.json"), config);
     folder.write(&format!("{configs}/preprocessor_config.json"), "{}");
     folder.write(
         "python",
