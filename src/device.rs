@@ -27,6 +27,31 @@ pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor> {
     }
 }
 
+/// Tensors made on the CPU, on another device as [`upload`] brings them, but all in one copy: there they share memory, so
+/// they must not be changed in place where a graph holds one of them.
+pub fn upload_together(tensors: &[Tensor], device: Device) -> Result<Vec<Tensor>> {
+    if !device.is_cuda() || tensors.len() < 2 {
+        return tensors.iter().map(|tensor| upload(tensor, device)).collect();
+    }
+    // A dtype's elements lie at multiples of their size.
+    const ALIGNMENT: i64 = 16;
+    let (mut parts, mut places, mut end) = (Vec::new(), Vec::new(), 0);
+    for tensor in tensors {
+        let bytes = tensor.f_contiguous()?.f_view(-1)?.f_view_dtype(Kind::Uint8)?;
+        let length = bytes.size()[0];
+        let padding = -length & (ALIGNMENT - 1);
+        places.push((end, length));
+        parts.push(bytes);
+        parts.push(Tensor::f_zeros(padding, (Kind::Uint8, Device::Cpu))?);
+        end += length + padding;
+    }
+    let there = upload(&Tensor::f_cat(&parts, 0)?, device)?;
+    let view = |(tensor, (start, length)): (&Tensor, (i64, i64))| -> Result<Tensor> {
+        Ok(there.f_narrow(0, start, length)?.f_view_dtype(tensor.kind())?.f_view(tensor.size().as_slice())?)
+    };
+    tensors.iter().zip(places).map(view).collect()
+}
+
 /// Copies of tensors on the CPU, in new memory and outside any graph. A GPU is waited for once.
 pub fn download(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
     if !tensors.is_empty() && tensors.iter().all(|t| t.device().is_cuda()) {

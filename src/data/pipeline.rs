@@ -4,7 +4,7 @@ use super::batch::Batch;
 use super::decode::LazyImage;
 use super::image::{AnyImage, Mode};
 use super::source::{Source, StoredImage};
-use super::transform::{BatchContext, Drawn, Misfit, Normalize, RandomErasing, Shape, Stage, Transform};
+use super::transform::{BatchContext, Drawn, Misfit, Normalize, Prepared, RandomErasing, Shape, Stage, Transform};
 use crate::error::{Diagnostic, Error, Result, bail, catch_panic, ensure, hint_of, one_line};
 use crate::positions::Groups;
 use crate::random::Key;
@@ -84,18 +84,32 @@ impl Pipeline {
         self.on_batch.iter().map(|transform| transform.draw_for_batch(shape, &mut key.rng())).collect()
     }
 
-    /// A batch through the transforms of the batch, without [`Pipeline::first_normalization`]; `drawn` is what
-    /// [`Pipeline::draw_for_batch`] gave for each image.
+    /// What each transform of the batch draws for the batch as a whole; `drawn` is what [`Pipeline::draw_for_batch`] gave
+    /// for each image.
+    pub fn prepare(
+        &self,
+        context: &mut BatchContext,
+        mut drawn: Vec<Vec<Option<Drawn>>>,
+    ) -> Result<Vec<Option<Prepared>>> {
+        let prepare = |(number, transform): (usize, &Arc<dyn Transform>)| {
+            context.drawn = drawn.iter_mut().map(|of_image| of_image[number].take()).collect();
+            transform.prepare(context, context.drawn_for)
+        };
+        self.on_batch.iter().enumerate().map(prepare).collect()
+    }
+
+    /// A batch through the transforms of the batch, without [`Pipeline::first_normalization`]; `prepared` is what
+    /// [`Pipeline::prepare`] gave, its numbers on the run's device.
     pub fn apply_to_batch(
         &self,
         mut batch: Batch,
         mut context: BatchContext,
-        mut drawn: Vec<Vec<Option<Drawn>>>,
+        prepared: Vec<Option<Prepared>>,
     ) -> Result<Batch> {
         let done = usize::from(self.first_normalization().is_some());
-        for (number, transform) in self.on_batch.iter().enumerate().skip(done) {
-            context.drawn = drawn.iter_mut().map(|of_image| of_image[number].take()).collect();
-            batch = transform.apply_to_batch(batch, &context)?;
+        for (transform, prepared) in self.on_batch.iter().zip(prepared).skip(done) {
+            context.prepared = prepared;
+            batch = transform.apply_to_batch(batch, &mut context)?;
         }
         Ok(batch)
     }

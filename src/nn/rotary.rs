@@ -2,6 +2,7 @@
 //! arXiv 2508.10104), applied to the queries and keys of the patch tokens only.
 
 use super::Architecture;
+use crate::device::{self, upload};
 use crate::error::{Result, ensure};
 use crate::options;
 use crate::random::{self, Key};
@@ -30,8 +31,20 @@ pub struct RotaryEmbedding {
     /// Images of the global batch that share a draw of the augmentation; `None` means all.
     images_per_draw: Option<usize>,
     pub(super) training: Cell<bool>,
-    /// The last grid's table without augmentation: it is the same in every step.
-    table: RefCell<Option<((i64, i64), Tensor)>>,
+    /// The last grid's: they are the same in every step.
+    grid: RefCell<Option<Grid>>,
+}
+
+/// What angles are computed from, float32 on the run's device, where the few numbers of a draw come as arguments of
+/// operators: nothing is uploaded for a step.
+struct Grid {
+    sides: (i64, i64),
+    /// (y, x) of the patches' centres in [-1, 1], [T, 2].
+    coordinates: Tensor,
+    /// θ^(-4j/d) for j = 0 … d/4 - 1.
+    frequencies: Tensor,
+    /// The angles without augmentation, once they were needed.
+    plain: Option<Tensor>,
 }
 
 impl RotaryEmbedding {
@@ -46,7 +59,7 @@ impl RotaryEmbedding {
             options: options.clone(),
             images_per_draw: None,
             training: Cell::new(true),
-            table: RefCell::new(None),
+            grid: RefCell::new(None),
         })
     }
 
@@ -81,14 +94,15 @@ impl RotaryEmbedding {
         if self.augments() {
             return self.compute((rows, columns), self.draw(random::next_key()));
         }
-        if let Some((grid, table)) = &*self.table.borrow()
-            && *grid == (rows, columns)
-        {
-            return Ok(table.shallow_clone());
+        let known = self.of_grid((rows, columns), |grid| Ok(grid.plain.as_ref().map(Tensor::shallow_clone)))?;
+        if let Some(table) = known {
+            return Ok(table);
         }
         let table = self.compute((rows, columns), ([0.0; 2], [1.0; 2]))?;
-        *self.table.borrow_mut() = Some(((rows, columns), table.shallow_clone()));
-        Ok(table)
+        self.of_grid((rows, columns), |grid| {
+            grid.plain = Some(table.shallow_clone());
+            Ok(table)
+        })
     }
 
     /// The angles for a batch of `images`: [2, T, d] if they have one draw, or [2, B, 1, T, d]. Which images share a
@@ -111,7 +125,7 @@ impl RotaryEmbedding {
             return Ok(table.shallow_clone());
         }
         let rows = draws.iter().map(|draw| different.binary_search(draw).expect("one of them") as i64);
-        let rows = crate::device::upload(&Tensor::f_from_slice(&rows.collect::<Vec<_>>())?, tables[0].device())?;
+        let rows = upload(&Tensor::f_from_slice(&rows.collect::<Vec<_>>())?, tables[0].device())?;
         Ok(Tensor::f_stack(&tables, 1)?.f_index_select(1, &rows)?.f_unsqueeze(2)?)
     }
 
@@ -140,26 +154,54 @@ impl RotaryEmbedding {
         (add, multiply)
     }
 
-    fn compute(&self, (rows, columns): (i64, i64), (add, multiply): ([f64; 2], [f64; 2])) -> Result<Tensor> {
-        let cpu = tch::kind::FLOAT_CPU;
-        let axis = |n: i64, i: usize| -> Result<Tensor> {
-            let centre = Tensor::f_arange_start(0.5, n as f64, cpu)?.f_div_scalar(n as f64)?;
-            Ok(centre.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?.f_add_scalar(add[i])?.f_mul_scalar(multiply[i])?)
-        };
-        let y = axis(rows, 0)?.f_unsqueeze(1)?.f_expand([rows, columns], false)?.f_reshape([-1])?;
-        let x = axis(columns, 1)?.f_unsqueeze(0)?.f_expand([rows, columns], false)?.f_reshape([-1])?;
-        let coordinates = Tensor::f_stack(&[y, x], 1)?; // [T, 2]
+    /// The angles [2, T, d] of a grid whose coordinates one draw has changed.
+    fn compute(&self, sides: (i64, i64), (add, multiply): ([f64; 2], [f64; 2])) -> Result<Tensor> {
+        self.of_grid(sides, |grid| {
+            let coordinates = if add == [0.0; 2] && multiply[0] == multiply[1] {
+                grid.coordinates.f_mul_scalar(multiply[0])?
+            } else {
+                let axis = |i: usize| -> Result<Tensor> {
+                    let axis = grid.coordinates.f_select(1, i as i64)?;
+                    Ok(axis.f_add_scalar(add[i])?.f_mul_scalar(multiply[i])?)
+                };
+                Tensor::f_stack(&[axis(0)?, axis(1)?], 1)?
+            };
+            let angles = coordinates
+                .f_mul_scalar(2.0 * std::f64::consts::PI)?
+                .f_unsqueeze(2)?
+                .f_mul(&grid.frequencies)? // [T, 2, d/4]
+                .f_flatten(1, 2)?
+                .f_repeat([1, 2])?; // [T, d]
+            Ok(Tensor::f_stack(&[angles.f_cos()?, angles.f_sin()?], 0)?)
+        })
+    }
 
-        // θ^(-4j/d), j = 0 … d/4 - 1
+    /// Does something with the grid of these sides, which is made if it is not the last one.
+    fn of_grid<T>(&self, sides: (i64, i64), action: impl FnOnce(&mut Grid) -> Result<T>) -> Result<T> {
+        let mut last = self.grid.borrow_mut();
+        if let Some(grid) = last.as_mut().filter(|grid| grid.sides == sides) {
+            return action(grid);
+        }
+        action(last.insert(self.new_grid(sides)?))
+    }
+
+    fn new_grid(&self, (rows, columns): (i64, i64)) -> Result<Grid> {
+        let cpu = tch::kind::FLOAT_CPU;
+        let axis = |n: i64| -> Result<Tensor> {
+            let centre = Tensor::f_arange_start(0.5, n as f64, cpu)?.f_div_scalar(n as f64)?;
+            Ok(centre.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?)
+        };
+        let y = axis(rows)?.f_unsqueeze(1)?.f_expand([rows, columns], false)?.f_reshape([-1])?;
+        let x = axis(columns)?.f_unsqueeze(0)?.f_expand([rows, columns], false)?.f_reshape([-1])?;
         let exponents = Tensor::f_arange_start_step(0.0, 1.0, 4.0 / self.options.head_size as f64, cpu)?;
         let frequencies = Tensor::f_pow_scalar(self.options.rope_theta, &exponents)?.f_reciprocal()?;
-        let angles = coordinates
-            .f_mul_scalar(2.0 * std::f64::consts::PI)?
-            .f_unsqueeze(2)?
-            .f_mul(&frequencies)? // [T, 2, d/4]
-            .f_flatten(1, 2)?
-            .f_repeat([1, 2])?; // [T, d]
-        crate::device::upload(&Tensor::f_stack(&[angles.f_cos()?, angles.f_sin()?], 0)?, crate::device::current())
+        let on_device = |tensor: Tensor| upload(&tensor, device::current());
+        Ok(Grid {
+            sides: (rows, columns),
+            coordinates: on_device(Tensor::f_stack(&[y, x], 1)?)?,
+            frequencies: on_device(frequencies)?,
+            plain: None,
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use crate::data::image::AnyImage;
 use crate::data::pipeline::{broken, is_misfit};
 use crate::data::transform::{BatchContext, Drawn, Misfit, Normalize};
 use crate::device;
-use crate::error::{Diagnostic, Result, bail, catch_panic, one_line};
+use crate::error::{Context as _, Diagnostic, Result, bail, catch_panic, one_line};
 use crate::ffi;
 use crate::positions::Positions;
 use crate::random::{self, Key, Permutation, Purpose};
@@ -324,27 +324,36 @@ impl Epoch {
         random::set_samples(samples);
         let work = &self.work;
         let labelled = items.iter().all(|item| item.label >= 0);
-        // One copy to the device for all of them.
+        let mut context = BatchContext {
+            key: work.key.fold(0).fold(u64::MAX - (work.first + batch * work.batch) as u64),
+            image_keys: items.iter().map(|item| batch_key(work.image_key(item.index))).collect(),
+            drawn: Vec::new(),
+            prepared: None,
+            drawn_for: work.shared.shape,
+            samples,
+            global_batch: work.global_len(batch),
+            classes: if labelled { work.shared.source.class_names().len() } else { 0 },
+        };
         let of_items = |value: fn(&Item) -> i64| items.iter().map(value);
         let rows: Vec<i64> = of_items(|item| item.label)
             .chain(of_items(|item| item.index as i64))
             .chain(of_items(|item| i64::from(!item.replaced)))
             .collect();
-        let rows = device::upload(&Tensor::f_from_slice(&rows)?.f_view([3, -1])?, device::current())?;
         let all_intact = items.iter().all(|item| !item.replaced);
+        let pipeline = &work.shared.pipeline;
+        let mut prepared = pipeline.prepare(&mut context, items.into_iter().map(|item| item.drawn).collect())?;
+        // Everything but the pixels in one copy to the device.
+        let mut numbers = vec![Tensor::f_from_slice(&rows)?.f_view([3, -1])?];
+        numbers.extend(prepared.iter().flatten().map(|prepared| prepared.numbers.shallow_clone()));
+        let mut there = device::upload_together(&numbers, device::current())?.into_iter();
+        let rows = there.next().context("internal: nothing came of an upload")?;
+        for (prepared, numbers) in prepared.iter_mut().flatten().zip(there) {
+            prepared.numbers = numbers;
+        }
         let (labels, indices, intact) = (rows.f_get(0)?, rows.f_get(1)?, rows.f_get(2)?.f_ne(0)?);
-        let context = BatchContext {
-            key: work.key.fold(0).fold(u64::MAX - (work.first + batch * work.batch) as u64),
-            image_keys: items.iter().map(|item| batch_key(work.image_key(item.index))).collect(),
-            drawn: Vec::new(),
-            drawn_for: work.shared.shape,
-            global_batch: work.global_len(batch),
-            classes: if labelled { work.shared.source.class_names().len() } else { 0 },
-        };
         let targets = labels.shallow_clone();
         let batch = Batch { images, targets, labels, indices, intact, all_intact, samples, loss_weight };
-        let drawn = items.into_iter().map(|item| item.drawn).collect();
-        work.shared.pipeline.apply_to_batch(batch, context, drawn).map(Some)
+        pipeline.apply_to_batch(batch, context, prepared).map(Some)
     }
 
     /// Waits for batch `batch` of `count` images and frees its slot: its images on the run's device, and

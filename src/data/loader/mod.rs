@@ -291,13 +291,13 @@ mod tests {
             assert_eq!(shape, [1, 2, 2]);
             Some(Box::new(std::thread::current().name().unwrap_or_default().to_string()))
         }
-        fn apply_to_batch(&self, batch: Batch, context: &BatchContext) -> Result<Batch> {
-            assert_eq!(context.drawn.len(), batch.labels.size()[0] as usize);
+        fn prepare(&self, context: &BatchContext, _shape: [usize; 3]) -> Result<Option<Prepared>> {
+            assert_eq!(context.drawn.len(), context.samples.len());
             for drawn in &context.drawn {
                 let thread = drawn.as_ref().and_then(|drawn| drawn.downcast_ref::<String>()).expect("a name");
                 assert!(thread.starts_with("nepa-data-"), "{thread}");
             }
-            Ok(batch)
+            Ok(None)
         }
     }
 
@@ -316,19 +316,21 @@ mod tests {
         while let Some(batch) = plain.next_batch().unwrap() {
             let images = batch.images.numbers().unwrap().copy();
             let indices = Vec::<i64>::try_from(&batch.indices).unwrap();
-            let context = BatchContext {
+            let mut context = BatchContext {
                 key: Key::new(0),
                 image_keys: indices
                     .iter()
                     .map(|i| Key::of(Purpose::Epochs, 5).fold(2).fold(1 + *i as u64).fold(1))
                     .collect(),
                 drawn: Vec::new(),
+                prepared: None,
                 // None: it draws now.
                 drawn_for: [0; 3],
+                samples: batch.samples,
                 global_batch: 8,
                 classes: 0,
             };
-            let expected = erasing.apply_to_batch(batch, &context).unwrap();
+            let expected = erasing.apply_to_batch(batch, &mut context).unwrap();
             let found = erased.next_batch().unwrap().unwrap();
             let [found, expected] = [found, expected].map(|batch| batch.images.numbers().unwrap());
             assert_eq!(found, expected);

@@ -1,11 +1,10 @@
 //! timm's `Mixup`: mixup and CutMix of a batch, or of each group of its images, with itself in reverse order.
 
 use super::draws::{happens, within};
-use super::{BatchContext, Stage, Transform, describe_all};
+use super::{BatchContext, Prepared, Stage, Transform, describe_all};
 use crate::data::batch::{Batch, Images};
 use crate::data::image::Region;
-use crate::device::upload;
-use crate::error::{Result, bail, ensure};
+use crate::error::{Context as _, Result, bail, ensure};
 use crate::positions::{Groups, Positions};
 use crate::{choices, options};
 use rand::{Rng, RngCore};
@@ -201,16 +200,22 @@ impl Transform for Mixup {
         Stage::Batch
     }
 
-    fn apply_to_batch(&self, batch: Batch, context: &BatchContext) -> Result<Batch> {
-        let images = batch.images.numbers()?;
-        let size = images.size();
-        let batch = Batch { images: Images::Numbers(images), ..batch };
+    fn prepare(&self, context: &BatchContext, [_, height, width]: [usize; 3]) -> Result<Option<Prepared>> {
         // Of the global batch, whichever rank draws them.
-        let (height, width) = (size[2] as usize, size[3] as usize);
         let all = self.draw_batch(context.global_batch, height, width, &mut context.key.rng());
-        let mixes: Vec<Mix> = (0..batch.samples.len()).map(|i| all[batch.samples.at(i)]).collect();
-        let partners = self.partners(&batch.samples, context.global_batch);
-        mix(batch, &mixes, &partners, self.options.label_smoothing, context.classes)
+        let samples = &context.samples;
+        let mixes: Vec<Mix> = (0..samples.len()).map(|i| all[samples.at(i)]).collect();
+        let numbers = numbers_of(&mixes, &self.partners(samples, context.global_batch))?;
+        Ok(Some(Prepared { drawn: Box::new(mixes), numbers }))
+    }
+
+    fn apply_to_batch(&self, batch: Batch, context: &mut BatchContext) -> Result<Batch> {
+        let images = batch.images.numbers()?;
+        let Prepared { drawn, numbers } =
+            context.take_prepared(self, &images)?.context("internal: mixup has prepared nothing")?;
+        let mixes: &Vec<Mix> = drawn.downcast_ref().context("internal: what another transform has prepared")?;
+        let batch = Batch { images: Images::Numbers(images), ..batch };
+        mix(batch, mixes, &numbers, self.options.label_smoothing, context.classes)
     }
 
     fn mixed(&self) -> Option<Groups> {
@@ -218,25 +223,26 @@ impl Transform for Mixup {
     }
 }
 
-/// Mixes every image with its partner. Targets become float32 [B, classes], smoothed and weighted by λ.
-fn mix(batch: Batch, mixes: &[Mix], partners: &[i64], label_smoothing: f64, classes: usize) -> Result<Batch> {
-    if batch.targets.kind() != Kind::Int64 {
-        bail!("mixup: the targets are mixed already; list it once");
-    }
-    if classes == 0 {
-        bail!("mixup: the images have no labels to mix");
-    }
-    let mut images = batch.images.numbers()?;
-    let device = images.device();
-    let blends = |mix: &Mix| mix.region.is_none() && mix.lam < 1.0;
-    let regions: Vec<Option<Region>> = mixes.iter().map(|mix| mix.region.filter(|r| r.area() > 0)).collect();
-    // Everything that was drawn, in one upload: a row for each. Its integers are exact in float32.
+/// Whether an image is blended with its partner as a whole.
+fn blends(mix: &Mix) -> bool {
+    mix.region.is_none() && mix.lam < 1.0
+}
+
+/// The region of an image that its partner's takes the place of.
+fn replaced(mix: &Mix) -> Option<Region> {
+    mix.region.filter(|region| region.area() > 0)
+}
+
+/// What the device has to know of mixes: 9 rows of a number for each image, which [`mix`] reads. Integers are exact in
+/// float32.
+fn numbers_of(mixes: &[Mix], partners: &[i64]) -> Result<Tensor> {
     let of_mix = |value: fn(&Mix) -> f64| mixes.iter().map(value).collect();
     let of_blend = |value: fn(&Mix) -> f64, otherwise: f64| {
         mixes.iter().map(|mix| if blends(mix) { value(mix) } else { otherwise }).collect()
     };
-    let of_region =
-        |bound: fn(&Region) -> usize| regions.iter().map(|r| r.as_ref().map_or(0.0, |r| bound(r) as f64)).collect();
+    let of_region = |bound: fn(&Region) -> usize| {
+        mixes.iter().map(|mix| replaced(mix).map_or(0.0, |region| bound(&region) as f64)).collect()
+    };
     let rows: [Vec<f64>; 9] = [
         of_mix(|mix| mix.lam),
         of_mix(|mix| 1.0 - mix.lam),
@@ -248,8 +254,21 @@ fn mix(batch: Batch, mixes: &[Mix], partners: &[i64], label_smoothing: f64, clas
         of_region(|r| r.left),
         of_region(|r| r.left + r.width),
     ];
-    let rows = Tensor::f_from_slice(&rows.concat())?.f_to_kind(Kind::Float)?.f_view([9, -1])?;
-    let rows = upload(&rows, device)?;
+    Ok(Tensor::f_from_slice(&rows.concat())?.f_to_kind(Kind::Float)?)
+}
+
+/// Mixes every image with its partner; `numbers` are [`numbers_of`] the mixes, on the images' device. Targets become
+/// float32 [B, classes], smoothed and weighted by λ.
+fn mix(batch: Batch, mixes: &[Mix], numbers: &Tensor, label_smoothing: f64, classes: usize) -> Result<Batch> {
+    if batch.targets.kind() != Kind::Int64 {
+        bail!("mixup: the targets are mixed already; list it once");
+    }
+    if classes == 0 {
+        bail!("mixup: the images have no labels to mix");
+    }
+    let mut images = batch.images.numbers()?;
+    let device = images.device();
+    let rows = numbers.f_view([9, -1])?;
     let column = |i: i64| rows.f_get(i)?.f_unsqueeze(1);
     let (lam, rest) = (column(0)?, column(1)?);
     let off = label_smoothing / classes as f64;
@@ -264,7 +283,7 @@ fn mix(batch: Batch, mixes: &[Mix], partners: &[i64], label_smoothing: f64, clas
         let other = column(3)?.f_view([-1, 1, 1, 1])?;
         images = images.f_mul(&own)?.f_add_(&partner.f_mul(&other)?)?;
     }
-    if regions.iter().any(Option::is_some) {
+    if mixes.iter().any(|mix| replaced(mix).is_some()) {
         images = partner.f_where_self(&inside(&rows.f_narrow(0, 5, 4)?, &images)?, &images)?;
     }
     Ok(Batch { images: Images::Numbers(images), targets, ..batch })
@@ -308,7 +327,8 @@ mod tests {
             loss_weight: 1.0,
         };
         let mixup = Mixup { groups, ..Mixup::new(&MixupOptions::default()).unwrap() };
-        mix(batch, mixes, &mixup.partners(&Positions::run(0, n), n), 0.1, classes).unwrap()
+        let numbers = numbers_of(mixes, &mixup.partners(&Positions::run(0, n), n)).unwrap();
+        mix(batch, mixes, &numbers, 0.1, classes).unwrap()
     }
 
     fn assert_mixed(mixed: &Batch, tensors: &HashMap<String, Tensor>, name: &str) {

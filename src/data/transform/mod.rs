@@ -42,13 +42,15 @@ pub use three_augment::{ThreeAugment, ThreeAugmentOptions};
 use super::batch::Batch;
 use super::decode::LazyImage;
 use super::image::Image;
+use crate::device::upload;
 use crate::error::{Result, bail};
 use crate::options::{self, Options};
-use crate::positions::Groups;
+use crate::positions::{Groups, Positions};
 use crate::random::Key;
 use rand_chacha::ChaCha8Rng;
 use std::any::Any;
 use std::sync::Arc;
+use tch::Tensor;
 
 /// One entry of a list of transforms.
 ///
@@ -107,13 +109,19 @@ pub trait Transform: Any + Send + Sync {
     }
 
     /// What a transform of batches needs for one image of the given channels, height and width, drawn in the worker
-    /// thread that made the image: the run's thread, which the step waits for, finds it in [`BatchContext::drawn`].
+    /// thread that made the image: [`prepare`](Self::prepare), for which the step waits, finds it in
+    /// [`BatchContext::drawn`].
     fn draw_for_batch(&self, _shape: [usize; 3], _rng: &mut ChaCha8Rng) -> Option<Drawn> {
         None
     }
 
+    /// What it draws for a batch of images of the given channels, height and width.
+    fn prepare(&self, _context: &BatchContext, _shape: [usize; 3]) -> Result<Option<Prepared>> {
+        Ok(None)
+    }
+
     /// Changes a whole batch, on the run's device and in its thread.
-    fn apply_to_batch(&self, batch: Batch, _context: &BatchContext) -> Result<Batch> {
+    fn apply_to_batch(&self, batch: Batch, _context: &mut BatchContext) -> Result<Batch> {
         Ok(batch)
     }
 
@@ -160,6 +168,14 @@ pub struct Shape {
 /// What [`Transform::draw_for_batch`] gives.
 pub type Drawn = Box<dyn Any + Send>;
 
+/// What [`Transform::prepare`] gives. The numbers of all transforms go to the run's device in one copy.
+pub struct Prepared {
+    /// What the host has to know.
+    pub drawn: Drawn,
+    /// float32 of one dimension: on the CPU at first, then on the run's device.
+    pub numbers: Tensor,
+}
+
 /// What a transform of a batch may know besides the batch.
 pub struct BatchContext {
     /// For draws that are made once for the global batch: every rank has the same key.
@@ -168,12 +184,30 @@ pub struct BatchContext {
     pub image_keys: Vec<Key>,
     /// What [`Transform::draw_for_batch`] gave for each image of the batch, from its key and for images of `drawn_for`.
     pub drawn: Vec<Option<Drawn>>,
+    /// What [`Transform::prepare`] gave for images of `drawn_for`.
+    pub prepared: Option<Prepared>,
     /// Channels, height and width as the loader made the images; a transform before this one may have changed them.
     pub drawn_for: [usize; 3],
+    /// The images' positions in the global batch.
+    pub samples: Positions,
     /// Images in the global batch.
     pub global_batch: usize,
     /// Classes of the source; 0 if an image of the batch has no label.
     pub classes: usize,
+}
+
+impl BatchContext {
+    /// What `transform` does with images [B, C, H, W]: what it has prepared for their size or, if a transform before it
+    /// has changed that, prepares now.
+    fn take_prepared(&mut self, transform: &impl Transform, images: &Tensor) -> Result<Option<Prepared>> {
+        let [_, channels, height, width] = images.size()[..] else { bail!("images of a batch") };
+        let shape = [channels, height, width].map(|n| n as usize);
+        if shape == self.drawn_for {
+            return Ok(self.prepared.take());
+        }
+        let prepared = transform.prepare(self, shape)?;
+        prepared.map(|p| Ok(Prepared { numbers: upload(&p.numbers, images.device())?, ..p })).transpose()
+    }
 }
 
 /// Checks a size in pixels that a script gave.

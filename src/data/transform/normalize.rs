@@ -88,7 +88,7 @@ impl Transform for Normalize {
         Stage::Batch
     }
 
-    fn apply_to_batch(&self, batch: Batch, _context: &BatchContext) -> Result<Batch> {
+    fn apply_to_batch(&self, batch: Batch, _context: &mut BatchContext) -> Result<Batch> {
         let images = Images::Numbers(self.of_images(&batch.images.numbers()?)?);
         Ok(Batch { images, ..batch })
     }

@@ -1,11 +1,10 @@
 //! Random erasing: regions of normalised images become zeros or noise.
 
 use super::draws::{happens, range_within, within};
-use super::{BatchContext, Drawn, Stage, Transform, describe_all};
+use super::{BatchContext, Drawn, Prepared, Stage, Transform, describe_all};
 use crate::data::batch::{Batch, Images};
 use crate::data::image::Region;
-use crate::device::upload;
-use crate::error::{Result, bail, ensure};
+use crate::error::{Context as _, Result, ensure};
 use crate::random::uniform;
 use crate::{choices, options};
 use rand::Rng;
@@ -120,6 +119,15 @@ struct Erased {
     values: Vec<f32>,
 }
 
+/// What is erased of a batch, in the order of its values.
+struct Place {
+    /// Which image of the batch.
+    image: usize,
+    region: Region,
+    /// How many numbers take its place.
+    values: usize,
+}
+
 impl Transform for RandomErasing {
     fn describe(&self) -> String {
         describe_all("random_erasing", &self.options)
@@ -135,31 +143,38 @@ impl Transform for RandomErasing {
         (!erased.is_empty()).then(|| Box::new(erased) as Drawn)
     }
 
-    fn apply_to_batch(&self, batch: Batch, context: &BatchContext) -> Result<Batch> {
-        let images = batch.images.numbers()?;
-        let [_, channels, height, width] = images.size()[..] else { bail!("images of a batch") };
-        let size = [channels, height, width].map(|n| n as usize);
+    fn prepare(&self, context: &BatchContext, shape: [usize; 3]) -> Result<Option<Prepared>> {
         // What was drawn for images of another size does not fit these.
-        let again: Option<Vec<_>> = (size != context.drawn_for)
-            .then(|| context.image_keys.iter().map(|key| self.draw_for_batch(size, &mut key.rng())).collect());
+        let again: Option<Vec<_>> = (shape != context.drawn_for)
+            .then(|| context.image_keys.iter().map(|key| self.draw_for_batch(shape, &mut key.rng())).collect());
         let drawn = again.as_ref().unwrap_or(&context.drawn).iter().enumerate();
         let erased = drawn.filter_map(|(i, drawn)| Some((i, drawn.as_ref()?.downcast_ref::<Vec<Erased>>()?)));
-        let erased: Vec<(usize, &Erased)> =
-            erased.flat_map(|(i, of_image)| of_image.iter().map(move |e| (i, e))).collect();
-        if erased.is_empty() {
-            return Ok(Batch { images: Images::Numbers(images), ..batch });
+        let (mut places, mut values) = (Vec::new(), Vec::new());
+        for (image, Erased { region, values: own }) in erased.flat_map(|(i, all)| all.iter().map(move |e| (i, e))) {
+            places.push(Place { image, region: *region, values: own.len() });
+            values.extend_from_slice(own);
         }
-        // All values go to the device at once.
-        let values: Vec<f32> = erased.iter().flat_map(|(_, erased)| &erased.values).copied().collect();
-        let values = upload(&Tensor::f_from_slice(&values)?, images.device())?;
+        if places.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Prepared { drawn: Box::new(places), numbers: Tensor::f_from_slice(&values)? }))
+    }
+
+    fn apply_to_batch(&self, batch: Batch, context: &mut BatchContext) -> Result<Batch> {
+        let images = batch.images.numbers()?;
+        let Some(Prepared { drawn, numbers }) = context.take_prepared(self, &images)? else {
+            return Ok(Batch { images: Images::Numbers(images), ..batch });
+        };
+        let places: &Vec<Place> = drawn.downcast_ref().context("internal: what another transform has prepared")?;
+        let channels = images.size()[1];
         let mut at = 0;
-        for (i, Erased { region, values: own }) in erased {
+        for Place { image, region, values } in places {
             let (h, w) = (region.height as i64, region.width as i64);
-            let image = images.f_get(i as i64)?;
+            let image = images.f_get(*image as i64)?;
             let mut part = image.f_narrow(1, region.top as i64, h)?.f_narrow(2, region.left as i64, w)?;
-            let count = own.len() as i64;
+            let count = *values as i64;
             let shape = if count == channels { [channels, 1, 1] } else { [channels, h, w] };
-            part.f_copy_(&values.f_narrow(0, at, count)?.f_view(shape)?)?;
+            part.f_copy_(&numbers.f_narrow(0, at, count)?.f_view(shape)?)?;
             at += count;
         }
         Ok(Batch { images: Images::Numbers(images), ..batch })

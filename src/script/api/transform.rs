@@ -72,7 +72,7 @@ impl transform::Transform for ScriptFunction {
         Stage::Batch
     }
 
-    fn apply_to_batch(&self, batch: data::batch::Batch, _context: &BatchContext) -> Result<data::batch::Batch> {
+    fn apply_to_batch(&self, batch: data::batch::Batch, _context: &mut BatchContext) -> Result<data::batch::Batch> {
         let given = Batch::from(batch);
         let value = call(&self.0, (given.clone(),))?;
         let batch: data::batch::Batch = if let Some(images) = value.read_lock::<Tensor>() {
