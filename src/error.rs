@@ -142,6 +142,23 @@ pub fn one_line(error: &anyhow::Error) -> String {
     parts.join(": ")
 }
 
+/// Whether a disk or a network file system failed, which says nothing about the contents of a file, and may pass.
+pub fn is_storage_failure(error: &anyhow::Error) -> bool {
+    const PASSING: [i32; 9] = [
+        libc::EIO,
+        libc::ESTALE,
+        libc::ETIMEDOUT,
+        libc::EAGAIN,
+        libc::EBUSY,
+        libc::ENETDOWN,
+        libc::ENETUNREACH,
+        libc::EHOSTUNREACH,
+        libc::ECONNRESET,
+    ];
+    let number = |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<std::io::Error>()?.raw_os_error();
+    error.chain().filter_map(number).any(|number| PASSING.contains(&number))
+}
+
 /// The advice given anywhere in the chain, or what helps against an error of libtorch's.
 pub fn hint_of(error: &anyhow::Error) -> Option<String> {
     let given = error.chain().find_map(|cause| cause.downcast_ref::<Diagnostic>()?.hint.clone());

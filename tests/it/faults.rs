@@ -61,3 +61,49 @@ fn what_cannot_be_looked_at_is_not_left_out_of_a_data_set() {
         said.fails(1).says(&[&format!("cannot read {file}: Input/output error")]);
     }
 }
+
+/// A disk or a network file system fails once: the file is not called damaged, and no image is left out for it.
+#[test]
+fn images_are_read_again_where_the_disk_failed() {
+    let folder = Folder::new();
+    copy(&repository("tests/fixtures/data"), &folder.path("d"));
+    folder.write(
+        "read.rhai",
+        r#"
+        let images = data::open(param("data", (), "images"), "train");
+        let options = #{ batch: 4, shuffle: false, on_bad: "skip", workers: 1 };
+        let sums = [];
+        for batch in data::loader(images, [transform::resize(8), transform::center_crop(8)], options).epoch(0) {
+            sums.push(batch.images.sum().item());
+        }
+        print(sums);
+        "#,
+    );
+    let below = folder.path("d").canonicalize().unwrap().display().to_string();
+    let log = folder.path("calls.log").display().to_string();
+    for data in ["d/folder", "d/parquet", "d/webdataset"] {
+        let args = ["run", "read.rhai", "--device", "cpu", "--out", "out", "--set", &format!("data={data}")];
+        let run = |at: usize| {
+            let (_, _) = (std::fs::remove_file(&log), std::fs::remove_dir_all(folder.path("out")));
+            let at = at.to_string();
+            let said = folder.nepa_with(&[strike(&below, ",open,read,", &at, "5"), vec![("FAULT_LOG", &log)]].concat(), &args);
+            (said, std::fs::read_to_string(&log).unwrap().lines().count())
+        };
+        let (whole, calls) = run(0);
+        whole.succeeds();
+        // The last calls read images of the epoch, the first ones what there is.
+        for at in [1, 2, calls / 2, calls - 7, calls - 3, calls] {
+            let (said, _) = run(at);
+            assert!(!said.stderr.contains("damaged") && !said.stderr.contains("skipped"), "{data}, call {at}: {said}");
+            match said.code {
+                Some(0) => assert_eq!(said.stdout, whole.stdout, "{data}, call {at}: {said}"),
+                _ => {
+                    said.fails(1).says(&["cannot read d/", "Input/output error"]);
+                }
+            }
+        }
+        let (said, _) = run(calls - 2);
+        said.succeeds();
+        assert_eq!(said.stdout, whole.stdout, "{data}");
+    }
+}

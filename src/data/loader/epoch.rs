@@ -7,7 +7,7 @@ use crate::data::image::AnyImage;
 use crate::data::pipeline::{broken, is_misfit};
 use crate::data::transform::{BatchContext, Drawn, Misfit, Normalize};
 use crate::device;
-use crate::error::{Context as _, Diagnostic, Result, bail, catch_panic, one_line};
+use crate::error::{Context as _, Diagnostic, Result, bail, catch_panic, is_storage_failure, one_line};
 use crate::ffi;
 use crate::positions::Positions;
 use crate::random::{self, Key, Permutation, Purpose};
@@ -177,7 +177,7 @@ impl Work {
         let mut index = if shared.shuffle { self.order.at(position) } else { position };
         let mut replacements = None;
         for _ in 0..MOST_REPLACEMENTS {
-            match catch_panic(|| shared.image(index, self.image_key(index), out)) {
+            match self.read(index, out) {
                 Ok(drawn) => {
                     let (label, replaced) = (shared.source.label(index), replacements.is_some());
                     return Item { number, index, label, replaced, drawn, error: None };
@@ -205,6 +205,20 @@ impl Work {
     }
 }
 
+impl Work {
+    /// Image `index`, read again where a disk or a network failed and not the image: that may pass.
+    fn read(&self, index: usize, out: &mut [u8]) -> Result<Vec<Option<Drawn>>> {
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let result = catch_panic(|| self.shared.image(index, self.image_key(index), out));
+            match (&result, pauses.next()) {
+                (Err(e), Some(pause)) if is_storage_failure(e) => std::thread::sleep(pause),
+                _ => return result,
+            }
+        }
+    }
+}
+
 fn failed(number: usize, index: usize, error: anyhow::Error) -> Item {
     Item { number, index, label: -1, replaced: false, drawn: Vec::new(), error: Some(error) }
 }
@@ -213,6 +227,9 @@ fn failed(number: usize, index: usize, error: anyhow::Error) -> Item {
 fn batch_key(image_key: Key) -> Key {
     image_key.fold(1)
 }
+
+/// Before each further attempt to read from a disk or a network that fails.
+const PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
 
 /// Images tried in place of a broken one before giving up.
 const MOST_REPLACEMENTS: usize = 100;

@@ -13,7 +13,7 @@ use super::shard_name::Kind;
 use super::shards::{Evidence, Shards};
 use super::{Source, StoredImage, packed, paths};
 use crate::bail_hint;
-use crate::error::{Context as _, Diagnostic, Result, bail, catch_damage, ensure};
+use crate::error::{Context as _, Diagnostic, Error, Result, bail, catch_damage, ensure, is_storage_failure};
 use arrow_array::cast::AsArray as _;
 use input::Input;
 use pages::{Chunk, Values};
@@ -178,7 +178,11 @@ impl Shard {
             let message = format!("{} is cut short or damaged ({} bytes): {what}", path.display(), about.len());
             Diagnostic::new(message).hint("fetch it again; expected a Parquet file, which ends in PAR1")
         };
-        let meta = input.metadata().map_err(|e| damaged(e.to_string()))?;
+        let unread = |e: Error| match is_storage_failure(&e) {
+            true => e.context(reading()),
+            false => damaged(e.to_string()).into(),
+        };
+        let meta = input.metadata().map_err(unread)?;
         let rows = meta.metadata().file_metadata().num_rows();
         // A row without an image takes almost nothing, but this is to be a table of images.
         if rows as u64 > input.size {
@@ -196,7 +200,7 @@ impl Shard {
         };
         let image = columns.image.clone();
         let is_packed = packed::is_packed(path)?;
-        let table = Table::read(&input, &meta, columns, is_packed, progress).map_err(|e| damaged(e.to_string()))?;
+        let table = Table::read(&input, &meta, columns, is_packed, progress).map_err(unread)?;
         let groups = meta.metadata().row_groups().iter().scan(0, |end, group| {
             *end += group.num_rows() as usize;
             Some(RowGroup { end: *end, values: OnceLock::new(), checked: OnceLock::new() })
