@@ -6,6 +6,7 @@ use crate::ffi;
 use crate::output::err;
 use crate::tensor::detached_copy;
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::time::Instant;
 use tch::{Cuda, Device, Kind, Tensor};
 
@@ -66,7 +67,7 @@ pub fn download(tensors: &[Tensor]) -> Result<Vec<Tensor>> {
 }
 
 /// Refuses a value of NEPA_CPU_KERNELS that is none.
-fn check_kernels() -> Result<()> {
+pub fn check_kernels() -> Result<()> {
     const KNOWN: [&str; 4] = ["avx512", "avx2", "plain", "0"];
     match std::env::var("NEPA_CPU_KERNELS") {
         Ok(name) if !KNOWN.contains(&name.as_str()) => bail_hint!(
@@ -95,7 +96,7 @@ pub fn parse(text: &str) -> Result<Device> {
         Ok(libraries) => libraries,
         Err(e) => bail_hint!(
             "device `{text}` was asked for, but libtorch's CUDA library cannot be opened: {}", one_line(&e);
-            "{REPAIR}, or use --device cpu"
+            "{}, or use --device cpu", repair()
         ),
     };
     let count = if libraries { Cuda::device_count() } else { 0 };
@@ -114,8 +115,14 @@ pub fn parse(text: &str) -> Result<Device> {
     Ok(device)
 }
 
-/// Against a CUDA library that cannot be opened.
-const REPAIR: &str = "`cargo xtask setup --cuda` fetches it with all that it needs";
+/// Against a CUDA library that is missing or cannot be opened.
+pub fn repair() -> &'static str {
+    let of_python = |folder: PathBuf| folder.iter().any(|part| part == "site-packages");
+    match ffi::torch_folder().is_some_and(of_python) {
+        true => "`pip install --force-reinstall torch==2.11.0` brings it with all that it needs",
+        false => "`cargo xtask setup --cuda` fetches it with all that it needs",
+    }
+}
 
 /// CUDA if libtorch has it and sees a GPU, else the CPU.
 fn best(processes: usize) -> Result<Device> {
@@ -125,13 +132,14 @@ fn best(processes: usize) -> Result<Device> {
         // Others may have opened theirs.
         Err(e) if processes > 1 => bail_hint!(
             "libtorch's CUDA library cannot be opened: {}", one_line(&e);
-            "{REPAIR}; --device cpu runs all processes on the CPU"
+            "{}; --device cpu runs all processes on the CPU", repair()
         ),
         Err(e) => {
             err!(
-                "warning: the run is on the CPU, since libtorch's CUDA library cannot be opened: {}\nhint: {REPAIR}; \
+                "warning: the run is on the CPU, since libtorch's CUDA library cannot be opened: {}\nhint: {}; \
                  --device cpu runs on the CPU without this warning",
-                one_line(&e)
+                one_line(&e),
+                repair()
             );
             Ok(Device::Cpu)
         }

@@ -5,6 +5,7 @@ mod api;
 mod before_main;
 mod check;
 mod data;
+mod doctor;
 mod inspect;
 mod launcher;
 mod plot;
@@ -55,6 +56,8 @@ enum Command {
     Plot(plot::PlotArgs),
     /// Runs a recipe with every combination of some values, a run for each, and compares what they come to.
     Sweep(sweep::SweepArgs),
+    /// Checks what a run needs on this machine: processor, memory, libtorch, GPUs, JPEG decoder, disk, processes.
+    Doctor(DoctorArgs),
     /// Writes a run directory as one HTML page: parameters, curves, evaluation, samples, pictures, checkpoints, recipe.
     Report(report::ReportArgs),
 }
@@ -182,6 +185,14 @@ struct InspectArgs {
     path: PathBuf,
 }
 
+#[derive(Args)]
+#[command(after_help = "Exit code: 0 if everything that a run needs works, else 1.")]
+struct DoctorArgs {
+    /// The folder that runs are to be written to.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    out: PathBuf,
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_string(), value.to_string())),
@@ -247,6 +258,10 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Data(args) => match data::data(&args, &host(Interrupt::default())) {
             0 => answer(Ok(())),
             code => return code,
+        },
+        Command::Doctor(args) => match doctor::doctor(&args) {
+            true => answer(Ok(())),
+            false => return FAILED,
         },
         Command::Inspect(args) => answer(inspect::inspect(&args.path, cli.stdlib.as_deref())),
         Command::Plot(args) => plot::plot(&args),

@@ -86,7 +86,8 @@ fn images_are_read_again_where_the_disk_failed() {
         let run = |at: usize| {
             let (_, _) = (std::fs::remove_file(&log), std::fs::remove_dir_all(folder.path("out")));
             let at = at.to_string();
-            let said = folder.nepa_with(&[strike(&below, ",open,read,", &at, "5"), vec![("FAULT_LOG", &log)]].concat(), &args);
+            let said =
+                folder.nepa_with(&[strike(&below, ",open,read,", &at, "5"), vec![("FAULT_LOG", &log)]].concat(), &args);
             (said, std::fs::read_to_string(&log).unwrap().lines().count())
         };
         let (whole, calls) = run(0);
