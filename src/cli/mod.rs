@@ -9,6 +9,7 @@ mod doctor;
 mod inspect;
 mod launcher;
 mod plot;
+mod recipes;
 mod report;
 mod resuming;
 mod run;
@@ -58,6 +59,8 @@ enum Command {
     Sweep(sweep::SweepArgs),
     /// Checks what a run needs on this machine: processor, memory, libtorch, GPUs, JPEG decoder, disk, processes.
     Doctor(DoctorArgs),
+    /// Lists the recipes that come with nepa, or copies one to edit it.
+    Recipes(recipes::RecipesArgs),
     /// Writes a run directory as one HTML page: parameters, curves, evaluation, samples, pictures, checkpoints, recipe.
     Report(report::ReportArgs),
 }
@@ -265,6 +268,7 @@ fn dispatch(cli: Cli) -> u8 {
         },
         Command::Inspect(args) => answer(inspect::inspect(&args.path, cli.stdlib.as_deref())),
         Command::Plot(args) => plot::plot(&args),
+        Command::Recipes(args) => answer(recipes::recipes(&args)),
         Command::Report(args) => report::report(&args),
         Command::Sweep(args) => match sweep::sweep(&args, host) {
             Ok(code) => return code,

@@ -15,6 +15,7 @@
 
 pub mod batch;
 pub mod decode;
+pub mod examples;
 pub mod image;
 pub mod imagenet;
 pub mod loader;

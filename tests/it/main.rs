@@ -63,6 +63,7 @@ mod pretrain_recipes;
 mod pretraining;
 mod python;
 mod recipes;
+mod recipes_command;
 mod recompute;
 mod reference;
 mod reference_scripts;

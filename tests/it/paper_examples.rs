@@ -1,7 +1,7 @@
 //! The examples of what others made of NEPA, and of what it can be made into from a script alone: each runs, and what has
 //! to hold whatever it learns holds.
 
-use crate::common::{Folder, Said, assert_close, fashion, repository};
+use crate::common::{Folder, Said, assert_close, repository};
 use serde_json::Value;
 
 fn path(name: &str) -> String {
@@ -27,8 +27,7 @@ fn result(folder: &Folder, out: &str) -> Value {
 fn with(name: &str, end: &str, then: &str, sets: &[&str]) -> Said {
     let text = std::fs::read_to_string(path(name)).unwrap();
     let (definitions, _) = text.split_once(end).unwrap_or_else(|| panic!("{name} should have a line `{end}`"));
-    let data = format!("{:?}", fashion());
-    let script = definitions.replace("run::beside(\"data/fashion-mnist\")", &data) + then;
+    let script = format!("{definitions}{then}");
     let mut args = Vec::new();
     for set in sets {
         args.extend(["--set", set]);

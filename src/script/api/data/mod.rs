@@ -4,6 +4,7 @@ mod image;
 mod loader;
 mod source;
 
+use crate::data::examples;
 use crate::data::image::Mode;
 use crate::data::imagenet;
 use crate::data::loader::LoaderOptions;
@@ -142,6 +143,14 @@ mod functions {
     #[script(name = "webdataset")]
     pub fn webdataset_only_split(files: &str) -> Result<Source> {
         Ok(Source(Arc::new(sources::WebDataset::open(files, None)?)))
+    }
+
+    /// The folder of example images that come with nepa: "fashion-mnist", of whose 70,000 images the first 12,000 for
+    /// training and 2,000 for testing (28 x 28, one channel, 10 classes; MIT licence).
+    ///
+    /// Example: `let images = data::open(data::example("fashion-mnist"), "train");`
+    pub fn example(name: &str) -> Result<String> {
+        Ok(examples::folder(name)?.display().to_string())
     }
 
     /// Opens images in the IDX format (MNIST, Fashion-MNIST), plain or gzipped, given the folder and the
