@@ -132,7 +132,7 @@ fn main_memory() -> Finding {
 
 fn libtorch() -> Finding {
     match ffi::torch_folder() {
-        Some(folder) => Fine(folder.display().to_string()),
+        Some(folder) => Fine(fs::canonicalize(&folder).unwrap_or(folder).display().to_string()),
         None => Note("the system does not tell where it was loaded from".into(), "GPUs may not be found".into()),
     }
 }

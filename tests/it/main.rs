@@ -87,3 +87,4 @@ mod tensorboard;
 mod torch;
 mod transforms;
 mod visualize;
+mod wheel;

@@ -4,6 +4,7 @@ use crate::{
     cargo::{self, project},
     fuzz, gpu_check, host,
     libtorch::{self, Want},
+    wheel,
     wheels::Variant,
 };
 use anyhow::{Context, Result, bail};
@@ -40,6 +41,7 @@ Commands:
   gpu-check               find out in minutes what nepa does on this machine's GPU, and write a report
   setup [--cuda]          set up libtorch, for the CPU or for CUDA (on first use, the CPU's is set up automatically)
   install [--to DIR]      build nepa (release) and copy it to cargo's bin folder, or to DIR
+  wheel [--to DIR]        build nepa as small as it gets and pack it as a Python wheel
   help                    show this text; `cargo xtask <command> --help` says more
 
 The first command fetches libtorch into a cache that all clones share: $NEPA_CACHE, else the user's cache folder.
@@ -106,7 +108,7 @@ Sets up libtorch if needed, builds nepa in release mode and copies it to DIR, or
 works from anywhere; it uses libtorch where it is now, in the cache.
 ";
 
-const COMMANDS: [&str; 9] = ["run", "test", "bench", "fuzz", "soak", "gpu-check", "setup", "install", "help"];
+const COMMANDS: [&str; 10] = ["run", "test", "bench", "fuzz", "soak", "gpu-check", "setup", "install", "wheel", "help"];
 
 type Action = fn(&[OsString]) -> Result<ExitCode>;
 
@@ -127,6 +129,7 @@ pub fn dispatch(args: &[OsString]) -> Result<ExitCode> {
         "gpu-check" => (gpu_check::gpu_check, gpu_check::HELP),
         "setup" => (setup, SETUP),
         "install" => (install, INSTALL),
+        "wheel" => (wheel::wheel, wheel::HELP),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             return Ok(ExitCode::SUCCESS);
@@ -151,7 +154,7 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
     }
     let project = project();
     libtorch::ensure(&project, Want::Linked)?;
-    match cargo::build_nepa(&project)? {
+    match cargo::build_nepa(&project, "release")? {
         Ok(nepa) => {
             let mut command = Command::new(nepa);
             host::clean_env(&mut command, &project);
@@ -265,7 +268,7 @@ fn install(args: &[OsString]) -> Result<ExitCode> {
 
     let project = project();
     libtorch::ensure(&project, Want::Linked)?;
-    let built = match cargo::build_nepa(&project)? {
+    let built = match cargo::build_nepa(&project, "release")? {
         Ok(built) => built,
         Err(code) => return Ok(code),
     };

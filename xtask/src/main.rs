@@ -18,6 +18,7 @@ mod fuzz;
 mod gpu_check;
 mod host;
 mod libtorch;
+mod wheel;
 mod wheels;
 
 use std::process::ExitCode;
