@@ -4,6 +4,7 @@ mod advice;
 mod api;
 mod before_main;
 mod check;
+mod completions;
 mod data;
 mod doctor;
 mod inspect;
@@ -59,6 +60,17 @@ enum Command {
     Sweep(sweep::SweepArgs),
     /// Checks what a run needs on this machine: processor, memory, libtorch, GPUs, JPEG decoder, disk, processes.
     Doctor(DoctorArgs),
+    /// Prints the completions of commands and options for a shell.
+    #[command(after_help = completions::HELP)]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Writes man pages: nepa.1, and one for each command.
+    Man {
+        /// The folder that they are written to, such as ~/.local/share/man/man1.
+        dir: PathBuf,
+    },
     /// Lists the recipes that come with nepa, or copies one to edit it.
     Recipes(recipes::RecipesArgs),
     /// Writes a run directory as one HTML page: parameters, curves, evaluation, samples, pictures, checkpoints, recipe.
@@ -258,6 +270,8 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Run(args) => return run::run(args, host),
         Command::Check(args) => return check::check(&args, &host(Interrupt::default())),
         Command::Api(args) => answer(api::api(&args, &host(Interrupt::default()))),
+        Command::Completions { shell } => answer(completions::completions(shell, Cli::command())),
+        Command::Man { dir } => answer(completions::man(&dir, Cli::command())),
         Command::Data(args) => match data::data(&args, &host(Interrupt::default())) {
             0 => answer(Ok(())),
             code => return code,

@@ -13,7 +13,7 @@ pub fn folder(name: &str) -> Result<PathBuf> {
         let looked: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
         bail_hint!(
             "the example images did not come with this nepa (looked in {})", looked.join(" and ");
-            "give a folder of your own images, or the examples/data/{name} of a clone"
+            "they are the wheel nepa_examples, and examples/data in a clone; or give a folder of your own images"
         );
     };
     let sets = root.read_dir().with_context(|| format!("cannot read {}", root.display()))?;

@@ -42,6 +42,37 @@ fn help_of_a_command_lists_its_options() {
 }
 
 #[test]
+fn shells_complete_commands_and_options() {
+    let folder = Folder::new();
+    // What bash offers after `nepa …`.
+    let offers = |words: &str| {
+        let line = format!(
+            "source <($nepa completions bash); COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _nepa nepa \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; echo \"${{COMPREPLY[@]}}\""
+        );
+        folder.shell(&line).finish()
+    };
+    offers("nepa re").succeeds().prints(&["recipes", "report"]);
+    offers("nepa run --dev").succeeds().prints(&["--device"]);
+    for (shell, part) in [("zsh", "#compdef nepa"), ("fish", "complete -c nepa")] {
+        folder.nepa(&["completions", shell]).succeeds().prints(&[part, "recipes"]);
+    }
+    folder.nepa(&["completions", "bsh"]).fails(2).says(&["bash"]);
+}
+
+#[test]
+fn man_pages_tell_what_help_does() {
+    let folder = Folder::new();
+    folder.nepa(&["man", "share/man1"]).succeeds().prints(&["share/man1"]);
+    let page = |name: &str| std::fs::read_to_string(folder.path("share/man1").join(name)).unwrap();
+    assert!(page("nepa.1").contains(".TH nepa 1") && page("nepa.1").contains("nepa\\-doctor"), "{}", page("nepa.1"));
+    assert!(page("nepa-run.1").contains("--nproc") || page("nepa-run.1").contains("\\-\\-nproc"));
+    folder.write("file", "");
+    let said = folder.nepa(&["man", "file/man1"]);
+    said.fails(1).says(&["cannot write man pages to file/man1", "Not a directory"]);
+}
+
+#[test]
 fn help_of_a_recipe_lists_its_parameters() {
     for help in ["--help", "-h"] {
         let said = with_recipe(&[help]);

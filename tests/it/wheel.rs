@@ -30,19 +30,22 @@ impl Environment {
     fn new() -> Self {
         let folder = Folder::on_cpu();
         let nepa = env!("CARGO_BIN_EXE_nepa");
-        // The symbols of a development build are most of it.
-        let pack = format!(
-            "strip -o nepa {nepa} && {} run --quiet --manifest-path {} -- wheel --binary nepa --to wheels",
-            env!("CARGO"),
-            repository("xtask/Cargo.toml").display()
-        );
-        folder.shell(&pack).finish().succeeds().prints(&["wrote ", "/wheels/nepa-", "-py3-none-manylinux_2_"]);
+        let manifest = repository("xtask/Cargo.toml").display().to_string();
+        let xtask = format!("{} run --quiet --manifest-path {manifest} --", env!("CARGO"));
+        let said = folder.shell(&format!("{xtask} wheel --binary {nepa} --to wheels")).finish();
+        said.succeeds().prints(&[
+            "/wheels/nepa-",
+            "-py3-none-manylinux_2_",
+            "/wheels/nepa_examples-",
+            "-py3-none-any.whl",
+        ]);
         folder.write("verify.py", VERIFY);
-        let metadata = folder.shell("python3 verify.py wheels/*.whl").finish();
         let version = concat!("Version: ", env!("CARGO_PKG_VERSION"));
-        metadata.succeeds().prints(&["Name: nepa", version, "Requires-Dist: torch==2.11.0"]);
+        let about = |wheel: &str| folder.shell(&format!("python3 verify.py wheels/{wheel}-*.whl")).finish();
+        about("nepa").succeeds().prints(&["Name: nepa\n", version, "Requires-Dist: torch==2.11.0"]);
+        about("nepa_examples").succeeds().prints(&["Name: nepa_examples\n", version]);
         let install = "python3 -m venv --without-pip venv \
-                       && python3 -m pip --python venv/bin/python install --quiet --no-deps --no-index wheels/*.whl";
+                       && python3 -m pip --python venv/bin/python install --quiet --no-deps --no-index wheels/nepa-*.whl";
         folder.shell(install).finish().succeeds();
         let site = glob::glob(&folder.path("venv/lib/python3*/site-packages").display().to_string());
         let site = site.unwrap().next().unwrap().unwrap();
@@ -75,7 +78,15 @@ fn a_wheel_runs_with_the_pytorch_of_its_environment_or_says_what_it_needs() {
     environment.sh("nepa recipes copy fashion_mnist && nepa check fashion_mnist.rhai").succeeds();
     environment.folder.write("data.rhai", "print(data::open(data::example(\"fashion-mnist\"), \"train\"));");
     let data = format!("{}/nepa/examples/data/fashion-mnist", environment.site.canonicalize().unwrap().display());
+    // The development build knows its clone.
+    environment.sh("nepa run data.rhai --device cpu --out none").succeeds().prints(&["12000 images"]);
+    let install =
+        "python3 -m pip --python venv/bin/python install --quiet --no-deps --no-index wheels/nepa_examples-*.whl";
+    environment.folder.shell(install).finish().succeeds();
     environment.sh("nepa run data.rhai --device cpu --out out").succeeds().prints(&[&data, "12000 images"]);
+    for file in ["man/man1/nepa-run.1", "bash-completion/completions/nepa"] {
+        assert!(environment.folder.path(&format!("venv/share/{file}")).is_file(), "{file}");
+    }
     // As a program of its own, and its exit codes are nepa's.
     let version = concat!("nepa ", env!("CARGO_PKG_VERSION"));
     environment.sh("python -m nepa --version").succeeds().prints(&[version]);
@@ -108,8 +119,10 @@ fn a_wheel_cannot_be_made_of_something_else() {
         folder.shell(&format!("{} run --quiet --manifest-path {manifest} -- wheel {args}", env!("CARGO"))).finish()
     };
     folder.write("text", "not a program");
-    wheel("--binary text").fails(1).says(&["text: not a program for 64-bit Linux"]);
-    wheel("--binary nowhere").fails(1).says(&["cannot read ", "nowhere"]);
+    wheel("--binary text").fails(1).says(&["not a program for 64-bit Linux"]);
+    wheel("--binary nowhere").fails(1).says(&["nowhere is not a file"]);
+    // A program, but not this one.
+    wheel("--binary $(command -v bash)").fails(1).says(&["it has no path to look for libtorch in"]);
     wheel("--binery x").fails(2).says(&["unknown argument `--binery` (did you mean `--binary`?)"]);
     wheel("--to").fails(2).says(&["--to needs a path"]);
     assert!(!folder.path("target").exists());

@@ -27,12 +27,12 @@ pub fn command(project: &Path) -> Command {
     command
 }
 
-/// Builds nepa in a profile and returns its path, or the code with which cargo failed (after cargo's own message).
-pub fn build_nepa(project: &Path, profile: &str) -> Result<Result<PathBuf, ExitCode>> {
+/// Builds nepa in release mode and returns its path, or the code with which cargo failed (after cargo's own message).
+pub fn build_nepa(project: &Path) -> Result<Result<PathBuf, ExitCode>> {
     // Only cargo knows the target folder for sure; its JSON messages name the binary, diagnostics go to stderr as
     // usual.
     let mut child = command(project)
-        .args(["build", "--profile", profile, "--bin", "nepa", "--message-format=json-render-diagnostics"])
+        .args(["build", "--release", "--bin", "nepa", "--message-format=json-render-diagnostics"])
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo")?;

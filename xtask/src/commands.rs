@@ -41,7 +41,7 @@ Commands:
   gpu-check               find out in minutes what nepa does on this machine's GPU, and write a report
   setup [--cuda]          set up libtorch, for the CPU or for CUDA (on first use, the CPU's is set up automatically)
   install [--to DIR]      build nepa (release) and copy it to cargo's bin folder, or to DIR
-  wheel [--to DIR]        build nepa as small as it gets and pack it as a Python wheel
+  wheel [--to DIR]        build nepa (release) and pack it as a Python wheel
   help                    show this text; `cargo xtask <command> --help` says more
 
 The first command fetches libtorch into a cache that all clones share: $NEPA_CACHE, else the user's cache folder.
@@ -154,7 +154,7 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
     }
     let project = project();
     libtorch::ensure(&project, Want::Linked)?;
-    match cargo::build_nepa(&project, "release")? {
+    match cargo::build_nepa(&project)? {
         Ok(nepa) => {
             let mut command = Command::new(nepa);
             host::clean_env(&mut command, &project);
@@ -268,7 +268,7 @@ fn install(args: &[OsString]) -> Result<ExitCode> {
 
     let project = project();
     libtorch::ensure(&project, Want::Linked)?;
-    let built = match cargo::build_nepa(&project, "release")? {
+    let built = match cargo::build_nepa(&project)? {
         Ok(built) => built,
         Err(code) => return Ok(code),
     };

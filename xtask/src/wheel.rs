@@ -18,21 +18,22 @@ use object::{
 };
 use sha2::{Digest, Sha256};
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
 };
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 pub const HELP: &str = "\
 Usage: cargo xtask wheel [--to DIR] [--binary FILE]
 
-Builds nepa as small as it gets (profile dist, which takes long) and packs it as a Python wheel, with its recipes'
-example images: `pip install nepa-*.whl` puts nepa on PATH, where it finds the libtorch of that environment.
+Builds nepa in release mode and packs it, without its symbols, as a Python wheel: `pip install nepa-*.whl` puts nepa on
+PATH, where it finds the libtorch of that environment. A second wheel, nepa_examples, holds the example images that some
+recipes use.
 
-  --to DIR       where the wheel is written; target/wheel unless given
+  --to DIR       where the wheels are written; target/wheel unless given
   --binary FILE  pack this build of nepa instead
 ";
 
@@ -60,62 +61,132 @@ pub fn wheel(args: &[OsString]) -> Result<ExitCode> {
         Some(binary) => binary,
         None => {
             libtorch::ensure(&project, Want::Linked)?;
-            match cargo::build_nepa(&project, "dist")? {
+            match cargo::build_nepa(&project)? {
                 Ok(binary) => binary,
                 Err(code) => return Ok(code),
             }
         }
     };
-    let path = pack(&project, &binary, &to.unwrap_or_else(|| project.join("target/wheel")))?;
-    println!("wrote {} ({:.1} MB)", path.display(), fs::metadata(&path)?.len() as f64 / 1e6);
+    let to = to.unwrap_or_else(|| project.join("target/wheel"));
+    fs::create_dir_all(&to).with_context(|| format!("cannot create {}", to.display()))?;
+    let version = version(&project)?;
+    for wheel in [program(&project, &binary, &version)?, examples(&project, &version)?] {
+        let path = wheel.write(&to)?;
+        println!("wrote {} ({:.1} MB)", path.display(), fs::metadata(&path)?.len() as f64 / 1e6);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the wheel of a build into a folder.
-fn pack(project: &Path, binary: &Path, to: &Path) -> Result<PathBuf> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-    let mut program = read(binary)?;
-    let platform = link_to_neighbour(&mut program).with_context(|| binary.display().to_string())?;
-    let version = version(project)?;
-    let tag = format!("py3-none-{platform}");
-    let about = format!("nepa-{version}.dist-info");
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
 
-    let mut files: Vec<(String, Vec<u8>)> = vec![
-        ("nepa/bin/nepa".into(), program),
-        ("nepa/_build.py".into(), format!("__version__ = \"{version}\"\nTORCH = \"{VERSION}\"\n").into()),
-    ];
+/// The wheel of a build.
+fn program(project: &Path, binary: &Path, version: &str) -> Result<Wheel> {
+    let mut bytes = without_symbols(binary)?;
+    let platform = link_to_neighbour(&mut bytes).with_context(|| binary.display().to_string())?;
+    let build = format!("__version__ = \"{version}\"\nTORCH = \"{VERSION}\"\n");
+    let mut files = vec![("nepa/bin/nepa".into(), bytes), ("nepa/_build.py".into(), build.into())];
     for name in ["__init__.py", "__main__.py"] {
         files.push((format!("nepa/{name}"), read(&project.join("python/nepa").join(name))?));
     }
+    let share = format!("nepa-{version}.data/data/share");
+    files.extend(for_shells(binary)?.into_iter().map(|(name, bytes)| (format!("{share}/{name}"), bytes)));
+    let readme = String::from_utf8(read(&project.join("README.md"))?).context("README.md is text")?;
+    let about = format!(
+        "Summary: Scriptable NEPA pretraining, fine-tuning and evaluation of Vision Transformers on libtorch\n\
+         License-Expression: MIT OR Apache-2.0\nRequires-Python: >=3.10\nRequires-Dist: torch=={VERSION}\n\
+         Description-Content-Type: text/markdown\n\n{readme}"
+    );
+    let entry = "[console_scripts]\nnepa = nepa.__main__:main\n".into();
+    Ok(Wheel { name: "nepa", version: version.into(), platform, about, entry: Some(entry), files })
+}
+
+/// The wheel of the example images, which lie beside the program once both are installed.
+fn examples(project: &Path, version: &str) -> Result<Wheel> {
+    let mut files = Vec::new();
     for path in files_below(&project.join("examples/data"))? {
         let name = path.strip_prefix(project).expect("it lies there").display().to_string();
         files.push((format!("nepa/{name}"), read(&path)?));
     }
-    let readme = String::from_utf8(read(&project.join("README.md"))?).context("README.md is text")?;
-    let metadata = format!(
-        "Metadata-Version: 2.4\nName: nepa\nVersion: {version}\n\
-         Summary: Scriptable NEPA pretraining, fine-tuning and evaluation of Vision Transformers on libtorch\n\
-         License-Expression: MIT OR Apache-2.0\nRequires-Python: >=3.10\nRequires-Dist: torch=={VERSION}\n\
-         Description-Content-Type: text/markdown\n\n{readme}"
-    );
-    files.push((format!("{about}/METADATA"), metadata.into()));
-    let wheel = format!("Wheel-Version: 1.0\nGenerator: xtask\nRoot-Is-Purelib: false\nTag: {tag}\n");
-    files.push((format!("{about}/WHEEL"), wheel.into()));
-    files.push((format!("{about}/entry_points.txt"), "[console_scripts]\nnepa = nepa.__main__:main\n".into()));
+    let about = "Summary: Example images of nepa: a part of Fashion-MNIST\nLicense-Expression: MIT\n".into();
+    Ok(Wheel { name: "nepa_examples", version: version.into(), platform: "any".into(), about, entry: None, files })
+}
 
-    let mut record = String::new();
-    for (name, bytes) in &files {
-        let digest = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(bytes));
-        record += &format!("{name},sha256={digest},{}\n", bytes.len());
+/// What a wheel is made of.
+struct Wheel {
+    name: &'static str,
+    version: String,
+    platform: String,
+    /// Further lines of METADATA, and its text.
+    about: String,
+    /// entry_points.txt
+    entry: Option<String>,
+    /// Names in the wheel, and contents.
+    files: Vec<(String, Vec<u8>)>,
+}
+
+impl Wheel {
+    /// Writes it into a folder.
+    fn write(mut self, to: &Path) -> Result<PathBuf> {
+        let Wheel { name, version, .. } = &self;
+        let (about, tag) = (format!("{name}-{version}.dist-info"), format!("py3-none-{}", self.platform));
+        let is_pure = self.platform == "any";
+        let metadata = format!("Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n{}", self.about);
+        let wheel = format!("Wheel-Version: 1.0\nGenerator: xtask\nRoot-Is-Purelib: {is_pure}\nTag: {tag}\n");
+        let path = to.join(format!("{name}-{version}-{tag}.whl"));
+        self.files.push((format!("{about}/METADATA"), metadata.into()));
+        self.files.push((format!("{about}/WHEEL"), wheel.into()));
+        self.files.extend(self.entry.take().map(|entry| (format!("{about}/entry_points.txt"), entry.into())));
+        let mut record = String::new();
+        for (name, bytes) in &self.files {
+            let digest = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(bytes));
+            record += &format!("{name},sha256={digest},{}\n", bytes.len());
+        }
+        let name = format!("{about}/RECORD");
+        record += &format!("{name},,\n");
+        self.files.push((name, record.into()));
+        write(&path, &self.files).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
     }
-    let name = format!("{about}/RECORD");
-    record += &format!("{name},,\n");
-    files.push((name, record.into()));
+}
 
-    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
-    let path = to.join(format!("nepa-{version}-{tag}.whl"));
-    write(&path, &files).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
+/// A program as the machine's `strip` leaves it: symbols are a fifth of a release build, and more of another.
+fn without_symbols(binary: &Path) -> Result<Vec<u8>> {
+    let folder = tempfile::tempdir()?;
+    let stripped = folder.path().join("nepa");
+    ensure!(binary.is_file(), "{} is not a file", binary.display());
+    let output = Command::new("strip").arg("-o").args([&stripped, &binary.to_path_buf()]).output();
+    let output = output.context("cannot start strip, which comes with a compiler (binutils)")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "not a program for 64-bit Linux: {}", said.trim());
+    read(&stripped)
+}
+
+/// Man pages and completions, which shells find in the `share` folder beside an environment's `bin`.
+fn for_shells(binary: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let nepa = |args: &[&OsStr]| -> Result<Vec<u8>> {
+        let output = Command::new(binary).args(args).output();
+        let output = output.with_context(|| format!("cannot start {}", binary.display()))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} {args:?}: {}\n{said}", binary.display(), output.status);
+        Ok(output.stdout)
+    };
+    let pages = tempfile::tempdir()?;
+    nepa(&["man".as_ref(), pages.path().as_ref()])?;
+    let mut files = Vec::new();
+    for path in files_below(pages.path())? {
+        let name = path.file_name().expect("a file").to_string_lossy();
+        files.push((format!("man/man1/{name}"), fs::read(&path)?));
+    }
+    for (shell, place) in [
+        ("bash", "bash-completion/completions/nepa"),
+        ("zsh", "zsh/site-functions/_nepa"),
+        ("fish", "fish/vendor_completions.d/nepa.fish"),
+    ] {
+        files.push((place.into(), nepa(&["completions".as_ref(), shell.as_ref()])?));
+    }
+    Ok(files)
 }
 
 /// Beside the destination first: nobody sees half a wheel.

@@ -92,7 +92,7 @@ pub fn gpu_check(args: &[OsString]) -> Result<ExitCode> {
         Some(nepa) => nepa.clone(),
         None => {
             libtorch::ensure(&project(), Want::Linked)?;
-            match cargo::build_nepa(&project(), "release")? {
+            match cargo::build_nepa(&project())? {
                 Ok(nepa) => nepa,
                 Err(code) => return Ok(code),
             }
