@@ -28,29 +28,45 @@ pub fn upload(tensor: &Tensor, device: Device) -> Result<Tensor> {
     }
 }
 
-/// Tensors made on the CPU, on another device as [`upload`] brings them, but all in one copy: there they share memory, so
-/// they must not be changed in place where a graph holds one of them.
-pub fn upload_together(tensors: &[Tensor], device: Device) -> Result<Vec<Tensor>> {
-    if !device.is_cuda() || tensors.len() < 2 {
-        return tensors.iter().map(|tensor| upload(tensor, device)).collect();
+/// Tensors in bytes that they share, so that one copy brings all of them to a device. They must not be changed in place
+/// where a graph holds one of them.
+pub struct Packing {
+    /// Of each tensor: first byte, bytes, dtype, size.
+    places: Vec<(i64, i64, Kind, Vec<i64>)>,
+    /// All bytes, from those before the first tensor on.
+    pub bytes: i64,
+}
+
+impl Packing {
+    /// Puts contiguous tensors one behind the other, after `bytes` that come before them.
+    pub fn after(bytes: i64, tensors: &[Tensor]) -> Result<Self> {
+        // A dtype's elements lie at multiples of their size.
+        const ALIGNMENT: i64 = 16;
+        let mut packing = Packing { places: Vec::new(), bytes };
+        for tensor in tensors {
+            let start = packing.bytes + (-packing.bytes & (ALIGNMENT - 1));
+            let length = (tensor.numel() * tensor.kind().elt_size_in_bytes()) as i64;
+            packing.places.push((start, length, tensor.kind(), tensor.size()));
+            packing.bytes = start + length;
+        }
+        Ok(packing)
     }
-    // A dtype's elements lie at multiples of their size.
-    const ALIGNMENT: i64 = 16;
-    let (mut parts, mut places, mut end) = (Vec::new(), Vec::new(), 0);
-    for tensor in tensors {
-        let bytes = tensor.f_contiguous()?.f_view(-1)?.f_view_dtype(Kind::Uint8)?;
-        let length = bytes.size()[0];
-        let padding = -length & (ALIGNMENT - 1);
-        places.push((end, length));
-        parts.push(bytes);
-        parts.push(Tensor::f_zeros(padding, (Kind::Uint8, Device::Cpu))?);
-        end += length + padding;
+
+    /// Writes the tensors to their places in uint8 [bytes or more], on the CPU.
+    pub fn write(&self, tensors: &[Tensor], memory: &Tensor) -> Result<()> {
+        for (tensor, (start, length, ..)) in tensors.iter().zip(&self.places) {
+            memory.f_narrow(0, *start, *length)?.f_copy_(&tensor.f_view(-1)?.f_view_dtype(Kind::Uint8)?)?;
+        }
+        Ok(())
     }
-    let there = upload(&Tensor::f_cat(&parts, 0)?, device)?;
-    let view = |(tensor, (start, length)): (&Tensor, (i64, i64))| -> Result<Tensor> {
-        Ok(there.f_narrow(0, start, length)?.f_view_dtype(tensor.kind())?.f_view(tensor.size().as_slice())?)
-    };
-    tensors.iter().zip(places).map(view).collect()
+
+    /// The tensors in uint8 [bytes or more], on any device.
+    pub fn read(&self, memory: &Tensor) -> Result<Vec<Tensor>> {
+        let view = |(start, length, kind, size): &(i64, i64, Kind, Vec<i64>)| -> Result<Tensor> {
+            Ok(memory.f_narrow(0, *start, *length)?.f_view_dtype(*kind)?.f_view(size.as_slice())?)
+        };
+        self.places.iter().map(view).collect()
+    }
 }
 
 /// Copies of tensors on the CPU, in new memory and outside any graph. A GPU is waited for once.

@@ -5,8 +5,8 @@ use super::{Loader, OnBad, Shared, lock};
 use crate::data::batch::{Batch, Images};
 use crate::data::image::AnyImage;
 use crate::data::pipeline::{broken, is_misfit};
-use crate::data::transform::{BatchContext, Drawn, Misfit, Normalize};
-use crate::device;
+use crate::data::transform::{BatchContext, Drawn, Misfit};
+use crate::device::{self, Packing};
 use crate::error::{Context as _, Diagnostic, Result, bail, catch_panic, is_storage_failure, one_line};
 use crate::ffi;
 use crate::positions::Positions;
@@ -45,8 +45,11 @@ struct Consumed {
 
 /// Room for one batch.
 struct Slot {
-    /// uint8 or float32 [B, H, W, C] on the CPU, pinned if a GPU is used.
-    pixels: Mutex<Tensor>,
+    /// The bytes of uint8 or float32 pixels [B, H, W, C], on the CPU; pinned if a GPU is used, and with room for numbers that
+    /// go there with them.
+    memory: Mutex<Tensor>,
+    /// [H, W, C] and dtype.
+    image: ([i64; 3], Kind),
     /// The pixels' address: every worker writes only to its own images.
     address: AtomicPtr<u8>,
     /// Images made so far.
@@ -70,24 +73,47 @@ struct Item {
 impl Slot {
     fn new(batch: usize, shape: [usize; 3], kind: Kind) -> Result<Self> {
         let [c, h, w] = shape.map(|n| n as i64);
-        let mut pixels = Tensor::f_empty([batch as i64, h, w, c], (kind, tch::Device::Cpu))?;
+        let mut bytes = (batch * shape.iter().product::<usize>() * kind.elt_size_in_bytes()) as i64;
         if device::current() != tch::Device::Cpu {
-            pixels = ffi::pinned_like(&pixels)?;
+            bytes += NUMBERS;
         }
-        let address = AtomicPtr::new(pixels.data_ptr().cast());
-        Ok(Self { pixels: Mutex::new(pixels), address, made: AtomicUsize::new(0), items: Mutex::default() })
+        let mut memory = Tensor::f_empty([bytes], (Kind::Uint8, tch::Device::Cpu))?;
+        if device::current() != tch::Device::Cpu {
+            memory = ffi::pinned_like(&memory)?;
+        }
+        let address = AtomicPtr::new(memory.data_ptr().cast());
+        let memory = Mutex::new(memory);
+        Ok(Self { memory, image: ([h, w, c], kind), address, made: AtomicUsize::new(0), items: Mutex::default() })
     }
 
-    /// The pixels of `count` images on the run's device, and room for the next batch. A GPU may copy them
-    /// later: that memory is left to it.
-    fn images(&self, count: usize, normalize: Option<&Normalize>, pool: &mut BufferPool) -> Result<Images> {
-        let mut pixels = lock(&self.pixels);
-        let images = to_images(&pixels.f_narrow(0, 0, count as i64)?, normalize, pool)?;
-        if device::current() != tch::Device::Cpu {
-            *pixels = ffi::pinned_like(&pixels)?;
-            self.address.store(pixels.data_ptr().cast(), Ordering::Release);
+    /// The pixels of `count` images and some numbers, all on the run's device, and room for the next batch. A GPU gets them
+    /// by one copy, or two where the numbers are many, and may make it later: that memory is left to it.
+    fn take(&self, count: usize, numbers: Vec<Tensor>) -> Result<(Tensor, Vec<Tensor>)> {
+        let mut memory = lock(&self.memory);
+        let ([h, w, c], kind) = self.image;
+        let size = [count as i64, h, w, c];
+        let bytes = size.iter().product::<i64>() * kind.elt_size_in_bytes() as i64;
+        let pixels_in =
+            |memory: &Tensor| -> Result<Tensor> { Ok(memory.f_narrow(0, 0, bytes)?.f_view_dtype(kind)?.f_view(size)?) };
+        let device = device::current();
+        if device == tch::Device::Cpu {
+            return Ok((pixels_in(&memory)?, numbers));
         }
-        Ok(images)
+        let together = Packing::after(bytes, &numbers)?;
+        let found = if together.bytes <= memory.size()[0] {
+            together.write(&numbers, &memory)?;
+            let there = device::upload(&memory.f_narrow(0, 0, together.bytes)?, device)?;
+            (pixels_in(&there)?, together.read(&there)?)
+        } else {
+            let apart = Packing::after(0, &numbers)?;
+            let packed = Tensor::f_empty([apart.bytes], (Kind::Uint8, tch::Device::Cpu))?;
+            apart.write(&numbers, &packed)?;
+            let there = device::upload(&memory.f_narrow(0, 0, bytes)?, device)?;
+            (pixels_in(&there)?, apart.read(&device::upload(&packed, device)?)?)
+        };
+        *memory = ffi::pinned_like(&memory)?;
+        self.address.store(memory.data_ptr().cast(), Ordering::Release);
+        Ok(found)
     }
 }
 
@@ -228,6 +254,10 @@ fn batch_key(image_key: Key) -> Key {
     image_key.fold(1)
 }
 
+/// Room in a batch's memory for the numbers that go to a GPU with its pixels: as many as random erasing draws for some
+/// hundreds of images.
+const NUMBERS: i64 = 16 << 20;
+
 /// Before each further attempt to read from a disk or a network that fails.
 const PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
 
@@ -337,7 +367,7 @@ impl Epoch {
         }
         let batch = self.work.batches() - count;
         let (samples, loss_weight) = self.work.positions(batch);
-        let (images, items) = self.take(batch, samples.len())?;
+        let items = self.items(batch, samples.len())?;
         random::set_samples(samples);
         let work = &self.work;
         let labelled = items.iter().all(|item| item.label >= 0);
@@ -359,23 +389,22 @@ impl Epoch {
         let all_intact = items.iter().all(|item| !item.replaced);
         let pipeline = &work.shared.pipeline;
         let mut prepared = pipeline.prepare(&mut context, items.into_iter().map(|item| item.drawn).collect())?;
-        // Everything but the pixels in one copy to the device.
         let mut numbers = vec![Tensor::f_from_slice(&rows)?.f_view([3, -1])?];
         numbers.extend(prepared.iter().flatten().map(|prepared| prepared.numbers.shallow_clone()));
-        let mut there = device::upload_together(&numbers, device::current())?.into_iter();
-        let rows = there.next().context("internal: nothing came of an upload")?;
-        for (prepared, numbers) in prepared.iter_mut().flatten().zip(there) {
+        let (images, numbers) = self.images(batch, numbers)?;
+        let mut numbers = numbers.into_iter();
+        let rows = numbers.next().context("internal: nothing came of an upload")?;
+        for (prepared, numbers) in prepared.iter_mut().flatten().zip(numbers) {
             prepared.numbers = numbers;
         }
         let (labels, indices, intact) = (rows.f_get(0)?, rows.f_get(1)?, rows.f_get(2)?.f_ne(0)?);
         let targets = labels.shallow_clone();
         let batch = Batch { images, targets, labels, indices, intact, all_intact, samples, loss_weight };
-        pipeline.apply_to_batch(batch, context, prepared).map(Some)
+        self.work.shared.pipeline.apply_to_batch(batch, context, prepared).map(Some)
     }
 
-    /// Waits for batch `batch` of `count` images and frees its slot: its images on the run's device, and
-    /// what else is known of each.
-    fn take(&mut self, batch: usize, count: usize) -> Result<(Images, Vec<Item>)> {
+    /// Waits for batch `batch` of `count` images: what is known of each besides its pixels.
+    fn items(&mut self, batch: usize, count: usize) -> Result<Vec<Item>> {
         let work = &self.work;
         let slot = &work.slots[batch % work.slots.len()];
         let start = Instant::now();
@@ -390,15 +419,24 @@ impl Epoch {
         items.sort_unstable_by_key(|item| item.number);
         // Without its images the batch is lost, and with it the epoch.
         self.failed = true;
-        if let Some(error) = items.iter_mut().find_map(|item| item.error.take()) {
-            return Err(error);
+        match items.iter_mut().find_map(|item| item.error.take()) {
+            Some(error) => Err(error),
+            None => Ok(items),
         }
-        let images = slot.images(count, work.shared.pipeline.first_normalization(), &mut lock(&self.pool))?;
+    }
+
+    /// The images of batch `batch` and some numbers on the run's device; frees its slot.
+    fn images(&mut self, batch: usize, numbers: Vec<Tensor>) -> Result<(Images, Vec<Tensor>)> {
+        let work = &self.work;
+        let slot = &work.slots[batch % work.slots.len()];
+        let (pixels, numbers) = slot.take(work.positions(batch).0.len(), numbers)?;
+        let normalize = work.shared.pipeline.first_normalization();
+        let images = to_images(&pixels, normalize, &mut lock(&self.pool))?;
         self.failed = false;
         slot.made.store(0, Ordering::Release);
         lock(&work.consumed).batches += 1;
         work.changed.notify_all();
-        Ok((images, items))
+        Ok((images, numbers))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::data::batch::Images;
 use crate::data::transform::Normalize;
-use crate::device;
 use crate::error::Result;
 use crate::ffi;
 use rayon::prelude::*;
@@ -33,7 +32,7 @@ impl BufferPool {
     }
 }
 
-/// uint8 or float32 [B, H, W, C] on the CPU to images on the run's device, normalised if asked for.
+/// uint8 or float32 [B, H, W, C] on the run's device to images, normalised if asked for.
 pub(super) fn to_images(pixels: &Tensor, normalize: Option<&Normalize>, pool: &mut BufferPool) -> Result<Images> {
     let size = pixels.size();
     let [n, h, w, c] = size[..] else { unreachable!("pixels of images") };
@@ -42,22 +41,18 @@ pub(super) fn to_images(pixels: &Tensor, normalize: Option<&Normalize>, pool: &m
         normalize.check(channels)?;
     }
     if pixels.kind() == Kind::Float {
-        let out = match device::current() {
-            tch::Device::Cpu => {
-                let mut out = pool.take(&[n, c, h, w])?;
-                out.f_copy_(&pixels.f_permute([0, 3, 1, 2])?)?;
-                out
-            }
-            gpu => device::upload(pixels, gpu)?.f_permute([0, 3, 1, 2])?.f_contiguous()?,
+        let mut out = match pixels.device() {
+            tch::Device::Cpu => pool.take(&[n, c, h, w])?,
+            gpu => Tensor::f_empty([n, c, h, w], (Kind::Float, gpu))?,
         };
+        out.f_copy_(&pixels.f_permute([0, 3, 1, 2])?)?;
         return Ok(Images::Numbers(match normalize {
             Some(normalize) => normalize.of_images(&out)?,
             None => out,
         }));
     }
-    if device::current() != tch::Device::Cpu {
-        let pixels = device::upload(pixels, device::current())?;
-        return Ok(Images::Bytes { pixels, normalize: normalize.cloned() });
+    if pixels.device() != tch::Device::Cpu {
+        return Ok(Images::Bytes { pixels: pixels.shallow_clone(), normalize: normalize.cloned() });
     }
     // 256 values stand for all: one pass over memory.
     let value = |value: u8, channel: usize| {
