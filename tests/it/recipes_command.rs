@@ -24,7 +24,7 @@ fn all_recipes_of_the_project_are_listed_with_what_they_do() {
 }
 
 #[test]
-fn a_copied_recipe_runs_as_it_is_and_no_file_is_replaced() {
+fn a_copied_recipe_finds_its_images_and_no_file_is_replaced() {
     let folder = Folder::on_cpu();
     let said = folder.nepa(&["recipes", "copy", "quickstart"]);
     said.succeeds().prints(&["wrote quickstart.rhai; run it with `nepa run quickstart.rhai`"]);
@@ -32,9 +32,7 @@ fn a_copied_recipe_runs_as_it_is_and_no_file_is_replaced() {
     assert_eq!(std::fs::read(folder.path("quickstart.rhai")).unwrap(), original);
     // Its images come with nepa, wherever the recipe lies.
     folder.nepa(&["check", "quickstart.rhai"]).succeeds();
-    let tiny = ["--set", "pretrain_epochs=1", "--set", "finetune_steps=2", "--set", "seeds=1"];
-    let args = ["run", "quickstart.rhai", "--device", "cpu", "--out", "out", "--set", "labels_per_class=[1]"];
-    folder.nepa(&[&args[..], &tiny].concat()).succeeds().prints(&["linear probe, 1 a class"]);
+    folder.run("print(data::open(data::example(\"fashion-mnist\"), \"train\").len);").succeeds().prints(&["12000\n"]);
 
     let said = folder.nepa(&["recipes", "copy", "quickstart.rhai"]);
     said.fails(1).says(&["quickstart.rhai exists, and is kept", "nepa recipes copy quickstart FILE.rhai"]);

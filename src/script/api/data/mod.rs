@@ -145,8 +145,8 @@ mod functions {
         Ok(Source(Arc::new(sources::WebDataset::open(files, None)?)))
     }
 
-    /// The folder of example images that come with nepa: "fashion-mnist", of whose 70,000 images the first 12,000 for
-    /// training and 2,000 for testing (28 x 28, one channel, 10 classes; MIT licence).
+    /// The folder of example images that come with nepa: "fashion-mnist", 12,000 images of Fashion-MNIST for training and
+    /// 2,000 for testing, chosen at random from all 70,000 (28 x 28, one channel, 10 classes; MIT licence).
     ///
     /// Example: `let images = data::open(data::example("fashion-mnist"), "train");`
     pub fn example(name: &str) -> Result<String> {
