@@ -39,7 +39,7 @@ pub struct Packing {
 
 impl Packing {
     /// Puts contiguous tensors one behind the other, after `bytes` that come before them.
-    pub fn after(bytes: i64, tensors: &[Tensor]) -> Result<Self> {
+    pub fn after(bytes: i64, tensors: &[Tensor]) -> Self {
         // A dtype's elements lie at multiples of their size.
         const ALIGNMENT: i64 = 16;
         let mut packing = Packing { places: Vec::new(), bytes };
@@ -49,7 +49,7 @@ impl Packing {
             packing.places.push((start, length, tensor.kind(), tensor.size()));
             packing.bytes = start + length;
         }
-        Ok(packing)
+        packing
     }
 
     /// Writes the tensors to their places in uint8 [bytes or more], on the CPU.
@@ -119,7 +119,7 @@ pub fn parse(text: &str) -> Result<Device> {
     if !libraries {
         bail_hint!(
             "device `{text}` was asked for, but this libtorch has no CUDA (no libtorch_cuda.so beside libtorch_cpu.so)";
-            "run `cargo xtask setup --cuda`, or put the torch/lib folder of a PyTorch 2.11 with CUDA on LD_LIBRARY_PATH"
+            "{}; or put the torch/lib folder of a PyTorch 2.11 with CUDA on LD_LIBRARY_PATH", repair()
         );
     }
     if index as i64 >= count {
@@ -135,7 +135,11 @@ pub fn parse(text: &str) -> Result<Device> {
 pub fn repair() -> &'static str {
     let of_python = |folder: PathBuf| folder.iter().any(|part| part == "site-packages");
     match ffi::torch_folder().is_some_and(of_python) {
-        true => "`pip install --force-reinstall torch==2.11.0` brings it with all that it needs",
+        true => concat!(
+            "`pip install --force-reinstall torch==",
+            env!("NEPA_LIBTORCH_VERSION"),
+            "` brings it with all that it needs"
+        ),
         false => "`cargo xtask setup --cuda` fetches it with all that it needs",
     }
 }

@@ -29,6 +29,20 @@ pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// The nearest folder that exists: `path`, or the one that it would be made in.
+pub fn nearest_folder(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    Ok(path.ancestors().find(|folder| folder.exists()).unwrap_or(&path).to_path_buf())
+}
+
+/// Bytes that this user can still write to the file system that `path` lies on, or will lie on.
+pub fn free_bytes(path: &Path) -> Result<u64> {
+    let folder = nearest_folder(path)?;
+    let found = rustix::fs::statvfs(&folder).map_err(std::io::Error::from);
+    let found = found.with_context(|| format!("cannot find out how much room there is in {}", folder.display()))?;
+    Ok(found.f_bavail * found.f_frsize)
+}
+
 /// Whether there is something at `path`. That it cannot be found out (an I/O error, say) is an error, not a no.
 pub fn exists(path: &Path) -> Result<bool> {
     match path.try_exists() {

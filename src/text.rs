@@ -1,4 +1,4 @@
-//! Text from files, names and messages, made safe to show.
+//! Text from files, names and messages, made safe to show; numbers in words.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -38,6 +38,15 @@ fn is_hidden(c: char) -> bool {
         '\u{fffe}' | '\u{ffff}' => true,
         _ => c.is_control(),
     }
+}
+
+/// A number of bytes: "3.4 kB", "147 GB".
+pub fn bytes(n: f64) -> String {
+    let units = ["bytes", "kB", "MB", "GB", "TB"];
+    let step = (0..units.len() - 1).find(|step| n < 999.5 * 1000f64.powi(*step as i32)).unwrap_or(units.len() - 1);
+    let value = n / 1000f64.powi(step as i32);
+    let digits = if step == 0 || value >= 99.5 { 0 } else { 1 };
+    format!("{value:.digits$} {}", units[step])
 }
 
 #[cfg(test)]

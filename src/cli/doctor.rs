@@ -4,13 +4,15 @@ use super::DoctorArgs;
 use crate::data::decode::{self, Backend};
 use crate::dist::ClusterEnvironment;
 use crate::error::{Result, hint_of, one_line};
+use crate::files::{free_bytes, nearest_folder};
 use crate::output::out;
 use crate::provenance::Versions;
+use crate::text::bytes;
 use crate::{cache, device, ffi, memory};
 use std::fmt::Write as _;
 use std::fs;
 use std::net::ToSocketAddrs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tch::{Cuda, Device, Kind, Tensor};
 
 /// Below this, a run that saves checkpoints of a base model soon has no room.
@@ -74,10 +76,6 @@ fn fix(error: &anyhow::Error, otherwise: &str) -> Finding {
     Fix(one_line(error), hint_of(error).unwrap_or_else(|| otherwise.into()))
 }
 
-fn gb(bytes: u64) -> String {
-    format!("{:.1} GB", bytes as f64 / 1e9)
-}
-
 fn program() -> Finding {
     let versions: Vec<String> = Versions::of_this_build().known().map(|(name, v)| format!("{name} {v}")).collect();
     let path = std::env::current_exe().map_or_else(|_| "unknown".into(), |path| path.display().to_string());
@@ -123,10 +121,10 @@ fn main_memory() -> Finding {
     let about = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = about.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let free = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    let free = free.map_or(String::new(), |kb| format!(", {} of the machine's free", gb(kb * 1024)));
+    let free = free.map_or(String::new(), |kb| format!(", {} of the machine's free", bytes(kb as f64 * 1024.0)));
     match memory::total() {
         u64::MAX => Fine("no limit known".into()),
-        all => Fine(format!("{} for this process{free}", gb(all))),
+        all => Fine(format!("{} for this process{free}", bytes(all as f64))),
     }
 }
 
@@ -186,16 +184,21 @@ fn each_gpu(driver: Option<&str>) -> Finding {
         match ffi::gpu_memory(index) {
             Ok(gpu) => {
                 let gap = if text.is_empty() { "" } else { "; " };
-                let _ = write!(text, "{gap}cuda:{index} computes, {} of {} free", gb(gpu.free), gb(gpu.total));
+                let _ = write!(
+                    text,
+                    "{gap}cuda:{index} computes, {} of {} free",
+                    bytes(gpu.free as f64),
+                    bytes(gpu.total as f64)
+                );
             }
             Err(e) => return fix(&e, "`nvidia-smi` shows what uses its memory"),
         }
     }
-    let shared = free_bytes(Path::new("/dev/shm"));
+    let shared = free_bytes(Path::new("/dev/shm")).ok();
     match shared.filter(|shared| *shared < LITTLE_SHARED_MEMORY && Cuda::device_count() > 1) {
         Some(shared) => {
             let advice = "several processes need more: docker run --shm-size=8g, or --ipc=host";
-            Note(format!("{text}; {} of shared memory", gb(shared)), advice.into())
+            Note(format!("{text}; {} of shared memory", bytes(shared as f64)), advice.into())
         }
         None => Fine(text),
     }
@@ -225,29 +228,15 @@ fn open_files() -> Finding {
     }
 }
 
-/// Bytes that this user can still write to a file system.
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let about = rustix::fs::statvfs(folder).ok()?;
-    Some(about.f_bavail.saturating_mul(about.f_frsize))
-}
-
-/// A folder that exists, and in which `path` lies or would be made.
-fn nearest_folder(path: &Path) -> Option<PathBuf> {
-    let path = std::path::absolute(path).ok()?;
-    path.ancestors().find(|folder| folder.exists()).map(Path::to_path_buf)
-}
-
 /// Whether files can be written and locked in a folder, or in the one that it would be made in; the bytes that are free.
 fn try_folder(path: &Path, needs_locks: bool) -> Result<(Option<u64>, bool), (String, String)> {
     let elsewhere = || "choose another folder, or change its owner or permissions".to_string();
-    let Some(folder) = nearest_folder(path) else {
-        return Err((format!("{} cannot be looked at", path.display()), elsewhere()));
-    };
+    let folder = nearest_folder(path).map_err(|e| (one_line(&e), elsewhere()))?;
     let failed = |e: std::io::Error| (format!("{} cannot be written to: {e}", folder.display()), elsewhere());
     let file = tempfile::Builder::new().prefix(".nepa-doctor-").tempfile_in(&folder).map_err(failed)?;
     std::io::Write::write_all(&mut file.as_file(), b"nepa").and_then(|()| file.as_file().sync_all()).map_err(failed)?;
     let locks = !needs_locks || file.as_file().try_lock().is_ok();
-    Ok((free_bytes(&folder), locks))
+    Ok((free_bytes(&folder).ok(), locks))
 }
 
 fn disk(out: &Path) -> Finding {
@@ -255,7 +244,7 @@ fn disk(out: &Path) -> Finding {
         Ok(found) => found,
         Err((text, advice)) => return Fix(text, advice),
     };
-    let room = free.map_or_else(|| "writable".into(), |free| format!("writable, {} free", gb(free)));
+    let room = free.map_or_else(|| "writable".into(), |free| format!("writable, {} free", bytes(free as f64)));
     let text = format!("{}: {room}", out.display());
     if !locks {
         return Note(

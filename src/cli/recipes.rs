@@ -3,6 +3,7 @@
 use crate::bail_hint;
 use crate::error::{Context as _, Result, did_you_mean};
 use crate::output::out;
+use crate::script::embedded;
 use clap::{Args, Subcommand};
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
@@ -25,29 +26,28 @@ enum RecipesCommand {
     },
 }
 
-macro_rules! embedded {
-    ($($name:literal),+ $(,)?) => {
-        &[$(($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/", $name, ".rhai")))),+]
-    };
-}
-
-/// Each recipe's name and text, in the order in which a user meets them.
-const RECIPES: &[(&str, &str)] = embedded![
-    "quickstart",
-    "fashion_mnist",
-    "cifar10",
-    "continue_pretraining",
-    "ablations",
-    "pretrain_vits",
-    "pretrain_vitb",
-    "pretrain_vitl",
-    "finetune_vitb",
-    "finetune_vitl",
-    "linear_probe",
-    "knn",
-    "eval_imagenet1k",
-    "visualize",
+/// In the order in which a user meets them.
+const RECIPES: &[(&str, &str)] = embedded!["recipes":
+    "quickstart.rhai",
+    "fashion_mnist.rhai",
+    "cifar10.rhai",
+    "continue_pretraining.rhai",
+    "ablations.rhai",
+    "pretrain_vits.rhai",
+    "pretrain_vitb.rhai",
+    "pretrain_vitl.rhai",
+    "finetune_vitb.rhai",
+    "finetune_vitl.rhai",
+    "linear_probe.rhai",
+    "knn.rhai",
+    "eval_imagenet1k.rhai",
+    "visualize.rhai",
 ];
+
+/// A recipe's name, by its file or as it is.
+fn name_of(file: &str) -> &str {
+    file.strip_suffix(".rhai").unwrap_or(file)
+}
 
 pub fn recipes(args: &RecipesArgs) -> Result<()> {
     match &args.command {
@@ -58,8 +58,8 @@ pub fn recipes(args: &RecipesArgs) -> Result<()> {
 }
 
 fn list() {
-    for (name, text) in RECIPES {
-        out!("{name:<20}  {}", first_sentence(text));
+    for (file, text) in RECIPES {
+        out!("{:<20}  {}", name_of(file), first_sentence(text));
     }
     out!("\nnepa recipes copy NAME     writes one to NAME.rhai, to be edited and run");
     out!("nepa run NAME.rhai --help  lists its parameters");
@@ -74,12 +74,11 @@ fn first_sentence(text: &str) -> String {
 }
 
 fn copy(name: &str, to: Option<PathBuf>) -> Result<()> {
-    let wanted = name.strip_suffix(".rhai").unwrap_or(name);
-    let Some((name, text)) = RECIPES.iter().find(|(known, _)| *known == wanted) else {
-        let near = did_you_mean(wanted, RECIPES.iter().map(|(known, _)| *known));
-        bail_hint!("no recipe is called `{wanted}`{near}"; "`nepa recipes` lists them");
+    let name = name_of(name);
+    let Some((file, text)) = RECIPES.iter().find(|(file, _)| name_of(file) == name) else {
+        let near = did_you_mean(name, RECIPES.iter().map(|(file, _)| name_of(file)));
+        bail_hint!("no recipe is called `{name}`{near}"; "`nepa recipes` lists them");
     };
-    let file = format!("{name}.rhai");
     let path = match to {
         Some(folder) if folder.is_dir() => folder.join(file),
         Some(path) => path,

@@ -47,6 +47,40 @@ struct Grid {
     plain: Option<Tensor>,
 }
 
+/// One draw of the augmentation: what is added to, then multiplied with (y, x).
+type Draw = ([f64; 2], [f64; 2]);
+
+impl Grid {
+    /// The angles [2, T, d] of the coordinates as one draw changes them.
+    fn angles(&self, (add, multiply): Draw) -> Result<Tensor> {
+        let coordinates = if add == [0.0; 2] && multiply[0] == multiply[1] {
+            self.coordinates.f_mul_scalar(multiply[0])?
+        } else {
+            let axis = |i: usize| -> Result<Tensor> {
+                let axis = self.coordinates.f_select(1, i as i64)?;
+                Ok(axis.f_add_scalar(add[i])?.f_mul_scalar(multiply[i])?)
+            };
+            Tensor::f_stack(&[axis(0)?, axis(1)?], 1)?
+        };
+        let angles = coordinates
+            .f_mul_scalar(2.0 * std::f64::consts::PI)?
+            .f_unsqueeze(2)?
+            .f_mul(&self.frequencies)? // [T, 2, d/4]
+            .f_flatten(1, 2)?
+            .f_repeat([1, 2])?; // [T, d]
+        Ok(Tensor::f_stack(&[angles.f_cos()?, angles.f_sin()?], 0)?)
+    }
+
+    /// The angles of the coordinates as they are.
+    fn plain(&mut self) -> Result<Tensor> {
+        let table = match self.plain.take() {
+            Some(table) => table,
+            None => self.angles(([0.0; 2], [1.0; 2]))?,
+        };
+        Ok(self.plain.insert(table).shallow_clone())
+    }
+}
+
 impl RotaryEmbedding {
     /// A rotary embedding with the given options.
     pub fn new(options: &RotaryOptions) -> Result<Self> {
@@ -91,18 +125,10 @@ impl RotaryEmbedding {
     /// coordinate augmentation.
     pub fn angles(&self, (rows, columns): (i64, i64)) -> Result<Tensor> {
         ensure!(rows > 0 && columns > 0, "a patch grid needs positive sides, found {rows} x {columns}");
-        if self.augments() {
-            return self.compute((rows, columns), self.draw(random::next_key()));
+        match self.augments().then(|| self.draw(random::next_key())) {
+            Some(draw) => self.of_grid((rows, columns), |grid| grid.angles(draw)),
+            None => self.of_grid((rows, columns), Grid::plain),
         }
-        let known = self.of_grid((rows, columns), |grid| Ok(grid.plain.as_ref().map(Tensor::shallow_clone)))?;
-        if let Some(table) = known {
-            return Ok(table);
-        }
-        let table = self.compute((rows, columns), ([0.0; 2], [1.0; 2]))?;
-        self.of_grid((rows, columns), |grid| {
-            grid.plain = Some(table.shallow_clone());
-            Ok(table)
-        })
     }
 
     /// The angles for a batch of `images`: [2, T, d] if they have one draw, or [2, B, 1, T, d]. Which images share a
@@ -119,7 +145,10 @@ impl RotaryEmbedding {
         different.dedup();
         // The first draw is the one of a step that has no other.
         let key_of = |draw: usize| if draw == 0 { key } else { key.fold(draw as u64) };
-        let tables = different.iter().map(|draw| self.compute(grid, self.draw(key_of(*draw))));
+        let tables = different.iter().map(|draw| {
+            let draw = self.draw(key_of(*draw));
+            self.of_grid(grid, |grid| grid.angles(draw))
+        });
         let tables = tables.collect::<Result<Vec<_>>>()?;
         if let [table] = &tables[..] {
             return Ok(table.shallow_clone());
@@ -135,8 +164,7 @@ impl RotaryEmbedding {
         self.training.get() && augments
     }
 
-    /// One draw of the augmentation: what is added to, then multiplied with (y, x).
-    fn draw(&self, key: Key) -> ([f64; 2], [f64; 2]) {
+    fn draw(&self, key: Key) -> Draw {
         let o = &self.options;
         let mut rng = key.rng();
         let mut symmetric = |limit: f64| random::uniform(&mut rng, -limit, limit);
@@ -152,28 +180,6 @@ impl RotaryEmbedding {
             multiply = multiply.map(|m| m * factor);
         }
         (add, multiply)
-    }
-
-    /// The angles [2, T, d] of a grid whose coordinates one draw has changed.
-    fn compute(&self, sides: (i64, i64), (add, multiply): ([f64; 2], [f64; 2])) -> Result<Tensor> {
-        self.of_grid(sides, |grid| {
-            let coordinates = if add == [0.0; 2] && multiply[0] == multiply[1] {
-                grid.coordinates.f_mul_scalar(multiply[0])?
-            } else {
-                let axis = |i: usize| -> Result<Tensor> {
-                    let axis = grid.coordinates.f_select(1, i as i64)?;
-                    Ok(axis.f_add_scalar(add[i])?.f_mul_scalar(multiply[i])?)
-                };
-                Tensor::f_stack(&[axis(0)?, axis(1)?], 1)?
-            };
-            let angles = coordinates
-                .f_mul_scalar(2.0 * std::f64::consts::PI)?
-                .f_unsqueeze(2)?
-                .f_mul(&grid.frequencies)? // [T, 2, d/4]
-                .f_flatten(1, 2)?
-                .f_repeat([1, 2])?; // [T, d]
-            Ok(Tensor::f_stack(&[angles.f_cos()?, angles.f_sin()?], 0)?)
-        })
     }
 
     /// Does something with the grid of these sides, which is made if it is not the last one.
@@ -262,7 +268,7 @@ mod tests {
             let both = |name: &str| [0, 1].map(|axis| number(&pass[name][axis]));
             let rescale = number(&pass["log_rescale"]).exp();
             let factors = both("log_jitter").map(|jitter| jitter.exp() * rescale);
-            let found = rotary.compute((3, 3), (both("shift"), factors)).unwrap();
+            let found = rotary.of_grid((3, 3), |grid| grid.angles((both("shift"), factors))).unwrap();
             for (part, name) in [(0, "cos"), (1, "sin")] {
                 let off = (found.get(part) - &tensors[&format!("{name}.{i}")]).abs().max().double_value(&[]);
                 assert!(off < 2e-6, "{name} of pass {i}: {off}");

@@ -23,6 +23,7 @@ pub use check::{Checked, Problem};
 pub use params::{Declared, Params, type_of};
 pub use session::{finish_run, start_run};
 pub use sources::Sources;
+pub(crate) use sources::embedded;
 
 use crate::error::{Diagnostic, hint_of, one_line};
 use crate::options::OptionDoc;

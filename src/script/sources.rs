@@ -15,14 +15,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// The embedded standard library: each script's file name and text.
+/// Scripts of a folder of the project, embedded in the program: each one's file name and text.
 macro_rules! embedded {
-    ($($file:literal),+ $(,)?) => {
-        &[$(($file, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/stdlib/", $file)))),+]
+    ($folder:literal: $($file:literal),+ $(,)?) => {
+        &[$(($file, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/", $folder, "/", $file)))),+]
     };
 }
+pub(crate) use embedded;
 
-const STDLIB: &[(&str, &str)] = embedded![
+const STDLIB: &[(&str, &str)] = embedded!["stdlib":
     "evaluate.rhai",
     "features.rhai",
     "finetune.rhai",

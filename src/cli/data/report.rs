@@ -7,6 +7,7 @@ use crate::data::source::{self, Place, SourceRef};
 use crate::error::{Result, catch_damage, one_line};
 use crate::output::out;
 use crate::random::{Key, Permutation, Purpose};
+use crate::text::bytes;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 
@@ -163,13 +164,4 @@ fn formats(facts: &[Facts]) -> String {
         format!("{count} {format}{kinds}")
     };
     formats.into_iter().map(one).collect::<Vec<_>>().join(", ")
-}
-
-/// "3.4 kB", "147 GB"
-pub fn bytes(n: f64) -> String {
-    let units = ["bytes", "kB", "MB", "GB", "TB"];
-    let step = (0..units.len() - 1).find(|step| n < 999.5 * 1000f64.powi(*step as i32)).unwrap_or(units.len() - 1);
-    let value = n / 1000f64.powi(step as i32);
-    let digits = if step == 0 || value >= 99.5 { 0 } else { 1 };
-    format!("{value:.digits$} {}", units[step])
 }

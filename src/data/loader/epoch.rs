@@ -73,21 +73,19 @@ struct Item {
 impl Slot {
     fn new(batch: usize, shape: [usize; 3], kind: Kind) -> Result<Self> {
         let [c, h, w] = shape.map(|n| n as i64);
-        let mut bytes = (batch * shape.iter().product::<usize>() * kind.elt_size_in_bytes()) as i64;
-        if device::current() != tch::Device::Cpu {
-            bytes += NUMBERS;
-        }
-        let mut memory = Tensor::f_empty([bytes], (Kind::Uint8, tch::Device::Cpu))?;
-        if device::current() != tch::Device::Cpu {
-            memory = ffi::pinned_like(&memory)?;
-        }
+        let bytes = (batch * shape.iter().product::<usize>() * kind.elt_size_in_bytes()) as i64;
+        let cpu = (Kind::Uint8, tch::Device::Cpu);
+        let memory = match device::current() {
+            tch::Device::Cpu => Tensor::f_empty([bytes], cpu)?,
+            _ => ffi::pinned_like(&Tensor::f_empty([bytes + NUMBERS], cpu)?)?,
+        };
         let address = AtomicPtr::new(memory.data_ptr().cast());
         let memory = Mutex::new(memory);
         Ok(Self { memory, image: ([h, w, c], kind), address, made: AtomicUsize::new(0), items: Mutex::default() })
     }
 
     /// The pixels of `count` images and some numbers, all on the run's device, and room for the next batch. A GPU gets them
-    /// by one copy, or two where the numbers are many, and may make it later: that memory is left to it.
+    /// by one copy, or several where the numbers are many, and may make it later: that memory is left to it.
     fn take(&self, count: usize, numbers: Vec<Tensor>) -> Result<(Tensor, Vec<Tensor>)> {
         let mut memory = lock(&self.memory);
         let ([h, w, c], kind) = self.image;
@@ -99,17 +97,15 @@ impl Slot {
         if device == tch::Device::Cpu {
             return Ok((pixels_in(&memory)?, numbers));
         }
-        let together = Packing::after(bytes, &numbers)?;
-        let found = if together.bytes <= memory.size()[0] {
-            together.write(&numbers, &memory)?;
-            let there = device::upload(&memory.f_narrow(0, 0, together.bytes)?, device)?;
-            (pixels_in(&there)?, together.read(&there)?)
+        let packing = Packing::after(bytes, &numbers);
+        let found = if packing.bytes <= memory.size()[0] {
+            packing.write(&numbers, &memory)?;
+            let there = device::upload(&memory.f_narrow(0, 0, packing.bytes)?, device)?;
+            (pixels_in(&there)?, packing.read(&there)?)
         } else {
-            let apart = Packing::after(0, &numbers)?;
-            let packed = Tensor::f_empty([apart.bytes], (Kind::Uint8, tch::Device::Cpu))?;
-            apart.write(&numbers, &packed)?;
             let there = device::upload(&memory.f_narrow(0, 0, bytes)?, device)?;
-            (pixels_in(&there)?, apart.read(&device::upload(&packed, device)?)?)
+            let numbers = numbers.iter().map(|numbers| device::upload(numbers, device));
+            (pixels_in(&there)?, numbers.collect::<Result<_>>()?)
         };
         *memory = ffi::pinned_like(&memory)?;
         self.address.store(memory.data_ptr().cast(), Ordering::Release);

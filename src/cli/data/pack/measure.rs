@@ -5,12 +5,11 @@ use super::work::pack_image;
 use crate::cli::data::Split;
 use crate::data::pipeline::Pipeline;
 use crate::data::source::SourceRef;
-use crate::error::{Context as _, Result, catch_panic};
+use crate::error::{Result, catch_panic};
 use crate::random::{Key, Permutation, Purpose};
 use crate::run::signals::Interrupt;
 use rayon::prelude::*;
 use std::hint::black_box;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Images that are packed for an estimate.
@@ -50,15 +49,6 @@ pub fn estimate(splits: &[Split], settings: &Settings) -> Option<Estimate> {
     let sizes: Vec<(f64, f64)> = (0..total.min(ESTIMATED)).into_par_iter().filter_map(one).collect();
     let mean = |of: fn(&(f64, f64)) -> f64| sizes.iter().map(of).sum::<f64>() / sizes.len() as f64;
     (!sizes.is_empty()).then(|| Estimate { images: sizes.len(), before: mean(|s| s.0), after: mean(|s| s.1) })
-}
-
-/// Free bytes of the file system that `dir` lies on, or will lie on.
-pub fn free(dir: &Path) -> Result<u64> {
-    let dir = std::path::absolute(dir)?;
-    let there = dir.ancestors().find(|path| path.exists()).unwrap_or(&dir);
-    let found = rustix::fs::statvfs(there).map_err(std::io::Error::from);
-    let found = found.with_context(|| format!("cannot find out how much room there is in {}", there.display()))?;
-    Ok(found.f_bavail * found.f_frsize)
 }
 
 /// Indices of the images to measure; none if there are too few.

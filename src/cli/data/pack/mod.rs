@@ -9,18 +9,18 @@ mod shard;
 mod webdataset;
 mod work;
 
-use super::{PRETRAINING, Split, TRANSFORMS, counted, report::bytes};
+use super::{PRETRAINING, Split, TRANSFORMS, counted};
 use crate::bail_hint;
 use crate::data::decode::{self, Backend};
 use crate::data::source::{self, OpenOptions, Place, SourceRef, sample_key};
 use crate::device;
 use crate::error::{Context as _, Result, bail, ensure};
-use crate::files::folder_of;
+use crate::files::{folder_of, free_bytes};
 use crate::output::out;
 use crate::run::progress::Progress;
 use crate::run::signals::Interrupt;
 use crate::script::{self, Host, ScriptError};
-use crate::text::shell_word;
+use crate::text::{bytes, shell_word};
 use clap::{Args, ValueEnum};
 use destination::{Destination, Found, Manifest, Settings, ShardRecord, SplitRecord};
 use format::Format;
@@ -200,7 +200,7 @@ fn ensure_apart(source: &str, dest: &Path) -> Result<()> {
 
 /// Refuses to begin what will not fit.
 fn ensure_room(args: &PackArgs, plan: &Plan, settings: &Settings, images: usize) -> Result<()> {
-    let free = measure::free(&args.dest)? as f64;
+    let free = free_bytes(&args.dest)? as f64;
     let Some(estimate) = measure::estimate(&plan.splits, settings) else { return Ok(()) };
     let (before, after) = (estimate.before * images as f64, estimate.after * images as f64);
     let (words, shards) = (bytes(after), counted(plan.shards.len(), "shard", "shards"));
