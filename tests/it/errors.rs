@@ -144,6 +144,31 @@ fn a_key_at_fault_is_pointed_at_in_nested_maps_and_sums_of_maps() {
     run(script).blames("recipe.rhai:2:5", "nn::blocks(o.call());", &["unknown option `hidden_sise`"]);
 }
 
+/// Before the run, which may get there after hours: recipes/cifar10.rhai has such a table.
+#[test]
+fn options_that_are_picked_from_a_table_are_checked_before_the_run() {
+    let recipe = |table: &str, pick: &str| {
+        let text = format!(
+            "import \"std/finetune\" as finetune;\nprint(\"begun\");\nlet start = \"a\";\nlet rates = {table};\n\
+             finetune::fit((), (), {pick} + #{{ steps: 1 }});"
+        );
+        Folder::new().run(&text)
+    };
+    let table = "#{ a: #{ lr: 1e-3 }, b: #{ lr: 1e-3, heda_lr: 1e-2 } }";
+    let line = format!("let rates = {table};");
+    for pick in ["rates[start]", "rates[\"b\"]", "rates.b"] {
+        let said = recipe(table, pick);
+        said.fails(1).at("recipe.rhai:4:50", &line);
+        said.says(&["unknown option `heda_lr` of finetune::fit; did you mean `head_lr`?"]);
+        assert_eq!(said.stdout, "", "{said}");
+    }
+    // Another one is meant, or the table holds other things too.
+    for (table, pick) in [(table, "rates.a"), ("#{ a: #{ lr: 1e-3 }, names: [], c: #{ x: 1 } }", "rates[start]")] {
+        let said = recipe(table, pick);
+        assert!(said.stdout == "begun\n" && !said.stderr.contains("unknown option"), "{said}");
+    }
+}
+
 #[test]
 fn all_unknown_options_of_a_call_are_told_at_once() {
     run("nn::blocks(#{ hidden_sise: 8, speed: 1, qkv_bais: true, image_size: 8 });").fails(1).says(&[

@@ -75,13 +75,36 @@ fn options_of<'a>(host: &'a Host, call: &Call, script: &Script) -> Option<Taken<
     Some(Taken { of, at, options: taking.iter().flat_map(|f| &f.options).collect() })
 }
 
-/// The entries that a map is written with: a literal, a variable that holds one, or a sum of such.
+/// The entries that a map is written with: a literal, a variable that holds one, one that is picked from a table of them,
+/// or a sum of such.
 fn literal_entries<'a>(value: &'a Expr, variables: &'a Variables) -> Vec<(&'a Ident, &'a Expr)> {
     match variables.resolve(value) {
         Expr::Map(map, _) => map.0.iter().map(|(name, value)| (name, value)).collect(),
         Expr::FnCall(sum, _) if sum.name == "+" => {
             sum.args.iter().flat_map(|part| literal_entries(part, variables)).collect()
         }
+        Expr::Index(link, ..) | Expr::Dot(link, ..) => picked(&link.lhs, &link.rhs, variables)
+            .into_iter()
+            .flat_map(|map| literal_entries(map, variables))
+            .collect(),
         _ => Vec::new(),
+    }
+}
+
+/// What `table[key]` or `table.key` can be: the one that is named, or any where all are maps.
+fn picked<'a>(table: &'a Expr, key: &Expr, variables: &'a Variables) -> Vec<&'a Expr> {
+    let Expr::Map(table, _) = variables.resolve(table) else { return Vec::new() };
+    let name = match key {
+        Expr::StringConstant(name, _) => Some(name.as_str()),
+        Expr::Property(property, _) => Some(property.2.as_str()),
+        // A method's result.
+        Expr::MethodCall(..) => return Vec::new(),
+        _ => None,
+    };
+    let is_map = |value: &Expr| matches!(variables.resolve(value), Expr::Map(..));
+    match name {
+        Some(name) => table.0.iter().filter(|(key, _)| key.name == name).map(|(_, value)| value).collect(),
+        None if table.0.iter().all(|(_, value)| is_map(value)) => table.0.iter().map(|(_, value)| value).collect(),
+        None => Vec::new(),
     }
 }
