@@ -48,7 +48,7 @@ pub fn doctor(args: &DoctorArgs) -> bool {
         ("files", &open_files),
         ("disk", &|| disk(&args.out)),
         ("cache", &cache_folder),
-        ("processes", &processes),
+        ("distributed", &distributed),
     ];
     let mut all_work = true;
     for (what, check) in checks {
@@ -58,9 +58,9 @@ pub fn doctor(args: &DoctorArgs) -> bool {
             Fix(text, advice) => ("fix", text, Some(advice)),
         };
         all_work &= state != "fix";
-        out!("{state:<5} {what:<10} {text}");
+        out!("{state:<5} {what:<11} {text}");
         if let Some(advice) = advice {
-            out!("{:<16} -> {advice}", "");
+            out!("{:<17} -> {advice}", "");
         }
     }
     out!();
@@ -274,10 +274,12 @@ fn cache_folder() -> Finding {
     }
 }
 
-fn processes() -> Finding {
+fn distributed() -> Finding {
     let environment = match ClusterEnvironment::from_env() {
         Ok(None) => {
-            return Fine("one: neither torchrun nor srun has started this (nepa run --nproc N starts more)".into());
+            return Fine(
+                "one process: neither torchrun nor srun has started this (nepa run --nproc N starts more)".into(),
+            );
         }
         Ok(Some(environment)) => environment,
         Err(e) => return fix(&e, "unset it to train with one process"),

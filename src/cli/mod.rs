@@ -58,7 +58,7 @@ enum Command {
     Plot(plot::PlotArgs),
     /// Runs a recipe with every combination of some values, a run for each, and compares what they come to.
     Sweep(sweep::SweepArgs),
-    /// Checks what a run needs on this machine: processor, memory, libtorch, GPUs, JPEG decoder, disk, processes.
+    /// Checks what a run needs on this machine: processor, memory, libtorch, GPUs, JPEG decoder, disk, distributed environment.
     Doctor(DoctorArgs),
     /// Prints the completions of commands and options for a shell.
     #[command(after_help = completions::HELP)]

@@ -25,7 +25,7 @@ fn a_machine_that_works_is_said_to() {
     assert!(about(&said, "nepa").0.contains(&format!("nepa {}, libtorch 2.", env!("CARGO_PKG_VERSION"))), "{said}");
     assert!(about(&said, "computing").0.contains("a product and its gradient are right"), "{said}");
     assert!(about(&said, "disk").0.contains("runs: writable, "), "{said}");
-    assert!(about(&said, "processes").0.contains("one: neither torchrun nor srun"), "{said}");
+    assert!(about(&said, "distributed").0.contains("one process: neither torchrun nor srun"), "{said}");
     let left: Vec<_> = std::fs::read_dir(folder.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "it leaves {left:?}");
     folder.nepa(&["doctor", "--help"]).succeeds().prints(&["--out", "Exit code"]);
@@ -55,14 +55,14 @@ fn what_does_not_work_is_told_with_what_to_do() {
     assert!(line.starts_with("note") && line.contains("without locks") && advice.contains("its own --out"), "{said}");
 
     let said = run(&[("RANK", "0")], &[]);
-    let (line, advice) = about(said.fails(1), "processes");
+    let (line, advice) = about(said.fails(1), "distributed");
     assert!(line.contains("RANK is set in the environment, but not WORLD_SIZE"), "{said}");
     assert!(advice.contains("torchrun sets all of them"), "{said}");
     let group = |host| [("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_PORT", "1234"), ("MASTER_ADDR", host)];
     let said = run(&group("127.0.0.1"), &[]);
-    assert!(about(said.succeeds(), "processes").0.contains("rank 1 of 2, rendezvous at 127.0.0.1:1234"), "{said}");
+    assert!(about(said.succeeds(), "distributed").0.contains("rank 1 of 2, rendezvous at 127.0.0.1:1234"), "{said}");
     let said = run(&group("no-such-machine.invalid"), &[]);
-    assert!(about(said.fails(1), "processes").0.contains("which cannot be found: "), "{said}");
+    assert!(about(said.fails(1), "distributed").0.contains("which cannot be found: "), "{said}");
 
     let said = run(&[("NEPA_LIBJPEG", "none")], &[]);
     let (line, advice) = about(said.succeeds(), "JPEG");

@@ -74,7 +74,7 @@ fn a_wheel_runs_with_the_pytorch_of_its_environment_or_says_what_it_needs() {
     let environment = Environment::new();
     let torch = environment.site.join("torch").canonicalize().unwrap();
     let said = environment.sh("nepa doctor");
-    said.succeeds().prints(&[&format!("libtorch   {}/lib", torch.display()), "everything that a run needs works"]);
+    said.succeeds().prints(&[&format!("libtorch    {}/lib", torch.display()), "everything that a run needs works"]);
     environment.sh("nepa recipes copy fashion_mnist && nepa check fashion_mnist.rhai").succeeds();
     environment.folder.write("data.rhai", "print(data::open(data::example(\"fashion-mnist\"), \"train\"));");
     let data = format!("{}/nepa/examples/data/fashion-mnist", environment.site.canonicalize().unwrap().display());
@@ -99,7 +99,7 @@ fn a_wheel_runs_with_the_pytorch_of_its_environment_or_says_what_it_needs() {
     environment.put_torch("2.11.0+cu130", &elsewhere);
     std::fs::remove_dir_all(environment.site.join("torch")).unwrap();
     let said = environment.sh("PYTHONPATH=elsewhere nepa doctor");
-    said.succeeds().prints(&[&format!("libtorch   {}/torch/lib", elsewhere.canonicalize().unwrap().display())]);
+    said.succeeds().prints(&[&format!("libtorch    {}/torch/lib", elsewhere.canonicalize().unwrap().display())]);
 
     let said = environment.sh("nepa --version");
     said.fails(1).says(&["error: nepa needs PyTorch 2.11.0, which this Python environment does not have"]);
