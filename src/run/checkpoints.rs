@@ -13,7 +13,7 @@ use crate::run::metrics::METRICS_FILE;
 use crate::run::progress::note_line;
 use crate::run::schema::{CheckpointState, GeneratorState, ModelSize};
 use crate::run::settings::{Change, Settings};
-use crate::run::signal_poll::{SignalPoll, SignalRequest};
+use crate::run::signal_poll::SignalRequest;
 use crate::run::signals::Interrupt;
 use crate::run::snapshot::{self, Snapshot, TrainingState};
 use crate::run::writer::{Checkpoint, CheckpointOptions, CheckpointWriter};
@@ -30,7 +30,6 @@ pub struct Checkpoints {
     label: String,
     writer: CheckpointWriter,
     interrupt: Interrupt,
-    signals: SignalPoll,
     /// What a signal to any rank has asked for after the last step.
     requested: Option<SignalRequest>,
     settings: Settings,
@@ -40,6 +39,8 @@ pub struct Checkpoints {
     unsaved: Rc<RefCell<Vec<String>>>,
     /// Whether this attempt is part of the run: its loop has come to a step.
     goes_on: bool,
+    /// How much was logged before the evaluation that a signal has ended, which the resumed run logs again.
+    logged: Option<usize>,
 }
 
 /// The checkpoint to resume from, as rank 0 tells the others.
@@ -85,12 +86,12 @@ impl Checkpoints {
             label: label.to_string(),
             writer: CheckpointWriter::new(session.next_loop_dir(label)?, options)?,
             interrupt: session.interrupt().clone(),
-            signals: SignalPoll::default(),
             requested: None,
             settings: Settings::default(),
             saved: None,
             unsaved: session.unsaved(),
             goes_on: false,
+            logged: None,
         })
     }
 
@@ -183,14 +184,30 @@ impl Checkpoints {
         self.go_on(session)?;
         self.writer.poll();
         self.interrupt.hold(true);
-        self.requested = self.signals.step(&self.interrupt)?;
+        self.requested = session.signals().step()?;
         Ok(self.requested.is_some() || self.writer.is_due(step))
+    }
+
+    /// Call this before an evaluation within the loop: a signal to any rank may end it where it calls
+    /// [`SignalPoll::step_of_evaluation`](crate::run::signal_poll::SignalPoll::step_of_evaluation).
+    pub fn begin_evaluation(&mut self, session: &mut Session) -> Result<()> {
+        self.logged = Some(session.dir()?.logged()?.len());
+        session.signals().evaluation(true);
+        Ok(())
+    }
+
+    /// Call this after the evaluation. If a signal has ended it, the checkpoint is saved without what it logged, since
+    /// the resumed run evaluates again.
+    pub fn end_evaluation(&mut self, session: &mut Session, is_ended: bool) {
+        session.signals().evaluation(false);
+        self.logged.take_if(|_| !is_ended);
     }
 
     /// Saves a checkpoint. If a signal asked for it, it is on disk when this returns; if one asked to stop, the script
     /// then ends.
     pub fn save(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: Moment) -> Result<()> {
-        let requested = self.requested.take();
+        let asked = self.requested.take();
+        let requested = if session.signals().stops() { Some(SignalRequest::Stop) } else { asked };
         let step = moment.step;
         // The others wait: they have to know of an error, and one that ends before rank 0 has saved might take it down.
         dist::on_rank0(&format!("the checkpoint of {} at step {step}", self.label), || {
@@ -244,7 +261,8 @@ impl Checkpoints {
             run: session.provenance(),
         };
         let recipe = info.recipe_text().to_string();
-        let metrics = session.dir()?.logged()?;
+        let mut metrics = session.dir()?.logged()?;
+        metrics.truncate(self.logged.unwrap_or(usize::MAX));
         let snapshot = match Snapshot::take(training, &state, metrics, recipe) {
             Ok(snapshot) => snapshot,
             Err(e) => {
@@ -266,7 +284,8 @@ impl Checkpoints {
     /// Call this after the loop: saves the last step if it is not saved yet, and waits until everything is on disk. If it
     /// cannot be written, the recipe goes on, since it may save the model elsewhere, but the run will have failed.
     pub fn finish(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: &Moment) -> Result<()> {
-        let requested = self.signals.finish(&self.interrupt)?;
+        let asked = session.signals().finish()?;
+        let requested = if session.signals().stops() { Some(SignalRequest::Stop) } else { asked };
         dist::on_rank0(&format!("the last checkpoint of {}", self.label), || {
             let saved = self.save_last(session, training, moment);
             match requested {

@@ -6,6 +6,7 @@ use crate::error::{Context as _, Result};
 use crate::files::{read_json, write_atomic};
 use crate::provenance::{ModelProvenance, RunProvenance, StartedFrom, timestamp};
 use crate::run::directory::{CHECKPOINTS_DIR, REMEMBERED_KEY, RUNS_DIR, RunInfo};
+use crate::run::signal_poll::SignalPoll;
 use crate::run::signals::Interrupt;
 use crate::run::writer::{CheckpointOptions, prune};
 use crate::run::{RunDir, RunState, Script, inside};
@@ -26,6 +27,7 @@ pub struct Session {
     out: Option<PathBuf>,
     must_resume: bool,
     interrupt: Interrupt,
+    signals: SignalPoll,
     dir: Option<RunDir>,
     /// Folders of the training loops so far, in lower case.
     loops: BTreeSet<String>,
@@ -43,7 +45,9 @@ impl Session {
     pub fn start(info: RunInfo, out: Option<PathBuf>, must_resume: bool, interrupt: Interrupt) -> Result<Self> {
         let (loops, started_from) = (BTreeSet::new(), Vec::new());
         let (unsaved, pruned) = (Rc::default(), Vec::new());
-        let mut session = Self { info, out, must_resume, interrupt, dir: None, loops, started_from, unsaved, pruned };
+        let signals = SignalPoll::new(interrupt.clone());
+        let mut session =
+            Self { info, out, must_resume, interrupt, signals, dir: None, loops, started_from, unsaved, pruned };
         if session.out.is_some() {
             session.dir()?;
         }
@@ -58,6 +62,11 @@ impl Session {
     /// The signals that the run gets.
     pub fn interrupt(&self) -> &Interrupt {
         &self.interrupt
+    }
+
+    /// The signals that any of its processes gets.
+    pub fn signals(&mut self) -> &mut SignalPoll {
+        &mut self.signals
     }
 
     /// The run directory, which rank 0 creates if needed.

@@ -16,11 +16,17 @@ pub enum SignalRequest {
 
 /// Asks all ranks for signals alongside training, about twice a second: with hundreds of ranks, asking at every step
 /// could cost more than the step itself. A process that trains alone looks at every step.
-#[derive(Default)]
 pub struct SignalPoll {
+    interrupt: Interrupt,
     pending: Option<Pending>,
     /// Steps since the pending exchange began.
     steps: u32,
+    /// A training loop is in an evaluation, which a stop may end.
+    in_evaluation: bool,
+    /// A signal to any rank asks the run to stop, as all of them know.
+    stops: bool,
+    /// One asked for a checkpoint during an evaluation.
+    saves: bool,
 }
 
 struct Pending {
@@ -36,11 +42,48 @@ const WHAT: &str = "the poll for signals";
 const INTERVAL_US: i64 = 500_000;
 
 impl SignalPoll {
+    /// Listens to the signals of this process, and through the process group to those of all.
+    pub fn new(interrupt: Interrupt) -> Self {
+        Self { interrupt, pending: None, steps: 0, in_evaluation: false, stops: false, saves: false }
+    }
+
     /// Call this after every step, on all ranks: returns what a signal to any of them has asked for.
-    pub fn step(&mut self, interrupt: &Interrupt) -> Result<Option<SignalRequest>> {
+    pub fn step(&mut self) -> Result<Option<SignalRequest>> {
+        let now = self.poll()?;
+        let before = std::mem::take(&mut self.saves).then_some(SignalRequest::Save);
+        Ok(now.or(before))
+    }
+
+    /// Call this in every round of an evaluation, on all ranks: a stop within [`SignalPoll::evaluation`] then ends the
+    /// script's function. Does nothing elsewhere.
+    pub fn step_of_evaluation(&mut self) -> Result<()> {
+        if self.in_evaluation {
+            match self.poll()? {
+                Some(SignalRequest::Stop) => self.interrupt.hold(false),
+                Some(SignalRequest::Save) => self.saves = true,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the begin of an evaluation within a training loop (`true`), or its end.
+    pub fn evaluation(&mut self, begins: bool) {
+        self.in_evaluation = begins;
+        // The loop still has to save.
+        self.interrupt.hold(true);
+    }
+
+    /// Whether a signal to any rank asks the run to stop, as far as all ranks know.
+    pub fn stops(&self) -> bool {
+        self.stops
+    }
+
+    fn poll(&mut self) -> Result<Option<SignalRequest>> {
         self.steps += 1;
         if dist::world_size() == 1 {
-            return Ok(request([own_stop(interrupt), interrupt.take_save().into()], interrupt));
+            let own = [own_stop(&self.interrupt), self.interrupt.take_save().into()];
+            return Ok(self.request(own));
         }
         if self.pending.as_ref().is_some_and(|pending| self.steps < pending.until) {
             return Ok(None);
@@ -53,35 +96,36 @@ impl SignalPoll {
             result = [stop, save];
             until = if slowest > 0 { (INTERVAL_US / slowest).clamp(1, 100) as u32 } else { 1 };
         }
-        let own = [own_stop(interrupt), interrupt.take_save().into(), step_us];
+        let own = [own_stop(&self.interrupt), self.interrupt.take_save().into(), step_us];
         let exchange = dist::all_reduce_max_async(own, WHAT)?;
         self.pending = Some(Pending { exchange, since: Instant::now(), until });
         self.steps = 0;
-        Ok(request(result, interrupt))
+        Ok(self.request(result))
     }
 
     /// Call this after the loop, on all ranks: returns a stop that a signal asked for during the last steps.
-    pub fn finish(&mut self, interrupt: &Interrupt) -> Result<Option<SignalRequest>> {
+    pub fn finish(&mut self) -> Result<Option<SignalRequest>> {
         let Some(Pending { exchange, .. }) = self.pending.take() else { return Ok(None) };
         let [stop, ..] = exchange.wait(WHAT)?;
-        let [late] = dist::all_reduce_max([own_stop(interrupt)], WHAT)?;
-        Ok(request([stop.max(late), 0], interrupt))
+        let [late] = dist::all_reduce_max([own_stop(&self.interrupt)], WHAT)?;
+        Ok(self.request([stop.max(late), 0]))
+    }
+
+    /// What the ranks' signals ask for; a stop stops this process too.
+    fn request(&mut self, [stop, save]: [i64; 2]) -> Option<SignalRequest> {
+        if stop != 0 {
+            self.interrupt.stop(stop as i32);
+            self.stops = true;
+        }
+        match (stop, save) {
+            (0, 0) => None,
+            (0, _) => Some(SignalRequest::Save),
+            _ => Some(SignalRequest::Stop),
+        }
     }
 }
 
 /// The exit code of a signal to this process, or 0.
 fn own_stop(interrupt: &Interrupt) -> i64 {
     interrupt.exit_code().unwrap_or(0).into()
-}
-
-/// What the ranks' signals ask for; a stop stops this process too.
-fn request([stop, save]: [i64; 2], interrupt: &Interrupt) -> Option<SignalRequest> {
-    if stop != 0 {
-        interrupt.stop(stop as i32);
-    }
-    match (stop, save) {
-        (0, 0) => None,
-        (0, _) => Some(SignalRequest::Save),
-        _ => Some(SignalRequest::Stop),
-    }
 }

@@ -105,7 +105,7 @@ impl Interrupt {
             return Some(code);
         }
         if !self.0.announced.swap(true, Ordering::Relaxed) {
-            super::progress::note_line("stopping: finishing the step and saving; another Ctrl-C stops at once");
+            super::progress::note_line("stopping: saving a checkpoint first; another Ctrl-C stops at once");
         }
         None
     }

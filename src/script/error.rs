@@ -32,6 +32,23 @@ pub fn is_scripts(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<ScriptFault>())
 }
 
+/// Whether a signal has ended the script's function.
+pub fn is_end_by_signal(error: &anyhow::Error) -> bool {
+    let fault = error.chain().find_map(|cause| cause.downcast_ref::<ScriptFault>());
+    fault.is_some_and(|fault| fault.0.borrow().as_deref().is_some_and(|e| termination(e).is_some()))
+}
+
+/// The exit code inside an error that a signal caused.
+pub fn termination(error: &EvalAltResult) -> Option<i32> {
+    match error {
+        EvalAltResult::ErrorTerminated(code, _) => code.as_int().ok().map(|c| c as i32),
+        EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => {
+            termination(inner)
+        }
+        _ => None,
+    }
+}
+
 /// A Rust error as one that a script can catch and that knows its hint; `position` is that of the
 /// call that failed, since Rhai does not add it to calls of functions in namespaces.
 pub fn to_rhai(error: anyhow::Error, position: Position) -> Box<EvalAltResult> {

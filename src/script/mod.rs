@@ -183,7 +183,7 @@ impl Host {
                 session::record_result(&returned);
                 Ok(())
             }
-            Err(error) => match termination(&error) {
+            Err(error) => match error::termination(&error) {
                 Some(code) => Err(Failure::Interrupted(code)),
                 None => Err(Failure::Error(self.report(&error, &path.display().to_string()))),
             },
@@ -233,16 +233,5 @@ impl Host {
     /// Writes definition files for editors' Rhai language servers.
     pub fn write_definitions(&self, dir: &Path) -> std::io::Result<()> {
         self.engine.definitions().with_headers(true).write_to_dir(dir)
-    }
-}
-
-/// The exit code inside an error that a signal caused.
-fn termination(error: &EvalAltResult) -> Option<i32> {
-    match error {
-        EvalAltResult::ErrorTerminated(code, _) => code.as_int().ok().map(|c| c as i32),
-        EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => {
-            termination(inner)
-        }
-        _ => None,
     }
 }

@@ -146,7 +146,7 @@ fn ctrl_c_saves_and_prints_the_command_that_goes_on() {
     running.signal(libc::SIGINT);
     let said = running.finish();
     said.fails(130).says(&[
-        "stopping: finishing the step",
+        "stopping: saving a checkpoint first",
         "pretrain: saved at step",
         "to resume from its last checkpoint",
     ]);

@@ -1,6 +1,6 @@
 //! Signals as launchers, schedulers, terminals and people send them: several at once, too early, or again.
 
-use crate::common::{Folder, Running, fashion};
+use crate::common::{Folder, Running, fashion, outcome};
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
@@ -101,3 +101,67 @@ fn a_process_that_waits_for_others_ends_at_once() {
     send(waiting.id() as i32, libc::SIGTERM);
     assert_eq!(waiting.wait().unwrap().signal(), Some(libc::SIGTERM));
 }
+
+/// An evaluation ends where a signal asks to stop: a scheduler does not wait until it is over. The resumed run makes up
+/// for it, and ends like one that was not stopped.
+#[test]
+fn a_stop_does_not_wait_for_an_evaluation() {
+    // In the middle of an epoch, at its end, and after the last step.
+    let cases = [
+        ("every_steps: 3", "evaluating after 3", 1),
+        ("every_epochs: 1", "evaluating after 4", 1),
+        ("every_epochs: 5", "evaluating after 10", 1),
+        ("every_steps: 3", "evaluating after 3", 2),
+    ];
+    for (when, moment, processes) in cases {
+        let folder = Folder::new();
+        folder.write("recipe.rhai", EVALUATING.replace("WHEN", when));
+        let (data, processes) = (format!("data={}", fashion()), processes.to_string());
+        let run = |out: &str, slow: &str| {
+            let args = ["run", "recipe.rhai", "--device", "cpu", "--threads", "1", "--out", out, "--nproc", &processes];
+            folder.start(&[&args[..], &["--set", &data, "--set", slow]].concat(), &[])
+        };
+        run("whole", "slow=false").finish().succeeds();
+        let stopped = run("stopped", "slow=true");
+        stopped.wait_for(moment);
+        // Of several processes, the last one alone.
+        match stopped.ranks().last() {
+            Some(rank) => send(*rank, libc::SIGTERM),
+            None => send(stopped.id() as i32, libc::SIGTERM),
+        }
+        let step = moment.rsplit(' ').next().unwrap();
+        stopped.finish().fails(143).says(&[
+            &format!("train: a signal ended the evaluation after step {step}; the resumed run repeats it"),
+            &format!("train: saved at step {step}"),
+        ]);
+        let again = run("stopped", "slow=false").finish();
+        again.succeeds().says(&[&format!("train: resumed from step {step}")]).prints(&[moment]);
+        outcome(&folder.path("whole")).assert_same(&folder.path("stopped"));
+    }
+}
+
+/// Evaluates at the moments WHEN, for ever where it is `slow`. Two lines of metrics are logged, before and after.
+const EVALUATING: &str = r#"
+import "std/train" as train;
+import "std/features" as features;
+let images = data::idx(param("data", ()), "test").take(64);
+let slow = param("slow", false);
+let model = nn::vit_nepa(#{
+    image_size: 28, patch_size: 14, num_channels: 1, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2,
+});
+train::fit(model, images, #{
+    loss: |model, batch, o| #{ loss: (model.forward(batch.images) - rand([1])).pow(2).mean() },
+    evaluate: |model, ema, now, o| {
+        run::log(#{ phase: "before", step: now.step });
+        if slow { print(`evaluating after ${now.step}`); }
+        loop {
+            let found = ema.apply(|| features::extract(model, images, #{ batch: 16 }));
+            if !slow { break; }
+        }
+        print(`evaluating after ${now.step}`);
+        run::log(#{ phase: "after", step: now.step, drawn: rand([1]) });
+        #{ evaluated_at: now.step }
+    },
+    state: #{ evaluated_at: () },
+}, #{ steps: 10, batch: 16, log_every: 1, save_every: 6, keep: 1, evaluate: #{ WHEN } });
+"#;

@@ -5,10 +5,11 @@ use crate::error::{Result, bail, ensure};
 use crate::options::known_keys;
 use crate::run::settings::FUNCTION;
 use crate::run::{self, CheckpointOptions, Moment, Settings, TrainingState};
+use crate::script::error::is_end_by_signal;
 use crate::script::registry::Api;
 use crate::script::session::{self, with_session};
 use crate::script::types::{handles, type_of};
-use crate::script::values::{Module, found, from_json, to_json};
+use crate::script::values::{Module, call, found, from_json, to_json};
 use nepa_macros::functions;
 use rhai::{Array, Dynamic, FnPtr, Map};
 use serde_json::{Value, json};
@@ -197,6 +198,29 @@ mod functions {
     pub fn finish(checkpoints: &Checkpoints, step: i64, state: Map) -> Result<()> {
         let moment = moment("finish", step, state)?;
         checkpoints.with(|session, checkpoints, training| checkpoints.finish(session, training, &moment))
+    }
+
+    /// Calls `body`, an evaluation within the loop, and returns its result. A signal that asks the run to stop ends it
+    /// where it calls run::check_signals, as those of the standard library do with every batch; then the result is (),
+    /// and `stops` is true: save, and leave the evaluation to the resumed run. All ranks call it.
+    ///
+    /// Example: `let found = saver.interruptible(|| evaluate::classify(model, held_out, #{}));`
+    pub fn interruptible(checkpoints: &Checkpoints, body: FnPtr) -> Result<Dynamic> {
+        let own = &checkpoints.0.checkpoints;
+        with_session(|session| own.borrow_mut().begin_evaluation(session))?;
+        let result = call(&body, ());
+        with_session(|session| {
+            let is_ended = result.as_ref().is_err_and(is_end_by_signal) && session.signals().stops();
+            own.borrow_mut().end_evaluation(session, is_ended);
+            if is_ended { Ok(Dynamic::UNIT) } else { result }
+        })
+    }
+
+    /// Whether a signal to any rank (Ctrl-C, SIGTERM, SIGHUP) asks the run to stop; the same on all ranks.
+    #[script(get)]
+    pub fn stops(checkpoints: &Checkpoints) -> Result<bool> {
+        let _ = checkpoints;
+        with_session(|session| Ok(session.signals().stops()))
     }
 
     /// The folder of the newest intact checkpoint, or "" if there is none yet. Waits for one that is being written. All

@@ -140,6 +140,15 @@ mod functions {
         progress::note_line(text);
     }
 
+    /// Ends an evaluation that runs within a training loop, if a signal to any rank asks the run to stop: the loop then
+    /// saves, and the resumed run evaluates again. Call it with every batch of a long evaluation of your own, in all
+    /// processes equally often; the standard library's do. Does nothing elsewhere.
+    ///
+    /// Example: `for batch in loader.epoch(0) { run::check_signals(); total += score(batch); }`
+    pub fn check_signals() -> Result<()> {
+        with_session(|session| session.signals().step_of_evaluation())
+    }
+
     /// Shows progress of `total` steps under a label.
     pub fn progress(label: &str, total: i64) -> Progress {
         Progress::of(progress::Progress::new(label, total.max(0) as u64))
