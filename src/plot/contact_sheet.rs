@@ -1,6 +1,6 @@
 //! Rows of labelled pictures as one PNG file.
 
-use super::{PlotOptions, draw_to, shorten, wrap};
+use super::{PlotOptions, draw_to, png, shorten, wrap};
 use crate::error::{Result, ensure};
 use image::{Rgb, RgbImage, imageops};
 use plotters::prelude::*;
@@ -64,7 +64,7 @@ pub fn draw(path: &Path, title: &[String], headings: &[String], rows: &[Row], ti
         }
     }
     let size = PlotOptions { width: width.into(), height: height.into(), ..Default::default() };
-    draw_to(path, &size, |file, size| {
+    draw_to(path, &size, |size| {
         {
             let root = BitMapBackend::with_buffer(&mut page, size).into_drawing_area();
             for (text, x, y, size, room) in texts.iter().filter(|t| !t.0.is_empty()) {
@@ -74,7 +74,7 @@ pub fn draw(path: &Path, title: &[String], headings: &[String], rows: &[Row], ti
             }
             root.present()?;
         }
-        Ok(page.save(file)?)
+        png(&page)
     })
 }
 

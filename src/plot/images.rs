@@ -1,6 +1,6 @@
 //! Grids of images.
 
-use super::{PlotOptions, draw_to};
+use super::{PlotOptions, draw_to, png};
 use crate::bail_hint;
 use crate::error::{Result, ensure};
 use crate::tensor::shape_text;
@@ -70,5 +70,5 @@ pub fn images(path: &Path, batch: &Tensor, columns: u64, zoom: u64, (low, high):
         }
     }
     let size = PlotOptions { width: 100, height: 100, ..Default::default() };
-    draw_to(path, &size, |file, _| Ok(grid.save(file)?))
+    draw_to(path, &size, |_| png(&grid))
 }

@@ -15,10 +15,11 @@ pub use overlays::{Frame, Overlay, OverlaysOptions, overlays};
 pub use panels::{Curve, Key, Panel, Panels, key_colour, panel_svgs, panels};
 
 use crate::error::{Context as _, Result, bail, ensure};
-use crate::files::staging;
+use crate::files::write_atomic;
 use crate::options;
 use crate::text::visible;
 use image::RgbImage;
+use image::codecs::png::PngEncoder;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::register_font;
@@ -110,13 +111,6 @@ impl Format {
             _ => bail!("pictures of curves and bars are .png or .svg files, found {}", path.display()),
         }
     }
-
-    fn extension(self) -> &'static str {
-        match self {
-            Self::Png => "png",
-            Self::Svg => "svg",
-        }
-    }
 }
 
 /// What plotters draws, on pixels and in vectors alike.
@@ -138,48 +132,43 @@ fn draw(path: &Path, options: &PlotOptions, drawing: &impl Drawing) -> Result<()
         Ok(area.present()?)
     }
     let format = Format::of(path)?;
-    draw_file(path, options, format, |file, size| match format {
-        Format::Png => on_pixels(file, size, |backend| on(backend, drawing, format)),
+    draw_file(path, options, |size| match format {
+        Format::Png => on_pixels(size, |backend| on(backend, drawing, format)),
         Format::Svg => {
             let mut text = String::new();
             on(SVGBackend::with_string(&mut text, size), drawing, format)?;
-            Ok(std::fs::write(file, visible(&text).as_bytes())?)
+            Ok(visible(&text).into_owned().into_bytes())
         }
     })
 }
 
-/// Draws pixels and writes them as a PNG file.
-pub(super) fn on_pixels(
-    file: &Path,
-    (width, height): (u32, u32),
-    draw: impl FnOnce(BitMapBackend) -> Result<()>,
-) -> Result<()> {
+/// Draws pixels, and gives the bytes of their PNG file.
+fn on_pixels((width, height): (u32, u32), draw: impl FnOnce(BitMapBackend) -> Result<()>) -> Result<Vec<u8>> {
     let mut pixels = RgbImage::new(width, height);
     draw(BitMapBackend::with_buffer(&mut pixels, (width, height)))?;
-    Ok(pixels.save(file)?)
+    png(&pixels)
 }
 
-/// Draws a picture of pixels to a PNG file.
-pub(super) fn draw_to(
-    path: &Path,
-    options: &PlotOptions,
-    draw: impl FnOnce(&Path, (u32, u32)) -> Result<()>,
-) -> Result<()> {
+/// The bytes of a PNG file. In memory: what the crate writes to a file last it writes as it lets go of it, and then an
+/// error is lost with the end of the picture.
+fn png(pixels: &RgbImage) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pixels.write_with_encoder(PngEncoder::new(&mut bytes))?;
+    Ok(bytes)
+}
+
+/// Draws a picture of pixels to a PNG file; `draw` gets its size and gives its bytes.
+fn draw_to(path: &Path, options: &PlotOptions, draw: impl FnOnce((u32, u32)) -> Result<Vec<u8>>) -> Result<()> {
     ensure!(
         path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")),
         "pictures of images are PNG files, found {}",
         path.display()
     );
-    draw_file(path, options, Format::Png, draw)
+    draw_file(path, options, draw)
 }
 
-/// Creates the folder of a picture; the drawing itself goes to a hidden file that is then renamed.
-fn draw_file(
-    path: &Path,
-    options: &PlotOptions,
-    format: Format,
-    draw: impl FnOnce(&Path, (u32, u32)) -> Result<()>,
-) -> Result<()> {
+/// Writes a picture whole or not at all, in its folder, which is created if needed.
+fn draw_file(path: &Path, options: &PlotOptions, draw: impl FnOnce((u32, u32)) -> Result<Vec<u8>>) -> Result<()> {
     ensure!(
         (100..=8000).contains(&options.width) && (100..=8000).contains(&options.height),
         "a picture is 100 to 8000 pixels wide and high, found {} x {}",
@@ -188,11 +177,8 @@ fn draw_file(
     );
     crate::dist::on_rank0(&format!("the drawing of {}", path.display()), || {
         fonts();
-        let staging = staging(path)?;
-        let file = staging.path().join(format!("picture.{}", format.extension()));
-        draw(&file, (options.width as u32, options.height as u32))
-            .with_context(|| format!("cannot draw {}", path.display()))?;
-        std::fs::rename(&file, path).with_context(|| format!("cannot write {}", path.display()))
+        let drawn = draw((options.width as u32, options.height as u32));
+        write_atomic(path, &drawn.with_context(|| format!("cannot draw {}", path.display()))?)
     })
 }
 

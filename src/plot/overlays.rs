@@ -89,8 +89,8 @@ pub fn overlays(path: &Path, image: &Tensor, panels: &[Overlay], o: &OverlaysOpt
         size.width,
         size.height
     );
-    draw_to(path, &size, |file, size| {
-        on_pixels(file, size, |backend| {
+    draw_to(path, &size, |size| {
+        on_pixels(size, |backend| {
             let area = backend.into_drawing_area();
             area.fill(&WHITE)?;
             picture.draw(&area)?;

@@ -108,3 +108,40 @@ fn images_are_read_again_where_the_disk_failed() {
         assert_eq!(said.stdout, whole.stdout, "{data}");
     }
 }
+
+/// A picture under its final name is whole, whatever fails as it is written: also the last bytes.
+#[test]
+fn a_picture_is_whole_or_not_there() {
+    let folder = Folder::new();
+    folder.write(
+        "draw.rhai",
+        r#"
+        plot::lines("p/lines.png", #{ a: [[0, 1], [1, 2]] }, #{});
+        plot::lines("p/lines.svg", #{ a: [[0, 1], [1, 2]] }, #{});
+        plot::images("p/images.png", zeros([2, 1, 8, 8]), #{});
+        plot::overlays("p/overlays.png", zeros([3, 8, 8]), [#{ title: "t", map: zeros([2, 2]) }], #{});
+        "#,
+    );
+    let below = folder.path("").canonicalize().unwrap().join("p").display().to_string();
+    let log = folder.path("calls.log").display().to_string();
+    let run = |at: usize| {
+        let (_, _) = (std::fs::remove_file(&log), std::fs::remove_dir_all(folder.path("p")));
+        let at = at.to_string();
+        let environment = [strike(&below, ",create,write,sync,rename,", &at, "5"), vec![("FAULT_LOG", &log)]].concat();
+        let said = folder.nepa_with(&environment, &["run", "draw.rhai", "--device", "cpu"]);
+        (said, std::fs::read_to_string(&log).unwrap_or_default().lines().count())
+    };
+    let (whole, calls) = run(0);
+    whole.succeeds();
+    let pictures = folder.names("p").into_iter().map(|name| (name.clone(), folder.read(&format!("p/{name}"))));
+    let pictures: std::collections::BTreeMap<String, Vec<u8>> = pictures.collect();
+    assert_eq!(pictures.len(), 4);
+    assert!(calls >= 16, "{calls}");
+    for at in 1..=calls {
+        let (said, _) = run(at);
+        said.fails(1).says(&["Input/output error"]);
+        for name in folder.names("p") {
+            assert!(folder.read(&format!("p/{name}")) == pictures[&name], "call {at}: {name} is not whole: {said}");
+        }
+    }
+}
