@@ -17,6 +17,7 @@ pub mod device;
 pub mod differences;
 pub mod dist;
 pub mod error;
+pub mod features_file;
 pub mod ffi;
 pub mod files;
 pub mod loss;

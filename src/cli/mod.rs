@@ -7,6 +7,7 @@ mod check;
 mod completions;
 mod data;
 mod doctor;
+mod embed;
 mod inspect;
 mod launcher;
 mod plot;
@@ -54,6 +55,8 @@ enum Command {
     Data(DataArgs),
     /// Shows a model (tensors, configuration, provenance), a checkpoint of a run, or a run directory.
     Inspect(InspectArgs),
+    /// Writes the features of all images of a data set to a file, with names and labels.
+    Embed(embed::EmbedArgs),
     /// Draws the curves of one or more runs: loss, learning rate, gradients, collapse, throughput, accuracy.
     Plot(plot::PlotArgs),
     /// Runs a recipe with every combination of some values, a run for each, and compares what they come to.
@@ -280,6 +283,7 @@ fn dispatch(cli: Cli) -> u8 {
             true => answer(Ok(())),
             false => return FAILED,
         },
+        Command::Embed(args) => return embed::embed(args, host),
         Command::Inspect(args) => answer(inspect::inspect(&args.path, cli.stdlib.as_deref())),
         Command::Plot(args) => plot::plot(&args),
         Command::Recipes(args) => answer(recipes::recipes(&args)),

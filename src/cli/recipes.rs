@@ -40,6 +40,8 @@ const RECIPES: &[(&str, &str)] = embedded!["recipes":
     "finetune_vitl.rhai",
     "linear_probe.rhai",
     "knn.rhai",
+    "retrieval.rhai",
+    "embed.rhai",
     "eval_imagenet1k.rhai",
     "visualize.rhai",
 ];
@@ -47,6 +49,11 @@ const RECIPES: &[(&str, &str)] = embedded!["recipes":
 /// A recipe's name, by its file or as it is.
 fn name_of(file: &str) -> &str {
     file.strip_suffix(".rhai").unwrap_or(file)
+}
+
+/// The text of a recipe, by its file's name.
+pub fn text(file: &str) -> &'static str {
+    RECIPES.iter().find(|(name, _)| *name == file).map(|(_, text)| *text).expect("one of the recipes")
 }
 
 pub fn recipes(args: &RecipesArgs) -> Result<()> {

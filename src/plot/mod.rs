@@ -1,4 +1,4 @@
-//! Pictures of a run as PNG or SVG files: curves, bars with error bars, and grids of images. The font
+//! Pictures of a run as PNG or SVG files: curves, bars with error bars, maps of features, and grids of images. The font
 //! is in the binary, so that PNG files look the same everywhere.
 
 mod bars;
@@ -7,12 +7,16 @@ mod curves;
 mod images;
 mod overlays;
 mod panels;
+mod points;
+mod tsne;
 
 pub use bars::{Bar, bars};
 pub use curves::{Series, lines};
 pub use images::images;
 pub use overlays::{Frame, Overlay, OverlaysOptions, overlays};
 pub use panels::{Curve, Key, Panel, Panels, key_colour, panel_svgs, panels};
+pub use points::{Class, points};
+pub use tsne::{TsneOptions, tsne};
 
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::files::write_atomic;

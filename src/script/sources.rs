@@ -24,6 +24,7 @@ macro_rules! embedded {
 pub(crate) use embedded;
 
 const STDLIB: &[(&str, &str)] = embedded!["stdlib":
+    "embed.rhai",
     "evaluate.rhai",
     "features.rhai",
     "finetune.rhai",
@@ -31,6 +32,7 @@ const STDLIB: &[(&str, &str)] = embedded!["stdlib":
     "imagenet_training.rhai",
     "pretrain.rhai",
     "probe.rhai",
+    "retrieval.rhai",
     "splits.rhai",
     "start.rhai",
     "train.rhai",
@@ -42,6 +44,8 @@ struct Store {
     texts: HashMap<String, String>,
     /// Names of the files that were loaded, by folder and file name as the system knows them: a file has one name.
     names: HashMap<PathBuf, String>,
+    /// Recipes that are in the program, by the path that stands for a file.
+    built_in: HashMap<PathBuf, &'static str>,
     modules: HashMap<String, Shared<Module>>,
     loading: Vec<String>,
 }
@@ -104,8 +108,18 @@ impl Sources {
         texts.iter().find_map(|(_, text)| find(text))
     }
 
+    /// Makes a recipe that is in the program known as `path`, for commands that run one.
+    pub fn build_in(&self, path: &Path, text: &'static str) {
+        self.store.borrow_mut().built_in.insert(path.to_path_buf(), text);
+    }
+
     /// Reads a recipe and remembers its text.
     pub fn read_recipe(&self, path: &Path) -> Result<String> {
+        let built_in = self.store.borrow().built_in.get(path).copied();
+        if let Some(text) = built_in {
+            self.remember(&path.display().to_string(), text);
+            return Ok(text.to_string());
+        }
         if !path.is_file() {
             let parent = if path.is_dir() { path } else { crate::files::folder_of(path) };
             let mut names: Vec<String> = std::fs::read_dir(parent)

@@ -31,7 +31,7 @@ const FINE_TUNING: &str = "data=IMAGES model=MODEL weights=raw batch=8 micro_bat
 const FEATURES: &str = "data=IMAGES model=MODEL block=all";
 
 /// Every recipe, at a size that takes seconds.
-const RECIPES: [(&str, &str); 14] = [
+const RECIPES: [(&str, &str); 16] = [
     ("ablations", "steps=2 batch=32 images=60 seeds=1"),
     (
         "cifar10",
@@ -42,6 +42,7 @@ const RECIPES: [(&str, &str); 14] = [
         "continue_pretraining",
         "data=IMAGES model=MODEL weights=raw evaluate_every=1 dtype=float32 batch=8 micro_batch=4 image_size=48 steps=2",
     ),
+    ("embed", "data=IMAGES model=MODEL split=train to=out/features.npy"),
     ("eval_imagenet1k", "data=IMAGES model=CLASSES resize=32 dtype=float32"),
     ("fashion_mnist", "hidden_size=16 layers=1 heads=2 pretrain_epochs=1 finetune_epochs=1"),
     ("finetune_vitb", FINE_TUNING),
@@ -52,6 +53,7 @@ const RECIPES: [(&str, &str); 14] = [
     ("pretrain_vitl", PRETRAINING),
     ("pretrain_vits", PRETRAINING),
     ("quickstart", "seeds=1 pretrain_epochs=1 finetune_steps=5 labels_per_class=[2]"),
+    ("retrieval", "data=IMAGES model=MODEL k=[1] map_images=0"),
     ("visualize", "data=IMAGES model=MODEL"),
 ];
 

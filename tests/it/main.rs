@@ -30,6 +30,7 @@ mod dist_launchers;
 mod dist_rank0;
 mod dist_training;
 mod doctor;
+mod embed;
 mod embeddings;
 mod errors;
 mod evaluate;

@@ -58,8 +58,7 @@ impl Checkpoints {
 
     fn resume(&self, settings: &Map, changeable: &Array) -> Result<Dynamic> {
         let changeable: Vec<String> = changeable.iter().map(|name| name.to_string()).collect();
-        let settings = settings.iter().map(|(name, value)| (name.to_string(), plain(value, DEPTH))).collect();
-        let settings = Settings::new(settings, &changeable)?;
+        let settings = Settings::new(plain_settings(settings), &changeable)?;
         let saved = self.with(|session, checkpoints, training| checkpoints.resume(session, training, settings))?;
         Ok(saved.map_or(Dynamic::UNIT, |saved| restored(&Value::Object(saved))))
     }
@@ -116,10 +115,13 @@ fn part<T: Clone + 'static>(parts: &Map, name: &str, what: &str) -> Result<Optio
     }
 }
 
-/// How deep the values in a setting are told apart: a function may have captured itself.
-const DEPTH: usize = 16;
+/// Settings as JSON: what is no plain data in them, as the text that it shows itself with; functions by their code.
+pub fn plain_settings(settings: &Map) -> serde_json::Map<String, Value> {
+    /// How deep the values in a setting are told apart: a function may have captured itself.
+    const DEPTH: usize = 16;
+    settings.iter().map(|(name, value)| (name.to_string(), plain(value, DEPTH))).collect()
+}
 
-/// A setting as JSON; what is no plain data, as the text that it shows itself with.
 fn plain(value: &Dynamic, depth: usize) -> Value {
     if depth == 0 {
         return "…".into();

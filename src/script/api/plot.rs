@@ -3,12 +3,15 @@
 use crate::error::{Result, bail, ensure};
 use crate::options;
 use crate::options::known_keys;
-use crate::plot::{self, Bar, Frame, Overlay, OverlaysOptions, PlotOptions, Series};
+use crate::plot::{self, Bar, Class, Frame, Overlay, OverlaysOptions, PlotOptions, Series, TsneOptions};
+use crate::run::progress::Progress;
 use crate::script::registry::Api;
 use crate::script::values::{Tensor, found, number};
+use crate::tensor::shape_text;
 use nepa_macros::functions;
 use rhai::{Array, Dynamic, Map};
 use std::path::Path;
+use tch::Kind;
 
 options! {
     /// How a grid of images is laid out.
@@ -50,6 +53,33 @@ mod functions {
         plot::bars(path, &bars, &options)
     }
 
+    /// Lays features [n, D] out in the plane, neighbours beside each other: t-SNE (van der Maaten and Hinton 2008) of their
+    /// Euclidean distances, by Barnes and Hut's approximation, from the first two principal components, so that nothing
+    /// is random. Returns points [n, 2] on the CPU. Needs more than 3 x perplexity + 1 features. Distances between groups
+    /// and their sizes mean little.
+    ///
+    /// Example: `plot::points("map.png", plot::tsne(found.features, #{}), found.labels, images.class_names, #{});`
+    pub fn tsne(features: &Tensor, options: TsneOptions) -> Result<tch::Tensor> {
+        let mut progress = Progress::new("t-SNE", options.epochs);
+        let none = serde_json::Map::new();
+        let points = plot::tsne(features, &options, || progress.step(0, &none))?;
+        progress.finish(&none);
+        Ok(points)
+    }
+
+    /// Draws points [n, 2], each in the colour of its class, to a .png or .svg file. `labels` [n] are places in
+    /// `class_names`, or -1 for none. Up to 20 classes are named in a legend.
+    pub fn points(
+        path: &Path,
+        points: &Tensor,
+        labels: &Tensor,
+        class_names: Array,
+        options: PlotOptions,
+    ) -> Result<()> {
+        let names = class_names.iter().map(Dynamic::to_string).collect();
+        plot::points(path, &classes(points, labels, names)?, &options)
+    }
+
     /// Draws a grid of images [B, 1 or 3, H, W], uint8 or float, to a .png file.
     pub fn images(path: &Path, batch: &Tensor, options: ImagesOptions) -> Result<()> {
         plot::images(path, batch, options.columns, options.zoom, (options.low, options.high))
@@ -75,6 +105,34 @@ fn curve(name: &str, points: &Dynamic) -> Result<Series> {
         _ => bail!("plot::lines: series `{name}`: expected [x, y], found {}", found(p)),
     };
     Ok(Series { name: name.to_string(), points: points.iter().map(point).collect::<Result<_>>()? })
+}
+
+/// Points by class, without classes that have none; those without a class are the last.
+fn classes(points: &Tensor, labels: &Tensor, class_names: Vec<String>) -> Result<Vec<Class>> {
+    let n = labels.numel();
+    ensure!(
+        points.size() == [n as i64, 2] && labels.dim() == 1,
+        "plot::points: expected points [n, 2] and labels [n], found {} and {}",
+        shape_text(points),
+        shape_text(labels)
+    );
+    let xy: Vec<f64> = Vec::try_from(&points.f_to_kind(Kind::Double)?.f_contiguous()?.f_view(-1)?)?;
+    let labels: Vec<i64> = Vec::try_from(&labels.f_to_kind(Kind::Int64)?)?;
+    let named = class_names.len();
+    let mut all: Vec<Class> = class_names.into_iter().map(|name| Class { name, points: Vec::new() }).collect();
+    all.push(Class { name: "no label".into(), points: Vec::new() });
+    for (label, p) in labels.into_iter().zip(xy.chunks(2)) {
+        let class = match label {
+            -1 => named,
+            label => match usize::try_from(label).ok().filter(|i| *i < named) {
+                Some(i) => i,
+                None => bail!("plot::points: expected labels of {named} classes, found {label}"),
+            },
+        };
+        all[class].points.push((p[0], p[1]));
+    }
+    all.retain(|class| !class.points.is_empty());
+    Ok(all)
 }
 
 fn bar(value: &Dynamic) -> Result<Bar> {

@@ -1,5 +1,6 @@
 //! Sources of images, and how they become batches.
 
+mod features;
 mod image;
 mod loader;
 mod source;
@@ -14,6 +15,7 @@ use crate::error::{Context as _, Result};
 use crate::options;
 use crate::script::registry::Api;
 use crate::untrusted;
+use features::FeaturesFile;
 use image::Image;
 use loader::{Epoch, Loader};
 use nepa_macros::functions;
@@ -30,6 +32,7 @@ pub fn register(api: &mut Api<'_>) {
          to build are cached (in NEPA_CACHE) and rebuilt when the data change.",
         functions::register,
     );
+    api.methods::<FeaturesFile>("The files of a source's features, as they are being written.", features::register);
     api.methods::<Source>("A list of labelled images.", source::register);
     api.methods::<Image>("One image, of a source or from a file.", image::register);
     api.methods::<Loader>("Makes the batches of any epoch.", loader::register);
@@ -96,6 +99,22 @@ mod functions {
         let what = format!("the listing of {path}");
         let split = Some(split).filter(|s| !s.is_empty());
         Ok(Source(dist::local_rank0_first(&what, || sources::open_with(path, split, &options))?))
+    }
+
+    /// Begins the files of the features of all images of a source, `width` numbers each, or goes on with them where they
+    /// have been begun: .parquet (columns name, label, class_name, features), .npy (with the names in a .csv beside it) or
+    /// .safetensors (features, labels; names in its metadata), as `path` ends. Each file holds `shard` images: if there
+    /// are several, they are called NAME-00000-of-00012.parquet. `settings` says how the features are computed. A file of
+    /// JSON beside them, `path` with .json, keeps all this, and files of other features are refused. std/embed uses it.
+    /// All ranks call it.
+    pub fn features_file(
+        path: &Path,
+        images: &Source,
+        width: usize,
+        shard: usize,
+        settings: Map,
+    ) -> Result<FeaturesFile> {
+        FeaturesFile::open(path, images, width, shard, &settings)
     }
 
     /// The names of the splits in a path, training first.

@@ -13,7 +13,7 @@ const LIMIT: f64 = 1e-3;
 
 /// As in tests/it/simulated_cuda.rs, where all are compared bit for bit. IMAGES and MODEL stand for what the fixtures
 /// have.
-const RECIPES: [(&str, &str); 5] = [
+const RECIPES: [(&str, &str); 6] = [
     (
         "pretrain_vits",
         "data=IMAGES evaluate_every=1 dtype=float32 hidden_size=16 layers=2 heads=2 batch=8 micro_batch=4 \
@@ -22,6 +22,7 @@ const RECIPES: [(&str, &str); 5] = [
     ("finetune_vitb", "data=IMAGES model=MODEL weights=raw batch=8 micro_batch=4 epochs=1 dtype=float32"),
     ("linear_probe", "data=IMAGES model=MODEL block=all"),
     ("knn", "data=IMAGES model=MODEL block=all"),
+    ("retrieval", "data=IMAGES model=MODEL map_images=0"),
     ("visualize", "data=IMAGES model=MODEL"),
 ];
 
