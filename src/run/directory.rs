@@ -8,6 +8,7 @@
 //! metrics.cut.jsonl   lines that were cut off when the run was rolled back to a checkpoint
 //! events.out.tfevents.nepa    the same numbers for TensorBoard
 //! run.log         everything printed and logged, for people
+//! system.jsonl    what the run takes of its machine, a line every 15 seconds
 //! checkpoints/    LABEL/step-N: what each training loop can be resumed from
 //! …               models and pictures, where the script puts them
 //! ```
@@ -18,6 +19,7 @@
 
 use crate::bail_hint;
 use crate::differences::differences;
+use crate::dist;
 use crate::error::{Context as _, Diagnostic, Result, one_line};
 use crate::files::{PARTIAL, beside, folders_in, names_in, write_atomic};
 use crate::provenance::{Versions, timestamp};
@@ -27,6 +29,7 @@ use crate::run::metrics::{CUT_FILE, METRICS_FILE, Metrics};
 use crate::run::schema::{CheckpointState, ModelSize, RECIPE_FILE, Resumption};
 use crate::run::scripts::{self, ChangeKind, SCRIPTS_DIR, Script, ScriptChange};
 use crate::run::settings::Change;
+use crate::run::system::SystemLog;
 use crate::run::tensorboard::EVENTS_FILE;
 use crate::run::writer::{checkpoints_in, remove_leftovers};
 use crate::run::{RunFile, RunState, log, progress};
@@ -86,7 +89,9 @@ pub struct RunDir {
     earlier: Option<Earlier>,
     /// Whether the attempt waits for its first step: nothing is written before.
     waits: bool,
-    /// On rank 0 only: the other ranks know the directory, but write nothing to it.
+    /// Ends before the lock is released.
+    system: Option<SystemLog>,
+    /// On rank 0 only: the other ranks know the directory, but write no results to it.
     files: Option<Files>,
 }
 
@@ -106,7 +111,17 @@ impl RunDir {
     /// The directory that rank 0 has opened, as the other ranks know it.
     pub fn of_rank0(path: PathBuf, info: &RunInfo) -> Self {
         let (scripts, allowed) = (info.scripts.clone(), info.allowed.clone());
-        Self { path, file: started_now(info), scripts, allowed, earlier: None, waits: false, files: None }
+        let file = started_now(info);
+        let mut run = Self { path, file, scripts, allowed, earlier: None, waits: false, system: None, files: None };
+        if !dist::is_rank0() {
+            run.measure();
+        }
+        run
+    }
+
+    /// Begins to measure what the run takes of this machine.
+    fn measure(&mut self) {
+        self.system = SystemLog::start(&self.path, self.file.device != "cpu");
     }
 
     /// Opens a run directory: creates it, uses an empty one, or resumes the run that is in it. With `must_resume`, a
@@ -424,7 +439,9 @@ impl RunDir {
         let recipe = self.scripts.first().map_or("", |recipe| &recipe.text);
         write_atomic(&self.path.join(RECIPE_FILE), recipe.as_bytes())?;
         self.keep_scripts()?;
-        self.write()
+        self.write()?;
+        self.measure();
+        Ok(())
     }
 
     fn keep_scripts(&mut self) -> Result<()> {

@@ -21,6 +21,7 @@ pub mod settings;
 pub mod signal_poll;
 pub mod signals;
 pub mod snapshot;
+pub mod system;
 pub mod tensorboard;
 pub mod writer;
 

@@ -84,6 +84,7 @@ mod simulated_loss;
 mod simulated_nccl;
 mod splits;
 mod sweep;
+mod system_metrics;
 mod tensorboard;
 mod torch;
 mod transforms;

@@ -177,6 +177,33 @@ fn a_page_stays_small_and_holds_all_options() {
 }
 
 #[test]
+fn the_machine_is_drawn_as_far_as_it_is_known() {
+    let folder = Folder::new();
+    folder.write("runs/a/run.json", "{}");
+    let lines = |gpu: bool| -> String {
+        let line = |i: i64| {
+            let mut line = json!({ "time": 1000 + 15 * i, "cpu_percent": 5.5, "memory_used_bytes": 2e9 });
+            if gpu {
+                line["gpu1_power_watts"] = json!(300 + i);
+            }
+            format!("{line}\n")
+        };
+        (0..5).map(line).collect()
+    };
+    // A line that was cut short, as on a full disk.
+    folder.write("runs/a/system.jsonl", format!("{}{{\"ti\n{}", lines(false), lines(true)));
+    let one = page(&folder, &[]);
+    stands_alone(&one);
+    holds(&one, &["<h2>Machine</h2>", "processor (%)", "memory (GB)", "GPU power (W)"]);
+    assert_eq!(one.matches("<svg").count(), 3);
+    folder.write("runs/a/system-8.jsonl", lines(true));
+    holds(&page(&folder, &[]), &["<h2>Machine of rank 0</h2>", "<h2>Machine of rank 8</h2>"]);
+    std::os::unix::fs::symlink("../../secret", folder.path("runs/a/system-9.jsonl")).unwrap();
+    folder.write("secret", lines(false));
+    folder.nepa(&["report", "runs/a"]).fails(1).says(&["system-9.jsonl is a link that leads out"]);
+}
+
+#[test]
 fn what_is_no_run_is_refused_with_what_was_expected() {
     let folder = Folder::new();
     folder.write("runs/first/run.json", "{}");

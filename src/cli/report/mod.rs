@@ -3,6 +3,7 @@
 
 mod embed;
 mod evaluation;
+mod machine;
 mod options;
 mod read;
 mod scatter;
@@ -21,6 +22,7 @@ use crate::text::visible;
 use crate::{bail_hint, cli::plot};
 use clap::Args;
 use embed::{Budget, PICTURE, bytes_words};
+use machine::Machine;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use read::{Folder, Report};
 use serde_json::{Map, Value};
@@ -155,6 +157,7 @@ fn page(report: &Report) -> Result<Markup> {
         (options::options(&report.settings))
         (folders("Saved models", &report.models))
         (folders("Checkpoints", &report.checkpoints))
+        (machines(&report.machines)?)
         (how(run))
         @if let Some(recipe) = &report.recipe {
             section {
@@ -257,6 +260,19 @@ fn curves(panels: &Panels, most: usize) -> Result<Markup> {
             ul.legend { @for key in &panels.keys { li { span.key style={ "background:" (key_colour(key)) } {} (key.name) } } }
         }
         div.grid.curves { @for svg in svgs { figure.paper { (PreEscaped(svg)) } } }
+    })
+}
+
+/// The charts of what the machines did.
+fn machines(machines: &[Machine]) -> Result<Markup> {
+    let several = machines.len() > 1;
+    Ok(html! {
+        @for machine in machines {
+            section {
+                h2 { @if several { (machine.title) } @else { "Machine" } }
+                div.grid.curves { @for chart in &machine.charts { div { (curves(chart, MOST_POINTS)?) } } }
+            }
+        }
     })
 }
 

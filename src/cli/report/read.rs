@@ -1,6 +1,7 @@
 //! What a run directory holds, as the page shows it.
 
 use super::evaluation::Evaluation;
+use super::machine::{self, Machine};
 use crate::bail_hint;
 use crate::checkpoint::{CONFIG_FILE, STATE_FILE, manifest};
 use crate::cli::inspect;
@@ -43,6 +44,7 @@ pub struct Report {
     pub models: Vec<Folder>,
     pub checkpoints: Vec<Folder>,
     pub recipe: Option<String>,
+    pub machines: Vec<Machine>,
 }
 
 /// A folder of the run, with a note about it.
@@ -103,6 +105,7 @@ pub fn report(dir: &Path) -> Result<Report> {
         models: models.collect(),
         checkpoints: checkpoints.collect(),
         recipe: optional(&dir.join(RECIPE_FILE), MOST_TEXT)?,
+        machines: machine::machines(dir)?,
         dir: dir.into(),
     })
 }

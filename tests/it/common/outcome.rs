@@ -65,7 +65,7 @@ pub struct Outcome(pub BTreeMap<String, Vec<u8>>);
 
 /// What a run has left.
 pub fn outcome(run: &Path) -> Outcome {
-    let of_attempts = ["run.json", "run.log", ".lock", "events.out.tfevents.nepa"];
+    let of_attempts = ["run.json", "run.log", "system.jsonl", ".lock", "events.out.tfevents.nepa"];
     let name = |file: &PathBuf| file.strip_prefix(run).unwrap().display().to_string();
     let kept = files(run).into_iter().map(|file| (name(&file), file));
     // Damaged checkpoints, which are set aside, are no result either.
