@@ -1,11 +1,14 @@
-//! Tables of named columns as .parquet or .csv files.
+//! Tables of named columns as .parquet or .csv files, written and read.
 
 use crate::bail_hint;
-use crate::error::{Result, ensure};
-use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use crate::error::{Result, catch_damage, ensure};
+use arrow_array::{Array as _, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
+use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -79,4 +82,117 @@ fn csv_bytes(columns: &[(String, Column)], rows: usize) -> Result<Vec<u8>> {
         writer.write_record(columns.iter().map(|c| c.1.text(row)))?;
     }
     Ok(writer.into_inner()?)
+}
+
+/// A table that was read.
+#[derive(Debug, Default, PartialEq)]
+pub struct Table {
+    /// The names of its columns.
+    pub columns: Vec<String>,
+    /// Its first rows, as plain values.
+    pub rows: Vec<Vec<Value>>,
+    /// How many more there are.
+    pub left_out: usize,
+}
+
+/// The first `most` rows of a file that [`encode`] made; the ending of its name says how it was written. Numbers of a
+/// .csv file are numbers again.
+pub fn decode(path: &Path, bytes: Vec<u8>, most: usize) -> Result<Table> {
+    catch_damage(path.display(), || match path.extension().and_then(|e| e.to_str()) {
+        Some("parquet") => from_parquet(path, bytes, most),
+        Some("csv") => from_csv(&bytes, most),
+        _ => bail_hint!("cannot read a table from {}", path.display(); "its name ends in .parquet or .csv"),
+    })
+}
+
+fn from_parquet(path: &Path, bytes: Vec<u8>, most: usize) -> Result<Table> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes))?;
+    let all = builder.metadata().file_metadata().num_rows().max(0) as usize;
+    let columns: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let mut rows: Vec<Vec<Value>> = Vec::new();
+    for batch in builder.with_limit(most).build()? {
+        let batch = batch?;
+        let first = rows.len();
+        rows.resize(first + batch.num_rows(), Vec::new());
+        for (name, array) in columns.iter().zip(batch.columns()) {
+            let Some(value) = values(array) else {
+                bail_hint!(
+                    "column `{name}` of {} holds {}", path.display(), array.data_type();
+                    "expected whole numbers, other numbers or texts, as `run::write_table` writes them"
+                );
+            };
+            for (i, row) in rows[first..].iter_mut().enumerate() {
+                row.push(if array.is_null(i) { Value::Null } else { value(i) });
+            }
+        }
+    }
+    let left_out = all.saturating_sub(rows.len());
+    Ok(Table { columns, rows, left_out })
+}
+
+/// Gives the values of a column of one of the types that are written.
+fn values(array: &ArrayRef) -> Option<Box<dyn Fn(usize) -> Value + '_>> {
+    let any = array.as_any();
+    if let Some(a) = any.downcast_ref::<Int64Array>() {
+        return Some(Box::new(|i| a.value(i).into()));
+    }
+    if let Some(a) = any.downcast_ref::<Float64Array>() {
+        return Some(Box::new(|i| a.value(i).into()));
+    }
+    let a = any.downcast_ref::<StringArray>()?;
+    Some(Box::new(|i| a.value(i).into()))
+}
+
+fn from_csv(bytes: &[u8], most: usize) -> Result<Table> {
+    let mut reader = csv::Reader::from_reader(bytes);
+    let mut table = Table { columns: reader.headers()?.iter().map(String::from).collect(), ..Table::default() };
+    for record in reader.records() {
+        let record = record?;
+        if table.rows.len() < most {
+            table.rows.push(record.iter().map(cell).collect());
+        } else {
+            table.left_out += 1;
+        }
+    }
+    Ok(table)
+}
+
+/// A number, if it is written like one.
+fn cell(text: &str) -> Value {
+    match (text.parse::<i64>(), text.parse::<f64>()) {
+        (Ok(whole), _) => whole.into(),
+        (_, Ok(number)) if number.is_finite() => number.into(),
+        _ => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_table_comes_back() {
+        let columns = || {
+            vec![
+                ("n".to_string(), Column::Ints(vec![1, -2, 3])),
+                ("x".to_string(), Column::Floats(vec![0.5, 1e-9, f64::NAN])),
+                ("of \"a\", b".to_string(), Column::Texts(vec!["x, y".into(), "\"\n".into(), "é".into()])),
+            ]
+        };
+        for (name, nan) in [("t.parquet", Value::Null), ("t.csv", json!("NaN"))] {
+            let bytes = encode(Path::new(name), columns()).unwrap();
+            let table = decode(Path::new(name), bytes.clone(), 10).unwrap();
+            assert_eq!(table.columns, ["n", "x", "of \"a\", b"]);
+            let rows = [json!([1, 0.5, "x, y"]), json!([-2, 1e-9, "\"\n"]), json!([3, nan, "é"])];
+            assert_eq!(json!(table.rows), json!(rows), "{name}");
+            let short = decode(Path::new(name), bytes.clone(), 2).unwrap();
+            assert_eq!((json!(short.rows), short.left_out), (json!(rows[..2]), 1));
+            // Damage is an error, not the end.
+            let mut torn = bytes;
+            torn.truncate(torn.len() / 2);
+            let _ = decode(Path::new(name), torn, 10);
+        }
+        assert!(decode(Path::new("t.parquet"), b"no table".to_vec(), 10).is_err());
+    }
 }
