@@ -40,6 +40,8 @@ def main():
     if torch != here.parent / "torch":
         known = environment.get("LD_LIBRARY_PATH")
         environment["LD_LIBRARY_PATH"] = str(torch / "lib") + (f":{known}" if known else "")
+    # Its packages are those that `nepa sync` looks for.
+    environment.setdefault("NEPA_PYTHON", sys.executable)
     binary = here / "bin" / "nepa"
     try:
         os.execve(binary, ["nepa", *sys.argv[1:]], environment)

@@ -16,6 +16,7 @@ mod report;
 mod resuming;
 mod run;
 mod sweep;
+mod sync;
 
 use crate::error::{Context as _, Result};
 use crate::output::{answered, err, out, to_stderr};
@@ -59,6 +60,9 @@ enum Command {
     Embed(embed::EmbedArgs),
     /// Draws the curves of one or more runs: loss, learning rate, gradients, collapse, throughput, accuracy.
     Plot(plot::PlotArgs),
+    /// Hands runs to Weights & Biases, MLflow, Trackio or TensorBoard, by their own clients: metrics, parameters, pictures,
+    /// tables.
+    Sync(sync::SyncArgs),
     /// Runs a recipe with every combination of some values, a run for each, and compares what they come to.
     Sweep(sweep::SweepArgs),
     /// Checks what a run needs on this machine: processor, memory, libtorch, GPUs, JPEG decoder, disk, distributed environment.
@@ -117,6 +121,10 @@ struct RunArgs {
     /// Seed of all randomness [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Sends the run to these clients while it runs, as `nepa sync --follow` does, by the Python that NEPA_PYTHON names
+    /// [default: python3]. Several are separated by commas.
+    #[arg(long, value_name = "CLIENT", value_delimiter = ',')]
+    log: Vec<sync::To>,
     /// Lists the options, and the recipe's own parameters.
     #[arg(short, long)]
     help: bool,
@@ -289,6 +297,10 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Recipes(args) => answer(recipes::recipes(&args)),
         Command::Report(args) => report::report(&args),
         Command::Sweep(args) => match sweep::sweep(&args, host) {
+            Ok(code) => return code,
+            Err(e) => Err(e),
+        },
+        Command::Sync(args) => match sync::sync(&args) {
             Ok(code) => return code,
             Err(e) => Err(e),
         },

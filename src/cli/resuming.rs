@@ -78,6 +78,7 @@ pub fn resuming_command(args: &RunArgs, stdlib: Option<&Path>, recipe: &Path, di
     if let Some(threads) = args.threads {
         words.extend(["--threads".into(), threads.to_string()]);
     }
+    words.extend(args.log.iter().flat_map(|to| ["--log".into(), to.to_string()]));
     if std::env::var_os(dist::STORE_FD).is_some() {
         words.extend(["--nproc".into(), dist::world_size().to_string()]);
     }

@@ -1,6 +1,7 @@
 //! `nepa run`
 
 use super::resuming::{adopt_choices, resuming_command};
+use super::sync::beside;
 use super::{Cli, FAILED, RunArgs, command_line, launcher};
 use crate::device;
 use crate::dist::{self, ClusterEnvironment, Hooks, RankFacts, Rendezvous};
@@ -178,7 +179,10 @@ fn conclude(outcome: Outcome, resuming: &Resuming, host: &Host) -> u8 {
         Err(e) => return fail(&ScriptError::of_rust(&e), Some(host)).max(exit_code),
     };
     match dir {
-        Some(dir) => resuming.tell(&dir, state),
+        Some(dir) => {
+            resuming.tell(&dir, state);
+            beside::finish(&dir);
+        }
         None if state == RunState::Interrupted => err!("interrupted"),
         None => {}
     }
@@ -233,6 +237,9 @@ pub(super) fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Pr
     let own_gpu_alone = !launcher::started_here();
     let device = device::choose(args.device.as_deref(), dist::local_rank(), dist::local_world_size(), own_gpu_alone);
     let device = device.map_err(|e| render(ScriptError::of_rust(&e)))?;
+    if dist::is_rank0() {
+        beside::prepare(&args.log).map_err(|e| render(ScriptError::of_rust(&e)))?;
+    }
     Ok(Prepared { recipe, ast, checked, device })
 }
 
@@ -325,6 +332,7 @@ fn start(
         device: device::name(device),
         threads,
         command: command_line(),
+        begun: Some(beside::start),
     };
     let session = Session::start(info, args.out.clone(), args.resume.is_some(), interrupt)?;
     let sources = host.sources.clone();

@@ -69,6 +69,8 @@ pub struct RunInfo {
     pub threads: usize,
     /// The command line.
     pub command: Vec<String>,
+    /// Called with the directory once the run, or an attempt to resume it, is in it.
+    pub begun: Option<fn(&Path)>,
 }
 
 impl RunInfo {
@@ -89,6 +91,7 @@ pub struct RunDir {
     earlier: Option<Earlier>,
     /// Whether the attempt waits for its first step: nothing is written before.
     waits: bool,
+    begun: Option<fn(&Path)>,
     /// Ends before the lock is released.
     system: Option<SystemLog>,
     /// On rank 0 only: the other ranks know the directory, but write no results to it.
@@ -111,8 +114,9 @@ impl RunDir {
     /// The directory that rank 0 has opened, as the other ranks know it.
     pub fn of_rank0(path: PathBuf, info: &RunInfo) -> Self {
         let (scripts, allowed) = (info.scripts.clone(), info.allowed.clone());
-        let file = started_now(info);
-        let mut run = Self { path, file, scripts, allowed, earlier: None, waits: false, system: None, files: None };
+        let (file, begun) = (started_now(info), info.begun);
+        let mut run =
+            Self { path, file, scripts, allowed, earlier: None, waits: false, begun, system: None, files: None };
         if !dist::is_rank0() {
             run.measure();
         }
@@ -441,6 +445,9 @@ impl RunDir {
         self.keep_scripts()?;
         self.write()?;
         self.measure();
+        if let Some(begun) = self.begun {
+            begun(&self.path);
+        }
         Ok(())
     }
 

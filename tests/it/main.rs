@@ -84,6 +84,8 @@ mod simulated_loss;
 mod simulated_nccl;
 mod splits;
 mod sweep;
+mod sync;
+mod sync_clients;
 mod system_metrics;
 mod tensorboard;
 mod torch;

@@ -76,6 +76,8 @@ fn a_wheel_runs_with_the_pytorch_of_its_environment_or_says_what_it_needs() {
     let said = environment.sh("nepa doctor");
     said.succeeds().prints(&[&format!("libtorch    {}/lib", torch.display()), "everything that a run needs works"]);
     environment.sh("nepa recipes copy fashion_mnist && nepa check fashion_mnist.rhai").succeeds();
+    // The clients of `nepa sync` are those of this environment.
+    environment.sh("nepa sync --help").succeeds().prints(&["NEPA_PYTHON=", "/venv/bin/python"]);
     environment.folder.write("data.rhai", "print(data::open(data::example(\"fashion-mnist\"), \"train\"));");
     let data = format!("{}/nepa/examples/data/fashion-mnist", environment.site.canonicalize().unwrap().display());
     // The development build knows its clone.

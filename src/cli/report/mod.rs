@@ -24,6 +24,7 @@ use clap::Args;
 use embed::{Budget, PICTURE, bytes_words};
 use machine::Machine;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+pub use read::is_run;
 use read::{Folder, Report};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};

@@ -143,7 +143,8 @@ fn warnings(log: &str) -> Vec<String> {
     shown
 }
 
-fn is_run(dir: &Path) -> Result<()> {
+/// Checks that `dir` is a run directory.
+pub fn is_run(dir: &Path) -> Result<()> {
     if RunFile::is_in(dir) {
         return Ok(());
     }

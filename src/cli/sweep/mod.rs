@@ -193,6 +193,7 @@ fn prepare(args: &SweepArgs, file: &SweepFile, recipe: &Path, host: &Host) -> Op
         nproc: None,
         dist_timeout: super::DIST_TIMEOUT,
         seed: None,
+        log: Vec::new(),
         help: false,
     };
     run::prepare(&mut run, host).map_err(|text| crate::output::to_stderr(&text)).ok()
