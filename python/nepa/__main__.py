@@ -6,11 +6,15 @@ import re
 import sys
 from pathlib import Path
 
-from nepa._build import TORCH
-
 
 def stop(error: str, hint: str):
     sys.exit(f"error: {error}\nhint: {hint}")
+
+
+try:
+    from nepa._build import TORCH
+except ModuleNotFoundError:
+    stop("this is the source of nepa, without the program", "cargo xtask wheel makes a wheel that has it")
 
 
 def torch_folder() -> Path:
