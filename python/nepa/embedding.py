@@ -78,28 +78,23 @@ def _checked(file: Path, part: Embeddings) -> Embeddings:
 def _parquet(path: Path) -> Embeddings:
     parquet = need("pyarrow.parquet", "reading a parquet file")
     try:
-        table = parquet.read_table(path)
-    except OSError as e:
-        raise NepaError(f"cannot read {path}: {e}", DAMAGED) from None
-    missing = {"name", "label", "features"} - set(table.column_names)
-    if missing:
-        hint = f"it has {', '.join(table.column_names)}; nepa embed writes name, label, class_name, features"
-        raise NepaError(f"{path} has no column `{min(missing)}`", hint)
-    features = table["features"].combine_chunks()
-    width = getattr(features.type, "list_size", None)
-    if width is None:
-        raise NepaError(f"{path}: `features` is {features.type}, expected lists of one size", DAMAGED)
-    values = features.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    return Embeddings(values, table["label"].fill_null(-1).to_numpy(), table["name"].to_pylist())
+        table = parquet.read_table(path, columns=["name", "label", "features"])
+        features = table["features"].combine_chunks()
+        values = features.flatten().to_numpy(zero_copy_only=False).reshape(-1, features.type.list_size)
+        return Embeddings(values, table["label"].fill_null(-1).to_numpy(), table["name"].to_pylist())
+    # pyarrow's errors are some of these.
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, NotImplementedError) as e:
+        hint = "nepa embed writes the columns name, label, class_name and features, lists of one size"
+        raise NepaError(f"cannot read {path} as embeddings: {str(e).splitlines()[0]}", hint) from None
 
 
 def _safetensors(path: Path) -> Embeddings:
     file = read_safetensors(path)
-    missing = {"features", "labels"} - set(file.tensors)
-    if missing or "names" not in file.metadata:
-        hint = f"it has {', '.join(file.tensors)}; nepa embed writes features, labels, and names as metadata"
-        raise NepaError(f"{path} holds no embeddings", hint)
-    return Embeddings(file.array("features"), file.array("labels"), json.loads(file.metadata["names"]))
+    try:
+        return Embeddings(file.array("features"), file.array("labels"), json.loads(file.metadata["names"]))
+    except (LookupError, TypeError, ValueError) as e:
+        hint = "nepa embed writes the tensors features and labels, and the names as metadata"
+        raise NepaError(f"cannot read {path} as embeddings: {e!r}", hint) from None
 
 
 def _npy(path: Path) -> Embeddings:

@@ -9,7 +9,6 @@ The file gets its name only once it has been compared with the model on random i
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 import tempfile
@@ -18,8 +17,8 @@ from typing import NamedTuple
 
 from nepa.errors import NepaError, did_you_mean, need
 
-# By format: how names of its files end, and the package that runs them.
-FORMATS = {"onnx": (".onnx", "onnxruntime"), "torch": (".pt2", "torch")}
+# How the names of files end, by format.
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 class Exported(NamedTuple):
@@ -68,24 +67,9 @@ def export(
     with programs.torch.no_grad():
         expected = [(images, reference(images)) for images in map(reference.random_images, [1, 3])]
     program = programs.Program(model, dtype, normalization).eval()
-    write, run = (getattr(programs, f"{verb}_{to}") for verb in ["write", "run"])
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=dest.parent) as folder:
         file = Path(folder) / dest.name
-        difference = None
-        try:
-            write(program, file)
-            if importlib.util.find_spec(FORMATS[to][1]):
-                difference = programs.largest_difference(run(file), expected)
-        except NepaError:
-            raise
-        except Exception as e:  # An exporter raises whatever it meets.
-            version = programs.torch.__version__
-            hint = f"this is PyTorch {version}; exporting is known to work with 2.11"
-            raise NepaError(f"the model cannot be exported: {_first_line(e)}", hint) from e
-        if difference is not None and not difference <= program.tolerance:
-            found = f"the exported program differs from the model by {difference:.1e}"
-            hint = "export it in float32" if dtype == "float16" else "please report it, with the model's config.json"
-            raise NepaError(f"{found}, more than {program.tolerance:.0e}", hint)
+        difference = programs.write(program, file, to, expected)
         programs.fsync(file)
         file.replace(dest)
     images, output = expected[0]
@@ -96,22 +80,18 @@ def export(
 
 def _format(dest: Path, to: str | None) -> str:
     """The format of a file, whose name must tell it."""
-    endings = {ending: name for name, (ending, _) in FORMATS.items()}
+    endings = {ending: name for name, ending in FORMATS.items()}
     if to is not None and to not in FORMATS:
         raise NepaError(f'unknown format "{to}"{did_you_mean(to, FORMATS)}', f"expected {' or '.join(FORMATS)}")
     named = endings.get(dest.suffix)
     if named is None or to not in [None, named]:
-        expected = FORMATS[to][0] if to else " or ".join(endings)
+        expected = FORMATS[to] if to else " or ".join(endings)
         raise NepaError(f"{dest}: expected a name that ends in {expected}", "the ending says what the file is")
     if dest.is_dir():
         raise NepaError(f"{dest} is a folder", "give the name of a file")
     if not dest.parent.is_dir():
         raise NepaError(f"{dest.parent} is not a folder", "make it first, or choose another place")
     return named
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
 class _Parser(argparse.ArgumentParser):

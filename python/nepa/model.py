@@ -25,6 +25,8 @@ from nepa.tensor_file import read_tensors
 from nepa.weights import find_weights
 
 Angles = tuple[Tensor, Tensor]
+# The most tensors that an error lists.
+SHOWN = 12
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu}
 
 
@@ -264,14 +266,17 @@ def load(path: str | os.PathLike[str], weights: str | None = None, part: str | N
 
 def _check(file: Path, shapes: dict[str, torch.Size], tensors: dict[str, Tensor]) -> None:
     """That a file has all tensors of a model, in these shapes, and no others."""
-    faults = [f"missing: {name}{did_you_mean(name, tensors.keys() - shapes)}" for name in shapes if name not in tensors]
-    faults += [f"unexpected: {name}" for name in tensors if name not in shapes]
-    faults += [
-        f"wrong shape: {name}: the model has {list(shapes[name])}, the file has {list(tensors[name].shape)}"
-        for name in shapes
-        if name in tensors and shapes[name] != tensors[name].shape
-    ]
-    if faults:
-        shown = faults[:12] + ([f"… and {len(faults) - 12} more"] if len(faults) > 12 else [])
-        hint = "are config.json and the weights those of one model?"
-        raise NepaError("\n  ".join([f"{file} does not fit the model of its config.json:", *shown]), hint)
+    missing = [name for name in shapes if name not in tensors]
+    unexpected = [name for name in tensors if name not in shapes]
+    misshapen = [name for name in shapes if name in tensors and shapes[name] != tensors[name].shape]
+    count = len(missing) + len(unexpected) + len(misshapen)
+    if count == 0:
+        return
+    faults = [f"missing: {name}{did_you_mean(name, unexpected)}" for name in missing[:SHOWN]]
+    faults += [f"unexpected: {name}" for name in unexpected[:SHOWN]]
+    for name in misshapen[:SHOWN]:
+        shape = list(tensors[name].shape)
+        faults.append(f"wrong shape: {name}: the model has {list(shapes[name])}, the file has {shape}")
+    more = [f"… and {count - SHOWN} more"] if count > SHOWN else []
+    lines = [f"{file} does not fit the model of its config.json:", *faults[:SHOWN], *more]
+    raise NepaError("\n  ".join(lines), "are config.json and the weights those of one model?")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from nepa.errors import NepaError, need
 from nepa.model import VitNepa
 from nepa.preprocessor import Normalization
 
+Run = Callable[[Tensor], Tensor]
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # The largest difference from the model in float32, as a part of the largest magnitude, or of 1.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
@@ -63,6 +66,29 @@ class Program(nn.Module):
         return facts
 
 
+def write(program: Program, path: Path, to: str, expected: list[tuple[Tensor, Tensor]]) -> float | None:
+    """Writes a program as an "onnx" or "torch" file, and runs it on batches of images, each with the output that is
+    expected. Returns the largest difference, None if nothing is there to run the file; too large a one is an error."""
+    write_file, load, package = {
+        "onnx": (write_onnx, load_onnx, "onnxruntime"),
+        "torch": (write_torch, load_torch, "torch"),
+    }[to]
+    try:
+        write_file(program, path)
+        difference = largest_difference(load(path), expected) if importlib.util.find_spec(package) else None
+    except (NepaError, OSError):
+        raise
+    except Exception as e:  # An exporter raises whatever it meets.
+        words = str(e).strip().splitlines() or ["no message"]
+        hint = f"this is PyTorch {torch.__version__}; exporting is known to work with 2.11"
+        raise NepaError(f"the model cannot be exported: {type(e).__name__}: {words[0]}", hint) from e
+    if difference is not None and not difference <= program.tolerance:
+        found = f"the exported program differs from the model by {difference:.1e}, more than {program.tolerance:.0e}"
+        float16 = program.dtype == torch.float16
+        raise NepaError(found, "export it in float32" if float16 else "please report it, with the model's config.json")
+    return difference
+
+
 def write_onnx(program: Program, path: Path) -> None:
     """Writes an ONNX file with the input `images` and the output `logits` or `last_hidden_state`, of any batch size."""
     size = sum(tensor.nbytes for tensor in program.state_dict().values())
@@ -109,7 +135,7 @@ def write_torch(program: Program, path: Path) -> None:
         torch.export.save(exported, path, extra_files={"nepa.json": json.dumps(program.facts(), ensure_ascii=False)})
 
 
-def run_onnx(path: Path):
+def load_onnx(path: Path) -> Run:
     """The function that an ONNX file computes, from tensor to tensor, in ONNX Runtime on the CPU."""
     onnxruntime = need("onnxruntime", "running an ONNX file")
     options = onnxruntime.SessionOptions()
@@ -118,14 +144,14 @@ def run_onnx(path: Path):
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def run_torch(path: Path):
+def load_torch(path: Path) -> Run:
     """The function that an exported program computes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.load(path).module()
 
 
-def largest_difference(run, expected: list[tuple[Tensor, Tensor]]) -> float:
+def largest_difference(run: Run, expected: list[tuple[Tensor, Tensor]]) -> float:
     """The largest difference of an exported program from the model's outputs for batches of images, as a part of their
     largest magnitude if that is above 1. NaN if there is one."""
     worst = []
