@@ -63,6 +63,8 @@ mod precision;
 mod pretrain_recipes;
 mod pretraining;
 mod python;
+mod python_export;
+mod python_package;
 mod recipes;
 mod recipes_command;
 mod recompute;

@@ -93,8 +93,13 @@ fn a_wheel_runs_with_the_pytorch_of_its_environment_or_says_what_it_needs() {
     let version = concat!("nepa ", env!("CARGO_PKG_VERSION"));
     environment.sh("python -m nepa --version").succeeds().prints(&[version]);
     environment.sh("nepa check nothing.rhai").fails(1).says(&["nothing.rhai"]);
-    let version = "python -c 'import nepa; print(nepa.__version__)'";
-    environment.sh(version).succeeds().prints(&[env!("CARGO_PKG_VERSION")]);
+    // What needs no PyTorch does not import it: the one that is here would end Python.
+    let read = "python -c 'import nepa; print(nepa.__version__, nepa.Run(\"out\"), nepa.Run(\"out\").columns())'";
+    let said = environment.sh(read);
+    said.succeeds().prints(&[env!("CARGO_PKG_VERSION"), "nepa.Run('out', finished) {}"]);
+    for name in ["model.py", "export.py", "py.typed"] {
+        assert!(environment.site.join("nepa").join(name).is_file(), "{name}");
+    }
 
     // PyTorch of another environment, as with --system-site-packages.
     let elsewhere = environment.folder.path("elsewhere");

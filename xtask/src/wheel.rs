@@ -87,8 +87,12 @@ fn program(project: &Path, binary: &Path, version: &str) -> Result<Wheel> {
     let platform = link_to_neighbour(&mut bytes).with_context(|| binary.display().to_string())?;
     let build = format!("__version__ = \"{version}\"\nTORCH = \"{VERSION}\"\n");
     let mut files = vec![("nepa/bin/nepa".into(), bytes), ("nepa/_build.py".into(), build.into())];
-    for name in ["__init__.py", "__main__.py"] {
-        files.push((format!("nepa/{name}"), read(&project.join("python/nepa").join(name))?));
+    let python = project.join("python");
+    // Not what Python has compiled of them.
+    let is_source = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "py" || ending == "typed");
+    for path in files_below(&python)?.into_iter().filter(is_source) {
+        let name = path.strip_prefix(&python).expect("it lies there").display().to_string();
+        files.push((name, read(&path)?));
     }
     let share = format!("nepa-{version}.data/data/share");
     files.extend(for_shells(binary)?.into_iter().map(|(name, bytes)| (format!("{share}/{name}"), bytes)));
