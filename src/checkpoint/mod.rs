@@ -10,11 +10,13 @@ mod scripts;
 pub mod shards;
 mod tensor_file;
 pub mod tensors;
+mod timm;
 pub mod torch_file;
 
 pub use channels::{Adapted, adapt_channels};
 pub use config_json::{ConfigFile, Own};
 pub use tensor_file::TensorFile;
+pub use timm::{TimmModel, to_timm};
 
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};

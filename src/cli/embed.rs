@@ -89,6 +89,7 @@ pub fn embed(args: EmbedArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
         nproc: args.nproc,
         dist_timeout: args.dist_timeout,
         seed: None,
+        log: Vec::new(),
         help: false,
     };
     run::run(run, |interrupt| {

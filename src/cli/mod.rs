@@ -8,6 +8,7 @@ mod completions;
 mod data;
 mod doctor;
 mod embed;
+mod export;
 mod inspect;
 mod launcher;
 mod plot;
@@ -58,6 +59,8 @@ enum Command {
     Inspect(InspectArgs),
     /// Writes the features of all images of a data set to a file, with names and labels.
     Embed(embed::EmbedArgs),
+    /// Writes a model for other programs: Hugging Face, timm, ONNX, PyTorch.
+    Export(export::ExportArgs),
     /// Draws the curves of one or more runs: loss, learning rate, gradients, collapse, throughput, accuracy.
     Plot(plot::PlotArgs),
     /// Hands runs to Weights & Biases, MLflow, Trackio or TensorBoard, by their own clients: metrics, parameters, pictures,
@@ -292,6 +295,7 @@ fn dispatch(cli: Cli) -> u8 {
             false => return FAILED,
         },
         Command::Embed(args) => return embed::embed(args, host),
+        Command::Export(args) => answer(export::export(&args)),
         Command::Inspect(args) => answer(inspect::inspect(&args.path, cli.stdlib.as_deref())),
         Command::Plot(args) => plot::plot(&args),
         Command::Recipes(args) => answer(recipes::recipes(&args)),

@@ -35,6 +35,7 @@ mod embeddings;
 mod errors;
 mod evaluate;
 #[cfg(target_os = "linux")]
+mod export;
 mod faults;
 mod features;
 mod finetune;

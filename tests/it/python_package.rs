@@ -19,7 +19,7 @@ pub fn python() -> Option<&'static str> {
 }
 
 /// Whether a Python has packages, which are not imported.
-fn has(python: &str, packages: &[&str]) -> bool {
+pub fn has(python: &str, packages: &[&str]) -> bool {
     let find = "import importlib.util as i, sys; sys.exit(not all(i.find_spec(name) for name in sys.argv[1:]))";
     Command::new(python).args(["-c", find]).args(packages).output().is_ok_and(|output| output.status.success())
 }
