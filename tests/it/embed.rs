@@ -1,6 +1,7 @@
 //! `nepa embed`, retrieval, and maps of features.
 
 use crate::common::*;
+use crate::python_package::{has, python, shell};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -124,7 +125,25 @@ fn files_hold_the_features_names_and_labels_of_all_images() {
     let names = folder.text("f/a.npy.names.csv");
     assert!(names.starts_with("name,label,class_name\n"), "{names}");
     assert_eq!(names.lines().nth(1).unwrap().split(',').next(), Some(expected.names[0].as_str()));
+
+    let Some(python) = python() else { return };
+    folder.write("read.py", READ);
+    let parquet = if has(python, &["pyarrow"]) { "f/one.parquet f/many.parquet" } else { "" };
+    let said = shell(&folder, python, &format!("$python read.py f/a.npy f/a.safetensors {parquet}"));
+    for found in said.succeeds().values() {
+        assert_eq!(found[0], serde_json::to_value(&expected.values).unwrap());
+        assert_eq!(found[1], serde_json::to_value(&expected.labels).unwrap());
+        assert_eq!(found[2], serde_json::to_value(&expected.names).unwrap());
+    }
 }
+
+/// Reads files of features in Python, and prints what they hold.
+const READ: &str = r#"
+import json, sys, nepa
+for path in sys.argv[1:]:
+    features, labels, names = nepa.embeddings(path)
+    print(json.dumps([features.reshape(-1).tolist(), [int(label) for label in labels], list(names)]))
+"#;
 
 #[test]
 fn an_interrupted_one_goes_on_and_one_of_other_features_is_refused() {

@@ -29,6 +29,7 @@ mod dist_failures;
 mod dist_launchers;
 mod dist_rank0;
 mod dist_training;
+mod docs;
 mod doctor;
 mod embed;
 mod embeddings;

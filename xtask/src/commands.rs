@@ -2,7 +2,7 @@
 
 use crate::{
     cargo::{self, project},
-    fuzz, gpu_check, host,
+    docs, fuzz, gpu_check, host,
     libtorch::{self, Want},
     wheel,
     wheels::Variant,
@@ -42,6 +42,7 @@ Commands:
   setup [--cuda]          set up libtorch, for the CPU or for CUDA (on first use, the CPU's is set up automatically)
   install [--to DIR]      build nepa (release) and copy it to cargo's bin folder, or to DIR
   wheel [--to DIR]        build nepa (release) and pack it as a Python wheel
+  docs                    make a book of docs/ and the reference: target/book/index.html
   help                    show this text; `cargo xtask <command> --help` says more
 
 The first command fetches libtorch into a cache that all clones share: $NEPA_CACHE, else the user's cache folder.
@@ -108,7 +109,8 @@ Sets up libtorch if needed, builds nepa in release mode and copies it to DIR, or
 works from anywhere; it uses libtorch where it is now, in the cache.
 ";
 
-const COMMANDS: [&str; 10] = ["run", "test", "bench", "fuzz", "soak", "gpu-check", "setup", "install", "wheel", "help"];
+const COMMANDS: [&str; 11] =
+    ["run", "test", "bench", "fuzz", "soak", "gpu-check", "setup", "install", "wheel", "docs", "help"];
 
 type Action = fn(&[OsString]) -> Result<ExitCode>;
 
@@ -130,6 +132,7 @@ pub fn dispatch(args: &[OsString]) -> Result<ExitCode> {
         "setup" => (setup, SETUP),
         "install" => (install, INSTALL),
         "wheel" => (wheel::wheel, wheel::HELP),
+        "docs" => (docs::docs, docs::HELP),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             return Ok(ExitCode::SUCCESS);

@@ -13,6 +13,7 @@ compile_error!(
 mod cache;
 mod cargo;
 mod commands;
+mod docs;
 mod fetch;
 mod fuzz;
 mod gpu_check;
