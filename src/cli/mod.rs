@@ -18,6 +18,7 @@ mod resuming;
 mod run;
 mod sweep;
 mod sync;
+mod watch;
 
 use crate::error::{Context as _, Result};
 use crate::output::{answered, err, out, to_stderr};
@@ -85,6 +86,8 @@ enum Command {
     Recipes(recipes::RecipesArgs),
     /// Writes a run directory as one HTML page: parameters, curves, evaluation, samples, pictures, checkpoints, recipe.
     Report(report::ReportArgs),
+    /// Shows runs in a browser while they train: progress, curves, pictures, log, machine, checkpoints.
+    Watch(watch::WatchArgs),
 }
 
 #[derive(Args, Clone)]
@@ -305,6 +308,10 @@ fn dispatch(cli: Cli) -> u8 {
             Err(e) => Err(e),
         },
         Command::Sync(args) => match sync::sync(&args) {
+            Ok(code) => return code,
+            Err(e) => Err(e),
+        },
+        Command::Watch(args) => match watch::watch(&args) {
             Ok(code) => return code,
             Err(e) => Err(e),
         },

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 type Line = Map<String, Value>;
 
 /// Name in the metrics, title, whether many decades are drawn logarithmically.
-const KNOWN: &[(&str, &str, bool)] = &[
+pub const KNOWN: &[(&str, &str, bool)] = &[
     ("loss", "loss", false),
     ("lr", "learning rate", false),
     ("grad_norm", "gradient norm", true),
@@ -19,7 +19,7 @@ const KNOWN: &[(&str, &str, bool)] = &[
     ("top1", "top-1 accuracy", false),
 ];
 /// Where a line stands on an axis: no curve of its own.
-const POSITIONS: &[&str] = &["step", "epoch", "seconds", "time"];
+pub const POSITIONS: &[&str] = &["step", "epoch", "seconds", "time"];
 /// Parts of the data: `train/loss` and `val/loss`, or `train_loss` and `val_loss`, share a panel.
 const SPLITS: &[&str] = &["train", "validation", "valid", "val", "test", "eval"];
 /// The most panels of a picture.

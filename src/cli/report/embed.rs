@@ -112,7 +112,7 @@ fn thumbnail(content: Vec<u8>, side: usize) -> Result<Thumbnail> {
 }
 
 /// The type of a picture, by its content. None of these can hold a script, as SVG can.
-fn kind_of(content: &[u8]) -> Option<&'static str> {
+pub fn kind_of(content: &[u8]) -> Option<&'static str> {
     match content {
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
         [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),

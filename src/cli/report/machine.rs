@@ -14,9 +14,10 @@ const MOST_MACHINES: usize = 32;
 const MOST_GPUS: usize = 16;
 
 /// Title, what values are divided by, and the curves: name in the lines, and in the legend.
-type Chart<'a> = (&'a str, f64, &'a [(&'a str, &'a str)]);
+pub type Chart<'a> = (&'a str, f64, &'a [(&'a str, &'a str)]);
 
-const CHARTS: &[Chart<'static>] = &[
+/// Those of a machine.
+pub const CHARTS: &[Chart<'static>] = &[
     ("processor (%)", 1.0, &[("cpu_percent", "machine"), ("process_cpu_percent", "process; 100: one core")]),
     ("memory (GB)", 1e9, &[("memory_used_bytes", "machine"), ("process_memory_bytes", "process")]),
     ("disk (MB/s)", 1e6, &[("disk_read_bytes_per_second", "read"), ("disk_write_bytes_per_second", "written")]),
@@ -27,7 +28,7 @@ const CHARTS: &[Chart<'static>] = &[
     ),
 ];
 /// The same of each GPU: the name comes after the GPU's.
-const GPU_CHARTS: &[(&str, f64, &str)] = &[
+pub const GPU_CHARTS: &[(&str, f64, &str)] = &[
     ("GPU utilization (%)", 1.0, "utilization_percent"),
     ("GPU memory (GB)", 1e9, "memory_used_bytes"),
     ("GPU power (W)", 1.0, "power_watts"),

@@ -1,9 +1,9 @@
 //! `nepa report`: a run directory, or that of a sweep, as one HTML page that needs no other file, no script and no
 //! network. That of a sweep leads to the pages of its runs.
 
-mod embed;
+pub mod embed;
 mod evaluation;
-mod machine;
+pub mod machine;
 mod options;
 mod read;
 mod scatter;
@@ -32,9 +32,9 @@ use std::path::{Path, PathBuf};
 
 /// The page's name in a directory.
 const REPORT_FILE: &str = "report.html";
-const STYLE: &str = include_str!("style.css");
+pub const STYLE: &str = include_str!("style.css");
 /// What a browser may do for the page: show what is in it. Whatever a run's files hold, nothing is fetched or run.
-const POLICY: &str =
+pub const POLICY: &str =
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 /// About how many points the curves of a panel have together.
 const MOST_POINTS: usize = 6000;
@@ -107,6 +107,20 @@ fn page_of_run(dir: &Path) -> Result<Markup> {
     page(&read::report(dir)?)
 }
 
+/// The page of a run as text.
+pub fn text_of_run(dir: &Path) -> Result<String> {
+    Ok(visible(&page_of_run(dir)?.0).into_owned())
+}
+
+/// The sections of a run's page that say what it is and what it came to, as text: those that `nepa watch` does not draw
+/// while the run goes on.
+pub fn sections_of_run(dir: &Path) -> Result<String> {
+    let report = read::without_lines(dir)?;
+    let evaluation = report.evaluation.as_ref().map(|found| found.sections(dir, &mut Budget::default()));
+    let sections = html! { (came_to(&report)) @if let Some(evaluation) = evaluation { (evaluation) } (made_of(&report)) (made_by(&report)) };
+    Ok(visible(&sections.0).into_owned())
+}
+
 /// A path as an address has it. One that begins with a name is relative, whatever the name is.
 fn address(path: &Path) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~=,+".contains(&byte);
@@ -147,27 +161,44 @@ fn page(report: &Report) -> Result<Markup> {
             p { (recipe) ", " strong { (report.state) } }
             @if let Some(error) = &run.error { pre.error { (error) } }
         }
-        (warnings(report))
-        (parameters(run))
-        (options::result(run))
+        (came_to(report))
         @if let Some(curves) = curves { section { h2 { "Curves" } (curves) } }
         (last_metrics(report))
         @if let Some(evaluation) = evaluation { (evaluation) }
         @if let Some(pictures) = pictures { (pictures) }
-        (options::models(run))
+        (made_of(report))
+        (machines(&report.machines)?)
+        (made_by(report))
+    };
+    Ok(document(&report.logged.name, &body, &report.logged.given))
+}
+
+/// What went wrong, parameters, and what the recipe returned.
+fn came_to(report: &Report) -> Markup {
+    html! { (warnings(report)) (parameters(&report.run)) (options::result(&report.run)) }
+}
+
+/// Models, options, and the folders that the run left.
+fn made_of(report: &Report) -> Markup {
+    html! {
+        (options::models(&report.run))
         (options::options(&report.settings))
         (folders("Saved models", &report.models))
         (folders("Checkpoints", &report.checkpoints))
-        (machines(&report.machines)?)
-        (how(run))
+    }
+}
+
+/// When and with what the run was made, and its recipe.
+fn made_by(report: &Report) -> Markup {
+    html! {
+        (how(&report.run))
         @if let Some(recipe) = &report.recipe {
             section {
                 h2 { "Recipe" }
                 details { summary { (RECIPE_FILE) } pre { code { (recipe) } } }
             }
         }
-    };
-    Ok(document(&report.logged.name, &body, &report.logged.given))
+    }
 }
 
 /// A value as a person writes it: text without quotes, lists and maps as JSON.

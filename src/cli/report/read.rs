@@ -54,21 +54,29 @@ pub struct Folder {
     pub about: String,
 }
 
+/// All of a run.
 pub fn report(dir: &Path) -> Result<Report> {
+    let mut report = without_lines(dir)?;
+    inside::check(dir, METRICS_FILE, MOST_METRICS)?;
+    if let Some(text) = optional(&dir.join(METRICS_FILE), MOST_METRICS)? {
+        (report.logged.lines, report.logged.torn) = read::lines(&dir.join(METRICS_FILE), &text)?;
+    }
+    report.machines = machine::machines(dir)?;
+    Ok(report)
+}
+
+/// All but the lines that it logged, of metrics and machines.
+pub fn without_lines(dir: &Path) -> Result<Report> {
     is_run(dir)?;
     for name in [RunFile::NAME, LOCK_FILE, EVALUATION_FILE, LOG_FILE, RECIPE_FILE] {
         inside::check(dir, name, MOST_TEXT)?;
     }
-    inside::check(dir, METRICS_FILE, MOST_METRICS)?;
     let run = RunFile::read(dir)?;
     let named = dir.canonicalize().ok().and_then(|d| Some(d.file_name()?.to_string_lossy().into_owned()));
     let given = dir.display().to_string();
-    let (lines, torn) = match optional(&dir.join(METRICS_FILE), MOST_METRICS)? {
-        Some(text) => read::lines(&dir.join(METRICS_FILE), &text)?,
-        None => (Vec::new(), false),
-    };
     let name = named.unwrap_or_else(|| given.clone());
-    let logged = Run { name, given, dir: dir.into(), folder: None, state: None, params: None, lines, torn };
+    let logged =
+        Run { name, given, dir: dir.into(), folder: None, state: None, params: None, lines: Vec::new(), torn: false };
     let evaluation = Evaluation::read(dir)?;
     let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let mut pictures: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
@@ -105,7 +113,7 @@ pub fn report(dir: &Path) -> Result<Report> {
         models: models.collect(),
         checkpoints: checkpoints.collect(),
         recipe: optional(&dir.join(RECIPE_FILE), MOST_TEXT)?,
-        machines: machine::machines(dir)?,
+        machines: Vec::new(),
         dir: dir.into(),
     })
 }

@@ -114,17 +114,20 @@ fn is_picture(name: &str) -> bool {
     name.ends_with(".png") || name.ends_with(".svg")
 }
 
-/// The pictures, the tables and the evaluation of a run: in its directory, and in the folders in it that it did not make
-/// for itself.
+/// The pictures, the tables and the evaluation of a run.
 fn names(dir: &Path) -> Result<Vec<String>> {
-    let is_wanted = |name: &String| {
-        let is_table = name.ends_with(".parquet") || name.ends_with(".csv");
-        !name.starts_with('.') && (is_picture(name) || is_table)
-    };
-    let mut names: Vec<String> = names_in(dir)?.into_iter().filter(|n| is_wanted(n) && n != CURVES_FILE).collect();
+    let mut names = names_of(dir, |name| is_picture(name) || name.ends_with(".parquet") || name.ends_with(".csv"))?;
     if dir.join(EVALUATION_FILE).exists() {
         names.push(EVALUATION_FILE.into());
     }
+    Ok(names)
+}
+
+/// The files of a run whose names are `wanted`, but for its curves and hidden ones: in its directory, and in the folders
+/// in it that it did not make for itself.
+pub fn names_of(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let is_wanted = |name: &String| !name.starts_with('.') && wanted(name);
+    let mut names: Vec<String> = names_in(dir)?.into_iter().filter(|n| is_wanted(n) && n != CURVES_FILE).collect();
     for folder in folders_in(dir)? {
         let Some(name) = folder.file_name().and_then(|n| n.to_str()) else { continue };
         let is_own = [CHECKPOINTS_DIR, SCRIPTS_DIR].contains(&name) || name.starts_with('.');

@@ -2,7 +2,7 @@
 
 pub mod beside;
 mod client;
-mod files;
+pub mod files;
 mod lines;
 mod state;
 mod transfer;
