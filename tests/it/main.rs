@@ -95,4 +95,5 @@ mod tensorboard;
 mod torch;
 mod transforms;
 mod visualize;
+mod watch;
 mod wheel;

@@ -89,8 +89,11 @@ export class Chart {
   /** Draws curves: { label, colour, x, y } each. */
   draw(curves, look) {
     this.#curves = curves;
-    this.#look = look;
-    const shape = JSON.stringify([curves.map((c) => [c.label, c.colour]), look.smoothing > 0, look.log]);
+    // A logarithm has no place for what is below 0, such as the loss of pretraining.
+    const values = curves.flatMap(({ y }) => y);
+    const log = look.log && values.every((value) => value >= 0) && values.some((value) => value > 0);
+    this.#look = { ...look, log };
+    const shape = JSON.stringify([curves.map((c) => [c.label, c.colour]), look.smoothing > 0, log]);
     if (shape !== this.#shape) {
       this.#shape = shape;
       this.rebuild();
@@ -111,8 +114,7 @@ export class Chart {
 
   #data() {
     const { smoothing, log } = this.#look;
-    // A logarithm has no place for what is not positive.
-    const shown = (y) => (log ? y.map((value) => (value > 0 ? value : null)) : y);
+    const shown = (y) => (log ? y.map((value) => value || null) : y);
     const tables = this.#curves.map(({ x, y }) =>
       smoothing > 0 ? [x, shown(y), shown(smooth(y, smoothing))] : [x, shown(y)]);
     return tables.length === 1 ? tables[0] : uPlot.join(tables);

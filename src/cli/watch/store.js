@@ -67,7 +67,7 @@ class Growing {
   id = "";
   bytes = 0;
 
-  /** What came: `anew()` if it is another file than before, then `line(text)` for each line. Whether there was anything. */
+  /** What came: `anew()` if it is another file than before, then `line(text)` for each line. Gives whether any came. */
   async pull(run, file, anew, line, last) {
     let came = false, part;
     do {
@@ -128,7 +128,8 @@ export class Run {
   async pullMachine(file) {
     if (!this.machines.has(file)) this.machines.set(file, { file: new Growing(), table: new Table() });
     const machine = this.machines.get(file);
-    return machine.file.pull(this.name, file, () => { machine.table = new Table(); machine.start = undefined; }, (text) => {
+    const anew = () => Object.assign(machine, { table: new Table(), start: undefined });
+    return machine.file.pull(this.name, file, anew, (text) => {
       const line = parsed(text);
       if (typeof line?.time !== "number") return;
       machine.start ??= line.time;

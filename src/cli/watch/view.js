@@ -218,7 +218,7 @@ export class View {
     }
   }
 
-  /** The report's own sections. Nothing in them can run: the server escapes all text, and the page's policy forbids it. */
+  /** The report's own sections. Nothing in them can run: the server escapes text, and the page's policy forbids it. */
   async showSections(id) {
     if (this.sections === id) return;
     const text = await ask("api/sections", { run: this.name }, "text");

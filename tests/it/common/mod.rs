@@ -301,6 +301,11 @@ impl Running {
         }
     }
 
+    /// The next line that is printed.
+    pub fn line(&self) -> String {
+        self.lines.recv_timeout(deadline()).unwrap_or_else(|e| panic!("{} prints no line: {e}", self.command))
+    }
+
     pub fn signal(&self, signal: i32) -> &Self {
         // SAFETY: a plain system call on a child that has not been waited for.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
