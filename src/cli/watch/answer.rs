@@ -4,7 +4,6 @@ use super::page::POLICY;
 use crate::error::{hint_of, one_line};
 use crate::text::visible;
 use serde_json::{Value, json};
-use tiny_http::{Header, Response, StatusCode};
 
 /// An answer.
 pub struct Answer {
@@ -48,11 +47,13 @@ impl Answer {
         self
     }
 
-    /// As the server sends it.
-    pub fn response(self) -> Response<std::io::Cursor<Vec<u8>>> {
-        let mut response = Response::from_data(self.body).with_status_code(StatusCode(self.status));
+    /// As the server sends it, and then closes the connection.
+    pub fn bytes(self) -> Vec<u8> {
+        let length = self.body.len().to_string();
         let fixed = [
             ("Content-Type", self.kind),
+            ("Content-Length", &length),
+            ("Connection", "close"),
             ("Content-Security-Policy", self.policy),
             ("X-Content-Type-Options", "nosniff"),
             ("Cross-Origin-Resource-Policy", "same-origin"),
@@ -60,13 +61,13 @@ impl Answer {
             ("Referrer-Policy", "no-referrer"),
             ("Cache-Control", "no-store"),
         ];
-        let more = self.more.iter().map(|(name, value)| (*name, value.as_str()));
-        for (name, value) in fixed.into_iter().chain(more) {
-            // Names and values are this program's own, without anything that a header cannot hold.
-            if let Ok(header) = Header::from_bytes(name, value) {
-                response.add_header(header);
-            }
+        let reason = if self.status == 200 { "OK" } else { "Refused" };
+        let mut head = format!("HTTP/1.1 {} {reason}\r\n", self.status);
+        // Names and values are this program's own, without anything that a header cannot hold.
+        for (name, value) in fixed.into_iter().chain(self.more.iter().map(|(name, value)| (*name, value.as_str()))) {
+            head += &format!("{name}: {value}\r\n");
         }
-        response
+        head += "\r\n";
+        [head.into_bytes(), self.body].concat()
     }
 }

@@ -1,6 +1,7 @@
 //! `nepa watch`: a page on this machine that shows runs while they train.
 
 mod answer;
+mod http;
 mod lines;
 mod page;
 mod requests;
@@ -19,10 +20,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
-use tiny_http::Server;
 
-/// Requests that are answered at the same time: one may take as long as the report of a long run.
-const WORKERS: usize = 4;
 /// How often it looks whether a signal came.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -58,30 +56,16 @@ pub fn watch(args: &WatchArgs) -> Result<u8> {
     interrupt.listen()?;
     let listener = bind(args)?;
     let at = listener.local_addr()?;
-    let server = match Server::from_listener(listener, None) {
-        Ok(server) => server,
-        Err(e) => bail!("cannot listen at {at}: {e}"),
-    };
     let root = Root::new(path);
     let found = root.names()?.len();
     let token = (!args.host.is_loopback()).then(token);
     let s = if found == 1 { "" } else { "s" };
     out!("{found} run{s} in {}; Ctrl-C ends this: {}", path.display(), address(at, token.as_deref()));
     let watch = Watch { root, port: at.port(), token };
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| {
-                while interrupt.exit_code().is_none() {
-                    match server.recv_timeout(LOOK) {
-                        Ok(Some(request)) => watch.answer(request),
-                        Ok(None) => {}
-                        // It could not take a connection, of too many: there may be room later.
-                        Err(_) => std::thread::sleep(LOOK),
-                    }
-                }
-            });
-        }
-    });
+    std::thread::spawn(move || http::serve(&listener, move |request| watch.answer(request)));
+    while interrupt.exit_code().is_none() {
+        std::thread::sleep(LOOK);
+    }
     Ok(interrupt.exit_code().map_or(0, |code| code as u8))
 }
 

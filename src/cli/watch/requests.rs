@@ -1,6 +1,7 @@
 //! Which request gets which answer, and who gets one at all.
 
 use super::answer::Answer;
+use super::http::Request;
 use super::lines::{self, Known};
 use super::page::FILES;
 use super::run;
@@ -12,7 +13,6 @@ use crate::error::{Result, catch_panic};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::net::IpAddr;
-use tiny_http::{Method, Request};
 
 /// An SVG file may hold scripts and addresses: as a document of its own it may do nothing.
 const PICTURE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox";
@@ -39,19 +39,18 @@ impl Query<'_> {
 }
 
 impl Watch {
-    /// Answers a request. One that has gone away meanwhile is no error.
-    pub fn answer(&self, request: Request) {
-        let answer = catch_panic(|| self.answer_to(&request)).unwrap_or_else(|e| Answer::error(&e));
-        let _ = request.respond(answer.response());
+    /// The answer to a request.
+    pub fn answer(&self, request: &Request) -> Answer {
+        catch_panic(|| self.answer_to(request)).unwrap_or_else(|e| Answer::error(&e))
     }
 
     fn answer_to(&self, request: &Request) -> Result<Answer> {
-        let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
         let query = Query(form_urlencoded::parse(query.as_bytes()).collect());
         if let Some(refusal) = self.refusal(request, &query) {
             return Ok(refusal);
         }
-        if *request.method() != Method::Get {
+        if request.method != "GET" {
             let refusal = Answer::refused(405, "only GET is answered: the page changes nothing");
             return Ok(refusal.header("Allow", "GET".into()));
         }
@@ -63,17 +62,14 @@ impl Watch {
 
     /// Why a request gets no answer, if it does not.
     fn refusal(&self, request: &Request, query: &Query<'_>) -> Option<Answer> {
-        let header = |name: &'static str| {
-            request.headers().iter().find(|header| header.field.equiv(name)).map(|header| header.value.as_str())
-        };
         let Some(token) = &self.token else {
             // Another site could have its own name lead here, and would then be told everything by the browser.
-            let local = header("Host").is_some_and(is_local);
+            let local = request.header("Host").is_some_and(is_local);
             let why =
                 "this page is for this machine alone: open it as http://localhost:PORT/ or http://127.0.0.1:PORT/";
             return (!local).then(|| Answer::refused(403, why));
         };
-        let cookie = header("Cookie").unwrap_or_default();
+        let cookie = request.header("Cookie").unwrap_or_default();
         let name = self.cookie_name();
         let kept = cookie.split(';').filter_map(|one| one.trim().split_once('=')).find(|(known, _)| *known == name);
         let given = query.get("token").or(kept.map(|(_, value)| value)).unwrap_or_default();
