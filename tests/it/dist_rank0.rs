@@ -45,8 +45,15 @@ fn an_error_of_rank_0_is_that_of_all_ranks() {
     };
     let [rank0, rank1] = [words(&said.stdout), words(&said.stderr)];
     assert_eq!(rank0, rank1, "{said}");
-    let pieces =
-        ["taken/model", "taken/t.safetensors", "out/folder", "out/folder", "create taken", "at step 2", "at step 3"];
+    let pieces = [
+        "taken/model",
+        "taken/t.safetensors",
+        "out/folder",
+        "out/folder",
+        "taken/images.png",
+        "at step 2",
+        "at step 3",
+    ];
     assert_eq!(rank0.len(), pieces.len(), "{said}");
     for (i, piece) in pieces.into_iter().enumerate() {
         assert!(rank0[i].starts_with(&format!("{i}: ")) && rank0[i].contains(piece), "{i}, {piece}: {said}");
