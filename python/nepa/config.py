@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nepa.errors import NepaError, did_you_mean
+from nepa.json_file import read_object
 
 # Keys that Hugging Face writes into any configuration, and that say nothing about the network.
 GENERIC = {
@@ -93,12 +94,7 @@ class Config:
 
 def read_config(path: Path) -> Config:
     """Reads and checks a config.json."""
-    try:
-        keys: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise NepaError(f"cannot read {path}: {e}", "a model folder has a config.json beside its weights") from None
-    if not isinstance(keys, dict):
-        raise NepaError(f"{path} is not a JSON object", "a model folder has a config.json beside its weights")
+    keys = read_object(path, "a model folder has a config.json beside its weights")
     _check_kind(path, keys)
     fields = {field.name: field for field in dataclasses.fields(Config) if field.name != "class_names"}
     for name, value in keys.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nepa.config import read_config
 from nepa.errors import NepaError, need
+from nepa.json_file import read_object
 from nepa.weights import find_weights
 
 if TYPE_CHECKING:
@@ -110,13 +110,7 @@ def read_normalization(folder: Path) -> Normalization:
 
 
 def _read(place: Path) -> dict[str, Any]:
-    try:
-        keys = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise NepaError(f"cannot read {place}: {e}", "correct it, or remove it") from None
-    if not isinstance(keys, dict):
-        raise NepaError(f"{place} is not a JSON object", "correct it, or remove it")
-    return keys
+    return read_object(place, "correct it, or remove it")
 
 
 def _values(place: Path, name: str, value: Any, channels: int) -> tuple[float, ...]:

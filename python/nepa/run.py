@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nepa.errors import NepaError, ensure_exists, need
+from nepa.json_file import read_object
 
 if TYPE_CHECKING:
     import pandas
@@ -42,7 +43,7 @@ class Run:
             inside = [run.path for run in runs(self.path)] if self.path.is_dir() else []
             hint = f"it holds the runs {', '.join(map(str, inside[:3]))}" if inside else "give the directory of a run"
             raise NepaError(f"{self.path} is not a run: it has no {RUN_FILE}", hint)
-        self.about: dict[str, Any] = _json(self.path / RUN_FILE)
+        self.about: dict[str, Any] = _object(self.path / RUN_FILE)
 
     def __repr__(self) -> str:
         return f"nepa.Run({str(self.path)!r}, {self.state})"
@@ -117,14 +118,8 @@ def runs(folder: str | os.PathLike[str] = "runs") -> list[Run]:
     return sorted(found, key=lambda run: (str(run.about.get("started", "")), run.path))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise NepaError(f"cannot read {path}: {e}", "it was damaged, or it is not what its name says") from None
-    if not isinstance(value, dict):
-        raise NepaError(f"{path} is not a JSON object", "it was damaged, or it is not what its name says")
-    return value
+def _object(path: Path) -> dict[str, Any]:
+    return read_object(path, "it was damaged, or it is not what its name says")
 
 
 def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:

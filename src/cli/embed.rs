@@ -1,6 +1,6 @@
 //! `nepa embed`: runs the recipe `embed` with options of its own.
 
-use super::{DIST_TIMEOUT, RunArgs, key_value, recipes, run};
+use super::{ComputeArgs, RunArgs, key_value, recipes, run};
 use crate::run::signals::Interrupt;
 use crate::script::Host;
 use clap::Args;
@@ -49,19 +49,8 @@ pub struct EmbedArgs {
     /// Another parameter of the recipe, such as resize, mean or is_causal; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
-    /// Where to compute: cpu, cuda or cuda:N [default: cuda if available, else cpu].
-    #[arg(long)]
-    device: Option<String>,
-    /// CPU threads of each process [default: the machine's cores divided by its processes].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-    /// Starts N processes on this machine that share the images. Omit it under torchrun or srun.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    nproc: Option<u16>,
-    /// How long processes wait for each other before they give up.
-    #[arg(long, value_name = "SECONDS", default_value_t = DIST_TIMEOUT, env = "NEPA_DIST_TIMEOUT",
-        value_parser = clap::value_parser!(u64).range(1..=604800))]
-    dist_timeout: u64,
+    #[command(flatten)]
+    compute: ComputeArgs,
 }
 
 pub fn embed(args: EmbedArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
@@ -81,13 +70,10 @@ pub fn embed(args: EmbedArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
     let run = RunArgs {
         recipe: Some(RECIPE.into()),
         set: all.chain(args.set).collect(),
-        device: args.device,
+        compute: args.compute,
         out: None,
         resume: None,
         allow_change: Vec::new(),
-        threads: args.threads,
-        nproc: args.nproc,
-        dist_timeout: args.dist_timeout,
         seed: None,
         log: Vec::new(),
         help: false,

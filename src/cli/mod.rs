@@ -90,6 +90,25 @@ enum Command {
     Watch(watch::WatchArgs),
 }
 
+/// Where a recipe computes, and with how many processes.
+#[derive(Args, Clone)]
+struct ComputeArgs {
+    /// Where to compute: cpu, cuda or cuda:N [default: cuda if available, else cpu].
+    #[arg(long)]
+    device: Option<String>,
+    /// CPU threads of each process [default: the machine's cores divided by its processes].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Starts N processes on this machine that work together, one per GPU if there are GPUs. Omit it under torchrun or
+    /// srun.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    nproc: Option<u16>,
+    /// How long processes wait for each other before they give up.
+    #[arg(long, value_name = "SECONDS", default_value_t = DIST_TIMEOUT, env = "NEPA_DIST_TIMEOUT",
+        value_parser = clap::value_parser!(u64).range(1..=604800))]
+    dist_timeout: u64,
+}
+
 #[derive(Args, Clone)]
 struct RunArgs {
     /// The recipe, a .rhai file.
@@ -97,9 +116,8 @@ struct RunArgs {
     /// Overrides a parameter of the recipe; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
-    /// Where to compute: cpu, cuda or cuda:N [default: cuda if available, else cpu].
-    #[arg(long)]
-    device: Option<String>,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// The run directory: new, empty, or that of an earlier run of this recipe, which is resumed from its last
     /// checkpoint [default: runs/RECIPE-DATE-TIME, created when first needed].
     #[arg(long, value_name = "DIR")]
@@ -113,17 +131,6 @@ struct RunArgs {
     /// or the name of a setting or a parameter, such as lr. Several are separated by commas.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     allow_change: Vec<String>,
-    /// CPU threads of each process [default: the machine's cores divided by its processes].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-    /// Starts N processes on this machine that train together, one per GPU if there are GPUs. Omit it under torchrun or
-    /// srun.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    nproc: Option<u16>,
-    /// How long processes wait for each other before they give up.
-    #[arg(long, value_name = "SECONDS", default_value_t = DIST_TIMEOUT, env = "NEPA_DIST_TIMEOUT",
-        value_parser = clap::value_parser!(u64).range(1..=604800))]
-    dist_timeout: u64,
     /// Seed of all randomness [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,

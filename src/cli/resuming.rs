@@ -72,18 +72,18 @@ pub fn resuming_command(args: &RunArgs, stdlib: Option<&Path>, recipe: &Path, di
     if let Some(folder) = stdlib {
         words.extend(["--stdlib".into(), quoted(folder.display().to_string())]);
     }
-    if let Some(device) = &args.device {
+    if let Some(device) = &args.compute.device {
         words.extend(["--device".into(), quoted(device.clone())]);
     }
-    if let Some(threads) = args.threads {
+    if let Some(threads) = args.compute.threads {
         words.extend(["--threads".into(), threads.to_string()]);
     }
     words.extend(args.log.iter().flat_map(|to| ["--log".into(), to.to_string()]));
     if std::env::var_os(dist::STORE_FD).is_some() {
         words.extend(["--nproc".into(), dist::world_size().to_string()]);
     }
-    if dist::world_size() > 1 && args.dist_timeout != DIST_TIMEOUT {
-        words.extend(["--dist-timeout".into(), args.dist_timeout.to_string()]);
+    if dist::world_size() > 1 && args.compute.dist_timeout != DIST_TIMEOUT {
+        words.extend(["--dist-timeout".into(), args.compute.dist_timeout.to_string()]);
     }
     words.join(" ")
 }

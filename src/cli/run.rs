@@ -25,7 +25,7 @@ use std::time::Duration;
 const INTERNAL_FAULT: u8 = 70;
 
 pub fn run(args: RunArgs, host: impl FnOnce(Interrupt) -> Host) -> u8 {
-    match args.nproc {
+    match args.compute.nproc {
         Some(processes) if !args.help => {
             launcher::launch(processes.into()).unwrap_or_else(|e| fail(&ScriptError::of_rust(&e), None))
         }
@@ -215,7 +215,7 @@ impl Prepared {
 fn open_rendezvous(args: &RunArgs) -> Result<Option<Rendezvous>> {
     let Some(environment) = ClusterEnvironment::from_env()? else { return Ok(None) };
     let hooks = Hooks { note: note_line, end: end_hanging };
-    Rendezvous::open(environment, Duration::from_secs(args.dist_timeout), hooks).map(Some)
+    Rendezvous::open(environment, Duration::from_secs(args.compute.dist_timeout), hooks).map(Some)
 }
 
 /// Compiles and checks the recipe, and chooses the device; the error is ready to be printed.
@@ -235,7 +235,8 @@ pub(super) fn prepare(args: &mut RunArgs, host: &Host) -> std::result::Result<Pr
         checked.warnings.iter().for_each(|warning| to_stderr(&host.render_warning(warning)));
     }
     let own_gpu_alone = !launcher::started_here();
-    let device = device::choose(args.device.as_deref(), dist::local_rank(), dist::local_world_size(), own_gpu_alone);
+    let device =
+        device::choose(args.compute.device.as_deref(), dist::local_rank(), dist::local_world_size(), own_gpu_alone);
     let device = device.map_err(|e| render(ScriptError::of_rust(&e)))?;
     if dist::is_rank0() {
         beside::prepare(&args.log).map_err(|e| render(ScriptError::of_rust(&e)))?;
@@ -302,7 +303,7 @@ fn start(
 ) -> Result<()> {
     let (recipe, checked) = (&prepared.recipe, &prepared.checked);
     let device = prepared.device;
-    let threads = match args.threads {
+    let threads = match args.compute.threads {
         Some(n) => n as usize,
         None => dist::slurm_cpus_per_task().unwrap_or_else(|| {
             let cores = std::thread::available_parallelism().map_or(1, |n| n.get());

@@ -200,14 +200,16 @@ impl Checkpoints {
     /// the resumed run evaluates again.
     pub fn end_evaluation(&mut self, session: &mut Session, is_ended: bool) {
         session.signals().evaluation(false);
+        if session.signals().stops() {
+            self.requested = Some(SignalRequest::Stop);
+        }
         self.logged.take_if(|_| !is_ended);
     }
 
     /// Saves a checkpoint. If a signal asked for it, it is on disk when this returns; if one asked to stop, the script
     /// then ends.
     pub fn save(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: Moment) -> Result<()> {
-        let asked = self.requested.take();
-        let requested = if session.signals().stops() { Some(SignalRequest::Stop) } else { asked };
+        let requested = self.requested.take();
         let step = moment.step;
         // The others wait: they have to know of an error, and one that ends before rank 0 has saved might take it down.
         dist::on_rank0(&format!("the checkpoint of {} at step {step}", self.label), || {
@@ -284,8 +286,7 @@ impl Checkpoints {
     /// Call this after the loop: saves the last step if it is not saved yet, and waits until everything is on disk. If it
     /// cannot be written, the recipe goes on, since it may save the model elsewhere, but the run will have failed.
     pub fn finish(&mut self, session: &mut Session, training: &TrainingState<'_>, moment: &Moment) -> Result<()> {
-        let asked = session.signals().finish()?;
-        let requested = if session.signals().stops() { Some(SignalRequest::Stop) } else { asked };
+        let requested = session.signals().finish()?.or(self.requested.take());
         dist::on_rank0(&format!("the last checkpoint of {}", self.label), || {
             let saved = self.save_last(session, training, moment);
             match requested {

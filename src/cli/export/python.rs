@@ -15,6 +15,7 @@ const PACKAGE: &[(&str, &str)] = crate::script::embedded!["python/nepa":
     "embedding.py",
     "errors.py",
     "export.py",
+    "json_file.py",
     "model.py",
     "preprocessor.py",
     "program.py",

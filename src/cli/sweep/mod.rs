@@ -9,7 +9,7 @@ pub(super) mod table;
 pub(super) mod values;
 
 use super::run::{self, Prepared};
-use super::{FAILED, RunArgs, command_line, key_value};
+use super::{ComputeArgs, FAILED, RunArgs, command_line, key_value};
 use crate::bail_hint;
 use crate::dist::ClusterEnvironment;
 use crate::error::{Context as _, Result, ensure};
@@ -185,13 +185,15 @@ fn prepare(args: &SweepArgs, file: &SweepFile, recipe: &Path, host: &Host) -> Op
     let mut run = RunArgs {
         recipe: Some(recipe.to_path_buf()),
         set: Vec::new(),
-        device: file.options.device.clone(),
+        compute: ComputeArgs {
+            device: file.options.device.clone(),
+            threads: None,
+            nproc: None,
+            dist_timeout: super::DIST_TIMEOUT,
+        },
         out: None,
         resume: None,
         allow_change: args.allow_change.clone(),
-        threads: None,
-        nproc: None,
-        dist_timeout: super::DIST_TIMEOUT,
         seed: None,
         log: Vec::new(),
         help: false,
