@@ -2,9 +2,10 @@
 
 use super::{Context, Module, ModuleVisitor, trunc_normal, zeros};
 use crate::error::{Result, ensure};
+use crate::ffi;
 use crate::options;
 use crate::tensor::shape_text;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 options! {
     /// How a convolution is made.
@@ -94,6 +95,16 @@ impl Module for Conv2d {
         );
         let o = &self.options;
         let (stride, padding) = ([o.stride; 2], [o.padding; 2]);
-        Ok(x.f_conv2d(&self.weight, self.bias.as_ref(), stride, padding, [1, 1], o.groups)?)
+        let conv = |bias| x.f_conv2d(&self.weight, bias, stride, padding, [1, 1], o.groups);
+        match &self.bias {
+            // Rounded as on a GPU, on every processor: cuDNN knows no bias, so it is added afterwards. Backward is the same.
+            Some(bias) if x.device() == Device::Cpu && ffi::cpu_kernels().is_none() => {
+                let mut y = conv(Some(bias))?;
+                let rounded = tch::no_grad(|| conv(None).and_then(|y| y.f_add(&bias.f_view([1, -1, 1, 1])?)))?;
+                tch::no_grad(|| y.f_copy_(&rounded))?;
+                Ok(y)
+            }
+            bias => Ok(conv(bias.as_ref())?),
+        }
     }
 }

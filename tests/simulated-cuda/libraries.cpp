@@ -129,43 +129,44 @@ efficient_backward(const Tensor &grad, const Tensor &q, const Tensor &k, const T
 
 // ---- convolution ----
 
-// The size of what a convolution computes.
-static std::vector<int64_t> size_after(const Tensor &x, const Tensor &weight, c10::SymIntArrayRef stride,
-                                       c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation) {
-  std::vector<int64_t> size{x.size(0), weight.size(0)};
-  for (int64_t i = 2; i < x.dim(); i++) {
-    auto of = [&](c10::SymIntArrayRef all) { return all[all.size() == 1 ? 0 : i - 2].expect_int(); };
-    int64_t reach = of(dilation) * (weight.size(i) - 1);
-    size.push_back((x.size(i) + 2 * of(padding) - reach - 1) / of(stride) + 1);
-  }
-  return size;
-}
-
-// cuDNN's launch, and one for the bias, which it does not know. Computed at once, since a CPU adds the bias in an order of
-// its processor's, and bits are compared with it. Dry mode computes transposed ones too: they are not in large models.
-static Tensor convolution(const Tensor &x, const Tensor &weight, const Optional &bias, c10::SymIntArrayRef stride,
-                          c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, bool transposed,
-                          c10::SymIntArrayRef output_padding, c10::SymInt groups) {
-  bool has_bias = bias && bias->defined();
-  TORCH_CHECK(x.options().type_equal(weight.options()), "Input type (", x.toString(), ") and weight type (",
-              weight.toString(), ") should be the same");
-  TORCH_CHECK(!has_bias || x.options().type_equal(bias->options()), "Input type (", x.toString(), ") and bias type (",
-              has_bias ? bias->toString() : "", ") should be the same");
+static Tensor cudnn_convolution(const Tensor &x, const Tensor &weight, c10::SymIntArrayRef padding,
+                                c10::SymIntArrayRef stride, c10::SymIntArrayRef dilation, c10::SymInt groups, bool,
+                                bool, bool) {
   TORCH_CHECK(weight.device() == x.device(), "Expected all tensors to be on the same device, but got weight is on ",
               weight.device(), ", different from other tensors on ", x.device(),
               " (when checking argument in method wrapper_CUDA__cudnn_convolution)");
-  record(Event::LAUNCH, transposed ? "cudnn_convolution_transpose" : "cudnn_convolution",
-         {1, x.nbytes() + weight.nbytes(), false}, {x, weight});
-  if (has_bias) record(Event::LAUNCH, "add_.Tensor", {1, bias->nbytes(), false}, {*bias});
-  if (settings().dry && !transposed)
-    return at::empty(size_after(x, weight, stride, padding, dilation), x.options());
+  TORCH_CHECK(x.scalar_type() == weight.scalar_type(), "Input type (", x.toString(), ") and weight type (",
+              weight.toString(), ") should be the same");
+  record(Event::LAUNCH, "cudnn_convolution", {1, x.nbytes() + weight.nbytes(), false}, {x, weight});
+  if (settings().dry) {
+    std::vector<int64_t> size{x.size(0), weight.size(0)};
+    for (int64_t i = 2; i < x.dim(); i++) {
+      auto of = [&](c10::SymIntArrayRef all) { return all[all.size() == 1 ? 0 : i - 2].expect_int(); };
+      int64_t reach = of(dilation) * (weight.size(i) - 1);
+      size.push_back((x.size(i) + 2 * of(padding) - reach - 1) / of(stride) + 1);
+    }
+    return at::empty(size, x.options());
+  }
   Bridge bridge(x.get_device());
   auto hx = bridge.to_host(x), hw = bridge.to_host(weight);
-  auto hb = has_bias ? Optional(bridge.to_host(*bias)) : std::nullopt;
+  std::vector<c10::SymInt> no_padding(x.dim() - 2, 0);
   InKernel kernel;
   at::AutoDispatchBelowADInplaceOrView below;
-  return bridge.to_device(at::convolution_symint(hx, hw, hb, stride, padding, dilation, transposed, output_padding,
-                                                 std::move(groups)));
+  return bridge.to_device(
+      at::convolution_symint(hx, hw, {}, stride, padding, dilation, false, no_padding, std::move(groups)));
+}
+
+// Dry mode computes it too: it is not in large models.
+static Tensor cudnn_convolution_transpose(const Tensor &x, const Tensor &weight, c10::SymIntArrayRef padding,
+                                          c10::SymIntArrayRef output_padding, c10::SymIntArrayRef stride,
+                                          c10::SymIntArrayRef dilation, c10::SymInt groups, bool, bool, bool) {
+  record(Event::LAUNCH, "cudnn_convolution_transpose", {1, x.nbytes() + weight.nbytes(), false}, {x, weight});
+  Bridge bridge(x.get_device());
+  auto hx = bridge.to_host(x), hw = bridge.to_host(weight);
+  InKernel kernel;
+  at::AutoDispatchBelowADInplaceOrView below;
+  return bridge.to_device(
+      at::convolution_symint(hx, hw, {}, stride, padding, dilation, true, output_padding, std::move(groups)));
 }
 
 // ---- normalisation ----
@@ -234,7 +235,8 @@ void register_libraries(torch::Library &library, Own &own) {
   add(name_of(FLASH, true), TORCH_FN(flash_backward));
   add(name_of(EFFICIENT, false), TORCH_FN(efficient));
   add(name_of(EFFICIENT, true), TORCH_FN(efficient_backward));
-  add("convolution", TORCH_FN(convolution));
+  add("cudnn_convolution", TORCH_FN(cudnn_convolution));
+  add("cudnn_convolution_transpose", TORCH_FN(cudnn_convolution_transpose));
   add("_fused_rms_norm_backward", TORCH_FN(rms_norm_backward));
   add("cudnn_batch_norm", TORCH_FN(cudnn_batch_norm));
   add("cudnn_batch_norm_backward", TORCH_FN(cudnn_batch_norm_backward));
