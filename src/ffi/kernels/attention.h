@@ -17,10 +17,10 @@ template <int R>
 inline void product_rows(const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_row, float *c, int64_t c_row,
                          int64_t n, int64_t begin, int64_t end) {
   int64_t j = 0;
-  for (; j + 32 <= n; j += 32) {
-    v16 sum[R][2] = {};
+  for (; j + 2 * LANES <= n; j += 2 * LANES) {
+    floats sum[R][2] = {};
     for (int64_t k = begin; k < end; k++) {
-      v16 left = load16(b + k * b_row + j), right = load16(b + k * b_row + j + 16);
+      floats left = load(b + k * b_row + j), right = load(b + k * b_row + j + LANES);
       for (int r = 0; r < R; r++) {
         float x = a[r * a_row + k * a_k];
         sum[r][0] += x * left;
@@ -28,17 +28,17 @@ inline void product_rows(const float *a, int64_t a_row, int64_t a_k, const float
       }
     }
     for (int r = 0; r < R; r++) {
-      store16(c + r * c_row + j, sum[r][0]);
-      store16(c + r * c_row + j + 16, sum[r][1]);
+      store(c + r * c_row + j, sum[r][0]);
+      store(c + r * c_row + j + LANES, sum[r][1]);
     }
   }
   if (j < n) {
-    v16 sum[R] = {};
+    floats sum[R] = {};
     for (int64_t k = begin; k < end; k++) {
-      v16 left = load16(b + k * b_row + j);
+      floats left = load(b + k * b_row + j);
       for (int r = 0; r < R; r++) sum[r] += a[r * a_row + k * a_k] * left;
     }
-    for (int r = 0; r < R; r++) store16(c + r * c_row + j, sum[r]);
+    for (int r = 0; r < R; r++) store(c + r * c_row + j, sum[r]);
   }
 }
 
@@ -111,24 +111,24 @@ inline void probabilities(const Attention &a, const Memory &m) {
     float *row = m.p + i * m.across;
     int64_t seen = mask.seen(i);
     for (int64_t j = seen; j < m.across; j++) row[j] = -INFINITY;
-    v16 most = load16(row);
+    floats most = load(row);
     int64_t end = padded(seen);
-    for (int64_t j = 16; j < end; j += 16) {
-      v16 x = load16(row + j);
+    for (int64_t j = LANES; j < end; j += LANES) {
+      floats x = load(row + j);
       most = x > most ? x : most;
     }
-    float top = max16(most);
-    v16 sums = {};
-    for (int64_t j = 0; j < end; j += 16) {
-      v16 x = load16(row + j);
-      v16 power = exp16((x - top) * a.scale);
-      power = x == -INFINITY ? v16{} : power;
-      store16(row + j, power);
+    float top = max_of(most);
+    floats sums = {};
+    for (int64_t j = 0; j < end; j += LANES) {
+      floats x = load(row + j);
+      floats power = exp((x - top) * a.scale);
+      power = x == -INFINITY ? floats{} : power;
+      store(row + j, power);
       sums += power;
     }
-    for (int64_t j = end; j < m.across; j += 16) store16(row + j, v16{});
-    float sum = sum16(sums);
-    for (int64_t j = 0; j < end; j += 16) store16(row + j, load16(row + j) / sum);
+    for (int64_t j = end; j < m.across; j += LANES) store(row + j, floats{});
+    float sum = sum_of(sums);
+    for (int64_t j = 0; j < end; j += LANES) store(row + j, load(row + j) / sum);
   }
 }
 
@@ -169,11 +169,11 @@ void attention_backward(const Attention &a, const T *q, const T *k, const T *v, 
   for (int64_t i = 0; i < a.tokens; i++) {
     float *p = m.p + i * m.across, *dp = m.dp + i * m.across;
     int64_t end = padded(mask.seen(i));
-    v16 sums = {};
-    for (int64_t j = 0; j < end; j += 16) sums += load16(p + j) * load16(dp + j);
-    float sum = sum16(sums);
-    for (int64_t j = 0; j < end; j += 16) store16(dp + j, load16(p + j) * (load16(dp + j) - sum));
-    for (int64_t j = end; j < m.across; j += 16) store16(dp + j, v16{});
+    floats sums = {};
+    for (int64_t j = 0; j < end; j += LANES) sums += load(p + j) * load(dp + j);
+    float sum = sum_of(sums);
+    for (int64_t j = 0; j < end; j += LANES) store(dp + j, load(p + j) * (load(dp + j) - sum));
+    for (int64_t j = end; j < m.across; j += LANES) store(dp + j, floats{});
   }
   product(
       a.tokens, m.dp, m.across, 1, m.k, m.width, m.v, m.width, every_width,

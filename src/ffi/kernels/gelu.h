@@ -11,17 +11,17 @@ namespace kernels {
 namespace NEPA_ISA {
 
 // gelu(u) in `value`, and `grad` times gelu'(u) in `grad`.
-inline void gelu_both(v16 u, v16 &value, v16 &grad) {
-  v16 positive = u < 0 ? -u : u;
-  v16 power = exp16(u * u * -0.5f);
-  v16 t = 1 / (1 + 0.231641888f * positive); // 0.3275911 / √2
-  v16 p = all16(1.061405429f);
+inline void gelu_both(floats u, floats &value, floats &grad) {
+  floats positive = u < 0 ? -u : u;
+  floats power = exp(u * u * -0.5f);
+  floats t = 1 / (1 + 0.231641888f * positive); // 0.3275911 / √2
+  floats p = each(1.061405429f);
   p = p * t - 1.453152027f;
   p = p * t + 1.421413741f;
   p = p * t - 0.284496736f;
   p = p * t + 0.254829592f;
-  v16 tail = 0.5f * p * t * power;
-  v16 cdf = u < 0 ? tail : 1 - tail;
+  floats tail = 0.5f * p * t * power;
+  floats cdf = u < 0 ? tail : 1 - tail;
   value = u * cdf;
   grad *= cdf + u * power * 0.3989422804f;
 }
@@ -32,17 +32,17 @@ void gelu_backward(const T *us, T *values, T *grads, float *sum, int64_t width, 
   for (int64_t row = begin; row < end; row++) {
     const T *u = us + row * width;
     T *value = values + row * width, *grad = grads + row * width;
-    v16 x, y, g;
+    floats x, y, g;
     int64_t i = 0;
-    for (; i + 16 <= width; i += 16) {
-      g = numbers16(grad + i);
-      gelu_both(numbers16(u + i), y, g);
-      put16(value + i, y);
-      put16(grad + i, g);
-      store16(sum + i, load16(sum + i) + g);
+    for (; i + LANES <= width; i += LANES) {
+      g = numbers(grad + i);
+      gelu_both(numbers(u + i), y, g);
+      put_all(value + i, y);
+      put_all(grad + i, g);
+      store(sum + i, load(sum + i) + g);
     }
     if (i == width) continue;
-    x = g = v16{};
+    x = g = floats{};
     for (int64_t e = 0; i + e < width; e++) x[e] = number(u[i + e]), g[e] = number(grad[i + e]);
     gelu_both(x, y, g);
     for (int64_t e = 0; i + e < width; e++) put(value[i + e], y[e]), put(grad[i + e], g[e]), sum[i + e] += g[e];
