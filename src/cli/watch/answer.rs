@@ -3,6 +3,9 @@
 use super::page::POLICY;
 use crate::error::{hint_of, one_line};
 use crate::text::visible;
+use http_body_util::Full;
+use hyper::Response;
+use hyper::body::Bytes;
 use serde_json::{Value, json};
 
 /// An answer.
@@ -47,13 +50,10 @@ impl Answer {
         self
     }
 
-    /// As the server sends it, and then closes the connection.
-    pub fn bytes(self) -> Vec<u8> {
-        let length = self.body.len().to_string();
+    /// As the server sends it.
+    pub fn response(self) -> Response<Full<Bytes>> {
         let fixed = [
             ("Content-Type", self.kind),
-            ("Content-Length", &length),
-            ("Connection", "close"),
             ("Content-Security-Policy", self.policy),
             ("X-Content-Type-Options", "nosniff"),
             ("Cross-Origin-Resource-Policy", "same-origin"),
@@ -61,13 +61,10 @@ impl Answer {
             ("Referrer-Policy", "no-referrer"),
             ("Cache-Control", "no-store"),
         ];
-        let reason = if self.status == 200 { "OK" } else { "Refused" };
-        let mut head = format!("HTTP/1.1 {} {reason}\r\n", self.status);
-        // Names and values are this program's own, without anything that a header cannot hold.
+        let mut response = Response::builder().status(self.status);
         for (name, value) in fixed.into_iter().chain(self.more.iter().map(|(name, value)| (*name, value.as_str()))) {
-            head += &format!("{name}: {value}\r\n");
+            response = response.header(name, value);
         }
-        head += "\r\n";
-        [head.into_bytes(), self.body].concat()
+        response.body(self.body.into()).expect("names and values are this program's own, which a header can hold")
     }
 }

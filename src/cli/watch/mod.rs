@@ -19,6 +19,7 @@ use runs::Root;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often it looks whether a signal came.
@@ -62,8 +63,12 @@ pub fn watch(args: &WatchArgs) -> Result<u8> {
     let s = if found == 1 { "" } else { "s" };
     out!("{found} run{s} in {}; Ctrl-C ends this: {}", path.display(), address(at, token.as_deref()));
     let watch = Watch { root, port: at.port(), token };
-    std::thread::spawn(move || http::serve(&listener, move |request| watch.answer(request)));
+    let server = std::thread::spawn(move || http::serve(listener, Arc::new(move |request| watch.answer(request))));
     while interrupt.exit_code().is_none() {
+        if server.is_finished() {
+            let why = server.join().map(|ended| ended.err().map_or_else(|| "it ended".into(), |e| e.to_string()));
+            bail!("cannot serve the page: {}", why.unwrap_or_else(|_| "an internal error".into()));
+        }
         std::thread::sleep(LOOK);
     }
     Ok(interrupt.exit_code().map_or(0, |code| code as u8))

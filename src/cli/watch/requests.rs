@@ -1,7 +1,6 @@
 //! Which request gets which answer, and who gets one at all.
 
 use super::answer::Answer;
-use super::http::Request;
 use super::lines::{self, Known};
 use super::page::FILES;
 use super::run;
@@ -10,6 +9,8 @@ use crate::cli::plot::metrics::{KNOWN, POSITIONS};
 use crate::cli::report;
 use crate::cli::report::machine::{CHARTS, GPU_CHARTS};
 use crate::error::{Result, catch_panic};
+use hyper::body::Incoming;
+use hyper::{Method, Request};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -40,17 +41,17 @@ impl Query<'_> {
 
 impl Watch {
     /// The answer to a request.
-    pub fn answer(&self, request: &Request) -> Answer {
+    pub fn answer(&self, request: &Request<Incoming>) -> Answer {
         catch_panic(|| self.answer_to(request)).unwrap_or_else(|e| Answer::error(&e))
     }
 
-    fn answer_to(&self, request: &Request) -> Result<Answer> {
-        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
-        let query = Query(form_urlencoded::parse(query.as_bytes()).collect());
+    fn answer_to(&self, request: &Request<Incoming>) -> Result<Answer> {
+        let path = request.uri().path();
+        let query = Query(form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).collect());
         if let Some(refusal) = self.refusal(request, &query) {
             return Ok(refusal);
         }
-        if request.method != "GET" {
+        if request.method() != Method::GET {
             let refusal = Answer::refused(405, "only GET is answered: the page changes nothing");
             return Ok(refusal.header("Allow", "GET".into()));
         }
@@ -61,15 +62,15 @@ impl Watch {
     }
 
     /// Why a request gets no answer, if it does not.
-    fn refusal(&self, request: &Request, query: &Query<'_>) -> Option<Answer> {
+    fn refusal(&self, request: &Request<Incoming>, query: &Query<'_>) -> Option<Answer> {
         let Some(token) = &self.token else {
             // Another site could have its own name lead here, and would then be told everything by the browser.
-            let local = request.header("Host").is_some_and(is_local);
+            let local = header(request, "Host").is_some_and(is_local);
             let why =
                 "this page is for this machine alone: open it as http://localhost:PORT/ or http://127.0.0.1:PORT/";
             return (!local).then(|| Answer::refused(403, why));
         };
-        let cookie = request.header("Cookie").unwrap_or_default();
+        let cookie = header(request, "Cookie").unwrap_or_default();
         let name = self.cookie_name();
         let kept = cookie.split(';').filter_map(|one| one.trim().split_once('=')).find(|(known, _)| *known == name);
         let given = query.get("token").or(kept.map(|(_, value)| value)).unwrap_or_default();
@@ -138,6 +139,11 @@ impl Watch {
             "gpu": GPU_CHARTS,
         }))
     }
+}
+
+/// The first header of this name, if it is text.
+fn header<'a>(request: &'a Request<Incoming>, name: &str) -> Option<&'a str> {
+    request.headers().get(name)?.to_str().ok()
 }
 
 /// Whether a Host header names this machine for itself.
