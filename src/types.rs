@@ -36,17 +36,6 @@ impl Type {
         Type::Named(Cow::Borrowed(name))
     }
 
-    /// One word for it, as Rhai's definition files need: those of a language server.
-    pub fn rhai_name(&self) -> &str {
-        match self {
-            Type::Named(name) if name == "function" => "Fn",
-            Type::Named(name) => name,
-            Type::OneOf(_) => "string",
-            Type::ArrayOf(_) | Type::ArrayOfLength(..) => "array",
-            Type::Either(_) => "any",
-        }
-    }
-
     /// This type, or `()`.
     pub fn or_unit(self) -> Self {
         Type::Either(vec![self, Type::named("()")])

@@ -2,6 +2,7 @@
 
 use super::ApiArgs;
 use crate::error::{Context as _, Diagnostic, Result};
+use crate::files;
 use crate::output::{out, to_stdout};
 use crate::script::Host;
 use crate::script::search::search;
@@ -9,7 +10,9 @@ use crate::script::search::search;
 pub fn api(args: &ApiArgs, host: &Host) -> Result<()> {
     if let Some(dir) = &args.definitions {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        host.write_definitions(dir).with_context(|| format!("cannot write definitions to {}", dir.display()))?;
+        for (name, text) in host.definitions() {
+            files::write_atomic(&dir.join(name), text.as_bytes())?;
+        }
         out!("wrote Rhai definition files to {}", dir.display());
         return Ok(());
     }

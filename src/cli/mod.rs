@@ -156,7 +156,8 @@ struct ApiArgs {
     /// Looks in names and texts instead; knows PyTorch's names, such as torch.nn.functional.layer_norm or nn.Linear.
     #[arg(long, value_name = "TEXT", conflicts_with = "name")]
     search: Option<String>,
-    /// Writes definition files for editors' Rhai language servers instead.
+    /// Writes definition files for editors' Rhai language servers into a folder beside your scripts
+    /// instead (docs/editors.md)
     #[arg(long, value_name = "DIR")]
     definitions: Option<PathBuf>,
 }

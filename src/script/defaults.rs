@@ -126,17 +126,11 @@ impl Declared {
                 };
                 call_guarded(body, &tensors, position)
             };
-            let shown = declared.params.iter().filter(|param| !param.by_name);
-            let shown = shown.map(|param| format!("{}: {}", param.name, param.of.rhai_name()));
-            let shown: Vec<String> = shown.chain(["options: map".to_string()]).take(count).collect();
-            FuncRegistration::new(declared.name)
-                .with_comments(declared.doc.iter().map(|line| format!("///{line}")))
-                .with_params_info(shown.into_iter().chain([declared.returns.rhai_name().to_string()]))
-                .set_into_module_raw(
-                    module,
-                    types,
-                    RhaiFunc::Method { func: Rc::new(run), has_context: true, is_pure: true, is_volatile: true },
-                );
+            FuncRegistration::new(declared.name).set_into_module_raw(
+                module,
+                types,
+                RhaiFunc::Method { func: Rc::new(run), has_context: true, is_pure: true, is_volatile: true },
+            );
         }
     }
 

@@ -5,6 +5,7 @@ mod ast;
 mod check;
 mod confined;
 mod defaults;
+mod definitions;
 pub mod docs;
 pub mod error;
 mod functions;
@@ -230,8 +231,8 @@ impl Host {
         self.render_problem(warning).replacen("error:", "warning:", 1)
     }
 
-    /// Writes definition files for editors' Rhai language servers.
-    pub fn write_definitions(&self, dir: &Path) -> std::io::Result<()> {
-        self.engine.definitions().with_headers(true).write_to_dir(dir)
+    /// Names and texts of the definition files for editors' Rhai language servers.
+    pub fn definitions(&self) -> Vec<(String, String)> {
+        definitions::files(self.reference())
     }
 }

@@ -95,12 +95,7 @@ impl Namespace<'_> {
         function: impl RhaiNativeFunc<A, N, X, R, F> + 'static,
     ) {
         let Signature { name, doc, params, returns, options } = signature;
-        let typed = params.iter().map(|(name, of)| format!("{name}: {}", of.rhai_name()));
-        FuncRegistration::new(name)
-            .with_comments(doc.iter().map(|line| format!("///{line}")))
-            .with_params_info(typed.chain([returns.rhai_name().to_string()]))
-            .with_volatility(true)
-            .set_into_module(&mut self.module, function);
+        FuncRegistration::new(name).with_volatility(true).set_into_module(&mut self.module, function);
         let params = params.into_iter().map(|(name, of)| (name, of.to_string())).collect();
         let (group, qualified, returns) = (self.name, self.qualified, returns.to_string());
         let options_at = options.iter().position(|options| !options.is_empty());

@@ -406,11 +406,46 @@ fn api_of_a_name_that_does_not_exist_gives_the_nearest_one() {
 fn api_writes_definitions_for_editors() {
     let folder = Folder::new();
     folder.nepa(&["api", "--definitions", "defs"]).succeeds().prints(&["defs"]);
-    let all: String = folder.names("defs").iter().map(|n| folder.text(&format!("defs/{n}"))).collect();
-    for piece in
-        ["fn linear(inputs: int, outputs: int)", "An affine map of the last dimension", "matmul", "next_embedding"]
-    {
-        assert!(all.contains(piece), "{piece} is missing in {:?}", folder.names("defs"));
+    let has = |file: &str, pieces: &[&str]| {
+        let text = folder.text(&format!("defs/{file}"));
+        for piece in pieces {
+            assert!(text.contains(piece), "{file}: {piece} is missing");
+        }
+    };
+    has(
+        "nn.d.rhai",
+        &[
+            "\nmodule nn;\n",
+            "fn linear(inputs: int, outputs: int) -> Module;",
+            "/// An affine map of the last dimension",
+            "/// - `num_hidden_layers: int = 12`: ",
+        ],
+    );
+    has(
+        "std-pretrain.d.rhai",
+        &[
+            "\nmodule \"../std/pretrain\";\n",
+            "fn fit(model: ?, images: ?, given: ?) -> ?;",
+            "/// - `lr: float = 0.001`: ",
+        ],
+    );
+    has("nepa.d.rhai", &["module static;\n", "fn get shape(t: Tensor) -> array;", "op +(Tensor, Tensor) -> Tensor;"]);
+    // A function with defaults, by each number of arguments, and by name.
+    has(
+        "nepa.d.rhai",
+        &[
+            "fn scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor;",
+            "value: Tensor, attn_mask: Tensor | (), dropout_p: float, is_causal: bool) -> Tensor;",
+            "fn scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, options: map) -> Tensor;",
+        ],
+    );
+    // No word is left that is no type of the language server's.
+    for file in folder.names("defs").iter().filter(|name| !name.starts_with("rhai")) {
+        let text = folder.text(&format!("defs/{file}"));
+        for line in text.lines().filter(|line| line.starts_with("fn ") || line.starts_with("op ")) {
+            let odd = [" or ", " of ", ": any", "> any", "$", ">>", "\""].iter().find(|odd| line.contains(**odd));
+            assert!(odd.is_none(), "{file}: {line}: {odd:?}");
+        }
     }
     folder.write("file", "");
     folder.nepa(&["api", "--definitions", "file/x"]).fails(1).says(&["file/x"]);
