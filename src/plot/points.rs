@@ -4,6 +4,7 @@ use super::{COLOURS, Drawing, Format, PlotOptions, draw, drawable, padded, range
 use crate::error::{Result, ensure};
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::path::Path;
 
 /// Points of one class.
@@ -71,20 +72,14 @@ impl Drawing for Points<'_> {
         };
         for (i, (class, points)) in self.classes.iter().zip(&self.all).enumerate() {
             let style = self.colour(i).mix(0.75).filled();
-            let drawn = chart.draw_series(points.iter().map(|p| Circle::new(*p, radius, style)))?;
+            chart.draw_series(points.iter().map(|p| Circle::new(*p, radius, style)))?;
             if named {
-                let solid = self.colour(i).filled();
-                drawn.label(&class.name).legend(move |(x, y)| Circle::new((x - 4, y), 5, solid));
+                let (x, y) = (area.dim_in_pixel().0 as i32 - 180, 44 + 20 * i as i32);
+                area.draw(&Circle::new((x, y), 5, self.colour(i).filled()))?;
+                let beside =
+                    ("sans-serif", 15).into_font().into_text_style(area).pos(Pos::new(HPos::Left, VPos::Center));
+                area.draw(&Text::new(class.name.clone(), (x + 14, y), beside))?;
             }
-        }
-        if named {
-            chart
-                .configure_series_labels()
-                .label_font(("sans-serif", 15))
-                .background_style(WHITE.mix(0.0))
-                .border_style(WHITE.mix(0.0))
-                .position(SeriesLabelPosition::Coordinate(area.dim_in_pixel().0 as i32 - 190, 30))
-                .draw()?;
         }
         Ok(())
     }
