@@ -102,24 +102,168 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
     found
 }
 
+/// Follows a page: writes its scripts, those that begin with the name of their file, and runs its commands, each as
+/// `adapted` has it. Gives what they printed.
+fn follow(page: &str, folder: &Folder, adapted: impl Fn(&str) -> Option<String>) -> String {
+    let text = std::fs::read_to_string(repository(page)).unwrap();
+    for script in blocks(&text, "rhai") {
+        if let Some(name) = script.lines().next().and_then(|line| line.strip_prefix("// ")) {
+            folder.write(name, &script);
+        }
+    }
+    let commands = blocks(&text, "console").concat();
+    let mut said = String::new();
+    for line in commands.lines() {
+        let command = line.strip_prefix("$ nepa ").unwrap_or_else(|| panic!("{page}: no command of nepa: {line}"));
+        if let Some(command) = adapted(command) {
+            let words: Vec<&str> = command.split(' ').collect();
+            said += &folder.nepa(&words).succeeds().stdout;
+        }
+    }
+    said
+}
+
+/// What runs as it stands; `doctor` would judge the machine of the tests.
+fn unchanged(command: &str) -> Option<String> {
+    (command != "doctor").then(|| command.to_string())
+}
+
 #[test]
 fn the_first_steps_work() {
     let folder = Folder::on_cpu();
-    let text = std::fs::read_to_string(repository("docs/first-steps.md")).unwrap();
-    for script in blocks(&text, "rhai") {
-        let name = script.lines().next().unwrap().strip_prefix("// ").expect("the name of its file").to_string();
-        folder.write(&name, script);
-    }
-    let commands = blocks(&text, "console").concat();
-    let commands: Vec<&str> = commands.lines().map(|line| line.strip_prefix("$ nepa ").expect("a command")).collect();
-    assert!(commands.len() > 12, "{commands:?}");
-    let mut said = String::new();
-    for command in commands.iter().filter(|command| **command != "doctor") {
-        let words: Vec<&str> = command.split(' ').collect();
-        said += &folder.nepa(&words).succeeds().stdout;
-    }
+    let said = follow("docs/first-steps.md", &folder, unchanged);
     assert!(said.contains("kNN top-1") && said.contains("lr"), "{said}");
     for file in ["runs/first/report.html", "runs/first/curves.png", "both.png", "model-timm/config.json"] {
         assert!(folder.path(file).exists(), "{file}");
     }
+}
+
+#[test]
+fn the_tutorial_of_your_images_works() {
+    let folder = Folder::on_cpu();
+    let images =
+        |class: &'static str, colour: [u8; 3]| (0..60).map(move |i| (format!("my-images/{class}/{i}.png"), colour));
+    for (path, [r, g, b]) in images("oak", [200, 40, 30]).chain(images("maple", [20, 60, 180])) {
+        let shade = |x: u32, y: u32| image::Rgb([r, g, b].map(|c: u8| c.saturating_add((x * 3 + y * 2) as u8)));
+        std::fs::create_dir_all(folder.path(&path).parent().unwrap()).unwrap();
+        image::RgbImage::from_fn(40, 36, shade).save(folder.path(&path)).unwrap();
+    }
+    // Fewer epochs, all else as a reader does it.
+    let said = follow("docs/tutorial-images.md", &folder, |command| {
+        let shorter = ["run pretrain.rhai", "run classify.rhai"].iter().any(|start| command.starts_with(start));
+        Some(format!("{command}{}", if shorter { " --set epochs=2" } else { "" }))
+    });
+    assert!(said.contains("top-1"), "{said}");
+    for file in ["sheet.png", "runs/knn/blocks.png", "features.parquet", "both.png", "model-hf/README.md"] {
+        assert!(folder.path(file).exists(), "{file}");
+    }
+}
+
+#[test]
+fn the_tutorial_of_a_loss_works() {
+    let folder = Folder::on_cpu();
+    let said = follow("docs/tutorial-loss.md", &folder, |command| {
+        let shorter = command.starts_with("sweep") || command.starts_with("run");
+        Some(format!("{command}{}", if shorter { " --set images=300 --set epochs=1" } else { "" }))
+    });
+    assert!(said.contains("knn_top1") && folder.path("right.png").exists(), "{said}");
+}
+
+#[test]
+fn the_tutorial_of_imagenet_works_at_a_tiny_size() {
+    let folder = Folder::on_cpu();
+    for i in 0..16u32 {
+        let split = if i < 12 { "train" } else { "val" };
+        let path = folder.path(&format!("imagenet/{split}/c{}/{i}.png", i % 2));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::RgbImage::from_fn(60, 60, |x, y| image::Rgb([(x * 4) as u8, (y * 4) as u8, (i * 9) as u8]))
+            .save(path)
+            .unwrap();
+    }
+    follow("docs/tutorial-imagenet.md", &folder, |command| {
+        let tiny = match command.split(' ').nth(1) {
+            Some("pretrain_vitb.rhai") if !command.contains("--help") => {
+                " --set image_size=28 --set hidden_size=48 --set layers=2 --set heads=2 --set batch=4 --set steps=2 \
+                 --set evaluate_every=0 --threads 1"
+            }
+            Some("finetune_vitb.rhai") => " --set batch=4 --set epochs=1 --threads 1",
+            _ => "",
+        };
+        unchanged(&format!("{}{tiny}", command.replace("--nproc 8", "--nproc 2")))
+    });
+    for file in ["packed", "runs/evaluation/report.html", "model-hf/config.json", "model-timm/config.json"] {
+        assert!(folder.path(file).exists(), "{file}");
+    }
+}
+
+#[test]
+fn what_the_explanations_show_runs() {
+    for page in ["docs/data.md", "docs/what-is-nepa.md"] {
+        let folder = Folder::on_cpu();
+        let text = std::fs::read_to_string(repository(page)).unwrap();
+        for script in blocks(&text, "rhai") {
+            let is_long = script.contains("param(\"epochs\"");
+            let shorter: &[&str] = if is_long { &["--set", "epochs=1", "--set", "images=256"] } else { &[] };
+            folder.run_with(&script, shorter).succeeds();
+        }
+    }
+}
+
+/// The commands of nepa in a page, where they stand in blocks of code, or in a recipe's header, where they are indented;
+/// without what is said beside them.
+fn commands(text: &str) -> Vec<Vec<String>> {
+    let mut is_fenced = false;
+    let lines = text.lines().filter(|line| {
+        is_fenced ^= line.starts_with("```");
+        is_fenced || line.starts_with("    ") || line.starts_with("//   ")
+    });
+    let commands = lines.filter_map(|line| line.trim_start_matches(['/', ' ', '$']).strip_prefix("nepa "));
+    let plain = commands.map(|line| line.split("  ").next().unwrap().split(" #").next().unwrap());
+    plain.map(|line| line.split(' ').map(String::from).collect()).collect()
+}
+
+#[test]
+fn commands_name_options_and_parameters_that_exist() {
+    let folder = Folder::on_cpu();
+    let mut texts: BTreeMap<String, String> = pages();
+    for room in ["recipes", "examples"] {
+        for name in names_in(&repository(room)).into_iter().filter(|name| name.ends_with(".rhai")) {
+            texts.insert(
+                format!("{room}/{name}"),
+                std::fs::read_to_string(repository(&format!("{room}/{name}"))).unwrap(),
+            );
+        }
+    }
+    let mut help: BTreeMap<String, String> = BTreeMap::new();
+    let (mut count, mut wrong) = (0, Vec::new());
+    for (page, text) in &texts {
+        for words in commands(text) {
+            let mut of = |args: &[&str]| {
+                let key = args.join(" ");
+                help.entry(key).or_insert_with(|| folder.nepa(args).succeeds().stdout.clone()).clone()
+            };
+            let is_pack = words.starts_with(&["data".into(), "pack".into()]);
+            let about = if is_pack { of(&["data", "pack", "--help"]) } else { of(&[&words[0], "--help"]) };
+            let flags =
+                words.iter().filter_map(|word| word.strip_prefix("--")).map(|word| word.split('=').next().unwrap());
+            for flag in flags {
+                if !about.contains(&format!("--{flag}")) {
+                    wrong.push(format!("{page}: {}: there is no --{flag}", words.join(" ")));
+                }
+            }
+            let recipe = words.get(1).map(|path| repository(path)).filter(|path| path.is_file());
+            let Some(recipe) = recipe.filter(|_| words[0] == "run" || words[0] == "sweep") else { continue };
+            let parameters = of(&["run", recipe.to_str().unwrap(), "--help"]);
+            let set = words.windows(2).filter(|pair| pair[0] == "--set").filter_map(|pair| pair[1].split_once('='));
+            for (name, _) in set {
+                let mut known = parameters.lines().map(|line| line.trim_start().split([' ', ':']).next());
+                // A sweep may vary the seed of any recipe.
+                if !known.any(|known| known == Some(name)) && name != "seed" {
+                    wrong.push(format!("{page}: {}: the recipe has no parameter {name}", words.join(" ")));
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(wrong.is_empty() && count > 40, "{count}: {wrong:#?}");
 }

@@ -68,11 +68,15 @@ fn write_source(project: &Path, source: &Path, api: &str) -> Result<()> {
     let pages = source.join("src");
     fs::create_dir_all(pages.join("reference"))?;
     fs::write(source.join("book.toml"), "[book]\ntitle = \"nepa\"\nlanguage = \"en\"\n")?;
-    for entry in fs::read_dir(project.join("docs"))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|ending| ending == "md") {
-            let name = path.file_name().expect("a file has a name");
-            fs::copy(&path, pages.join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
+    for (folder, ending, to) in [("docs", "md", ""), ("docs/images", "png", "images")] {
+        fs::create_dir_all(pages.join(to))?;
+        for entry in fs::read_dir(project.join(folder))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|found| found == ending) {
+                let name = path.file_name().expect("a file has a name");
+                fs::copy(&path, pages.join(to).join(name))
+                    .with_context(|| format!("cannot copy {}", path.display()))?;
+            }
         }
     }
     let mut summary = fs::read_to_string(pages.join("SUMMARY.md"))?;
