@@ -1,9 +1,12 @@
 //! What a model costs to train, counted from its configuration.
 
 use super::{Architecture, VitNepa, num_parameters};
+use crate::device;
 use crate::error::Result;
+use crate::ffi;
 use crate::options;
 use serde::Serialize;
+use tch::Device;
 
 options! {
     /// How a model is trained.
@@ -135,12 +138,15 @@ impl Architecture {
         let residual = 4 * d;
         // Two float32 numbers of each norm of a token, and one of a softmax.
         let (statistics, heads) = (8, d / self.head_size);
+        // Kernels find a norm of q and k without weights in what came out of it.
+        let found_again = !self.qk_norm_affine && device::current() == Device::Cpu && ffi::cpu_kernels().is_some();
         // The normed input of products, in bfloat16.
         let normed = of(narrow, width * d);
         let attention = residual
             + normed
             + statistics
-            + of(self.qk_norm, 2 * (width * d + statistics * heads))
+            + of(self.qk_norm, 2 * statistics * heads)
+            + of(self.qk_norm && !found_again, 2 * width * d)
             + 4 * width * d // q, k, v as they go into the attention, and what it gives
             + 4 * heads;
         let mlp = residual + normed + statistics + (1 + self.use_gated_mlp as i64) * width * m;

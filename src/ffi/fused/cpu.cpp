@@ -99,7 +99,8 @@ static kernels::QkRows rows_of(const QkPart &part, const at::Tensor &weight, con
                                int64_t tokens, int64_t heads, int64_t head) {
   auto stride = part.cos.defined() && part.cos.dim() == 4 ? tokens * head : 0;
   return {tokens, heads, head, part.norm, data<float>(weight), data<float>(bias), data<float>(moments.mean),
-          data<float>(moments.rstd), float(part.eps), data<float>(part.cos), data<float>(part.sin), stride};
+          data<float>(moments.rstd), float(part.eps), data<float>(part.cos), data<float>(part.sin), stride,
+          part.from_output()};
 }
 
 at::Tensor qk(const QkPart &part, const at::Tensor &x, Moments &moments) {

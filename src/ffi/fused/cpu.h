@@ -31,6 +31,9 @@ struct QkPart {
   at::Tensor weight, bias; // [d]
   double eps;
   at::Tensor cos, sin; // [N, 1, d] or [B, N, 1, d]
+
+  // Whether backward finds what the norm did in its output, so that its input need not be kept.
+  bool from_output() const { return norm && !weight.defined() && !bias.defined(); }
 };
 
 // x [B, N, H, d], normed and turned; moments only with the norm.
@@ -40,7 +43,7 @@ struct QkGrads {
   at::Tensor x, sum, weight, bias; // [B · N, H · d], and its sum over the rows
 };
 
-// Of a gradient [B, H, N, d]; `x` is what the norm got.
+// Of a gradient [B, H, N, d]; `x` [B, N, H, d] is what the norm got, or, if backward is `from_output`, what came out.
 QkGrads qk_backward(const QkPart &part, const at::Tensor &grad, const at::Tensor &x, const Moments &moments);
 
 // gelu(u) of rows u; their gradient `grad` becomes that of u. And its sum over the rows.

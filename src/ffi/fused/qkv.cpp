@@ -3,7 +3,7 @@
 //   h = LN(x);  [q, k, v] = h Wᵢᵀ + bᵢ;  q, k = rotate(LN(q) ⊙ w + b), over the width of a head
 //
 // Kept for backward: x (shared with the residual), q and k before their norm, in bfloat16 h, and mean and deviation of each
-// norm. In float32 h is computed again.
+// norm. In float32 h is computed again. A norm of q and k without weights is found again in q and k, on a CPU.
 
 #include "cpu.h"
 
@@ -66,8 +66,9 @@ struct QkvNode : PartNode {
 
   NormedRows rows;
   std::vector<at::Tensor> weights; // in `kind`
-  // If they are normed: q and k, [B, N, H, d] each; by ATen's operations one of both, [2, B, N, H, d].
-  std::vector<at::Tensor> before_norm;
+  // If they are normed: q and k before, or where that is enough after the norm, [B, N, H, d] each; by ATen's operations one
+  // of both, [2, B, N, H, d].
+  std::vector<at::Tensor> around_norm;
   std::vector<Moments> qk_moments;
   bool has_norm = false;
   double qk_eps = 0;
@@ -79,7 +80,7 @@ struct QkvNode : PartNode {
   void forget() override {
     rows = {};
     weights.clear();
-    before_norm.clear();
+    around_norm.clear();
     qk_moments.clear();
     rotation.reset();
   }
@@ -105,7 +106,7 @@ struct QkvNode : PartNode {
     at::Tensor sides[3];
     if (has_kernels(x)) {
       for (int i = 0; i < 2; i++) {
-        auto side = cpu::qk_backward(part(in, i), of(i).transpose(1, 2), has_norm ? before_norm[i] : at::Tensor(),
+        auto side = cpu::qk_backward(part(in, i), of(i).transpose(1, 2), has_norm ? around_norm[i] : at::Tensor(),
                                      has_norm ? qk_moments[i] : Moments());
         sides[i] = side.x, found[BIASES + i] = side.sum, found[QK_WEIGHTS + i] = side.weight, found[QK_BIASES + i] = side.bias;
       }
@@ -137,7 +138,7 @@ struct QkvNode : PartNode {
     auto qk = at::stack({of(0), of(1)});
     if (rotation) qk = rotation->turn(qk, /*back=*/true);
     if (has_norm) {
-      auto input = before_norm[0].to(at::kFloat);
+      auto input = around_norm[0].to(at::kFloat);
       const auto &moments = qk_moments[0];
       qk = qk.to(at::kFloat);
       if (in[QK_WEIGHTS].defined()) {
@@ -178,8 +179,9 @@ static std::vector<at::Tensor> qkv(const std::vector<at::Tensor> &in, const at::
         auto side = product(h, products[i], products[3 + i]).view({batch, tokens, heads, width / heads});
         if (i < 2 && (qk_norm || node.rotation)) {
           Moments moments;
-          auto before = std::exchange(side, cpu::qk(node.part(in, i), side, moments));
-          if (qk_norm) node.before_norm.push_back(before), node.qk_moments.push_back(moments);
+          auto part = node.part(in, i);
+          auto before = std::exchange(side, cpu::qk(part, side, moments));
+          if (qk_norm) node.around_norm.push_back(part.from_output() ? side : before), node.qk_moments.push_back(moments);
         }
         outputs.push_back(side.transpose(1, 2));
       }
@@ -190,7 +192,7 @@ static std::vector<at::Tensor> qkv(const std::vector<at::Tensor> &in, const at::
     // In memory of its own, which outlives that of q and k before their norm and rotation.
     auto v = product(h, products[2], products[5]).view({batch, tokens, heads, width / heads});
     if (qk_norm) {
-      node.before_norm = {qk};
+      node.around_norm = {qk};
       node.qk_moments.emplace_back();
       std::tie(qk, node.qk_moments[0]) = layer_norm(qk.to(at::kFloat), {}, {}, qk_eps);
       if (in[Node::QK_WEIGHTS].defined()) {

@@ -37,6 +37,7 @@ struct QkRows {
   float eps;
   const float *cos, *sin; // [tokens, head], or null
   int64_t angles_stride;  // from an image's angles to the next one's; 0 where all have the same
+  bool from_output;       // whether backward gets what came out instead of what went in
 };
 
 // Where a gradient [images, heads, tokens, head] lies, in elements; those of a head are beside each other.
@@ -76,7 +77,7 @@ template <class T> struct Typed {
   void (*norm)(const Norm &, T *y, int64_t begin, int64_t end);
   void (*norm_backward)(const Norm &, const NormBackward &, const T *grad, int64_t begin, int64_t end);
   void (*qk)(const QkRows &, const T *x, T *y, int64_t begin, int64_t end);
-  // `x` is what the norm got; null without one.
+  // `x` is what the norm got, or what came out, turned; null without one.
   void (*qk_backward)(const QkRows &, const Strides &, const T *grad, const T *x, T *dx, const QkSums &, int64_t begin,
                       int64_t end);
   void (*gelu_backward)(const T *u, T *value, T *grad, float *sum, int64_t width, int64_t begin, int64_t end);

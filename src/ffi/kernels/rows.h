@@ -138,34 +138,45 @@ template <class T> void qk(const QkRows &q, const T *x, T *y, int64_t begin, int
   });
 }
 
+// With x̂ = (x - mean) rstd: as LayerNorm's. A norm without weight and bias gives x̂ itself, which is then found by turning
+// the output back.
 template <class T>
 void qk_backward(const QkRows &q, const Strides &s, const T *grads, const T *x, T *dx, const QkSums &sums, int64_t begin,
                  int64_t end) {
   with_width(q.head, [&](auto width) {
     alignas(64) float g[WIDEST_HEAD], centred[WIDEST_HEAD];
     const int64_t half = width / 2;
+    auto turn_back = [&](const T *from, float *to, int64_t angles) {
+      if (q.cos) {
+        const float *cos = q.cos + angles, *sin = q.sin + angles;
+#pragma omp simd
+        for (int64_t i = 0; i < half; i++) {
+          float first = number(from[i]), second = number(from[i + half]);
+          to[i] = first * cos[i] + second * sin[i + half];
+          to[i + half] = second * cos[i + half] - first * sin[i];
+        }
+      } else {
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) to[i] = number(from[i]);
+      }
+    };
     for (int64_t row = begin; row < end; row++) {
       int64_t image = row / q.tokens, token = row % q.tokens, angles = image * q.angles_stride + token * width;
       for (int64_t h = 0; h < q.heads; h++) {
         const T *grad = grads + image * s.image + h * s.head + token * s.token;
         T *out = dx + (row * q.heads + h) * width;
-        if (q.cos) {
-          const float *cos = q.cos + angles, *sin = q.sin + angles;
-#pragma omp simd
-          for (int64_t i = 0; i < half; i++) {
-            float first = number(grad[i]), second = number(grad[i + half]);
-            g[i] = first * cos[i] + second * sin[i + half];
-            g[i + half] = second * cos[i + half] - first * sin[i];
-          }
-        } else {
-#pragma omp simd
-          for (int64_t i = 0; i < width; i++) g[i] = number(grad[i]);
-        }
+        turn_back(grad, g, angles);
         if (q.norm) {
           const T *in = x + (row * q.heads + h) * width;
           float mean = q.mean[row * q.heads + h], rstd = q.rstd[row * q.heads + h];
+          float unit = rstd; // what makes x̂ of `centred`
+          if (q.from_output) {
+            turn_back(in, centred, angles);
+            unit = 1;
+          } else {
 #pragma omp simd
-          for (int64_t i = 0; i < width; i++) centred[i] = number(in[i]) - mean;
+            for (int64_t i = 0; i < width; i++) centred[i] = number(in[i]) - mean;
+          }
           if (sums.weight) {
 #pragma omp simd
             for (int64_t i = 0; i < width; i++) sums.weight[i] += g[i] * centred[i] * rstd;
@@ -181,7 +192,7 @@ void qk_backward(const QkRows &q, const Strides &s, const T *grads, const T *x, 
           float sum = 0, product = 0;
 #pragma omp simd reduction(+ : sum, product)
           for (int64_t i = 0; i < width; i++) sum += g[i], product += g[i] * centred[i];
-          float a = sum / width, c = product * rstd * rstd / width;
+          float a = sum / width, c = product * unit * unit / width;
 #pragma omp simd
           for (int64_t i = 0; i < width; i++) g[i] = rstd * (g[i] - a - centred[i] * c);
         }
