@@ -102,7 +102,9 @@ fn recipes_take(folder: &Folder) {
     run("retrieval", "timm-vit", &["token=class", "split=train"]).succeeds();
     run("embed", "mae", &["token=mean", "to=features.parquet", "split=train"]).succeeds();
     run("knn", "timm-gap", &["k=[3]", "block=1"]).succeeds();
-    run("knn", "timm-gap", &["k=[3]", "token=class"]).fails(1).says(&["this model has no class token"]);
+    run("embed", "timm-gap", &["token=class", "to=class.npy", "split=train"])
+        .fails(1)
+        .says(&["this model has no class token"]);
     let sets = ["images=0", "patches=0,1", "split=validation"];
     run("visualize", "dinov2-registers", &[&sets[..], &["prediction=false"]].concat()).succeeds().prints(&["2 maps"]);
     run("visualize", "timm-gap-registers", &sets).succeeds().prints(&["3 maps"]);
@@ -186,6 +188,7 @@ fn what_a_nepa_can_compute_becomes_one() {
     let found = said.succeeds().numbers();
     assert!(found[0][0] < 1e-6 && found[0][1] == 0.225, "{said}");
     folder.nepa(&["import", "d", "plain"]).fails(1).says(&["plain exists, and is kept"]);
+    folder.nepa(&["import", "d", "x", "--causal"]).fails(1).says(&["--causal: d/config.json says", "leave it out"]);
 }
 
 /// What the tensors or the configuration of the folder `d` are changed to, and what is said then.
@@ -337,7 +340,8 @@ fn nepas_of_the_authors_and_of_the_pull_request_come_in() {
     let said = folder.run(
         r#"
         let models = ["averaged", "of-bin", "of-shards"].map(|path| checkpoint::load(path).checksum());
-        print(models.all(|sum| sum == models[0]));
+        let first = models[0];
+        print(models.all(|sum| sum == first));
     "#,
     );
     said.succeeds().prints(&["true"]);

@@ -202,19 +202,24 @@ pub(super) fn take(
     let kind = kind_of(of, keys.get("model_type").and_then(Value::as_str).unwrap_or_default())?;
     let config = Config { of, keys };
     config.check_keys()?;
+    for (option, given) in [("--heads", options.heads.is_some()), ("--causal", options.is_causal)] {
+        if given {
+            bail_hint!("{option}: {of} says what the network is, and it attends in both directions"; "leave it out");
+        }
+    }
     let is_dinov3 = kind.model_type == "dinov3_vit";
     let qkv = config.flag("qkv_bias")?;
     let own = |key: &str| config.flag(key);
     let swiglu = config.flag("use_swiglu_ffn")?.unwrap_or(false);
     let act = config.act()?;
     let facts = Facts {
-        heads: options.heads.unwrap_or(config.int("num_attention_heads")?),
+        heads: config.int("num_attention_heads")?,
         eps: config.float("layer_norm_eps")?,
         rope_theta: if is_dinov3 { Some(config.float("rope_theta")?) } else { None },
         is_stable_pretraining: false,
         // The gate of DINOv2's is SiLU, whatever the key says.
         act: if swiglu { Some(Activation::Silu) } else { act },
-        is_causal: options.is_causal,
+        is_causal: false,
         image_size: Some(config.int("image_size")?),
         wanted_size: options.image_size,
         resampling: kind.resampling,

@@ -274,7 +274,7 @@ fn finish(
             config.patch_size
         );
     }
-    if image_size != config.image_size && !keys.contains_key("position_embeddings") {
+    if image_size != config.image_size && config.rope_theta.is_some() {
         notes.push(format!(
             "from {image_size} to {} pixels: positions are rotary, so nothing changes",
             config.image_size
