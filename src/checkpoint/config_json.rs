@@ -13,7 +13,7 @@ use std::path::Path;
 use tch::Tensor;
 
 /// Keys that Hugging Face writes into any configuration, and that say nothing about the network.
-const GENERIC: &[&str] = &[
+pub(super) const GENERIC: &[&str] = &[
     "_attn_implementation_autoset",
     "_name_or_path",
     "architectures",

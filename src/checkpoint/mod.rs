@@ -4,10 +4,12 @@
 
 mod channels;
 pub mod config_json;
+pub mod import;
 pub mod manifest;
 mod preprocessor;
 mod scripts;
 pub mod shards;
+mod taken;
 mod tensor_file;
 pub mod tensors;
 mod timm;
@@ -344,6 +346,11 @@ impl ModelFolder {
             provenance: pretty(&Value::Object(provenance)),
             definition: module.vit_nepa().and_then(|model| model.definition()),
         })
+    }
+
+    /// With another content of `preprocessor_config.json`.
+    pub fn with_preprocessor(self, content: &Map<String, Value>) -> Self {
+        Self { preprocessor: Some(format!("{:#}\n", Value::Object(content.clone()))), ..self }
     }
 
     /// Gives each file's name and what writes its content to `put`.

@@ -1,7 +1,8 @@
 //! A ViT-NEPA under the names of timm's `Eva` (timm 1.0.31), whose rotary embedding of DINOv3 is NEPA's.
 
+use super::taken::Taken;
 use crate::bail_hint;
-use crate::error::{Context as _, Result, ensure};
+use crate::error::{Result, ensure};
 use crate::nn::{Activation, VitNepaConfig};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -17,35 +18,7 @@ pub struct TimmModel {
     pub account: Vec<(String, String)>,
 }
 
-/// The tensors of a ViT-NEPA, by their own names, without the prefix `vit_nepa.`, as they are taken.
-struct Taken {
-    left: BTreeMap<String, Tensor>,
-    tensors: Vec<(String, Tensor)>,
-    account: Vec<(String, String)>,
-}
-
 impl Taken {
-    fn take(&mut self, name: &str) -> Result<Tensor> {
-        self.left.remove(name).with_context(|| format!("the model has no tensor `{name}`"))
-    }
-
-    fn give(&mut self, name: &str, tensor: Tensor, from: &str) {
-        self.account.push((name.to_string(), from.to_string()));
-        self.tensors.push((name.to_string(), tensor));
-    }
-
-    /// Weight and, if it has one, bias.
-    fn layer(&mut self, own: &str, timm: &str) -> Result<()> {
-        for part in ["weight", "bias"] {
-            let name = format!("{own}.{part}");
-            if part == "weight" || self.left.contains_key(&name) {
-                let tensor = self.take(&name)?;
-                self.give(&format!("{timm}.{part}"), tensor, &name);
-            }
-        }
-        Ok(())
-    }
-
     /// Several layers as one, their outputs one after the other.
     fn joined(&mut self, stem: &str, own: &[&str], timm: &str) -> Result<()> {
         for part in ["weight", "bias"] {
@@ -102,7 +75,7 @@ pub fn to_timm(config: &VitNepaConfig, tensors: Vec<(String, Tensor)>) -> Result
     let left: BTreeMap<String, Tensor> = tensors.into_iter().map(|(name, t)| (plain(name), t)).collect();
     let classifies = left.contains_key("classifier.weight");
     check(config, classifies)?;
-    let mut taken = Taken { left, tensors: Vec::new(), account: Vec::new() };
+    let mut taken = Taken::new("the model".into(), left);
     let token = taken.take("embeddings.cls_token")?;
     taken.give("cls_token", token, "embeddings.cls_token");
     taken.layer("embeddings.patch_embeddings.projection", "patch_embed.proj")?;
@@ -139,7 +112,7 @@ pub fn to_timm(config: &VitNepaConfig, tensors: Vec<(String, Tensor)>) -> Result
         taken.layer("fc_norm", "fc_norm")?;
         taken.layer("classifier", "head")?;
     }
-    let Taken { left, tensors, account } = taken;
+    let Taken { left, tensors, account, .. } = taken;
     ensure!(
         left.is_empty(),
         "timm's Eva has no place for {}",

@@ -9,6 +9,7 @@ mod data;
 mod doctor;
 mod embed;
 mod export;
+mod import;
 mod inspect;
 mod launcher;
 mod plot;
@@ -62,6 +63,8 @@ enum Command {
     Embed(embed::EmbedArgs),
     /// Writes a model for other programs: Hugging Face, timm, ONNX, PyTorch.
     Export(export::ExportArgs),
+    /// Takes a model of another project: NEPAs, DINOv2, DINOv3, MAE, and ViTs of timm and transformers.
+    Import(import::ImportArgs),
     /// Draws the curves of one or more runs: loss, learning rate, gradients, collapse, throughput, accuracy.
     Plot(plot::PlotArgs),
     /// Hands runs to Weights & Biases, MLflow, Trackio or TensorBoard, by their own clients: metrics, parameters, pictures,
@@ -307,6 +310,7 @@ fn dispatch(cli: Cli) -> u8 {
         },
         Command::Embed(args) => return embed::embed(args, host),
         Command::Export(args) => answer(export::export(&args)),
+        Command::Import(args) => answer(import::import(&args, &host(Interrupt::default()))),
         Command::Inspect(args) => answer(inspect::inspect(&args.path, cli.stdlib.as_deref())),
         Command::Plot(args) => plot::plot(&args),
         Command::Recipes(args) => answer(recipes::recipes(&args)),

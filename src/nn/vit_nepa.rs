@@ -21,7 +21,7 @@ use tch::{Kind, Tensor};
 pub struct VitNepaOverrides {
     /// Images [B, C, S, S], or whatever it takes, -> tokens [B, T, D].
     pub patch_embeddings: Option<ModuleRef>,
-    /// Tokens [B, T, D] -> [B, T + 1, D].
+    /// Tokens [B, T, D] -> [B, T + 1, D], or as many as they are, for a model without class token.
     pub class_token: Option<ModuleRef>,
     /// Images -> rotary cosines and sines [2, T, d], or [2, B, 1, T, d].
     pub rotary: Option<ModuleRef>,
@@ -240,6 +240,7 @@ impl VitNepa {
         };
         cx.rotary = self.angles(images, &patches, &mut cx)?;
         let encoded = self.encoder.forward(&seen, &cx).context("in encoder")?;
+        let count = patches.size().get(1).copied().unwrap_or(0);
         let computed = taps.hidden_states.borrow().len();
         if let Some(blocks) = wanted.blocks
             && computed != blocks + 1
@@ -267,7 +268,7 @@ impl VitNepa {
             input_embedding,
             last_hidden_state,
             hidden_states: match wanted.hidden_states {
-                true => taps.hidden_states.take().iter().map(|x| own_tokens(x, &seen)).collect::<Result<_>>()?,
+                true => taps.hidden_states.take().iter().map(|x| own_tokens(x, &seen, count)).collect::<Result<_>>()?,
                 false => Vec::new(),
             },
             attentions: taps.attentions.take(),
@@ -339,9 +340,9 @@ impl VitNepa {
     }
 }
 
-/// The tokens of a hidden state that the model's output has too: the first, and the last ones, but not those that an
-/// encoder puts between them (registers).
-fn own_tokens(x: &Tensor, like: &Tensor) -> Result<Tensor> {
+/// The tokens of a hidden state that the model's output has too: the class token, if there is one, and the `patches` last
+/// ones, but not those that an encoder puts between them (registers).
+fn own_tokens(x: &Tensor, like: &Tensor, patches: i64) -> Result<Tensor> {
     let (found, wanted) = (x.size(), like.size());
     ensure!(
         found.len() == 3 && found[1] >= wanted[1] && (found[0], found[2]) == (wanted[0], wanted[2]),
@@ -352,8 +353,7 @@ fn own_tokens(x: &Tensor, like: &Tensor) -> Result<Tensor> {
     if found[1] == wanted[1] {
         return Ok(x.shallow_clone());
     }
-    let patches = wanted[1] - 1;
-    Ok(Tensor::f_cat(&[x.f_narrow(1, 0, 1)?, x.f_narrow(1, found[1] - patches, patches)?], 1)?)
+    Ok(Tensor::f_cat(&[x.f_narrow(1, 0, wanted[1] - patches)?, x.f_narrow(1, found[1] - patches, patches)?], 1)?)
 }
 
 /// Patches [B, T, D] with zeros where the mask [B, T] holds.

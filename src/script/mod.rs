@@ -26,7 +26,9 @@ pub use session::{finish_run, start_run};
 pub use sources::Sources;
 pub(crate) use sources::embedded;
 
+use crate::checkpoint::ConfigFile;
 use crate::error::{Diagnostic, hint_of, one_line};
+use crate::nn::ModuleRef;
 use crate::options::OptionDoc;
 use crate::run::signals::Interrupt;
 use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
@@ -207,6 +209,11 @@ impl Host {
             let diagnostic = Diagnostic { hint: hint_of(&e), ..Diagnostic::new(one_line(&e)) };
             ScriptError::at(diagnostic, name.to_string(), Position::new(1, 1))
         })
+    }
+
+    /// The model of a configuration, with fresh weights, built by its script if it has one.
+    pub fn model(&self, config: &ConfigFile) -> crate::error::Result<ModuleRef> {
+        api::model_of(config)
     }
 
     /// An error that came out of Rust code, perhaps from a function of the text called `name`.

@@ -47,6 +47,7 @@ mod fuzzing;
 mod gpu_check;
 mod habits;
 mod imagenet;
+mod import;
 mod kept;
 mod language;
 mod left_out;

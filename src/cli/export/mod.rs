@@ -171,6 +171,11 @@ fn folder(args: &ExportArgs) -> Result<()> {
             "architecture": "vit_small_patch16_dinov3",
             "num_classes": timm.args["num_classes"], "num_features": timm.args["embed_dim"],
             "model_args": timm.args,
+            // What timm has no key for; `nepa import` reads it.
+            "nepa": {
+                "is_causal": model.built.architecture().is_causal,
+                "layer_norm_eps": model.built.architecture().layer_norm_eps,
+            },
             "pretrained_cfg": {
                 "input_size": [timm.args["in_chans"], side, side], "mean": normalization.mean, "std": normalization.std,
                 "interpolation": "bicubic", "num_classes": timm.args["num_classes"],

@@ -16,6 +16,7 @@ mod run;
 mod tensor;
 pub mod transform;
 
+pub use nn::model_of;
 pub use options::declarations;
 
 use super::registry::Api;

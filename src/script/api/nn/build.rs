@@ -1,6 +1,7 @@
 //! Models that a script builds, and builds again from their folder.
 
 use crate::bail_hint;
+use crate::checkpoint::{ConfigFile, Own};
 use crate::error::{Context as _, Result, bail, did_you_mean};
 use crate::nn::{self, Definition, VitNepaConfig};
 use crate::options::Options as _;
@@ -145,6 +146,15 @@ pub fn built(definition: &Definition, given: Map) -> Result<Module> {
     Ok(module)
 }
 
+/// The model of a configuration file, with fresh weights.
+pub fn model_of(file: &ConfigFile) -> Result<nn::ModuleRef> {
+    let module = match &file.own {
+        Some(Own::Script(definition)) => built(definition, config_of(file))?,
+        _ => super::plain(config_of(file))?,
+    };
+    Ok(module.0)
+}
+
 /// What the script's function returns: called as a script that imports it would.
 fn call(engine: &Engine, file: &str, config: Map) -> std::result::Result<Dynamic, Box<EvalAltResult>> {
     let mut scope = Scope::new();
@@ -202,7 +212,7 @@ pub fn script_of(m: &Module) -> Result<Dynamic> {
 }
 
 /// The configuration of a model, with the keys that its script alone knows.
-pub fn config_of(file: &crate::checkpoint::ConfigFile) -> Map {
+pub fn config_of(file: &ConfigFile) -> Map {
     let keys = file.all_keys();
     keys.into_iter().map(|(name, value)| (name.as_str().into(), from_json(&value))).collect()
 }

@@ -6,7 +6,7 @@ mod layers;
 mod module;
 mod stateless;
 
-pub use build::{ModelScript, built, config_of};
+pub use build::{ModelScript, built, config_of, model_of};
 pub use module::{report_map, tensor_map};
 
 use crate::error::{Result, bail, ensure};
@@ -114,7 +114,7 @@ mod functions {
 
     /// A ViT-NEPA with your own modules in place of built-in ones:
     ///   patch_embeddings  images, or whatever it takes -> tokens [B, T, D]
-    ///   class_token       tokens [B, T, D] -> [B, T + 1, D]
+    ///   class_token       tokens [B, T, D] -> [B, T + 1, D], or [B, T, D] for a model without class token
     ///   rotary            images -> cosines and sines [2, T, d] of the head width d, or [2, B, 1, T, d]
     ///   layer             an array of num_hidden_layers blocks, each [B, T + 1, D] -> [B, T + 1, D]
     ///   encoder           the same as a whole, in place of `layer`

@@ -145,6 +145,21 @@ mod functions {
         }
     }
 
+    /// The mean of the pixels that a ViT-NEPA's images are normalised by, by channel, as preprocessor_config.json says or
+    /// `set_normalization` has said, or else 0.5.
+    ///
+    /// Example: `transform::normalize(model.mean, model.std)`
+    #[script(get)]
+    pub fn mean(m: &Module) -> Result<Vec<f64>> {
+        Ok(vit(m, "mean")?.vit_nepa().expect("checked").normalization().mean)
+    }
+
+    /// The standard deviation that a ViT-NEPA's images are normalised by: see `mean`.
+    #[script(get)]
+    pub fn std(m: &Module) -> Result<Vec<f64>> {
+        Ok(vit(m, "std")?.vit_nepa().expect("checked").normalization().std)
+    }
+
     /// Applies a ViT-NEPA's final norm to tokens [B, N, D], such as hidden states.
     pub fn final_norm(m: &Module, x: &Tensor) -> Result<tch::Tensor> {
         vit(m, "final_norm")?.vit_nepa().expect("checked").final_norm(x)
