@@ -155,10 +155,19 @@ fn processes_divide_every_batch_and_give_what_one_process_gives() {
 
 #[test]
 fn partners_of_mixing_stay_on_one_process() {
-    let said = with_images(&format!(
-        r#"{DIVIDED}
-        for drawn in [["batch", ()], ["elem", ()], ["pair", ()], ["batch", 4], ["batch", 10], ["pair", 6], ["elem", 2]] {{
-            let mixup = transform::mixup(#{{ mode: drawn[0], prob: 0.8, images_per_draw: drawn[1] }});
+    let drawn = [
+        ("batch", "()"),
+        ("elem", "()"),
+        ("pair", "()"),
+        ("batch", "4"),
+        ("batch", "10"),
+        ("pair", "6"),
+        ("elem", "2"),
+    ];
+    for (mode, images) in drawn {
+        let said = with_images(&format!(
+            r#"{DIVIDED}
+            let mixup = transform::mixup(#{{ mode: "{mode}", prob: 0.8, images_per_draw: {images} }});
             let steps = augment.extract(0, 5) + [mixup];
             for n in [28, 27, 26, 25, 17] {{
                 for done in [0, 5] {{
@@ -167,10 +176,10 @@ fn partners_of_mixing_stay_on_one_process() {
                 print(check.call(images.take(n), steps, #{{ batch: 16, seed: 2 }}, [2, 4, 8], 0));
                 print(check.call(images.take(n), steps, #{{ batch: 16, seed: 2, drop_last: true }}, [2, 4], 1));
             }}
-        }}
-        "#
-    ));
-    assert_eq!(said.values(), vec![json!([]); 7 * 5 * 4]);
+            "#
+        ));
+        assert_eq!(said.values(), vec![json!([]); 5 * 4], "{mode}, {images}");
+    }
 }
 
 #[test]

@@ -3,18 +3,19 @@
 
 use super::header::{self, Header, Kind};
 use crate::data::source::paths;
-use crate::error::{Result, bail, ensure};
+use crate::error::{Error, Result, bail, ensure};
 use crate::untrusted::{self, most_unpacked};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::Compression;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, ErrorKind, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The end of a file: the footer's length, and "PAR1".
 const TRAILER: u64 = 8;
@@ -24,13 +25,40 @@ const TRAILER: u64 = 8;
 pub(super) struct Input {
     pub file: Arc<File>,
     pub size: u64,
+    /// The number of the system's last error in it, or 0: the crate makes texts of errors.
+    failed: Arc<AtomicI32>,
 }
 
 impl Input {
     pub fn open(path: &Path) -> Result<Self> {
         let file = untrusted::open(path)?;
         let size = file.metadata()?.len();
-        Ok(Self { file: Arc::new(file), size })
+        Ok(Self { file: Arc::new(file), size, failed: Arc::default() })
+    }
+
+    /// The same file, for a reader that fails by itself.
+    pub fn apart(&self) -> Self {
+        Self { failed: Arc::default(), ..self.clone() }
+    }
+
+    /// An error of reading, as the system's if that is where it comes from.
+    pub fn explain(&self, error: Error) -> Error {
+        match self.failed.load(Ordering::Relaxed) {
+            0 => error,
+            number => std::io::Error::from_raw_os_error(number).into(),
+        }
+    }
+
+    /// Bytes of the file.
+    fn bytes(&self, start: u64, length: usize) -> std::io::Result<Vec<u8>> {
+        paths::read_at(&self.file, start, length).inspect_err(|e| self.remember(e))
+    }
+
+    fn remember(&self, error: &std::io::Error) {
+        // Readers try again after an interruption.
+        if let Some(number) = error.raw_os_error().filter(|_| error.kind() != ErrorKind::Interrupted) {
+            self.failed.store(number, Ordering::Relaxed);
+        }
     }
 
     /// The footer.
@@ -127,7 +155,7 @@ impl ChunkReader for Input {
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
         // Page headers are small.
-        Ok(BufReader::with_capacity(1024, From { file: self.file.clone(), at: start }))
+        Ok(BufReader::with_capacity(1024, From { input: self.clone(), at: start }))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<bytes::Bytes> {
@@ -135,19 +163,19 @@ impl ChunkReader for Input {
         if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
             return Err(parquet::errors::ParquetError::EOF(format!("the file has no {length} bytes from {start} on")));
         }
-        Ok(paths::read_at(&self.file, start, length)?.into())
+        Ok(self.bytes(start, length)?.into())
     }
 }
 
 /// A separate reader from some offset on.
 pub(super) struct From {
-    file: Arc<File>,
+    input: Input,
     at: u64,
 }
 
 impl Read for From {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.file.read_at(out, self.at)?;
+        let n = self.input.file.read_at(out, self.at).inspect_err(|e| self.input.remember(e))?;
         self.at += n as u64;
         Ok(n)
     }

@@ -178,9 +178,12 @@ impl Shard {
             let message = format!("{} is cut short or damaged ({} bytes): {what}", path.display(), about.len());
             Diagnostic::new(message).hint("fetch it again; expected a Parquet file, which ends in PAR1")
         };
-        let unread = |e: Error| match is_storage_failure(&e) {
-            true => e.context(reading()),
-            false => damaged(e.to_string()).into(),
+        let unread = |e: Error| {
+            let e = input.explain(e);
+            match is_storage_failure(&e) {
+                true => e.context(reading()),
+                false => damaged(e.to_string()).into(),
+            }
         };
         let meta = input.metadata().map_err(unread)?;
         let rows = meta.metadata().file_metadata().num_rows();
@@ -259,11 +262,13 @@ impl Shard {
                 return Ok(StoredImage::Encoded(Cow::Owned(bytes)));
             }
         }
-        self.read_generally(group, row).with_context(|| format!("cannot read {}", self.path.display()))
+        let input = self.input.apart();
+        let read = self.read_generally(&input, group, row).map_err(|e| input.explain(e));
+        read.with_context(|| format!("cannot read {}", self.path.display()))
     }
 
     /// Reads all that the format allows, at the price of unpacking the image's page.
-    fn read_generally(&self, group: usize, row: usize) -> Result<StoredImage<'static>> {
+    fn read_generally(&self, input: &Input, group: usize, row: usize) -> Result<StoredImage<'static>> {
         let schema = self.meta.parquet_schema();
         let root = schema.columns()[self.leaf].path().parts()[0].clone();
         let leaves: Vec<usize> =
@@ -271,10 +276,10 @@ impl Shard {
         // Only success is remembered: an error may be the disk's, and pass.
         if self.groups[group].checked.get().is_none() {
             let mut columns = leaves.iter().map(|leaf| self.meta.metadata().row_group(group).column(*leaf));
-            columns.try_for_each(|column| self.input.check_pages(column).map(drop))?;
+            columns.try_for_each(|column| input.check_pages(column).map(drop))?;
             let _ = self.groups[group].checked.set(());
         }
-        let batch = ParquetRecordBatchReaderBuilder::new_with_metadata(self.input.clone(), self.meta.clone())
+        let batch = ParquetRecordBatchReaderBuilder::new_with_metadata(input.clone(), self.meta.clone())
             .with_projection(ProjectionMask::leaves(schema, leaves))
             .with_row_groups(vec![group])
             .with_row_selection(RowSelection::from(vec![RowSelector::skip(row), RowSelector::select(1)]))
