@@ -301,6 +301,11 @@ fn timms_other_architectures_are_refused_by_name() {
     folder.nepa(&["import", "d", "x"]).fails(1).says(&["need the config.json beside them"]);
     folder.nepa(&["import", "nowhere", "x"]).fails(1).says(&["nowhere does not exist"]);
     folder.nepa(&["import", "d", "x", "--mean", "0.5"]).fails(2).says(&["--std"]);
+    // A Swin Transformer, say, by its first tensor: refused before it is asked about heads or its image size.
+    folder
+        .run("checkpoint::save_tensors(#{ \"patch_embed.proj.weight\": zeros([96, 3, 4, 4]) }, \"swin.safetensors\");")
+        .succeeds();
+    folder.nepa(&["import", "swin.safetensors", "x"]).fails(1).says(&["swin.safetensors is no ViT", "`blocks.0.…`"]);
 }
 
 /// The authors' folders, and transformers' pull request 42978, which has their names.

@@ -124,6 +124,15 @@ impl Taken {
     }
 }
 
+/// How the names of blocks begin, and how many there are.
+pub(super) fn count_blocks(taken: &Taken, dialect: &Dialect) -> Result<(String, i64)> {
+    let start = format!("{}.", dialect.blocks);
+    let number = |name: &String| name.strip_prefix(&start)?.split('.').next()?.parse::<i64>().ok();
+    let count = taken.left.keys().filter_map(number).max().map_or(0, |last| last.saturating_add(1));
+    ensure!(count > 0, "{} is no ViT: it has no tensors such as `{start}0.…`", taken.of);
+    Ok((start, count))
+}
+
 fn misshapen(taken: &Taken, name: &str, expected: &str, found: &[i64]) -> Error {
     let message = format!("{}: the tensor `{name}` is {found:?}, expected {expected}", taken.of);
     let hint = "the weights and their configuration do not belong together, or it is another kind of model";
@@ -237,10 +246,7 @@ impl Taking<'_> {
 
     fn blocks(&mut self) -> Result<()> {
         let inner = if self.keys.contains_key("registers") { "blocks.layer" } else { "layer" };
-        let start = format!("{}.", self.dialect.blocks);
-        let number = |name: &String| name.strip_prefix(&start)?.split('.').next()?.parse::<i64>().ok();
-        let count = self.taken.left.keys().filter_map(number).max().map_or(0, |last| last.saturating_add(1));
-        ensure!(count > 0, "{} has no blocks, expected tensors such as `{start}0.…`", self.taken.of);
+        let (start, count) = count_blocks(self.taken, self.dialect)?;
         let mut known = None;
         for i in 0..count {
             let (from, to) = (format!("{start}{i}"), format!("vit_nepa.encoder.{inner}.{i}"));

@@ -251,6 +251,8 @@ pub(super) fn take(
 ) -> Result<Parts> {
     let config = keys.map(|keys| Config::read(of, keys)).transpose()?;
     let mut taken = open(&TIMM)?;
+    // Before anything is asked about it.
+    network::count_blocks(&taken, &TIMM)?;
     let mut notes = Vec::new();
     let own = |key: &str| config.as_ref().and_then(|config| config.own.get(key));
     let rope_theta = rope_theta(config.as_ref(), &taken);
