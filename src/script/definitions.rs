@@ -32,7 +32,7 @@ pub fn files(reference: &Reference) -> Vec<(String, String)> {
 fn with_functions<'a>(head: &str, functions: impl Iterator<Item = &'a FnDoc>) -> String {
     let mut text = head.to_string();
     for f in functions {
-        let doc = comment(&plain(&f.doc), &options_text(&f.options));
+        let doc = comment(&f.text(), &options_text(&f.options));
         for declaration in declarations(f) {
             let _ = write!(text, "\n{doc}{declaration};\n");
         }
@@ -64,9 +64,8 @@ fn declarations(f: &FnDoc) -> Vec<String> {
         return vec![format!("fn {}({}){returns}", f.name, all())];
     }
     let by_name = |name: &str| f.optional.iter().any(|o| o.option.name == name && o.by_name);
-    let required = |name: &str| f.optional.iter().any(|o| o.option.name == name && o.option.default.is_none());
     let in_order: Vec<String> = f.params.iter().filter(|(name, _)| !by_name(name)).map(typed).collect();
-    let least = f.params.iter().filter(|(name, _)| required(name)).count();
+    let least = f.least();
     let mut all: Vec<String> =
         (least..=in_order.len()).map(|n| format!("fn {}({}){returns}", f.name, in_order[..n].join(", "))).collect();
     let named: Vec<String> = in_order[..least].iter().cloned().chain(["options: map".into()]).collect();
@@ -90,11 +89,6 @@ fn parameter(name: &str) -> String {
         true => format!("{name}_"),
         false => name.to_string(),
     }
-}
-
-/// The documentation of a function, whose lines begin with a space.
-fn plain(doc: &[&str]) -> String {
-    doc.iter().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
 }
 
 fn options_text(options: &[OptionDoc]) -> String {

@@ -81,8 +81,14 @@ impl FnDoc {
         }
     }
 
+    /// Its documentation as one text.
+    pub fn text(&self) -> String {
+        let lines: Vec<&str> = self.doc.iter().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+        lines.join("\n")
+    }
+
     /// The number of arguments that must be given, some of them perhaps by name.
-    fn least(&self) -> usize {
+    pub fn least(&self) -> usize {
         self.optional.iter().filter(|o| o.option.default.is_none()).count()
     }
 
@@ -300,8 +306,7 @@ impl Reference {
 
     /// One function; overloads with the same text come under one text, shown first.
     fn print_function(&self, f: &FnDoc, last: &mut String, out: &mut String) {
-        let text: Vec<&str> = f.doc.iter().map(|l| l.strip_prefix(' ').unwrap_or(l)).collect();
-        let text = text.join("\n");
+        let text = f.text();
         let name = f.full_name();
         let _ = writeln!(out, "{}", f.signature());
         let key = format!("{name}\n{text}");
