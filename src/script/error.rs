@@ -2,7 +2,7 @@
 
 use super::docs::Reference;
 use super::{Sources, ast, habits, limits};
-use crate::error::{Diagnostic, did_you_mean, hint_of, one_line};
+use crate::error::{Diagnostic, did_you_mean, hint_of, nearest, one_line};
 use crate::text::visible;
 use rhai::{Dynamic, Engine, EvalAltResult, Map, ParseErrorType, Position};
 use send_wrapper::SendWrapper;
@@ -302,7 +302,6 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
         EvalAltResult::ErrorDataTooLarge(what, _) => limits::too_large(what),
         EvalAltResult::ErrorStackOverflow(_) => limits::too_many_calls(),
         EvalAltResult::ErrorTerminated(token, _) if token.is::<Diagnostic>() => token.clone().cast(),
-        EvalAltResult::ErrorPropertyNotFound(name, _) => Diagnostic::new(format!("the map has no `{name}`")),
         EvalAltResult::ErrorDataRace(name, _) => {
             // "argument #2 of function 'filter'" names the variable no better.
             let name = if name.is_empty() || name.starts_with("argument ") { "a captured variable" } else { name };
@@ -321,6 +320,24 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
             Diagnostic::new(&text[..cut])
         }
     }
+}
+
+/// Makes the error of a key that a map does not have name what it has.
+pub fn name_missing_keys(engine: &mut Engine) {
+    #[allow(deprecated)] // that is, volatile; Rhai's copy is ours
+    engine.on_map_missing_property(|map, key, _| {
+        let keys = || map.keys().map(|key| key.as_str());
+        let hint = match (nearest(key, keys()), map.len()) {
+            (Some(near), _) => format!("did you mean `{near}`?"),
+            (None, 0) => "it is empty".to_string(),
+            (None, n) => {
+                let some: Vec<&str> = keys().take(20).collect();
+                format!("it has {}{}", some.join(", "), if n > some.len() { ", …" } else { "" })
+            }
+        };
+        let error = Diagnostic::new(format!("the map has no `{key}`")).hint(hint);
+        Err(Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(error), Position::NONE)))
+    });
 }
 
 /// What a thrown value says: a map may bring message and hint.

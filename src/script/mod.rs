@@ -82,6 +82,7 @@ impl Host {
         engine.set_fast_operators(false);
         limits::set(&mut engine);
         engine.set_fail_on_invalid_map_property(true);
+        error::name_missing_keys(&mut engine);
         engine.on_progress(move |_| {
             let interrupted = interrupt.ends_script().map(|code| Dynamic::from_int(code as i64));
             interrupted.or_else(|| limits::stack_overflow().map(Dynamic::from))

@@ -15,6 +15,22 @@ fn an_option_that_does_not_exist_is_told_with_the_nearest_one() {
 }
 
 #[test]
+fn a_key_that_a_map_does_not_have_is_told_with_the_nearest_one() {
+    let map = "let found = #{ top1: 0.5, history: [] };\n";
+    run(&format!("{map}print(found.histroy);")).blames(
+        "recipe.rhai:2:13",
+        "print(found.histroy);",
+        &["the map has no `histroy`", "did you mean `history`?"],
+    );
+    run(&format!("{map}found.best[0] = 1;")).fails(1).says(&["the map has no `best`", "it has history, top1"]);
+    run("let found = #{}; print(found.x);").fails(1).says(&["the map has no `x`", "it is empty"]);
+    // An assignment adds one, and what is caught says the same.
+    let rest =
+        "found.new_key = 3; try { found.topp1 } catch (e) { print(`${e.message}: ${e.hint}, ${found.new_key}`); }";
+    run(&format!("{map}{rest}")).succeeds().prints(&["the map has no `topp1`: did you mean `top1`?, 3"]);
+}
+
+#[test]
 fn every_function_with_options_rejects_an_unknown_one() {
     let setup = format!(
         "let m = nn::vit_nepa({TINY}); let x = zeros([1, 3, 8, 8]); let h = ones([1, 3, 8]);\n\

@@ -107,7 +107,8 @@ impl Engine {
                 #[cfg(not(feature = "no_object"))]
                 #[cfg(feature = "internals")]
                 if let Some(ref cb) = self.missing_map_property {
-                    if !map.contains_key(index.as_str()) {
+                    // nepa: not where an assignment adds the key
+                    if !_add_if_not_found && !map.contains_key(index.as_str()) {
                         let context =
                             super::EvalContext::new(self, global, caches, _scope, _this_ptr);
                         return cb(map, index.as_str(), context)
