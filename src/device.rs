@@ -214,14 +214,14 @@ pub fn set(device: Device, threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// Makes malloc keep freed memory, up to 512 MiB a heap, instead of returning it to the system and asking for it again
-/// with the next image or tensor: each new page costs a page fault.
+/// Makes malloc keep freed memory instead of returning it to the system and asking for it again with the next image or
+/// tensor: each new page costs a page fault. A step of a ViT-B frees and takes 1.1 GB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_memory() {
     // SAFETY: plain settings of the C library (rustix has none of them); 32 MiB is the largest threshold that it takes.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 512 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
     }
 }
 
