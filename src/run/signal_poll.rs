@@ -21,8 +21,8 @@ pub struct SignalPoll {
     pending: Option<Pending>,
     /// Steps since the pending exchange began.
     steps: u32,
-    /// A training loop is in an evaluation, which a stop may end.
-    in_evaluation: bool,
+    /// How many evaluations of training loops this is in, one within the other: a stop may end them.
+    evaluations: u32,
     /// A signal to any rank asks the run to stop, as all of them know.
     stops: bool,
     /// One asked for a checkpoint during an evaluation.
@@ -44,7 +44,7 @@ const INTERVAL_US: i64 = 500_000;
 impl SignalPoll {
     /// Listens to the signals of this process, and through the process group to those of all.
     pub fn new(interrupt: Interrupt) -> Self {
-        Self { interrupt, pending: None, steps: 0, in_evaluation: false, stops: false, saves: false }
+        Self { interrupt, pending: None, steps: 0, evaluations: 0, stops: false, saves: false }
     }
 
     /// Call this after every step, on all ranks: returns what a signal to any of them has asked for.
@@ -57,7 +57,7 @@ impl SignalPoll {
     /// Call this in every round of an evaluation, on all ranks: a stop within [`SignalPoll::evaluation`] then ends the
     /// script's function. Does nothing elsewhere.
     pub fn step_of_evaluation(&mut self) -> Result<()> {
-        if self.in_evaluation {
+        if self.evaluations > 0 {
             match self.poll()? {
                 Some(SignalRequest::Stop) => self.interrupt.hold(false),
                 Some(SignalRequest::Save) => self.saves = true,
@@ -69,7 +69,7 @@ impl SignalPoll {
 
     /// Marks the begin of an evaluation within a training loop (`true`), or its end.
     pub fn evaluation(&mut self, begins: bool) {
-        self.in_evaluation = begins;
+        self.evaluations = if begins { self.evaluations + 1 } else { self.evaluations.saturating_sub(1) };
         // The loop still has to save.
         self.interrupt.hold(true);
     }
