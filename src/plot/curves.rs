@@ -41,7 +41,14 @@ impl Drawing for Lines<'_> {
         let points = || self.curves.iter().flat_map(|c| &c.1);
         let (x0, x1) = range(points().map(|p| p.0));
         let (y0, y1) = padded(range(points().map(|p| p.1)));
-        let axes = Axes { title, x, y, size: 22, ticks: (10, 10), y_high: y0.abs().max(y1.abs()) };
+        let axes = Axes {
+            title,
+            x,
+            y,
+            size: 22,
+            ticks: (x_ticks(points().map(|p| p.0), 10), 10),
+            y_high: y0.abs().max(y1.abs()),
+        };
         let mut chart = axes.draw(area, x0..x1, y0..y1)?;
         for (i, (name, points)) in self.curves.iter().enumerate() {
             let style = COLOURS[i % COLOURS.len()].stroke_width(2);
@@ -115,6 +122,15 @@ impl Axes<'_> {
     }
 }
 
+/// About how many numbers stand on an x axis, `most` or fewer: none between the whole numbers that blocks and epochs are.
+pub(super) fn x_ticks(mut x: impl Iterator<Item = f64> + Clone, most: usize) -> usize {
+    let (low, high) = range(x.clone());
+    match x.all(|x| x.fract() == 0.0) {
+        true => most.min(((high - low) as usize).saturating_add(1)),
+        false => most,
+    }
+}
+
 /// A curve as what is drawn of it. On pixels plotters joins thick lines by prolonging their edges until
 /// they meet, far beyond the point where a curve turns sharply; there each line is drawn alone.
 pub(super) fn strokes(points: Vec<(f64, f64)>, style: ShapeStyle, format: Format) -> Vec<PathElement<(f64, f64)>> {
@@ -157,12 +173,19 @@ pub(super) fn thin(points: Vec<(f64, f64)>, pixels: u32) -> Vec<(f64, f64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{count, thin};
+    use super::{count, thin, x_ticks};
 
     #[test]
     fn steps_are_counted_in_thousands_and_millions() {
         let written = [0.0, 0.25, 8000.0, 10_000.0, 12_500.0, 500_000.0, 2_500_000.0].map(count);
         assert_eq!(written, ["0", "0.25", "8000", "10k", "12.5k", "500k", "2.5M"]);
+    }
+
+    #[test]
+    fn whole_numbers_have_none_between_them() {
+        assert_eq!(x_ticks([0.0, 4.0, 2.0].into_iter(), 10), 5);
+        assert_eq!(x_ticks([0.0, 4.0, 2.5].into_iter(), 10), 10);
+        assert_eq!(x_ticks([1.0, 500.0].into_iter(), 10), 10);
     }
 
     #[test]

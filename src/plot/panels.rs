@@ -1,6 +1,6 @@
 //! Several charts over the same axis as one picture, with one legend for all.
 
-use super::curves::{Axes, strokes, thin};
+use super::curves::{Axes, strokes, thin, x_ticks};
 use super::{COLOURS, Drawing, Format, MOST, PlotOptions, draw, drawable, fonts, padded, range, shorten};
 use crate::error::{Result, ensure};
 use crate::text::visible;
@@ -210,7 +210,8 @@ impl<'a> Picture<'a> {
         let banded = panel.curves.iter().flat_map(|c| &c.band).flat_map(|(x, low, high)| [(*x, *low), (*x, *high)]);
         let points = || drawn(panel).chain(banded.clone().filter_map(drawable));
         // Every panel has the whole axis, so that they can be read across.
-        let (mut x0, x1) = range(self.picture.panels.iter().flat_map(drawn).map(|p| p.0));
+        let x = self.picture.panels.iter().flat_map(drawn).map(|p| p.0);
+        let (mut x0, x1) = range(x.clone());
         if x0 > 0.0 && x0 < 0.1 * x1 {
             x0 = 0.0;
         }
@@ -221,7 +222,7 @@ impl<'a> Picture<'a> {
             x: &self.picture.x,
             y: "",
             size: 17,
-            ticks: (7, 6),
+            ticks: (x_ticks(x, 7), 6),
             y_high: y0.abs().max(y1.abs()),
         };
         if panel.log && low > 0.0 && high > 100.0 * low {

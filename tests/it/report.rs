@@ -139,7 +139,7 @@ fn checkpoints_are_told_with_their_size_and_whether_they_are_whole() {
     folder.run_with(&script, &["--out", "runs/a"]).succeeds();
     let checkpoint = folder.names("runs/a/checkpoints/pretrain").pop().expect("a checkpoint");
     let name = format!("checkpoints/pretrain/{checkpoint}");
-    holds(&page(&folder, &[]), &[&name, "KiB", ">complete<"]);
+    holds(&page(&folder, &[]), &[&name, "kB", ">complete<"]);
     let file = folder.names(&format!("runs/a/{name}")).into_iter().find(|n| n.ends_with(".safetensors"));
     folder.write(&format!("runs/a/{name}/{}", file.expect("tensors")), "short");
     holds(&page(&folder, &[]), &["incomplete", "bytes, found 5"]);

@@ -6,6 +6,7 @@ use crate::data::pillow::resized_crop;
 use crate::data::source::StoredImage;
 use crate::error::{Result, catch_panic};
 use crate::run::inside;
+use crate::text;
 use crate::untrusted;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -67,10 +68,17 @@ impl Budget {
         };
         let bytes = std::fs::metadata(&file).map_err(|e| format!("not shown: {e}"))?.len();
         if bytes > MOST_FILE {
-            return Err(format!("not shown: its size is {}, more than {}", bytes_words(bytes), bytes_words(MOST_FILE)));
+            return Err(format!(
+                "not shown: its size is {}, more than {}",
+                text::bytes(bytes as f64),
+                text::bytes(MOST_FILE as f64)
+            ));
         }
         if self.spent >= MOST {
-            return Err(format!("not shown: the pictures before it take up {} already", bytes_words(self.spent)));
+            return Err(format!(
+                "not shown: the pictures before it take up {} already",
+                text::bytes(self.spent as f64)
+            ));
         }
         let content = untrusted::read(&file, MOST_FILE).map_err(|e| format!("not shown: {e:#}"))?;
         let Some(kind) = kind_of(&content) else {
@@ -118,21 +126,5 @@ pub fn kind_of(content: &[u8]) -> Option<&'static str> {
         [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
         _ => None,
-    }
-}
-
-/// A size as people write it.
-pub fn bytes_words(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut size = bytes as f64;
-    let mut unit = 0;
-    while size >= 1024.0 && unit + 1 < UNITS.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{bytes} B"),
-        _ if size < 10.0 => format!("{size:.1} {}", UNITS[unit]),
-        _ => format!("{size:.0} {}", UNITS[unit]),
     }
 }

@@ -18,10 +18,10 @@ use crate::output::{err, out};
 use crate::plot::{Panels, key_colour, panel_svgs};
 use crate::run::schema::{RECIPE_FILE, Resumption};
 use crate::run::{RunFile, inside};
-use crate::text::visible;
+use crate::text::{self, visible};
 use crate::{bail_hint, cli::plot};
 use clap::Args;
-use embed::{Budget, PICTURE, bytes_words};
+use embed::{Budget, PICTURE};
 use machine::Machine;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 pub use read::is_run;
@@ -69,7 +69,7 @@ pub fn report(args: &ReportArgs) -> Result<()> {
 
 fn write(out: &Path, page: &Markup) -> Result<()> {
     let bytes = write_page(out, page)?;
-    out!("{}: {}", out.display(), bytes_words(bytes));
+    out!("{}: {}", out.display(), text::bytes(bytes as f64));
     Ok(())
 }
 
@@ -363,7 +363,7 @@ fn folders(title: &str, folders: &[Folder]) -> Markup {
                 div.scroll { table {
                     thead { tr { th { "folder" } th { "size" } th { "about" } } }
                     @for folder in folders {
-                        tr { th scope="row" { (folder.name) } td.number { (bytes_words(folder.bytes)) } td { (folder.about) } }
+                        tr { th scope="row" { (folder.name) } td.number { (text::bytes(folder.bytes as f64)) } td { (folder.about) } }
                     }
                 } }
             }
