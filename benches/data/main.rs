@@ -20,7 +20,7 @@ mod stages;
 use clap::{Parser, Subcommand, ValueEnum};
 use figures::{load, median};
 use nepa::data::decode::backend;
-use nepa::data::image::Interpolation;
+use nepa::data::image::{Interpolation, Resampling};
 use nepa::data::loader::{Loader, LoaderOptions};
 use nepa::data::pipeline::Pipeline;
 use nepa::data::source::{self, SourceRef};
@@ -66,6 +66,9 @@ struct Options {
     /// How many pictures of a folder are taken at most, chosen at random
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
     most: u32,
+    /// Our side resizes with this option, which decodes fewer pixels of large pictures
+    #[arg(long, value_name = "GAP", value_parser = positive)]
+    reducing_gap: Option<f64>,
     /// Instead: a folder of Parquet files as make_shards.py writes them, row by row
     #[arg(long, value_name = "DIR", conflicts_with = "images")]
     shards: Option<PathBuf>,
@@ -78,7 +81,7 @@ struct Options {
 enum Own {
     /// Prints the rate of a task on some cores.
     #[command(hide = true)]
-    Measure { folder: PathBuf, task: Task, cores: String, batch: usize, seconds: f64 },
+    Measure { folder: PathBuf, task: Task, cores: String, batch: usize, seconds: f64, reducing_gap: Option<f64> },
     /// Prints the rates of a reader of a shard.
     #[command(hide = true)]
     Shard { reader: shards::Reader, file: PathBuf },
@@ -105,8 +108,8 @@ fn positive(text: &str) -> Result<f64, String> {
 fn main() -> ExitCode {
     arguments::main(|options: Options| {
         match &options.own {
-            Some(Own::Measure { folder, task, cores, batch, seconds }) => {
-                println!("{}", measure(folder, *task, cores, *batch, *seconds)?);
+            Some(Own::Measure { folder, task, cores, batch, seconds, reducing_gap }) => {
+                println!("{}", measure(folder, &transforms(*task, *reducing_gap)?, cores, *batch, *seconds)?);
                 return Ok(());
             }
             Some(Own::Shard { reader, file }) => return shards::measure(*reader, file),
@@ -178,7 +181,8 @@ fn number(result: &Value, key: &str) -> f64 {
 fn ours(folder: &Path, task: &str, cores: &str, options: &Options) -> Result<Value> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("measure").arg(folder).args([task, cores]);
-    run(command.args([options.batch.to_string(), options.seconds.to_string()]))
+    command.args([options.batch.to_string(), options.seconds.to_string()]);
+    run(command.args(options.reducing_gap.map(|gap| gap.to_string())))
 }
 
 fn peer(python: &Path, folder: &Path, task: &str, workers: usize, options: &Options) -> Result<Value> {
@@ -202,9 +206,9 @@ fn run(command: &mut Command) -> Result<Value> {
 }
 
 /// What a task does to images and to batches.
-fn transforms(task: Task) -> Result<Vec<Arc<dyn Transform>>> {
+fn transforms(task: Task, reducing_gap: Option<f64>) -> Result<Vec<Arc<dyn Transform>>> {
     let crop = |interpolation| {
-        let options = RandomResizedCropOptions { interpolation, ..Default::default() };
+        let options = RandomResizedCropOptions { interpolation, reducing_gap, ..Default::default() };
         RandomResizedCrop::new(224, 224, &options)
     };
     let flip = RandomHorizontalFlip::new(&RandomHorizontalFlipOptions::default())?;
@@ -212,7 +216,8 @@ fn transforms(task: Task) -> Result<Vec<Arc<dyn Transform>>> {
     Ok(match task {
         Task::A => vec![Arc::new(crop(Interpolation::Bilinear)?), Arc::new(flip), normalize],
         Task::B => {
-            let resize = Resize { to: ResizeTo::Shorter(256), how: Interpolation::Bicubic.into() };
+            let how = Resampling { reducing_gap, ..Interpolation::Bicubic.into() };
+            let resize = Resize { to: ResizeTo::Shorter(256), how };
             vec![Arc::new(resize), Arc::new(CenterCrop { height: 224, width: 224 }), normalize]
         }
         Task::C => {
@@ -226,12 +231,12 @@ fn transforms(task: Task) -> Result<Vec<Arc<dyn Transform>>> {
 }
 
 /// The rate of one task on some cores.
-fn measure(folder: &Path, task: Task, cores: &str, batch: usize, seconds: f64) -> Result<Value> {
+fn measure(folder: &Path, transforms: &[Arc<dyn Transform>], cores: &str, batch: usize, seconds: f64) -> Result<Value> {
     let cores: Vec<usize> = cores.split(',').map(str::parse).collect::<Result<_, _>>()?;
     bind(&cores)?;
     nepa::device::set(tch::Device::Cpu, cores.len())?;
     let images = source::open(folder.to_str().context("a temporary folder has a plain name")?, None)?;
-    let pipeline = Pipeline::new("bench", &transforms(task)?, false)?;
+    let pipeline = Pipeline::new("bench", transforms, false)?;
     let options = LoaderOptions { batch, drop_last: true, workers: Some(cores.len()), ..Default::default() };
     // Repeated, so that no epoch ends while we measure.
     let many: SourceRef = source::concat(&vec![images; 1000])?;

@@ -55,25 +55,41 @@ choices! {
 }
 
 /// How an image is resized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Resampling {
     /// The filter.
     pub interpolation: Interpolation,
     /// The order.
     pub passes: Passes,
+    /// A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if what is resized then still has so many times the sides
+    /// of the result; at least 1.
+    pub reducing_gap: Option<f64>,
+}
+
+impl Resampling {
+    /// The reduction, 1, 2, 4 or 8, with which a JPEG may be decoded whose `from` (width, height) are resized to `to`.
+    pub fn reduction(&self, from: (usize, usize), to: (usize, usize)) -> usize {
+        let Some(gap) = self.reducing_gap else { return 1 };
+        let fits = |by: usize| {
+            let enough = |from: usize, to: usize| (from / by) as f64 >= gap * to as f64;
+            enough(from.0, to.0) && enough(from.1, to.1)
+        };
+        [8, 4, 2].into_iter().find(|by| fits(*by)).unwrap_or(1)
+    }
 }
 
 impl From<Interpolation> for Resampling {
     fn from(interpolation: Interpolation) -> Self {
-        Self { interpolation, passes: Passes::Pillow13 }
+        Self { interpolation, passes: Passes::Pillow13, reducing_gap: None }
     }
 }
 
 impl std::fmt::Display for Resampling {
-    /// As transforms describe themselves: "bicubic", or "bicubic, pillow12".
+    /// As transforms describe themselves: "bicubic", or "bicubic, pillow12, reducing_gap 2".
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let passes = if self.passes == Passes::Pillow13 { "" } else { ", pillow12" };
-        write!(f, "{}{passes}", format!("{:?}", self.interpolation).to_lowercase())
+        let gap = self.reducing_gap.map_or(String::new(), |gap| format!(", reducing_gap {gap}"));
+        write!(f, "{}{passes}{gap}", format!("{:?}", self.interpolation).to_lowercase())
     }
 }
 

@@ -268,14 +268,17 @@ const char *nepa_jpeg_header(jpeg *j, const uint8_t *bytes, size_t len, jpeg_inf
 
 // After the header: decodes rows y … y + height − 1 into `out`, whose rows begin at a column that is at most x and hold
 // at least the columns up to x + width. On entry *left = x and *columns = width; on return the first column and the
-// number of columns that a row of `out` has. `out` takes `capacity` bytes.
-const char *nepa_jpeg_read(jpeg *j, uint32_t *left, uint32_t *columns, uint32_t y, uint32_t height, uint8_t *out,
-                           size_t capacity) {
+// number of columns that a row of `out` has. `out` takes `capacity` bytes. All of these are of the picture at 1/reduction
+// of its size.
+const char *nepa_jpeg_read(jpeg *j, uint32_t reduction, uint32_t *left, uint32_t *columns, uint32_t y, uint32_t height,
+                           uint8_t *out, size_t capacity) {
     decompress *c = &j->cinfo;
     if (setjmp(j->failed)) {
         lib.abort_(c);
         return j->message;
     }
+    c->scale_num = 1;
+    c->scale_denom = reduction;
     lib.start(c);
     unsigned x0 = *left, width = *columns;
     if (width < c->output_width) {

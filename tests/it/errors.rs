@@ -15,6 +15,21 @@ fn an_option_that_does_not_exist_is_told_with_the_nearest_one() {
 }
 
 #[test]
+fn a_reducing_gap_is_at_least_1() {
+    for (call, of) in [
+        ("resize(8, #{ reducing_gap: 0.5 })", "resize"),
+        ("resized_crop(0, 0, 9, 9, 8, #{ reducing_gap: 0.5 })", "resized_crop"),
+        ("random_resized_crop(8, #{ reducing_gap: 0.5 })", "random_resized_crop"),
+    ] {
+        let said = format!("option `reducing_gap` of transform::{of}: expected a number from 1.0 on, found 0.5");
+        let call = format!("transform::{call}");
+        run(&call).blames("recipe.rhai:1:12", &call, &[&said]);
+    }
+    run("print(transform::resize(8, #{ reducing_gap: 2 })); print(transform::random_resized_crop(8, #{ reducing_gap: 1.5 }))")
+        .prints(&["resize(8, bilinear, reducing_gap 2)", "bilinear, reducing_gap 1.5)"]);
+}
+
+#[test]
 fn a_key_that_a_map_does_not_have_is_told_with_the_nearest_one() {
     let map = "let found = #{ top1: 0.5, history: [] };\n";
     run(&format!("{map}print(found.histroy);")).blames(

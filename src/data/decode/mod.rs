@@ -132,6 +132,15 @@ impl<'a> LazyImage<'a> {
         }
     }
 
+    /// The image at 1/2, 1/4 or 1/8 of its size, as [`LazyImage::size`] then says, where it can be decoded so: with the
+    /// reduction that was made.
+    pub fn reduced(self, by: usize) -> (Self, usize) {
+        match self {
+            LazyImage::Jpeg(jpeg) => (LazyImage::Jpeg(jpeg.reduced(by)), by),
+            image => (image, 1),
+        }
+    }
+
     /// The pixels of `region`, which lies inside the image; an error for floats.
     pub fn decode_region(self, region: Region) -> Result<DecodedRegion> {
         let (width, height) = self.size();
@@ -365,6 +374,70 @@ mod tests {
                 assert_eq!(part.crop(), whole.crop(region), "{name} {region:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_reduced_jpeg_is_that_of_pillows_draft_and_its_parts_are_those_of_the_whole() {
+        // Pillow 12.3: image.draft("RGB", (width // by, height // by)), zlib.crc32(image.convert("RGB").tobytes())
+        for (name, sums) in [
+            ("source-420.jpg", [0xba3d_e8c7, 0x6d17_a01a, 0xfac9_ac8d]),
+            ("source-444.jpg", [0x3791_452e, 0xd633_ab37, 0xec37_f4cb]),
+            ("source-gray.jpg", [0x6a79_9bac, 0x4465_d459, 0xe0fd_fb02]),
+            ("source-progressive.jpg", [0xda98_dbb5, 0x4ed8_e5e1, 0x8b4c_1779]),
+        ] {
+            for (by, sum) in [2, 4, 8].into_iter().zip(sums) {
+                let bytes = file(name);
+                let reduced = || LazyImage::open_encoded(&bytes, false).unwrap().0.reduced(by);
+                let whole = reduced().0.decode().unwrap();
+                assert_eq!((whole.width, whole.height), (333usize.div_ceil(by), 250usize.div_ceil(by)));
+                assert_eq!(crc32fast::hash(&whole.data), sum, "{name} at 1/{by}");
+                let mut rng = Key::new(by as u64).rng();
+                for _ in 0..100 {
+                    let (left, top) = (rng.random_range(0..whole.width), rng.random_range(0..whole.height));
+                    let width = rng.random_range(1..=whole.width - left);
+                    let height = rng.random_range(1..=whole.height - top);
+                    let region = Region { left, top, width, height };
+                    let part = reduced().0.decode_region(region).unwrap();
+                    assert_eq!(part.crop(), whole.crop(region), "{name} at 1/{by}, {region:?}");
+                }
+            }
+        }
+        // Files of other kinds have no smaller form.
+        let png = LazyImage::Decoded(Image::new(16, 16, 3, vec![0; 16 * 16 * 3]));
+        assert_eq!(png.reduced(2).1, 1);
+    }
+
+    #[test]
+    fn a_reducing_gap_hardly_changes_what_is_resized() {
+        use crate::data::image::{Interpolation, Passes, Resampling};
+        use crate::data::pillow::{resize_then_crop, resized_crop};
+        let bytes = file("source-444.jpg");
+        let open = || LazyImage::open_encoded(&bytes, false).unwrap().0;
+        let distances = |reducing_gap: f64, shift: usize| {
+            let how = |reducing_gap| Resampling {
+                interpolation: Interpolation::Bicubic,
+                passes: Passes::Pillow13,
+                reducing_gap,
+            };
+            let how = [how(None), how(Some(reducing_gap))];
+            let region = Region { left: 13 + shift, top: 7 + shift, width: 311, height: 231 };
+            let crops = how.map(|how| resized_crop(open(), region, 50, 40, how).unwrap());
+            let middle = Region { left: 9 + shift, top: 4, width: 32, height: 32 };
+            let middles = how.map(|how| resize_then_crop(open(), 53, 40, middle, how).unwrap());
+            [crops, middles].map(|[whole, reduced]| {
+                let off = whole.data.iter().zip(&reduced.data).map(|(a, b)| a.abs_diff(*b) as f64);
+                off.sum::<f64>() / whole.data.len() as f64
+            })
+        };
+        // Reduced by 2, and by 4; the region begins between pixels of the smaller image, or does not.
+        for (gap, most) in [(2.0, 0.45), (1.0, 1.5)] {
+            for shift in [0, 1, 2, 3] {
+                let found = distances(gap, shift);
+                println!("gap {gap}, shift {shift}: {found:.3?}");
+                assert!(found.iter().all(|off| (1e-9..most).contains(off)), "gap {gap}, shift {shift}: {found:.3?}");
+            }
+        }
+        assert_eq!(distances(7.0, 0), [0.0, 0.0], "too large a gap reduces nothing");
     }
 
     /// A picture of `images-kinds` as Pillow gives it: width, height and pixels in hexadecimal.

@@ -110,6 +110,7 @@ unsafe extern "C" {
     fn nepa_jpeg_header(decoder: *mut c_void, bytes: *const u8, len: usize, info: *mut Info) -> *const c_char;
     fn nepa_jpeg_read(
         decoder: *mut c_void,
+        reduction: u32,
         left: *mut u32,
         columns: *mut u32,
         top: u32,
@@ -148,6 +149,8 @@ thread_local! {
 pub struct Jpeg<'a> {
     decoder: Option<Decoder>,
     info: Info,
+    /// 1, or 2, 4 or 8 where it is decoded at that part of its size.
+    reduction: u32,
     /// The decoder reads on in them.
     bytes: &'a [u8],
 }
@@ -161,7 +164,7 @@ impl<'a> Jpeg<'a> {
             Info { width: 0, height: 0, channels: 0, exif: none, exif_len: 0, xmp: none, xmp_len: 0, header_len: 0 };
         // SAFETY: the bytes outlive the decoder's use of them: `Jpeg` borrows them and takes the decoder back.
         let fault = unsafe { nepa_jpeg_header(decoder.0, bytes.as_ptr(), bytes.len(), &mut info) };
-        let jpeg = Self { decoder: Some(decoder), info, bytes };
+        let jpeg = Self { decoder: Some(decoder), info, reduction: 1, bytes };
         jpeg.check(fault)?;
         check_claim(info.width as usize, info.height as usize, bytes.len(), most_pixels)?;
         Ok(jpeg)
@@ -188,9 +191,17 @@ impl<'a> Jpeg<'a> {
         }
     }
 
-    /// Width and height.
+    /// Width and height of what is decoded.
     pub fn size(&self) -> (usize, usize) {
-        (self.info.width as usize, self.info.height as usize)
+        let [width, height] = [self.info.width, self.info.height].map(|n| n.div_ceil(self.reduction) as usize);
+        (width, height)
+    }
+
+    /// Decodes at 1/2, 1/4 or 1/8 of the size: each pixel is made of the lower frequencies of its part of a block.
+    pub fn reduced(mut self, by: usize) -> Self {
+        assert!(matches!(by, 1 | 2 | 4 | 8), "a reduction by {by}");
+        self.reduction = by as u32;
+        self
     }
 
     /// How the file's Exif or XMP data turn its image.
@@ -213,13 +224,14 @@ impl<'a> Jpeg<'a> {
     pub fn read(self, region: Region) -> Result<DecodedRegion> {
         let channels = self.info.channels as usize;
         // Columns are given out from the start of a block, at most 4 × 8 pixels and a neighbour before the region.
-        let widest = (region.width + 34).min(self.info.width as usize);
+        let widest = (region.width + 34).min(self.size().0);
         let mut data: Vec<u8> = Vec::with_capacity(widest * region.height * channels);
         let (mut left, mut columns) = (region.left as u32, region.width as u32);
         let (top, height) = (region.top as u32, region.height as u32);
         // SAFETY: `data` has the capacity given.
         let fault = unsafe {
-            nepa_jpeg_read(self.raw(), &mut left, &mut columns, top, height, data.as_mut_ptr(), data.capacity())
+            let (out, capacity) = (data.as_mut_ptr(), data.capacity());
+            nepa_jpeg_read(self.raw(), self.reduction, &mut left, &mut columns, top, height, out, capacity)
         };
         self.check(fault)?;
         // SAFETY: the decoder has written that many values and checked that there is room for them.

@@ -22,10 +22,14 @@ pub fn resized_crop(
     height: usize,
     how: impl Into<Resampling>,
 ) -> Result<Image> {
-    let Resampling { interpolation, passes } = how.into();
-    let columns = Kernel::new(region.width, width, 0..width, interpolation);
-    let rows = Kernel::new(region.height, height, 0..height, interpolation);
-    let rows_first = rows_first(passes, (region.width, region.height), (width, height));
+    let how = how.into();
+    let (image, by) = image.reduced(how.reduction((region.width, region.height), (width, height)));
+    let across = Line::reduced(region.left, region.width, by);
+    let down = Line::reduced(region.top, region.height, by);
+    let columns = Kernel::new(&across, width, 0..width, how.interpolation);
+    let rows = Kernel::new(&down, height, 0..height, how.interpolation);
+    let rows_first = rows_first(how.passes, (across.pixels, down.pixels), (width, height));
+    let region = Region { left: across.first, top: down.first, width: across.pixels, height: down.pixels };
     Ok(resample(&image.decode_region(region)?, &columns, &rows, rows_first))
 }
 
@@ -40,8 +44,8 @@ pub fn resized(
     let how = how.into();
     match image {
         LazyImage::Floats(image) => {
-            let columns = Weights::new(region.width, width, 0..width, how.interpolation);
-            let rows = Weights::new(region.height, height, 0..height, how.interpolation);
+            let columns = Weights::new(&Line::whole(region.width), width, 0..width, how.interpolation);
+            let rows = Weights::new(&Line::whole(region.height), height, 0..height, how.interpolation);
             Ok(LazyImage::Floats(resample_floats(&image, region, &columns, &rows)))
         }
         image => Ok(LazyImage::Decoded(resized_crop(image, region, width, height, how)?)),
@@ -57,11 +61,13 @@ pub fn resize_then_crop(
     crop: Region,
     how: impl Into<Resampling>,
 ) -> Result<Image> {
-    let Resampling { interpolation, passes } = how.into();
+    let how = how.into();
     let (from_width, from_height) = image.size();
-    let mut columns = Kernel::new(from_width, width, crop.left..crop.left + crop.width, interpolation);
-    let mut rows = Kernel::new(from_height, height, crop.top..crop.top + crop.height, interpolation);
-    let rows_first = rows_first(passes, (from_width, from_height), (width, height));
+    let (image, by) = image.reduced(how.reduction((from_width, from_height), (width, height)));
+    let (across, down) = (Line::reduced(0, from_width, by), Line::reduced(0, from_height, by));
+    let mut columns = Kernel::new(&across, width, crop.left..crop.left + crop.width, how.interpolation);
+    let mut rows = Kernel::new(&down, height, crop.top..crop.top + crop.height, how.interpolation);
+    let rows_first = rows_first(how.passes, (across.pixels, down.pixels), (width, height));
     let (left, width) = columns.narrow();
     let (top, height) = rows.narrow();
     Ok(resample(&image.decode_region(Region { left, top, width, height })?, &columns, &rows, rows_first))
@@ -74,6 +80,30 @@ fn rows_first(passes: Passes, (width, height): (usize, usize), (to_width, to_hei
     passes == Passes::Pillow12 || !(down > 0 && down > 2 * across)
 }
 
+/// A line of pixels, or the part of it that is resized: from `start` on, `length` long.
+struct Line {
+    /// The place of its first pixel in the image.
+    first: usize,
+    pixels: usize,
+    /// In pixels from the first one; less than 1.
+    start: f64,
+    length: f64,
+}
+
+impl Line {
+    /// All of the pixels.
+    fn whole(pixels: usize) -> Self {
+        Self::reduced(0, pixels, 1)
+    }
+
+    /// `pixels` of an image from `first` on, in one that is smaller `by` so much.
+    fn reduced(first: usize, pixels: usize, by: usize) -> Self {
+        let (from, end) = (first / by, (first + pixels).div_ceil(by));
+        let part = |n: usize| n as f64 / by as f64;
+        Self { first: from, pixels: end - from, start: part(first) - from as f64, length: part(pixels) }
+    }
+}
+
 /// What each pixel of a resized line is made of: source pixels and their weights, whose sum is 1.
 struct Weights {
     /// The first source pixel of each.
@@ -84,14 +114,14 @@ struct Weights {
 }
 
 impl Weights {
-    /// The pixels `wanted` of a line of `from` pixels resized to `to`.
-    fn new(from: usize, to: usize, wanted: std::ops::Range<usize>, by: Interpolation) -> Self {
-        let scale = from as f64 / to as f64;
+    /// The pixels `wanted` of a line resized to `to`.
+    fn new(line: &Line, to: usize, wanted: std::ops::Range<usize>, by: Interpolation) -> Self {
+        let (from, scale) = (line.pixels, line.length / to as f64);
         let mut weights = Self { first: Vec::with_capacity(wanted.len()), ends: Vec::new(), values: Vec::new() };
         let (support, filter): (f64, fn(f64) -> f64) = match by {
             Interpolation::Nearest => {
                 // Added up as Pillow does it, which decides where a point lies on the border of two pixels.
-                let points = std::iter::successors(Some(scale * 0.5), |at| Some(at + scale));
+                let points = std::iter::successors(Some(line.start + scale * 0.5), |at| Some(at + scale));
                 let pixels = points.map(|at| (at as usize).min(from - 1));
                 weights.first.extend(pixels.skip(wanted.start).take(wanted.len()));
                 weights.ends = (1..=weights.first.len()).collect();
@@ -104,7 +134,7 @@ impl Weights {
         let widened = scale.max(1.0);
         let support = support * widened;
         for x in wanted {
-            let center = (x as f64 + 0.5) * scale;
+            let center = line.start + (x as f64 + 0.5) * scale;
             // As C does it: cut towards zero.
             let first = (center - support + 0.5).max(0.0) as usize;
             let end = ((center + support + 0.5) as usize).min(from);
@@ -138,9 +168,9 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// The pixels `wanted` of a line of `from` pixels resized to `to`.
-    fn new(from: usize, to: usize, wanted: std::ops::Range<usize>, by: Interpolation) -> Self {
-        let exact = Weights::new(from, to, wanted, by);
+    /// The pixels `wanted` of a line resized to `to`.
+    fn new(line: &Line, to: usize, wanted: std::ops::Range<usize>, by: Interpolation) -> Self {
+        let exact = Weights::new(line, to, wanted, by);
         let taps = exact.iter().map(|(_, weights)| weights.len()).max().unwrap_or(1).next_multiple_of(2);
         let mut weights = vec![0; exact.first.len() * taps];
         for ((_, line), out) in exact.iter().zip(weights.chunks_exact_mut(taps)) {
@@ -155,7 +185,7 @@ impl Kernel {
             }
             out[largest] += left as i16;
         }
-        Self { first: exact.first, taps, weights, length: from }
+        Self { first: exact.first, taps, weights, length: line.pixels }
     }
 
     /// Row `y` of a result of whose columns these are the kernels, from rows that begin `pitch` bytes apart.

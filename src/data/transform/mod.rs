@@ -43,7 +43,7 @@ use super::batch::Batch;
 use super::decode::LazyImage;
 use super::image::Image;
 use crate::device::upload;
-use crate::error::{Result, bail};
+use crate::error::{Result, bail, ensure};
 use crate::options::{self, Options};
 use crate::positions::{Groups, Positions};
 use crate::random::Key;
@@ -216,6 +216,17 @@ pub fn check_size(of: &str, height: usize, width: usize) -> Result<()> {
     if height == 0 || width == 0 || height > MOST || width > MOST {
         bail!("{of}: expected a size of 1 to {MOST} pixels, found {height} x {width}");
     }
+    Ok(())
+}
+
+/// Checks the option `reducing_gap` of a script's resizing.
+pub fn check_reducing_gap(of: &str, gap: Option<f64>) -> Result<()> {
+    let is_right = gap.is_none_or(|gap| gap >= 1.0 && gap.is_finite());
+    ensure!(
+        is_right,
+        "option `reducing_gap` of {of}: expected a number from 1.0 on, found {}",
+        gap.unwrap_or_default()
+    );
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Regions of random size, form and position, resized.
 
-use super::{Shape, Transform, check_size};
+use super::{Shape, Transform, check_reducing_gap, check_size};
 use crate::data::decode::LazyImage;
 use crate::data::image::{Interpolation, Passes, Region, Resampling};
 use crate::data::pillow::resized;
@@ -29,6 +29,9 @@ options! {
         interpolation: Interpolation = Interpolation::Bilinear,
         /// The order of the two passes of resizing, as in transform::resize.
         passes: Passes = Passes::Pillow13,
+        /// Decodes JPEGs at 1/2, 1/4 or 1/8 where the crop then still has so many times the sides of the result, at
+        /// least 1.0, as in transform::resize.
+        reducing_gap: Option<f64> = None,
     }
 }
 
@@ -47,11 +50,13 @@ impl RandomResizedCrop {
             0.0 < low && low <= high,
             "option `ratio` of {OF}: expected [least, greatest], both positive, found [{low}, {high}]"
         );
+        check_reducing_gap(OF, options.reducing_gap)?;
         Ok(Self { height, width, options: options.clone() })
     }
 
     fn how(&self) -> Resampling {
-        Resampling { interpolation: self.options.interpolation, passes: self.options.passes }
+        let RandomResizedCropOptions { interpolation, passes, reducing_gap, .. } = self.options;
+        Resampling { interpolation, passes, reducing_gap }
     }
 }
 

@@ -10,7 +10,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 /// torchvision's `Resize`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Resize {
     /// The shorter side, or height and width.
     pub to: ResizeTo,
