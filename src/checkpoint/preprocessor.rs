@@ -3,6 +3,9 @@
 //! As in the reference's published folders, pretraining and classification alike: both sides resized to the image size,
 //! bilinear, without a crop. The reference's training and evaluation take the image size and the normalisation from it,
 //! and bring crops of their own.
+//!
+//! Processors make numbers from 0 to 1 of pictures of 8 bits. A model whose mean or deviation lies beyond that was trained on
+//! other numbers (images read as they are), and is given them as they come.
 
 use crate::bail_hint;
 use crate::error::Result;
@@ -20,9 +23,10 @@ const BILINEAR: u8 = 2;
 pub fn to_json(model: &VitNepa) -> Value {
     let side = model.architecture().image_size;
     let InputNormalization { mean, std } = model.normalization();
+    let is_of_pictures = mean.iter().chain(&std).all(|number| (0.0..=1.0).contains(number));
     json!({
         "do_normalize": mean.iter().any(|m| *m != 0.0) || std.iter().any(|s| *s != 1.0),
-        "do_rescale": true,
+        "do_rescale": is_of_pictures,
         "do_resize": true,
         "image_mean": mean,
         "image_processor_type": "ViTImageProcessorFast",

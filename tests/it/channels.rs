@@ -201,6 +201,7 @@ fn a_model_of_five_channels_is_pretrained_on_floats_and_fine_tuned_from_rgb() {
     said.prints(&["false\n5\n"]);
     let stored = folder.json("five/preprocessor_config.json");
     assert_eq!(stored["image_mean"].as_array().unwrap().len(), 5);
+    assert!(mean.iter().any(|mean| !(0.0..=1.0).contains(mean)) && stored["do_rescale"] == false, "{stored}");
 }
 
 #[cfg(target_os = "linux")]
