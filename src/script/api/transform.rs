@@ -27,9 +27,9 @@ options! {
         /// many pixels as the width. Elsewhere they do the same.
         passes: Passes = Passes::Pillow13,
         /// Decodes JPEGs at 1/2, 1/4 or 1/8 of their size, by libjpeg-turbo, where the image then still has so many times
-        /// the sides of the result: Pillow's option of that name in `thumbnail`. Large photographs are then read several
-        /// times as fast. With 2.0 pixels change by 0.4 of 255 on average, with 1.0 by 1.2. At least 1.0; () decodes all
-        /// pixels, as the references do.
+        /// the sides of the result: Pillow's option of that name in `thumbnail`. Photographs of 3 to 12 megapixels are then
+        /// read 1.1 to 1.6 times as fast; pixels change by 0.4 of 255 on average with 2.0, by 1.2 with 1.0. At least 1.0;
+        /// () decodes all pixels, as the references do.
         reducing_gap: Option<f64> = None,
     }
 }
