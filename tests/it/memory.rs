@@ -124,17 +124,26 @@ fn a_tensor_takes_the_room_of_one_of_its_size_that_went() {
     }
     nepa::device::set(Device::Cpu, 1).unwrap();
     let new = |bytes: i64| Tensor::zeros([bytes], (Kind::Uint8, Device::Cpu));
-    // More than that a malloc maps by itself, on large pages.
-    for (bytes, alignment) in [(1000, 64), (300_000, 64), (25_264_128, 64), (40_000_000, 2 << 20)] {
+    // From 32 MiB on, blocks are kept for others of their size; from one size to the next, they are given back.
+    for (bytes, alignment) in
+        [(1000, 64), (300_000, 64), (25_264_128, 64), (40_000_000, 2 << 20), (90_000_000, 2 << 20)]
+    {
+        let is_large = bytes > 32 << 20;
         let mut tensors: Vec<Tensor> = (0..3).map(|_| new(bytes)).collect();
         for tensor in &tensors {
             assert_eq!(tensor.data_ptr() as usize % alignment, 0, "{bytes} bytes");
         }
         let (place, before) = (tensors[1].data_ptr(), allocated());
         drop(tensors.remove(1));
-        assert!(before - allocated() >= bytes, "{bytes} bytes are not given back");
+        assert_eq!(before - allocated() >= bytes, !is_large, "{bytes} bytes");
         tensors.push(new(bytes));
-        assert!(bytes > 32 << 20 || tensors[2].data_ptr() == place, "{bytes} bytes lie elsewhere");
+        assert_eq!(tensors[2].data_ptr(), place, "{bytes} bytes lie elsewhere");
         assert_eq!(tensors[2].sum(Kind::Int64).int64_value(&[]), 0);
+        if is_large {
+            drop(tensors);
+            let before = allocated();
+            let other = new(bytes + (4 << 20));
+            assert!(allocated() - before < 8 << 20, "nothing was given back for {} bytes", other.numel());
+        }
     }
 }

@@ -433,7 +433,6 @@ mod tests {
         for (gap, most) in [(2.0, 0.45), (1.0, 1.5)] {
             for shift in [0, 1, 2, 3] {
                 let found = distances(gap, shift);
-                println!("gap {gap}, shift {shift}: {found:.3?}");
                 assert!(found.iter().all(|off| (1e-9..most).contains(off)), "gap {gap}, shift {shift}: {found:.3?}");
             }
         }
