@@ -199,8 +199,7 @@ pub fn choose(asked: Option<&str>, local_rank: usize, processes: usize, own_gpu_
 /// computes, get the same number.
 pub fn set(device: Device, threads: usize) -> Result<()> {
     check_kernels()?;
-    keep_memory();
-    ffi::limit_memory(crate::memory::total())?;
+    ffi::set_cpu_allocator(crate::memory::total())?;
     DEVICE.set(device);
     ffi::autocast_on_cuda(device.is_cuda());
     if let Device::Cuda(index) = device {
@@ -213,20 +212,6 @@ pub fn set(device: Device, threads: usize) -> Result<()> {
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     Ok(())
 }
-
-/// Makes malloc keep freed memory instead of returning it to the system and asking for it again with the next image or
-/// tensor: each new page costs a page fault. A step of a ViT-B frees and takes 1.1 GB.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn keep_memory() {
-    // SAFETY: plain settings of the C library (rustix has none of them); 32 MiB is the largest threshold that it takes.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn keep_memory() {}
 
 /// Floating-point operations a second of plain matrix products (a·aᵀ, as in a linear layer) on the run's device: the
 /// median over about a second. The matrices are square, with side 8192 on CUDA and 2048 on a CPU, or less for a slow

@@ -5,7 +5,11 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 
+#include <stdlib.h>
 #include <sys/mman.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -17,8 +21,17 @@
 #include <tuple>
 
 namespace {
-// From here on malloc maps a block afresh each time (`keep_memory` in device.rs).
+// From here on malloc maps a block by itself, and gives it back when it is freed; the most that glibc takes.
 constexpr size_t LARGE = 32 << 20, LARGE_PAGE = 2 << 20;
+
+// Makes malloc keep freed memory instead of returning it to the system and asking for it again with the next image or
+// tensor: each new page costs a page fault. A step of a ViT-B frees and takes 1.1 GB.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, LARGE);
+  mallopt(M_TRIM_THRESHOLD, -1);
+#endif
+}
 
 // What lies before the memory of a tensor.
 struct Header {
@@ -28,75 +41,75 @@ struct Header {
 };
 static_assert(sizeof(Header) == 16);
 
-// Large blocks that tensors have left. The system takes longer to clear the pages of new ones than a kernel to fill them: it
-// was a fifth of the time of an evaluation.
-struct Left {
+// Large blocks that were freed. Mapping new ones, whose pages the system clears, took a tenth of an evaluation's time.
+struct Cache {
   std::mutex mutex;
   std::multimap<size_t, void *> blocks;
-  size_t kept = 0, most = 0; // bytes of all blocks, and how many they may have
+  size_t bytes = 0, limit = 0; // of all blocks
 
-  // One of that size, or null. Then as much is given back as the caller will take, so that sizes that do not come again
-  // hold no memory.
-  void *take(size_t bytes) {
+  // One of that size, or null. Then as much is returned to the system as the caller will take, so that sizes that do not
+  // come again hold no memory.
+  void *take(size_t size) {
     std::lock_guard lock(mutex);
-    if (auto found = blocks.find(bytes); found != blocks.end()) {
+    if (auto found = blocks.find(size); found != blocks.end()) {
       auto *memory = found->second;
-      kept -= bytes;
+      bytes -= size;
       blocks.erase(found);
       return memory;
     }
-    give_back(bytes);
+    shrink(size);
     return nullptr;
   }
 
-  void put(size_t bytes, void *memory) {
+  void put(size_t size, void *memory) {
     std::lock_guard lock(mutex);
-    if (kept + bytes > most) return std::free(Header::of(memory)->start);
-    kept += bytes;
-    blocks.emplace(bytes, memory);
+    if (bytes + size > limit) return std::free(Header::of(memory)->start);
+    bytes += size;
+    blocks.emplace(size, memory);
   }
 
-  bool give_back_all() {
+  // Returns all to the system; false if there was none.
+  bool clear() {
     std::lock_guard lock(mutex);
-    return give_back(SIZE_MAX);
+    return shrink(SIZE_MAX);
   }
 
 private:
-  bool give_back(size_t bytes) {
-    size_t given = 0;
-    while (given < bytes && !blocks.empty()) {
+  bool shrink(size_t by) {
+    size_t freed = 0;
+    while (freed < by && !blocks.empty()) {
       auto largest = std::prev(blocks.end());
-      given += largest->first, kept -= largest->first;
+      freed += largest->first, bytes -= largest->first;
       std::free(Header::of(largest->second)->start);
       blocks.erase(largest);
     }
-    return given > 0;
+    return freed > 0;
   }
 };
 
-Left &left() {
-  static auto *left = new Left; // tensors may outlive what is destroyed at the end of the process
-  return *left;
+Cache &cache() {
+  static auto *cache = new Cache; // tensors may outlive what is destroyed at the end of the process
+  return *cache;
 }
 
 // Memory by malloc. libtorch's own allocator calls posix_memalign, and glibc (until 2.38 at least) finds room for that only
 // where size + alignment fit: a block that became free is never taken for one of the same size. In a step of a ViT-B
 // that left 330 MB of holes.
-struct Memory final : c10::Allocator {
+struct CpuAllocator final : c10::Allocator {
   static constexpr size_t ALIGNMENT = 64; // a cache line, and the longest vector
 
-  std::atomic<size_t> most{SIZE_MAX};
+  std::atomic<size_t> limit{SIZE_MAX}; // of a tensor
 
   static void release(void *memory) {
     if (!memory) return;
     auto [start, bytes] = *Header::of(memory);
-    if (bytes) left().put(bytes, memory);
+    if (bytes) cache().put(bytes, memory);
     else std::free(start);
   }
 
   static void *new_block(size_t bytes, size_t alignment) {
     auto *start = std::malloc(bytes + alignment);
-    if (!start && left().give_back_all()) start = std::malloc(bytes + alignment);
+    if (!start && cache().clear()) start = std::malloc(bytes + alignment);
     if (!start) return nullptr;
     auto *memory = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(start) + alignment) & ~(alignment - 1));
     *Header::of(memory) = {start, alignment == LARGE_PAGE ? bytes : 0};
@@ -105,7 +118,7 @@ struct Memory final : c10::Allocator {
 
   static void *large_block(size_t bytes) {
     bytes = (bytes + LARGE_PAGE - 1) & ~(LARGE_PAGE - 1);
-    if (auto *memory = left().take(bytes)) return memory;
+    if (auto *memory = cache().take(bytes)) return memory;
     auto *memory = new_block(bytes, LARGE_PAGE);
 #ifdef MADV_HUGEPAGE
     if (memory) madvise(memory, bytes, MADV_HUGEPAGE); // a wish: what it says does not matter
@@ -116,8 +129,8 @@ struct Memory final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     auto gigabytes = [](size_t bytes) { return double(bytes / 1000000) / 1e3; };
     // What the machine cannot hold, the system may hand out all the same, and end the process once it is written to.
-    TORCH_CHECK(bytes <= most, "not enough memory: a tensor of ", gigabytes(bytes),
-                " GB was asked for, and the machine has ", gigabytes(most), " GB");
+    TORCH_CHECK(bytes <= limit, "not enough memory: a tensor of ", gigabytes(bytes),
+                " GB was asked for, and the machine has ", gigabytes(limit), " GB");
     auto device = at::Device(at::kCPU);
     if (bytes == 0) return {nullptr, nullptr, &release, device};
     auto *memory = bytes < LARGE ? new_block(bytes, ALIGNMENT) : large_block(bytes);
@@ -131,18 +144,19 @@ struct Memory final : c10::Allocator {
 
 extern "C" {
 
-// Tensors of more bytes are errors from now on.
-Fault *nepa_limit_memory(uint64_t bytes) {
+// Makes tensors on the CPU take their memory from CpuAllocator; those of more bytes than the machine has are errors.
+Fault *nepa_set_cpu_allocator(uint64_t machine) {
   return guarded([&] {
-    static Memory memory;
+    static CpuAllocator allocator;
+    allocator.limit = std::min<uint64_t>(machine, PTRDIFF_MAX); // so that sums do not overflow
     {
-      std::lock_guard lock(left().mutex);
-      left().most = bytes / 4;
+      std::lock_guard lock(cache().mutex);
+      cache().limit = machine / 4;
     }
-    memory.most = std::min<uint64_t>(bytes, PTRDIFF_MAX); // so that sums do not overflow
     // Once, whichever thread comes first. Tensors from before are released by the allocator that they have.
     static const bool installed = [] {
-      c10::SetCPUAllocator(&memory);
+      keep_freed_memory();
+      c10::SetCPUAllocator(&allocator);
       return true;
     }();
     (void)installed;

@@ -5,13 +5,13 @@ use crate::error::Result;
 use std::ffi::c_int;
 
 unsafe extern "C" {
-    safe fn nepa_limit_memory(bytes: u64) -> *mut Fault;
+    safe fn nepa_set_cpu_allocator(machine: u64) -> *mut Fault;
     safe fn nepa_gpu_memory(index: c_int, numbers: &mut [u64; 4]) -> *mut Fault;
 }
 
-/// Makes a tensor of more bytes, on the CPU, an error from now on.
-pub fn limit_memory(bytes: u64) -> Result<()> {
-    check(nepa_limit_memory(bytes))
+/// Brings in the allocator of tensors on the CPU. One of more bytes than the machine has is an error from now on.
+pub fn set_cpu_allocator(machine: u64) -> Result<()> {
+    check(nepa_set_cpu_allocator(machine))
 }
 
 /// The memory of a GPU, in bytes.

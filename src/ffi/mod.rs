@@ -15,7 +15,7 @@ pub use autocast::{Autocast, allow_tf32, autocast_on_cuda};
 pub use autograd::{backward, backward_through_hooks, grad_enabled, recompute, single_threaded_backward};
 pub use c10d::{ProcessGroup, ReduceOp, Reducer, Store, StoreAddress, Work};
 pub use fused::{Affine, BranchEnd, FusedActivation, Norm, attention, cpu_kernels, mlp, projection, qkv};
-pub use memory::{GpuMemory, gpu_memory, limit_memory};
+pub use memory::{GpuMemory, gpu_memory, set_cpu_allocator};
 pub use optimizers::{Batch, UpdateRule};
 pub use read_back::ReadBack;
 pub use runtime::{exit, on_uncaught, open_cuda, set_cuda_device, torch_folder};

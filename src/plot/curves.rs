@@ -46,7 +46,7 @@ impl Drawing for Lines<'_> {
             x,
             y,
             size: 22,
-            ticks: (x_ticks(points().map(|p| p.0), 10), 10),
+            ticks: (x_ticks(points().map(|p| p.0), x0..x1, 10), 10),
             y_high: y0.abs().max(y1.abs()),
         };
         let mut chart = axes.draw(area, x0..x1, y0..y1)?;
@@ -122,11 +122,11 @@ impl Axes<'_> {
     }
 }
 
-/// About how many numbers stand on an x axis, `most` or fewer: none between the whole numbers that blocks and epochs are.
-pub(super) fn x_ticks(mut x: impl Iterator<Item = f64> + Clone, most: usize) -> usize {
-    let (low, high) = range(x.clone());
+/// About how many numbers stand on an axis from `axis.start` to `axis.end`, `most` or fewer: none between the whole numbers
+/// that blocks and epochs are.
+pub(super) fn x_ticks(mut x: impl Iterator<Item = f64>, axis: Range<f64>, most: usize) -> usize {
     match x.all(|x| x.fract() == 0.0) {
-        true => most.min(((high - low) as usize).saturating_add(1)),
+        true => most.min(((axis.end - axis.start) as usize).saturating_add(1)),
         false => most,
     }
 }
@@ -183,9 +183,9 @@ mod tests {
 
     #[test]
     fn whole_numbers_have_none_between_them() {
-        assert_eq!(x_ticks([0.0, 4.0, 2.0].into_iter(), 10), 5);
-        assert_eq!(x_ticks([0.0, 4.0, 2.5].into_iter(), 10), 10);
-        assert_eq!(x_ticks([1.0, 500.0].into_iter(), 10), 10);
+        assert_eq!(x_ticks([0.0, 4.0, 2.0].into_iter(), 0.0..4.0, 10), 5);
+        assert_eq!(x_ticks([0.0, 4.0, 2.5].into_iter(), 0.0..4.0, 10), 10);
+        assert_eq!(x_ticks([1.0, 500.0].into_iter(), 1.0..500.0, 10), 10);
     }
 
     #[test]

@@ -210,8 +210,8 @@ impl<'a> Picture<'a> {
         let banded = panel.curves.iter().flat_map(|c| &c.band).flat_map(|(x, low, high)| [(*x, *low), (*x, *high)]);
         let points = || drawn(panel).chain(banded.clone().filter_map(drawable));
         // Every panel has the whole axis, so that they can be read across.
-        let x = self.picture.panels.iter().flat_map(drawn).map(|p| p.0);
-        let (mut x0, x1) = range(x.clone());
+        let x = || self.picture.panels.iter().flat_map(drawn).map(|p| p.0);
+        let (mut x0, x1) = range(x());
         if x0 > 0.0 && x0 < 0.1 * x1 {
             x0 = 0.0;
         }
@@ -222,7 +222,7 @@ impl<'a> Picture<'a> {
             x: &self.picture.x,
             y: "",
             size: 17,
-            ticks: (x_ticks(x, 7), 6),
+            ticks: (x_ticks(x(), x0..x1, 7), 6),
             y_high: y0.abs().max(y1.abs()),
         };
         if panel.log && low > 0.0 && high > 100.0 * low {
