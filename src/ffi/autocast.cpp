@@ -1,5 +1,6 @@
 // Which precision operators compute in: autocast, and TF32 on CUDA.
 
+#include "fused/fused.h"
 #include "shim.h"
 
 #include <ATen/Context.h>
@@ -26,6 +27,7 @@ void nepa_autocast_set(bool cuda, AutocastState state) {
   at::autocast::set_autocast_enabled(device, state.enabled);
   at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(state.dtype));
   at::autocast::set_autocast_cache_enabled(state.cache);
+  fused::forget_old_parameters();
 }
 
 // Whether float32 matrix products and convolutions on CUDA may round their inputs to TF32.

@@ -13,11 +13,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <iterator>
 #include <map>
 #include <mutex>
+#include <new>
 #include <tuple>
 
 namespace {
@@ -43,8 +45,13 @@ static_assert(sizeof(Header) == 16);
 
 // Large blocks that were freed. Mapping new ones, whose pages the system clears, took a tenth of an evaluation's time.
 struct Cache {
+  using Clock = std::chrono::steady_clock;
+  struct Block {
+    void *memory;
+    Clock::time_point since;
+  };
   std::mutex mutex;
-  std::multimap<size_t, void *> blocks;
+  std::multimap<size_t, Block> blocks;
   size_t bytes = 0, limit = 0; // of all blocks
 
   // One of that size, or null. Then as much is returned to the system as the caller will take, so that sizes that do not
@@ -52,7 +59,7 @@ struct Cache {
   void *take(size_t size) {
     std::lock_guard lock(mutex);
     if (auto found = blocks.find(size); found != blocks.end()) {
-      auto *memory = found->second;
+      auto *memory = found->second.memory;
       bytes -= size;
       blocks.erase(found);
       return memory;
@@ -64,8 +71,19 @@ struct Cache {
   void put(size_t size, void *memory) {
     std::lock_guard lock(mutex);
     if (bytes + size > limit) return std::free(Header::of(memory)->start);
+    try {
+      blocks.emplace(size, Block{memory, Clock::now()});
+    } catch (const std::bad_alloc &) { // where a tensor ends, nothing may be thrown
+      return std::free(Header::of(memory)->start);
+    }
     bytes += size;
-    blocks.emplace(size, memory);
+  }
+
+  // Returns what no tensor has taken for ten seconds: what comes now may need the memory in other pieces.
+  void drop_unused() {
+    std::lock_guard lock(mutex);
+    auto limit = Clock::now() - std::chrono::seconds(10);
+    for (auto i = blocks.begin(); i != blocks.end();) i = i->second.since < limit ? give_back(i) : std::next(i);
   }
 
   // Returns all to the system; false if there was none.
@@ -79,11 +97,16 @@ private:
     size_t freed = 0;
     while (freed < by && !blocks.empty()) {
       auto largest = std::prev(blocks.end());
-      freed += largest->first, bytes -= largest->first;
-      std::free(Header::of(largest->second)->start);
-      blocks.erase(largest);
+      freed += largest->first;
+      give_back(largest);
     }
     return freed > 0;
+  }
+
+  std::multimap<size_t, Block>::iterator give_back(std::multimap<size_t, Block>::iterator block) {
+    bytes -= block->first;
+    std::free(Header::of(block->second.memory)->start);
+    return blocks.erase(block);
   }
 };
 
@@ -99,6 +122,7 @@ struct CpuAllocator final : c10::Allocator {
   static constexpr size_t ALIGNMENT = 64; // a cache line, and the longest vector
 
   std::atomic<size_t> limit{SIZE_MAX}; // of a tensor
+  std::atomic<uint32_t> calls{0};
 
   static void release(void *memory) {
     if (!memory) return;
@@ -133,6 +157,7 @@ struct CpuAllocator final : c10::Allocator {
                 " GB was asked for, and the machine has ", gigabytes(limit), " GB");
     auto device = at::Device(at::kCPU);
     if (bytes == 0) return {nullptr, nullptr, &release, device};
+    if (calls.fetch_add(1, std::memory_order_relaxed) % 1024 == 0) cache().drop_unused();
     auto *memory = bytes < LARGE ? new_block(bytes, ALIGNMENT) : large_block(bytes);
     TORCH_CHECK(memory, "not enough memory: a tensor of ", gigabytes(bytes), " GB was asked for, and the system refused it");
     return {memory, memory, &release, device};

@@ -23,7 +23,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cmath>
 #include <map>
 
 // What an update works on: equally long lists of tensors. Which states there are, each optimizer says.
@@ -65,7 +64,7 @@ static bool adamw_on_cpu(const Lists &lists, const std::vector<at::Tensor> &step
   std::vector<kernels::AdamW> of;
   for (const auto &step : steps) {
     auto t = *static_cast<float *>(step.data_ptr());
-    of.push_back({float(beta1), float(beta2), float(eps), float(1 - lr * weight_decay),
+    of.push_back({float(1 - beta1), float(beta2), float(1 - beta2), float(eps), float(1 - lr * weight_decay),
                   float(lr / (1 - std::pow(beta1, t))), float(1 / std::sqrt(1 - std::pow(beta2, t)))});
   }
   update::each_piece(params, [&](size_t i, int64_t at, int64_t n) {

@@ -3,7 +3,7 @@
 use super::recompute::is_replaying;
 use super::{Context, Module, ModuleVisitor, full, zeros};
 use crate::error::{Result, ensure};
-use crate::tensor::shape_text;
+use crate::tensor::{detached_copy, shape_text};
 use std::cell::Cell;
 use tch::{Kind, Tensor};
 
@@ -15,7 +15,8 @@ pub struct BatchNormOptions {
     pub momentum: Option<f64>,
     /// Whether it has a learned weight and bias.
     pub affine: bool,
-    /// Whether it keeps running statistics, which evaluation normalises by.
+    /// Whether it keeps running statistics, which evaluation normalises by. Those of a batch that are not finite are left
+    /// out.
     pub track_running_stats: bool,
 }
 
@@ -110,10 +111,20 @@ impl Module for BatchNorm {
         let (weight, bias, eps) = (self.weight.as_ref(), self.bias.as_ref(), self.options.eps);
         // A block that backward computes again has counted its batch already.
         match self.running.as_ref().filter(|_| !(training && is_replaying())) {
+            Some(running) if training => {
+                let momentum = self.count(running)?;
+                let (mean, var) = (detached_copy(&running.mean)?, detached_copy(&running.var)?);
+                let y = x.f_batch_norm(weight, bias, Some(&mean), Some(&var), true, momentum, eps, true)?;
+                // A step that is skipped because an image holds NaN must not leave it here.
+                for (statistic, new) in [(&running.mean, mean), (&running.var, var)] {
+                    let kept = new.f_where_self(&new.f_isfinite()?, statistic)?;
+                    let _ = statistic.shallow_clone().f_copy_(&kept)?;
+                }
+                Ok(y)
+            }
             Some(running) => {
-                let momentum = if training { self.count(running)? } else { 0.0 };
                 let (mean, var) = (Some(&running.mean), Some(&running.var));
-                Ok(x.f_batch_norm(weight, bias, mean, var, training, momentum, eps, true)?)
+                Ok(x.f_batch_norm(weight, bias, mean, var, false, 0.0, eps, true)?)
             }
             None => Ok(x.f_batch_norm(weight, bias, None, None, true, 0.0, eps, true)?),
         }

@@ -3,7 +3,7 @@
 
 use super::{Context, Module, ModuleVisitor};
 use crate::device::upload;
-use crate::error::{Result, ensure};
+use crate::error::{Context as _, Result, ensure};
 use crate::random;
 use std::cell::Cell;
 use tch::{Kind, Tensor};
@@ -34,12 +34,13 @@ impl DropPath {
     /// What the samples of `x` [B, …] are multiplied with, [B, 1, …] in its dtype and on its device: the mask that was drawn
     /// for a stack of blocks, or one that is drawn now. `None` where nothing is dropped.
     pub(super) fn mask(&self, x: &Tensor, drawn: Option<&Tensor>) -> Result<Option<Tensor>> {
+        let n = samples_of(x)?;
         let mask = match drawn {
             Some(mask) => Some(mask.shallow_clone()),
-            None => self.draw(x.size()[0])?.map(|mask| upload(&mask, x.device())).transpose()?,
+            None => self.draw(n)?.map(|mask| upload(&mask, x.device())).transpose()?,
         };
         let mut shape = vec![1; x.dim()];
-        shape[0] = x.size()[0];
+        shape[0] = n;
         mask.map(|mask| Ok(mask.f_view(shape.as_slice())?.f_to_kind(x.kind())?)).transpose()
     }
 
@@ -58,7 +59,7 @@ pub(super) type BranchMasks = Option<[Tensor; 2]>;
 /// The masks of a stack of blocks for the samples of `x` [B, …], of which those that have no drop path of their own are
 /// `None`. They go to the device in one upload.
 pub(super) fn masks_of_stack(paths: &[Option<&DropPath>], x: &Tensor) -> Result<Vec<BranchMasks>> {
-    let n = x.size()[0];
+    let n = samples_of(x)?;
     let mut drawn = Vec::new();
     let mut has_masks = Vec::with_capacity(paths.len());
     for path in paths {
@@ -74,6 +75,10 @@ pub(super) fn masks_of_stack(paths: &[Option<&DropPath>], x: &Tensor) -> Result<
     let mut masks = upload(&Tensor::f_stack(&drawn, 0)?, x.device())?.f_unbind(0)?.into_iter();
     let mut next = || masks.next().expect("two for each block that has masks");
     Ok(has_masks.into_iter().map(|has| has.then(|| [next(), next()])).collect())
+}
+
+fn samples_of(x: &Tensor) -> Result<i64> {
+    x.size().first().copied().context("drop_path drops samples: expected a tensor [B, …], found a scalar")
 }
 
 impl Module for DropPath {

@@ -199,7 +199,9 @@ impl RotaryEmbedding {
         };
         let y = axis(rows)?.f_unsqueeze(1)?.f_expand([rows, columns], false)?.f_reshape([-1])?;
         let x = axis(columns)?.f_unsqueeze(0)?.f_expand([rows, columns], false)?.f_reshape([-1])?;
-        let exponents = Tensor::f_arange_start_step(0.0, 1.0, 4.0 / self.options.head_size as f64, cpu)?;
+        let (step, count) = (4.0 / self.options.head_size as f64, self.options.head_size / 4);
+        // Rounding may make it one longer, as for heads 196 wide.
+        let exponents = Tensor::f_arange_start_step(0.0, 1.0, step, cpu)?.f_narrow(0, 0, count)?;
         let frequencies = Tensor::f_pow_scalar(self.options.rope_theta, &exponents)?.f_reciprocal()?;
         let on_device = |tensor: Tensor| upload(&tensor, device::current());
         Ok(Grid {
@@ -212,18 +214,20 @@ impl RotaryEmbedding {
 }
 
 /// Whether angles are those of so many images with so many tokens, of which the last ones are patches, and heads of this
-/// width.
+/// width, which has two halves.
 pub(super) fn angles_fit(angles: &Tensor, images: i64, tokens: i64, head: i64) -> bool {
     let size = angles.size();
     (size.len() == 3 && size[0] == 2 || size.len() == 5 && size[..3] == [2, images, 1])
         && size[size.len() - 2] <= tokens
         && size[size.len() - 1] == head
+        && head % 2 == 0
 }
 
 /// Rotates the last T tokens of `x` [B, H, N, d] by `angles` [2, T, d], or [2, B, 1, T, d] with angles of their own for
 /// each image, half-split kind; the tokens before them stay as they are.
 pub fn apply_rotary(x: &Tensor, angles: &Tensor) -> Result<Tensor> {
     ensure!(x.dim() == 4, "expected queries or keys [B, H, N, d], found {}", crate::tensor::shape_text(x));
+    ensure!(x.size()[3] % 2 == 0, "rotary angles turn pairs: expected heads of an even width, found {}", x.size()[3]);
     let (tokens, size) = (x.size()[2], angles.size());
     ensure!(
         angles_fit(angles, x.size()[0], tokens, x.size()[3]),

@@ -20,9 +20,10 @@ use crate::ffi;
 use crate::nn::{Module, named_parameters};
 use tch::Tensor;
 
-/// The gradients that exist, of the parameters that have one.
+/// The gradients that exist, of the parameters that are trained.
 fn gradients(module: &dyn Module) -> Vec<Tensor> {
-    named_parameters(module).iter().map(|(_, p)| p.grad()).filter(Tensor::defined).collect()
+    let named = named_parameters(module);
+    named.iter().filter(|(_, p)| p.requires_grad()).map(|(_, p)| p.grad()).filter(Tensor::defined).collect()
 }
 
 /// Scales all gradients so that their common 2-norm is at most `max_norm`; returns the norm before,

@@ -136,6 +136,9 @@ impl Optimizer {
     /// itself; the others wait for it.
     pub fn step(&mut self, lrs: &[f64], check: Option<&FiniteCheck>) -> Result<()> {
         assert_eq!(lrs.len(), self.groups.len(), "a learning rate for each group");
+        if let Some(lr) = lrs.iter().find(|lr| !(lr.is_finite() && **lr >= 0.0)) {
+            bail!("a learning rate must be finite and not negative, found {lr}");
+        }
         let on_device = match check {
             Some(check) => match check.on_device() {
                 Some(on_device) if self.algorithms.iter().all(|a| a.rule.asks_found_inf()) => Some(on_device),
@@ -144,9 +147,8 @@ impl Optimizer {
             },
             None => None,
         };
-        let mut used = Vec::new();
+        let mut has_gradients = false;
         for (group, &lr) in self.groups.iter_mut().zip(lrs) {
-            ensure!(lr.is_finite() && lr >= 0.0, "a learning rate must be finite and not negative, found {lr}");
             let algorithm = &self.algorithms[group.algorithm];
             let mut batch = Batch::default();
             for slot in &mut group.slots {
@@ -166,10 +168,10 @@ impl Optimizer {
             }
             batch.found_inf = on_device.map(|check| [&check.found_inf, &check.is_finite].map(Tensor::shallow_clone));
             algorithm.rule.update(&batch, lr, group.weight_decay)?;
-            used.append(&mut batch.params);
+            has_gradients |= !batch.params.is_empty();
         }
-        ensure!(!used.is_empty(), "no parameter has a gradient: call loss.backward() before step");
-        ffi::clear_grads(&used)
+        ensure!(has_gradients, "no parameter has a gradient: call loss.backward() before step");
+        self.drop_gradients()
     }
 
     fn drop_gradients(&self) -> Result<()> {

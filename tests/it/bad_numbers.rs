@@ -49,6 +49,21 @@ fn a_resumed_run_ends_with_the_nan_of_a_skipped_step() {
     }
 }
 
+#[test]
+fn a_batch_norm_keeps_its_statistics_where_those_of_a_batch_are_not_finite() {
+    let said = run(r#"
+        let m = nn::batch_norm2d(2);
+        m.forward(rand([4, 2, 3, 3]));
+        let before = m.state_dict();
+        m.forward(cat([rand([4, 1, 3, 3]), rand([4, 1, 3, 3]) * (0.0 / 0.0)], 1));
+        let after = m.state_dict();
+        for name in ["running_mean", "running_var"] {
+            print(`${after[name].is_finite()} ${after[name].select(0, 0).equal(before[name].select(0, 0))} ${after[name].select(0, 1).equal(before[name].select(0, 1))}`);
+        }
+        "#);
+    said.prints(&["true false true", "true false true"]);
+}
+
 /// Counts one step, spoils the weights, and waits for the signal.
 #[test]
 fn a_run_that_is_stopped_with_weights_that_are_not_finite_keeps_its_last_good_checkpoint() {

@@ -159,6 +159,45 @@ fn angles_that_are_learned_get_their_gradient_and_wrong_ones_are_named() {
     run(&format!("{begin} blocks.forward(x, rand([2, 1, 1, 4, 8]));")).fails(1).says(&told);
 }
 
+#[test]
+fn tables_of_a_script_that_do_more_than_turn_are_as_the_modules_have_them() {
+    let said = run(r#"
+        let config = #{
+            image_size: 16, patch_size: 8, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, qk_norm: true,
+            qk_norm_affine: false, layerscale_value: 0.5,
+        };
+        let gradients = |tables, fused, change| {
+            nn::fused(fused);
+            seed(1);
+            let blocks = nn::blocks(config);
+            let x = randn([2, 4, 16]);
+            let tables = tables.copy();
+            let loss = (blocks.forward(x, tables) * randn([2, 4, 16])).sum();
+            if change { no_grad(|| tables.copy_(rand([2, 4, 8]))); }
+            loss.backward();
+            cat(blocks.named_parameters().values().map(|p| p.grad.reshape([-1])), 0)
+        };
+        seed(3);
+        let angles = randn([4, 4]);
+        let turns = stack([cat([angles, angles], 1).cos(), cat([angles, angles], 1).sin()], 0);
+        for tables in [turns, turns * 1.2, stack([randn([4, 8]), randn([4, 8])], 0)] {
+            let plain = gradients.call(tables, false, false);
+            let fused = gradients.call(tables, true, false);
+            // Backward has the tables of forward.
+            print([((fused - plain).norm() / plain.norm()).item() < 1e-5, gradients.call(tables, true, true).equal(fused)]);
+        }
+    "#);
+    said.prints(&["[true, true]"; 3]);
+    let odd = "#{ image_size: 16, patch_size: 8, hidden_size: 10, num_hidden_layers: 1, num_attention_heads: 2, rope_theta: () }";
+    run(&format!("nn::blocks({odd}).forward(randn([1, 3, 10]), rand([2, 3, 5]));"))
+        .fails(1)
+        .says(&["rotary angles turn pairs: expected heads of an even width, found 5"]);
+    // Rounding gives this width of a head one frequency too many.
+    let wide = "#{ image_size: 16, patch_size: 8, hidden_size: 392, num_hidden_layers: 1, num_attention_heads: 2 }";
+    run(&format!("print(nn::vit_nepa({wide}).forward(rand([1, 3, 16, 16])).shape);")).prints(&["[1, 5, 392]"]);
+    run("nn::drop_path(0.5).forward(tensor(1.0));").fails(1).says(&["expected a tensor [B, …], found a scalar"]);
+}
+
 /// They are kept in bfloat16 from one use to the next.
 #[test]
 fn weights_that_have_changed_are_never_used_as_they_were() {

@@ -62,6 +62,39 @@ fn updates_are_those_of_pytorch_timm_and_the_papers() {
 }
 
 #[test]
+fn averages_that_are_nearly_constant_count_the_gradient() {
+    // The first step of AdamW is lr, whatever the betas: both averages are divided by how much of them is there.
+    let step = "let m = nn::linear(1, 1); let w = m.named_parameters().weight; let before = w.item();
+        optim::adamw(m, #{ betas: [0.9, BETA], weight_decay: 0.0 });
+        let o = optim::adamw(m, #{ betas: [0.9, BETA], weight_decay: 0.0 });
+        m.forward(ones([1, 1])).sum().backward(); o.step(0.1); print(abs(before - w.item() - 0.1) < 1e-5);";
+    for beta in ["0.999", "0.9999999", "0.999999999"] {
+        run(&step.replace("BETA", beta)).prints(&["true"]);
+    }
+}
+
+#[test]
+fn a_step_leaves_no_gradient_and_is_not_taken_by_halves() {
+    run(r#"
+        let m = nn::linear(2, 2);
+        let p = m.named_parameters();
+        let o = optim::sgd(m, #{ momentum: 0.0 });
+        m.forward(ones([1, 2])).sum().backward();
+        m.freeze("bias");
+        print(fixed(optim::grad_norm(m).item(), 4));                // of the weight alone: four ones
+        o.step(0.1);
+        print(p.bias.grad == ());
+        let o = optim::sgd(m, #{ momentum: 0.0 }, |name, t| #{ lr_scale: if name == "bias" { 2.0 } else { 1.0 } });
+        p.bias.requires_grad(true);
+        let before = p.weight.copy();
+        m.forward(ones([1, 2])).sum().backward();
+        try { o.step(|group| if group.lr_scale == 2.0 { 0.0 / 0.0 } else { 0.1 }); } catch (e) { print(e.message); }
+        print(p.weight.equal(before));
+    "#)
+    .prints(&["2.0000", "true", "a learning rate must be finite and not negative, found NaN", "true"]);
+}
+
+#[test]
 fn muons_update_is_orthogonal_and_leaves_the_rest_to_adamw() {
     let said = run(r#"
         let model = nn::vit_nepa(#{ image_size: 8, patch_size: 4, hidden_size: 8, num_hidden_layers: 1,

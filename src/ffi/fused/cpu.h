@@ -31,9 +31,10 @@ struct QkPart {
   at::Tensor weight, bias; // [d]
   double eps;
   at::Tensor cos, sin; // [N, 1, d] or [B, N, 1, d]
+  bool is_rotation;    // whether they turn without scaling, so that turning back is the inverse; true without them
 
   // Whether backward finds what the norm did in its output, so that its input need not be kept.
-  bool from_output() const { return norm && !weight.defined() && !bias.defined(); }
+  bool from_output() const { return norm && !weight.defined() && !bias.defined() && is_rotation; }
 };
 
 // x [B, N, H, d], normed and turned; moments only with the norm.

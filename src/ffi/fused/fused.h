@@ -42,9 +42,12 @@ std::vector<at::Tensor> cast(const std::vector<at::Tensor> &tensors, at::ScalarT
 // left.
 std::vector<at::Tensor> gradients_as_float(const std::vector<at::Tensor> &gradients);
 
-// Parameters in the dtype that products are computed in. They are kept until one is changed or goes: the micro-batches of a
-// step, and all batches of an evaluation, share them.
+// Parameters in the dtype that products are computed in. They are kept while the parameter is there and unchanged: the
+// micro-batches of a step, and all batches of an evaluation, share them.
 std::vector<at::Tensor> parameters(const std::vector<at::Tensor> &tensors, at::ScalarType kind);
+
+// Drops what was kept of parameters that are gone or have changed.
+void forget_old_parameters();
 
 // A parameter times a LayerScale, of which `factors` is the view that fits. In bfloat16 it is kept, too.
 at::Tensor scaled_parameter(const at::Tensor &tensor, const at::Tensor &scale, const at::Tensor &factors,

@@ -19,6 +19,10 @@ struct Seen {
 
   explicit Seen(const at::Tensor &t) : tensor(t.getIntrusivePtr()), version(t._version()) {}
   bool is(const at::Tensor &t) const { return !tensor.expired() && version == t._version(); }
+  bool is_old() const {
+    auto now = tensor.lock();
+    return !now || version != now->version_counter().current_version();
+  }
 };
 
 struct Made {
@@ -45,18 +49,19 @@ at::Tensor known(const at::Tensor &parameter, const at::Tensor &scale) {
 void keep(const at::Tensor &parameter, const at::Tensor &scale, const at::Tensor &value) {
   if (!can_be_kept(parameter) || !can_be_kept(scale)) return;
   std::lock_guard<std::mutex> held(lock);
-  auto before = all.size();
   auto key = std::pair(parameter.unsafeGetTensorImpl(), scale.defined() ? scale.unsafeGetTensorImpl() : nullptr);
   all.insert_or_assign(key, Made{Seen(parameter), scale.defined() ? std::optional(Seen(scale)) : std::nullopt, value});
-  if (all.size() == before) return;
-  // A model came; another may have gone.
-  for (auto i = all.begin(); i != all.end();) {
-    auto &made = i->second;
-    i = made.parameter.tensor.expired() || made.scale && made.scale->tensor.expired() ? all.erase(i) : std::next(i);
-  }
 }
 
 } // namespace
+
+void forget_old_parameters() {
+  std::lock_guard<std::mutex> held(lock);
+  for (auto i = all.begin(); i != all.end();) {
+    auto &made = i->second;
+    i = made.parameter.is_old() || made.scale && made.scale->is_old() ? all.erase(i) : std::next(i);
+  }
+}
 
 std::vector<at::Tensor> parameters(const std::vector<at::Tensor> &tensors, at::ScalarType kind) {
   auto result = tensors;

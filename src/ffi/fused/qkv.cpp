@@ -3,12 +3,15 @@
 //   h = LN(x);  [q, k, v] = h Wᵢᵀ + bᵢ;  q, k = rotate(LN(q) ⊙ w + b), over the width of a head
 //
 // Kept for backward: x (shared with the residual), q and k before their norm, in bfloat16 h, and mean and deviation of each
-// norm. In float32 h is computed again. A norm of q and k without weights is found again in q and k, on a CPU.
+// norm. In float32 h is computed again. A norm of q and k without weights is found again in q and k, on a CPU, if the
+// rotary tables only turn.
 
 #include "cpu.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/le.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
@@ -22,6 +25,8 @@ namespace fused {
 // Cosines and sines [N, 1, d] or [B, N, 1, d]; tokens before the patches are not turned.
 struct Rotation {
   at::Tensor cos, sin;
+  // Whether they are those of angles, on a CPU: a script's own tables may scale, or differ in their halves.
+  bool is_rotation;
 
   // Of angles [2, T, d] or [2, B, 1, T, d]. All blocks of a forward pass ask for the same one.
   static Rotation of(const at::Tensor &angles, int64_t tokens) {
@@ -35,12 +40,22 @@ struct Rotation {
       auto sizes = table.sizes().vec();
       auto &length = sizes[sizes.size() - 3];
       length = tokens - length;
-      if (length == 0) return table.contiguous();
+      if (length == 0) return table.clone(at::MemoryFormat::Contiguous); // backward must not see later changes
       auto before = i == 0 ? at::ones(sizes, table.options()) : at::zeros(sizes, table.options());
       return at::cat({before, table}, -3);
     };
-    last = {angles, angles._version(), tokens, Rotation{side(0), side(1)}};
+    last = {angles, angles._version(), tokens, Rotation{side(0), side(1), false}};
+    rotation.is_rotation = angles.is_cpu() && rotation.turns();
     return rotation;
+  }
+
+  bool turns() const {
+    auto halves_agree = [](const at::Tensor &t) {
+      auto half = t.size(-1) / 2;
+      return at::equal(t.narrow(-1, 0, half), t.narrow(-1, half, half));
+    };
+    auto radius = at::mul(cos, cos).addcmul_(sin, sin, 1).sub_(1);
+    return halves_agree(cos) && halves_agree(sin) && at::le(radius.abs_(), 1e-5).all().item<bool>();
   }
 
   // x [2, B, N, H, d] turned, or turned back; float32.
@@ -90,7 +105,7 @@ struct QkvNode : PartNode {
 
   cpu::QkPart part(const std::vector<at::Tensor> &in, int i) const {
     return {has_norm, in[QK_WEIGHTS + i], in[QK_BIASES + i], qk_eps, rotation ? rotation->cos : at::Tensor(),
-            rotation ? rotation->sin : at::Tensor()};
+            rotation ? rotation->sin : at::Tensor(), !rotation || rotation->is_rotation};
   }
 
   variable_list gradients(const variable_list &grads, const std::vector<at::Tensor> &in) override {

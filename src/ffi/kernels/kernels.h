@@ -67,9 +67,9 @@ inline int64_t attention_floats(const Attention &a) {
 }
 
 // AdamW (arXiv 1711.05101) at one step: decay = 1 - lr · weight decay, step_size = lr / (1 - beta1ᵗ), second_scale =
-// 1 / √(1 - beta2ᵗ).
+// 1 / √(1 - beta2ᵗ). The averages' weights of the gradient, 1 - beta1 and 1 - beta2, are those of the doubles.
 struct AdamW {
-  float beta1, beta2, eps, decay, step_size, second_scale;
+  float first_weight, beta2, second_weight, eps, decay, step_size, second_scale;
 };
 
 // By the dtype of products.

@@ -10,8 +10,8 @@ inline void adamw(const AdamW &a, float *param, const float *grad, float *exp_av
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
     float g = grad[i];
-    float first = exp_avg[i] + (1 - a.beta1) * (g - exp_avg[i]);
-    float second = a.beta2 * exp_avg_sq[i] + (1 - a.beta2) * g * g;
+    float first = exp_avg[i] + a.first_weight * (g - exp_avg[i]);
+    float second = a.beta2 * exp_avg_sq[i] + a.second_weight * g * g;
     exp_avg[i] = first, exp_avg_sq[i] = second;
     param[i] = param[i] * a.decay - a.step_size * first / (std::sqrt(second) * a.second_scale + a.eps);
   }
