@@ -35,6 +35,21 @@ pub fn known() -> Vec<Known> {
     GUIDE.lines().filter_map(row).collect()
 }
 
+/// The rows of the guide's tables in two columns, there and here, whose first one has the name or words: "`DataLoader`,
+/// `ImageFolder`: `data::loader`, `data::open`".
+fn rows_that_name(wanted: &str) -> impl Iterator<Item = String> {
+    let wanted = wanted.to_lowercase();
+    let short = wanted.rsplit(['.', ':']).next().unwrap_or_default().to_string();
+    GUIDE.lines().filter_map(move |line| {
+        let (there, here) = line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | ")?;
+        let names = there.to_lowercase();
+        let is_named = |name: &str| name == wanted || name.rsplit(['.', '/']).next() == Some(short.as_str());
+        let in_words = wanted.contains(' ') && names.contains(wanted.as_str());
+        let is_row = !here.contains(" | ") && (in_words || names.split('`').skip(1).step_by(2).any(is_named));
+        is_row.then(|| format!("{there}: {here}").replace('`', ""))
+    })
+}
+
 /// What matches a text, for people to read; or why nothing does.
 pub fn search(reference: &Reference, text: &str) -> Result<String, String> {
     let wanted = text.trim().trim_end_matches("()");
@@ -50,6 +65,9 @@ pub fn search(reference: &Reference, text: &str) -> Result<String, String> {
             true => _ = writeln!(out, "PyTorch's {} has no counterpart here: {}\n", entry.torch, entry.note),
             false => _ = writeln!(out, "PyTorch's {} is {} here. {}", entry.torch, entry.ours.join(", "), entry.note),
         }
+    }
+    for row in rows_that_name(wanted) {
+        let _ = writeln!(out, "{row}");
     }
     if !out.is_empty() && !out.ends_with("\n\n") {
         out.push('\n');

@@ -116,11 +116,16 @@ fn follow(page: &str, folder: &Folder, adapted: impl Fn(&str) -> Option<String>)
     for line in commands.lines() {
         let command = line.strip_prefix("$ nepa ").unwrap_or_else(|| panic!("{page}: no command of nepa: {line}"));
         if let Some(command) = adapted(command) {
-            let words: Vec<&str> = command.split(' ').collect();
-            said += &folder.nepa(&words).succeeds().stdout;
+            let words = words(&command);
+            said += &folder.nepa(&words.iter().map(String::as_str).collect::<Vec<_>>()).succeeds().stdout;
         }
     }
     said
+}
+
+/// The words of a command, as a shell splits it: no word has a space here, but quotes keep brackets from zsh.
+fn words(command: &str) -> Vec<String> {
+    command.split(' ').map(|word| word.replace('\'', "")).collect()
 }
 
 /// What runs as it stands; `doctor` would judge the machine of the tests.
@@ -141,8 +146,10 @@ fn the_first_steps_work() {
 #[test]
 fn the_tutorial_of_your_images_works() {
     let folder = Folder::on_cpu();
-    let images =
-        |class: &'static str, colour: [u8; 3]| (0..60).map(move |i| (format!("my-images/{class}/{i}.png"), colour));
+    let images = |class: &'static str, colour: [u8; 3]| {
+        let path = move |i| format!("my-{}images/{class}/{i}.png", if i < 60 { "" } else { "test-" });
+        (0..70).map(move |i| (path(i), colour))
+    };
     for (path, [r, g, b]) in images("oak", [200, 40, 30]).chain(images("maple", [20, 60, 180])) {
         let shade = |x: u32, y: u32| image::Rgb([r, g, b].map(|c: u8| c.saturating_add((x * 3 + y * 2) as u8)));
         std::fs::create_dir_all(folder.path(&path).parent().unwrap()).unwrap();
@@ -221,7 +228,7 @@ fn commands(text: &str) -> Vec<Vec<String>> {
     });
     let commands = lines.filter_map(|line| line.trim_start_matches(['/', ' ', '$']).strip_prefix("nepa "));
     let plain = commands.map(|line| line.split("  ").next().unwrap().split(" #").next().unwrap());
-    plain.map(|line| line.split(' ').map(String::from).collect()).collect()
+    plain.map(words).collect()
 }
 
 #[test]

@@ -264,7 +264,7 @@ fn the_guide_for_pytorch_users_runs_and_names_what_there_is() {
 #[test]
 fn the_reference_is_searched_by_pytorchs_names_and_by_words() {
     let folder = Folder::new();
-    let cases: [(&str, &[&str]); 9] = [
+    let cases: [(&str, &[&str]); 14] = [
         ("torch.nn.functional.layer_norm", &["Tensor.layer_norm(normalized_shape: array of int"]),
         ("F.gelu", &["Tensor.gelu(#approximate: string = \"none\")", "nn::gelu("]),
         ("nn.Linear", &["PyTorch's nn.Linear is nn::linear here", "nn::linear(inputs: int, outputs: int"]),
@@ -274,6 +274,11 @@ fn the_reference_is_searched_by_pytorchs_names_and_by_words() {
         ("torch.compile", &["no counterpart here"]),
         ("label smoothing", &["cross_entropy"]),
         ("stochastic depth", &["nn::drop_path"]),
+        ("DataLoader", &["DataLoader, ImageFolder: data::loader, data::open"]),
+        ("torch.utils.checkpoint", &["torch.utils.checkpoint: the option recompute: true\n"]),
+        ("gradient accumulation", &["gradient_accumulation_steps: the option accumulate"]),
+        ("torch.nn.parallel.DistributedDataParallel", &["DistributedDataParallel: --nproc N"]),
+        ("run_nepa.py", &["run_nepa.py, scripts/pretrain: recipes/pretrain_vitb.rhai"]),
     ];
     for (text, expected) in cases {
         let said = folder.nepa(&["api", "--search", text]);

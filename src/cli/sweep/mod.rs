@@ -39,8 +39,8 @@ const MOST_LISTED: usize = 50;
 
 const AFTER_HELP: &str = "\
 Examples:
-  nepa sweep examples/sweep.rhai --set lr=[1e-3,3e-3] --set seed=0..3 --out sweeps/lr
-  nepa sweep examples/sweep.rhai --set lr=[1e-3,3e-3,1e-2] --set seed=0..3 --out sweeps/lr --jobs 2
+  nepa sweep examples/sweep.rhai --set 'lr=[1e-3,3e-3]' --set seed=0..3 --out sweeps/lr
+  nepa sweep examples/sweep.rhai --set 'lr=[1e-3,3e-3,1e-2]' --set seed=0..3 --out sweeps/lr --jobs 2
   nepa sweep --resume sweeps/lr
   nepa report sweeps/lr
 
