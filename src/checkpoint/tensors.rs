@@ -5,7 +5,8 @@ use super::torch_file;
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, catch_damage};
 use crate::ffi;
-use crate::files::write_atomic_with;
+use crate::files::{ChecksumWriter, write_atomic_with};
+use crate::nn::{Module, named_state};
 use crate::tensor::{Dtype, dtype_name};
 use crate::untrusted;
 use safetensors::{SafeTensorError, SafeTensors};
@@ -68,6 +69,16 @@ fn fault_words(e: &SafeTensorError) -> String {
         SafeTensorError::MetadataIncompleteBuffer => "it does not end where its header says".into(),
         other => other.to_string(),
     }
+}
+
+/// The CRC-32 of a module's parameters and buffers with their names, dtypes and shapes, as 8 hexadecimal digits; the same
+/// on any device.
+pub fn checksum_of_weights(module: &dyn Module) -> Result<String> {
+    let on_cpu = |(name, t): (String, Tensor)| Ok((name, t.f_detach()?.f_to_device(Device::Cpu)?));
+    let all = named_state(module).into_iter().map(on_cpu).collect::<Result<Vec<_>>>()?;
+    let mut out = ChecksumWriter::new(std::io::sink());
+    write_to(&mut out, &all, &BTreeMap::new())?;
+    Ok(format!("{:08x}", out.checksum().crc32))
 }
 
 /// What is advised about a tensor that is not finite.

@@ -1,6 +1,7 @@
 //! The settings of a training loop: those that a resumed run must have kept, and those that may change.
 
 use crate::checkpoint::ConfigFile;
+use crate::checkpoint::tensors::checksum_of_weights;
 use crate::differences::differences;
 use crate::error::{Diagnostic, Error, Result, bail, did_you_mean};
 use crate::nn::Module;
@@ -11,6 +12,9 @@ use std::path::Path;
 
 /// The key of a function's code in the map that stands for the function.
 pub const FUNCTION: &str = "function";
+
+/// The setting that stands for the values of the model's weights before the first step.
+const INITIAL_WEIGHTS: &str = "initial_weights";
 
 /// Everything that a loop depends on, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,13 +36,15 @@ impl Settings {
         Ok(Self { fixed, changeable })
     }
 
-    /// Adds the model, whose architecture may not change.
-    pub fn add_model(&mut self, model: &dyn Module) -> Result<()> {
-        let model = match model.vit_nepa() {
+    /// Adds the model as it is before the first step: its architecture and its weights may not change. A later phase of a
+    /// recipe would else go on from a checkpoint whose beginning the earlier phase, trained longer, has replaced.
+    pub fn add_model(&mut self, module: &dyn Module) -> Result<()> {
+        let model = match module.vit_nepa() {
             Some(model) => Value::Object(ConfigFile::of_model(model).all_keys()),
-            None => model.describe().into(),
+            None => module.describe().into(),
         };
         self.fixed.insert("model".into(), model);
+        self.fixed.insert(INITIAL_WEIGHTS.into(), checksum_of_weights(module)?.into());
         Ok(())
     }
 
@@ -54,7 +60,10 @@ impl Settings {
         let mut before = before.clone();
         // A setting that has become changeable may change.
         before.retain(|name, _| !self.changeable.contains_key(name));
-        changes(&before, &self.fixed)
+        let mut now = self.fixed.clone();
+        // Runs of earlier versions did not record it.
+        now.retain(|name, _| name != INITIAL_WEIGHTS || before.contains_key(name));
+        changes(&before, &now)
     }
 
     /// The changeable settings that differ from what they were `before`. One that the earlier run did not have yet is
@@ -114,7 +123,11 @@ impl fmt::Display for Change {
         let word = |v: &Value| if v.is_null() { "()".to_string() } else { v.to_string() };
         let before =
             if self.is_new { "unknown to the earlier run".to_string() } else { format!("was {}", word(&self.before)) };
-        write!(f, "{}: {before}, now {}", self.name, word(&self.now))
+        write!(f, "{}: {before}, now {}", self.name, word(&self.now))?;
+        match self.name == INITIAL_WEIGHTS {
+            true => write!(f, " (the loop starts from other weights: of a longer earlier phase, or of another model)"),
+            false => Ok(()),
+        }
     }
 }
 

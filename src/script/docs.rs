@@ -178,6 +178,13 @@ impl Reference {
             Some((namespace, short)) => (Some(namespace), short),
             None => (None, name),
         };
+        let is_operator = !short.starts_with(|c: char| c.is_alphabetic() || c == '_');
+        if is_operator && arguments.split(", ").any(|argument| argument == "()") {
+            return Diagnostic::new(format!("no `{name}` takes ({arguments})")).hint(
+                "() is nothing: what a new key of a map holds, or a function without a result gives; \
+                 `x ?? 0` is 0 where x is ()",
+            );
+        }
         let here = |f: &&FnDoc| match namespace {
             Some(namespace) => f.qualified && f.group == namespace,
             None => !f.qualified,

@@ -20,6 +20,8 @@ pub fn of_variable(name: &str) -> Option<&'static str> {
         "pass" => "an empty block is written { }",
         "del" => "a variable ends with its block; map.remove(\"key\") removes a key",
         "from" => "a script is imported by import \"path\" as name; nepa's own functions need no import",
+        "inf" | "infinity" | "Infinity" => "infinity is 1.0 / 0.0",
+        "nan" | "NaN" | "NAN" => "NaN is 0.0 / 0.0",
         "torch" | "np" | "numpy" | "math" => "tensors and maths need no import: ones([2, 3]), x.exp(), x.sum()",
         "device" => "it is a function: device()",
         "print" | "len" | "range" => "it is a function: it needs its arguments",

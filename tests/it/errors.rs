@@ -39,6 +39,8 @@ fn a_key_that_a_map_does_not_have_is_told_with_the_nearest_one() {
     );
     run(&format!("{map}found.best[0] = 1;")).fails(1).says(&["the map has no `best`", "it has history, top1"]);
     run("let found = #{}; print(found.x);").fails(1).says(&["the map has no `x`", "it is empty"]);
+    let counted = run("let seen = #{};\nseen[\"cat\"] += 1;");
+    counted.fails(1).says(&["no `+` takes ((), int)", "`x ?? 0` is 0 where x is ()"]);
     // An assignment adds one, and what is caught says the same.
     let rest =
         "found.new_key = 3; try { found.topp1 } catch (e) { print(`${e.message}: ${e.hint}, ${found.new_key}`); }";

@@ -27,6 +27,8 @@ fn pythons_words_are_translated() {
         ("for i in range(3) { }", "1:10", "a range of integers is 0..3"),
         ("let x = None;", "1:9", "None is written ()"),
         ("let x = True;", "1:9", "it is written true"),
+        ("let best = -inf;", "1:13", "infinity is 1.0 / 0.0"),
+        ("let best = nan;", "1:12", "NaN is 0.0 / 0.0"),
         ("let m = { \"a\": 1 };", "1:14", "a map is written #{ a: 1 }"),
         ("let m = {\n  \"a\": 1,\n  \"b\": 2 };", "2:6", "a map is written #{ a: 1 }"),
         ("let x = ones([2, 3]);\nx.sum(dim=1);", "2:7", "there are no keyword arguments"),

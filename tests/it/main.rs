@@ -46,6 +46,7 @@ mod fuzzing;
 #[cfg(target_os = "linux")]
 mod gpu_check;
 mod habits;
+mod held_out;
 mod imagenet;
 mod import;
 mod kept;

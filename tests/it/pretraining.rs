@@ -29,13 +29,15 @@ fn the_run_says_at_its_start_what_will_happen_and_then_how_fast() {
     let folder = Folder::on_cpu(); // which it names
     let said = fit(&folder, "o", "#{ epochs: 3, accumulate: 2, report_flops: true }");
     said.succeeds().says(&[
-        "pretrain: vit_nepa(28² / 7, 2 x 16, 2 heads), 0.01 M parameters, float32 on cpu",
+        "pretrain: vit_nepa(28² / 7, 2 x 16, 2 heads), 7504 parameters, float32 on cpu",
         "640 images 1 x 28 x 28, 10 classes; batch 64 in 2 micro-batches, 10 steps per epoch",
-        "30 steps (warm-up 1), 3.0 epochs, 0.00 M images",
-        "17 tokens per image",
-        "memory     about",
+        "30 steps (warm-up 1), 3.0 epochs, 1920 images",
+        "17 tokens per image, 52.0 MFLOP per step",
+        "memory     about ",
+        " kB: weights ",
         "GFLOP/s reached by plain matrix products",
-        "s per step: the data must deliver",
+        " ms per step: the data must deliver ",
+        " images/s to keep up; ETA ",
     ]);
     let rows = metrics(&folder, "o");
     let steps: Vec<i64> = rows.iter().map(|r| r["step"].as_i64().unwrap()).collect();

@@ -13,7 +13,7 @@ fn the_quickstart_leaves_a_table_checkpoints_metrics_and_pictures() {
     let recipe = path("recipes/quickstart.rhai");
     let small = ["seeds=1", "pretrain_epochs=1", "finetune_steps=10", "labels_per_class=[2, 20]"];
     let small: Vec<&str> = small.iter().flat_map(|set| ["--set", set]).collect();
-    let args = [&["run", recipe.as_str(), "--threads", "1", "--out", "out"][..], &small].concat();
+    let args = [&["run", recipe.as_str(), "--threads", "1", "--out", "out", "--seed", "5"][..], &small].concat();
     let said = folder.nepa(&args);
     said.succeeds().prints(&[
         "No labels are used",
@@ -37,6 +37,8 @@ fn the_quickstart_leaves_a_table_checkpoints_metrics_and_pictures() {
     let losses: Vec<f64> =
         rows.iter().filter(|r| r["phase"] == "pretrain").map(|r| r["loss"].as_f64().unwrap()).collect();
     assert!(losses.len() >= 9 && losses.last() < losses.first(), "{losses:?}");
+    // The seeds of the labels begin with the run's.
+    assert!(rows.iter().filter(|r| r["phase"] == "evaluate").all(|r| r["seed"] == 5), "{metrics}");
     let top1 = |row: &str| rows.iter().find(|r| r["row"] == row).expect(row)["top1"].as_f64().unwrap();
     // An epoch of pretraining already beats random weights under a linear probe, by far.
     let (trained, random) =
@@ -49,6 +51,33 @@ fn the_quickstart_leaves_a_table_checkpoints_metrics_and_pictures() {
     )]);
     let run = folder.json("out/run.json");
     assert_eq!((&run["state"], &run["params"]["seeds"]), (&Value::from("finished"), &Value::from(1)));
+}
+
+#[test]
+fn recipes_of_several_phases_find_what_cannot_work_before_the_first_one() {
+    let folder = Folder::new();
+    let images = format!("data={}", path("tests/fixtures/data/folder"));
+    let small = ["held_out_split=", "batch=4", "layers=2", "hidden_size=12", "pretrain_epochs=1"];
+    let with = |recipe: &str, more: &[&str]| {
+        let sets: Vec<&str> = more.iter().flat_map(|set| ["--set", set]).collect();
+        folder.nepa(&[&["run", path(recipe).as_str(), "--threads", "1"][..], &sets].concat())
+    };
+    for (set, told) in [
+        ("finetune_lr=-1.0", "pretrained: expected positive learning rates, found -1"),
+        ("scratch_lr=0.0", "scratch: expected positive learning rates, found 0"),
+        ("epochs_10=-1", "expected 0 or more and 1 or more, found -1"),
+        ("seeds=0", "expected 0 or more and 1 or more, found 200 and 0"),
+    ] {
+        let said = with("recipes/cifar10.rhai", &[&small[..], &[&images, set]].concat());
+        said.fails(1).says(&[told]);
+        assert!(!said.stderr.contains("budget"), "{said}");
+    }
+    for (set, told) in [("labels_per_class=[20,5000]", "per_class"), ("seeds=0", "seeds: expected at least 1, found 0")]
+    {
+        let said = with("recipes/quickstart.rhai", &[set]);
+        said.fails(1).says(&[told]);
+        assert!(!said.stderr.contains("budget"), "{said}");
+    }
 }
 
 #[test]

@@ -383,7 +383,10 @@ fn a_second_loop_that_is_refused_leaves_the_run_as_it_was() {
     // Also where the first loop has gone on before.
     let more = ["--out", "o", "--set", "second=0.003", "--set", "epochs=3"];
     let said = run(&folder, &data, &[&more[..], &["--allow-change", "second"]].concat());
-    said.succeeds().says(&["parameter second: was 0.002, now 0.003", "  lr: was 0.001, now 0.003"]);
+    said.fails(1)
+        .says(&["finetune: cannot resume from", "the loop starts from other weights: of a longer earlier phase"]);
+    let said = run(&folder, &data, &[&more[..], &["--allow-change", "lr,initial_weights"]].concat());
+    said.succeeds().says(&["  lr: was 0.001, now 0.003", "initial_weights: was "]);
 }
 
 #[test]

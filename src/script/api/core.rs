@@ -5,13 +5,16 @@ use crate::error::{Context as _, Result, bail, did_you_mean};
 use crate::ffi::{self, Autocast};
 use crate::options;
 use crate::random;
+use crate::run::progress::clock;
 use crate::script::registry::Api;
 use crate::script::session;
 use crate::script::values::{call, found, from_json};
+use crate::text;
 use crate::untrusted;
 use nepa_macros::functions;
 use rhai::{Array, Dynamic, FnPtr, Map};
 use std::path::Path;
+use std::time::Duration;
 use tch::Kind;
 
 options! {
@@ -159,6 +162,19 @@ mod functions {
     /// Formats a number in scientific notation with `digits` digits after the decimal point, such as 1.25e-7.
     pub fn scientific(value: f64, digits: i64) -> String {
         format!("{:.*e}", digits.clamp(0, 17) as usize, value)
+    }
+
+    /// A number of bytes as people read it: "812 bytes", "3.4 kB", "147 GB" (1 kB is 1,000 bytes).
+    pub fn format_bytes(bytes: f64) -> String {
+        text::bytes(bytes)
+    }
+
+    /// Seconds as people read them: "4.2s", "3m05s", "2h10m". Negative ones count as 0, ones that are not finite are "?".
+    pub fn format_duration(seconds: f64) -> String {
+        match Duration::try_from_secs_f64(if seconds < 0.0 { 0.0 } else { seconds }) {
+            Ok(duration) => clock(duration),
+            Err(_) => "?".into(),
+        }
     }
 
     /// Seconds since an unspecified moment, for measuring durations.

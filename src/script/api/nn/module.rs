@@ -7,7 +7,6 @@ use crate::bail_hint;
 use crate::checkpoint::config_json::class_names_in;
 use crate::checkpoint::{self, ConfigFile, FillOptions, PASS_STRICT};
 use crate::error::{Context as _, Result, bail, ensure};
-use crate::files::ChecksumWriter;
 use crate::nn::{self, CostOptions, InputNormalization};
 use crate::options;
 use crate::options::OptionDoc;
@@ -268,12 +267,7 @@ mod functions {
     /// The CRC-32 of all parameters and buffers with their names, dtypes and shapes, as 8 hexadecimal digits: whether two
     /// modules have the same weights. It is the same on any device.
     pub fn checksum(m: &Module) -> Result<String> {
-        let on_cpu = |t: tch::Tensor| t.f_detach()?.f_to_device(tch::Device::Cpu);
-        let all = nn::named_state(m.0.as_ref()).into_iter();
-        let all = all.map(|(name, t)| Ok((name, on_cpu(t)?))).collect::<Result<Vec<_>>>()?;
-        let mut out = ChecksumWriter::new(std::io::sink());
-        checkpoint::tensors::write_to(&mut out, &all, &Default::default())?;
-        Ok(format!("{:08x}", out.checksum().crc32))
+        checkpoint::tensors::checksum_of_weights(m.0.as_ref())
     }
 
     /// Loads tensors into the parameters and buffers of the same names; all must fit.
