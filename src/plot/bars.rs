@@ -1,6 +1,6 @@
 //! Bars with error bars.
 
-use super::{COLOURS, Drawing, Format, MOST, PlotOptions, draw, tick, wrap};
+use super::{COLOURS, Drawing, Format, MOST, PlotOptions, draw, number, tick, wrap};
 use crate::error::{Result, ensure};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -74,12 +74,14 @@ impl Drawing for Bars<'_> {
             .axis_desc_style(("sans-serif", 17))
             .light_line_style(WHITE.mix(0.0))
             .bold_line_style(BLACK.mix(0.12))
-            .y_label_formatter(&|y| tick(*y))
+            .y_label_formatter(&|y| tick(*y, (low, top)))
             .draw()?;
         let centred = TextStyle::from(("sans-serif", 17).into_font()).pos(plotters::style::text_anchor::Pos::new(
             plotters::style::text_anchor::HPos::Center,
             plotters::style::text_anchor::VPos::Bottom,
         ));
+        // Finer than those of the axis: bars of almost the same height are told apart.
+        let shown = |v: f64| number(v, top.max(-low), (top - low) / 5000.0);
         for (i, bar) in bars.iter().enumerate() {
             let middle = i as f64 + 0.5;
             let colour = COLOURS[i % COLOURS.len()];
@@ -94,8 +96,8 @@ impl Drawing for Bars<'_> {
                 ])?;
             }
             let text = match bar.deviation > 0.0 {
-                true => format!("{} ± {}", tick(bar.value), tick(bar.deviation)),
-                false => tick(bar.value),
+                true => format!("{} ± {}", shown(bar.value), shown(bar.deviation)),
+                false => shown(bar.value),
             };
             chart.draw_series([Text::new(
                 text,

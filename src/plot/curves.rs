@@ -1,6 +1,6 @@
 //! Curves over a common axis.
 
-use super::{COLOURS, Drawing, Format, PlotOptions, draw, drawable, padded, range, scientific, tick};
+use super::{COLOURS, Drawing, Format, PlotOptions, draw, drawable, padded, range, tick};
 use crate::error::{Result, ensure};
 use plotters::chart::ChartContext;
 use plotters::coord::Shift;
@@ -47,7 +47,7 @@ impl Drawing for Lines<'_> {
             y,
             size: 22,
             ticks: (x_ticks(points().map(|p| p.0), x0..x1, 10), 10),
-            y_high: y0.abs().max(y1.abs()),
+            y_ends: Some((y0, y1)),
         };
         let mut chart = axes.draw(area, x0..x1, y0..y1)?;
         for (i, (name, points)) in self.curves.iter().enumerate() {
@@ -81,8 +81,8 @@ pub(super) struct Axes<'a> {
     pub size: u32,
     /// About how many numbers stand on either.
     pub ticks: (usize, usize),
-    /// The greatest |y|.
-    pub y_high: f64,
+    /// Where the y axis begins and ends; none of a logarithmic one, whose numbers are told apart by their sizes.
+    pub y_ends: Option<(f64, f64)>,
 }
 
 type Chart<'a, DB, Y> = ChartContext<'a, DB, Cartesian2d<RangedCoordf64, <Y as AsRangedCoord>::CoordDescType>>;
@@ -96,13 +96,18 @@ impl Axes<'_> {
         Y: AsRangedCoord<Value = f64>,
         Y::CoordDescType: ValueFormatter<f64>,
     {
+        let x_ends = (x.start, x.end);
+        let y_number = |y: f64| tick(y, self.y_ends.unwrap_or((0.0, y)));
+        let letters = self.y_ends.map_or(0, |(low, high)| y_number(low).len().max(y_number(high).len()));
+        // Six letters have room; up to twelve get it.
+        let more_room = 8 * letters.clamp(6, 12) as u32 - 48;
         let mut chart = ChartBuilder::on(area)
             .caption(self.title, ("sans-serif", self.size))
             .margin(14)
             // The last number of the x axis stands half beyond it.
             .margin_right(34)
             .x_label_area_size(46)
-            .y_label_area_size(if self.y.is_empty() { 58 } else { 74 })
+            .y_label_area_size(more_room + if self.y.is_empty() { 58 } else { 74 })
             .build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
@@ -114,9 +119,8 @@ impl Axes<'_> {
             .axis_desc_style(("sans-serif", 17))
             .light_line_style(WHITE.mix(0.0))
             .bold_line_style(BLACK.mix(0.12))
-            // All numbers of an axis are written the same way.
-            .y_label_formatter(&|y| if self.y_high < 1e-2 { scientific(*y) } else { tick(*y) })
-            .x_label_formatter(&|x| count(*x))
+            .y_label_formatter(&|y| y_number(*y))
+            .x_label_formatter(&|x| count(*x, x_ends))
             .draw()?;
         Ok(chart)
     }
@@ -142,12 +146,13 @@ pub(super) fn strokes(points: Vec<(f64, f64)>, style: ShapeStyle, format: Format
     }
 }
 
-/// A number of the x axis, which mostly counts steps.
-fn count(value: f64) -> String {
+/// A number of an x axis with these ends, which mostly counts steps.
+fn count(value: f64, ends: (f64, f64)) -> String {
     match value.abs() {
         v if v >= 1e6 && v % 1e5 == 0.0 => format!("{}M", value / 1e6),
         v if v >= 1e4 && v % 1e2 == 0.0 => format!("{}k", value / 1e3),
-        _ => tick(value),
+        v if (1.0..1e9).contains(&v) && v.fract() == 0.0 => value.to_string(),
+        _ => tick(value, ends),
     }
 }
 
@@ -177,8 +182,9 @@ mod tests {
 
     #[test]
     fn steps_are_counted_in_thousands_and_millions() {
-        let written = [0.0, 0.25, 8000.0, 10_000.0, 12_500.0, 500_000.0, 2_500_000.0].map(count);
-        assert_eq!(written, ["0", "0.25", "8000", "10k", "12.5k", "500k", "2.5M"]);
+        let steps = [0.0, 0.25, 8000.0, 10_000.0, 12_500.0, 123_450.0, 500_000.0, 2_500_000.0];
+        let written = steps.map(|step| count(step, (0.0, 0.5)));
+        assert_eq!(written, ["0", "0.25", "8000", "10k", "12.5k", "123450", "500k", "2.5M"]);
     }
 
     #[test]

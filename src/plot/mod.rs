@@ -67,6 +67,8 @@ fn fonts() {
 
 /// The greatest |value| that is drawn: with larger ones, differences and ratios of values would be infinite.
 const MOST: f64 = 1e150;
+/// The least value of a logarithmic axis, and the least of a constant curve that has an axis of its own size.
+const LEAST: f64 = 1.0 / MOST;
 /// The least width of an axis, as a fraction of its values: below, ticks could not be told apart.
 const LEAST_WIDTH: f64 = 1e-12;
 
@@ -85,7 +87,10 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let least = LEAST_WIDTH * low.abs().max(high.abs());
     match low <= high {
         false => (0.0, 1.0),
-        true if low == high => (low - least.max(0.5), high + least.max(0.5)),
+        true if low == high => {
+            let room = if low.abs() > LEAST { 0.1 * low.abs() } else { 0.5 };
+            (low - room, high + room)
+        }
         true if high - low < least => (low - least, high + least),
         true => (low, high),
     }
@@ -186,23 +191,28 @@ fn draw_file(path: &Path, options: &PlotOptions, draw: impl FnOnce((u32, u32)) -
     })
 }
 
-fn tick(value: f64) -> String {
-    match value.abs() {
-        // What rounding leaves of 0 on an axis.
-        v if v < 1e-13 => "0".into(),
-        v if !(1e-3..1e5).contains(&v) => scientific(value),
-        _ => {
-            let text = format!("{value:.3}");
-            text.trim_end_matches('0').trim_end_matches('.').to_string()
-        }
-    }
+/// A number on an axis from `low` to `high`, whose numbers are all written in one way. It has the digits that tell it
+/// apart from its neighbours: an axis has ten numbers at most, so that they are about a tenth of it apart, or more.
+pub(crate) fn tick(value: f64, (low, high): (f64, f64)) -> String {
+    number(value, low.abs().max(high.abs()), (high - low) / 10.0)
 }
 
-fn scientific(value: f64) -> String {
-    match value.abs() < 1e-13 {
-        true => "0".into(),
-        false => format!("{value:.1e}").replace(".0e", "e"),
+/// A number with the digits that tell it apart from others of about the size `size`, if they are at least `apart`.
+fn number(value: f64, size: f64, apart: f64) -> String {
+    // What rounding leaves of 0.
+    if value.abs() < 1e-5 * apart {
+        return "0".into();
     }
+    // The place of the last digit, as a power of 10.
+    let last = apart.log10().floor();
+    let decimals = |first: f64| (first - last).clamp(0.0, 15.0) as usize;
+    let text = match (1e-2..1e5).contains(&size) {
+        true => format!("{value:.*}", decimals(0.0)),
+        false => format!("{value:.*e}", decimals(value.abs().log10().floor())),
+    };
+    let (digits, exponent) = text.split_at(text.find('e').unwrap_or(text.len()));
+    let digits = if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
+    format!("{digits}{exponent}")
 }
 
 /// Text in lines of about `letters` letters, broken between words.
@@ -245,21 +255,57 @@ pub(super) fn shorten(text: &str, fits: impl Fn(&str) -> Result<bool>) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::{range, shorten};
+    use super::{Curve, Key, Panel, Panels, number, panel_svgs, range, shorten, tick};
 
     #[test]
     fn an_axis_is_never_too_narrow_or_endless() {
         for (values, axis) in [
             (&[][..], (0.0, 1.0)),
             (&[2.0, 1.0], (1.0, 2.0)),
-            (&[3.0], (2.5, 3.5)),
-            (&[1e20, 1e20], (1e20 - 1e8, 1e20 + 1e8)),
+            (&[-10.0], (-11.0, -9.0)),
+            (&[1e20, 1e20], (9e19, 1.1e20)),
+            (&[1e-3], (9e-4, 1.1e-3)),
+            (&[0.0, 0.0], (-0.5, 0.5)),
+            (&[5e-324], (-0.5, 0.5)),
         ] {
             assert_eq!(range(values.iter().copied()), axis);
         }
         let step = 2f64.powi(53);
         let (low, high) = range([step, step + 2.0].into_iter());
         assert!(high - low > 1e4 && high - low < 1e5, "{low} … {high}");
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_tell_them_apart() {
+        let shown = |values: &[f64], axis: (f64, f64)| values.iter().map(|v| tick(*v, axis)).collect::<Vec<_>>();
+        assert_eq!(shown(&[0.9992, 0.9994, 0.9998], (0.9991, 0.9999)), ["0.9992", "0.9994", "0.9998"]);
+        assert_eq!(shown(&[9e-4, 9.5e-4, 1e-3, 1.05e-3], (8.9e-4, 1.11e-3)), ["9e-4", "9.5e-4", "1e-3", "1.05e-3"]);
+        assert_eq!(shown(&[-1.0, 1e-17, 0.1 + 0.2, 1.0], (-1.1, 1.1)), ["-1", "0", "0.3", "1"]);
+        assert_eq!(shown(&[0.0, 50.0, 100.0], (-4.0, 104.0)), ["0", "50", "100"]);
+        assert_eq!(shown(&[0.0, 1e5, 150_020.0], (0.0, 2e5)), ["0", "1e5", "1.5e5"]);
+        assert_eq!(shown(&[150_000.0, 150_020.0], (150_000.0, 150_100.0)), ["1.5e5", "1.5002e5"]);
+        assert_eq!(shown(&[1e-20, -2e-20], (-2e-20, 2e-20)), ["1e-20", "-2e-20"]);
+        assert_eq!((number(0.812_34, 1.0, 2e-4), number(0.0, 1.0, 1.0)), ("0.8123".into(), "0".into()));
+    }
+
+    /// Through the drawing itself, which chooses where the numbers stand.
+    #[test]
+    fn no_number_stands_on_an_axis_twice() {
+        for values in [&[0.9991, 0.9999][..], &[1e-3], &[64.7312, 64.7321], &[1e5, 100_007.0], &[-2.5e-7, 3e-7]] {
+            let points = values.iter().enumerate().map(|(i, y)| (i as f64 + 1.0, *y)).collect();
+            let curves = vec![Curve { key: 0, points, band: Vec::new() }];
+            let panels = vec![Panel { title: "values".into(), log: false, curves }];
+            let keys = vec![Key { name: "a".into(), hue: 0, shade: 0 }];
+            let picture = Panels { header: Vec::new(), x: "step".into(), keys, panels, smooth: 1 };
+            let svg = panel_svgs(&picture, 100).unwrap().remove(0);
+            // Numbers of the vertical axis end at it.
+            let shown: Vec<f64> = svg
+                .split("<text ")
+                .filter(|text| text.contains("text-anchor=\"end\""))
+                .map(|text| text.split_once('>').unwrap().1.split('<').next().unwrap().trim().parse().unwrap())
+                .collect();
+            assert!(shown.len() > 2 && shown.windows(2).all(|pair| pair[0] != pair[1]), "{values:?}: {shown:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Several charts over the same axis as one picture, with one legend for all.
 
 use super::curves::{Axes, strokes, thin, x_ticks};
-use super::{COLOURS, Drawing, Format, MOST, PlotOptions, draw, drawable, fonts, padded, range, shorten};
+use super::{COLOURS, Drawing, Format, LEAST, PlotOptions, draw, drawable, fonts, padded, range, shorten};
 use crate::error::{Result, ensure};
 use crate::text::visible;
 use plotters::chart::ChartContext;
@@ -68,8 +68,6 @@ const SAMPLE: u32 = 26;
 const FEW: usize = 40;
 /// A curve that goes back more often is drawn as one piece.
 const MOST_PIECES: usize = 1000;
-/// The least value of a logarithmic axis.
-const LEAST: f64 = 1.0 / MOST;
 /// The least that is left of the points of a curve.
 pub const LEAST_POINTS: usize = 120;
 /// A curve of at most this many points has them marked, if there are few curves.
@@ -217,20 +215,21 @@ impl<'a> Picture<'a> {
         }
         let (y0, y1) = range(points().map(|p| p.1));
         let (low, high) = range(points().map(|p| p.1).filter(|y| *y > LEAST));
+        let log = panel.log && low > 0.0 && high > 100.0 * low;
+        let (y0, y1) = padded((y0, y1));
         let axes = Axes {
             title: &panel.title,
             x: &self.picture.x,
             y: "",
             size: 17,
             ticks: (x_ticks(x(), x0..x1, 7), 6),
-            y_high: y0.abs().max(y1.abs()),
+            y_ends: (!log).then_some((y0, y1)),
         };
-        if panel.log && low > 0.0 && high > 100.0 * low {
+        if log {
             let room = (high / low).powf(0.04);
             let mut chart = axes.draw(area, x0..x1, (low / room..high * room).log_scale())?;
             return self.curves(panel, &mut chart, true, format);
         }
-        let (y0, y1) = padded((y0, y1));
         self.curves(panel, &mut axes.draw(area, x0..x1, y0..y1)?, false, format)
     }
 

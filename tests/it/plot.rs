@@ -123,6 +123,15 @@ fn axes_have_units_and_wide_gradients_are_logarithmic() {
 }
 
 #[test]
+fn close_and_constant_values_have_axes_of_their_own_size() {
+    let folder = Folder::new();
+    let line = |s: i64| json!({ "step": s, "top1": 0.999 + 1e-4 * s as f64, "lr": 1e-3 });
+    add_run(&folder, "r", "finished", (1..10).map(line).collect());
+    folder.nepa(&["plot", "r", "--out", "o.svg"]).succeeds();
+    shows(&texts(&folder, "o.svg"), &["0.9992", "0.9994", "0.9998", "9e-4", "1e-3", "1.1e-3"]);
+}
+
+#[test]
 fn collapse_throughput_and_accuracy_have_panels_where_they_are_logged() {
     let folder = Folder::new();
     let names =

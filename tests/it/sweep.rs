@@ -124,6 +124,57 @@ fn reports(folder: &Folder) {
 }
 
 #[test]
+fn seeds_that_are_added_later_count_the_runs_there_are() {
+    let folder = Folder::new();
+    folder.write("recipe.rhai", PLAIN);
+    let lists = ["--set", "lr=[0.1,0.2]"];
+    sweep(&folder, &lists).succeeds().says(&["2 runs of recipe.rhai: 2 to start"]);
+    // The runs so far have the seed 0.
+    let said = sweep(&folder, &[&lists[..], &["--set", "seed=0..3"]].concat());
+    said.succeeds().says(&["6 runs of recipe.rhai: 4 to start, 2 finished before"]);
+    said.prints(&["0.1  3     51.20 ± 0.26", "0.2  3     52.20 ± 0.26"]);
+    let plan = folder.json("s/sweep.json");
+    assert_eq!(plan["runs"][0], json!({ "name": "lr=0.1", "params": { "lr": 0.1, "seed": 0 } }));
+    // Another seed for new runs alone would not be seen in the table.
+    for args in [&["recipe.rhai", "--set", "lr=[0.3]", "--out", "s"][..], &["--resume", "s"]] {
+        let said = folder.nepa(&[&["sweep", "--seed", "2"], args].concat());
+        said.fails(1).says(&["this sweep has --seed 0, now it is 2", "--out, or try both: --set seed=[0,2]"]);
+    }
+    assert_eq!(folder.json("s/sweep.json"), plan);
+}
+
+/// As from another folder.
+#[test]
+fn a_sweep_that_goes_on_runs_the_recipe_of_the_path_that_is_given() {
+    let folder = Folder::new();
+    folder.write("recipe.rhai", PLAIN);
+    sweep(&folder, &["--set", "lr=[0.1]"]).succeeds();
+    std::fs::remove_file(folder.path("recipe.rhai")).unwrap();
+    folder.write("moved/recipe.rhai", PLAIN);
+    let said = folder.nepa(&["sweep", "moved/recipe.rhai", "--set", "lr=[0.1,0.2,0.9]", "--out", "s"]);
+    said.fails(1).says(&["3 runs of moved/recipe.rhai: 2 to start, 1 finished before", "1 of 3 runs failed:"]);
+    said.says(&["to try it again: nepa run moved/recipe.rhai --set lr=0.9"]);
+    assert_eq!(folder.json("s/sweep.json")["recipe"], "moved/recipe.rhai");
+    assert_eq!(folder.json("s/lr=0.2/run.json")["recipe"], "moved/recipe.rhai");
+    folder.nepa(&["sweep", "--resume", "s"]).fails(1).says(&["1 to resume, 2 finished before", "diverged at once"]);
+}
+
+#[test]
+fn commands_to_go_on_have_the_options_of_the_one_before() {
+    let folder = Folder::on_cpu(); // which they name
+    folder.write("recipe.rhai", PLAIN);
+    let lists = ["--set", "lr=[0.9]"];
+    sweep(&folder, &lists).fails(1).says(&["to go on: nepa sweep --resume s\n"]);
+    folder.write("recipe.rhai", PLAIN.replace("diverged at once", "diverged again"));
+    let said = sweep(&folder, &[&lists[..], &["--allow-change", "recipe,a b", "--metric", "val_loss:max"]].concat());
+    said.fails(1).says(&[
+        "to try it again: nepa run recipe.rhai --set lr=0.9 --device cpu --threads 1 --allow-change recipe \
+         --allow-change 'a b' --out s/lr=0.9",
+        "to go on: nepa sweep --resume s --allow-change recipe --allow-change 'a b' --metric val_loss:max\n",
+    ]);
+}
+
+#[test]
 fn values_have_the_types_of_the_recipe() {
     let folder = Folder::new();
     folder.write("recipe.rhai", PLAIN);

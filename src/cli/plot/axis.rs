@@ -79,15 +79,18 @@ fn times(lines: &[&Line]) -> Vec<Option<f64>> {
     lines.iter().map(|line| number(line, "seconds").or_else(|| Some(number(line, "time")? - start?))).collect()
 }
 
-/// Epochs with fractions. Lines name the epoch that they lie in; the steps of the lines say how many
-/// make one, since epoch e holds the steps from e · n + 1 to (e + 1) · n.
+/// Epochs with fractions. Lines name the epoch that they lie in, from 0 on; the steps of the lines say how many
+/// make one, since epoch e holds the steps from e · n + 1 to (e + 1) · n. What is logged before the first is step 0.
 fn epochs(lines: &[&Line]) -> Vec<Option<f64>> {
     let pairs = || lines.iter().filter_map(|line| Some((number(line, "epoch")?, number(line, "step")?)));
+    // The steps of a single epoch do not say how many it will have.
+    let several = pairs().zip(pairs().skip(1)).any(|(before, after)| before.0 != after.0);
     let least = pairs().map(|(epoch, step)| step / (epoch + 1.0)).fold(1.0, f64::max).ceil();
     let below =
         pairs().filter(|(epoch, _)| *epoch > 0.0).map(|(epoch, step)| step / epoch).fold(f64::INFINITY, f64::min);
     // If no number fits, as when a recipe counts otherwise, the epochs are as logged.
-    let steps = (least < below && pairs().all(|(epoch, step)| epoch >= 0.0 && step > 0.0)).then_some(least);
+    let fits = least < below && pairs().all(|(epoch, step)| epoch >= 0.0 && step >= 0.0);
+    let steps = (several && fits).then_some(least);
     lines
         .iter()
         .map(|line| {
@@ -120,6 +123,26 @@ mod tests {
             found.iter().map(|x| (x.unwrap() * 7.0).round()).collect::<Vec<_>>(),
             [3.0, 6.0, 9.0, 12.0, 15.0, 18.0, 21.0]
         );
+    }
+
+    /// An evaluation comes after the last step of an epoch, and may come before the first step of all.
+    #[test]
+    fn evaluations_lie_at_the_ends_of_their_epochs() {
+        let training = [3, 6, 9, 12, 15, 18, 21].map(|step| (step, (step - 1) / 7));
+        let evaluations = [(0, 0), (7, 0), (14, 1), (21, 2)];
+        let mut all: Vec<(i64, i64)> = training.into_iter().chain(evaluations).collect();
+        all.sort_unstable();
+        let lines: Vec<Value> = all.iter().map(|(step, epoch)| json!({ "step": step, "epoch": epoch })).collect();
+        let expected: Vec<Option<f64>> = all.iter().map(|(step, _)| Some(*step as f64 / 7.0)).collect();
+        assert_eq!(positions(Axis::Epoch, &lines), expected);
+    }
+
+    #[test]
+    fn a_single_epoch_stays_as_logged() {
+        let lines: Vec<Value> = (1..=10).map(|i| json!({ "step": 10 * i, "epoch": 0 })).collect();
+        assert_eq!(positions(Axis::Epoch, &lines), [Some(0.0); 10]);
+        let lines = [json!({ "step": 301, "epoch": 3 }), json!({ "step": 350, "epoch": 3 })];
+        assert_eq!(positions(Axis::Epoch, &lines), [Some(3.0); 2]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::cli::sweep::table::number;
 use crate::cli::sweep::values::text;
+use crate::plot::tick;
 use maud::{Markup, html};
 use serde_json::Value;
 
@@ -26,13 +27,19 @@ pub struct Scatter<'a> {
     pub points: Vec<(Value, f64, String, String)>,
 }
 
+/// The values of a parameter as numbers, which texts may be too; none if one is no number.
+fn numbers(values: &[Value]) -> Option<Vec<f64>> {
+    let number =
+        |value: &Value| value.as_f64().or_else(|| value.as_str()?.parse().ok()).filter(|x: &f64| x.is_finite());
+    values.iter().map(number).collect()
+}
+
 /// Where the values of a parameter stand on the axis, from 0 to 1: numbers by size, others one beside the other.
 fn places(values: &[Value]) -> (Vec<f64>, bool) {
-    let as_number =
-        |value: &Value| value.as_f64().or_else(|| value.as_str()?.parse().ok()).filter(|x: &f64| x.is_finite());
-    let numbers: Option<Vec<f64>> = values.iter().map(as_number).collect();
     let count = values.len().max(2) - 1;
-    let Some(numbers) = numbers else { return ((0..values.len()).map(|i| i as f64 / count as f64).collect(), false) };
+    let Some(numbers) = numbers(values) else {
+        return ((0..values.len()).map(|i| i as f64 / count as f64).collect(), false);
+    };
     let least = numbers.iter().copied().fold(f64::INFINITY, f64::min);
     let most = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let log = least > 0.0 && most >= DECADE * least;
@@ -50,10 +57,10 @@ fn distinct(scatter: &Scatter<'_>) -> Vec<Value> {
             values.push(value.clone());
         }
     }
-    if values.iter().all(Value::is_number) {
-        values.sort_by(|a, b| a.as_f64().unwrap_or(0.0).total_cmp(&b.as_f64().unwrap_or(0.0)));
-    }
-    values
+    let Some(numbers) = numbers(&values) else { return values };
+    let mut sorted: Vec<(f64, Value)> = numbers.into_iter().zip(values).collect();
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    sorted.into_iter().map(|(_, value)| value).collect()
 }
 
 /// Round numbers from `low` to `high`.
@@ -95,9 +102,9 @@ pub fn scatter(scatter: &Scatter<'_>) -> Option<Markup> {
         figure.scatter {
             figcaption { (title) }
             svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label=(title) {
-                @for tick in ticks(low, high) {
-                    line.mesh x1=(at(LEFT)) x2=(at(RIGHT)) y1=(at(y(tick))) y2=(at(y(tick))) {}
-                    text x=(at(LEFT - 6.0)) y=(at(y(tick) + 4.0)) text-anchor="end" { (tick_text(tick, high - low)) }
+                @for at_y in ticks(low, high) {
+                    line.mesh x1=(at(LEFT)) x2=(at(RIGHT)) y1=(at(y(at_y))) y2=(at(y(at_y))) {}
+                    text x=(at(LEFT - 6.0)) y=(at(y(at_y) + 4.0)) text-anchor="end" { (tick(at_y, (low, high))) }
                 }
                 path.axis d={ "M" (at(LEFT)) " " (at(TOP)) "V" (at(BOTTOM)) "H" (at(RIGHT)) } {}
                 @for (i, label) in labels(&values, x) {
@@ -115,19 +122,6 @@ pub fn scatter(scatter: &Scatter<'_>) -> Option<Markup> {
             }
         }
     })
-}
-
-/// A number on the vertical axis, with the digits that tell it apart from its neighbours.
-fn tick_text(tick: f64, span: f64) -> String {
-    let digits = (1.0 - span.log10().floor()).clamp(0.0, 6.0) as usize;
-    match tick.abs().max(span) {
-        size if !(1e-4..1e6).contains(&size) => format!("{tick:.1e}"),
-        _ => {
-            let text = format!("{tick:.digits$}");
-            let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-            if text == "-0" { "0".into() } else { text.to_string() }
-        }
-    }
 }
 
 /// The values that have room on the horizontal axis, shortened.
@@ -163,12 +157,23 @@ mod tests {
         assert_eq!(rounded(&[json!(1), json!(2), json!(5)]), (vec![0.0, 25.0, 100.0], false));
         assert_eq!(rounded(&[json!(0), json!(100)]), (vec![0.0, 100.0], false));
         assert_eq!(rounded(&[json!("a"), json!("b"), json!("c")]), (vec![0.0, 50.0, 100.0], false));
+        assert_eq!(rounded(&[json!("4"), json!("8"), json!("12")]), (vec![0.0, 50.0, 100.0], false));
+    }
+
+    #[test]
+    fn values_stand_in_the_order_of_their_size_as_texts_too() {
+        let order = |values: &[Value]| {
+            let points = values.iter().map(|value| (value.clone(), 1.0, String::new(), String::new())).collect();
+            json!(distinct(&Scatter { param: "p", result: "r", points }))
+        };
+        assert_eq!(order(&[json!("12"), json!("4"), json!("8"), json!("4")]), json!(["4", "8", "12"]));
+        assert_eq!(order(&[json!(1e-3), json!(3), json!("1")]), json!([1e-3, "1", 3]));
+        assert_eq!(order(&[json!("12"), json!("4"), json!("auto")]), json!(["12", "4", "auto"]));
     }
 
     #[test]
     fn ticks_are_round_numbers_within_the_axis() {
-        let shown =
-            |low: f64, high: f64| ticks(low, high).iter().map(|t| tick_text(*t, high - low)).collect::<Vec<_>>();
+        let shown = |low: f64, high: f64| ticks(low, high).iter().map(|at| tick(*at, (low, high))).collect::<Vec<_>>();
         assert_eq!(shown(0.47, 0.93), ["0.6", "0.8"]);
         assert_eq!(shown(-3.0, 17.0), ["0", "5", "10", "15"]);
         assert_eq!(shown(64.71, 64.79), ["64.72", "64.74", "64.76", "64.78"]);

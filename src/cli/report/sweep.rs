@@ -85,7 +85,9 @@ fn drawn(settings: &[Setting], metric: Option<&Metric>) -> Vec<usize> {
         if let Some(metric) = metric {
             let mean = |place: &usize| settings[*place].stats.get(&metric.key).map_or(f64::NAN, |stat| stat.mean);
             let worse = |place: &usize| if metric.lower { mean(place) } else { -mean(place) };
-            places.sort_by(|a, b| worse(a).total_cmp(&worse(b)));
+            // No number, as of a setting without a result, is worst, whatever its sign.
+            let order = |a: f64, b: f64| a.is_nan().cmp(&b.is_nan()).then(a.total_cmp(&b));
+            places.sort_by(|a, b| order(worse(a), worse(b)));
         }
         places.truncate(MOST_CURVES);
         places.sort_unstable();
@@ -344,4 +346,25 @@ fn common(settings: &Map<String, Value>, sweep: &Sweep) -> Map<String, Value> {
         common.insert(label.clone(), Value::Object(own));
     }
     common
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn the_best_settings_are_drawn_and_those_without_a_result_last() {
+        let setting = |mean: Option<f64>| {
+            let stat = mean.map(|mean| ("top1".to_string(), Stat { mean, deviation: None, n: 1 }));
+            let stats: HashMap<String, Stat> = stat.into_iter().collect();
+            Setting { params: Map::new(), runs: vec![0], finished: stats.len(), stats }
+        };
+        // Three without a result, one that diverged, then better and better ones.
+        let without = [None, None, None, Some(f64::NAN)].map(setting);
+        let settings: Vec<Setting> = without.into_iter().chain((0..30).map(|i| setting(Some(f64::from(i))))).collect();
+        let drawn = |lower| drawn(&settings, Some(&Metric { key: "top1".into(), lower }));
+        assert_eq!(drawn(false), (6..34).collect::<Vec<_>>());
+        assert_eq!(drawn(true), (4..32).collect::<Vec<_>>());
+    }
 }

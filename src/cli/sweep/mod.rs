@@ -131,6 +131,7 @@ pub fn sweep(args: &SweepArgs, host: impl FnOnce(Interrupt) -> Host) -> Result<u
             "choose another directory with --out"
         );
     }
+    file.refuse_other_seed(args.seed)?;
     options::merge(&mut file.options, args);
     let Some(prepared) = prepare(args, &file, &recipe, &host) else { return Ok(FAILED) };
     let named = match resumed {
@@ -141,6 +142,8 @@ pub fn sweep(args: &SweepArgs, host: impl FnOnce(Interrupt) -> Host) -> Result<u
         lock = Some(RunLock::take(&dir)?);
     }
     adopt_scripts(&mut file, &dir, &prepared, &host, &args.allow_change)?;
+    // What was checked is what is run: from another folder the recipe has another path.
+    file.recipe = recipe.display().to_string();
     file.command = command_line();
     file.write(&dir)?;
     let slots = Slots::new(args.jobs, &file.options, prepared.device, named.len())?;
@@ -325,13 +328,15 @@ fn conclude(args: &SweepArgs, sweep: &Sweep, named: &[usize], ended: &Ended, slo
     }
     for (place, fault) in failed.iter().take(MOST_LISTED) {
         let run = &sweep.runs[*place];
+        // A run that has no directory yet has nothing that could have changed.
+        let allowed = if run.file.is_some() { &args.allow_change[..] } else { &[] };
         let arguments = run_arguments(
             &sweep.file,
             &run.planned,
             &sweep.dir,
             host.sources.stdlib(),
             sweep.file.options.threads,
-            &[],
+            allowed,
         );
         let words: Vec<String> =
             std::iter::once("nepa".to_string()).chain(arguments).map(|word| shell_word(&word).into_owned()).collect();

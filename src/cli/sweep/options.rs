@@ -133,14 +133,15 @@ pub fn run_arguments(
 
 /// The command that goes on with a sweep.
 pub fn resuming_command(args: &SweepArgs, dir: &Path, stdlib: Option<&Path>, slots: &Slots) -> String {
-    let mut words = vec!["nepa sweep --resume".to_string(), shell_word(&dir.display().to_string()).into_owned()];
+    let option = |name: &str, value: &str| format!("{name} {}", shell_word(value));
+    let mut words = vec!["nepa sweep".to_string(), option("--resume", &dir.display().to_string())];
     let jobs = slots.environments.len().max(args.jobs.into());
     if jobs > 1 {
         words.push(format!("--jobs {jobs}"));
     }
-    if let Some(stdlib) = stdlib {
-        words.push(format!("--stdlib {}", shell_word(&stdlib.display().to_string())));
-    }
+    words.extend(args.allow_change.iter().map(|name| option("--allow-change", name)));
+    words.extend(args.metric.iter().map(|name| option("--metric", name)));
+    words.extend(stdlib.map(|stdlib| option("--stdlib", &stdlib.display().to_string())));
     words.join(" ")
 }
 

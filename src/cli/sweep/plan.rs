@@ -1,6 +1,6 @@
 //! `sweep.json`: which runs a sweep consists of, and what a command adds to them.
 
-use super::values::{Axis, text};
+use super::values::{Axis, SEED, text};
 use crate::bail_hint;
 use crate::error::{Result, ensure};
 use crate::files::{read_json, write_atomic};
@@ -10,7 +10,7 @@ use crate::script::Declared;
 use crate::untrusted::MOST_TEXT;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 /// The most runs of a sweep.
@@ -104,8 +104,9 @@ impl SweepFile {
 
     /// Adds the runs of a command to those there are; gives the places of all that it names.
     pub fn add(&mut self, axes: &[Axis], declared: &[Declared]) -> Result<Vec<usize>> {
-        self.refuse_other_constants(axes, declared)?;
-        let complete = |params: &Map<String, Value>| json!(with_defaults(params, declared)).to_string();
+        let defaults = self.defaults(declared);
+        self.refuse_other_constants(axes, &defaults)?;
+        let complete = |params: &Map<String, Value>| json!(with_defaults(params, &defaults)).to_string();
         let places = self.runs.iter().enumerate().map(|(place, run)| (complete(&run.params), place));
         let mut places: HashMap<String, usize> = places.collect();
         let mut taken: HashSet<String> = self.runs.iter().map(|run| run.name.to_lowercase()).collect();
@@ -129,26 +130,54 @@ impl SweepFile {
                 self.swept.push(axis.name.clone());
             }
         }
-        self.fill_in_defaults(declared);
+        self.fill_in(&defaults);
         Ok(named)
     }
 
+    /// What a run has that is not given a parameter: the recipe's default, and the sweep's seed where that is an option.
+    fn defaults(&self, declared: &[Declared]) -> Map<String, Value> {
+        let mut all: Map<_, _> = declared.iter().filter_map(|d| Some((d.name.clone(), d.default_value()?))).collect();
+        if self.seed_is_option {
+            all.insert(SEED.into(), self.seed().into());
+        }
+        all
+    }
+
+    /// The seed of runs that are given none.
+    fn seed(&self) -> u64 {
+        self.options.seed.unwrap_or(0)
+    }
+
     /// A parameter that only some commands have set has its default in the runs of the others.
-    fn fill_in_defaults(&mut self, declared: &[Declared]) {
-        let known = declared.iter().filter(|d| self.values.contains_key(&d.name));
-        let defaults: Vec<_> = known.filter_map(|d| Some((d.name.clone(), d.default_value()?))).collect();
-        for (name, value) in defaults {
+    fn fill_in(&mut self, defaults: &Map<String, Value>) {
+        for (name, value) in defaults.iter().filter(|(name, _)| self.values.contains_key(*name)) {
             for run in &mut self.runs {
-                run.params.entry(&name).or_insert_with(|| value.clone());
+                run.params.entry(name).or_insert_with(|| value.clone());
             }
         }
     }
 
+    /// The sweep's seed may not silently become another one, which the new runs alone would have.
+    pub fn refuse_other_seed(&self, now: Option<u64>) -> Result<()> {
+        let was = self.seed();
+        if let Some(now) = now.filter(|now| *now != was && !self.runs.is_empty()) {
+            let instead = match self.seed_is_option {
+                true => format!("try both: --set {SEED}=[{was},{now}]"),
+                false => "leave out --seed".into(),
+            };
+            bail_hint!(
+                "this sweep has --seed {was}, now it is {now}";
+                "choose another directory with --out, or {instead}"
+            );
+        }
+        Ok(())
+    }
+
     /// A parameter that has one value in all runs so far may not silently get another one: the results would not be
     /// comparable.
-    fn refuse_other_constants(&self, axes: &[Axis], declared: &[Declared]) -> Result<()> {
+    fn refuse_other_constants(&self, axes: &[Axis], defaults: &Map<String, Value>) -> Result<()> {
         let Some(first) = self.runs.first() else { return Ok(()) };
-        let default = |name: &str| declared.iter().find(|d| d.name == name).and_then(Declared::default_value);
+        let default = |name: &str| defaults.get(name).cloned();
         let before = |run: &PlannedRun, name: &str| run.params.get(name).cloned().or_else(|| default(name));
         let mut names: Vec<&str> = first.params.keys().map(String::as_str).collect();
         names.extend(axes.iter().map(|axis| axis.name.as_str()).filter(|name| !first.params.contains_key(*name)));
@@ -189,12 +218,11 @@ fn new_name(params: &Map<String, Value>, axes: &[Axis], taken: &mut HashSet<Stri
 }
 
 /// The parameters in a fixed order, with the defaults of those that are not given.
-fn with_defaults(params: &Map<String, Value>, declared: &[Declared]) -> Vec<(String, Value)> {
-    let given = params.iter().map(|(name, value)| (name.clone(), value.clone()));
-    let missing = declared.iter().filter(|d| !params.contains_key(&d.name));
-    let mut all: Vec<_> = given.chain(missing.filter_map(|d| Some((d.name.clone(), d.default_value()?)))).collect();
-    all.sort_by(|a, b| a.0.cmp(&b.0));
-    all
+fn with_defaults<'a>(
+    params: &'a Map<String, Value>,
+    defaults: &'a Map<String, Value>,
+) -> BTreeMap<&'a String, &'a Value> {
+    defaults.iter().chain(params).collect()
 }
 
 /// Every combination of the values; the last axis changes fastest.
@@ -255,6 +283,35 @@ mod tests {
         assert_eq!(json!(file.values), json!({ "lr": [0.001, 1e-5], "seed": [0, 1], "model": ["small"] }));
         let other = file.add(&[axis("lr", json!([1.0]), true), axis("model", json!(["base"]), false)], &[]);
         assert!(other.unwrap_err().to_string().contains("have model=small, now it is base"));
+    }
+
+    /// The seed is no parameter of the recipe: runs without one have that of the sweep.
+    #[test]
+    fn seeds_that_are_added_later_complete_the_runs_there_are() {
+        for (seed, named, seeds) in [(None, [0, 2, 1, 3], [0, 0, 1, 1]), (Some(7), [2, 3, 4, 5], [7, 7, 0, 1])] {
+            let options = RunOptions { seed, ..RunOptions::default() };
+            let mut file = SweepFile { seed_is_option: true, options, ..SweepFile::default() };
+            let lr = axis("lr", json!([0.1, 0.2]), true);
+            file.add(std::slice::from_ref(&lr), &[]).unwrap();
+            assert_eq!(json!(file.runs[1].params), json!({ "lr": 0.2 }));
+            assert_eq!(file.add(&[lr, axis("seed", json!([0, 1]), true)], &[]).unwrap(), named);
+            let found: Vec<&Value> = file.runs[..4].iter().map(|run| &run.params["seed"]).collect();
+            assert_eq!(json!(found), json!(seeds));
+        }
+    }
+
+    #[test]
+    fn a_sweep_has_one_seed_of_its_own() {
+        let mut file = SweepFile { seed_is_option: true, ..SweepFile::default() };
+        // Nothing has it yet.
+        file.refuse_other_seed(Some(5)).unwrap();
+        file.add(&[axis("lr", json!([0.1]), true)], &[]).unwrap();
+        file.refuse_other_seed(None).unwrap();
+        file.refuse_other_seed(Some(0)).unwrap();
+        let error = file.refuse_other_seed(Some(5)).unwrap_err();
+        assert!(error.to_string().contains("this sweep has --seed 0, now it is 5"), "{error}");
+        let constant = file.add(&[axis("seed", json!([3]), false)], &[]);
+        assert!(constant.unwrap_err().to_string().contains("have seed=0, now it is 3"));
     }
 
     #[test]

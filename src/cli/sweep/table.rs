@@ -106,13 +106,13 @@ impl Metric {
 
     fn obvious(sweep: &Sweep) -> Option<Self> {
         let keys = sweep.results();
-        let has = |words: &'static [&'static str]| {
-            let mut found = keys.iter().filter(move |key| words.iter().any(|word| key.to_lowercase().contains(word)));
+        let first = |is_one: fn(&str) -> bool| {
+            let mut found = keys.iter().filter(move |key| is_one(key));
             let held_out = ["val", "test", "eval", "held"];
             let first = found.clone().next();
             found.find(|key| held_out.iter().any(|word| key.starts_with(word))).or(first)
         };
-        let key = has(&["top1", "acc"]).or_else(|| has(&["loss"])).or(keys.first())?;
+        let key = first(is_accuracy).or_else(|| first(is_loss)).or(keys.first())?;
         Some(Self { key: key.to_string(), lower: is_lower_better(key) })
     }
 
@@ -131,11 +131,26 @@ impl Metric {
 }
 
 /// By a result's name.
+fn is_accuracy(key: &str) -> bool {
+    let name = key.to_lowercase();
+    ["top1", "acc"].iter().any(|word| name.contains(word))
+}
+
+/// By a result's name: loss, val_loss, testloss.
+fn is_loss(key: &str) -> bool {
+    has_word(key, |word| word.ends_with("loss"))
+}
+
+/// By a result's name.
 fn is_lower_better(key: &str) -> bool {
     const LOWER: &[&str] =
-        &["loss", "error", "err", "ece", "nll", "perplexity", "ppl", "mse", "mae", "rmse", "fid", "seconds", "time"];
-    let name = key.to_lowercase();
-    name.split(|c: char| !c.is_alphanumeric()).any(|word| LOWER.contains(&word))
+        &["error", "err", "ece", "nll", "perplexity", "ppl", "mse", "mae", "rmse", "fid", "seconds", "time"];
+    is_loss(key) || has_word(key, |word| LOWER.contains(&word))
+}
+
+/// Whether a word of a result's name, in lower case, is such a one.
+fn has_word(key: &str, is_one: impl Fn(&str) -> bool) -> bool {
+    key.to_lowercase().split(|c: char| !c.is_alphanumeric()).any(is_one)
 }
 
 /// The settings of a sweep, in the order of its runs.
@@ -290,7 +305,25 @@ mod tests {
 
     #[test]
     fn a_name_tells_whether_less_is_better() {
-        assert!(["loss", "val/loss", "val_loss", "test_error", "ece"].into_iter().all(is_lower_better));
-        assert!(!["top1", "probe_top1", "accuracy", "effective_rank", "terror"].into_iter().any(is_lower_better));
+        assert!(["loss", "val/loss", "val_loss", "testloss", "test_error", "ece"].into_iter().all(is_lower_better));
+        let higher = ["top1", "probe_top1", "accuracy", "effective_rank", "terror", "lossless"];
+        assert!(!higher.into_iter().any(is_lower_better));
+    }
+
+    /// What is chosen as a loss is compared as one.
+    #[test]
+    fn an_accuracy_is_compared_else_a_loss() {
+        for (keys, expected) in [
+            (&["seen", "loss", "val_acc"][..], "val_acc, highest"),
+            (&["seen", "loss", "top1"], "top1, highest"),
+            (&["seen", "loss", "testloss"], "testloss, lowest"),
+            (&["seen", "trainloss"], "trainloss, lowest"),
+            (&["seen", "lossless"], "seen, highest"),
+        ] {
+            let keys = keys.iter().map(|key| key.to_string()).collect();
+            let (dir, file) = (std::path::PathBuf::new(), super::super::SweepFile::default());
+            let sweep = Sweep { dir, file, runs: Vec::new(), keys };
+            assert_eq!(Metric::choose(&sweep, None).unwrap().unwrap().words(), expected);
+        }
     }
 }
