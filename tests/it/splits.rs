@@ -133,6 +133,79 @@ fn the_small_recipes_take_any_layout_and_splits() {
     said.fails(1).says(&["d: a fifth of its images, 6 of 30, is held out", "128"]);
 }
 
+/// Layouts that are handed around.
+#[test]
+fn folders_of_splits_are_splits_whatever_lies_beside_them() {
+    let folder = Folder::new();
+    for (place, training, testing, beside) in [
+        ("cats", "training_set", "test_set", "single_prediction"),
+        ("intel", "seg_train", "seg_test", "seg_pred"),
+        ("more", "imagenet_train", "imagenet_val", "flowers"),
+    ] {
+        classes(&folder, &format!("{place}/{training}"), &["cat", "dog"], 3);
+        classes(&folder, &format!("{place}/{testing}"), &["cat", "dog"], 2);
+        folder.write(&format!("{place}/{beside}/0.png"), png(9, 28));
+        let held_out = if testing.contains("val") { "validation" } else { "test" };
+        let said = folder.run(&format!(
+            "print(data::splits(\"{place}\")); let s = data::open(\"{place}\", \"train\"); print(`${{s.len}} ${{s.class_names}}`);\n\
+             print(data::open(\"{place}\", \"{held_out}\").len);"
+        ));
+        said.prints(&[&format!("[\"{training}\", \"{testing}\"]"), "6 [\"cat\", \"dog\"]", "4"]);
+    }
+    // A name with a number alone is a split, with classes or without.
+    for i in 0..3 {
+        folder.write(&format!("coco/train2017/{i}.png"), png(i, 28));
+        folder.write(&format!("coco/val2017/{i}.png"), png(i, 28));
+        folder.write(&format!("tubes/test_tube/{i}.png"), png(i, 28));
+        folder.write(&format!("tubes/flask/{i}.png"), png(i, 28));
+        folder.write(&format!("tiny/val/images/{i}.png"), png(i, 28));
+    }
+    classes(&folder, "tiny/train", &["n01", "n02"], 2);
+    folder
+        .run(
+            "print(data::splits(\"coco\")); print(data::open(\"coco\", \"validation\").class_names);\n\
+             print(data::splits(\"tubes\")); print(data::open(\"tubes\").class_names);\n\
+             print(data::open(\"tiny\", \"train\").class_names); let v = data::open(\"tiny\", \"val\"); print(`${v.len} ${v.class_names}`);",
+        )
+        .prints(&["[\"train2017\", \"val2017\"]", "[]", "[]", "[\"flask\", \"test_tube\"]", "[\"n01\", \"n02\"]", "3 []"]);
+    // One that may be a split and may be a class.
+    classes(&folder, "either/training_set", &["cat", "dog"], 2);
+    folder.write("either/flowers/0.png", png(1, 28));
+    folder.run("data::open(\"either\");").fails(1).says(&["can be read in two ways: training_set/ as a split"]);
+}
+
+#[test]
+fn a_folder_too_high_is_not_a_single_class() {
+    let folder = Folder::new();
+    classes(&folder, "split/train/images", &["cat", "dog"], 2);
+    classes(&folder, "split/val/images", &["cat", "dog"], 2);
+    classes(&folder, "root/images", &["cat", "dog"], 2);
+    classes(&folder, "described/data", &["cat", "dog"], 2);
+    folder.write("described/docs/figure.png", png(1, 28));
+    for (open, place, name) in [
+        ("\"split\", \"train\"", "split/train", "images"),
+        ("\"root\"", "root", "images"),
+        ("\"described\"", "described", "data"),
+    ] {
+        folder.run(&format!("data::open({open});")).fails(1).says(&[
+            &format!("{place} would have a single class, {name}"),
+            "cat, dog",
+            &format!("give {place}/{name}, or move them up into {place}"),
+        ]);
+    }
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_told_and_looked_at_again() {
+    let folder = Folder::new();
+    classes(&folder, "data", &["cat", "dog"], 2);
+    std::os::unix::fs::symlink(folder.path("more"), folder.path("data/cat/more")).unwrap();
+    let open = "print(data::open(\"data\").len);";
+    folder.run(open).prints(&["4"]).says(&["more links to what is not there: passed over"]);
+    folder.write("more/0.png", png(1, 28));
+    folder.run(open).prints(&["5"]);
+}
+
 #[test]
 fn what_is_passed_over_is_said_by_runs_and_by_data() {
     let folder = Folder::new();

@@ -200,14 +200,15 @@ pub(super) fn classes(
     row: impl Fn(usize) -> String,
 ) -> Result<(Classes, Option<String>)> {
     let (columns, files): (Vec<Columns>, Vec<Labels>) = read.into_iter().unzip();
-    let first = &columns[0];
+    let labelled = columns.iter().position(|c| c.label.is_some()).unwrap_or(0);
+    let first = &columns[labelled];
     for (i, other) in columns.iter().enumerate() {
         if let (Some(a), Some(b)) = (&first.label, &other.label)
             && (a != b || first.names != other.names)
         {
             let differ = if a == b { "other class names" } else { "another label column" };
             bail_hint!(
-                "{} has {differ} than {}", file(i), file(0);
+                "{} has {differ} than {}", file(i), file(labelled);
                 "the files of a split must agree on the column of labels and on the order of its classes"
             );
         }

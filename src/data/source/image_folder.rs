@@ -2,7 +2,7 @@
 
 use super::listing::{self, FileState};
 use super::names::{self, Names};
-use super::survey::{Arrangement, Survey, survey};
+use super::survey::{Arrangement, Survey, need_classes, survey};
 use super::{Source, StoredImage, paths, split_names};
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail, ensure};
@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 const KIND: &str = "folder";
@@ -62,6 +63,9 @@ impl ImageFolder {
                 (path.to_path_buf(), split_names::of_folder(path, split)?, arrangement == Arrangement::Loose)
             }
         };
+        if !is_loose {
+            need_classes(&root)?;
+        }
         Self::read(root, split, is_loose)
     }
 
@@ -69,7 +73,10 @@ impl ImageFolder {
     pub fn with_classes(path: &Path) -> Result<Self> {
         let shown = path.display();
         match surveyed(path)?.arrangement {
-            Arrangement::Classes => Self::read(path.to_path_buf(), split_names::of_folder(path, None)?, false),
+            Arrangement::Classes => {
+                need_classes(path)?;
+                Self::read(path.to_path_buf(), split_names::of_folder(path, None)?, false)
+            }
             Arrangement::Splits(splits) => {
                 let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
                 bail_hint!(
@@ -186,18 +193,23 @@ fn listing_of(root: &Path, is_loose: bool) -> Result<Listing> {
         }
     }
     let started = SystemTime::now();
-    let new = Listing::make(root, folders)?;
-    if new.classes.iter().flat_map(|c| &c.dirs).all(|(_, state)| state.is_settled(started)) {
+    let leads_nowhere = AtomicBool::new(false);
+    let new = Listing::make(root, folders, &leads_nowhere)?;
+    // Where a link leads nowhere, nothing tells when there is a folder again.
+    let is_whole = !leads_nowhere.into_inner();
+    if is_whole && new.classes.iter().flat_map(|c| &c.dirs).all(|(_, state)| state.is_settled(started)) {
         listing::store(cache.as_deref(), KIND, &key, &new);
     }
     Ok(new)
 }
 
 impl Listing {
-    fn make(root: &Path, folders: Vec<OsString>) -> Result<Self> {
+    fn make(root: &Path, folders: Vec<OsString>, leads_nowhere: &AtomicBool) -> Result<Self> {
         let progress = listing::Progress::new(format!("listing {}", root.display()));
-        let found: Vec<(Vec<(OsString, FileState)>, Names)> =
-            folders.par_iter().map(|folder| walk(&root.join(folder), &progress)).collect::<Result<_>>()?;
+        let found: Vec<(Vec<(OsString, FileState)>, Names)> = folders
+            .par_iter()
+            .map(|folder| walk(&root.join(folder), &progress, leads_nowhere))
+            .collect::<Result<_>>()?;
         let empty: Vec<_> =
             folders.iter().zip(&found).filter(|(_, p)| p.1.len() == 0).map(|(f, _)| f.to_string_lossy()).collect();
         if !empty.is_empty() {
@@ -255,8 +267,13 @@ impl Listing {
     }
 }
 
-/// The images below a class folder in the order of `sorted(os.walk(dir, followlinks=True))`, and the folders read.
-fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, FileState)>, Names)> {
+/// The images below a class folder in the order of `sorted(os.walk(dir, followlinks=True))`, and the folders read. Says, and
+/// notes in `leads_nowhere`, if there are links to what is not there, which may be folders.
+fn walk(
+    base: &Path,
+    progress: &listing::Progress,
+    leads_nowhere: &AtomicBool,
+) -> Result<(Vec<(OsString, FileState)>, Names)> {
     let mut found: Vec<(OsString, FileState, Vec<OsString>)> = Vec::new();
     let mut open = vec![OsString::new()];
     while let Some(dir) = open.pop() {
@@ -272,7 +289,7 @@ fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, Fil
                 continue;
             }
             let link = kind.is_symlink();
-            if kind.is_dir() || link && entry.path().is_dir() {
+            if paths::is_folder(&entry)? {
                 if link && is_cycle(&path, &entry.path()) {
                     bail!("{} links to a folder that it lies in", entry.path().display());
                 }
@@ -284,6 +301,9 @@ fn walk(base: &Path, progress: &listing::Progress) -> Result<(Vec<(OsString, Fil
                 open.push(below);
             } else if paths::is_image_name(name.as_bytes()) {
                 files.push(name);
+            } else if link && paths::look_at(&entry.path())?.is_none() {
+                leads_nowhere.store(true, Ordering::Relaxed);
+                listing::note(&format!("{} links to what is not there: passed over", entry.path().display()));
             }
         }
         files.sort_unstable();

@@ -22,6 +22,18 @@ pub(super) fn is_split_name(name: &str) -> bool {
     group(name).is_some()
 }
 
+/// Whether this is what splits are called, perhaps with a number: `train`, `val2017`.
+pub(super) fn is_numbered_split_name(name: &str) -> bool {
+    let mut found = words(name).filter(|word| !word.is_empty());
+    found.next().is_some_and(is_split_name) && found.next().is_none()
+}
+
+/// Whether two names with a keyword mean different splits: `training_set` and `test_set`.
+pub(super) fn differ(a: &str, b: &str) -> bool {
+    let of = |name: &str| keyword(name).and_then(|word| group(&word));
+    of(a) != of(b)
+}
+
 /// The keyword in a name, in lower case, where `-`, `.`, `_`, spaces and digits delimit words, as in `datasets`: "val"
 /// of `imagenet_val_0001`. None if there is none, and none of a name that speaks of several splits.
 pub(super) fn keyword(name: &str) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use super::{paths, shard_name::Kind, split_names};
 use crate::bail_hint;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Diagnostic, Result};
 use std::path::Path;
 
 /// Folders of pictures that belong to a description rather than to the data.
@@ -130,9 +130,13 @@ pub(super) fn survey(dir: &Path) -> Result<Option<Survey>> {
         if split_names::keyword(name).is_some() {
             // A folder that cannot be read has nothing to say here.
             let inside = Contents::of(&path).unwrap_or_default();
-            let has_classes = inside.folders.iter().any(|folder| images_in(&path.join(folder)).is_some());
-            if has_classes || !inside.images.is_empty() {
-                let list = if split_names::is_split_name(name) { &mut exact } else { &mut similar };
+            let found: Vec<(&String, Images)> =
+                inside.folders.iter().filter_map(|folder| Some((folder, images_in(&path.join(folder))?))).collect();
+            // `val/images/0.jpg` has no classes.
+            let is_loose = matches!(found[..], [(name, Images::Directly)] if is_asset(name));
+            let has_classes = !found.is_empty() && !is_loose;
+            if !found.is_empty() || !inside.images.is_empty() {
+                let list = if split_names::is_numbered_split_name(name) { &mut exact } else { &mut similar };
                 list.push(Candidate { name: name.clone(), inside, has_classes });
             }
         } else if let Some(images) = images_in(&path) {
@@ -140,10 +144,15 @@ pub(super) fn survey(dir: &Path) -> Result<Option<Survey>> {
         }
     }
     let own: Vec<(String, Images)> = others.iter().filter(|(name, _)| !is_asset(name)).cloned().collect();
-    // `train2017` is a split beside `train`, or where nothing else is and it has classes: `test_tube` may be a class.
+    // `training_set` is a split beside `train` or, with classes in both, `test_set`, or where nothing else is and it has
+    // classes: `test_tube` may be a class.
     let is_beside = exact.iter().any(|split| split.has_classes) || !exact.is_empty() && own.is_empty();
-    if is_beside || own.is_empty() && similar.iter().any(|split| split.has_classes) {
+    let with_classes: Vec<&str> = similar.iter().filter(|s| s.has_classes).map(|s| s.name.as_str()).collect();
+    let are_several = with_classes.iter().any(|name| split_names::differ(name, with_classes[0]));
+    if is_beside || are_several || own.is_empty() && !with_classes.is_empty() {
         exact.append(&mut similar);
+    } else if let ([name, ..], [(other, _), ..]) = (&with_classes[..], &own[..]) {
+        return Err(two_ways(dir, name, other));
     } else {
         others.extend(similar.into_iter().map(Candidate::into_class));
     }
@@ -198,11 +207,37 @@ fn need_clear_splits(dir: &Path, found: &[Candidate], own: &[(String, Images)]) 
     let [split] = found else { return Ok(()) };
     let alike = |images: &Images| *images == Images::Below || split.inside.images.len() > FEW;
     let Some((other, _)) = own.iter().find(|(_, images)| alike(images)) else { return Ok(()) };
-    let (dir, name) = (dir.display(), &split.name);
-    bail_hint!(
-        "{dir} can be read in two ways: {name}/ as a split, or {name}/ and {other}/ as classes";
-        "give {dir}/{name} for the split, or put what are no classes elsewhere"
-    );
+    Err(two_ways(dir, &split.name, other))
+}
+
+fn two_ways(dir: &Path, split: &str, other: &str) -> crate::error::Error {
+    let dir = dir.display();
+    Diagnostic::new(format!("{dir} can be read in two ways: {split}/ as a split, or {split}/ and {other}/ as classes"))
+        .hint(format!("give {dir}/{split} for the split, or put what are no classes elsewhere"))
+        .into()
+}
+
+/// Refuses a folder of classes whose only one, but for folders such as `docs`, holds folders of images itself: it is a level
+/// too high, and all images would be of one class.
+pub(super) fn need_classes(root: &Path) -> Result<()> {
+    let folders = Contents::of(root)?.folders;
+    if folders.len() > ASSETS.len() + 1 {
+        return Ok(());
+    }
+    let found: Vec<(&String, Images)> =
+        folders.iter().filter_map(|name| Some((name, images_in(&root.join(name))?))).collect();
+    let own: Vec<(&String, Images)> = found.iter().filter(|(name, _)| !is_asset(name)).copied().collect();
+    if let [(name, Images::Below)] = if own.is_empty() { &found[..] } else { &own[..] } {
+        let inside = Contents::of(&root.join(name))?;
+        if inside.images.is_empty() && inside.folders.len() > 1 {
+            bail_hint!(
+                "{} would have a single class, {name}, whose folder holds folders of images itself: {}", root.display(),
+                paths::some(&inside.folders);
+                "if those are the classes, give {0}/{name}, or move them up into {0}", root.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a single class folder that may as well be no class.

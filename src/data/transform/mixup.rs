@@ -169,9 +169,9 @@ impl Mixup {
 fn region_of(height: usize, width: usize, lam: f64, rng: &mut impl RngCore) -> Region {
     let ratio = (1.0 - lam).sqrt();
     let mut side = |n: usize| {
-        let half = (n as f64 * ratio) as usize / 2;
+        let length = (n as f64 * ratio) as usize;
         let centre = rng.random_range(0..n);
-        (centre.saturating_sub(half), (centre + half).min(n))
+        (centre.saturating_sub(length / 2), (centre + length.div_ceil(2)).min(n))
     };
     let (top, bottom) = side(height);
     let (left, right) = side(width);
@@ -184,7 +184,7 @@ fn region_within(height: usize, width: usize, [low, high]: [f64; 2], rng: &mut i
         let (low, high) = ((n as f64 * low) as usize, (n as f64 * high) as usize);
         // Small images may leave one length only.
         let length = rng.random_range(low..high.max(low + 1));
-        (rng.random_range(0..n - length), length)
+        (rng.random_range(0..=n - length), length)
     };
     let (top, height) = side(height);
     let (left, width) = side(width);
@@ -388,6 +388,22 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    /// As timm 1.0.31 has them: odd lengths whole, and rectangles that reach the last row.
+    #[test]
+    fn cut_rectangles_have_their_length_and_reach_every_row() {
+        let mut rng = Key::new(1).rng();
+        // 0.99² of 101 rows: 99.99, so 99.
+        let lam = 1.0 - 0.99f64.powi(2);
+        let inside: Vec<usize> = (0..400)
+            .map(|_| region_of(101, 101, lam, &mut rng))
+            .filter(|r| r.top > 0 && r.top + r.height < 101)
+            .map(|r| r.height)
+            .collect();
+        assert!(!inside.is_empty() && inside.iter().all(|height| *height == 99), "{inside:?}");
+        let reached = (0..400).map(|_| region_within(7, 7, [0.3, 0.6], &mut rng)).map(|r| r.top + r.height).max();
+        assert_eq!(reached, Some(7));
     }
 
     /// timm's own results (tests/fixtures/train/mixing.*).

@@ -47,8 +47,8 @@ impl RandomResizedCrop {
         );
         let [low, high] = options.ratio;
         ensure!(
-            0.0 < low && low <= high,
-            "option `ratio` of {OF}: expected [least, greatest], both positive, found [{low}, {high}]"
+            0.0 < low && low <= high && high.is_finite(),
+            "option `ratio` of {OF}: expected [least, greatest], both positive and finite, found [{low}, {high}]"
         );
         check_reducing_gap(OF, options.reducing_gap)?;
         Ok(Self { height, width, options: options.clone() })
