@@ -86,14 +86,21 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         3..=4 => 1,
         n => 1 + n / 3,
     };
+    // Each letter too many or too few is an edit. Of a stranger's file, there may be any number of long names.
+    let length = name.len();
     candidates
         .into_iter()
+        .take(MOST_CANDIDATES)
+        .filter(|c| c.len().abs_diff(length) <= 4 * allowed)
         .filter(|c| *c != name && c.chars().any(char::is_alphanumeric))
         .map(|c| (strsim::damerau_levenshtein(&lower, &c.to_lowercase()), c))
         .filter(|(distance, c)| *distance <= allowed.min(1 + c.chars().count() / 3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, c)| c)
 }
+
+/// The most names that are compared.
+const MOST_CANDIDATES: usize = 20_000;
 
 /// Names that other libraries have for what is called otherwise here.
 const OTHER_NAMES: &[(&str, &str)] = &[

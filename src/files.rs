@@ -180,10 +180,7 @@ pub fn write_folder(
     ensure_replaceable(&target, existing)?;
     let staging = staging(&target)?;
     fill(&FolderWriter { root: staging.path() })?;
-    for folder in folders_in(staging.path())? {
-        File::open(folder)?.sync_all()?;
-    }
-    File::open(staging.path())?.sync_all()?;
+    sync_folders(staging.path())?;
     if ensure_replaceable(&target, existing)? {
         replace(staging.path(), &target)?;
     } else {
@@ -194,6 +191,14 @@ pub fn write_folder(
     let _ = staging.close();
     remove_abandoned(&target);
     Ok(())
+}
+
+/// Waits until a folder's names, and those of the folders in it, are on the disk.
+fn sync_folders(dir: &Path) -> Result<()> {
+    for folder in folders_in(dir)? {
+        sync_folders(&folder)?;
+    }
+    Ok(File::open(dir)?.sync_all()?)
 }
 
 /// Whether there is a folder at `dir` that may be replaced; an error if there is anything that may not.
@@ -359,7 +364,12 @@ fn last_written(path: &Path) -> Option<SystemTime> {
 
 /// Reads a JSON file that holds an object; the error names the file, and the key that does not fit.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let value = untrusted::read_json(path)?;
+    read_json_of(path, untrusted::MOST_TEXT)
+}
+
+/// Likewise, of at most `most` bytes.
+pub fn read_json_of<T: DeserializeOwned>(path: &Path, most: u64) -> Result<T> {
+    let value = untrusted::read_json_of(path, most)?;
     if !value.is_object() {
         bail_hint!(
             "{}: expected a JSON object, found {value}", path.display();

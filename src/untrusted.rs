@@ -72,7 +72,11 @@ fn room_for(bytes: usize) -> Result<Vec<u8>> {
 
 /// The text of a file, without the byte order mark that editors on Windows put before it.
 pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = read(path, MOST_TEXT)?;
+    text_of(path, MOST_TEXT)
+}
+
+fn text_of(path: &Path, most: u64) -> Result<String> {
+    let bytes = read(path, most)?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_string()),
@@ -85,7 +89,12 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// The content of a file of JSON.
 pub fn read_json(path: &Path) -> Result<Value> {
-    serde_json::from_str(&read_text(path)?).with_context(|| format!("{} is not valid JSON", path.display()))
+    read_json_of(path, MOST_TEXT)
+}
+
+/// The content of a file of JSON of at most `most` bytes.
+pub fn read_json_of(path: &Path, most: u64) -> Result<Value> {
+    serde_json::from_str(&text_of(path, most)?).with_context(|| format!("{} is not valid JSON", path.display()))
 }
 
 /// How many bytes something of `packed` bytes may unpack to. No image or table shrinks to less than a 64th, but for

@@ -20,6 +20,11 @@ class NepaError(Exception):
         return f"{self.message}\nhint: {self.hint}"
 
 
+def visible(text: str) -> str:
+    """The text with what would steer a terminal written as an escape: names and keys may be a stranger's."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def need(package: str, purpose: str) -> ModuleType:
     """Imports a package that only some functions need. `purpose` is what needs it, as the beginning of a sentence."""
     try:

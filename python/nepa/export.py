@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from nepa.errors import NepaError, did_you_mean, need
+from nepa.errors import NepaError, did_you_mean, need, visible
 
 # How the names of files end, by format.
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -123,14 +123,15 @@ def main(arguments: list[str] | None = None) -> int:
         given = _parser().parse_args(arguments)
         done = export(given.model, given.dest, given.to, given.part, given.weights, given.dtype, given.preprocess)
     except NepaError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {visible(str(e))}", file=sys.stderr)
         return 1
     except OSError as e:
-        print(f"error: cannot write {given.dest}: {e}\nhint: is there room, and may you write there?", file=sys.stderr)
+        text = f"error: cannot write {given.dest}: {e}\nhint: is there room, and may you write there?"
+        print(visible(text), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    print(f"wrote {done.path} ({done.path.stat().st_size / 1e6:.1f} MB): {done.input} -> {done.output}")
+    print(f"wrote {visible(str(done.path))} ({done.path.stat().st_size / 1e6:.1f} MB): {done.input} -> {done.output}")
     if done.difference is None:
         print("not verified: onnxruntime is not installed")
     else:

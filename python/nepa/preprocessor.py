@@ -88,7 +88,7 @@ def transform(path: str | os.PathLike[str], weights: str | None = None) -> Trans
     keys = _read(place)
     crop = _size(place, "crop_size", keys.get("crop_size")) if keys.get("do_center_crop") else None
     return Transform(
-        size=_size(place, "size", keys.get("size")) if keys.get("do_resize", True) else None,
+        size=_sides(keys, _size(place, "size", keys.get("size"))) if keys.get("do_resize", True) else None,
         crop=(crop, crop) if isinstance(crop, int) else crop,
         resample=keys.get("resample", 2),
         normalize=read_normalization(folder),
@@ -121,6 +121,13 @@ def _values(place: Path, name: str, value: Any, channels: int) -> tuple[float, .
     if len(values) != channels or not all(isinstance(number, int | float) for number in values):
         raise NepaError(f"{place}: {name} is {value}, expected {channels} numbers", "correct it")
     return tuple(float(number) for number in values)
+
+
+def _sides(keys: dict[str, Any], size: tuple[int, int] | int) -> tuple[int, int] | int:
+    """A single number means both sides to the processors of ViT, DeiT and MAE, the shorter one to DINOv2's and CLIP's."""
+    named = [str(keys.get(key, "")) for key in ("image_processor_type", "feature_extractor_type")]
+    is_number = isinstance(keys.get("size"), int)
+    return (size, size) if is_number and any(name.startswith(("ViT", "DeiT")) for name in named) else size
 
 
 def _size(place: Path, name: str, value: Any) -> tuple[int, int] | int:

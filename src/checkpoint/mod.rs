@@ -17,6 +17,7 @@ pub mod torch_file;
 
 pub use channels::{Adapted, adapt_channels};
 pub use config_json::{ConfigFile, Own};
+pub use preprocessor::is_of_pictures;
 pub use tensor_file::TensorFile;
 pub use timm::{TimmModel, to_timm};
 
@@ -75,18 +76,21 @@ impl Report {
                 return;
             }
             lines.push(format!("  {title} ({}):", items.len()));
-            lines.extend(items.iter().take(12).map(|item| format!("    {item}")));
-            if items.len() > 12 {
-                lines.push(format!("    … and {} more", items.len() - 12));
+            lines.extend(items.iter().take(SHOWN).map(|item| format!("    {item}")));
+            if items.len() > SHOWN {
+                lines.push(format!("    … and {} more", items.len() - SHOWN));
             }
         };
         list(
             "missing",
             self.missing
                 .iter()
-                .map(|name| match nearest(name, self.unexpected.iter().map(String::as_str)) {
-                    Some(near) => format!("{name} (it has {near})"),
-                    None => name.clone(),
+                .enumerate()
+                .map(|(i, name)| {
+                    match nearest(name, self.unexpected.iter().map(String::as_str).filter(|_| i < SHOWN)) {
+                        Some(near) => format!("{name} (it has {near})"),
+                        None => name.clone(),
+                    }
                 })
                 .collect(),
         );
@@ -101,6 +105,9 @@ impl Report {
         Err(Diagnostic::new(lines.join("\n")).hint(hint).into())
     }
 }
+
+/// The most tensors of a kind that an error lists.
+const SHOWN: usize = 12;
 
 /// What to do about tensors that do not fit, where an option allows it.
 pub const PASS_STRICT: &str =

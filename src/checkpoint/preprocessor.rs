@@ -19,11 +19,17 @@ pub const FILE: &str = "preprocessor_config.json";
 /// Pillow's number for bilinear interpolation.
 const BILINEAR: u8 = 2;
 
+/// Whether images are normalised as numbers from 0 to 1, which pixels become by a division by 255; else as they are.
+pub fn is_of_pictures(normalization: &InputNormalization) -> bool {
+    normalization.mean.iter().chain(&normalization.std).all(|number| (0.0..=1.0).contains(number))
+}
+
 /// The file's content for a model.
 pub fn to_json(model: &VitNepa) -> Value {
     let side = model.architecture().image_size;
-    let InputNormalization { mean, std } = model.normalization();
-    let is_of_pictures = mean.iter().chain(&std).all(|number| (0.0..=1.0).contains(number));
+    let normalization = model.normalization();
+    let is_of_pictures = is_of_pictures(&normalization);
+    let InputNormalization { mean, std } = normalization;
     json!({
         "do_normalize": mean.iter().any(|m| *m != 0.0) || std.iter().any(|s| *s != 1.0),
         "do_rescale": is_of_pictures,

@@ -27,10 +27,10 @@ pub fn broadcast_from_rank0(what: &str, own: impl FnOnce() -> Result<Value>) -> 
             Ok(value) => Told::Value(value.clone()),
             Err(error) => Told::Error(Diagnostic::of(error)),
         };
-        let sent = world.store.set(&key, &serde_json::to_vec(&told).expect("plain data"));
+        let sent = world.send(&key, &serde_json::to_vec(&told).expect("plain data"));
         return result.and_then(|value| sent.map(|()| value));
     }
-    match serde_json::from_slice(&world.wait_for_key(&key, what, 0, Some(0))?)? {
+    match serde_json::from_slice(&world.receive(&key, what)?)? {
         Told::Value(value) => Ok(value),
         Told::Error(diagnostic) => Err(diagnostic.into()),
     }
@@ -66,7 +66,30 @@ pub fn local_rank0_first<R>(what: &str, body: impl FnOnce() -> Result<R>) -> Res
     result
 }
 
+/// The store closes the connection of who sends more than 8 MiB at once.
+const PIECE: usize = 4 << 20;
+
 impl World {
+    /// Puts a message of rank 0's into the store, in pieces, and last of all how many there are.
+    fn send(&self, key: &str, message: &[u8]) -> Result<()> {
+        let pieces = message.chunks(PIECE);
+        let count = pieces.len().to_string();
+        for (i, piece) in pieces.enumerate() {
+            self.store.set(&format!("{key}/{i}"), piece)?;
+        }
+        self.store.set(key, count.as_bytes())
+    }
+
+    /// Waits for such a message.
+    fn receive(&self, key: &str, what: &str) -> Result<Vec<u8>> {
+        let count = self.wait_for_key(key, what, 0, Some(0))?;
+        let mut message = Vec::new();
+        for i in 0..std::str::from_utf8(&count)?.parse()? {
+            message.extend(self.wait_for_key(&format!("{key}/{i}"), what, 0, Some(0))?);
+        }
+        Ok(message)
+    }
+
     fn next_key(&self, what: &str) -> String {
         let mut waits = self.waits.borrow_mut();
         let n = waits.entry(what.to_string()).or_insert(0);

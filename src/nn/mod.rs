@@ -372,6 +372,20 @@ pub fn set_trainable(module: &dyn Module, pattern: &str, trainable: bool) -> Res
     Ok(count)
 }
 
+/// Names of the parameters that are trained.
+pub fn trained_names(module: &dyn Module) -> Vec<String> {
+    named_parameters(module).into_iter().filter(|(_, p)| p.requires_grad()).map(|(name, _)| name).collect()
+}
+
+/// Trains the named parameters and no others.
+pub fn train_only(module: &dyn Module, names: &[String]) -> Result<()> {
+    let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+    for (name, parameter) in named_parameters(module) {
+        let _ = parameter.f_set_requires_grad(names.contains(name.as_str()))?;
+    }
+    Ok(())
+}
+
 /// A new parameter with the given values on the run's device.
 fn parameter(values: Tensor) -> Result<Tensor> {
     Ok(values.f_to_device(crate::device::current())?.f_set_requires_grad(true)?)

@@ -123,7 +123,7 @@ impl Ema {
                 averages.iter().zip(&self.params).try_for_each(|(a, p)| a.shallow_clone().f_copy_(p).map(drop))
             })?,
             None => {
-                let copy = |p: &Tensor| detached_copy(&p.f_to_kind(Kind::Float)?);
+                let copy = |p: &Tensor| detached_copy(&p.f_to_kind(kind_of_average(p))?);
                 self.averages = Some(self.params.iter().map(copy).collect::<Result<_>>()?);
             }
         }
@@ -154,7 +154,7 @@ impl Ema {
         let own = |(name, param): (&String, &Tensor)| -> Result<Tensor> {
             match by_name.get(name.as_str()) {
                 Some(t) if t.size() == param.size() => {
-                    detached_copy(&t.f_to_kind(Kind::Float)?.f_to_device(param.device())?)
+                    detached_copy(&t.f_to_kind(kind_of_average(param))?.f_to_device(param.device())?)
                 }
                 Some(t) => {
                     bail!("the average of `{name}` has the shape {:?}, the parameter {:?}", t.size(), param.size())
@@ -210,4 +210,9 @@ impl Ema {
             None => bail!("this EMA has no averages yet: call update() after the first step"),
         }
     }
+}
+
+/// Averages are float32, or as wide as their parameter, which has to come back unchanged from their place.
+fn kind_of_average(param: &Tensor) -> Kind {
+    if param.kind() == Kind::Double { Kind::Double } else { Kind::Float }
 }

@@ -4,7 +4,7 @@ use crate::bail_hint;
 use crate::checkpoint::tensors::DIVERGED;
 use crate::dist;
 use crate::error::{Diagnostic, Result, hint_of, one_line};
-use crate::nn::{Module, named_parameters};
+use crate::nn::{Module, named_parameters, train_only, trained_names};
 use crate::positions::Positions;
 use crate::provenance::{Versions, timestamp};
 use crate::random;
@@ -33,6 +33,8 @@ pub struct Checkpoints {
     /// What a signal to any rank has asked for after the last step.
     requested: Option<SignalRequest>,
     settings: Settings,
+    /// Names of the parameters that were trained when the loop began.
+    trained_first: Vec<String>,
     /// How far the loop was when it was saved last, or what it was resumed from.
     saved: Option<Moment>,
     /// Where the run collects the last checkpoints that could not be written.
@@ -52,6 +54,8 @@ struct Found {
     changes: Vec<String>,
     /// The new values of settings that must stay the same and were allowed to change.
     allowed: Map<String, Value>,
+    /// Whether the run goes on with another seed.
+    has_new_seed: bool,
 }
 
 /// How far a loop has come.
@@ -88,6 +92,7 @@ impl Checkpoints {
             interrupt: session.interrupt().clone(),
             requested: None,
             settings: Settings::default(),
+            trained_first: Vec::new(),
             saved: None,
             unsaved: session.unsaved(),
             goes_on: false,
@@ -106,12 +111,13 @@ impl Checkpoints {
     ) -> Result<Option<Map<String, Value>>> {
         settings.add_model(training.model)?;
         self.settings = settings;
+        self.trained_first = trained_names(training.model);
         let what = format!("the settings of {}", self.label);
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.fixed.clone()))?;
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.changeable.clone()))?;
         let found = self.find(session)?;
         session.dir()?.set_settings(&self.label, self.settings.all(), size_of(training.model));
-        let Some(Found { dir, state, changes, allowed }) = found else {
+        let Some(Found { dir, state, changes, allowed, has_new_seed }) = found else {
             self.go_on(session)?;
             return Ok(None);
         };
@@ -119,7 +125,16 @@ impl Checkpoints {
         if let Some(ema) = &mut training.ema {
             ema.set_updates(state.ema_updates.unwrap_or(state.step as u64));
         }
-        let GeneratorState { seed, drawn } = state.rng;
+        if let Some([now, first]) = &state.trained
+            && *first == self.trained_first
+        {
+            // As hooks have frozen and unfrozen them since.
+            train_only(training.model, now)?;
+        }
+        let GeneratorState { mut seed, drawn } = state.rng;
+        if has_new_seed {
+            seed = random::state().seed;
+        }
         random::set_state(random::State { seed, drawn, samples: Positions::default() });
         dist::on_rank0(&format!("the resuming of {}", self.label), || {
             let run = session.dir()?;
@@ -163,7 +178,8 @@ impl Checkpoints {
                 changes.push(format!("processes: was {}, now {}", state.processes, dist::world_size()));
             }
             let allowed = allowed.into_iter().map(|change| (change.name, change.now)).collect();
-            Ok(serde_json::to_value(Found { dir: path, state, changes, allowed })?)
+            let has_new_seed = session.dir()?.has_new_seed();
+            Ok(serde_json::to_value(Found { dir: path, state, changes, allowed, has_new_seed })?)
         })?;
         Ok(serde_json::from_value(found)?)
     }
@@ -253,6 +269,7 @@ impl Checkpoints {
             loop_state,
             rng: GeneratorState { seed: rng.seed, drawn: rng.drawn },
             ema_updates: training.ema.as_ref().map(|ema| ema.updates()).transpose()?,
+            trained: Some([trained_names(training.model), self.trained_first.clone()]),
             fixed: self.settings.fixed.clone(),
             changeable: self.settings.changeable.clone(),
             device: info.device.clone(),

@@ -277,17 +277,27 @@ impl RunDir {
         if file.resumed.iter().rev().take_while(same_step).any(was_allowed) {
             return true;
         }
-        let parameter =
-            self.file.params.iter().find(|(name, now)| {
-                file.params.get(*name).is_some_and(|before| !is(before, now)) && is(now, &change.now)
-            });
-        match parameter {
-            Some((name, _)) => self.allowed.has(name),
-            None => {
+        // The parameter of the setting's name, or those that have its value.
+        let parameters: Vec<&String> = self
+            .file
+            .params
+            .iter()
+            .filter(|(name, now)| file.params.get(*name).is_some_and(|before| !is(before, now)) && is(now, &change.now))
+            .map(|(name, _)| name)
+            .collect();
+        match (parameters.contains(&&change.name), parameters.is_empty()) {
+            (true, _) => false, // it was not named above
+            (false, false) => parameters.iter().all(|name| self.allowed.has(name)),
+            (false, true) => {
                 let follows = |kind: &ChangeKind| *kind != ChangeKind::Spacing && self.allowed.has_script(*kind);
                 changed.iter().any(follows) || change.is_new && self.allowed.has(STD)
             }
         }
+    }
+
+    /// Whether the run goes on with another seed than before.
+    pub fn has_new_seed(&self) -> bool {
+        self.earlier.as_ref().is_some_and(|earlier| earlier.file.seed != self.file.seed)
     }
 
     /// The directory.
@@ -485,9 +495,8 @@ fn refusal(path: &Path, changes: &[&ScriptChange]) -> crate::error::Error {
 fn settings_of_run(path: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for dir in folders_in(&path.join(CHECKPOINTS_DIR))? {
-        let newest = checkpoints_in(&dir)?.pop();
         // One that cannot be read is not the one that is resumed.
-        let state = newest.and_then(|(_, dir)| CheckpointState::read(&dir).ok());
+        let state = checkpoints_in(&dir)?.into_iter().rev().find_map(|(_, dir)| CheckpointState::read(&dir).ok());
         if let Some(CheckpointState { fixed, changeable, .. }) = state {
             add_names("", &fixed, &mut names);
             add_names("", &changeable, &mut names);

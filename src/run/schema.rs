@@ -3,7 +3,7 @@
 
 use crate::checkpoint::STATE_FILE;
 use crate::error::{Result, ensure};
-use crate::files::{read_json, write_atomic};
+use crate::files::{read_json, read_json_of, write_atomic};
 use crate::provenance::{RunProvenance, Versions};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -222,6 +222,9 @@ pub struct CheckpointState {
     /// Updates that the average of the weights has had; null without an average.
     #[serde(default)]
     pub ema_updates: Option<u64>,
+    /// Names of the parameters that are trained, and of those that were when the loop began; null in older checkpoints.
+    #[serde(default)]
+    pub trained: Option<[Vec<String>; 2]>,
     /// Settings that may not change.
     pub fixed: Map<String, Value>,
     /// Settings that may.
@@ -259,6 +262,8 @@ impl CheckpointState {
     /// The layout that is written, and the only one that is read. Up to 1, loaders drew an epoch's order from other
     /// streams of random numbers, so that an epoch could not be continued.
     pub const FORMAT: u32 = 2;
+    /// The most bytes that are read: 17 million lines of history.
+    const MOST: u64 = 1 << 30;
 
     /// Reads it from a checkpoint's folder. Call `manifest::verify` first.
     pub fn read(dir: &Path) -> Result<Self> {
@@ -270,7 +275,8 @@ impl CheckpointState {
             versions: Versions,
         }
         let path = dir.join(STATE_FILE);
-        let Header { format, versions } = read_json(&path)?;
+        // A long run's history of losses is in it.
+        let Header { format, versions } = read_json_of(&path, Self::MOST)?;
         ensure!(
             format == Self::FORMAT,
             "{} has format {format}, written by nepa {}; this version reads format {}",
@@ -278,7 +284,7 @@ impl CheckpointState {
             versions.nepa,
             Self::FORMAT
         );
-        read_json(&path)
+        read_json_of(&path, Self::MOST)
     }
 }
 

@@ -70,6 +70,10 @@ impl SignalPoll {
     /// Marks the begin of an evaluation within a training loop (`true`), or its end.
     pub fn evaluation(&mut self, begins: bool) {
         self.evaluations = if begins { self.evaluations + 1 } else { self.evaluations.saturating_sub(1) };
+        // Its batches may take longer than steps: the first one looks, and finds out how long.
+        if let Some(pending) = &mut self.pending {
+            pending.until = 1;
+        }
         // The loop still has to save.
         self.interrupt.hold(true);
     }

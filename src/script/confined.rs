@@ -12,17 +12,8 @@ thread_local! {
 /// Namespaces that read, write, or belong to a run.
 const CLOSED: [&str; 7] = ["checkpoint::", "data::", "dist::", "optim::", "plot::", "run::", "nn::build"];
 /// And such functions without a namespace.
-const CLOSED_FUNCTIONS: [&str; 9] = [
-    "param",
-    "read_json",
-    "set_seed",
-    "rng_state",
-    "set_rng_state",
-    "allow_tf32",
-    "matmul_rate",
-    "gpu_memory",
-    "device_count",
-];
+const CLOSED_FUNCTIONS: [&str; 8] =
+    ["param", "read_json", "seed", "rng_state", "allow_tf32", "matmul_rate", "gpu_memory", "device_count"];
 
 /// Calls `body`, in which a model's script has only what models are made of.
 pub fn enter<R>(body: impl FnOnce() -> R) -> R {

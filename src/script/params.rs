@@ -88,10 +88,10 @@ fn argument_text(text: &str, position: Position) -> Option<String> {
     let start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
     let rest: String = text[start..].chars().skip(column - 1).collect();
     let (mut depth, mut commas, mut quote, mut argument) = (0, 0, None, String::new());
-    let mut previous = ' ';
+    let mut is_escaped = false;
     for c in rest[rest.find('(')?..].chars() {
         match (quote, c) {
-            (Some(q), c) if c == q && previous != '\\' => quote = None,
+            (Some(q), c) if c == q && !is_escaped => quote = None,
             (None, '"' | '`') => quote = Some(c),
             (None, '(' | '[' | '{') => depth += 1,
             (None, ')' | ']' | '}') => depth -= 1,
@@ -110,7 +110,7 @@ fn argument_text(text: &str, position: Position) -> Option<String> {
         if commas == 1 {
             argument.push(c);
         }
-        previous = c;
+        is_escaped = c == '\\' && !is_escaped;
     }
     Some(argument.split_whitespace().collect::<Vec<_>>().join(" "))
 }

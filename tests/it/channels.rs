@@ -202,6 +202,15 @@ fn a_model_of_five_channels_is_pretrained_on_floats_and_fine_tuned_from_rgb() {
     let stored = folder.json("five/preprocessor_config.json");
     assert_eq!(stored["image_mean"].as_array().unwrap().len(), 5);
     assert!(mean.iter().any(|mean| !(0.0..=1.0).contains(mean)) && stored["do_rescale"] == false, "{stored}");
+    for to in ["hf", "timm"] {
+        folder.nepa(&["export", "five", to, "--to", to]).succeeds();
+    }
+    assert!(folder.text("hf/README.md").contains("5 channels, as they are, minus mean"));
+    // timm's loader divides by 255 before it subtracts the mean.
+    let timm = &folder.json("timm/config.json")["pretrained_cfg"]["mean"];
+    for (told, mean) in timm.as_array().unwrap().iter().zip(mean) {
+        assert!((told.as_f64().unwrap() * 255.0 - mean).abs() < 1e-3 * mean.abs(), "{timm}");
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -99,6 +99,15 @@ fn help_of_a_recipe_lists_its_parameters() {
 }
 
 #[test]
+fn a_default_that_ends_in_a_backslash_ends_there() {
+    let folder = Folder::new();
+    folder.write("r.rhai", "let s = param(\"sep\", \"\\\\\", \"separator\");\nlet n = param(\"n\", 3, \"number\");");
+    let said = folder.nepa(&["run", "r.rhai", "--help"]);
+    said.succeeds().prints(&["sep: string  = \"\\\\\"\n", "n: int       = 3\n"]);
+    assert!(!said.stdout.contains("param("), "{said}");
+}
+
+#[test]
 fn help_of_a_recipe_includes_what_its_imports_declare() {
     let folder = Folder::new();
     folder.write("shared.rhai", "fn size() { param(\"size\", 28, \"side of the images\") }");
@@ -507,6 +516,18 @@ fn parameters_are_in_the_run_directory_while_the_run_is_under_way() {
 #[test]
 fn check_does_not_judge_what_only_a_run_can_know() {
     let folder = Folder::new();
+    // An alias of its own in each function, keys that an index sets, and a quotient in a text.
+    folder.write("lib/a.rhai", "fn one() { 1 }");
+    folder.write("lib/b.rhai", "fn two() { 2 }");
+    let recipe = "fn first() { import \"lib/a\" as m; m::one() }\nfn second() { import \"lib/b\" as m; m::two() }\n\
+        let o = #{}; o[\"add\"] = |x| x + first() + second(); print(o.add(1)); print(\"rows: \" + 7 / 2);";
+    folder.write("aliases.rhai", recipe);
+    let said = folder.nepa(&["check", "aliases.rhai"]);
+    said.succeeds();
+    assert!(!said.stderr.contains("division"), "{said}");
+    folder.nepa(&["run", "aliases.rhai"]).succeeds().prints(&["4", "rows: 3"]);
+    folder.write("none.rhai", &format!("{recipe}\nfn third() {{ import \"lib/a\" as m; m::three() }}"));
+    folder.nepa(&["check", "none.rhai"]).fails(1).says(&["unknown function `m::three`"]);
     folder.write("lib/maps.rhai", "fn make() { #{ walk: |n| n + 1 } }");
     let recipe = "import \"lib/maps\" as maps;\nlet path = \"lib/maps\";\nimport path as again;\n\
         let o = maps::make();\nprint(o.walk(3));\nprint(type_of(again::make()));";

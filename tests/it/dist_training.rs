@@ -88,7 +88,7 @@ fn one_two_and_four_processes_train_the_same() {
     // The trace has something to compare.
     assert_eq!(metrics(&folder, "one").len(), 20 + 16);
     // Only the first process writes, and says anything.
-    assert_eq!(said.stderr.matches("M parameters").count(), 2, "{said}");
+    assert_eq!(said.stderr.matches("  optimizer  ").count(), 2, "{said}");
     assert!(!said.stderr.contains("[rank 1]"), "{said}");
 }
 

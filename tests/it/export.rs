@@ -151,6 +151,13 @@ fn programs_of_pytorch_are_exported_by_python() {
     assert_eq!(folder.text("there"), "mine");
     export(&folder, "nowhere", "m", &["--to", "hf"]).fails(1).says(&["nowhere"]);
     export(&folder, &model, "m", &["--to", "onxx"]).fails(2).says(&["onxx", "onnx"]);
+    // Python takes no module from the folder where it is started, which may be a stranger's.
+    for name in ["argparse", "json", "nepa", "torch", "tempfile"] {
+        folder.write(&format!("{name}.py"), "raise SystemExit('a stranger was here')");
+    }
+    let said = export(&folder, &model, "m.txt", &["--to", "onnx"]);
+    said.fails(1).says(&["error: m.txt"]);
+    assert!(!said.stderr.contains("stranger"), "{said}");
 
     let Some(python) = python() else { return };
     let said = export(&folder, &model, "m.pt2", &["--to", "torch", "--python", python, "--dtype", "float16"]);

@@ -77,6 +77,7 @@ mod reference_scripts;
 mod report;
 mod resume;
 mod resume_changes;
+mod resume_state;
 mod run_from_rust;
 mod schedules;
 mod script_modules;

@@ -225,6 +225,8 @@ fn what_cannot_be_built_or_built_again_is_told() {
             "data::synthetic cannot be called by a script that builds a model",
         ]),
         (format!("fn build(config) {{ let p = param(\"a\", 1); {plain} }}"), &["param cannot be called"]),
+        // It would change what the run draws after it.
+        (format!("fn build(config) {{ seed(5); {plain} }}"), &["seed cannot be called"]),
         ("fn build(config) { nn::vit_nepa(config, #{ layernorm: nn::define(#{}, |m, x| { read_json(\"x\"); x }) }) }".into(), &[
             "read_json cannot be called by a script that builds a model",
         ]),

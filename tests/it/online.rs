@@ -80,10 +80,11 @@ fn an_evaluation_leaves_no_trace() {
     let said = easy(
         r#"
         let moving = nn::vit_nepa(m.config + #{ drop_path_prob: 0.5, pos_embed_rescale: 2.0 });
+        let parts = images.split(0.5, 1);
         let evaluations = [
             || features::online(moving, images, #{ transforms: [transform::random_horizontal_flip(), transform::normalize(0.5, 0.5)] }),
-            || features::knn(moving, images, images, #{}),
-            || features::linear_probe(moving, images, images, #{}),
+            || features::knn(moving, parts[0], parts[1], #{}),
+            || features::linear_probe(moving, parts[0], parts[1], #{}),
         ];
         for training in [true, false] {
             moving.train(training);

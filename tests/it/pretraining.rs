@@ -34,7 +34,7 @@ fn the_run_says_at_its_start_what_will_happen_and_then_how_fast() {
         "30 steps (warm-up 1), 3.0 epochs, 1920 images",
         "17 tokens per image, 52.0 MFLOP per step",
         "memory     about ",
-        " kB: weights ",
+        " MB: weights 30.0 kB, gradients 30.0 kB, optimizer 60.2 kB, EMA 30.0 kB, activations ",
         "GFLOP/s reached by plain matrix products",
         " ms per step: the data must deliver ",
         " images/s to keep up; ETA ",
@@ -89,6 +89,13 @@ fn judging_the_features_is_logged_and_changes_nothing_in_training() {
         metrics(&folder, out).iter().filter(|r| r[name].is_f64()).map(|r| r["step"].as_i64().unwrap()).collect()
     };
     assert_eq!(judged("epochs", "probe_top1"), [0, 20, 30]);
+    // An evaluation stands in the epoch and at the time that it belongs to, and says how long it took.
+    let rows = metrics(&folder, "epochs");
+    let times: Vec<f64> = rows.iter().map(|r| r["seconds"].as_f64().unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    let of_evaluations: Vec<_> =
+        rows.iter().filter(|r| r["evaluation_seconds"].is_f64()).map(|r| &r["epoch"]).collect();
+    assert_eq!(of_evaluations, [0, 1, 2]);
     assert_eq!(judged("steps", "knn_top1"), [0, 7, 14, 21, 28, 30]);
     assert!(judged("steps", "probe_top1").is_empty());
     let top1: Vec<f64> = metrics(&folder, "steps").iter().filter_map(|r| r["knn_top1"].as_f64()).collect();

@@ -262,6 +262,10 @@ for name, size in [("base-float32", {"shortest_edge": 64}), ("large-float32", {"
         # Pillow 12 and 13 resize tall pictures in another order.
         limit = 0.1 if image.height > image.width else 1e-4
         assert (found - torch.tensor(logits)).abs().max() < limit, (name, picture)
+# One number: both sides for ViT's processor, the shorter one for DINOv2's.
+for processor, size in [("ViTFeatureExtractor", (30, 30)), ("BitImageProcessor", 30)]:
+    file.write_text(json.dumps(keys | {"size": 30, "image_processor_type": processor}))
+    assert nepa.transform("model").size == size, processor
 file.unlink()
 try:
     nepa.transform("model")

@@ -70,7 +70,12 @@ impl Preparation {
         let edge = edge.or(size.as_ref().and_then(Value::as_i64));
         let crop = file.get("crop_size").filter(|_| cropped).cloned();
         let crop = number(crop.as_ref(), "height").or(crop.as_ref().and_then(Value::as_i64));
-        let squashes = number(size.as_ref(), "height").is_some();
+        // A single number means both sides to the processors of ViT, DeiT and MAE, the shorter one to DINOv2's and CLIP's.
+        let named = |key: &str| file.get(key).and_then(Value::as_str).unwrap_or_default();
+        let by_vit = ["image_processor_type", "feature_extractor_type"]
+            .iter()
+            .any(|key| ["ViT", "DeiT"].iter().any(|of| named(key).starts_with(of)));
+        let squashes = number(size.as_ref(), "height").is_some() || by_vit && size.as_ref().is_some_and(Value::is_i64);
         let own = crop.or(edge).filter(|own| (1..1 << 16).contains(own)).unwrap_or(side);
         if own != side && !is_asked {
             notes.push(format!(
@@ -98,5 +103,29 @@ impl Preparation {
         }
         self.resize = (!squashes).then_some(edge);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_of_one_number_means_what_its_processor_takes_it_for() {
+        let words = |file: Value| {
+            let mut preparation = Preparation::of_normalization(&[0.5], &[0.5]);
+            preparation.file = file.as_object().cloned();
+            preparation.at(224, true, &mut Vec::new()).words
+        };
+        for (kind, told) in [
+            ("ViTFeatureExtractor", "squashed to 224 x 224, bilinear"),
+            ("DeiTImageProcessor", "squashed to 224 x 224, bilinear"),
+            ("BitImageProcessor", "shorter side to 224, bilinear"),
+        ] {
+            for key in ["image_processor_type", "feature_extractor_type"] {
+                assert_eq!(words(json!({ key: kind, "size": 224, "resample": 2 })), told);
+            }
+        }
+        assert_eq!(words(json!({ "size": { "shortest_edge": 256 }, "resample": 3 })), "shorter side to 224, bicubic");
     }
 }

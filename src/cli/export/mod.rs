@@ -4,7 +4,9 @@ mod card;
 mod python;
 
 use crate::bail_hint;
-use crate::checkpoint::{self, CONFIG_FILE, MODEL_FILE, ModelFolder, Own, SaveOptions, StoredModel, tensors, to_timm};
+use crate::checkpoint::{
+    self, CONFIG_FILE, MODEL_FILE, ModelFolder, Own, SaveOptions, StoredModel, is_of_pictures, tensors, to_timm,
+};
 use crate::error::{Result, ensure};
 use crate::files::{Existing, exists, write_folder};
 use crate::nn::{Architecture, VitNepa, VitNepaOverrides, named_state};
@@ -164,7 +166,11 @@ fn folder(args: &ExportArgs) -> Result<()> {
         })?;
     } else {
         let timm = to_timm(model.built.architecture(), all)?;
+        // timm's loader divides pixels by 255 before this.
         let normalization = model.built.normalization();
+        let unit = if is_of_pictures(&normalization) { 1.0 } else { 255.0 };
+        let [mean, std] =
+            [normalization.mean, normalization.std].map(|all| all.iter().map(|x| x / unit).collect::<Vec<f64>>());
         let side = model.built.architecture().image_size;
         let config = json!({
             // Any of Eva's: the arguments replace all of its own.
@@ -177,7 +183,7 @@ fn folder(args: &ExportArgs) -> Result<()> {
                 "layer_norm_eps": model.built.architecture().layer_norm_eps,
             },
             "pretrained_cfg": {
-                "input_size": [timm.args["in_chans"], side, side], "mean": normalization.mean, "std": normalization.std,
+                "input_size": [timm.args["in_chans"], side, side], "mean": mean, "std": std,
                 "interpolation": "bicubic", "num_classes": timm.args["num_classes"],
                 "first_conv": "patch_embed.proj", "classifier": "head",
             },

@@ -24,6 +24,12 @@ const PACKAGE: &[(&str, &str)] = crate::script::embedded!["python/nepa":
     "weights.py",
 ];
 
+/// Starts it. Python is not to find modules in the folder that it happens to be started in: that may be a stranger's.
+const START: &str = "import os, sys
+sys.path[:] = [path for path in sys.path if path and os.path.abspath(path) != os.getcwd()]
+from nepa.export import main
+sys.exit(main())";
+
 /// Writes the package to a folder of its own, for as long as the result lives.
 fn package() -> Result<TempDir> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
@@ -40,7 +46,7 @@ pub fn export(args: &ExportArgs, to: &str) -> Result<()> {
     let package = package()?;
     let python = args.python.clone().unwrap_or_else(|| PathBuf::from("python3"));
     let mut command = Command::new(&python);
-    command.args(["-m", "nepa.export"]).arg(&args.model).arg(&args.dest).args(["--to", to]);
+    command.args(["-c", START]).arg(&args.model).arg(&args.dest).args(["--to", to]);
     let part = args.part.map(|part| if part == Part::Encoder { "encoder" } else { "classifier" });
     let weights = Some(args.weights.as_str()).filter(|weights| !weights.is_empty());
     for (option, value) in [("--part", part), ("--weights", weights), ("--dtype", args.dtype.as_deref())] {

@@ -30,10 +30,8 @@ const LAST_BYTES = 65536;
 class Table {
   x = [];
   columns = new Map();
-  ascending = true;
 
   add(x, line, isValue) {
-    if (this.x.length && !(x > this.x.at(-1))) this.ascending = false;
     for (const [name, value] of Object.entries(line)) {
       if (typeof value !== "number" || !isValue(name)) continue;
       if (!this.columns.has(name)) this.columns.set(name, []);
@@ -44,15 +42,16 @@ class Table {
     this.x.push(x);
   }
 
-  /** The points of a column. Where an axis does not grow, they are counted. */
+  /** The points of a column. Where its places do not grow, they are counted; lines of other columns may share them. */
   points(name) {
     const x = [], y = [];
     (this.columns.get(name) ?? []).forEach((value, i) => {
       if (value === null) return;
-      x.push(this.ascending ? this.x[i] : i + 1);
+      x.push(this.x[i]);
       y.push(value);
     });
-    return [x, y];
+    const ascending = x.every((place, i) => i === 0 || place > x[i - 1]);
+    return [ascending ? x : x.map((_, i) => i + 1), y];
   }
 }
 

@@ -148,8 +148,8 @@ export class View {
     let table = body.querySelector(":scope > .scroll");
     if (!lines.length) return table?.remove();
     if (!table) body.append(table = node("div", { class: "scroll" }));
-    if (table.lines === lines.length) return;
-    table.lines = lines.length;
+    if (table.last === lines.at(-1)) return;              // of many, only the newest are kept
+    table.last = lines.at(-1);
     const columns = [...new Set(lines.flatMap((line) => Object.keys(line)))]
       .filter((name) => name !== "phase").slice(0, MOST_COLUMNS);
     const cell = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));

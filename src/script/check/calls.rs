@@ -1,6 +1,6 @@
 //! Whether a call reaches a function.
 
-use super::tree::{Call, Functions, Script};
+use super::tree::{Call, Functions, Imported, Script};
 use crate::error::{Diagnostic, did_you_mean};
 use crate::script::{Host, error, habits};
 
@@ -67,9 +67,11 @@ fn judge_qualified(host: &Host, call: &Call, script: &Script) -> Option<Diagnost
     let given = call.expression.args.len();
     let reference = host.reference();
     let root = call.expression.namespace.root();
-    if let Some(module) = script.modules.get(root) {
-        let fits = module.file.is_none() || module.functions.iter().any(|(n, params)| n == name && *params == given);
-        return (!fits).then(|| explain_script_call(&format!("{root}::"), name, given, &module.functions));
+    if let Some(modules) = script.modules.get(root) {
+        let has = |module: &Imported| module.functions.iter().any(|(n, params)| n == name && *params == given);
+        let fits = modules.iter().any(|module| module.file.is_none() || has(module));
+        let all: Functions = modules.iter().flat_map(|module| module.functions.iter().cloned()).collect();
+        return (!fits).then(|| explain_script_call(&format!("{root}::"), name, given, &all));
     }
     let named: Vec<_> =
         reference.functions.iter().filter(|f| f.qualified && f.group == root && f.name == name).collect();

@@ -10,6 +10,8 @@ use rhai::{Expr, FnCallExpr, Position};
 enum Number {
     Int(Option<i64>),
     Float,
+    /// No number: text that a quotient is written into.
+    Text,
     /// Of a division of integers with a remainder: its value, where it is known, and the division.
     Quotient(Option<i64>, Position),
 }
@@ -58,6 +60,7 @@ fn number(expression: &Expr, variables: &Variables, depth: usize) -> Option<Numb
     match variables.resolve(expression) {
         Expr::IntegerConstant(value, _) => Some(Number::Int(Some(*value))),
         Expr::FloatConstant(..) => Some(Number::Float),
+        Expr::StringConstant(..) | Expr::InterpolatedString(..) => Some(Number::Text),
         // Its value may be another, but not its type.
         Expr::FnCall(call, _) if call.name == "param" && call.args.len() >= 2 => {
             Some(match number(&call.args[1], variables, depth + 1)? {
@@ -82,7 +85,7 @@ fn operation(call: &FnCallExpr, position: Position, variables: &Variables, depth
     let (left, right) = (of(0)?, of(1)?);
     let value = |n: Number| match n {
         Number::Int(value) | Number::Quotient(value, _) => value,
-        Number::Float => None,
+        Number::Float | Number::Text => None,
     };
     let (a, b) = (value(left), value(right));
     let exact = |f: fn(i64, i64) -> Option<i64>| a.zip(b).and_then(|(a, b)| f(a, b));
@@ -96,6 +99,7 @@ fn operation(call: &FnCallExpr, position: Position, variables: &Variables, depth
         _ => return None,
     };
     Some(match (left, right) {
+        (Number::Text, _) | (_, Number::Text) => Number::Text,
         (Number::Float, _) | (_, Number::Float) => Number::Float,
         (Number::Quotient(_, at), _) | (_, Number::Quotient(_, at)) => Number::Quotient(result, at),
         _ if call.name == "/" && a.zip(b).and_then(|(a, b)| a.checked_rem(b)) != Some(0) => {

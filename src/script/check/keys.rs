@@ -1,7 +1,7 @@
 //! Whether the options that a call is given exist, as far as they are written out.
 
 use super::division;
-use super::tree::{Call, Script};
+use super::tree::{Call, Imported, Script};
 use super::variables::Variables;
 use crate::error::Diagnostic;
 use crate::options::{OptionDoc, known_keys};
@@ -46,7 +46,9 @@ fn options_of<'a>(host: &'a Host, call: &Call, script: &Script) -> Option<Taken<
     let reference = host.reference();
     let before = usize::from(call.is_method);
     let passed = call.expression.args.len() + before;
-    if let Some(module) = script.modules.get(namespace) {
+    if let Some(modules) = script.modules.get(namespace) {
+        let has = |module: &&Imported| module.functions.iter().any(|(n, params)| n == name && *params == passed);
+        let module = modules.iter().find(has)?;
         let path = module.file.as_deref()?.strip_suffix(".rhai")?;
         let of = format!("{}::{name}", path.rsplit('/').next()?);
         // A function that passes its options on does not tell their faults in its own name.

@@ -87,12 +87,18 @@ fn visit(
             Some(ASTNode::Expr(Expr::Property(property, _))) => {
                 checked.keys.insert(property.2.to_string());
             }
+            Some(ASTNode::Expr(Expr::Index(sides, ..))) => {
+                if let Expr::StringConstant(key, _) = &sides.rhs {
+                    checked.keys.insert(key.to_string());
+                }
+            }
             _ => {}
         }
         true
     });
     let unknown = || Imported { file: None, functions: Vec::new() };
-    let mut modules: HashMap<String, Imported> = computed.into_iter().map(|alias| (alias, unknown())).collect();
+    let mut modules: HashMap<String, Vec<Imported>> =
+        computed.into_iter().map(|alias| (alias, vec![unknown()])).collect();
     for (alias, target, position) in imports {
         match host.sources.compile_module(host.engine, file, &target, position) {
             Ok((module_file, module)) => {
@@ -100,7 +106,7 @@ fn visit(
                     true => public_functions(&module),
                     false => visit(host, &module, &module_file, checked, scripts)?,
                 };
-                modules.insert(alias, Imported { file: Some(module_file), functions });
+                modules.entry(alias).or_default().push(Imported { file: Some(module_file), functions });
             }
             Err(error) => match *error {
                 EvalAltResult::ErrorModuleNotFound(..) => {
@@ -112,7 +118,7 @@ fn visit(
                         file: file.into(),
                         position,
                     });
-                    modules.insert(alias, unknown());
+                    modules.entry(alias).or_default().push(unknown());
                 }
                 other => return Err(Box::new(other)),
             },

@@ -20,8 +20,8 @@ pub struct Script {
     pub text: String,
     pub ast: AST,
     pub own: Functions,
-    /// By alias.
-    pub modules: HashMap<String, Imported>,
+    /// By alias, of which functions may each have their own.
+    pub modules: HashMap<String, Vec<Imported>>,
     pub variables: Variables,
 }
 
