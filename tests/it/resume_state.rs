@@ -30,8 +30,11 @@ fn metrics(folder: &Folder, out: &str) -> Vec<Value> {
 #[test]
 fn what_a_hook_has_frozen_or_unfrozen_stays_so() {
     let folder = Folder::new();
-    let parts =
-        ["model.freeze(\"*layer.0*\");", "if state.epoch == 1 { m.unfreeze(\"*\"); m.freeze(\"*layer.1.*query*\"); }", ""];
+    let parts = [
+        "model.freeze(\"*layer.0*\");",
+        "if state.epoch == 1 { m.unfreeze(\"*\"); m.freeze(\"*layer.1.*query*\"); }",
+        "",
+    ];
     run(&folder, "whole", parts, &[]).succeeds();
     // Stopped after the third epoch: the hook of the second one is not called again.
     run(&folder, "cut", parts, &["--set", "stop=3"]).fails(1).says(&["stopped on purpose"]);

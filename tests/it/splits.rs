@@ -204,6 +204,12 @@ fn a_link_that_leads_nowhere_is_told_and_looked_at_again() {
     folder.run(open).prints(&["4"]).says(&["more links to what is not there: passed over"]);
     folder.write("more/0.png", png(1, 28));
     folder.run(open).prints(&["5"]);
+    // Archives hold the second name of a file as a link, without its content.
+    folder.write("a.png", png(1, 28));
+    std::fs::hard_link(folder.path("a.png"), folder.path("b.png")).unwrap();
+    let mut tar = std::process::Command::new("tar");
+    assert!(tar.args(["cf", "s.tar", "a.png", "b.png"]).current_dir(folder.path(".")).status().unwrap().success());
+    folder.run("print(data::open(\"s.tar\").len);").prints(&["1"]).says(&["b.png is a link to another file"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! The crate's own iterator is not used: it takes an empty size field for damage, and gives the long name that a local
 //! pax header announces to a global header in between.
 
-use super::paths;
+use super::{listing, paths};
 use crate::bail_hint;
 use crate::error::{Context as _, Result, bail};
 use crate::untrusted;
@@ -49,6 +49,7 @@ pub(super) fn each_member(
     let cut = |what: &str, last: &str| cut_short(path, size, what, last);
     let damaged = |at: u64, last: &str, what: &str| damaged(path, at, what, last);
     let (mut at, mut last, mut announced) = (0, String::new(), Announced::default());
+    let mut has_links = false;
     loop {
         let nothing_open = announced == Announced::default();
         if at >= size && nothing_open {
@@ -108,7 +109,11 @@ pub(super) fn each_member(
                 })?;
                 last = name;
             }
-            // Comments on the whole archive, long targets of links; folders, links and the like.
+            EntryType::Link | EntryType::Symlink if !has_links && paths::is_image_name(&member.name) => {
+                has_links = true;
+                listing::note(&format!("{}: {name} is a link to another file: links are passed over", path.display()));
+            }
+            // Comments on the whole archive, long targets of links; folders and the like.
             _ => (),
         }
     }

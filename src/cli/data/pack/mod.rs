@@ -50,7 +50,8 @@ What becomes of an image:
   alpha, 16 bits, CMYK, GIF, several pictures       copied byte for byte, whatever its size
   pixels of IDX and CIFAR files                     PNG, without loss; larger ones resized, JPEG
 
-Grey images stay grey. The orientation in Exif data stays there, beside the pixels as they are, so that the images are \
+Grey images stay grey; pictures in files are opened as RGB, so that those of IDX files, which have one channel, come \
+back with three equal ones (transform::rgb() gives three channels before and after). The orientation in Exif data stays there, beside the pixels as they are, so that the images are \
 the same with exif_orientation: true and false; other metadata of encoded images are dropped. data::open(DEST) gives the \
 images of SOURCE in their order, with their labels, class names, splits and names (but for endings, which tell what \
 an image is now).
