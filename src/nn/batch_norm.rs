@@ -118,7 +118,7 @@ impl Module for BatchNorm {
                 // A step that is skipped because an image holds NaN must not leave it here.
                 for (statistic, new) in [(&running.mean, mean), (&running.var, var)] {
                     let kept = new.f_where_self(&new.f_isfinite()?, statistic)?;
-                    let _ = statistic.shallow_clone().f_copy_(&kept)?;
+                    statistic.shallow_clone().f_copy_(&kept)?;
                 }
                 Ok(y)
             }

@@ -2,7 +2,7 @@
 
 use super::globals::Global;
 use super::machine::Machine;
-use super::{MAX_NAME, Node, Storage, StoredTensor, Value};
+use super::{MAX_NAME, MAX_TENSORS, Node, Storage, StoredTensor, Value};
 use crate::error::{Result, bail, ensure};
 
 impl Machine<'_> {
@@ -14,6 +14,7 @@ impl Machine<'_> {
             (Global::OrderedDict, []) => self.node(Node::Dict(Vec::new())),
             (Global::Tensor, args) => {
                 let tensor = self.tensor(args)?;
+                ensure!(self.tensors.len() < MAX_TENSORS, "it makes more than {MAX_TENSORS} tensors");
                 self.tensors.push(tensor);
                 self.stack.push(Value::Tensor(self.tensors.len() - 1));
             }
@@ -56,6 +57,7 @@ impl Machine<'_> {
         ensure!(self.str_of(word) == Some("storage"), "a reference to something other than a storage of values");
         let Some(key) = self.str_of(key).filter(|key| key.len() <= MAX_NAME) else { bail!("a storage without a name") };
         ensure!(len >= 0, "a storage of {len} values");
+        ensure!(self.storages.len() < MAX_TENSORS, "it refers to more than {MAX_TENSORS} storages");
         self.storages.push(Storage { key: key.to_string(), kind, len });
         self.stack.push(Value::Storage(self.storages.len() - 1));
         Ok(())

@@ -50,6 +50,9 @@ pub struct Content {
 
 /// Letters of a name.
 const MAX_NAME: usize = 1024;
+/// Tensors, and storages, each of which takes some kilobytes while it is read, used or not; a large model's checkpoint with
+/// its optimizer has some thousands.
+const MAX_TENSORS: usize = 200_000;
 
 #[derive(Clone, Copy)]
 enum Value {

@@ -1,7 +1,7 @@
 //! Names for everything in the value that a pickle stands for.
 
 use super::machine::Machine;
-use super::{Content, MAX_NAME, Node, Value};
+use super::{Content, MAX_NAME, MAX_TENSORS, Node, Value};
 use crate::error::{Result, bail, ensure};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -11,8 +11,6 @@ const MAX_DEPTH: usize = 64;
 /// Values in all, one that is referred to twice counting twice: a small cycle-free pickle can mean
 /// more values than there is memory.
 const MAX_VALUES: usize = 10_000_000;
-/// Tensors; a large model's checkpoint with its optimizer has some thousands.
-const MAX_TENSORS: usize = 200_000;
 /// Names of other values that are kept.
 const OTHERS: usize = 20;
 

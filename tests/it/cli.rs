@@ -526,7 +526,7 @@ fn check_does_not_judge_what_only_a_run_can_know() {
     said.succeeds();
     assert!(!said.stderr.contains("division"), "{said}");
     folder.nepa(&["run", "aliases.rhai"]).succeeds().prints(&["4", "rows: 3"]);
-    folder.write("none.rhai", &format!("{recipe}\nfn third() {{ import \"lib/a\" as m; m::three() }}"));
+    folder.write("none.rhai", format!("{recipe}\nfn third() {{ import \"lib/a\" as m; m::three() }}"));
     folder.nepa(&["check", "none.rhai"]).fails(1).says(&["unknown function `m::three`"]);
     folder.write("lib/maps.rhai", "fn make() { #{ walk: |n| n + 1 } }");
     let recipe = "import \"lib/maps\" as maps;\nlet path = \"lib/maps\";\nimport path as again;\n\

@@ -310,4 +310,7 @@ fn cycles_deep_nests_and_multiplied_values_are_told() {
     }
     bytes.push(b'.');
     bad_pickle(&bytes, "more than 10000000 values");
+    // A storage is a kilobyte while it is read; four bytes make one.
+    let storage = b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0kX\x03\0\0\0cpuK\x01tq\0";
+    bad_pickle(&[&storage[..], &b"h\0Q0".repeat(200_001), b"."].concat(), "refers to more than 200000 storages");
 }
