@@ -28,7 +28,7 @@ use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::{CUT_FILE, METRICS_FILE, Metrics};
 use crate::run::schema::{CheckpointState, ModelSize, RECIPE_FILE, Resumption};
 use crate::run::scripts::{self, ChangeKind, SCRIPTS_DIR, Script, ScriptChange};
-use crate::run::settings::Change;
+use crate::run::settings::{Change, INITIAL_WEIGHTS};
 use crate::run::system::SystemLog;
 use crate::run::tensorboard::EVENTS_FILE;
 use crate::run::writer::{checkpoints_in, remove_leftovers};
@@ -263,9 +263,11 @@ impl RunDir {
     /// Whether the loop `label` may be resumed after `step` steps with a setting that must stay the same and has
     /// changed: because the setting is named, or the changed parameter whose value it has; because it follows from a
     /// change of scripts that is allowed; because another standard library, which is allowed, brings it along; or
-    /// because an earlier attempt that went on from the same step was allowed to change it so.
+    /// because an earlier attempt that went on from the same step was allowed to change it so. Another seed, which is
+    /// allowed, brings other initial weights along.
     pub fn allows(&self, label: &str, step: i64, change: &Change) -> bool {
-        if self.allowed.has(&change.name) {
+        let is_drawn = change.name == INITIAL_WEIGHTS && self.has_new_seed() && self.allowed.has(SEED);
+        if is_drawn || self.allowed.has(&change.name) {
             return true;
         }
         let Some(Earlier { file, changed }) = &self.earlier else { return false };

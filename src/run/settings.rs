@@ -14,7 +14,7 @@ use std::path::Path;
 pub const FUNCTION: &str = "function";
 
 /// The setting that stands for the values of the model's weights before the first step.
-const INITIAL_WEIGHTS: &str = "initial_weights";
+pub const INITIAL_WEIGHTS: &str = "initial_weights";
 
 /// Everything that a loop depends on, by name.
 #[derive(Debug, Clone, Default, PartialEq)]

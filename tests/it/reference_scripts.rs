@@ -168,8 +168,8 @@ fn every_way_to_pictures_turns_them_where_asked_for() {
         let differ = (features_of.call(true) - features_of.call(false)).abs().amax(1) > 1e-3;
         print(differ.to("int64").to_array());
         let options = #{ transforms: base, exif_orientation: true };
-        features::knn(model, images, images, options + #{ k: 1 });
-        features::linear_probe(model, images, images, options + #{ steps: 1 });
+        features::knn(model, images, images.take(15), options + #{ k: 1 });
+        features::linear_probe(model, images, images.take(15), options + #{ steps: 1 });
         features::online(model, images, options + #{ steps: 1 });
         // Weights that do not move are evaluated as the classifier was.
         let nothing = #{ epochs: 1, batch: 16, lr: 1e-12, weight_decay: 0.0, transforms: base };

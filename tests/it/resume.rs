@@ -272,6 +272,11 @@ fn what_would_change_the_past_is_refused_with_the_difference_and_the_rest_is_not
     folder.nepa(&["run", "--resume", "o", "--threads", "1"]).succeeds();
 
     let said = run(&folder, &data, "o", &["--set", "epochs=3", "--set", "log_every=2", "--set", "finetune_epochs=5"]);
+    said.fails(1).says(&["pretrain: resumed from step 10", "finetune: cannot resume from", "initial_weights: was "]);
+    let said = run(&folder, &data, "again", &["--set", "epochs=2"]);
+    said.succeeds();
+    let more = ["--set", "epochs=3", "--set", "log_every=2", "--set", "finetune_epochs=5"];
+    let said = run(&folder, &data, "again", &[&more[..], &["--allow-change", "initial_weights"]].concat());
     said.succeeds().says(&[
         "parameter epochs: was 2, now 3",
         "  epochs: was 2, now 3",
@@ -279,8 +284,8 @@ fn what_would_change_the_past_is_refused_with_the_difference_and_the_rest_is_not
         "  log_every: was 1, now 2",
         "pretrain: resumed from step 10",
     ]);
-    assert_eq!(folder.json("o/run.json")["params"]["epochs"], 3);
-    let last = folder.text("o/checkpoints/pretrain/step-00000015/metrics.jsonl");
+    assert_eq!(folder.json("again/run.json")["params"]["epochs"], 3);
+    let last = folder.text("again/checkpoints/pretrain/step-00000015/metrics.jsonl");
     let steps: Vec<i64> =
         last.lines().filter_map(|l| serde_json::from_str::<Value>(l).unwrap()["step"].as_i64()).collect();
     assert_eq!(steps, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15]);
