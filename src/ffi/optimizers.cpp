@@ -111,6 +111,7 @@ Fault *nepa_lion(const Lists *lists, double lr, double weight_decay, double beta
     if (weight_decay != 0) at::_foreach_mul_(params, 1 - lr * weight_decay);
     at::_foreach_add_(params, updates, -lr);
     at::_foreach_lerp_(averages, grads, 1 - beta2);
+    mark_changed(params);
   });
 }
 
@@ -123,6 +124,7 @@ Fault *nepa_lars(const Lists *lists, double lr, double weight_decay, double mome
     at::_foreach_mul_(buffers, momentum);
     at::_foreach_add_(buffers, updates);
     at::_foreach_add_(params, buffers, -lr);
+    mark_changed(params);
   });
 }
 
@@ -146,6 +148,7 @@ Fault *nepa_lamb(const Lists *lists, double lr, double weight_decay, double beta
     at::_foreach_add_(updates, params, weight_decay);
     scale_by_norms(params, updates, 1);
     at::_foreach_add_(params, updates, -lr);
+    mark_changed(params);
   });
 }
 
@@ -181,6 +184,7 @@ Fault *nepa_muon(const Lists *lists, double lr, double weight_decay, double mome
                                      : std::sqrt(std::max(1.0, double(rows) / double(columns)));
       at::_foreach_add_(them, x.to(at::kFloat).unbind(0), -lr * ratio);
     }
+    mark_changed(params);
   });
 }
 }

@@ -70,7 +70,7 @@ template <class F> Fault *guarded(F body) {
 }
 
 // Tells autograd, and whoever keeps what was made of a tensor, that its values have changed: libtorch's fused kernels of
-// optimizers do not.
+// optimizers do not, and of those for lists of tensors not every device's do.
 inline void mark_changed(const std::vector<at::Tensor> &tensors) {
   for (const auto &tensor : tensors) tensor.unsafeGetTensorImpl()->bump_version();
 }

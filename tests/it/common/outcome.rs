@@ -58,7 +58,7 @@ pub fn assert_checkpoints_whole(run: &Path) {
 }
 
 /// What a line of metrics says about time, which differs from run to run.
-pub const TIMING: [&str; 3] = ["data_wait", "images_per_second", "seconds"];
+pub const TIMING: [&str; 4] = ["data_wait", "evaluation_seconds", "images_per_second", "seconds"];
 
 /// Everything in a run directory that must not depend on how often the run was stopped, by path.
 pub struct Outcome(pub BTreeMap<String, Vec<u8>>);
