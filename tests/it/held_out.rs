@@ -33,6 +33,17 @@ fn images_that_would_find_themselves_are_refused() {
     ))
     .fails(1)
     .says(&["features::online: the images to learn from and to test on are the same"]);
+    // Copies under another name may be meant; of those it warns.
+    let folder = Folder::new();
+    for (place, i) in ["a", "b"].into_iter().flat_map(|place| (0..6u8).map(move |i| (place, i))) {
+        let path = folder.path(&format!("{place}/c{}/{i}.png", i % 2));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::RgbImage::from_pixel(8, 8, image::Rgb([i * 40; 3])).save(path).unwrap();
+    }
+    folder
+        .run(&format!("{BEGIN}{model} features::knn(model, data::open(\"a\"), data::open(\"b\"), #{{ k: 1 }});"))
+        .succeeds()
+        .says(&["warning: features::knn: the images to test on seem to be the same pictures as those to learn from"]);
     // A gallery of the queries themselves is none: each is searched for among the others.
     script(&format!(
         "{model}
