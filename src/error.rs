@@ -107,6 +107,7 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("amp", "dtype"),
     ("batch_size", "batch"),
     ("bf16", "dtype"),
+    ("clip_grad", "clip_grad_norm"),
     ("depth", "num_hidden_layers"),
     ("embed_dim", "hidden_size"),
     ("ema_decay", "ema"),

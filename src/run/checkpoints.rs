@@ -54,8 +54,6 @@ struct Found {
     changes: Vec<String>,
     /// The new values of settings that must stay the same and were allowed to change.
     allowed: Map<String, Value>,
-    /// Whether the run goes on with another seed.
-    has_new_seed: bool,
 }
 
 /// How far a loop has come.
@@ -117,7 +115,7 @@ impl Checkpoints {
         dist::ensure_same_on_all_ranks(&what, &Value::Object(self.settings.changeable.clone()))?;
         let found = self.find(session)?;
         session.dir()?.set_settings(&self.label, self.settings.all(), size_of(training.model));
-        let Some(Found { dir, state, changes, allowed, has_new_seed }) = found else {
+        let Some(Found { dir, state, changes, allowed }) = found else {
             self.go_on(session)?;
             return Ok(None);
         };
@@ -132,8 +130,8 @@ impl Checkpoints {
             train_only(training.model, now)?;
         }
         let GeneratorState { mut seed, drawn } = state.rng;
-        if has_new_seed {
-            seed = random::state().seed;
+        if state.run.seed != session.provenance().seed {
+            seed = random::state().seed; // another one, which was allowed
         }
         random::set_state(random::State { seed, drawn, samples: Positions::default() });
         dist::on_rank0(&format!("the resuming of {}", self.label), || {
@@ -178,8 +176,7 @@ impl Checkpoints {
                 changes.push(format!("processes: was {}, now {}", state.processes, dist::world_size()));
             }
             let allowed = allowed.into_iter().map(|change| (change.name, change.now)).collect();
-            let has_new_seed = session.dir()?.has_new_seed();
-            Ok(serde_json::to_value(Found { dir: path, state, changes, allowed, has_new_seed })?)
+            Ok(serde_json::to_value(Found { dir: path, state, changes, allowed })?)
         })?;
         Ok(serde_json::from_value(found)?)
     }

@@ -266,7 +266,8 @@ impl RunDir {
     /// because an earlier attempt that went on from the same step was allowed to change it so. Another seed, which is
     /// allowed, brings other initial weights along.
     pub fn allows(&self, label: &str, step: i64, change: &Change) -> bool {
-        let is_drawn = change.name == INITIAL_WEIGHTS && self.has_new_seed() && self.allowed.has(SEED);
+        let has_new_seed = self.earlier.as_ref().is_some_and(|earlier| earlier.file.seed != self.file.seed);
+        let is_drawn = change.name == INITIAL_WEIGHTS && has_new_seed && self.allowed.has(SEED);
         if is_drawn || self.allowed.has(&change.name) {
             return true;
         }
@@ -295,11 +296,6 @@ impl RunDir {
                 changed.iter().any(follows) || change.is_new && self.allowed.has(STD)
             }
         }
-    }
-
-    /// Whether the run goes on with another seed than before.
-    pub fn has_new_seed(&self) -> bool {
-        self.earlier.as_ref().is_some_and(|earlier| earlier.file.seed != self.file.seed)
     }
 
     /// The directory.

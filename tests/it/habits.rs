@@ -131,6 +131,10 @@ fn unknown_options_are_found_before_the_run_in_the_words_of_the_run() {
             format!("import \"std/finetune\" as f;\nf::fit(nn::vit_nepa(#{{ {config} }}), (), #{{ epoch: 3 }});"),
             "unknown option `epoch` of finetune::fit; did you mean `epochs`?",
         ),
+        (
+            format!("import \"std/finetune\" as f;\nf::fit(nn::vit_nepa(#{{ {config} }}), (), #{{ clip_grad: 3 }});"),
+            "unknown option `clip_grad` of finetune::fit; did you mean `clip_grad_norm`?",
+        ),
     ];
     for (script, message) in cases {
         refused(&script).says(&[message, "the options are: "]);

@@ -51,10 +51,10 @@ What becomes of an image:
   pixels of IDX and CIFAR files                     PNG, without loss; larger ones resized, JPEG
 
 Grey images stay grey; pictures in files are opened as RGB, so that those of IDX files, which have one channel, come \
-back with three equal ones (transform::rgb() gives three channels before and after). The orientation in Exif data stays there, beside the pixels as they are, so that the images are \
-the same with exif_orientation: true and false; other metadata of encoded images are dropped. data::open(DEST) gives the \
-images of SOURCE in their order, with their labels, class names, splits and names (but for endings, which tell what \
-an image is now).
+back with three equal ones (transform::rgb() gives three channels before and after). The orientation in Exif data stays \
+there, beside the pixels as they are, so that the images are the same with exif_orientation: true and false; other \
+metadata of encoded images are dropped. data::open(DEST) gives the images of SOURCE in their order, with their labels, \
+class names, splits and names (but for endings, which tell what an image is now).
 
 Every shard is read back and compared before it counts. A command that was interrupted, by whatever, goes on after the \
 last whole shard when it is given again, and writes the same bytes; other options or images are refused. DEST is \
