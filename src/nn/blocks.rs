@@ -51,7 +51,7 @@ impl Module for Blocks {
             visitor.training(&rotary.training);
         }
         for (i, block) in self.layer.iter().enumerate() {
-            visitor.block(&format!("layer.{i}"), i, block.as_ref());
+            visitor.block(&format!("layer.{i}"), block.as_ref());
         }
     }
 
@@ -75,7 +75,10 @@ impl Module for Blocks {
             }
             (None, None) => None,
         };
-        let blocks = &self.layer[..self.layer.len().min(cx.blocks.unwrap_or(usize::MAX))];
+        // Hidden states that are there are those of another stack before this one: what it gave is this one's input.
+        let kept = cx.taps.as_ref().map_or(0, |taps| taps.hidden_states.borrow().len());
+        let wanted = cx.blocks.map_or(usize::MAX, |all| all - kept.saturating_sub(1).min(all));
+        let blocks = &self.layer[..self.layer.len().min(wanted)];
         let paths: Vec<_> =
             blocks.iter().map(|block| Some(&block.as_any()?.downcast_ref::<Block>()?.drop_path)).collect();
         let masks = masks_of_stack(&paths, x)?;
@@ -85,7 +88,9 @@ impl Module for Blocks {
                 taps.record_hidden_state(x);
             }
         };
-        keep(x);
+        if kept == 0 {
+            keep(x);
+        }
         let wants_attentions = cx.taps.as_ref().is_some_and(|t| t.want_attentions);
         let recomputed = self.recompute.get() && self.training.get() && !wants_attentions;
         let mut x = x.shallow_clone();

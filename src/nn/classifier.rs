@@ -5,8 +5,8 @@ use crate::error::{Result, ensure};
 use crate::tensor::shape_text;
 use tch::Tensor;
 
-/// [B, N, D] -> [B, num_labels]. With `add_pooling_layer` the mean over the patch tokens (all but
-/// the first) goes through `fc_norm`, else the last token is taken as it is; then a linear map.
+/// [B, N, D] -> [B, num_labels]. With `add_pooling_layer` the mean over the patch tokens (where the model does not tell
+/// which they are, all but the first) goes through `fc_norm`, else the last token is taken as it is; then a linear map.
 pub struct Classifier {
     fc_norm: Option<LayerNorm>,
     classifier: Linear,
@@ -49,14 +49,15 @@ impl Module for Classifier {
     fn forward(&self, x: &Tensor, cx: &Context) -> Result<Tensor> {
         expect_tokens(x, self.width, self)?;
         let tokens = x.size()[1];
+        let before = cx.num_prefix_tokens.unwrap_or(1);
         ensure!(
-            tokens > 1 || self.fc_norm.is_none(),
+            tokens > before || self.fc_norm.is_none(),
             "{} averages the patch tokens, but {} has none after the class token",
             self.describe(),
             shape_text(x)
         );
         let features = match &self.fc_norm {
-            Some(norm) => norm.forward(&x.f_narrow(1, 1, tokens - 1)?.f_mean_dim(1, false, x.kind())?, cx)?,
+            Some(norm) => norm.forward(&x.f_narrow(1, before, tokens - before)?.f_mean_dim(1, false, x.kind())?, cx)?,
             None => x.f_select(1, tokens - 1)?,
         };
         self.classifier.forward(&features, cx)

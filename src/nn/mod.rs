@@ -117,8 +117,10 @@ pub struct Context {
     pub grid: Option<(i64, i64)>,
     /// Where inner values are collected; `None` if nobody wants them.
     pub taps: Option<Rc<Taps>>,
-    /// How many blocks of a stack are computed; `None` means all.
+    /// How many blocks are computed, over all stacks; `None` means all.
     pub blocks: Option<usize>,
+    /// How many tokens stand before the patches, if known: 1 with a class token.
+    pub num_prefix_tokens: Option<i64>,
     /// What drop path multiplies the branches of a stack's block with; `None` where the block draws for itself.
     drop_path: drop_path::BranchMasks,
 }
@@ -130,6 +132,7 @@ impl Clone for Context {
             grid: self.grid,
             taps: self.taps.clone(),
             blocks: self.blocks,
+            num_prefix_tokens: self.num_prefix_tokens,
             drop_path: self.drop_path.as_ref().map(|masks| masks.each_ref().map(Tensor::shallow_clone)),
         }
     }
@@ -173,6 +176,8 @@ pub struct ModuleVisitor<'a> {
     prefix: String,
     /// The block that is being visited.
     block: Option<usize>,
+    /// How many blocks have been visited, over all stacks.
+    blocks: &'a mut usize,
     found: &'a mut dyn FnMut(&str, Visited<'_>),
 }
 
@@ -215,19 +220,22 @@ impl ModuleVisitor<'_> {
     /// A child; an empty name puts its parameters beside this module's own.
     pub fn child(&mut self, name: &str, module: &dyn Module) {
         let prefix = self.name(name);
-        module.visit(&mut ModuleVisitor { prefix, block: self.block, found: self.found });
+        module.visit(&mut ModuleVisitor { prefix, block: self.block, blocks: self.blocks, found: self.found });
     }
 
-    /// A child that is block `index` of a stack. Blocks inside a block belong to it.
-    pub fn block(&mut self, name: &str, index: usize, module: &dyn Module) {
+    /// A child that is the next block of a stack. Blocks inside a block belong to it.
+    pub fn block(&mut self, name: &str, module: &dyn Module) {
         let prefix = self.name(name);
-        let block = self.block.or(Some(index));
-        module.visit(&mut ModuleVisitor { prefix, block, found: self.found });
+        let block = self.block.unwrap_or(*self.blocks);
+        if self.block.is_none() {
+            *self.blocks += 1;
+        }
+        module.visit(&mut ModuleVisitor { prefix, block: Some(block), blocks: self.blocks, found: self.found });
     }
 }
 
 fn visit(module: &dyn Module, mut found: impl FnMut(&str, Visited<'_>)) {
-    module.visit(&mut ModuleVisitor { prefix: String::new(), block: None, found: &mut found });
+    module.visit(&mut ModuleVisitor { prefix: String::new(), block: None, blocks: &mut 0, found: &mut found });
 }
 
 /// All parameters with their full names, in forward order. A shared parameter is listed once, under its first name, as
@@ -237,10 +245,14 @@ pub fn named_parameters(module: &dyn Module) -> Vec<(String, Tensor)> {
 }
 
 /// The layer of each parameter, by its full name, as BEiT counts them for layer-wise learning rates (arXiv 2106.08254): 0
-/// for embeddings, I + 1 for block I, and that of the last block for what comes after them.
+/// for embeddings, I + 1 for block I, and that of the last block for what comes after them, and for an encoder that does
+/// not say what its blocks are.
 pub fn layer_ids(module: &dyn Module) -> Vec<(String, i64)> {
     let all = each_parameter(module);
-    let last = all.iter().filter_map(|(_, _, block)| *block).max().map_or(0, |block| block as i64 + 1);
+    let last = match module.vit_nepa() {
+        Some(model) => model.architecture().num_hidden_layers,
+        None => all.iter().filter_map(|(_, _, block)| *block).max().map_or(0, |block| block as i64 + 1),
+    };
     let layer = |name: &str, block: Option<usize>| match block {
         Some(block) => block as i64 + 1,
         None if name.contains("embeddings.") => 0,

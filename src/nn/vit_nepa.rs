@@ -79,6 +79,8 @@ pub struct Output {
     pub attentions: Vec<Tensor>,
     /// [B, num_labels], of models with a head.
     pub logits: Option<Tensor>,
+    /// How many tokens of z and h stand before the patches: 1 with a class token.
+    pub num_prefix_tokens: i64,
 }
 
 /// A ViT-NEPA, for pretraining (`num_labels` 0) or classification.
@@ -238,9 +240,11 @@ impl VitNepa {
             Some(mask) => self.class_token.forward(&masked(&patches, mask)?, &cx).context("in embeddings")?,
             None => input_embedding.shallow_clone(),
         };
+        let count = patches.size().get(1).copied().unwrap_or(0);
+        let num_prefix_tokens = (input_embedding.size().get(1).copied().unwrap_or(0) - count).max(0);
+        cx.num_prefix_tokens = Some(num_prefix_tokens);
         cx.rotary = self.angles(images, &patches, &mut cx)?;
         let encoded = self.encoder.forward(&seen, &cx).context("in encoder")?;
-        let count = patches.size().get(1).copied().unwrap_or(0);
         let computed = taps.hidden_states.borrow().len();
         if let Some(blocks) = wanted.blocks
             && computed != blocks + 1
@@ -273,6 +277,7 @@ impl VitNepa {
             },
             attentions: taps.attentions.take(),
             logits,
+            num_prefix_tokens,
         })
     }
 }
@@ -297,12 +302,15 @@ impl VitNepa {
                 Ok(Some(angles))
             }
             Rotary::Embedding(embedding) => {
-                let grid = match cx.grid.or(square_side(count).map(|side| (side, side))) {
+                let is_square = matches!(images.size()[..], [.., height, width] if height == width);
+                let side = square_side(count).filter(|_| is_square);
+                let grid = match cx.grid.or(side.map(|side| (side, side))) {
                     Some(grid) => grid,
                     None => bail_hint!(
-                        "the patch embedding gives {count} tokens ({}), which do not form a square grid",
-                        shape_text(patches);
-                        "make it give a square number of tokens, give the angles with the part `rotary`, or switch rotary \
+                        "the patch embedding gives {count} tokens ({}) of images {}, and does not say their grid; only that of \
+                         square images with a square number of tokens is known",
+                        shape_text(patches), shape_text(images);
+                        "make it give a square number of tokens of square images, give the angles with the part `rotary`, or switch rotary \
                          embedding off with rope_theta: ()"
                     ),
                 };

@@ -790,3 +790,44 @@ fn parameters_that_are_views_are_trained_and_averaged_as_others_are() {
     "#)
     .prints(&["true"; 6]);
 }
+
+/// Two stacks of two blocks are an encoder of four.
+#[test]
+fn stacks_of_blocks_after_each_other_count_as_one() {
+    let said = run(r#"
+        let c = #{ image_size: 8, patch_size: 4, hidden_size: 8, num_hidden_layers: 4, num_attention_heads: 2 };
+        let stack = || nn::blocks(c + #{ num_hidden_layers: 2 });
+        let model = nn::vit_nepa(c, #{ encoder: nn::sequential([stack.call(), stack.call()]) });
+        let x = randn([2, 3, 8, 8]);
+        let all = model.encode(x, #{ hidden_states: true });
+        print(all.hidden_states.len());
+        print(all.hidden_states[1].equal(all.hidden_states[2]));
+        print(model.final_norm(all.hidden_states[4]).equal(all.last_hidden_state));
+        for k in 0..=4 {
+            let some = model.encode(x, #{ hidden_states: true, blocks: k });
+            if some.hidden_states.len() != k + 1 || !some.hidden_states[k].equal(all.hidden_states[k]) { print(`wrong at ${k}`); }
+        }
+        let ids = model.layer_ids();
+        for name in ["encoder.0.layer.0", "encoder.0.layer.1", "encoder.1.layer.0", "encoder.1.layer.1"] {
+            print(ids[`vit_nepa.${name}.layernorm_before.weight`]);
+        }
+    "#);
+    said.succeeds();
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    assert_eq!(lines, ["5", "false", "true", "1", "2", "3", "4"]);
+}
+
+#[test]
+fn patches_of_images_that_are_not_square_have_no_guessed_grid() {
+    run(r#"
+        let c = #{ image_size: 28, patch_size: 7, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2 };
+        let conv = nn::conv2d(3, 8, #{ kernel_size: 7, stride: 7 });
+        let own = nn::define(#{ conv: conv }, |m, x| m.conv.forward(x).flatten(2).transpose(1, 2));
+        let model = nn::vit_nepa(c, #{ patch_embeddings: own });
+        print(model.forward(randn([1, 3, 28, 28])).shape);
+        model.forward(randn([1, 3, 14, 56]));
+    "#)
+    .fails(1)
+    .prints(&["[1, 17, 8]"])
+    .says(&["16 tokens", "of images [1, 3, 14, 56] float32, and does not say their grid", "the part `rotary`"]);
+}

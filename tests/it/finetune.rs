@@ -556,3 +556,23 @@ fn every_parameter_of_the_recipes_is_described() {
         folder.nepa(&["run", &file, "--help"]).succeeds().prints(&[&format!("nepa run recipes/{name}.rhai"), "data"]);
     }
 }
+
+/// An encoder that does not say what its blocks are.
+#[test]
+fn layer_wise_decay_needs_to_know_the_blocks() {
+    let fit = |blocks: &str, llrd: &str| {
+        Folder::new().run(&format!(
+            "import \"std/finetune\" as finetune;
+             let c = #{{ image_size: 8, patch_size: 4, num_channels: 1, hidden_size: 8, num_hidden_layers: 3, num_attention_heads: 2, num_labels: 2 }};
+             let layers = [nn::linear(8, 8), nn::linear(8, 8), nn::linear(8, 8)];
+             let encoder = nn::define(#{{ layers: layers }}, |m, x| {{ for l in m.layers {{ x = l.forward(x); }} x }}, #{{ {blocks} }});
+             let model = nn::vit_nepa(c, #{{ encoder: encoder }});
+             print(model.layer_ids()[\"classifier.weight\"]);
+             let images = data::synthetic(#{{ len: 8, size: 8, channels: 1, classes: 2 }});
+             finetune::fit(model, images, #{{ steps: 1, batch: 4, llrd: {llrd} }});"
+        ))
+    };
+    fit("", "0.65").fails(1).prints(&["3"]).says(&["llrd: the encoder does not say what its 3 blocks are"]);
+    fit("", "1.0").succeeds();
+    fit("blocks: \"layers\"", "0.65").succeeds().prints(&["3"]);
+}

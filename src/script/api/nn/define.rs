@@ -151,7 +151,7 @@ impl nn::Module for ScriptModule {
                 Member::Modules(list) => {
                     for (i, m) in list.iter().enumerate() {
                         match self.is_blocks(name) {
-                            true => parts.block(&format!("{name}.{i}"), i, m.as_ref()),
+                            true => parts.block(&format!("{name}.{i}"), m.as_ref()),
                             false => parts.child(&format!("{name}.{i}"), m.as_ref()),
                         }
                     }

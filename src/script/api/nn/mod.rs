@@ -113,8 +113,9 @@ mod functions {
     }
 
     /// A ViT-NEPA with your own modules in place of built-in ones:
-    ///   patch_embeddings  images, or whatever it takes -> tokens [B, T, D]
-    ///   class_token       tokens [B, T, D] -> [B, T + 1, D], or [B, T, D] for a model without class token
+    ///   patch_embeddings  images, or whatever it takes -> tokens [B, T, D]: a square number of square images, or give rotary
+    ///   class_token       tokens [B, T, D] -> [B, T + 1, D], or [B, T, D] for a model without class token; what it adds
+    ///                     stands before the patches
     ///   rotary            images -> cosines and sines [2, T, d] of the head width d, or [2, B, 1, T, d]
     ///   layer             an array of num_hidden_layers blocks, each [B, T + 1, D] -> [B, T + 1, D]
     ///   encoder           the same as a whole, in place of `layer`

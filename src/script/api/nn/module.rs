@@ -94,7 +94,8 @@ mod functions {
     }
 
     /// A ViT-NEPA's forward pass on images [B, C, S, S]. Returns a map: `input_embedding` z and `last_hidden_state` h,
-    /// both [B, N, D], and `logits` [B, num_labels] if the model has a head.
+    /// both [B, N, D], `num_prefix_tokens`, how many of these tokens stand before the patches (1 with a class token), and
+    /// `logits` [B, num_labels] if the model has a head.
     pub fn encode(m: &Module, images: &Tensor) -> Result<Map> {
         encoded(m, images, &Encoding::default())
     }
@@ -124,7 +125,8 @@ mod functions {
     }
 
     /// The layer of each parameter, by its full name: 0 of the embeddings, I + 1 of block I, and that of the last block
-    /// for what comes after them, as layer-wise learning rates count (BEiT, arXiv 2106.08254).
+    /// for what comes after them, as layer-wise learning rates count (BEiT, arXiv 2106.08254). Parameters of an encoder that
+    /// does not say what its blocks are (nn::define's option `blocks`) count as those of the last block.
     pub fn layer_ids(m: &Module) -> Map {
         nn::layer_ids(m.0.as_ref()).into_iter().map(|(name, id)| (name.into(), id.into())).collect()
     }
@@ -350,6 +352,7 @@ fn encoded(m: &Module, images: &Tensor, Encoding { options: o, mask }: &Encoding
     let mut map = Map::from([
         ("input_embedding".into(), Dynamic::from(Tensor::from(output.input_embedding))),
         ("last_hidden_state".into(), Dynamic::from(Tensor::from(output.last_hidden_state))),
+        ("num_prefix_tokens".into(), output.num_prefix_tokens.into()),
     ]);
     if let Some(logits) = output.logits {
         map.insert("logits".into(), Dynamic::from(Tensor::from(logits)));
