@@ -1,5 +1,6 @@
 //! The optimizers: their options, and the algorithm of each.
 
+use super::optimizer::ensure_matches;
 use crate::error::{Result, ensure};
 use crate::ffi::UpdateRule;
 use crate::options::Options;
@@ -59,11 +60,17 @@ pub trait OptimizerOptions: Options {
         0
     }
 
+    /// Checks the names in options of its own against those of the parameters.
+    fn check_names(&self, _named: &[(String, Tensor)]) -> Result<()> {
+        Ok(())
+    }
+
     /// `weight_decay`, `no_decay` and `groups`.
     fn for_groups(&self) -> (f64, &[String], &[PatternGroup]);
 }
 
-fn no_decay() -> Vec<String> {
+/// The default of `no_decay`: patterns that need not match.
+pub(super) fn no_decay() -> Vec<String> {
     ["*bias*", "*layernorm*", "*layer_scale*", "*_norm*"].map(String::from).to_vec()
 }
 
@@ -240,6 +247,11 @@ choices! {
     }
 }
 
+/// The default of Muon's `exclude`: patterns that need not match.
+fn excluded() -> Vec<String> {
+    ["*embeddings*", "*classifier*"].map(String::from).to_vec()
+}
+
 optimizer_options! {
     /// Muon's hyperparameters, and AdamW's for what is no matrix.
     pub struct MuonOptions {
@@ -256,7 +268,7 @@ optimizer_options! {
         /// both optimizers, or "original", which is PyTorch's default.
         adjust_lr_fn: AdjustLr = AdjustLr::MatchRmsAdamw,
         /// Matrices that AdamW updates all the same: name patterns.
-        exclude: Vec<String> = ["*embeddings*", "*classifier*"].map(String::from).to_vec(),
+        exclude: Vec<String> = excluded(),
         /// AdamW's decay rates of the first and second moments.
         betas: [f64; 2] = [0.9, 0.95],
         /// Added to the square root of AdamW's second moment.
@@ -280,6 +292,13 @@ optimizer_options! {
             Algorithm { name: "muon", rule: muon, states: MOMENTUM },
             Algorithm { name: "adamw", rule: adamw, states: MOMENTS },
         ])
+    }
+
+    fn check_names(&self, named: &[(String, Tensor)]) -> Result<()> {
+        if self.exclude == excluded() {
+            return Ok(());
+        }
+        self.exclude.iter().try_for_each(|pattern| ensure_matches("exclude", pattern, named))
     }
 
     fn algorithm_of(&self, name: &str, param: &Tensor) -> usize {

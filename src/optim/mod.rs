@@ -37,6 +37,15 @@ pub fn clip_grad_norm(module: &dyn Module, max_norm: f64) -> Result<Tensor> {
     Ok(norm)
 }
 
+/// Clamps each element of all gradients to −`clip_value` to `clip_value`, as PyTorch's `clip_grad_value_` does.
+pub fn clip_grad_value(module: &dyn Module, clip_value: f64) -> Result<()> {
+    ensure!(clip_value > 0.0, "clip_grad_value needs a positive limit, found {clip_value}");
+    for mut grad in gradients(module) {
+        let _ = grad.f_clamp_(-clip_value, clip_value)?;
+    }
+    Ok(())
+}
+
 /// The common 2-norm of all gradients.
 pub fn grad_norm(module: &dyn Module) -> Result<Tensor> {
     ffi::global_norm(&gradients(module))

@@ -1,7 +1,7 @@
 //! An optimizer: groups of parameters, with what it keeps of each.
 
 use super::FiniteCheck;
-use super::algorithms::{Algorithm, OptimizerOptions, ParamGroupOptions, PatternGroup};
+use super::algorithms::{self, Algorithm, OptimizerOptions, ParamGroupOptions, PatternGroup};
 use crate::bail_hint;
 use crate::error::{Result, bail, did_you_mean, ensure};
 use crate::ffi::{self, Batch};
@@ -53,8 +53,12 @@ impl Optimizer {
         let algorithms = options.algorithms()?;
         let (weight_decay, no_decay, patterns) = options.for_groups();
         ensure!(weight_decay >= 0.0, "weight_decay must not be negative, found {weight_decay}");
-        let no_decay: Vec<WildMatch> = no_decay.iter().map(|p| WildMatch::new(p)).collect();
         let named = named_parameters(module);
+        if no_decay != algorithms::no_decay() {
+            no_decay.iter().try_for_each(|pattern| ensure_matches("no_decay", pattern, &named))?;
+        }
+        options.check_names(&named)?;
+        let no_decay: Vec<WildMatch> = no_decay.iter().map(|p| WildMatch::new(p)).collect();
         let patterns = matched(patterns, &named)?;
         let mut groups: Vec<ParamGroup> = Vec::new();
         for (name, param) in named {
@@ -256,15 +260,21 @@ fn first_states(names: &[&str], param: &Tensor) -> Result<Vec<Tensor>> {
 /// The patterns, each of which must match a parameter.
 fn matched<'a>(groups: &'a [PatternGroup], named: &[(String, Tensor)]) -> Result<Vec<(&'a PatternGroup, WildMatch)>> {
     let with_pattern = |group: &'a PatternGroup| {
-        let pattern = WildMatch::new(&group.pattern);
-        if !named.iter().any(|(name, _)| pattern.matches(name)) {
-            bail_hint!(
-                "groups: no parameter matches the pattern `{}`{}", group.pattern,
-                did_you_mean(&group.pattern, named.iter().map(|(name, _)| name.as_str()));
-                "`*` stands for any characters; print(model) lists the names"
-            );
-        }
-        Ok((group, pattern))
+        ensure_matches("groups", &group.pattern, named)?;
+        Ok((group, WildMatch::new(&group.pattern)))
     };
     groups.iter().map(with_pattern).collect()
+}
+
+/// Checks that a pattern that was given as `option` matches a parameter.
+pub(super) fn ensure_matches(option: &str, pattern: &str, named: &[(String, Tensor)]) -> Result<()> {
+    let wild = WildMatch::new(pattern);
+    if !named.iter().any(|(name, _)| wild.matches(name)) {
+        bail_hint!(
+            "{option}: no parameter matches the pattern `{pattern}`{}",
+            did_you_mean(pattern, named.iter().map(|(name, _)| name.as_str()));
+            "`*` stands for any characters; print(model) lists the names"
+        );
+    }
+    Ok(())
 }

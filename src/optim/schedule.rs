@@ -13,6 +13,8 @@ options! {
         total_steps: i64 = 0,
         /// Steps of linear warm-up from 0.
         warmup_steps: i64 = 0,
+        /// Learning rate at the end ("cosine" only), as timm's min_lr and Hugging Face's cosine_with_min_lr.
+        min_lr: f64 = 0.0,
         /// Layer-wise decay: a group with power p gets the rate times llrd^p.
         llrd: f64 = 1.0,
         /// Final value of llrd, reached along a cosine (llrd_cosine only); () keeps llrd constant.
@@ -29,7 +31,7 @@ options! {
 choices! {
     /// The shape of a schedule.
     pub enum ScheduleKind {
-        /// Linear warm-up, then half a cosine to 0.
+        /// Linear warm-up, then half a cosine to 0, or to min_lr.
         Cosine = "cosine",
         /// Linear warm-up, then the peak.
         Constant = "constant",
@@ -65,6 +67,8 @@ impl Schedule {
             o.warmup_steps
         );
         ensure!(o.lr >= 0.0 && o.llrd >= 0.0, "lr and llrd must not be negative, found {} and {}", o.lr, o.llrd);
+        ensure!(o.min_lr == 0.0 || kind == ScheduleKind::Cosine, "min_lr belongs to the schedule \"cosine\"");
+        ensure!((0.0..=o.lr).contains(&o.min_lr), "min_lr must lie in 0..=lr ({}), found {}", o.lr, o.min_lr);
         ensure!(
             kind != ScheduleKind::Cosine || (o.llrd == 1.0 && o.llrd_end.is_none()),
             "cosine has no layer-wise decay: use optim::llrd_cosine or optim::llrd_cosine_warmup"
@@ -138,7 +142,11 @@ impl Schedule {
         o.lr * factor
             * match self.kind {
                 // Hugging Face's rises again after the last step; the reference's layer-wise ones end at 0.
-                ScheduleKind::Cosine => cosine(progress),
+                ScheduleKind::Cosine if o.min_lr == 0.0 => cosine(progress),
+                ScheduleKind::Cosine => {
+                    let least = o.min_lr / o.lr;
+                    least + (1.0 - least) * cosine(progress.min(1.0))
+                }
                 ScheduleKind::LlrdCosine | ScheduleKind::LlrdCosineWarmup if step >= o.total_steps => 0.0,
                 ScheduleKind::LlrdCosine | ScheduleKind::LlrdCosineWarmup => cosine(progress.clamp(0.0, 1.0)),
                 ScheduleKind::Constant => 1.0,

@@ -203,6 +203,15 @@ fn what_does_not_fit_is_told() {
         ("optimizer: #{ kind: \"muon\", ns_steps: 0 },", "ns_steps must lie in 1..=100, found 0"),
         ("optimizer: #{ kind: \"muon\", adjust_lr_fn: \"orignal\" },", "did you mean `original`?"),
         ("groups: [#{ pattern: \"*embedings*\", lr_scale: 0.1 }],", "no parameter matches the pattern `*embedings*`"),
+        (
+            "optimizer: #{ kind: \"sgd\", no_decay: [\"*wieght*\"] },",
+            "no_decay: no parameter matches the pattern `*wieght*`",
+        ),
+        (
+            "optimizer: #{ kind: \"muon\", exclude: [\"*haed*\"] },",
+            "exclude: no parameter matches the pattern `*haed*`",
+        ),
+        ("clip_grad_norm: 0.0,", "clip_grad_norm: expected a positive norm, or () for no clipping, found 0"),
         ("groups: |name, tensor| #{ lr_scale: -1.0 },", "lr_scale and weight_decay must not be negative, found -1"),
         ("groups: |name, tensor| 3,", "groups: expected a map from the function, found i64"),
         ("optimizer: #{ kind: \"sgd\", groups: [] },", "groups are an option of their own"),
@@ -308,4 +317,32 @@ fn metrics_leave_no_trace_in_training() {
     folder.run_with(&script(""), &["--out", "without"]).succeeds();
     let weights = |out: &str| folder.read(&format!("{out}/model/model.safetensors"));
     assert!(weights("with") == weights("without"));
+}
+
+#[test]
+fn gradients_are_clipped_by_value_by_norm_or_not_at_all() {
+    run(r#"
+        let m = nn::define(#{ w: tensor([0.0, 0.0, 0.0]) }, |m, x| (m.w * tensor([3.0, -0.2, -4.0])).sum());
+        m.forward(ones([1])).backward();
+        optim::clip_grad_value(m, 0.5);
+        print(m.named_parameters().w.grad.to_array());
+        optim::clip_grad_value(m, 0.0);"#)
+    .fails(1)
+    .prints(&["[0.5, -0.2", ", -0.5]"])
+    .says(&["clip_grad_value needs a positive limit, found 0"]);
+    // A step of SGD is as large as the gradient that is left.
+    let moved = |clip: &str| {
+        let said = run(&format!(
+            "import \"std/train\" as train;
+             let m = nn::define(#{{ w: zeros([1]) }}, |m, x| m.w.sum() * 8.0);
+             let images = data::synthetic(#{{ len: 4, size: 8, channels: 1 }});
+             train::fit(m, images, #{{ name: \"fit\", options: train::fit_options(),
+                 loss: |m, batch, o| #{{ loss: m.forward(batch.images) }} }}, #{{ steps: 1, batch: 4, lr: 0.1, warmup: 0.0,
+                 optimizer: \"sgd\", weight_decay: 0.0, clip_grad_norm: {clip} }});
+             print(m.named_parameters().w.item());"
+        ));
+        said.succeeds().stdout.trim().parse::<f64>().unwrap()
+    };
+    assert!((moved("1.0") + 0.1).abs() < 1e-6, "{}", moved("1.0"));
+    assert!((moved("()") + 0.8).abs() < 1e-6, "{}", moved("()"));
 }

@@ -38,10 +38,16 @@ fn each_schedule_has_its_formula() {
         let expected: Vec<f64> = (0..=40).map(|step| 0.3 * expected(kind, step as f64)).collect();
         assert_close(&found[0], &expected, 1e-12);
     }
+    // Hugging Face: the factor f of the cosine becomes f (1 - m) + m, with m = min_lr / lr.
+    let said = run("let s = optim::cosine(#{ lr: 0.4, total_steps: 12, warmup_steps: 4, min_lr: 0.1 });
+                    print([s.at(2), s.at(4), s.at(8), s.at(12), s.at(20)]);");
+    assert_close(&said.succeeds().numbers()[0], &[0.2, 0.4, 0.25, 0.1, 0.1], 1e-12);
     let said = run("let s = optim::lambda_lr(#{ lr: 0.5, total_steps: 4, llrd: 0.5 }, |step| 1.0 / (1 + step));
                     print([s.at(0), s.at(3), s.at(1, 2)]);");
     assert_close(&said.succeeds().numbers()[0], &[0.5, 0.125, 0.0625], 1e-12);
     for (call, piece) in [
+        ("optim::schedule(\"linear\", #{ lr: 0.1, total_steps: 4, min_lr: 0.01 });", "min_lr belongs to"),
+        ("optim::cosine(#{ lr: 0.1, total_steps: 4, min_lr: 0.2 });", "min_lr must lie in 0..=lr (0.1), found 0.2"),
         ("optim::schedule(\"cosin\", #{ total_steps: 4 });", "did you mean `cosine`?"),
         ("optim::schedule(\"step\", #{ total_steps: 4 });", "needs step_size"),
         ("optim::schedule(\"linear\", #{ total_steps: 4, gamma: 0.1 });", "step_size and gamma belong to"),
@@ -49,6 +55,10 @@ fn each_schedule_has_its_formula() {
         (
             "optim::lambda_lr(#{ total_steps: 4 }, |step| \"fast\").at(1);",
             "expected a number, found the string \"fast\"",
+        ),
+        (
+            "optim::lambda_lr(#{ total_steps: 4, warmup_steps: 2 }, |step| 1.0);",
+            "the function has the warm-up in it, expected 0, found 2",
         ),
     ] {
         run(call).fails(1).says(&[piece]);
@@ -63,11 +73,12 @@ fn fit_takes_a_schedule_by_name_with_options_or_as_a_function() {
         ("|step, total| 1.0 - 1.0 * step / total", [1.0, 0.75, 0.5]),
     ] {
         let folder = Folder::new();
+        let warmup = if schedule.starts_with('|') { "" } else { "warmup: 0.25," };
         let script = format!(
             "import \"std/pretrain\" as pretrain;
              let m = nn::vit_nepa(#{{ image_size: 8, patch_size: 4, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2 }});
              let images = data::synthetic(#{{ len: 16, size: 8 }});
-             pretrain::fit(m, images, #{{ steps: 4, batch: 4, lr: 0.01, warmup: 0.25, log_every: 1, schedule: {schedule} }});"
+             pretrain::fit(m, images, #{{ steps: 4, batch: 4, lr: 0.01, {warmup} log_every: 1, schedule: {schedule} }});"
         );
         folder.run_with(&script, &["--out", "o"]).succeeds();
         let metrics = folder.text("o/metrics.jsonl");
@@ -87,6 +98,11 @@ fn fit_takes_a_schedule_by_name_with_options_or_as_a_function() {
              pretrain::fit(m, data::synthetic(#{{ len: 16, size: 8 }}), #{{ steps: 4, batch: 4, schedule: {schedule} }});"
         ))
     };
+    fit("|step, total| 1.0, warmup: 0.5").fails(1).says(&["warmup: a function as schedule has the warm-up in it"]);
+    fit("\"cosine\", warmup: 0.9").succeeds().says(&[
+        "4 steps (warm-up 4), 1.0 epochs, 16 images",
+        "warning: the warm-up takes all of the 4 steps: the learning rate does not reach 0.001",
+    ]);
     fit("\"cosin\"").fails(1).says(&["did you mean `cosine`?"]);
     fit("#{ gamma: 1.0 }").fails(1).says(&["expected a map with the key kind"]);
     fit("3").fails(1).says(&["schedule"]);

@@ -1,6 +1,6 @@
 //! Optimizers, schedules, clipping, weight averages.
 
-use crate::error::{Result, bail};
+use crate::error::{Result, bail, ensure};
 use crate::optim::{
     self, AdamwOptions, EmaOptions, FiniteCheck, LambOptions, LarsOptions, LionOptions, MuonOptions, OptimizerKind,
     OptimizerOptions, ScheduleKind, ScheduleOptions, SgdOptions,
@@ -227,15 +227,20 @@ mod functions {
         schedule(kind, &options)
     }
 
-    /// A schedule of your own, as PyTorch's LambdaLR: `factor(step)`, from 0, is multiplied by `lr` (and by llrd^power).
+    /// A schedule of your own, as PyTorch's LambdaLR: `factor(step)`, from 0, is multiplied by `lr` (and by llrd^power). It has
+    /// the warm-up in it: `warmup_steps` must be 0.
     ///
     /// Example: `optim::lambda_lr(#{ lr: 1e-3, total_steps: 100 }, |step| 1.0 / (1.0 + step))`
     pub fn lambda_lr(options: ScheduleOptions, factor: FnPtr) -> Result<Schedule> {
-        let options = ScheduleOptions { warmup_steps: 0, ..options };
+        ensure!(
+            options.warmup_steps == 0,
+            "optim::lambda_lr: warmup_steps: the function has the warm-up in it, expected 0, found {}",
+            options.warmup_steps
+        );
         Ok(Schedule(schedule(ScheduleKind::Constant, &options)?.0, Some(factor)))
     }
 
-    /// Linear warm-up over `warmup_steps`, then half a cosine to 0, as in Hugging Face.
+    /// Linear warm-up over `warmup_steps`, then half a cosine to 0, or to `min_lr`, as in Hugging Face.
     pub fn cosine(options: ScheduleOptions) -> Result<Schedule> {
         schedule(ScheduleKind::Cosine, &options)
     }
@@ -254,6 +259,13 @@ mod functions {
     /// Scales all gradients so that their total 2-norm is at most `max_norm`; returns the norm before clipping.
     pub fn clip_grad_norm(m: &Module, max_norm: f64) -> Result<tch::Tensor> {
         optim::clip_grad_norm(m.0.as_ref(), max_norm)
+    }
+
+    /// Clamps each element of all gradients to −`clip_value` to `clip_value` (PyTorch's `clip_grad_value_`).
+    ///
+    /// Example: `optim::clip_grad_value(nn::linear(2, 2), 0.5);`
+    pub fn clip_grad_value(m: &Module, clip_value: f64) -> Result<()> {
+        optim::clip_grad_value(m.0.as_ref(), clip_value)
     }
 
     /// Checks a number, such as the loss, for NaN and infinity. An optimizer's `step` and an average's `update` that are
