@@ -216,6 +216,25 @@ fn what_does_not_fit_is_told() {
         "options.real = [[0]]; evaluate::classify(raw, images, options);",
         &["option real: expected labels for 12 images, found 1"],
     );
+    for (real, piece) in [
+        ("[0]", "found [0] for n01440764"),
+        ("0", "expected an array of labels (integers from 0 on) for each image, found 0"),
+        ("[-1]", "found [-1]"),
+        ("[0.7]", "found [0.7]"),
+        ("[]", "option real: no image in "),
+    ] {
+        let real = format!("options.real = []; for i in 0..12 {{ options.real.push({real}); }}");
+        let said = Folder::new().run(&two(&data, 5, &format!("{real} evaluate::classify(raw, images, options);")));
+        if real.contains("([0])") {
+            said.succeeds();
+        } else {
+            said.fails(1).says(&[piece]);
+        }
+    }
+    fails(
+        "options.subset = [0, 1, 2, 3, 2]; evaluate::classify(raw, images, options);",
+        &["option subset: the label 2 is there twice"],
+    );
     fails(
         "options.subset = [0, 1]; evaluate::classify(raw, images, options);",
         &["option subset lacks the class n02099601"],

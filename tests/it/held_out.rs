@@ -158,3 +158,59 @@ fn other_held_out_images_begin_a_new_comparison() {
     said.succeeds().says(&["evaluate.images: was ", "the held-out images are others than before"]);
     said.prints(&["1"]);
 }
+
+#[test]
+fn a_gallery_of_copies_of_the_queries_is_warned_of() {
+    let folder = Folder::new();
+    for (place, i) in ["a", "b"].into_iter().flat_map(|place| (0..6u8).map(move |i| (place, i))) {
+        let path = folder.path(&format!("{place}/c{}/{i}.png", i % 2));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::RgbImage::from_pixel(8, 8, image::Rgb([i * 40; 3])).save(path).unwrap();
+    }
+    let search = "retrieval::evaluate(nn::vit_nepa(config), data::open(\"a\"), data::open(\"b\"), #{});";
+    folder
+        .run(&format!("{BEGIN}{search}"))
+        .succeeds()
+        .says(&["warning: retrieval::evaluate: the images to test on seem"]);
+}
+
+/// Without a class token the first token is a patch like the others.
+#[test]
+fn all_patches_of_a_model_without_class_token_count() {
+    let said = script(
+        r#"
+        let plain = nn::define(#{}, |m, x| x);
+        let model = nn::vit_nepa(config + #{ num_labels: 3, is_causal: false }, #{ class_token: plain });
+        model.train(false);
+        let parts = model.named_parameters();
+        let found = features::extract(model, test, #{ block: 1, final_norm: false });
+        let batch = data::loader(test, evaluate::own_normalization(model), #{ batch: 12, shuffle: false }).epoch(0).next();
+        let out = model.encode(batch.images, #{ hidden_states: true });
+        print(out.num_prefix_tokens);
+        print((found.features - out.hidden_states[1].mean(1)).abs().max().item());
+        let pooled = out.last_hidden_state.mean(1);
+        let normed = (pooled - pooled.mean(1, true)) / ((pooled - pooled.mean(1, true)) ** 2).mean(1, true).sqrt();
+        let logits = normed.matmul(parts["classifier.weight"].transpose(0, 1)) + parts["classifier.bias"];
+        print((out.logits - logits).abs().max().item());
+        features::extract(model, test, #{ token: "class" });"#,
+    );
+    said.fails(1).says(&["token: this model has no class token"]);
+    let found: Vec<f64> = said.stdout.lines().map(|line| line.trim().parse().unwrap()).collect();
+    assert_eq!(found[0], 0.0);
+    assert!(found[1] < 1e-6 && found[2] < 1e-4, "{found:?}");
+}
+
+/// As BatchNorm without affine parameters in evaluation: it divides by the root of variance + 1e-6.
+#[test]
+fn the_probe_does_not_blow_up_features_that_are_nearly_constant() {
+    let said = script(
+        r#"
+        import "std/probe" as probe;
+        let labels = (arange(40) % 2).to("int64");
+        let x = randn([40, 4]) * 0.2 + labels.to("float32").unsqueeze(1);
+        let alike = |constant| #{ features: cat([x, zeros([40, 1]) + constant], 1), labels: labels, class_names: ["a", "b"] };
+        let o = #{ lr: [1e-2], steps: 100, epochs: (), minibatch: 40, weight_decay: 0.0, batch_norm: true };
+        print(probe::linear(alike.call(1.0), alike.call(1.01), o).top1 > 90.0);"#,
+    );
+    said.succeeds().prints(&["true"]);
+}

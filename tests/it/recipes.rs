@@ -50,6 +50,7 @@ fn the_quickstart_leaves_a_table_checkpoints_metrics_and_pictures() {
         trained - random
     )]);
     let run = folder.json("out/run.json");
+    assert_eq!(run["result"]["top1 of linear probe, 20 a class: pretrained"], trained);
     assert_eq!((&run["state"], &run["params"]["seeds"]), (&Value::from("finished"), &Value::from(1)));
 }
 
@@ -67,13 +68,18 @@ fn recipes_of_several_phases_find_what_cannot_work_before_the_first_one() {
         ("scratch_lr=0.0", "scratch: expected positive learning rates, found 0"),
         ("epochs_10=-1", "expected 0 or more and 1 or more, found -1"),
         ("seeds=0", "expected 0 or more and 1 or more, found 200 and 0"),
+        ("seeds=1", "1 % of the labels: less than one a class in "),
     ] {
         let said = with("recipes/cifar10.rhai", &[&small[..], &[&images, set]].concat());
         said.fails(1).says(&[told]);
         assert!(!said.stderr.contains("budget"), "{said}");
     }
-    for (set, told) in [("labels_per_class=[20,5000]", "per_class"), ("seeds=0", "seeds: expected at least 1, found 0")]
-    {
+    for (set, told) in [
+        ("labels_per_class=[20,5000]", "per_class"),
+        ("labels_per_class=[20,100,20]", "labels_per_class: a number is there twice"),
+        ("seeds=0", "seeds and finetune_steps: expected at least 1, found 0 and 500"),
+        ("finetune_steps=0", "expected at least 1, found 3 and 0"),
+    ] {
         let said = with("recipes/quickstart.rhai", &[set]);
         said.fails(1).says(&[told]);
         assert!(!said.stderr.contains("budget"), "{said}");

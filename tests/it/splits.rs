@@ -105,7 +105,7 @@ fn the_other_recipes_take_data_without_splits() {
     for name in ["knn", "linear_probe"] {
         let sets = ["model=pre/model", "data=plain", "held_out_split="];
         let said = recipe(&folder, name, name, &sets);
-        said.succeeds().says(&["plain: a fifth of its images, 5 of 24, is held out, chosen by the seed"]);
+        said.succeeds().says(&["plain: a fifth of its images, 5 of 24, is held out, the same fifth in every run"]);
         said.prints(&["19 of plain (image folder)", "5 of plain (image folder)"]);
     }
     recipe(&folder, "visualize", "v", &["model=pre/model", "data=flat", "images=0", "patches=0,0"]).succeeds();
@@ -129,8 +129,23 @@ fn the_small_recipes_take_any_layout_and_splits() {
     let small =
         ["seeds=1", "pretrain_epochs=1", "finetune_steps=1", "labels_per_class=[2]", "data=d", "held_out_split="];
     let said = recipe(&folder, "quickstart", "q", &small);
-    // 24 images make no batch of 128.
-    said.fails(1).says(&["d: a fifth of its images, 6 of 30, is held out", "128"]);
+    // 24 images, in one batch; grey files are opened as RGB, and made grey.
+    said.succeeds().says(&["d: a fifth of its images, 6 of 30, is held out", "batch 24"]);
+}
+
+/// A model that was pretrained with another seed must not have seen them.
+#[test]
+fn the_fifth_that_is_held_out_does_not_depend_on_the_seed() {
+    let folder = Folder::new();
+    classes(&folder, "plain", &["a", "b"], 12);
+    let held_out = |seed: &str| {
+        let script = "import \"std/splits\" as splits;
+            let sets = splits::both(\"plain\", \"train\", \"validation\");
+            let names = []; for i in 0..sets[1].len { names.push(sets[1].name(i)); } print(names);";
+        folder.run_with(script, &["--seed", seed]).succeeds().stdout.clone()
+    };
+    assert!(held_out("0").contains("plain"), "{}", held_out("0"));
+    assert_eq!(held_out("0"), held_out("7"));
 }
 
 /// Layouts that are handed around.
