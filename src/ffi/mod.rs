@@ -6,6 +6,7 @@ mod autograd;
 mod c10d;
 mod fused;
 mod memory;
+mod operators;
 mod optimizers;
 mod read_back;
 mod runtime;
@@ -16,6 +17,7 @@ pub use autograd::{backward, backward_through_hooks, grad_enabled, recompute, si
 pub use c10d::{ProcessGroup, ReduceOp, Reducer, Store, StoreAddress, Work};
 pub use fused::{Affine, BranchEnd, FusedActivation, Norm, attention, cpu_kernels, mlp, projection, qkv};
 pub use memory::{GpuMemory, gpu_memory, set_cpu_allocator};
+pub use operators::{Argument, operator};
 pub use optimizers::{Batch, UpdateRule};
 pub use read_back::ReadBack;
 pub use runtime::{exit, on_uncaught, open_cuda, set_cuda_device, torch_folder};

@@ -2,6 +2,7 @@
 
 use crate::bail_hint;
 use crate::error::{Result, bail, did_you_mean};
+use crate::ffi;
 use crate::script::types::Argument;
 use crate::script::values::{Tensor, found, ints, shape};
 use crate::tensor::{DTYPES, Dtype};
@@ -101,6 +102,15 @@ impl Number {
         }
     }
 
+    /// As an argument of one of libtorch's operators.
+    pub fn argument(self) -> ffi::Argument<'static> {
+        match self {
+            Number::Int(n) => ffi::Argument::Int(n),
+            Number::Float(x) => ffi::Argument::Float(x),
+            Number::Bool(b) => ffi::Argument::Bool(b),
+        }
+    }
+
     /// The dtype that PyTorch gives a tensor filled with it.
     pub fn kind(self) -> Kind {
         match self {
@@ -140,7 +150,18 @@ pub enum Operand {
 }
 
 impl Operand {
-    /// As a tensor that computes with `like` as a number does: of its dtype, unless a float meets ints.
+    /// What an operator of libtorch gives for a tensor and this one. A number takes part in its whole precision, and
+    /// changes the result's dtype only where a float meets ints.
+    pub fn operate(&self, name: &str, input: &tch::Tensor, more: &[ffi::Argument<'_>]) -> Result<tch::Tensor> {
+        let other = match self {
+            Operand::Tensor(t) => ffi::Argument::Tensor(t),
+            Operand::Number(number) => number.argument(),
+        };
+        ffi::operator(name, "Tensor", &[&[ffi::Argument::Tensor(input), other][..], more].concat())
+    }
+
+    /// As a tensor of the dtype of `like`, unless a float meets ints: for values that are chosen, not computed with, as a
+    /// number is rounded to that dtype.
     pub fn tensor(&self, like: &tch::Tensor) -> Result<tch::Tensor> {
         match self {
             Operand::Tensor(t) => Ok(t.shallow_clone()),

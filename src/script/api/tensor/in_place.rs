@@ -16,30 +16,28 @@ mod functions {
     ///
     /// Example: `ones([2]).add_(1).to_array() == [2.0, 2.0]`
     pub fn add_(input: &Tensor, other: Operand, #[keyword(1)] alpha: Number) -> Result<tch::Tensor> {
-        let other = other.tensor(input)?.f_mul_scalar(alpha.scalar())?;
-        Ok(input.shallow_clone().f_add_(&other)?)
+        other.operate("add_", input, &[alpha.argument()])
     }
 
     /// Subtracts alpha · other in place.
     ///
     /// Example: `ones([2]).sub_(1).to_array() == [0.0, 0.0]`
     pub fn sub_(input: &Tensor, other: Operand, #[keyword(1)] alpha: Number) -> Result<tch::Tensor> {
-        let other = other.tensor(input)?.f_mul_scalar(alpha.scalar())?;
-        Ok(input.shallow_clone().f_sub_(&other)?)
+        other.operate("sub_", input, &[alpha.argument()])
     }
 
     /// Multiplies in place.
     ///
     /// Example: `ones([2]).mul_(3).to_array() == [3.0, 3.0]`
     pub fn mul_(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.shallow_clone().f_mul_(&other.tensor(input)?)?)
+        other.operate("mul_", input, &[])
     }
 
     /// Divides in place.
     ///
     /// Example: `ones([2]).div_(2).to_array() == [0.5, 0.5]`
     pub fn div_(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.shallow_clone().f_div_(&other.tensor(input)?)?)
+        other.operate("div_", input, &[])
     }
 
     /// Limits values to min … max in place.

@@ -2,6 +2,7 @@
 
 use super::arguments::{Number, Operand};
 use crate::error::{Result, bail};
+use crate::ffi::{Argument, operator};
 use crate::script::values::Tensor;
 use nepa_macros::functions;
 
@@ -15,32 +16,34 @@ mod functions {
     ///
     /// Example: `tensor([1.0]).add(tensor([2.0]), #{ alpha: 3 }).item() == 7.0`
     pub fn add(input: &Tensor, other: Operand, #[keyword(1)] alpha: Number) -> Result<tch::Tensor> {
-        Ok(input.f_add(&scaled(other.tensor(input)?, alpha)?)?)
+        other.operate("add", input, &[alpha.argument()])
     }
 
     /// input − alpha · other; shapes broadcast.
     ///
     /// Example: `tensor([1.0]).sub(2.0).item() == -1.0`
     pub fn sub(input: &Tensor, other: Operand, #[keyword(1)] alpha: Number) -> Result<tch::Tensor> {
-        Ok(input.f_sub(&scaled(other.tensor(input)?, alpha)?)?)
+        other.operate("sub", input, &[alpha.argument()])
     }
 
     /// input · other; shapes broadcast.
     ///
     /// Example: `tensor([3.0]).mul(2).item() == 6.0`
     pub fn mul(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.f_mul(&other.tensor(input)?)?)
+        other.operate("mul", input, &[])
     }
 
     /// input / other; shapes broadcast. `rounding_mode` is "trunc", "floor" or (), which divides ints to floats.
     ///
     /// Example: `tensor([-7]).div(2, #{ rounding_mode: "floor" }).item() == -4`
     pub fn div(input: &Tensor, other: Operand, #[keyword(())] rounding_mode: Option<String>) -> Result<tch::Tensor> {
-        let other = other.tensor(input)?;
-        match rounding_mode.as_deref() {
-            None => Ok(input.f_div(&other)?),
-            Some(mode @ ("trunc" | "floor")) => Ok(input.f_div_tensor_mode(&other, mode)?),
-            Some(mode) => bail!("div: unknown rounding_mode \"{mode}\" (one of: trunc, floor)"),
+        match (rounding_mode.as_deref(), &other) {
+            (None, _) => other.operate("div", input, &[]),
+            (Some(mode @ ("trunc" | "floor")), Operand::Tensor(other)) => Ok(input.f_div_tensor_mode(other, mode)?),
+            (Some(mode @ ("trunc" | "floor")), Operand::Number(other)) => {
+                Ok(input.f_div_scalar_mode(other.scalar(), mode)?)
+            }
+            (Some(mode), _) => bail!("div: unknown rounding_mode \"{mode}\" (one of: trunc, floor)"),
         }
     }
 
@@ -48,21 +51,24 @@ mod functions {
     ///
     /// Example: `tensor([-7]).floor_divide(2).item() == -4`
     pub fn floor_divide(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.f_floor_divide(&other.tensor(input)?)?)
+        match other {
+            Operand::Tensor(other) => Ok(input.f_floor_divide(&other)?),
+            Operand::Number(other) => Ok(input.f_floor_divide_scalar(other.scalar())?),
+        }
     }
 
     /// The remainder of a division, with the divisor's sign, as Python's %.
     ///
     /// Example: `tensor([-7]).remainder(3).item() == 2`
     pub fn remainder(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.f_remainder_tensor(&other.tensor(input)?)?)
+        other.operate("remainder", input, &[])
     }
 
     /// The remainder of a division, with the dividend's sign, as C's fmod.
     ///
     /// Example: `tensor([-7]).fmod(3).item() == -1`
     pub fn fmod(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.f_fmod_tensor(&other.tensor(input)?)?)
+        other.operate("fmod", input, &[])
     }
 
     /// Each element raised to a power, a number or a tensor of them; shapes broadcast.
@@ -188,7 +194,7 @@ mod functions {
         tensor2: &Tensor,
         #[keyword(1)] value: Number,
     ) -> Result<tch::Tensor> {
-        Ok(input.f_add(&scaled(tensor1.f_mul(tensor2)?, value)?)?)
+        multiplied("addcmul", [input, tensor1, tensor2], &[value])
     }
 
     /// input + value · tensor1 / tensor2.
@@ -200,7 +206,7 @@ mod functions {
         tensor2: &Tensor,
         #[keyword(1)] value: Number,
     ) -> Result<tch::Tensor> {
-        Ok(input.f_add(&scaled(tensor1.f_div(tensor2)?, value)?)?)
+        multiplied("addcdiv", [input, tensor1, tensor2], &[value])
     }
 
     /// ln(p / (1 − p)); with `eps`, after limiting p to eps … 1 − eps.
@@ -280,42 +286,42 @@ mod functions {
     ///
     /// Example: `tensor([1, 2]).eq(2).to_array() == [false, true]`
     pub fn eq(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.f_eq_tensor(&other.tensor(input)?)?)
+        other.operate("eq", input, &[])
     }
 
     /// Whether elements differ, as a bool tensor.
     ///
     /// Example: `tensor([1, 2]).ne(2).to_array() == [true, false]`
     pub fn ne(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.f_ne_tensor(&other.tensor(input)?)?)
+        other.operate("ne", input, &[])
     }
 
     /// Whether elements are less, as a bool tensor.
     ///
     /// Example: `tensor([1, 2]).lt(2).to_array() == [true, false]`
     pub fn lt(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.f_lt_tensor(&other.tensor(input)?)?)
+        other.operate("lt", input, &[])
     }
 
     /// Whether elements are less or equal, as a bool tensor.
     ///
     /// Example: `tensor([1, 3]).le(2).to_array() == [true, false]`
     pub fn le(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.f_le_tensor(&other.tensor(input)?)?)
+        other.operate("le", input, &[])
     }
 
     /// Whether elements are greater, as a bool tensor.
     ///
     /// Example: `tensor([1, 3]).gt(2).to_array() == [false, true]`
     pub fn gt(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.f_gt_tensor(&other.tensor(input)?)?)
+        other.operate("gt", input, &[])
     }
 
     /// Whether elements are greater or equal, as a bool tensor.
     ///
     /// Example: `tensor([1, 2]).ge(2).to_array() == [false, true]`
     pub fn ge(input: &Tensor, other: Operand) -> Result<tch::Tensor> {
-        Ok(input.f_ge_tensor(&other.tensor(input)?)?)
+        other.operate("ge", input, &[])
     }
 
     /// Complex numbers of real and imaginary parts, float32 or float64.
@@ -342,12 +348,10 @@ mod functions {
     }
 }
 
-/// t · factor, t itself for a factor of 1.
-fn scaled(t: tch::Tensor, factor: Number) -> Result<tch::Tensor> {
-    match factor {
-        Number::Int(1) => Ok(t),
-        factor => Ok(t.f_mul_scalar(factor.scalar())?),
-    }
+/// An operator of three tensors and the numbers that some of them are multiplied with.
+pub fn multiplied(name: &str, tensors: [&Tensor; 3], factors: &[Number]) -> Result<tch::Tensor> {
+    let tensors = tensors.into_iter().map(|t| Argument::Tensor(t));
+    operator(name, "", &tensors.chain(factors.iter().map(|factor| factor.argument())).collect::<Vec<_>>())
 }
 
 fn limited(input: &Tensor, min: Option<Operand>, max: Option<Operand>) -> Result<tch::Tensor> {

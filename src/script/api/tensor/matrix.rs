@@ -1,6 +1,7 @@
 //! Products of vectors and matrices, and what lies on diagonals.
 
 use super::arguments::{Dims, Number};
+use super::math::multiplied;
 use crate::bail_hint;
 use crate::error::{Result, bail, ensure};
 use crate::script::values::{Tensor, found};
@@ -92,7 +93,7 @@ mod functions {
         #[keyword(1)] beta: Number,
         #[keyword(1)] alpha: Number,
     ) -> Result<tch::Tensor> {
-        added(input, mat1.f_mm(mat2)?, beta, alpha)
+        multiplied("addmm", [input, mat1, mat2], &[beta, alpha])
     }
 
     /// beta · input + alpha · batch1 batch2, for batches of matrices.
@@ -105,7 +106,7 @@ mod functions {
         #[keyword(1)] beta: Number,
         #[keyword(1)] alpha: Number,
     ) -> Result<tch::Tensor> {
-        added(input, batch1.f_bmm(batch2)?, beta, alpha)
+        multiplied("baddbmm", [input, batch1, batch2], &[beta, alpha])
     }
 
     /// Einstein's summation: dimensions are letters, those left out after -> are summed over. The tensors come one by
@@ -257,19 +258,5 @@ fn operands_of(operands: &Dynamic) -> Result<Vec<tch::Tensor>> {
             "einsum: expected tensors after the equation, found {}", found(operands);
             "einsum(\"ij,jk->ik\", a, b), or with an array: einsum(\"ij,jk->ik\", [a, b])"
         ),
-    }
-}
-
-fn added(input: &tch::Tensor, product: tch::Tensor, beta: Number, alpha: Number) -> Result<tch::Tensor> {
-    let product = match alpha {
-        Number::Int(1) => product,
-        alpha => product.f_mul_scalar(alpha.scalar())?,
-    };
-    ensure!(input.dim() <= product.dim(), "the addend {} has more dimensions than the product", shape_text(input));
-    match beta {
-        // As in PyTorch, NaN in the addend then does not count.
-        Number::Int(0) => Ok(product),
-        Number::Int(1) => Ok(product.f_add(input)?),
-        beta => Ok(product.f_add(&input.f_mul_scalar(beta.scalar())?)?),
     }
 }
