@@ -1,5 +1,6 @@
 //! What stands in brackets: rows, ranges, several dimensions, tensors of indices.
 
+use crate::bail_hint;
 use crate::error::{Result, bail, ensure};
 use crate::script::values::{Tensor, found};
 use crate::tensor::shape_text;
@@ -40,14 +41,33 @@ mod functions {
         dimensions(t, &indices)
     }
 
-    /// Rows at the indices in an int64 tensor, or elements where a bool tensor of the same shape is true.
+    /// Rows at the indices in an int64 or int32 tensor [...], [..., the dimensions of a row]; negative ones count from the
+    /// end. Or, [N, the other dimensions], what is at the places where a bool tensor is true, whose shape is that of the
+    /// tensor's first dimensions: elements for a mask of its own shape, rows for a mask [rows].
+    ///
+    /// Example: `let x = tensor([[1, 2], [3, 4]]); x[tensor([false, true])].to_array() == [3, 4]`
     #[script(index)]
     pub fn index_tensor(t: &Tensor, index: &Tensor) -> Result<tch::Tensor> {
-        match index.kind() {
-            Kind::Bool => Ok(t.f_masked_select(index)?),
-            _ => Ok(t.f_index_select(0, &index.f_to_kind(Kind::Int64)?)?),
-        }
+        at_places(t, index)
     }
+}
+
+fn at_places(t: &tch::Tensor, index: &tch::Tensor) -> Result<tch::Tensor> {
+    ensure!(t.dim() > 0, "a scalar tensor cannot be indexed; its value is t.item()");
+    match index.kind() {
+        Kind::Bool => ensure!(
+            index.dim() > 0 && t.size().starts_with(&index.size()),
+            "a mask must have the shape of the first dimensions of the tensor {}, found {}",
+            shape_text(t),
+            shape_text(index)
+        ),
+        Kind::Int64 | Kind::Int => {}
+        _ => bail_hint!(
+            "expected int64 indices or a bool mask, found {}", shape_text(index);
+            "x[indices.long()] for indices, x[mask.bool()] for a mask"
+        ),
+    }
+    Ok(t.f_index(&[Some(index)])?)
 }
 
 fn index_one(t: &tch::Tensor, dim: i64, i: i64) -> Result<tch::Tensor> {
