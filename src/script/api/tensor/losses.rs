@@ -2,7 +2,7 @@
 
 use super::arguments::inner;
 use crate::choices;
-use crate::error::{Result, ensure};
+use crate::error::{Result, bail, ensure};
 use crate::script::types::choice_arguments;
 use crate::script::values::Tensor;
 use crate::tensor::shape_text;
@@ -279,16 +279,14 @@ mod functions {
         #[default(())] weight: Option<Tensor>,
         #[default("mean")] reduction: Reduction,
     ) -> Result<tch::Tensor> {
-        let mut loss = input.f_binary_cross_entropy_with_logits(
-            target,
-            None::<&tch::Tensor>,
-            None::<&tch::Tensor>,
-            tch::Reduction::None,
-        )?;
+        // With the very operations of PyTorch, so that half precision is rounded alike.
+        let (yes, no) = (input.f_log_sigmoid()?, input.f_neg()?.f_log_sigmoid()?);
+        let mut loss = target.f_mul(&yes)?.f_add(&target.f_rsub_scalar(1)?.f_mul(&no)?)?.f_neg()?;
         if let Some(weight) = weight {
             loss = loss.f_mul(&weight)?;
         }
-        reduced(loss.f_mean_dim(-1, false, None)?, reduction)
+        let classes = input.size().last().copied().unwrap_or(1);
+        reduced(loss.f_sum_dim_intlist(-1, false, None)?.f_div_scalar(classes)?, reduction)
     }
 
     /// The negative log-likelihood of counts under Poisson distributions, whose rates are e^input, or input with
@@ -306,8 +304,9 @@ mod functions {
         Ok(input.f_poisson_nll_loss(target, log_input, full, eps, reduction.into())?)
     }
 
-    /// The negative log-likelihood of targets under normal distributions of means `input` and variances `var`, at least
-    /// eps; `full` adds the constant ½ ln 2π.
+    /// The negative log-likelihood of targets under normal distributions of means `input` and variances `var`, taken to be
+    /// at least eps; `full` adds the constant ½ ln 2π. Variances have the means' shape [..., N], or with one for a row
+    /// [...] or [..., 1].
     ///
     /// Example: `gaussian_nll_loss(tensor([1.0]), tensor([3.0]), tensor([1.0])).item() == 2.0`
     pub fn gaussian_nll_loss(
@@ -319,14 +318,34 @@ mod functions {
         #[default("mean")] reduction: Reduction,
     ) -> Result<tch::Tensor> {
         // The floor of the variance takes no part in the gradient.
-        let floor = var.f_detach()?.f_clamp_min(eps)?.f_sub(&var.f_detach()?)?;
-        let var = var.f_add(&floor)?;
+        let mut var = variances(input, var)?.f_alias_copy()?;
+        let _ = tch::no_grad(|| var.f_clamp_min_(eps))?;
         let mut loss = input.f_sub(target)?.f_square()?.f_div(&var)?.f_add(&var.f_log()?)?.f_mul_scalar(0.5)?;
         if full {
             loss = loss.f_add_scalar(0.5 * (2.0 * std::f64::consts::PI).ln())?;
         }
         reduced(loss, reduction)
     }
+}
+
+/// The variances of gaussian_nll_loss, in a shape that broadcasts to that of its means.
+fn variances(input: &tch::Tensor, var: &tch::Tensor) -> Result<tch::Tensor> {
+    let (sizes, given) = (input.size(), var.size());
+    let negative = var.f_lt(0)?.f_any()?.f_int64_value(&[])? != 0;
+    ensure!(!negative, "gaussian_nll_loss: `var`: expected variances of at least 0, found a negative one");
+    if sizes.split_last().is_some_and(|(_, rows)| rows == given) {
+        return Ok(var.f_unsqueeze(-1)?);
+    }
+    let others = sizes.iter().zip(&given).filter(|(size, var)| size != var).map(|(_, var)| *var);
+    if sizes == given || (sizes.len() == given.len() && others.sum::<i64>() == 1) {
+        return Ok(var.shallow_clone());
+    }
+    bail!(
+        "gaussian_nll_loss: `var`: expected the shape of the input {}, the same without its last dimension, or with one \
+         dimension of size 1, found {}",
+        shape_text(input),
+        shape_text(var)
+    )
 }
 
 fn reduced(loss: tch::Tensor, reduction: Reduction) -> Result<tch::Tensor> {
