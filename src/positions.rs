@@ -89,6 +89,11 @@ impl Positions {
         Self::joined([inside, (first.end, last.start + end - first.end), (last.end - end, end)])
     }
 
+    /// The positions of the rows of these where every position has `k` rows, side by side.
+    pub fn times(&self, k: usize) -> Self {
+        Self(self.0.map(|(first, length)| (first * k, length * k)))
+    }
+
     /// The runs that hold anything, each (first, length).
     pub fn runs(&self) -> impl Iterator<Item = (usize, usize)> {
         self.0.into_iter().filter(|run| run.1 > 0)
@@ -191,6 +196,14 @@ mod tests {
             }
             assert_eq!(Some(positions.end()), whole.iter().max().map(|last| last + 1));
         }
+    }
+
+    #[test]
+    fn rows_of_a_position_lie_side_by_side() {
+        let three = Positions::of_process(24, 1, 4, Some(Groups::of(8)));
+        assert_eq!(all(three.times(2)), [6, 7, 8, 9, 16, 17, 18, 19, 28, 29, 30, 31]);
+        assert_eq!(three.times(1), three);
+        assert!(three.times(0).is_empty());
     }
 
     #[test]

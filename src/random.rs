@@ -177,20 +177,27 @@ pub fn set_samples(samples: Positions) {
     GENERATOR.set(State { samples, ..GENERATOR.get() });
 }
 
-/// Positions in the global batch of the `n` samples of the current forward pass. If there are not as many samples as the
-/// generator has positions for, they are taken for the first ones of a batch.
-pub fn positions_of(n: usize) -> Positions {
-    let samples = GENERATOR.get().samples;
-    if samples.len() == n { samples } else { Positions::run(0, n) }
+/// The next key of the run's generator, to draw for `n` rows of the current forward pass, and where the rows are in the
+/// global batch. Where each of its samples has as many rows, they are the sample's, side by side. Other rows are the first
+/// ones of their own batch; their key depends on where the samples are, so that no process or micro-batch draws what
+/// another one does.
+pub fn next_key_of(n: usize) -> (Key, Positions) {
+    let (key, samples) = (next_key(), GENERATOR.get().samples);
+    match samples.len() {
+        0 => (key, Positions::run(0, n)),
+        own if n.is_multiple_of(own) => (key, samples.times(n / own)),
+        _ => (key.fold(samples.at(0) as u64), Positions::run(0, n)),
+    }
 }
 
-/// Uniform float32 values in [0, 1) of shape `sizes`, a row for each sample of the current forward pass: the one that
-/// its position in the global batch ([`positions_of`]) gives it, whichever process or micro-batch computes it.
-pub fn next_per_sample(sizes: &[i64]) -> Result<Tensor> {
+/// Values of shape `sizes` that `draw` gives for a key, a row for each sample of the current forward pass, or several for
+/// each: the one that its position in the global batch ([`next_key_of`]) gives it, whichever process or micro-batch
+/// computes it.
+pub fn next_per_sample(sizes: &[i64], draw: impl Fn(Key, &[i64]) -> Result<Tensor>) -> Result<Tensor> {
     let [n, row @ ..] = sizes else { bail!("expected the number of samples as the first size, found no sizes") };
-    let samples = positions_of(usize::try_from(*n).unwrap_or(0));
-    let all = next_key().uniform(&[&[samples.end() as i64], row].concat())?;
-    let rows = samples.runs().map(|(first, length)| all.f_narrow(0, first as i64, length as i64));
+    let (key, places) = next_key_of(usize::try_from(*n).unwrap_or(0));
+    let all = draw(key, &[&[places.end() as i64], row].concat())?;
+    let rows = places.runs().map(|(first, length)| all.f_narrow(0, first as i64, length as i64));
     match &rows.collect::<std::result::Result<Vec<_>, _>>()?[..] {
         [] => Ok(all),
         rows => Ok(Tensor::f_cat(rows, 0)?),
@@ -310,12 +317,16 @@ mod tests {
     fn samples_get_the_rows_of_their_positions() {
         let draw = |samples, n| {
             set_state(State { seed: 1, drawn: 0, samples });
-            next_per_sample(&[n, 2]).unwrap()
+            next_per_sample(&[n, 2], Key::uniform).unwrap()
         };
         let first = |n| draw(Positions::default(), n);
         assert!(draw(Positions::run(7, 4), 4).equal(&first(11).narrow(0, 7, 4)));
-        // Another number of samples than the generator has positions for: the first ones of a batch.
-        assert!(draw(Positions::run(7, 5), 4).equal(&first(4)));
+        // Three rows for each sample.
+        assert!(draw(Positions::run(7, 4), 12).equal(&first(33).narrow(0, 21, 12)));
+        // Rows that belong to no sample: in no two parts of a batch the same.
+        let others = [draw(Positions::run(0, 5), 4), draw(Positions::run(5, 5), 4), first(4)];
+        assert!(!others[0].equal(&others[1]) && !others[0].equal(&others[2]) && !others[1].equal(&others[2]));
+        assert!(draw(Positions::run(5, 5), 4).equal(&others[1]));
         assert_eq!(first(0).size(), [0, 2]);
     }
 

@@ -4,7 +4,7 @@
 use super::{Context, Module, ModuleVisitor};
 use crate::device::upload;
 use crate::error::{Context as _, Result, ensure};
-use crate::random;
+use crate::random::{self, Key};
 use std::cell::Cell;
 use tch::{Kind, Tensor};
 
@@ -21,13 +21,13 @@ impl DropPath {
         Ok(Self { prob, training: Cell::new(true) })
     }
 
-    /// What `n` samples are multiplied with: 0, or 1 / keep, float32 [n] on the CPU. `None` where nothing is dropped.
+    /// What `n` samples, or rows of samples, are multiplied with: 0, or 1 / keep, float32 [n] on the CPU. `None` where nothing is dropped.
     fn draw(&self, n: i64) -> Result<Option<Tensor>> {
         if self.prob == 0.0 || !self.training.get() {
             return Ok(None);
         }
         let keep = 1.0 - self.prob;
-        let mask = random::next_per_sample(&[n])?.f_lt(keep)?.f_to_kind(Kind::Float)?;
+        let mask = random::next_per_sample(&[n], Key::uniform)?.f_lt(keep)?.f_to_kind(Kind::Float)?;
         Ok(Some(mask.f_mul_scalar(1.0 / keep)?))
     }
 

@@ -4,7 +4,7 @@
 use super::{Context, Module, ModuleVisitor};
 use crate::device::upload;
 use crate::error::{Result, ensure};
-use crate::random;
+use crate::random::{self, Key};
 use crate::tensor::shape_text;
 use std::cell::Cell;
 use tch::Tensor;
@@ -19,7 +19,7 @@ pub enum Dropped {
 }
 
 /// `x` with some of it dropped, if `training`. Samples, the first dimension, draw by their positions in the global
-/// batch.
+/// batch, also where each has several rows.
 pub fn dropped(x: &Tensor, p: f64, training: bool, what: Dropped) -> Result<Tensor> {
     ensure!((0.0..=1.0).contains(&p), "dropout: expected a probability in 0 to 1, found {p}");
     if p == 0.0 || !training {
@@ -30,11 +30,18 @@ pub fn dropped(x: &Tensor, p: f64, training: bool, what: Dropped) -> Result<Tens
         ensure!(x.dim() >= 2, "dropout of channels: expected [B, C, ...], found {}", shape_text(x));
         shape[2..].fill(1);
     }
-    let drawn = if shape.is_empty() { random::next_key().uniform(&shape)? } else { random::next_per_sample(&shape)? };
     let keep = 1.0 - p;
-    let mask = upload(&drawn, x.device())?.f_lt(keep)?.f_to_kind(x.kind())?;
+    let mask = upload(&drawn_for(&shape)?, x.device())?.f_lt(keep)?.f_to_kind(x.kind())?;
     let factor = if keep > 0.0 { 1.0 / keep } else { 0.0 };
     Ok(x.f_mul(&mask.f_mul_scalar(factor)?)?)
+}
+
+/// Uniform float32 values in [0, 1) of a shape whose first dimension, if it has any, are samples.
+pub fn drawn_for(shape: &[i64]) -> Result<Tensor> {
+    match shape.is_empty() {
+        true => random::next_key().uniform(shape),
+        false => random::next_per_sample(shape, Key::uniform),
+    }
 }
 
 /// [B, …] -> [B, …]; no parameters.

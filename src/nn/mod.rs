@@ -41,7 +41,7 @@ pub use conv_nd::{ConvNd, ConvNdOptions};
 pub use cost::{Cost, CostOptions, Memory};
 pub use definition::Definition;
 pub use drop_path::DropPath;
-pub use dropout::{Dropout, Dropped, dropped};
+pub use dropout::{Dropout, Dropped, drawn_for, dropped};
 pub use embedding::Embedding;
 pub use fused::set_fused;
 pub use init::{trunc_normal, truncated_normal};

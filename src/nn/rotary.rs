@@ -137,8 +137,7 @@ impl RotaryEmbedding {
         let Some(images_per_draw) = self.images_per_draw.filter(|_| self.augments() && images > 0) else {
             return self.angles(grid);
         };
-        let key = random::next_key();
-        let positions = random::positions_of(images);
+        let (key, positions) = random::next_key_of(images);
         let draws: Vec<usize> = (0..images).map(|i| positions.at(i) / images_per_draw).collect();
         let mut different = draws.clone();
         different.sort_unstable();
@@ -299,6 +298,8 @@ mod tests {
         assert_eq!(angles(Positions::run(4, 4), 4), of(4));
         assert_eq!(angles(Positions::run(9, 2), 2), of(8));
         assert_eq!(angles(Positions::run(6, 3), 3), whole.narrow(1, 6, 3));
+        // Two images for each sample.
+        assert_eq!(angles(Positions::run(2, 3), 6), whole.narrow(1, 4, 6));
         random::set_state(State { seed: 1, drawn: 0, samples: Positions::default() });
         assert_eq!(rotary.angles((2, 2)).unwrap(), of(0));
         rotary.set_training(false);

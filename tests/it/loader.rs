@@ -217,7 +217,11 @@ fn what_is_drawn_for_a_sample_is_the_same_on_any_process_and_in_any_micro_batch(
         let drop = nn::drop_path(0.5);
         let draw = |n| {
             rng_state(rng_state() + #{ seed: 3, drawn: 0 });
-            [rand_per_sample([n, 2, 3]), drop.forward(ones([n, 2])), rand([2]), rand_per_sample([n])]
+            [rand_per_sample([n, 2, 3]), drop.forward(ones([n, 2])), rand([2]), rand_per_sample([n]),
+                randn_per_sample([n, 2]),
+                // Several rows for each sample.
+                dropout(ones([n * 2, 8]), 0.5).reshape([n, 2, 8]),
+                drop.forward(ones([n * 4, 3, 2])).reshape([n, 4, 3, 2])]
         };
         let of = |rank, world, steps| data::loader(images, steps, #{ batch: 16, seed: 4, rank: rank, world_size: world }).epoch(0);
         for mixed in [[], [transform::mixup(#{})]] {
@@ -233,13 +237,20 @@ fn what_is_drawn_for_a_sample_is_the_same_on_any_process_and_in_any_micro_batch(
                         while epoch.done < whole.done { batch = epoch.next(); }
                         let check = |part, drawn| {
                             let what = `${part.samples} of ${all.len}`;
-                            for i in [0, 1, 3] {
+                            for i in [0, 1, 3, 4, 5, 6] {
                                 let rows = part.samples.map(|run| alone[i].slice(0, run[0], run[0] + run[1]));
                                 if !drawn[i].equal(cat(rows, 0)) { wrong.push(`${what}: draw ${i}`); }
                             }
                             if !drawn[2].equal(alone[2]) { wrong.push(`${what}: what is not of one sample`); }
                         };
                         check.call(batch, draw.call(batch.len));
+                        // Rows that belong to no sample draw something else in each part.
+                        let other = [];
+                        for micro_batch in batch.micro_batches(2) {
+                            rng_state(rng_state() + #{ seed: 3, drawn: 0 });
+                            other.push(randn_per_sample([17]));
+                        }
+                        if other.len() == 2 && other[0].equal(other[1]) { wrong.push("two parts draw the same"); }
                         for k in 1..=batch.len {
                             let weight = 0.0;
                             for micro_batch in batch.micro_batches(k) {
@@ -329,6 +340,7 @@ fn samples_and_processes_that_make_no_sense_are_told() {
         (loader("", "world_size: 0"), &["rank must be less than world_size", "0 of 0"]),
         (format!("{}.epoch(1, 29)", loader("", "")), &["epoch 1 has 28 images", "fewer than the 29 already done"]),
         ("rand_per_sample([])".into(), &["rand_per_sample", "number of samples", "found []"]),
+        ("randn_per_sample([])".into(), &["randn_per_sample", "number of samples", "found []"]),
         ("rand_per_sample([-1])".into(), &["must not be negative"]),
     ] {
         with_images(&format!("{line};")).fails(1).says(pieces);

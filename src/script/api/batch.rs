@@ -209,9 +209,9 @@ mod functions {
 
     /// Splits the batch into k micro-batches, to accumulate gradients with less memory. If k does not divide the batch,
     /// the first ones have one image more; if the batch has fewer than k images, each has one image. Every micro-batch
-    /// is a batch itself. Taking it sets the run's generator so that drop path and `rand_per_sample` draw for its images
-    /// what they would draw in the whole batch; `rand` and `randn` draw the same numbers in each. Take them all:
-    /// `gradients.backward` exchanges gradients with the last one.
+    /// is a batch itself. Taking it sets the run's generator so that drop path, dropout, `rand_per_sample` and
+    /// `randn_per_sample` draw for its images what they would draw in the whole batch; `rand` and `randn` draw the same
+    /// numbers in each. Take them all: `gradients.backward` exchanges gradients with the last one.
     ///
     /// Example: `for b in batch.micro_batches(4) { (my_loss(model, b.images) * b.loss_weight).backward(); }`
     pub fn micro_batches(batch: &Batch, k: i64) -> Result<MicroBatches> {
@@ -219,7 +219,8 @@ mod functions {
     }
 
     /// Sample positions of the images in the global batch, as at most three runs [first, length]. Random draws for an
-    /// image (drop path, rand_per_sample) depend on its position, not on the process or micro-batch that computes it.
+    /// image (drop path, dropout, rand_per_sample, randn_per_sample) depend on its position, not on the process or
+    /// micro-batch that computes it.
     #[script(get)]
     pub fn samples(batch: &Batch) -> Vec<Dynamic> {
         runs(batch.content().batch.samples)

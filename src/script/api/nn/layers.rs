@@ -14,7 +14,8 @@ mod functions {
     use super::*;
 
     /// Sets elements to 0 with probability p in training and divides the others by 1 − p, from the run's generator. The
-    /// first dimension are samples: each draws by its position in the global batch.
+    /// first dimension are samples: each draws by its position in the global batch. Where each has k rows, as in
+    /// [B · k, ...], those of a sample lie side by side.
     ///
     /// Example: `let d = nn::dropout(0.1); d.train(false); d.forward(ones([3])).sum().item() == 3.0`
     pub fn dropout(#[default(0.5)] p: f64) -> Result<Module> {

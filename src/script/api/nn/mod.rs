@@ -227,7 +227,9 @@ mod functions {
         wrap(nn::LayerScale::new(hidden_size, start)?)
     }
 
-    /// Stochastic depth per sample (arXiv 1603.09382), active only in training mode.
+    /// Stochastic depth per sample (arXiv 1603.09382), active only in training mode. Rows of the first dimension draw by
+    /// their sample's position in the global batch, the same in any process or micro-batch. Where each sample has k rows,
+    /// as windows [B · k, N, D], those of a sample lie side by side, and each row is dropped by itself.
     pub fn drop_path(prob: f64) -> Result<Module> {
         wrap(nn::DropPath::new(prob)?)
     }

@@ -4,10 +4,10 @@ use super::arguments::{DType, Operand, Shape};
 use super::create::here;
 use crate::device::upload;
 use crate::error::{Result, bail, ensure};
-use crate::random;
+use crate::random::{self, Key};
 use crate::script::types::Argument;
 use crate::script::values::{Tensor, found};
-use crate::tensor::shape_text;
+use crate::tensor::{dtype_name, shape_text};
 use nepa_macros::functions;
 use rhai::Dynamic;
 use tch::Kind;
@@ -18,24 +18,36 @@ pub use functions::register;
 mod functions {
     use super::*;
 
-    /// Uniform values in [0, 1), from the run's generator.
+    /// Uniform values in [0, 1), from the run's generator. Every process and micro-batch draws the same: what belongs to
+    /// the samples of a batch is drawn by rand_per_sample.
     ///
     /// Example: `rand([2, 3]).max().item() < 1.0`
     pub fn rand(size: Shape, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
-        of_kind(random::next_key().uniform(&size.0)?, dtype)
+        below_one(of_kind(random::next_key().uniform(&size.0)?, dtype)?)
     }
 
     /// Uniform values in [0, 1), from the run's generator, with one row for each sample of the current batch (sizes[0]
     /// of them). A row depends on the sample's position in the global batch (`batch.samples`), so a sample draws the
-    /// same in any process or micro-batch.
+    /// same in any process or micro-batch. Where each sample has k rows, sizes[0] = B · k, those of a sample lie side by
+    /// side.
     ///
     /// Example: `let hidden = rand_per_sample([8, 16]) < 0.4; hidden.shape == [8, 16]`
     pub fn rand_per_sample(sizes: Shape) -> Result<tch::Tensor> {
         ensure!(!sizes.0.is_empty(), "rand_per_sample: expected the number of samples as the first size, found []");
-        here(random::next_per_sample(&sizes.0)?)
+        here(random::next_per_sample(&sizes.0, Key::uniform)?)
     }
 
-    /// Standard normal values, from the run's generator.
+    /// Standard normal values, from the run's generator, with one row for each sample of the current batch, as
+    /// rand_per_sample draws them: noise for images, the same in any process or micro-batch.
+    ///
+    /// Example: `let noise = randn_per_sample([8, 3, 4, 4]); noise.shape == [8, 3, 4, 4]`
+    pub fn randn_per_sample(sizes: Shape) -> Result<tch::Tensor> {
+        ensure!(!sizes.0.is_empty(), "randn_per_sample: expected the number of samples as the first size, found []");
+        here(random::next_per_sample(&sizes.0, Key::normal)?)
+    }
+
+    /// Standard normal values, from the run's generator. Every process and micro-batch draws the same: what belongs to the
+    /// samples of a batch is drawn by randn_per_sample.
     ///
     /// Example: `randn([2, 3]).shape == [2, 3]`
     pub fn randn(size: Shape, #[keyword(())] dtype: Option<DType>) -> Result<tch::Tensor> {
@@ -65,14 +77,16 @@ mod functions {
         here(tch::Tensor::f_from_slice(&order)?)
     }
 
-    /// Uniform values in [0, 1) of another tensor's shape, dtype and device, from the run's generator.
+    /// Uniform values in [0, 1) of another tensor's shape, dtype and device, from the run's generator. Every process and
+    /// micro-batch draws the same: for the images of a batch there is rand_per_sample.
     ///
     /// Example: `rand_like(ones([2, 3])).shape == [2, 3]`
     pub fn rand_like(input: &Tensor) -> Result<tch::Tensor> {
-        like(input, random::next_key().uniform(&input.size())?)
+        below_one(like(input, random::next_key().uniform(&input.size())?)?)
     }
 
-    /// Standard normal values of another tensor's shape, dtype and device, from the run's generator.
+    /// Standard normal values of another tensor's shape, dtype and device, from the run's generator. Every process and
+    /// micro-batch draws the same: for the images of a batch there is randn_per_sample.
     ///
     /// Example: `randn_like(ones([2, 3])).shape == [2, 3]`
     pub fn randn_like(input: &Tensor) -> Result<tch::Tensor> {
@@ -94,10 +108,17 @@ mod functions {
         Ok(here(random::next_key().normal(&shape)?)?.f_mul(&std)?.f_add(&mean)?)
     }
 
-    /// 1 with the probability that each element is, otherwise 0, from the run's generator.
+    /// 1 with the probability that each element is, in 0 … 1, or with probability p, otherwise 0, from the run's generator.
     ///
     /// Example: `bernoulli(tensor([0.0, 1.0])).to_array() == [0.0, 1.0]`
     pub fn bernoulli(input: &Tensor, #[default(())] p: Option<f64>) -> Result<tch::Tensor> {
+        match p {
+            Some(p) => ensure!((0.0..=1.0).contains(&p), "bernoulli: `p`: expected a probability in 0 to 1, found {p}"),
+            None => {
+                let fine = input.f_ge(0)?.f_logical_and(&input.f_le(1)?)?.f_all()?.f_int64_value(&[])? != 0;
+                ensure!(fine, "bernoulli: expected probabilities in 0 to 1, found others among them");
+            }
+        }
         let drawn = upload(&random::next_key().uniform(&input.size())?, input.device())?;
         let ones = match p {
             Some(p) => drawn.f_lt(p)?,
@@ -116,10 +137,18 @@ mod functions {
 }
 
 fn of_kind(t: tch::Tensor, dtype: Option<DType>) -> Result<tch::Tensor> {
-    match dtype {
-        Some(dtype) => Ok(here(t)?.f_to_kind(dtype.0)?),
-        None => here(t),
-    }
+    let t = dtype.map_or(Ok(t.shallow_clone()), |dtype| t.f_to_kind(dtype.0))?;
+    ensure!(t.is_floating_point(), "expected a dtype of floats, found {}", dtype_name(t.kind()));
+    here(t)
+}
+
+/// Uniform values in [0, 1) of any dtype of floats: what its rounding made 1 is the largest number below it.
+fn below_one(t: tch::Tensor) -> Result<tch::Tensor> {
+    Ok(match t.kind() {
+        Kind::Half => t.f_clamp_max(1.0 - 2f64.powi(-11))?,
+        Kind::BFloat16 => t.f_clamp_max(1.0 - 2f64.powi(-8))?,
+        _ => t,
+    })
 }
 
 fn like(input: &Tensor, drawn: tch::Tensor) -> Result<tch::Tensor> {
