@@ -3,7 +3,7 @@
 use super::wrap;
 use crate::error::{Result, bail};
 use crate::nn::{Context, ModuleVisitor};
-use crate::script::api::tensor::activation::functions as activation;
+use crate::script::api::tensor::activation::{are_limits, functions as activation, knows_gelu};
 use crate::script::api::tensor::arguments::Dims;
 use crate::script::api::tensor::conv::functions as conv;
 use crate::script::api::tensor::norms::functions as norms;
@@ -137,6 +137,7 @@ mod functions {
     ///
     /// Example: `nn::gelu().forward(zeros([2])).sum().item() == 0.0`
     pub fn gelu(#[default("none")] approximate: String) -> Result<Module> {
+        knows_gelu(&approximate)?;
         layer("gelu", &approximate.clone(), move |x| activation::gelu(x, &approximate))
     }
 
@@ -158,6 +159,7 @@ mod functions {
     ///
     /// Example: `nn::hardtanh().forward(tensor([3.0])).item() == 1.0`
     pub fn hardtanh(#[default(-1.0)] min_val: f64, #[default(1.0)] max_val: f64) -> Result<Module> {
+        are_limits(min_val, max_val)?;
         layer("hardtanh", &format!("{min_val}, {max_val}"), move |x| activation::hardtanh(x, min_val, max_val))
     }
 

@@ -2,9 +2,9 @@
 
 use super::arguments::{DType, Dims, Number, inner};
 use crate::device::upload;
-use crate::error::{Result, bail, ensure};
-use crate::nn::{Dropped, dropped};
-use crate::random;
+use crate::error::{Result, bail, did_you_mean, ensure};
+use crate::ffi::{self, operator};
+use crate::nn::{Dropped, drawn_for, dropped};
 use crate::script::values::Tensor;
 use crate::tensor::shape_text;
 use nepa_macros::functions;
@@ -36,8 +36,9 @@ pub mod functions {
         Ok(input.f_neg()?.f_softmax(dim, None)?)
     }
 
-    /// Samples of a categorical distribution that gradients flow through (arXiv 1611.01144), from logits and the run's
-    /// generator; with `hard`, one-hot ones whose gradient is the soft one's.
+    /// Samples of a categorical distribution that gradients flow through (arXiv 1611.01144), from logits [B, ...] and the
+    /// run's generator, drawn by the samples' positions as dropout draws; with `hard`, one-hot ones whose gradient is the
+    /// soft one's.
     ///
     /// Example: `gumbel_softmax(zeros([4, 3]), #{ hard: true }).sum().item() == 4.0`
     pub fn gumbel_softmax(
@@ -46,7 +47,7 @@ pub mod functions {
         #[default(false)] hard: bool,
         #[keyword(-1)] dim: i64,
     ) -> Result<tch::Tensor> {
-        let uniform = upload(&random::next_key().uniform(&logits.size())?, logits.device())?;
+        let uniform = upload(&drawn_for(&logits.size())?, logits.device())?;
         let noise = uniform.f_clamp_min(1e-20)?.f_log()?.f_neg()?.f_log()?.f_neg()?.f_to_kind(logits.kind())?;
         let soft = logits.f_add(&noise)?.f_div_scalar(tau)?.f_softmax(dim, None)?;
         if !hard {
@@ -60,6 +61,7 @@ pub mod functions {
     ///
     /// Example: `tensor([0.0]).gelu(#{ approximate: "tanh" }).item() == 0.0`
     pub fn gelu(input: &Tensor, #[keyword("none")] approximate: &str) -> Result<tch::Tensor> {
+        knows_gelu(approximate)?;
         Ok(input.f_gelu(approximate)?)
     }
 
@@ -74,7 +76,7 @@ pub mod functions {
     ///
     /// Example: `tensor([-1.0, 9.0]).relu6().to_array() == [0.0, 6.0]`
     pub fn relu6(input: &Tensor) -> Result<tch::Tensor> {
-        Ok(input.f_clamp(0, 6)?)
+        Ok(input.f_relu6()?)
     }
 
     /// x · sigmoid(x), also called swish.
@@ -95,8 +97,7 @@ pub mod functions {
     ///
     /// Example: `tensor([-1.0, 2.0]).leaky_relu(0.5).to_array() == [-0.5, 2.0]`
     pub fn leaky_relu(input: &Tensor, #[default(0.01)] negative_slope: f64) -> Result<tch::Tensor> {
-        let below = input.f_clamp_max(0)?.f_mul_scalar(negative_slope)?;
-        Ok(input.f_relu()?.f_add(&below)?)
+        of_numbers("leaky_relu", input, &[negative_slope])
     }
 
     /// x, or weight · x where it is negative; one weight, or one for each channel of dimension 1.
@@ -110,8 +111,7 @@ pub mod functions {
     ///
     /// Example: `tensor([0.0, 2.0]).elu().to_array() == [0.0, 2.0]`
     pub fn elu(input: &Tensor, #[default(1.0)] alpha: f64) -> Result<tch::Tensor> {
-        let below = input.f_clamp_max(0)?.f_expm1()?.f_mul_scalar(alpha)?;
-        Ok(input.f_relu()?.f_add(&below)?)
+        of_numbers("elu", input, &[alpha, 1.0, 1.0])
     }
 
     /// elu of alpha 1.67326…, times 1.0507… (arXiv 1706.02515).
@@ -125,8 +125,8 @@ pub mod functions {
     ///
     /// Example: `tensor([0.0]).celu().item() == 0.0`
     pub fn celu(input: &Tensor, #[default(1.0)] alpha: f64) -> Result<tch::Tensor> {
-        let below = input.f_clamp_max(0)?.f_div_scalar(alpha)?.f_expm1()?.f_mul_scalar(alpha)?;
-        Ok(input.f_relu()?.f_add(&below)?)
+        ensure!(alpha != 0.0, "celu: `alpha`: expected a number other than 0, found {alpha}");
+        of_numbers("celu", input, &[alpha])
     }
 
     /// x · relu6(x + 3) / 6.
@@ -151,16 +151,15 @@ pub mod functions {
         #[default(-1.0)] min_val: f64,
         #[default(1.0)] max_val: f64,
     ) -> Result<tch::Tensor> {
-        Ok(input.f_clamp(min_val, max_val)?)
+        are_limits(min_val, max_val)?;
+        of_numbers("hardtanh", input, &[min_val, max_val])
     }
 
     /// ln(1 + e^(beta · x)) / beta; x itself where beta · x is above the threshold.
     ///
     /// Example: `tensor([0.0]).softplus().exp().allclose(tensor([2.0]))`
     pub fn softplus(input: &Tensor, #[default(1.0)] beta: f64, #[default(20.0)] threshold: f64) -> Result<tch::Tensor> {
-        let scaled = input.f_mul_scalar(beta)?;
-        let smooth = scaled.f_clamp_max(threshold)?.f_exp()?.f_log1p()?.f_div_scalar(beta)?;
-        Ok(input.f_where_self(&scaled.f_gt(threshold)?, &smooth)?)
+        of_numbers("softplus", input, &[beta, threshold])
     }
 
     /// x / (1 + |x|).
@@ -188,14 +187,15 @@ pub mod functions {
     ///
     /// Example: `tensor([-1.0, 0.25]).softshrink().to_array() == [-0.5, 0.0]`
     pub fn softshrink(input: &Tensor, #[default(0.5)] lambd: f64) -> Result<tch::Tensor> {
-        Ok(input.f_sub(&input.f_clamp(-lambd, lambd)?)?)
+        ensure!(lambd >= 0.0, "softshrink: `lambd`: expected a number of at least 0, found {lambd}");
+        of_numbers("softshrink", input, &[lambd])
     }
 
     /// x, 0 where |x| is at most lambd.
     ///
     /// Example: `tensor([-1.0, 0.25]).hardshrink().to_array() == [-1.0, 0.0]`
     pub fn hardshrink(input: &Tensor, #[default(0.5)] lambd: f64) -> Result<tch::Tensor> {
-        Ok(input.f_masked_fill(&input.f_abs()?.f_le(lambd)?, 0)?)
+        of_numbers("hardshrink", input, &[lambd])
     }
 
     /// x where it is above the threshold, otherwise the value.
@@ -214,7 +214,8 @@ pub mod functions {
 
     /// Sets elements to 0 with probability p and divides the others by 1 − p, from the run's generator; nothing with
     /// `training: false`. In nn::define pass m.training. The first dimension are samples: each draws by its position in
-    /// the global batch, the same in any process or micro-batch.
+    /// the global batch, the same in any process or micro-batch. Where each has k rows, as in x [B · k, ...], those of a
+    /// sample lie side by side.
     ///
     /// Example: `dropout(ones([4, 5]), 0.5, false).sum().item() == 20.0`
     pub fn dropout(input: &Tensor, #[default(0.5)] p: f64, #[default(true)] training: bool) -> Result<tch::Tensor> {
@@ -244,7 +245,7 @@ pub mod functions {
 
     /// softmax(q kᵀ · scale + mask) v for [..., N, d], by libtorch's fused kernel where nothing is dropped. `attn_mask`
     /// is bool (true where attention is allowed) or floats that are added; `scale` is 1 / √d if (); `dropout_p` drops
-    /// attention weights, also in evaluation: pass 0 there.
+    /// attention weights, also in evaluation: pass 0 there. A query that may attend to nothing gives 0.
     ///
     /// Example: `let x = ones([1, 2, 3, 4]); scaled_dot_product_attention(x, x, x, #{ is_causal: true }).allclose(x)`
     pub fn scaled_dot_product_attention(
@@ -287,6 +288,30 @@ pub mod functions {
     }
 }
 
+/// An operator of a tensor and numbers.
+fn of_numbers(name: &str, input: &tch::Tensor, numbers: &[f64]) -> Result<tch::Tensor> {
+    let numbers = numbers.iter().map(|x| ffi::Argument::Float(*x));
+    operator(name, "", &std::iter::once(ffi::Argument::Tensor(input)).chain(numbers).collect::<Vec<_>>())
+}
+
+/// Checks how GELU is to be approximated.
+pub fn knows_gelu(approximate: &str) -> Result<()> {
+    const NAMES: [&str; 2] = ["none", "tanh"];
+    ensure!(
+        NAMES.contains(&approximate),
+        "gelu: unknown approximation \"{approximate}\"{} (one of: {})",
+        did_you_mean(approximate, NAMES),
+        NAMES.join(", ")
+    );
+    Ok(())
+}
+
+/// Checks hardtanh's limits.
+pub fn are_limits(min_val: f64, max_val: f64) -> Result<()> {
+    ensure!(min_val <= max_val, "hardtanh: expected min_val of at most max_val, found {min_val} and {max_val}");
+    Ok(())
+}
+
 fn attention_with_dropout(
     query: &Tensor,
     key: &Tensor,
@@ -312,6 +337,7 @@ fn attention_with_dropout(
             _ => scores.f_add(&mask)?,
         };
     }
-    let weights = dropped(&scores.f_softmax(-1, None)?, p, true, Dropped::Elements)?;
+    // Where a mask leaves nothing, the weights are 0.
+    let weights = dropped(&scores.f_internal_safe_softmax(-1, None)?, p, true, Dropped::Elements)?;
     Ok(weights.f_matmul(value)?)
 }
