@@ -2,8 +2,8 @@
 
 use super::arguments::{Number, Operand};
 use crate::error::{Result, bail, did_you_mean, ensure};
+use crate::ffi::{Argument, operator};
 use crate::script::values::Tensor;
-use crate::tensor::shape_text;
 use nepa_macros::functions;
 use rhai::Dynamic;
 
@@ -154,7 +154,7 @@ mod functions {
     }
 
     /// Combines the elements of src at int64 indices along a dimension with what is there, by "sum", "prod", "mean",
-    /// "amax" or "amin"; with `include_self: false` without what is there.
+    /// "amax" or "amin"; with `include_self: false` without what is there. The mean of ints is rounded down.
     ///
     /// Example: `zeros([2]).scatter_reduce(0, tensor([1, 1]), tensor([3.0, 7.0]), "sum")[1].item() == 10.0`
     pub fn scatter_reduce(
@@ -178,10 +178,8 @@ mod functions {
         source: &Tensor,
         #[keyword(1)] alpha: Number,
     ) -> Result<tch::Tensor> {
-        match alpha {
-            Number::Int(1) => Ok(input.f_index_add(dim, index, source)?),
-            alpha => Ok(input.f_index_add(dim, index, &source.f_mul_scalar(alpha.scalar())?)?),
-        }
+        let (index, source) = (Argument::Tensor(index), Argument::Tensor(source));
+        operator("index_add", "", &[Argument::Tensor(input), Argument::Int(dim), index, source, alpha.argument()])
     }
 
     /// Replaces the slices of a dimension at the indices in an int64 tensor [N] with those of source.
@@ -276,7 +274,6 @@ fn reduction(name: &str) -> Result<&'static str> {
     }
 }
 
-/// scatter_reduce, which tch does not bind: index_reduce of the flattened tensors.
 fn scatter_reduced(
     input: &tch::Tensor,
     dim: i64,
@@ -292,46 +289,8 @@ fn scatter_reduced(
         did_you_mean(reduce, NAMES),
         NAMES.join(", ")
     );
-    let (sizes, counts, rank) = (input.size(), index.size(), input.dim() as i64);
-    let along = if dim < 0 { dim + rank } else { dim };
-    ensure!(
-        (0..rank).contains(&along) && counts.len() == sizes.len() && src.dim() == sizes.len(),
-        "scatter_reduce: expected index and src of as many dimensions as the tensor, and dim in it, found {}, {} and dim \
-         {dim} for {}",
-        shape_text(index),
-        shape_text(src),
-        shape_text(input)
-    );
-    // gather checks the indices, and the places of the others.
-    let _ = input.f_gather(along, index, false)?;
-    let mut src = src.shallow_clone();
-    let mut places = index.f_zeros_like()?;
-    for (d, count) in counts.iter().enumerate() {
-        src = src.f_narrow(d as i64, 0, *count)?;
-        let stride: i64 = sizes[d + 1..].iter().product();
-        let step = if d as i64 == along {
-            index.f_mul_scalar(stride)?
-        } else {
-            let mut shape = vec![1; sizes.len()];
-            shape[d] = *count;
-            tch::Tensor::f_arange(*count, (index.kind(), index.device()))?.f_reshape(shape)?.f_mul_scalar(stride)?
-        };
-        places = places.f_add(&step)?;
-    }
-    let (flat, places, src) = (input.f_reshape([-1])?, places.f_reshape([-1])?, src.f_reshape([-1])?);
-    let out = match reduce {
-        "sum" | "mean" => {
-            let start = if include_self { flat } else { flat.f_index_fill(0, &places, 0)? };
-            let sum = start.f_index_add(0, &places, &src)?;
-            if reduce == "sum" {
-                return Ok(sum.f_reshape(sizes)?);
-            }
-            let own =
-                if include_self { start.f_ones_like()? } else { start.f_ones_like()?.f_index_fill(0, &places, 0)? };
-            sum.f_div(&own.f_index_add(0, &places, &src.f_ones_like()?)?)?
-        }
-        // libtorch warns once that this may change.
-        reduce => flat.f_index_reduce(0, &places, &src, reduce, include_self)?,
-    };
-    Ok(out.f_reshape(sizes)?)
+    let (index, src) = (Argument::Tensor(index), Argument::Tensor(src));
+    let arguments =
+        [Argument::Tensor(input), Argument::Int(dim), index, src, Argument::Text(reduce), Argument::Bool(include_self)];
+    operator("scatter_reduce", "two", &arguments)
 }

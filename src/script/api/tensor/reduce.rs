@@ -2,7 +2,8 @@
 
 use super::arguments::{DType, Dims, Operand};
 use super::pairs::ValuesAndIndices;
-use crate::error::{Result, bail};
+use crate::error::{Result, bail, ensure};
+use crate::ffi::{Argument, operator};
 use crate::script::values::{Tensor, found};
 use nepa_macros::functions;
 use rhai::{Dynamic, Map};
@@ -298,7 +299,8 @@ mod functions {
         Ok(input.f_bincount(weights.as_deref(), minlength)?)
     }
 
-    /// Counts of the elements in bins of equal width from min to max; where both are 0, from the smallest to the largest.
+    /// Counts of the elements in bins of equal width from min to max; where these are equal, from the smallest element to
+    /// the largest. Elements outside do not count.
     ///
     /// Example: `tensor([1.0, 2.0, 1.0]).histc(2, 0, 2).to_array() == [0.0, 3.0]`
     pub fn histc(
@@ -307,7 +309,15 @@ mod functions {
         #[default(0.0)] min: f64,
         #[default(0.0)] max: f64,
     ) -> Result<tch::Tensor> {
-        counted(input, bins, min, max)
+        ensure!(
+            bins > 0 && min <= max,
+            "histc: expected at least 1 bin and min <= max, found {bins} bins from {min} to {max}"
+        );
+        // A CPU counts floats alone.
+        let x = if input.is_floating_point() { input.shallow_clone() } else { input.f_to_kind(Kind::Double)? };
+        let range = [Argument::Int(bins), Argument::Float(min), Argument::Float(max)];
+        let counts = operator("histc", "", &[&[Argument::Tensor(&x)][..], &range].concat())?;
+        Ok(counts.f_to_kind(input.kind())?)
     }
 }
 
@@ -357,17 +367,4 @@ fn correction_of(unbiased: Option<bool>, correction: Option<i64>) -> Result<i64>
         (Some(unbiased), None) => Ok(i64::from(unbiased)),
         (None, correction) => Ok(correction.unwrap_or(1)),
     }
-}
-
-fn counted(input: &tch::Tensor, bins: i64, min: f64, max: f64) -> Result<tch::Tensor> {
-    if bins < 1 || min.partial_cmp(&max).is_none_or(|order| order.is_gt()) {
-        bail!("histc: expected at least 1 bin and min <= max, found {bins} bins from {min} to {max}");
-    }
-    if min == max && max == 0.0 {
-        return Ok(input.f_histc(bins)?);
-    }
-    let inside = input.f_ge(min)?.f_logical_and(&input.f_le(max)?)?;
-    let kept = input.f_masked_select(&inside)?;
-    let place = kept.f_sub_scalar(min)?.f_mul_scalar(bins as f64 / (max - min))?.f_floor()?.f_clamp(0, bins - 1)?;
-    Ok(place.f_to_kind(Kind::Int64)?.f_bincount(None::<tch::Tensor>, bins)?.f_to_kind(input.kind())?)
 }

@@ -136,15 +136,7 @@ mod functions {
     ) -> Result<tch::Tensor> {
         match x {
             Some(x) => Ok(tch::Tensor::f_trapezoid_x(y, &x, dim)?),
-            None => {
-                let n = y
-                    .size()
-                    .get(if dim < 0 { y.dim().wrapping_add_signed(dim as isize) } else { dim as usize })
-                    .copied();
-                let gaps = n.unwrap_or(1) - 1;
-                let middles = y.f_narrow(dim, 0, gaps)?.f_add(&y.f_narrow(dim, 1, gaps)?)?;
-                Ok(middles.f_sum_dim_intlist(dim, false, None)?.f_mul_scalar(dx / 2.0)?)
-            }
+            None => Ok(tch::Tensor::f_trapz_dx(y, dx, dim)?),
         }
     }
 
@@ -189,8 +181,13 @@ mod functions {
         #[keyword(false)] right: bool,
     ) -> Result<tch::Tensor> {
         let side = if right { "right" } else { "left" };
-        let input = input.tensor(sorted_sequence)?;
-        Ok(input.f_searchsorted(sorted_sequence, false, right, side, None::<tch::Tensor>)?)
+        let sorter = None::<tch::Tensor>;
+        Ok(match input {
+            Operand::Tensor(input) => input.f_searchsorted(sorted_sequence, false, right, side, sorter)?,
+            Operand::Number(input) => {
+                tch::Tensor::f_searchsorted_scalar(sorted_sequence, input.scalar(), false, right, side, sorter)?
+            }
+        })
     }
 
     /// The bins that the elements fall into, int64, between boundaries in ascending order.
