@@ -1,8 +1,9 @@
 //! Making tensors.
 
 use super::arguments::{DType, Number, Shape};
-use crate::error::{Result, bail};
+use crate::error::{Result, bail, ensure};
 use crate::script::values::{Tensor, number};
+use crate::tensor::dtype_name;
 use nepa_macros::functions;
 use rhai::{Array, Dynamic};
 use tch::{Device, Kind};
@@ -14,7 +15,7 @@ mod functions {
     use super::*;
 
     /// A tensor from a (nested) array or a number: int64 if all values are ints, bool if all are bools, otherwise
-    /// float32, unless a dtype is given.
+    /// float32, unless a dtype is given. Values that do not fit into a dtype of ints are refused.
     ///
     /// Example: `let t = tensor([[1.0, 2.0], [3.0, 4.0]]); t.shape == [2, 2]`
     pub fn tensor(
@@ -22,8 +23,7 @@ mod functions {
         #[keyword(())] dtype: Option<DType>,
         #[keyword(false)] requires_grad: bool,
     ) -> Result<tch::Tensor> {
-        let t = here(from_values(&data)?)?;
-        let t = as_kind(t, dtype)?;
+        let t = here(from_values(&data, kind(dtype))?)?;
         if requires_grad { Ok(t.f_set_requires_grad(true)?) } else { Ok(t) }
     }
 
@@ -34,7 +34,7 @@ mod functions {
         if let Some(t) = data.read_lock::<Tensor>() {
             return as_kind(t.shallow_clone(), dtype);
         }
-        as_kind(here(from_values(&data)?)?, dtype)
+        here(from_values(&data, kind(dtype))?)
     }
 
     /// A tensor of zeros.
@@ -120,7 +120,7 @@ mod functions {
     ///
     /// Example: `ones([1]).new_tensor([1, 2]).dtype == "float32"`
     pub fn new_tensor(input: &Tensor, data: Dynamic) -> Result<tch::Tensor> {
-        Ok(from_values(&data)?.f_to_device(input.device())?.f_to_kind(input.kind())?)
+        Ok(from_values(&data, Some(input.kind()))?.f_to_device(input.device())?)
     }
 
     /// start, start + step, … below end: int64 if all three are ints, otherwise float32. With one number, from 0 to
@@ -184,6 +184,10 @@ fn options(dtype: Option<DType>) -> (Kind, Device) {
     (dtype.map_or(Kind::Float, |dtype| dtype.0), crate::device::current())
 }
 
+fn kind(dtype: Option<DType>) -> Option<Kind> {
+    dtype.map(|dtype| dtype.0)
+}
+
 fn as_kind(t: tch::Tensor, dtype: Option<DType>) -> Result<tch::Tensor> {
     match dtype {
         Some(dtype) => Ok(t.f_to_kind(dtype.0)?),
@@ -191,21 +195,43 @@ fn as_kind(t: tch::Tensor, dtype: Option<DType>) -> Result<tch::Tensor> {
     }
 }
 
-fn from_values(values: &Dynamic) -> Result<tch::Tensor> {
+/// Values as a tensor on the CPU, converted once to what is wanted.
+fn from_values(values: &Dynamic, wanted: Option<Kind>) -> Result<tch::Tensor> {
     if let Some(t) = values.read_lock::<Tensor>() {
-        return crate::tensor::detached_copy(&t);
+        let t = crate::tensor::detached_copy(&t)?;
+        return Ok(wanted.map_or(Ok(t.shallow_clone()), |kind| t.f_to_kind(kind))?);
     }
     let mut flat = Vec::new();
     let sizes = flatten(values, &mut flat)?;
     let all = |name: &str| !flat.is_empty() && flat.iter().all(|v| v.type_name() == name);
-    let t = if all("i64") {
-        tch::Tensor::f_from_slice(&flat.iter().map(|v| v.as_int().expect("checked")).collect::<Vec<i64>>())?
-    } else if all("bool") {
-        tch::Tensor::f_from_slice(&flat.iter().map(|v| v.as_bool().expect("checked")).collect::<Vec<bool>>())?
+    let is_of_ints = |kind| matches!(kind, Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int | Kind::Int64);
+    let (t, plain) = if all("bool") {
+        let bools: Vec<bool> = flat.iter().map(|v| v.as_bool().expect("checked")).collect();
+        (tch::Tensor::f_from_slice(&bools)?, Kind::Bool)
+    } else if all("i64") || (!flat.is_empty() && wanted.is_some_and(is_of_ints)) {
+        (tch::Tensor::f_from_slice(&flat.iter().map(int).collect::<Result<Vec<i64>>>()?)?, Kind::Int64)
     } else {
-        tch::Tensor::f_from_slice(&flat.iter().map(|v| Ok(number(v, "tensor")? as f32)).collect::<Result<Vec<f32>>>()?)?
+        let numbers = flat.iter().map(|v| number(v, "tensor"));
+        (tch::Tensor::f_from_slice(&numbers.collect::<Result<Vec<f64>>>()?)?, Kind::Float)
     };
-    Ok(t.f_reshape(&sizes)?)
+    let kind = wanted.unwrap_or(plain);
+    let converted = t.f_to_kind(kind)?;
+    if is_of_ints(kind) && plain == Kind::Int64 {
+        let fits = converted.f_to_kind(Kind::Int64)?.f_equal(&t)?;
+        ensure!(fits, "tensor: expected ints that fit into {}, found others among them", dtype_name(kind));
+    }
+    Ok(converted.f_reshape(&sizes)?)
+}
+
+/// A number as an int, without what stands behind its point.
+fn int(value: &Dynamic) -> Result<i64> {
+    if let Ok(n) = value.as_int() {
+        return Ok(n);
+    }
+    let x = number(value, "tensor")?.trunc();
+    // 2⁶³, the first float above them, is the same as i64::MAX as f64.
+    ensure!(x >= i64::MIN as f64 && x < i64::MAX as f64, "tensor: expected numbers that an int can hold, found {x}");
+    Ok(x as i64)
 }
 
 /// The values of nested arrays in order; gives their common shape.
