@@ -39,7 +39,7 @@ mod functions {
         #[default(2.0)] b: f64,
     ) -> Result<tch::Tensor> {
         ensure!(a < b && std > 0.0, "init::trunc_normal_: expected a < b and std > 0, found {a}, {b} and {std}");
-        put(tensor, truncated_normal(&tensor.size(), mean, std, a, b)?)
+        put(tensor, truncated_normal(random::next_key(), &tensor.size(), mean, std, a, b)?)
     }
 
     /// One number everywhere.
