@@ -96,6 +96,7 @@ mod sync_clients;
 mod system_metrics;
 mod tensorboard;
 mod torch;
+mod torch_edges;
 mod transforms;
 mod visualize;
 mod watch;

@@ -214,6 +214,28 @@ fn wrong_arguments_are_told_with_what_was_expected() {
         ("nn::embedding(3, 2).forward(ones([2]))", "expects int64 indices, found [2] float32"),
         ("fft::fft(x).item()", "expected"),
         ("bincount(arange(3), 5)", "bincount: `weights`: expected a tensor"),
+        (
+            "x[tensor([true])]",
+            "a mask must have the shape of the first dimensions of the tensor [2, 2] float32, found [1] bool",
+        ),
+        ("x[tensor([1.9])]", "expected int64 indices or a bool mask, found [1] float32"),
+        ("x[tensor([1, 0]).to(\"uint8\")]", "expected int64 indices or a bool mask, found [2] uint8"),
+        ("gaussian_nll_loss(x, x, x - 2)", "`var`: expected variances of at least 0, found a negative one"),
+        ("gaussian_nll_loss(x, x, ones([3]))", "`var`: expected the shape of the input [2, 2] float32"),
+        ("x & x", "&: expected bool or int tensors, found [2, 2] float32"),
+        ("!x", "!: expected bool or int tensors, found [2, 2] float32"),
+        ("bernoulli(x, 1.5)", "bernoulli: `p`: expected a probability in 0 to 1, found 1.5"),
+        ("bernoulli(x, 0.0 / 0.0)", "bernoulli: `p`: expected a probability in 0 to 1, found NaN"),
+        ("bernoulli(x * (0.0 / 0.0))", "bernoulli: expected probabilities in 0 to 1, found others among them"),
+        ("softshrink(x, -0.5)", "softshrink: `lambd`: expected a number of at least 0, found -0.5"),
+        ("celu(x, 0.0)", "celu: `alpha`: expected a number other than 0, found 0"),
+        ("gelu(x, #{ approximate: \"tahn\" })", "gelu: unknown approximation \"tahn\"; did you mean `tanh`?"),
+        ("nn::gelu(\"tahn\")", "gelu: unknown approximation \"tahn\"; did you mean `tanh`?"),
+        ("nn::hardtanh(1.0, -1.0)", "hardtanh: expected min_val of at most max_val, found 1 and -1"),
+        ("histc(x, 0)", "histc: expected at least 1 bin and min <= max, found 0 bins"),
+        ("tensor([300], #{ dtype: \"int8\" })", "tensor: expected ints that fit into int8"),
+        ("tensor([1e19], #{ dtype: \"int64\" })", "tensor: expected numbers that an int can hold, found 1"),
+        ("rand([2], #{ dtype: \"int64\" })", "expected a dtype of floats, found int64"),
     ];
     let line = |call: &str| format!("try {{ print({call}); }} catch (e) {{ print(e.message); }}\n");
     let script: String = cases.iter().map(|(call, _)| line(call)).collect();
