@@ -144,18 +144,27 @@ fn match_names(source: &dyn Source, names: Vec<String>) -> Result<Matched> {
     let known = classes();
     let by_id = |n: &String| known.labels.get(n.as_str()).copied();
     let imagenet = is_imagenet(&names);
-    let mut label_of: HashMap<String, i64> = HashMap::new();
+    let known_label = |name: &String| by_id(name).or(by_id(&short(name).to_string()));
+    // The model's labels by name, and by ImageNet's; several where names do not tell classes apart (two are a "crane").
+    let (mut by_name, mut by_known): (HashMap<&str, Vec<i64>>, HashMap<i64, Vec<i64>>) = Default::default();
     for (index, name) in names.iter().enumerate() {
-        let label = if imagenet { Some(index as i64) } else { by_id(name).or(by_id(&short(name).to_string())) };
-        if let Some(label) = label {
-            label_of.insert(known.synsets[label as usize].to_string(), index as i64);
+        if let Some(label) = if imagenet { Some(index as i64) } else { known_label(name) } {
+            by_known.entry(label).or_default().push(index as i64);
         }
-        label_of.insert(name.clone(), index as i64);
+        by_name.entry(name).or_default().push(index as i64);
     }
-    let find = |name: &String| {
-        let id = || by_id(name).or(by_id(&short(name).to_string())).map(|l| known.synsets[l as usize]);
-        label_of.get(name).or_else(|| label_of.get(id()?)).copied()
-    };
+    let find_all = |name: &String| by_name.get(name.as_str()).or_else(|| by_known.get(&known_label(name)?));
+    for name in from {
+        if let Some(several) = find_all(name).filter(|found| found.len() > 1) {
+            bail_hint!(
+                "the class {name} of {of} may be any of {several:?} among the model's {count} classes: their names are {}",
+                several.iter().map(|label| names[*label as usize].as_str()).collect::<Vec<_>>().join(", ");
+                "give each class of the model a name of its own: by the option `class_names`, or id2label in config.json; \
+                 WordNet ids (data::imagenet_classes().synsets) tell ImageNet's apart"
+            );
+        }
+    }
+    let find = |name: &String| find_all(name).map(|found| found[0]);
     let labels: Option<Vec<i64>> = from.iter().map(find).collect();
     // "3" may be the model's fourth class by label, or its class "3": then only by name.
     let labels_of_numbers = || {
