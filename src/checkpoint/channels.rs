@@ -5,7 +5,7 @@ use crate::error::{Result, ensure};
 use tch::{Kind, Tensor};
 
 /// How the weight [D, C, P, P] of a patch embedding is called, in a whole model or in a backbone alone.
-const PATCH_EMBEDDING: &str = "embeddings.patch_embeddings.projection.weight";
+pub(super) const PATCH_EMBEDDING: &str = "embeddings.patch_embeddings.projection.weight";
 const RGB: i64 = 3;
 
 /// Tensors for images of other channels.

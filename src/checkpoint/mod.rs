@@ -6,7 +6,7 @@ mod channels;
 pub mod config_json;
 pub mod import;
 pub mod manifest;
-mod preprocessor;
+pub mod preprocessor;
 mod scripts;
 pub mod shards;
 mod taken;
@@ -14,12 +14,13 @@ mod tensor_file;
 pub mod tensors;
 mod timm;
 pub mod torch_file;
+mod weights;
 
 pub use channels::{Adapted, adapt_channels};
 pub use config_json::{ConfigFile, Own};
-pub use preprocessor::is_of_pictures;
 pub use tensor_file::TensorFile;
 pub use timm::{TimmModel, to_timm};
+pub use weights::{nepa_weights, weights};
 
 use crate::bail_hint;
 use crate::error::{Context as _, Diagnostic, Result, ensure, nearest};
@@ -27,6 +28,7 @@ use crate::files::{Existing, beside, to_read, write_folder};
 use crate::nn::{Architecture, Definition, InputNormalization, Module, VitNepa, VitNepaOverrides, named_state};
 use crate::options;
 use crate::provenance::{ModelProvenance, RunProvenance, timestamp};
+use crate::tensor::dtype_name;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -133,6 +135,14 @@ pub fn fill(module: &dyn Module, source: &[(String, Tensor)], of: &str, strict: 
     if let Some(hint) = strict {
         report.check(of, hint)?;
     }
+    for (name, parameter) in &parameters {
+        if let Some(t) = by_name.get(name.as_str()).filter(|t| t.is_floating_point() != parameter.is_floating_point()) {
+            bail_hint!(
+                "{of}: the tensor `{name}` is {}, but the model's is {}", dtype_name(t.kind()), dtype_name(parameter.kind());
+                "weights are float32, bfloat16 or float16; quantised ones are not read"
+            );
+        }
+    }
     tch::no_grad(|| -> Result<()> {
         for (name, parameter) in &parameters {
             if let Some(t) = by_name.get(name.as_str()).filter(|t| t.size() == parameter.size()) {
@@ -186,24 +196,6 @@ pub fn read_tensors(path: &Path) -> Result<TensorFile> {
     }
 }
 
-/// The tensors meant by `path`, under the names that a model has for them. If a file keeps a
-/// `state_dict` among other things, these are its tensors, as the reference's loader has it. A model
-/// folder of a checkpoint is verified by its checksums.
-pub fn weights(path: &Path) -> Result<TensorFile> {
-    if let Some(folder) = path.parent()
-        && let (Some(checkpoint), Some(name)) = (folder.parent(), folder.file_name())
-        && checkpoint.join(STATE_FILE).is_file()
-    {
-        manifest::verify_below(checkpoint, &format!("{}/", name.to_string_lossy()))?;
-    }
-    let mut file = read_tensors(path)?;
-    let inner = |name: &str| name.strip_prefix("state_dict.").map(str::to_string);
-    if file.tensors.iter().any(|(name, _)| inner(name).is_some()) {
-        file.tensors = file.tensors.into_iter().filter_map(|(name, t)| Some((inner(&name)?, t))).collect();
-    }
-    Ok(file)
-}
-
 options! {
     /// How to load tensors into a module.
     pub struct FillOptions {
@@ -217,6 +209,8 @@ pub struct StoredModel {
     /// Its configuration, with the number of labels that its weights have.
     pub config: ConfigFile,
     file: PathBuf,
+    /// What stands before the names of its tensors in the file.
+    prefix: String,
     tensors: Vec<(String, Tensor)>,
 }
 
@@ -224,11 +218,16 @@ impl StoredModel {
     /// Reads a folder, or a file of weights and the configuration beside it. The number of labels is that of the
     /// classifier's weight, since a plain configuration need not name it.
     pub fn read(dir: &Path) -> Result<Self> {
+        Self::read_one(dir, None)
+    }
+
+    /// Reads one of several models in a file, whose tensors' names begin with `prefix`.
+    fn read_one(dir: &Path, prefix: Option<&str>) -> Result<Self> {
         let file = tensor_file(dir)?;
         let mut config = ConfigFile::read(&file.with_file_name(CONFIG_FILE))?;
-        let source = weights(&file)?;
+        let (prefix, tensors) = nepa_weights(&file, prefix)?;
         if config.own.is_none() {
-            let head = source.tensors.iter().find(|(name, _)| name == "classifier.weight");
+            let head = tensors.iter().find(|(name, _)| name == "classifier.weight");
             let rows = head.map_or(0, |(_, weight)| weight.size().first().copied().unwrap_or(0));
             if head.is_some()
                 && let Some(names) = config.class_names().map(|n| n.len() as i64).filter(|n| *n != rows)
@@ -240,7 +239,7 @@ impl StoredModel {
             }
             config.config.num_labels = rows;
         }
-        Ok(Self { config, file, tensors: source.tensors })
+        Ok(Self { config, file, prefix, tensors })
     }
 
     /// The plain ViT-NEPA of the configuration, filled.
@@ -272,10 +271,18 @@ impl StoredModel {
 /// or else by 0.5 and 0.5, as in the reference.
 pub fn normalization(file: &Path, channels: i64) -> Result<InputNormalization> {
     let place = file.with_file_name(preprocessor::FILE);
-    match preprocessor::read(&place)? {
-        Some(found) => found.of_channels(channels as usize).with_context(|| place.display().to_string()),
+    let shown = place.display().to_string();
+    let content = preprocessor::read(&place)?;
+    match content.map(|content| preprocessor::normalization(&content, &shown)).transpose()?.flatten() {
+        Some(found) => found.of_channels(channels as usize).with_context(|| shown),
         None => Ok(InputNormalization::usual(channels as usize)),
     }
+}
+
+/// What a `provenance.json` says but for what every folder records of itself: where the weights come from.
+pub fn origin(provenance: &Map<String, Value>) -> Map<String, Value> {
+    let own = ["format", "weights", "nepa_version", "saved_at", "parameters"];
+    provenance.iter().filter(|(key, _)| !own.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 options! {
@@ -344,7 +351,7 @@ impl ModelFolder {
             config_json::set_dtype(&mut config.generic, &tensors);
             Ok(pretty(&config.to_json()))
         });
-        let preprocessor = module.vit_nepa().map(|model| pretty(&preprocessor::to_json(model)));
+        let preprocessor = module.vit_nepa().map(|model| pretty(&Value::Object(preprocessor::to_json(model))));
         Ok(Self {
             config: config.transpose()?,
             preprocessor,
@@ -357,7 +364,7 @@ impl ModelFolder {
 
     /// With another content of `preprocessor_config.json`.
     pub fn with_preprocessor(self, content: &Map<String, Value>) -> Self {
-        Self { preprocessor: Some(format!("{:#}\n", Value::Object(content.clone()))), ..self }
+        Self { preprocessor: Some(pretty(&Value::Object(content.clone()))), ..self }
     }
 
     /// Gives each file's name and what writes its content to `put`.

@@ -10,7 +10,6 @@ use crate::output::out;
 use crate::run::pretrained;
 use crate::script::Host;
 use clap::Args;
-use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -32,7 +31,7 @@ pub struct ImportArgs {
     /// Of a folder with averaged weights beside the raw ones: ema or raw.
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     weights: String,
-    /// How the names of the model's tensors begin, in a file that holds several models, such as teacher.
+    /// How the names of the model's tensors begin, in a file that holds several models, such as teacher or state_dict_ema.
     #[arg(long, value_name = "NAME")]
     prefix: Option<String>,
     /// Attention heads, where neither a configuration nor the width says how many.
@@ -92,11 +91,11 @@ fn filled(found: &Imported, file: &Path, host: &Host) -> Result<ModuleRef> {
 
 fn write(found: &Imported, model: &ModuleRef, kind: Option<&'static str>, args: &ImportArgs) -> Result<()> {
     let absolute = std::path::absolute(&args.source).unwrap_or(args.source.clone());
-    let provenance = Map::from_iter([
-        ("imported_from".to_string(), Value::from(absolute.display().to_string())),
-        ("imported_as".to_string(), Value::from(found.name.clone())),
-    ]);
-    let save = SaveOptions { weights: kind.unwrap_or("raw").into(), class_names: None, provenance };
+    let mut provenance = found.origin.clone();
+    provenance.insert("imported_from".into(), absolute.display().to_string().into());
+    provenance.insert("imported_as".into(), found.name.clone().into());
+    let weights = kind.or(found.weights).unwrap_or("raw");
+    let save = SaveOptions { weights: weights.into(), class_names: None, provenance };
     let copies = found.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
     let mut files = ModelFolder::new(model.as_ref(), copies, &save, None)?;
     if let Some(content) = found.preparation.as_ref().and_then(|preparation| preparation.file.as_ref()) {

@@ -102,23 +102,44 @@ pub struct VitNepa {
     normalization: RefCell<InputNormalization>,
 }
 
-/// How pixels in [0, 1] become a model's input: (x − mean) / std, with a value for each channel.
+/// How images become a model's input: (x − mean) / std, with a value for each channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InputNormalization {
     /// What is subtracted.
     pub mean: Vec<f64>,
     /// What the result is divided by.
     pub std: Vec<f64>,
+    /// Whether images are read as they are (the mode "unchanged" of data::open), not as pictures of 8 bits, whose pixels
+    /// are in [0, 1]. Those of other than 1 or 3 channels always are.
+    pub is_unchanged: bool,
 }
 
 impl InputNormalization {
     /// By 0.5 and 0.5, as in the reference.
     pub fn usual(channels: usize) -> Self {
-        Self { mean: vec![0.5; channels], std: vec![0.5; channels] }
+        let is_unchanged = !Self::is_of_pictures(channels);
+        Self { mean: vec![0.5; channels], std: vec![0.5; channels], is_unchanged }
+    }
+
+    /// Where nothing says how images are read: as they are if a number lies beyond those of pixels in [0, 1].
+    pub fn judged(mean: Vec<f64>, std: Vec<f64>) -> Self {
+        let is_unchanged = mean.iter().chain(&std).any(|number| !(0.0..=1.0).contains(number));
+        Self { mean, std, is_unchanged }
+    }
+
+    /// The mode of data::open that images are read in.
+    pub fn mode(&self) -> &'static str {
+        if self.is_unchanged { "unchanged" } else { "rgb" }
+    }
+
+    /// Whether pictures of 8 bits, which are grey or RGB, have so many channels.
+    pub fn is_of_pictures(channels: usize) -> bool {
+        [1, 3].contains(&channels)
     }
 
     /// That of images with so many channels: a single value counts for all of them, and equal ones for any number.
     pub fn of_channels(mut self, channels: usize) -> Result<Self> {
+        self.is_unchanged |= !Self::is_of_pictures(channels);
         for (name, values) in [("mean", &mut self.mean), ("std", &mut self.std)] {
             if let [first, rest @ ..] = &values[..]
                 && rest.iter().all(|other| other == first)

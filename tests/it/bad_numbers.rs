@@ -114,6 +114,31 @@ fn weights_that_are_not_finite_never_replace_a_saved_model() {
     assert_eq!(folder.read("m/model.safetensors"), good);
 }
 
+#[test]
+fn weights_that_are_no_finite_floats_are_not_loaded() {
+    let folder = Folder::new();
+    for (name, value, says) in [
+        ("nan", "tensor([0.0, 0.0 / 0.0])", "the tensor `vit_nepa.layernorm.bias` (FILE) holds NaN or infinite values"),
+        ("inf", "tensor([1.0 / 0.0, 0.0]).to(\"bfloat16\")", "holds NaN or infinite values"),
+        ("int", "tensor([1, 0])", "FILE: the tensor `vit_nepa.layernorm.bias` is int64, but the model's is float32"),
+    ] {
+        let script = format!(
+            "let m = nn::vit_nepa({TINY} + #{{ hidden_size: 2, num_attention_heads: 1, rope_theta: () }});\n\
+             checkpoint::save(m, \"{name}\"); let all = checkpoint::tensors(\"{name}\");\n\
+             all[\"vit_nepa.layernorm.bias\"] = {value}; checkpoint::save_tensors(all, \"{name}/model.safetensors\");"
+        );
+        folder.run(&script).succeeds();
+        let says = says.replace("FILE", &format!("{name}/model.safetensors"));
+        let load = format!("let m = checkpoint::load(\"{name}\");");
+        let into = format!(
+            "let m = nn::vit_nepa(checkpoint::config(\"{name}\")); checkpoint::load_into(m, \"{name}\", #{{ strict: false }});"
+        );
+        for script in [load, into] {
+            folder.run(&script).fails(1).says(&[&says]);
+        }
+    }
+}
+
 /// Pretraining in which every second batch holds what is not finite, with a line of metrics at each step.
 #[test]
 fn a_skipped_step_is_logged_with_statistics_that_are_nan() {

@@ -213,6 +213,69 @@ fn a_model_of_five_channels_is_pretrained_on_floats_and_fine_tuned_from_rgb() {
     }
 }
 
+/// Integers of 16 bits have means within 0 to 1, as pictures of 8 bits have: the mode is recorded.
+#[test]
+fn a_model_of_16_bits_is_given_images_as_it_was_trained_on() {
+    let folder = with_copies("grey-u16.png", 4);
+    let script = format!(
+        r#"
+        import "std/pretrain" as pretrain;
+        import "std/splits" as splits;
+        {OPEN}
+        let m = nn::vit_nepa(#{{ image_size: 8, patch_size: 4, num_channels: 1, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2 }});
+        print(splits::opening_for(m));
+        pretrain::fit(m, images, #{{ epochs: 1, batch: 4, transforms: [transform::random_resized_crop(8), transform::normalize(0.25, 0.5)] }});
+        checkpoint::save(m, "m");
+        checkpoint::save(checkpoint::load("m"), "again");
+        for model in [checkpoint::load("m"), checkpoint::open("again", "")] {{ print(splits::opening_for(model)); }}
+        m.set_normalization([0.25], [0.5], "rgb");
+        print(m.image_mode);
+        m.set_normalization([0.25], [0.5], "rbg");
+        "#
+    );
+    let said = folder.run(&script);
+    said.fails(1).says(&["set_normalization: mode", "rbg", "rgb, unchanged"]);
+    let unchanged = "#{\"mode\": \"unchanged\"}\n";
+    said.prints(&[&format!("#{{\"mode\": \"rgb\"}}\n{unchanged}{unchanged}rgb\n")]);
+    let stored = folder.json("again/preprocessor_config.json");
+    assert_eq!((&stored["image_mode"], &stored["do_rescale"]), (&"unchanged".into(), &false.into()));
+}
+
+/// Evaluation and maps open images as the model's were: floats of five bands, and of three.
+#[test]
+fn classifiers_of_other_images_are_evaluated_and_drawn() {
+    for name in ["bands5-f32.tif", "rgb-u16.png"] {
+        let folder = with_copies(name, 6);
+        let (mean, std) = moments(name);
+        let channels = mean.len();
+        let script = format!(
+            r#"
+            import "std/evaluate" as evaluate;
+            {OPEN}
+            let m = nn::vit_nepa(#{{ image_size: 7, patch_size: 7, num_channels: {channels}, hidden_size: 16, num_hidden_layers: 1,
+                num_attention_heads: 2, num_labels: 2, is_causal: false, initializer_range: 0.5 }});
+            m.set_normalization({mean:?}, {std:?}, "unchanged");
+            checkpoint::save(m, "m", #{{ class_names: ["a", "b"] }});
+            let t = [transform::resize(8, #{{ interpolation: "bicubic" }}), transform::center_crop(7), transform::normalize({mean:?}, {std:?})];
+            print(evaluate::classify(m, images, #{{ transforms: t }}).loss);
+            "#
+        );
+        let expected: f64 = folder.run(&script).succeeds().stdout.trim().parse().unwrap();
+        let recipe = |name: &str, out: &str, sets: &[&str]| {
+            let recipe = repository(&format!("recipes/{name}.rhai")).display().to_string();
+            let mut args = vec!["run", &recipe, "--device", "cpu", "--out", out, "--set", "model=m", "--set", "data=d"];
+            sets.iter().for_each(|set| args.extend(["--set", set]));
+            folder.nepa(&args)
+        };
+        recipe("eval_imagenet1k", "e", &["resize=8", "dtype=float32"]).succeeds();
+        let found = folder.json("e/evaluation.json");
+        assert!((found["raw"]["loss"].as_f64().unwrap() - expected).abs() < 1e-6, "{name}: {expected} {found}");
+        assert!(image::image_dimensions(folder.path("e/samples/000.png")).is_ok(), "{name}");
+        recipe("visualize", "v", &["images=0", "patches=0,0", "resize=8"]).succeeds().prints(&["2 maps"]);
+        assert!(image::image_dimensions(folder.path("v/image-0.png")).is_ok(), "{name}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_gpu_gets_the_same_batches() {

@@ -75,6 +75,27 @@ fn a_hugging_face_folder_has_a_card_and_computes_the_same() {
     assert_eq!(said.succeeds().stdout.trim(), "true\n0");
 }
 
+#[test]
+fn images_are_prepared_for_an_exported_model_as_for_its_source() {
+    let folder = Folder::new();
+    folder.copy_golden("gelu-affine", "m");
+    let crop = serde_json::json!({
+        "do_center_crop": true, "crop_size": { "height": 32, "width": 32 }, "size": { "shortest_edge": 36 }, "resample": 3,
+        "do_rescale": true, "rescale_factor": 1.0, "image_mean": [127.5, 127.5, 127.5], "image_std": [63.75, 63.75, 63.75],
+        "image_processor_type": "BitImageProcessor",
+    });
+    folder.write("m/preprocessor_config.json", crop.to_string());
+    export(&folder, "m", "hf", &["--to", "hf"]).succeeds();
+    assert_eq!(folder.json("hf/preprocessor_config.json"), crop);
+    // (x − 127.5) / 63.75 is (x / 255 − 0.5) / 0.25.
+    assert!(folder.text("hf/README.md").contains("minus mean [0.5, 0.5, 0.5] and divided by [0.25, 0.25, 0.25]"));
+    export(&folder, "m", "timm", &["--to", "timm"]).succeeds();
+    let timm = &folder.json("timm/config.json")["pretrained_cfg"];
+    assert_eq!(timm["mean"], serde_json::json!([0.5, 0.5, 0.5]));
+    assert_eq!((&timm["crop_mode"], &timm["interpolation"]), (&"center".into(), &"bicubic".into()));
+    assert_eq!((32.0 / timm["crop_pct"].as_f64().unwrap()).floor(), 36.0);
+}
+
 /// Loads each folder in timm, and compares.
 const IN_TIMM: &str = r#"
 import sys

@@ -108,6 +108,7 @@ def timm_models():
     of_timm("timm-larger", "vit_base_patch16_224", size=42, dynamic_img_size=True)
     of_timm("timm-gap", "vit_medium_patch16_gap_240", prefix=0)
     of_timm("timm-gap-registers", "vit_medium_patch16_reg4_gap_256", registers=4, prefix=0)
+    of_timm("timm-no-class", "vit_base_patch16_224", size=21, img_size=21, no_embed_class=True, reg_tokens=4, registers=4)
     of_timm("timm-norms", "vit_small_patch16_224", qk_norm=True, reg_tokens=2, registers=2, init_values=0.1)
     of_timm("timm-dinov2", "vit_giant_patch14_reg4_dinov2", registers=4)
     of_timm("timm-dinov3", "vit_small_patch16_dinov3", registers=4)

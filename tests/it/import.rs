@@ -42,6 +42,7 @@ const MODELS: &[(&str, &[&str], &[&str])] = &[
     ("timm-larger", &["--image-size", "42"], &["from 4 x 4 to 6 x 6 patches, bicubic, with antialiasing"]),
     ("timm-gap", &[], &[]),
     ("timm-gap-registers", &[], &["fc_norm.weight", "its norm comes after pooling"]),
+    ("timm-no-class", &[], &["built by its model_script"]),
     ("timm-norms", &[], &["reg_token + their rows of pos_embed", "without those of the registers"]),
     ("timm-dinov2", &[], &["blocks.1.mlp.fc1.bias, the second half"]),
     ("timm-dinov3", &[], &[]),
@@ -400,5 +401,153 @@ fn what_was_exported_to_timm_comes_back() {
         "#
         ));
         said.succeeds().prints(&["true"]);
+    }
+}
+
+/// What timm has no place for is kept beside it: the preparation of images as it is, the classes, and where weights come from.
+#[test]
+fn a_classifier_comes_back_from_timm_with_all_that_its_folder_says() {
+    let folder = Folder::new();
+    let script = format!(
+        r#"
+        let m = nn::vit_nepa({TINY} + #{{ num_labels: 3, is_causal: false, add_pooling_layer: true }});
+        m.set_normalization([1200.0, 1300.0, 1400.0], [800.0, 800.0, 700.0]);
+        checkpoint::save(m, "m", #{{ class_names: ["cat", "dog", "cow"], weights: "ema", provenance: #{{ top1: 81.5 }} }});
+        "#
+    );
+    folder.run_with(&script, &["--seed", "9"]).succeeds();
+    for prepared in ["as saved", "with a crop"] {
+        if prepared == "with a crop" {
+            let mut content = folder.json("m/preprocessor_config.json");
+            let keys = content.as_object_mut().unwrap();
+            (keys["size"], keys["resample"]) = (json!({ "shortest_edge": 10 }), json!(3));
+            keys.extend([
+                ("do_center_crop".into(), json!(true)),
+                ("crop_size".into(), json!({ "height": 8, "width": 8 })),
+            ]);
+            folder.write("m/preprocessor_config.json", content.to_string());
+        }
+        let [to, back] = ["to", "back"].map(|name| format!("{name} {prepared}"));
+        folder.nepa(&["export", "m", &to, "--to", "timm"]).succeeds();
+        folder.nepa(&["import", &to, &back]).succeeds();
+        assert_eq!(folder.json(&format!("{back}/preprocessor_config.json")), folder.json("m/preprocessor_config.json"));
+        let [before, after] = ["m", &back].map(|name| {
+            let mut config = folder.json(&format!("{name}/config.json"));
+            // timm's norms of queries and keys always have weights.
+            config.as_object_mut().unwrap().retain(|key, _| !key.starts_with("qk_norm_"));
+            config
+        });
+        assert_eq!(before, after);
+        let provenance = folder.json(&format!("{back}/provenance.json"));
+        for (key, value) in [("weights", json!("ema")), ("seed", json!(9)), ("top1", json!(81.5))] {
+            assert_eq!(provenance[key], value, "{key}");
+        }
+        // As timm resizes: floor(8 / crop_pct).
+        let timm = folder.json(&format!("{to}/config.json"));
+        let (cfg, crops) = (&timm["pretrained_cfg"], prepared == "with a crop");
+        let edge = (8.0 / cfg["crop_pct"].as_f64().unwrap()).floor();
+        let expected = if crops { (10.0, "center", "bicubic") } else { (8.0, "squash", "bilinear") };
+        assert_eq!((edge, cfg["crop_mode"].as_str().unwrap(), cfg["interpolation"].as_str().unwrap()), expected);
+        assert_eq!(timm["label_names"], json!(["cat", "dog", "cow"]));
+    }
+    let mut timm = folder.json("to as saved/config.json");
+    timm["label_names"] = json!(["cat", "dog"]);
+    folder.write("to as saved/config.json", timm.to_string());
+    let said = folder.nepa(&["import", "to as saved", "x"]);
+    said.fails(1).says(&["label_names are not the names of 3 classes"]);
+}
+
+/// DistributedDataParallel's `module.`, dictionaries in dictionaries, and averages beside the weights.
+#[test]
+fn weights_are_found_under_any_prefix_and_never_one_of_two_without_a_word() {
+    let folder = Folder::new();
+    folder.copy_golden("reference-one-layer", "m");
+    let mut args = String::new();
+    for (name, prefixes) in [
+        ("ddp", &["module."][..]),
+        ("nested", &["model."]),
+        ("lightning", &["state_dict.net."]),
+        ("averaged", &["state_dict.", "state_dict_ema."]),
+    ] {
+        folder.write(&format!("{name}/config.json"), folder.text("m/config.json"));
+        args += &format!(
+            r#"
+            let all = #{{ "optimizer.state.0.exp_avg": zeros([2]) / 0.0 }};
+            for (prefix, i) in {prefixes:?} {{ for n in m.keys() {{ all[prefix + n] = m[n] + 0.5 * i; }} }}
+            checkpoint::save_tensors(all, "{name}/model.safetensors");
+            "#
+        );
+    }
+    folder.run(&format!("let m = checkpoint::tensors(\"m\"); {args}")).succeeds();
+    let said = folder.run(
+        r#"
+        let sum = checkpoint::load("m").checksum();
+        for name in ["ddp", "nested", "lightning"] {
+            if checkpoint::load(name).checksum() != sum { throw name; }
+            let opened = checkpoint::open(name, "");
+            if !("vit_nepa.embeddings.cls_token" in opened.tensors) { throw name; }
+        }
+        print(sum);
+        checkpoint::load("averaged");
+    "#,
+    );
+    said.fails(1).says(&[
+        "averaged/model.safetensors holds several models, whose tensors begin with `state_dict.`, `state_dict_ema.`",
+        "--prefix state_dict",
+    ]);
+    folder.nepa(&["import", "ddp", "ddp.in"]).succeeds().prints(&["module.vit_nepa.embeddings.cls_token"]);
+    folder.nepa(&["import", "averaged", "x"]).fails(1).says(&["holds several models"]);
+    folder.nepa(&["import", "averaged", "x", "--prefix", "ema"]).fails(1).says(&["--prefix ema", "`state_dict_ema.`"]);
+    folder.nepa(&["import", "averaged", "ema", "--prefix", "state_dict_ema"]).succeeds();
+    assert_eq!(folder.json("ema/provenance.json")["weights"], "ema");
+    let shift = r#"
+        let both = ["m", "ema"].map(|path| checkpoint::tensors(path)["vit_nepa.embeddings.cls_token"]);
+        print((both[1] - both[0] - 0.5).abs().max().item() < 1e-6);
+    "#;
+    folder.run(shift).succeeds().prints(&["true"]);
+    // Of another project, and a module that is filled from such a file.
+    dinov3(&folder);
+    let two = "let d = checkpoint::tensors(\"d\"); let all = #{};
+         for n in d.keys() { all[\"state_dict.\" + n] = d[n]; all[\"state_dict_ema.\" + n] = d[n]; }
+         checkpoint::save_tensors(all, \"d/model.safetensors\");
+         checkpoint::load_into(nn::linear(2, 2), \"d/model.safetensors\", #{ strict: false });";
+    folder.run(two).fails(1).says(&["two sets of the same tensors, state_dict and state_dict_ema"]);
+    let import = |more: &[&str]| folder.nepa(&[&["import", "d", "d.in"], &IMAGENET[..], more].concat());
+    import(&[]).fails(1).says(&["begin with `state_dict.`, `state_dict_ema.`", "--prefix state_dict"]);
+    import(&["--prefix", "state_dict_ema"]).succeeds().prints(&["state_dict.…", "tensors outside of the model"]);
+    assert_eq!(folder.json("d.in/provenance.json")["weights"], "ema");
+}
+
+#[test]
+fn positions_that_may_be_of_two_grids_are_not_guessed() {
+    let folder = Folder::new();
+    // Four registers and nine positions: 3 x 3 patches, or the class token, the registers and 2 x 2 patches.
+    let tensors = r#"
+        let all = #{ "patch_embed.proj.weight": randn([64, 3, 4, 4]), "patch_embed.proj.bias": zeros([64]), "cls_token": zeros([1, 1, 64]),
+            "reg_token": zeros([1, 4, 64]), "pos_embed": randn([1, 9, 64]), "norm.weight": ones([64]), "norm.bias": zeros([64]) };
+        for layer in [["norm1", 64, 0], ["norm2", 64, 0], ["attn.qkv", 192, 64], ["attn.proj", 64, 64], ["mlp.fc1", 128, 64], ["mlp.fc2", 64, 128]] {
+            let shape = if layer[2] == 0 { [layer[1]] } else { [layer[1], layer[2]] };
+            all[`blocks.0.${layer[0]}.weight`] = ones(shape);
+            all[`blocks.0.${layer[0]}.bias`] = zeros([layer[1]]);
+        }
+        checkpoint::save_tensors(all, "t/model.safetensors");
+    "#;
+    folder.run(tensors).succeeds();
+    let import = |dest: &str, args: Value| {
+        let config = json!({
+            "architecture": "vit_tiny_patch16_224", "model_args": args,
+            "pretrained_cfg": { "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "input_size": [3, 224, 224] },
+        });
+        folder.write("t/config.json", config.to_string());
+        folder.nepa(&["import", "t", dest, "--heads", "1"])
+    };
+    import("x", json!({})).fails(1).says(&["may be those of 3 x 3 patches, or of 2 x 2", "no_embed_class"]);
+    for (dest, args, size) in [
+        ("only", json!({ "no_embed_class": true }), 12),
+        ("all", json!({ "no_embed_class": false }), 8),
+        ("sized", json!({ "img_size": 12 }), 12),
+    ] {
+        import(dest, args).succeeds();
+        assert_eq!(folder.json(&format!("{dest}/config.json"))["config"]["image_size"], size, "{dest}");
     }
 }

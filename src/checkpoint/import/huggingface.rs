@@ -223,6 +223,7 @@ pub(super) fn take(
         image_size: Some(config.int("image_size")?),
         wanted_size: options.image_size,
         resampling: kind.resampling,
+        positions: None,
         biases: match is_dinov3 {
             true => Biases {
                 query_key_value: [own("query_bias")?, own("key_bias")?, own("value_bias")?],
@@ -241,6 +242,9 @@ pub(super) fn take(
         network,
         dialect: kind.dialect,
         notes: Vec::new(),
+        class_names: None,
+        weights: None,
+        origin: Map::new(),
     })
 }
 

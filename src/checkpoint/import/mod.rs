@@ -14,11 +14,14 @@ mod timm;
 pub use preparation::Preparation;
 
 use super::config_json::Own;
+use super::config_json::set_class_names;
 use super::taken::Taken;
-use super::{CONFIG_FILE, ConfigFile, StoredModel, weights};
+use super::weights::{all_tensors, prefixes_in_words, with_dot};
+use super::{CONFIG_FILE, ConfigFile, StoredModel, origin};
 use crate::bail_hint;
 use crate::error::{Result, ensure};
 use crate::nn::{Architecture, Definition};
+use crate::provenance::ModelProvenance;
 use crate::untrusted;
 use dialect::Dialect;
 use network::Network;
@@ -61,6 +64,10 @@ pub struct Imported {
     pub notes: Vec<String>,
     /// How images are prepared for it; none if nothing says it.
     pub preparation: Option<Preparation>,
+    /// "raw" or "ema", if the source says which weights these are.
+    pub weights: Option<&'static str>,
+    /// What the source says of where its weights come from.
+    pub origin: Map<String, Value>,
 }
 
 /// A network that was taken, with what is left.
@@ -70,6 +77,10 @@ struct Parts {
     network: Network,
     dialect: &'static Dialect,
     notes: Vec<String>,
+    /// Names of the classes of a head that was taken.
+    class_names: Option<Vec<String>>,
+    weights: Option<&'static str>,
+    origin: Map<String, Value>,
 }
 
 /// Reads the model whose weights are in `file`, beside a `config.json` if there is one. `scripts` is the folder that holds
@@ -89,7 +100,7 @@ pub fn import(file: &Path, options: &ImportOptions, scripts: &Path) -> Result<Im
     if keys.is_some() && !is_timm && matches!(model_type, None | Some("vit_nepa" | "nepa_script" | "nepa_parts")) {
         return nepa(file, options);
     }
-    let tensors: BTreeMap<String, Tensor> = weights(file)?.tensors.into_iter().collect();
+    let tensors: BTreeMap<String, Tensor> = all_tensors(file)?.into_iter().collect();
     let shown = file.display().to_string();
     let mut outside = Vec::new();
     let prefix = |dialect: &Dialect| prefix_of(&shown, &tensors, dialect, options);
@@ -97,22 +108,49 @@ pub fn import(file: &Path, options: &ImportOptions, scripts: &Path) -> Result<Im
         keys.is_none() && timm::is_stable_pretraining(&tensors, &prefix(&dialect::TIMM).unwrap_or_default());
     let open = |dialect: &'static Dialect| {
         let prefix = prefix(dialect)?;
-        let mut left = BTreeMap::new();
+        let (mut left, mut others) = (BTreeMap::new(), Vec::new());
         for (name, tensor) in &tensors {
             match name.strip_prefix(&prefix) {
                 Some(inner) => drop(left.insert(inner.to_string(), tensor.shallow_clone())),
-                None => outside.push((name.clone(), format!("outside of the model, `{prefix}…`"))),
+                None => others.push(name.clone()),
             }
         }
+        outside = without_crowds(&others, &prefix);
         Ok(Taken::new(shown.clone(), left))
     };
-    let parts = match &keys {
+    let mut parts = match &keys {
         Some(keys) if !is_timm => huggingface::take(&of, keys, options, open)?,
         None if is_stable_pretraining => timm::take_stable_pretraining(options, open)?,
         keys => timm::take(&of, keys.as_ref(), options, open)?,
     };
-    let preparation = preparation::read(file, keys.as_ref().filter(|_| is_timm))?;
+    let mut notes = Vec::new();
+    let preparation = preparation::read(file, keys.as_ref().filter(|_| is_timm), &mut notes)?;
+    parts.notes.extend(notes);
+    parts.weights = parts.weights.or(of_average(options));
     finish(parts, outside, preparation, options, scripts)
+}
+
+/// "ema" if the model asked for is the average beside another one, by its name: `state_dict_ema`, `model_ema`.
+fn of_average(options: &ImportOptions) -> Option<&'static str> {
+    options.prefix.as_ref().is_some_and(|prefix| prefix.split(['.', '_']).any(|word| word == "ema")).then_some("ema")
+}
+
+/// Names outside of the model `prefix`, each with the reason, where those of a group such as `optimizer` are told by their
+/// number.
+fn without_crowds(names: &[String], prefix: &str) -> Vec<(String, String)> {
+    /// A group of more names is told by their number.
+    const FEW: usize = 12;
+    let group = |name: &str| name.split_once('.').map(|(group, _)| format!("{group}."));
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for group in names.iter().filter_map(|name| group(name)) {
+        *counts.entry(group).or_default() += 1;
+    }
+    let crowds: BTreeMap<String, usize> =
+        counts.into_iter().filter(|(group, count)| *count > FEW && !prefix.starts_with(group.as_str())).collect();
+    let is_alone = |name: &&String| group(name).is_none_or(|group| !crowds.contains_key(&group));
+    let why = format!("outside of the model, `{prefix}…`");
+    let alone = names.iter().filter(is_alone).map(|name| (name.clone(), why.clone()));
+    alone.chain(crowds.iter().map(|(group, count)| (format!("{group}…"), format!("{count} tensors {why}")))).collect()
 }
 
 /// How the names of a model's tensors begin: what stands before its patch embedding.
@@ -127,11 +165,11 @@ fn prefix_of(
     let found: Vec<&str> = found.filter(|before| before.is_empty() || before.ends_with('.')).collect();
     match (&options.prefix, &found[..]) {
         (Some(given), found) => {
-            let given = if given.is_empty() { String::new() } else { format!("{}.", given.trim_end_matches('.')) };
+            let given = with_dot(given);
             if !found.contains(&given.as_str()) {
                 bail_hint!(
                     "{shown}: --prefix {}: it has no tensor `{given}{weight}`", given.trim_end_matches('.');
-                    "the models in it begin with: {}", names_of(found)
+                    "the models in it begin with: {}", prefixes_in_words(found)
                 );
             }
             Ok(given)
@@ -148,21 +186,15 @@ fn prefix_of(
             )
         }
         (None, found) => bail_hint!(
-            "{shown} holds several models, whose tensors begin with {}", names_of(found);
+            "{shown} holds several models, whose tensors begin with {}", prefixes_in_words(found);
             "--prefix says which, such as --prefix {}", found[0].trim_end_matches('.')
         ),
     }
 }
 
-fn names_of(prefixes: &[&str]) -> String {
-    let name = |prefix: &&str| if prefix.is_empty() { "nothing (\"\")".to_string() } else { format!("`{prefix}`") };
-    if prefixes.is_empty() { "none".into() } else { prefixes.iter().map(name).collect::<Vec<_>>().join(", ") }
-}
-
 /// A NEPA under its own names: of the authors, or of transformers' pull request.
 fn nepa(file: &Path, options: &ImportOptions) -> Result<Imported> {
     let given = [
-        ("--prefix", options.prefix.is_some()),
         ("--heads", options.heads.is_some()),
         ("--image-size", options.image_size.is_some()),
         ("--causal", options.is_causal),
@@ -174,7 +206,7 @@ fn nepa(file: &Path, options: &ImportOptions) -> Result<Imported> {
             "leave it out; a recipe changes a NEPA's image size and attention by its parameters"
         );
     }
-    let StoredModel { config, tensors, .. } = StoredModel::read(file)?;
+    let StoredModel { config, prefix, tensors, .. } = StoredModel::read_one(file, options.prefix.as_deref())?;
     if let Some(Own::Script(_) | Own::Parts(_)) = config.own {
         bail_hint!("{} is a model of nepa's own", file.display(); "every recipe takes it as it is");
     }
@@ -187,6 +219,11 @@ fn nepa(file: &Path, options: &ImportOptions) -> Result<Imported> {
                 .into(),
         );
     }
+    let place = file.with_file_name(ModelProvenance::FILE);
+    let origin = match place.is_file().then(|| untrusted::read_json(&place)).transpose()? {
+        Some(Value::Object(provenance)) => origin(&provenance),
+        _ => Map::new(),
+    };
     let whole =
         |name: &str| name.starts_with("vit_nepa.") || name.starts_with("classifier.") || name.starts_with("fc_norm.");
     // A backbone that was saved by itself.
@@ -195,12 +232,14 @@ fn nepa(file: &Path, options: &ImportOptions) -> Result<Imported> {
     let named: Vec<(String, String, Tensor)> = tensors.into_iter().map(named).collect();
     Ok(Imported {
         name: "NEPA".into(),
-        account: named.iter().map(|(to, from, _)| (to.clone(), from.clone())).collect(),
+        account: named.iter().map(|(to, from, _)| (to.clone(), format!("{prefix}{from}"))).collect(),
         tensors: named.into_iter().map(|(to, _, tensor)| (to, tensor)).collect(),
         config,
         unused: Vec::new(),
+        preparation: preparation::read(file, None, &mut notes)?,
         notes,
-        preparation: preparation::read(file, None)?,
+        weights: of_average(options),
+        origin,
     })
 }
 
@@ -229,7 +268,7 @@ fn finish(
     options: &ImportOptions,
     scripts: &Path,
 ) -> Result<Imported> {
-    let Parts { name, taken, network, dialect, mut notes } = parts;
+    let Parts { name, taken, network, dialect, mut notes, class_names, weights, origin } = parts;
     let mut unused = outside;
     let mut homeless = Vec::new();
     for left in taken.left.keys() {
@@ -292,13 +331,19 @@ fn finish(
         })
     });
     let Taken { tensors, account, .. } = taken;
+    let mut generic = Map::new();
+    if let Some(names) = class_names {
+        set_class_names(&mut generic, &names);
+    }
     Ok(Imported {
         name,
-        config: ConfigFile { config, generic: Map::new(), own },
+        config: ConfigFile { config, generic, own },
         tensors,
         account,
         unused,
         notes,
         preparation,
+        weights,
+        origin,
     })
 }

@@ -2,11 +2,12 @@
 
 use super::super::taken::Taken;
 use super::dialect::{Dialect, Mlp};
-use super::positions::{self, Resampling};
+use super::positions::{self, Positions, Resampling};
 use crate::bail_hint;
 use crate::error::{Diagnostic, Error, Result, ensure};
 use crate::nn::{Activation, VitNepaConfig};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use tch::Tensor;
 
 /// What the tensors of a network do not say.
@@ -25,6 +26,8 @@ pub(super) struct Facts {
     /// That asked for.
     pub wanted_size: Option<i64>,
     pub resampling: Resampling,
+    /// Of what there are position embeddings, if it is known.
+    pub positions: Option<Positions>,
     /// Which biases must be there; where it does not say, what is there counts.
     pub biases: Biases,
 }
@@ -210,13 +213,25 @@ impl Taking<'_> {
         };
         // Of patches alone, with the class token, or with the registers too.
         let given = self.facts.image_size.map(|size| size / patch);
-        let fits =
-            |before: &i64| positions::side(rows - before).filter(|side| given.is_none_or(|given| given == *side));
-        let Some(before) = [prefix, prefix + registers, 0].into_iter().find(|before| fits(before).is_some()) else {
-            let grid = given.map_or("a square of patches".to_string(), |side| format!("{side} x {side} patches"));
-            return Err(misshapen(self.taken, name, &format!("as many positions as {grid} have"), &found));
+        let possible = match self.facts.positions {
+            Some(Positions::OfPatches) => vec![0],
+            Some(Positions::OfAll) => vec![prefix + registers],
+            None => BTreeSet::from([0, prefix, prefix + registers]).into_iter().collect(),
         };
-        let side = fits(&before).expect("found by it");
+        let fits = possible.into_iter().filter_map(|before| Some((before, positions::side(rows - before)?)));
+        let fits: Vec<(i64, i64)> = fits.filter(|(_, side)| given.is_none_or(|given| given == *side)).collect();
+        let (before, side) = match fits[..] {
+            [only] => only,
+            [] => {
+                let grid = given.map_or("a square of patches".to_string(), |side| format!("{side} x {side} patches"));
+                return Err(misshapen(self.taken, name, &format!("as many positions as {grid} have"), &found));
+            }
+            [(_, one), (_, another), ..] => bail_hint!(
+                "{}: {rows} positions may be those of {one} x {one} patches, or of {another} x {another} with others before \
+                 them", self.taken.of;
+                "nothing beside the weights says which; with the model's config.json (no_embed_class or img_size) it is known"
+            ),
+        };
         let image_size = side * patch;
         let wanted = self.facts.wanted_size.unwrap_or(image_size);
         let mut patches = all.f_narrow(1, before, rows - before)?;

@@ -21,6 +21,15 @@ impl Resampling {
     }
 }
 
+/// Of which tokens there are position embeddings.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Positions {
+    /// Of the patches alone.
+    OfPatches,
+    /// Of the class token and the registers too.
+    OfAll,
+}
+
 /// The side of a square of so many positions.
 pub(super) fn side(positions: i64) -> Option<i64> {
     let side = (positions.max(0) as f64).sqrt().round() as i64;

@@ -1,9 +1,10 @@
 //! Models under timm's names: timm's own folders, files of weights that keep to its names, and stable-pretraining's NEPA.
 
+use super::super::origin;
 use super::super::taken::Taken;
 use super::dialect::{Dialect, STABLE_PRETRAINING, TIMM};
 use super::network::{self, Biases, Facts};
-use super::positions::Resampling;
+use super::positions::{Positions, Resampling};
 use super::{ImportOptions, Parts};
 use crate::bail_hint;
 use crate::error::{Result, ensure};
@@ -242,6 +243,25 @@ fn rope_theta(config: Option<&Config<'_>>, taken: &Taken) -> Option<f64> {
         .then(|| argument("rope_temperature").and_then(Value::as_f64).unwrap_or(100.0))
 }
 
+/// The names of a head's classes, if the configuration has them: a list, or a map from labels.
+fn label_names(of: &str, keys: &Map<String, Value>, count: i64) -> Result<Option<Vec<String>>> {
+    let found = keys.get("label_names").or_else(|| pretrained_cfg(keys).get("label_names"));
+    let name = |value: &Value| value.as_str().map(str::to_string);
+    let names: Option<Vec<String>> = match found {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(names)) => names.iter().map(name).collect(),
+        Some(Value::Object(names)) => (0..names.len()).map(|i| names.get(&i.to_string()).and_then(name)).collect(),
+        Some(_) => None,
+    };
+    match names.filter(|names| names.len() as i64 == count) {
+        Some(names) => Ok(Some(names)),
+        None => bail_hint!(
+            "{of}: label_names are not the names of {count} classes, of which head.weight has a row each";
+            "the configuration and the weights belong to different models, or correct it"
+        ),
+    }
+}
+
 /// Takes a model of timm's, or one of its names of which there is no configuration.
 pub(super) fn take(
     of: &str,
@@ -264,11 +284,13 @@ pub(super) fn take(
             "without a configuration: GELU or SwiGLU, norms' epsilon {eps:e}{rotary}, as such models have"
         ));
     }
-    let has_positions = taken.has(TIMM.positions);
     let size = match &config {
-        Some(config) if !has_positions => config.int("img_size")?.or(keys.and_then(pretrained_size)),
-        _ => None,
+        Some(config) => config.int("img_size")?,
+        None => None,
     };
+    // Position embeddings tell it more surely than the configuration of other weights that these may come from.
+    let size = size.or_else(|| keys.filter(|_| !taken.has(TIMM.positions)).and_then(pretrained_size));
+    let argument = |key: &str| config.as_ref().and_then(|config| config.arguments.get(key)).and_then(Value::as_bool);
     let facts = Facts {
         heads: heads(&taken, options, config.as_ref(), &mut notes)?,
         eps,
@@ -279,6 +301,7 @@ pub(super) fn take(
         image_size: size,
         wanted_size: options.image_size,
         resampling: Resampling::Antialiased,
+        positions: argument("no_embed_class").map(|only| if only { Positions::OfPatches } else { Positions::OfAll }),
         biases: Biases { output: Some(true), mlp: Some(true), ..Biases::default() },
     };
     let mut network = network::take(&mut taken, &TIMM, &facts)?;
@@ -294,7 +317,13 @@ pub(super) fn take(
         Some(config) => format!("timm's {}", config.architecture),
         None => "a ViT of timm's names".to_string(),
     };
-    Ok(Parts { name, taken, network, dialect: &TIMM, notes })
+    let class_names = match keys.filter(|_| network.config.num_labels > 0) {
+        Some(keys) => label_names(of, keys, network.config.num_labels)?,
+        None => None,
+    };
+    let weights = ["raw", "ema"].into_iter().find(|kind| own("weights").is_some_and(|weights| weights == kind));
+    let origin = own("origin").and_then(Value::as_object).map(origin).unwrap_or_default();
+    Ok(Parts { name, taken, network, dialect: &TIMM, notes, class_names, weights, origin })
 }
 
 /// Whether tensors are those of stable-pretraining's NEPA, by the names of its layers.
@@ -346,8 +375,18 @@ pub(super) fn take_stable_pretraining(
         image_size: None,
         wanted_size: options.image_size,
         resampling: Resampling::Antialiased,
+        positions: None,
         biases: Biases { query_key_value: [Some(true); 3], output: Some(true), mlp: None },
     };
     let network = network::take(&mut taken, &STABLE_PRETRAINING, &facts)?;
-    Ok(Parts { name: "NEPA of stable-pretraining".into(), taken, network, dialect: &STABLE_PRETRAINING, notes })
+    Ok(Parts {
+        name: "NEPA of stable-pretraining".into(),
+        taken,
+        network,
+        dialect: &STABLE_PRETRAINING,
+        notes,
+        class_names: None,
+        weights: None,
+        origin: Map::new(),
+    })
 }

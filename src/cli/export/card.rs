@@ -1,7 +1,6 @@
 //! The model card of a Hugging Face folder.
 
 use super::Model;
-use crate::checkpoint::is_of_pictures;
 use crate::nn::Module as _;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -52,7 +51,7 @@ pub fn card(model: &Model) -> String {
         line(&format!("| {name} | {} |", cell(value)));
     }
     let normalization = model.built.normalization();
-    let numbers = if is_of_pictures(&normalization) { "divided by 255, then" } else { "as they are," };
+    let numbers = if normalization.is_unchanged { "as they are," } else { "divided by 255, then" };
     line(&format!(
         "\n## Images\n\n{0} x {0} pixels, {1} channels, {numbers} minus mean {2:?} and divided by {3:?}: \
          `preprocessor_config.json`.\n",

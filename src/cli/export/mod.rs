@@ -4,8 +4,9 @@ mod card;
 mod python;
 
 use crate::bail_hint;
+use crate::checkpoint::config_json::class_names_in;
 use crate::checkpoint::{
-    self, CONFIG_FILE, MODEL_FILE, ModelFolder, Own, SaveOptions, StoredModel, is_of_pictures, tensors, to_timm,
+    self, CONFIG_FILE, MODEL_FILE, ModelFolder, Own, SaveOptions, StoredModel, origin, preprocessor, tensors, to_timm,
 };
 use crate::error::{Result, ensure};
 use crate::files::{Existing, exists, write_folder};
@@ -97,6 +98,8 @@ struct Model {
     weights: &'static str,
     /// provenance.json, if there is one.
     provenance: Map<String, Value>,
+    /// How its images are prepared: preprocessor_config.json.
+    preprocessor: Map<String, Value>,
 }
 
 impl Model {
@@ -120,14 +123,16 @@ impl Model {
             Some(Part::Encoder) if labels > 0 => encoder(&whole)?,
             _ => whole,
         };
-        Ok(Self { built, weights: kind.unwrap_or("raw"), provenance })
+        let preprocessor = match preprocessor::read(&file.with_file_name(preprocessor::FILE))? {
+            Some(content) => content,
+            None => preprocessor::to_json(&built),
+        };
+        Ok(Self { built, weights: kind.unwrap_or("raw"), provenance, preprocessor })
     }
 
     /// Where its weights come from, for a new provenance.json.
     fn origin(&self, from: &Path) -> Map<String, Value> {
-        let own = ["format", "weights", "nepa_version", "saved_at", "parameters"];
-        let mut origin = self.provenance.clone();
-        own.iter().for_each(|key| drop(origin.remove(*key)));
+        let mut origin = origin(&self.provenance);
         let absolute = std::path::absolute(from).unwrap_or(from.to_path_buf());
         origin.insert("exported_from".into(), absolute.display().to_string().into());
         origin
@@ -159,35 +164,14 @@ fn folder(args: &ExportArgs) -> Result<()> {
     if args.to == To::Hf {
         let provenance = model.origin(&args.model);
         let options = SaveOptions { weights: model.weights.into(), class_names: None, provenance };
-        let files = ModelFolder::new(&model.built, all, &options, None)?;
+        let files = ModelFolder::new(&model.built, all, &options, None)?.with_preprocessor(&model.preprocessor);
         write_folder(&args.dest, Existing::Refuse, |folder| {
             files.write(|name, content| folder.file(name, content))?;
             folder.file("README.md", text(card::card(&model)))
         })?;
     } else {
         let timm = to_timm(model.built.architecture(), all)?;
-        // timm's loader divides pixels by 255 before this.
-        let normalization = model.built.normalization();
-        let unit = if is_of_pictures(&normalization) { 1.0 } else { 255.0 };
-        let [mean, std] =
-            [normalization.mean, normalization.std].map(|all| all.iter().map(|x| x / unit).collect::<Vec<f64>>());
-        let side = model.built.architecture().image_size;
-        let config = json!({
-            // Any of Eva's: the arguments replace all of its own.
-            "architecture": "vit_small_patch16_dinov3",
-            "num_classes": timm.args["num_classes"], "num_features": timm.args["embed_dim"],
-            "model_args": timm.args,
-            // What timm has no key for; `nepa import` reads it.
-            "nepa": {
-                "is_causal": model.built.architecture().is_causal,
-                "layer_norm_eps": model.built.architecture().layer_norm_eps,
-            },
-            "pretrained_cfg": {
-                "input_size": [timm.args["in_chans"], side, side], "mean": mean, "std": std,
-                "interpolation": "bicubic", "num_classes": timm.args["num_classes"],
-                "first_conv": "patch_embed.proj", "classifier": "head",
-            },
-        });
+        let config = timm_config(&model, &timm.args, model.origin(&args.model));
         let metadata = BTreeMap::from([("format", "pt".to_string())]);
         write_folder(&args.dest, Existing::Refuse, |folder| {
             folder.file(CONFIG_FILE, text(format!("{config:#}\n")))?;
@@ -202,6 +186,47 @@ fn folder(args: &ExportArgs) -> Result<()> {
     }
     out!("wrote {}", args.dest.display());
     Ok(())
+}
+
+/// timm's config.json for a model of these arguments.
+fn timm_config(model: &Model, args: &Map<String, Value>, origin: Map<String, Value>) -> Value {
+    let architecture = model.built.architecture();
+    let side = architecture.image_size;
+    // timm's loader divides pixels by 255 before this.
+    let normalization = model.built.normalization();
+    let unit = if normalization.is_unchanged { 255.0 } else { 1.0 };
+    let [mean, std] =
+        [normalization.mean, normalization.std].map(|all| all.iter().map(|x| x / unit).collect::<Vec<f64>>());
+    let fit = preprocessor::Fit::of(&model.preprocessor);
+    let scale = side as f64 / fit.crop.unwrap_or(side).max(1) as f64;
+    let edge = (fit.edge.unwrap_or(side).max(1) as f64 * scale).round();
+    // timm takes the floor of side / crop_pct, which rounding may make one less.
+    let share = side as f64 / edge;
+    let share = if (side as f64 / share).floor() < edge { side as f64 / (edge + 1e-6) } else { share };
+    let mut config = json!({
+        // Any of Eva's: the arguments replace all of its own.
+        "architecture": "vit_small_patch16_dinov3",
+        "num_classes": args["num_classes"], "num_features": args["embed_dim"],
+        "model_args": args,
+        // What timm has no key for; `nepa import` reads it.
+        "nepa": {
+            "is_causal": architecture.is_causal,
+            "layer_norm_eps": architecture.layer_norm_eps,
+            "preprocessor": model.preprocessor,
+            "weights": model.weights,
+            "origin": origin,
+        },
+        "pretrained_cfg": {
+            "input_size": [args["in_chans"], side, side], "mean": mean, "std": std,
+            "interpolation": fit.interpolation.unwrap_or("bilinear"),
+            "crop_mode": if fit.squashes { "squash" } else { "center" }, "crop_pct": share,
+            "num_classes": args["num_classes"], "first_conv": "patch_embed.proj", "classifier": "head",
+        },
+    });
+    if let Some(names) = class_names_in(&model.built.generic()) {
+        config["label_names"] = names.into();
+    }
+    config
 }
 
 /// What timm has to be told.

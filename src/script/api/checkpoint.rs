@@ -29,8 +29,8 @@ pub fn register(api: &mut Api<'_>) {
 mod functions {
     use super::*;
 
-    /// Loads a model as a module in training mode. Every tensor must fit. The path is what checkpoint::open takes; if it
-    /// holds raw and averaged weights, give the kind too.
+    /// Loads a model as a module in training mode. Every tensor must fit and be finite. The path is what checkpoint::open
+    /// takes; if it holds raw and averaged weights, give the kind too.
     pub fn load(path: &Path) -> Result<Module> {
         loaded(path, "")
     }
@@ -47,7 +47,9 @@ mod functions {
     /// weights may be in several files with an index), or a file of weights beside a config.json. A folder that records
     /// the other kind of weights is refused. Returns a map: `path` of the file, `weights`, `config` (with the keys of
     /// config.json) and `script`, both for nn::build, `class_names` (an array, or () without a head), `mean` and `std` (by
-    /// channel: how images were normalised, as preprocessor_config.json says, or else 0.5), `tensors` by name, on the CPU.
+    /// channel: how images were normalised, as preprocessor_config.json says, or else 0.5), `image_mode` (the mode of
+    /// data::open that they were read in), `tensors` by name, on the CPU.
+    /// Weights with NaN or infinite values are refused.
     ///
     /// Example: `let pretrained = checkpoint::open("runs/vitb/checkpoints/pretrain/step-00499200", "ema");`
     pub fn open(path: &Path, weights: &str) -> Result<Map> {
@@ -65,7 +67,7 @@ mod functions {
     }
 
     /// Loads the tensors of a folder or file (.safetensors, or .bin, .pt, .pth of torch.save) into a module's
-    /// parameters; all must fit. If a file holds a `state_dict` among other things, its tensors are used.
+    /// parameters; all must fit and be finite. If a file holds a `state_dict` among other things, its tensors are used.
     pub fn load_into(m: &Module, path: &str) -> Result<Map> {
         filled(m, path, &FillOptions::default())
     }
@@ -153,7 +155,7 @@ fn loaded(path: &Path, weights: &str) -> Result<Module> {
 fn opened(path: &Path, weights: &str) -> Result<Map> {
     let (kind, file) = pretrained::find(path, weights)?;
     let config = checkpoint::ConfigFile::read(&file.with_file_name(CONFIG_FILE))?;
-    let tensors = checkpoint::weights(&file)?.tensors;
+    let (_, tensors) = checkpoint::nepa_weights(&file, None)?;
     session::note_loaded(&file);
     let script = match &config.own {
         None => Dynamic::UNIT,
@@ -164,7 +166,9 @@ fn opened(path: &Path, weights: &str) -> Result<Map> {
             "build it with nn::build(SCRIPT, config), which keeps the script beside the weights"
         ),
     };
-    let InputNormalization { mean, std } = checkpoint::normalization(&file, config.config.num_channels)?;
+    let normalization = checkpoint::normalization(&file, config.config.num_channels)?;
+    let mode = normalization.mode();
+    let InputNormalization { mean, std, .. } = normalization;
     let names = config.class_names().map(|names| from_json(&Value::from(names))).unwrap_or(Dynamic::UNIT);
     Ok(Map::from([
         ("path".into(), file.display().to_string().into()),
@@ -174,6 +178,7 @@ fn opened(path: &Path, weights: &str) -> Result<Map> {
         ("class_names".into(), names),
         ("mean".into(), mean.into()),
         ("std".into(), std.into()),
+        ("image_mode".into(), mode.into()),
         ("tensors".into(), tensors_by_name(tensors).into()),
     ]))
 }
@@ -181,8 +186,7 @@ fn opened(path: &Path, weights: &str) -> Result<Map> {
 fn filled(m: &Module, path: &str, o: &FillOptions) -> Result<Map> {
     let file = checkpoint::tensor_file(Path::new(path))?;
     let source = checkpoint::weights(&file)?;
-    let report =
-        checkpoint::fill(m.0.as_ref(), &source.tensors, &file.display().to_string(), o.strict.then_some(PASS_STRICT))?;
+    let report = checkpoint::fill(m.0.as_ref(), &source, &file.display().to_string(), o.strict.then_some(PASS_STRICT))?;
     session::note_loaded(Path::new(path));
     Ok(report_map(report))
 }

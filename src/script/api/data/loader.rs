@@ -2,6 +2,7 @@
 
 use super::source::Source;
 use crate::bail_hint;
+use crate::data::image::Mode;
 use crate::data::loader::{self, LoaderOptions};
 use crate::data::{decode, source as sources};
 use crate::dist;
@@ -235,6 +236,13 @@ mod functions {
     #[script(get)]
     pub fn std(loader: &Loader) -> Vec<f64> {
         loader.0.loader.normalization().map_or(vec![1.0], |n| n.std.clone())
+    }
+
+    /// The mode of data::open that the images are read in, "rgb" or "unchanged".
+    #[script(get)]
+    pub fn image_mode(loader: &Loader) -> String {
+        let is_unchanged = loader.0.loader.source().mode() == Mode::Unchanged;
+        if is_unchanged { "unchanged" } else { "rgb" }.into()
     }
 
     /// The size of the images: [channels, height, width].

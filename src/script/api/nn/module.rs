@@ -6,6 +6,7 @@ use super::define::{ScriptModule, outer_context};
 use crate::bail_hint;
 use crate::checkpoint::config_json::class_names_in;
 use crate::checkpoint::{self, ConfigFile, FillOptions, PASS_STRICT};
+use crate::data::image::Mode;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::nn::{self, CostOptions, InputNormalization};
 use crate::options;
@@ -138,12 +139,25 @@ mod functions {
     }
 
     /// Sets how a ViT-NEPA's images are normalised, which is saved with it in preprocessor_config.json: `mean` and `std`
-    /// of pixels in [0, 1], one number or one for each channel. std/train sets it. Other modules have no such property.
+    /// of pixels in [0, 1], one number or one for each channel. Numbers beyond 0 to 1 are taken for those of images read
+    /// in the mode "unchanged". Other modules have no such property.
     pub fn set_normalization(m: &Module, mean: Vec<f64>, std: Vec<f64>) -> Result<()> {
-        match m.0.vit_nepa() {
-            Some(model) => model.set_normalization(InputNormalization { mean, std }),
-            None => Ok(()),
-        }
+        set_normalization_of(m, InputNormalization::judged(mean, std))
+    }
+
+    /// Sets how a ViT-NEPA's images are normalised, and the mode of data::open that they are read in, "rgb" or
+    /// "unchanged". std/train sets it. Images of other than 1 or 3 channels are always "unchanged".
+    #[script(name = "set_normalization")]
+    pub fn set_normalization_in_mode(m: &Module, mean: Vec<f64>, std: Vec<f64>, mode: &str) -> Result<()> {
+        let mode: Mode = mode.parse().context("set_normalization: mode")?;
+        set_normalization_of(m, InputNormalization { mean, std, is_unchanged: mode == Mode::Unchanged })
+    }
+
+    /// The mode of data::open, "rgb" or "unchanged", that a ViT-NEPA's images are read in: as in its training, as
+    /// preprocessor_config.json says or `set_normalization` has said.
+    #[script(get)]
+    pub fn image_mode(m: &Module) -> Result<String> {
+        Ok(vit(m, "image_mode")?.vit_nepa().expect("checked").normalization().mode().to_string())
     }
 
     /// The mean of the pixels that a ViT-NEPA's images are normalised by, by channel, as preprocessor_config.json says or
@@ -364,6 +378,10 @@ fn encoded(m: &Module, images: &Tensor, Encoding { options: o, mask }: &Encoding
         map.insert("attentions".into(), array(output.attentions));
     }
     Ok(map)
+}
+
+fn set_normalization_of(m: &Module, normalization: InputNormalization) -> Result<()> {
+    m.0.vit_nepa().map_or(Ok(()), |model| model.set_normalization(normalization))
 }
 
 /// Named tensors of a script's map.
