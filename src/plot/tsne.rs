@@ -37,6 +37,7 @@ pub fn tsne(features: &Tensor, options: &TsneOptions, mut step: impl FnMut()) ->
     );
     let x = features.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?;
     ensure!(bool::try_from(x.f_isfinite()?.f_all()?)?, "plot::tsne: the features hold NaN or infinite values");
+    ensure!(!bool::try_from(x.f_eq_tensor(&x.f_narrow(0, 0, 1)?)?.f_all()?)?, "plot::tsne: all {n} features are alike");
     let neighbours = neighbours(&x, (3.0 * perplexity) as i64)?;
     let start = Vec::<f32>::try_from(&principal(&x)?.f_contiguous()?.f_view(-1)?)?;
     let epochs = options.epochs as usize;
@@ -49,6 +50,10 @@ pub fn tsne(features: &Tensor, options: &TsneOptions, mut step: impl FnMut()) ->
         laid_out.join()
     });
     let Ok(points) = points else { bail!("plot::tsne: the features could not be laid out") };
+    ensure!(
+        points.iter().all(|place| place.is_finite()),
+        "plot::tsne: the features could not be laid out: too many of the {n} are alike, or they differ too much in size"
+    );
     Ok(Tensor::f_from_slice(&points)?.f_view([n, 2])?)
 }
 

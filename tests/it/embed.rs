@@ -290,6 +290,7 @@ fn a_map_keeps_groups_together_and_is_the_same_with_any_threads() {
         ("plot::tsne(zeros([9, 3]), #{ perplexity: 5.0 });", "perplexity 5 needs more than 16 features, found 9"),
         ("plot::tsne(zeros([9]), #{});", "expected features [n, D], found [9]"),
         ("plot::tsne(zeros([99, 3]) + 0.0 / 0.0, #{});", "NaN or infinite"),
+        ("plot::tsne(randn([1, 3]).repeat([99, 1]), #{});", "all 99 features are alike"),
         ("plot::points(\"m.png\", zeros([2, 2]), tensor([0, 5]), [\"a\"], #{});", "labels of 1 classes, found 5"),
         ("plot::points(\"m.png\", zeros([2, 3]), tensor([0, 0]), [\"a\"], #{});", "expected points [n, 2]"),
     ] {
