@@ -84,6 +84,7 @@ fn measures_are_those_counted_by_hand() {
     assert_eq!(samples.len(), 12);
     assert_eq!(samples.iter().filter(|s| s["label"] != s["predicted"]).count(), 4);
     for sample in samples {
+        assert_eq!(sample["right"], sample["label"] == sample["predicted"]);
         assert!(folder.read(&format!("run/{}", sample["image"].as_str().unwrap())).starts_with(b"\x89PNG"));
     }
 }

@@ -26,13 +26,14 @@ fn evaluation() -> String {
     json!({
         "ema": {
             "top1": 64.5, "top5": 91.0, "loss": 1.234, "images": 300, "top1_ci95": [59.0, 69.75], "ece": 0.042,
-            "calibration": [{ "confidence": 0.25, "accuracy": 0.2, "count": 40 }, { "confidence": 0.9, "accuracy": 0.8, "count": 260 }],
+            "calibration": [{ "confidence": 0.5, "accuracy": 0.25, "count": 40 }, { "confidence": 1.0, "accuracy": 0.75, "count": 260 }],
             "per_class": classes, "confusions": [{ "label": 3, "predicted": 5, "count": 9 }], "unheard_of": { "x": 1 }
         },
         "raw": { "top1": 60.25 },
         "samples": [
             { "item": 17, "label": "class-1", "predicted": "<b>bold</b>", "probability": 0.875, "image": "samples/000.png" },
-            { "label": "class-2", "predicted": "class-2", "image": "../../secret.png" }
+            { "label": "class-2", "predicted": "class-2", "image": "../../secret.png" },
+            { "label": "class-3", "predicted": "class-4", "right": true }
         ]
     })
     .to_string()
@@ -107,9 +108,12 @@ fn an_evaluation_is_shown_with_the_worst_classes_first() {
             "✗ &lt;b&gt;bold&lt;/b&gt; (0.88)",
             "item 17",
             "✓ class-2",
+            "✓ class-4",
         ],
     );
     assert!(!page.contains("<b>"));
+    // Confidences are percent, also where all are small.
+    holds(&page, &["confidence (%)", ">50</text>", ">100</text>", "confidence 0.500, accuracy 0.250"]);
     // A picture outside of the run is not carried along.
     holds(&page, &["it is outside the run directory"]);
     assert_eq!(page.matches("data:image/png").count(), 2);

@@ -47,7 +47,7 @@ struct ModelResult {
     rest: Map<String, Value>,
 }
 
-/// Predictions of about the same confidence.
+/// Predictions of about the same confidence; in percent.
 #[derive(Deserialize)]
 struct Bin {
     #[serde(default = "nan", deserialize_with = "number")]
@@ -81,6 +81,8 @@ struct Sample {
     item: Value,
     label: Value,
     predicted: Value,
+    /// Whether the answer counted as right: an image may have several right labels.
+    right: Option<bool>,
     #[serde(deserialize_with = "finite")]
     probability: Option<f64>,
     image: Option<String>,
@@ -201,18 +203,17 @@ fn title(key: &str) -> &str {
     }
 }
 
-/// Accuracy over confidence; the opacity of a bar shows its fraction of the images.
+/// Accuracy over confidence, both in percent; the opacity of a bar shows its fraction of the images.
 fn calibration(bins: &[Bin]) -> Markup {
     const SIDE: f64 = 220.0;
     const LEFT: f64 = 40.0;
+    const PERCENT: f64 = 100.0;
     let bins: Vec<(f64, f64, f64)> = bins
         .iter()
         .take(MOST_SAMPLES)
         .map(|bin| (bin.confidence, bin.accuracy, bin.count))
         .filter(|(x, y, count)| x.is_finite() && y.is_finite() && *count > 0.0)
         .collect();
-    // Percent or fractions of 1, judging by the values.
-    let unit = if bins.iter().any(|b| b.0 > 1.0 || b.1 > 1.0) { 100.0 } else { 1.0 };
     let most = bins.iter().map(|b| b.2).fold(1.0, f64::max);
     let width = (SIDE / bins.len().max(10) as f64) * 0.8;
     let at = |v: f64| format!("{v:.1}");
@@ -221,18 +222,18 @@ fn calibration(bins: &[Bin]) -> Markup {
             svg viewBox="0 0 280 270" role="img" aria-label="accuracy over confidence" {
                 line.ideal x1=(at(LEFT)) y1=(at(SIDE + 10.0)) x2=(at(LEFT + SIDE)) y2="10" {}
                 @for (x, y, count) in &bins {
-                    rect x=(at(LEFT + x / unit * SIDE - width / 2.0)) y=(at(10.0 + SIDE * (1.0 - y / unit)))
-                        width=(at(width)) height=(at(SIDE * y / unit)) opacity=(at(0.3 + 0.7 * (count / most).sqrt())) {
+                    rect x=(at(LEFT + x / PERCENT * SIDE - width / 2.0)) y=(at(10.0 + SIDE * (1.0 - y / PERCENT)))
+                        width=(at(width)) height=(at(SIDE * y / PERCENT)) opacity=(at(0.3 + 0.7 * (count / most).sqrt())) {
                         title { "confidence " (format!("{x:.3}")) ", accuracy " (format!("{y:.3}")) ", " (count) " images" }
                     }
                 }
                 path.axis d={ "M" (at(LEFT)) " 10V" (at(SIDE + 10.0)) "H" (at(LEFT + SIDE)) } {}
                 @for tick in [0.0, 0.5, 1.0] {
-                    text x=(at(LEFT + tick * SIDE)) y=(at(SIDE + 25.0)) text-anchor="middle" { (tick * unit) }
-                    text x=(at(LEFT - 6.0)) y=(at(14.0 + SIDE * (1.0 - tick))) text-anchor="end" { (tick * unit) }
+                    text x=(at(LEFT + tick * SIDE)) y=(at(SIDE + 25.0)) text-anchor="middle" { (tick * PERCENT) }
+                    text x=(at(LEFT - 6.0)) y=(at(14.0 + SIDE * (1.0 - tick))) text-anchor="end" { (tick * PERCENT) }
                 }
-                text x=(at(LEFT + SIDE / 2.0)) y=(at(SIDE + 43.0)) text-anchor="middle" { "confidence" }
-                text x="10" y=(at(10.0 + SIDE / 2.0)) text-anchor="middle" transform={ "rotate(-90 10 " (at(10.0 + SIDE / 2.0)) ")" } { "accuracy" }
+                text x=(at(LEFT + SIDE / 2.0)) y=(at(SIDE + 43.0)) text-anchor="middle" { "confidence (%)" }
+                text x="10" y=(at(10.0 + SIDE / 2.0)) text-anchor="middle" transform={ "rotate(-90 10 " (at(10.0 + SIDE / 2.0)) ")" } { "accuracy (%)" }
             }
             figcaption { "Dashed: perfectly calibrated. Fainter bars stand for fewer images." }
         }
@@ -294,7 +295,8 @@ fn confusions(pairs: &[Confusion], classes: &[Class]) -> Markup {
 }
 
 fn sample(s: &Sample, dir: &Path, budget: &mut Budget) -> Markup {
-    let right = s.label == s.predicted;
+    // Older files do not say it; none of theirs was of several right labels.
+    let right = s.right.unwrap_or(s.label == s.predicted);
     let (label, predicted) = (words(&s.label), words(&s.predicted));
     let alt = format!("{label}, predicted {predicted}");
     let probability = s.probability.map(|p| format!(" ({p:.2})")).unwrap_or_default();
