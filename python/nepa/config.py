@@ -78,6 +78,11 @@ class Config:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def patches(self) -> int:
+        """Number T of an image's patches."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
     def mlp_size(self) -> int:
         """Width of the mlp."""
         return 4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size

@@ -36,7 +36,13 @@ def embeddings(path: str | os.PathLike[str]) -> Embeddings:
     if reader is None:
         raise NepaError(f"{path} is not a file of embeddings", f"expected a name that ends in {' or '.join(READERS)}")
     numpy = need("numpy", "nepa.embeddings")
-    parts = [_checked(file, reader(file)) for file in _files(path)]
+    files = _files(path)
+    parts = [_checked(file, reader(file)) for file in files]
+    # Labels and names of some parts alone would be taken for those of other images.
+    bare = [file for file, part in zip(files, parts, strict=True) if part.names is None]
+    if 0 < len(bare) < len(files):
+        missing = ", ".join(f"{file.name}.names.csv" for file in bare)
+        raise NepaError(f"{path}: {missing} missing, which the other files have", "copy it too: it names the images")
     features = numpy.concatenate([part.features for part in parts]).astype(numpy.float32)
     labels = [part.labels for part in parts if part.labels is not None]
     all_labels = numpy.concatenate(labels).astype(numpy.int64) if labels else None

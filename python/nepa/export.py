@@ -48,7 +48,7 @@ def export(
     `path`, `part` and `weights` are what `nepa.load` takes. `dest` is the file; `to` is "onnx" or "torch", or None: by
     the ending of its name (.onnx, .pt2). `dtype`, "float32" or "float16", is that of the weights and the computation;
     images and output are float32. With `preprocess`, the images are uint8, and the program scales and normalises them
-    as the model's folder says. Raises NepaError, and leaves no file, if the output of the file is not the model's.
+    as the model's folder says; it must be a model of pictures of 8 bits. Raises NepaError, and leaves no file, if the output of the file is not the model's.
     """
     dest = Path(dest)
     to = _format(dest, to)
@@ -62,11 +62,15 @@ def export(
         near = did_you_mean(dtype, programs.DTYPES)
         raise NepaError(f'unknown dtype "{dtype}"{near}', f"expected {' or '.join(programs.DTYPES)}")
     model = load(path, weights, part)
-    normalization = read_normalization(find_weights(Path(path), weights).parent) if preprocess else None
-    reference = programs.Program(model, "float32", normalization).eval()
+    folder = find_weights(Path(path), weights).parent
+    normalization = read_normalization(folder)
+    if preprocess and not normalization.of_pictures:
+        hint = "leave --preprocess out, and normalise images as the program's metadata say"
+        raise NepaError(f"{folder}: the model was not trained on pictures of 8 bits, but on images as they are", hint)
+    reference = programs.Program(model, "float32", normalization, preprocess).eval()
     with programs.torch.no_grad():
         expected = [(images, reference(images)) for images in map(reference.random_images, [1, 3])]
-    program = programs.Program(model, dtype, normalization).eval()
+    program = programs.Program(model, dtype, normalization, preprocess).eval()
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=dest.parent) as folder:
         file = Path(folder) / dest.name
         difference = programs.write(program, file, to, expected)

@@ -25,6 +25,8 @@ from nepa.tensor_file import read_tensors
 from nepa.weights import find_weights
 
 Angles = tuple[Tensor, Tensor]
+# A weight by whose name a model is found in a file.
+PATCH_EMBEDDING = "vit_nepa.embeddings.patch_embeddings.projection.weight"
 # The most tensors that an error lists.
 SHOWN = 12
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "silu": F.silu}
@@ -52,7 +54,8 @@ def rotary_angles(config: Config, device: torch.device) -> Angles | None:
     grid = config.image_size // config.patch_size
     centres = torch.arange(0.5, grid, device=device) / grid * 2 - 1
     rows, columns = centres.repeat_interleave(grid), centres.repeat(grid)
-    exponents = torch.arange(0, 1, 4 / config.head_size, device=device)
+    # Rounding may make it one more.
+    exponents = torch.arange(0, 1, 4 / config.head_size, device=device)[: config.head_size // 4]
     frequencies = 1 / config.rope_theta**exponents
     angles = 2 * torch.pi * torch.stack([rows, columns], 1)[:, :, None] * frequencies  # [T, 2, d/4]
     angles = angles.flatten(1).repeat(1, 2)
@@ -82,6 +85,7 @@ class Attention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.heads, self.is_causal = config.num_attention_heads, config.is_causal
+        self.tokens, self.head_size = config.patches + 1, config.head_size
         width = config.hidden_size
         self.query = nn.Linear(width, width, bias=config.qkv_bias)
         self.key = nn.Linear(width, width, bias=config.qkv_bias)
@@ -90,7 +94,8 @@ class Attention(nn.Module):
 
     def by_head(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, H, N, d]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        # All sizes in numbers, here and below: ONNX cannot derive one where there are no images.
+        return x.reshape(x.shape[0], self.tokens, self.heads, self.head_size).transpose(1, 2)
 
     def forward(self, x: Tensor, angles: Angles | None, attentions: list[Tensor] | None) -> Tensor:
         q, k, v = self.by_head(self.query(x)), self.by_head(self.key(x)), self.by_head(self.value(x))
@@ -108,7 +113,7 @@ class Attention(nn.Module):
             probabilities = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
             attentions.append(probabilities)
             mixed = probabilities @ v
-        return mixed.transpose(1, 2).flatten(2)
+        return mixed.transpose(1, 2).reshape(x.shape[0], self.tokens, self.heads * self.head_size)
 
 
 class AttentionAndOutput(nn.Module):
@@ -171,13 +176,14 @@ class Embeddings(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         patch = config.patch_size
+        self.width, self.patches = config.hidden_size, config.patches
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         projection = nn.Conv2d(config.num_channels, config.hidden_size, patch, stride=patch)
         self.patch_embeddings = nn.ModuleDict({"projection": projection})
 
     def forward(self, images: Tensor) -> Tensor:
-        patches = self.patch_embeddings["projection"](images).flatten(2).transpose(1, 2)
-        return torch.cat([self.cls_token.expand(images.shape[0], -1, -1), patches], 1)
+        patches = self.patch_embeddings["projection"](images).reshape(images.shape[0], self.width, self.patches)
+        return torch.cat([self.cls_token.expand(images.shape[0], 1, self.width), patches.transpose(1, 2)], 1)
 
 
 class Backbone(nn.Module):
@@ -240,14 +246,15 @@ def load(path: str | os.PathLike[str], weights: str | None = None, part: str | N
     `path` is a model folder (nepa's or Hugging Face's), a file of weights beside a config.json, a training checkpoint,
     or a run, whose newest checkpoint is taken. `weights` is "raw" or "ema" (averaged), or None for the only ones.
     `part` is "encoder", without the classification head, or "classifier", which has one; None takes the model as it is.
-    Raises NepaError, which says what to do, if a tensor or a key of the configuration does not fit.
+    Names of tensors may have something before them, such as `module.` or `state_dict.`. Raises NepaError, which says
+    what to do, if a tensor or a key of the configuration does not fit, or a weight is not finite.
     """
     if part not in [None, "encoder", "classifier"]:
         near = did_you_mean(str(part), ["encoder", "classifier"])
         raise NepaError(f'unknown part "{part}"{near}', 'expected "encoder" or "classifier"')
     file = find_weights(Path(path), weights)
     config = read_config(file.with_name("config.json"))
-    tensors = read_tensors(file)
+    tensors = _own(file, read_tensors(file))
     head = tensors.get("classifier.weight")
     # A configuration names the classes, and not always their number.
     config = config.with_labels(file, 0 if head is None else len(head))
@@ -259,9 +266,33 @@ def load(path: str | os.PathLike[str], weights: str | None = None, part: str | N
     with torch.device("meta"):
         model = VitNepa(config)
     _check(file, {name: tensor.shape for name, tensor in model.state_dict().items()}, tensors)
+    _check_numbers(file, tensors)
     copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
     model.load_state_dict(copies, assign=True)
     return model.eval()
+
+
+def _own(file: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the one model in a file by their own names, without what stands before all of these."""
+    stems = [name.removesuffix(PATCH_EMBEDDING) for name in tensors if name.endswith(PATCH_EMBEDDING)]
+    found = sorted({stem for stem in stems if not stem or stem.endswith(".")})
+    if len(found) > 1:
+        begin = ", ".join(f"`{stem}`" for stem in found)
+        hint = f"nepa import {file} DEST --prefix {found[0].rstrip('.')} makes a folder of one of them"
+        raise NepaError(f"{file} holds several models, whose tensors begin with {begin}", hint)
+    before = found[0] if found else ""
+    return {name.removeprefix(before): tensor for name, tensor in tensors.items() if name.startswith(before)}
+
+
+def _check_numbers(file: Path, tensors: dict[str, Tensor]) -> None:
+    """That weights are floats, none of them NaN or infinite."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            hint = "weights are float32, bfloat16 or float16; quantised ones are not read"
+            raise NepaError(f"{file}: the tensor `{name}` is {str(tensor.dtype).removeprefix('torch.')}", hint)
+        if not tensor.isfinite().all():
+            hint = "the training that made it has diverged"
+            raise NepaError(f"{file}: the tensor `{name}` holds NaN or infinite values", hint)
 
 
 def _check(file: Path, shapes: dict[str, torch.Size], tensors: dict[str, Tensor]) -> None:

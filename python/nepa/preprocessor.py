@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ class Normalization:
     factor: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    of_pictures: bool
+    """Whether these are pixels of 8 bits. If not, and the factor is 1, they are what nepa's mode "unchanged" makes them:
+    floats as they are, integers divided by the greatest value of their type."""
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels [..., C, S, S], such as uint8 -> float32."""
@@ -54,6 +58,9 @@ class Transform:
 
         modes = {1: "L", 3: "RGB"}
         channels = len(self.normalize.mean)
+        if channels in modes and not self.normalize.of_pictures:
+            hint = "make a tensor [C, S, S] of the model's image size, and normalise it: transform.normalize(pixels)"
+            raise NepaError("the model was not trained on pictures of 8 bits, but on images as they are", hint)
         if channels not in modes:
             hint = "make a tensor [C, S, S] of the model's image size, and normalise it: transform.normalize(pixels)"
             raise NepaError(f"a picture has 1 or 3 channels, but the model takes {channels}", hint)
@@ -101,12 +108,28 @@ def read_normalization(folder: Path) -> Normalization:
     channels = read_config(folder / "config.json").num_channels
     place = folder / FILE
     keys = _read(place) if place.is_file() else {}
-    factor = keys.get("rescale_factor", 1 / 255) if keys.get("do_rescale", True) else 1.0
-    if keys.get("do_normalize", True):
+    rescales, normalizes = keys.get("do_rescale", True), keys.get("do_normalize", True)
+    factor = keys.get("rescale_factor", 1 / 255) if rescales else 1.0
+    if not isinstance(factor, int | float) or factor <= 0:
+        raise NepaError(f"{place}: rescale_factor is {factor}, expected a number above 0", "correct it")
+    if normalizes:
         mean, std = (_values(place, name, keys.get(name), channels) for name in ["image_mean", "image_std"])
     else:
         mean, std = (0.0,) * channels, (1.0,) * channels
-    return Normalization(factor, mean, std)
+    usual, of_16_bits = (math.isclose(factor, 1 / most, rel_tol=1e-6) for most in [255, 65535])
+    if usual or of_16_bits or keys.get("image_mode") == "unchanged":
+        return Normalization(float(factor), mean, std, of_pictures=usual)
+    lowest, highest = min(*mean, *std), max(*mean, *std)
+    numbers = f"image_mean {list(mean)} and image_std {list(std)}"
+    if channels in [1, 3] and normalizes and not rescales and 0 <= lowest and highest <= 1:
+        hint = "set do_rescale to true, if pixels are divided by 255 before; set rescale_factor to 1, too, if they are not"
+        raise NepaError(f"{place}: do_rescale is false, but {numbers} are those of pixels from 0 to 1", hint)
+    of_pictures = channels in [1, 3] and 0 <= lowest and highest <= 255 * factor
+    if rescales and not of_pictures:
+        hint = 'for images of more bits, set image_mode to "unchanged", do_rescale to false, and mean and deviation for it'
+        raise NepaError(f"{place}: rescale_factor is {factor}, but {numbers} are not those of pictures of 8 bits", hint)
+    # Without a division, and beyond what 8 bits hold: images as they are.
+    return Normalization(float(factor), mean, std, of_pictures)
 
 
 def _read(place: Path) -> dict[str, Any]:

@@ -27,23 +27,23 @@ MOST_BYTES = (2 << 30) - (1 << 20)
 
 
 class Program(nn.Module):
-    """Images [B, C, S, S] -> the model's output, float32. The images are float32 and normalised, or uint8 with a
-    `normalization`; what lies between them and the output is computed in `dtype`, whose place the model is given."""
+    """Images [B, C, S, S] -> the model's output, float32. The images are float32 and normalised, or uint8 where it is to
+    `preprocess` them; what lies between them and the output is computed in `dtype`, whose place the model is given."""
 
-    def __init__(self, model: VitNepa, dtype: str, normalization: Normalization | None):
+    def __init__(self, model: VitNepa, dtype: str, normalization: Normalization, preprocess: bool):
         super().__init__()
         self.fused_attention = True
         self.dtype = DTYPES[dtype]
         self.tolerance = TOLERANCES[dtype]
         self.model = model.to(self.dtype)
-        self.normalization = normalization
+        self.normalization, self.preprocess = normalization, preprocess
 
     @property
     def output_name(self) -> str:
         return "logits" if self.model.config.num_labels > 0 else "last_hidden_state"
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.normalization is not None:
+        if self.preprocess:
             images = self.normalization(images)
         output = self.model.encode(images.to(self.dtype), attentions=not self.fused_attention)
         return (output.last_hidden_state if output.logits is None else output.logits).to(torch.float32)
@@ -53,14 +53,17 @@ class Program(nn.Module):
         config = self.model.config
         shape = [count, config.num_channels, config.image_size, config.image_size]
         generator = torch.Generator().manual_seed(count)
-        if self.normalization is not None:
+        if self.preprocess:
             return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
         return torch.randn(shape, generator=generator)
 
     def facts(self) -> dict[str, str]:
         """What a user of the exported file may want to know, as its metadata."""
-        config = self.model.config
+        config, normalization = self.model.config, self.normalization
         facts = {"nepa_version": nepa.__version__, "image_size": str(config.image_size)}
+        # Of the images before they are normalised, by whomever.
+        facts["rescale_factor"] = json.dumps(normalization.factor)
+        facts["mean"], facts["std"] = json.dumps(normalization.mean), json.dumps(normalization.std)
         if config.class_names:
             facts["class_names"] = json.dumps(config.class_names, ensure_ascii=False)
         return facts

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -103,8 +104,8 @@ def _header(content: mmap.mmap) -> tuple[dict[str, Stored], dict[str, str]]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file: safetensors, one of torch.save, or an index of several (`….index.json`). If a file of
-    torch.save keeps a `state_dict` among other things, its tensors."""
+    """All tensors of a file: safetensors, one of torch.save, or an index of several (`….index.json`). Names in nested
+    dictionaries of torch.save are joined with dots, such as `state_dict.head.weight`."""
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     if path.suffix == ".safetensors":
@@ -117,11 +118,20 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch.load raises many kinds.
         raise NepaError(f"cannot read {path}: {str(e).splitlines()[0]}", "expected weights by torch.save") from None
-    content = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    tensors = dict(_flat("", content)) if isinstance(content, dict) else {}
     if not tensors:
         raise NepaError(f"{path} holds no tensors by name", "expected a state_dict, saved with torch.save")
     return tensors
+
+
+def _flat(before: str, content: dict[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    import torch
+
+    for key, value in content.items():
+        if isinstance(value, torch.Tensor):
+            yield f"{before}{key}", value
+        elif isinstance(value, dict):
+            yield from _flat(f"{before}{key}.", value)
 
 
 def _read_shards(index: Path) -> dict[str, torch.Tensor]:

@@ -23,20 +23,27 @@ sys.path.remove(sys.argv[1])
 for name in [name for name in sys.modules if name.split(".")[0] == "nepa"]:
     del sys.modules[name]
 assert find_spec("nepa") is None
-for batch in [1, 5]:
+for batch in [0, 1, 5]:
     found = torch.export.load("m.pt2").module()(pixels[:batch])
-    assert found.dtype == torch.float32 and (found - logits[:batch]).abs().max() < 0.05, "float16"
+    assert found.dtype == torch.float32 and found.shape == (batch, 8)
+    assert ((found - logits[:batch]).abs() < 0.05).all(), "float16"
     if find_spec("onnxruntime"):
         import onnxruntime
         session = onnxruntime.InferenceSession("m.onnx")
         [found] = session.run(["logits"], {"images": pixels[:batch].numpy()})
-        assert (torch.from_numpy(found) - logits[:batch]).abs().max() < 1e-4
-        assert session.get_modelmeta().custom_metadata_map["image_size"] == "56"
+        assert found.shape == (batch, 8) and ((torch.from_numpy(found) - logits[:batch]).abs() < 1e-4).all()
+        facts = session.get_modelmeta().custom_metadata_map
+        assert facts["image_size"] == "56" and facts["mean"] == facts["std"] == "[0.5, 0.5, 0.5]"
+        assert abs(float(facts["rescale_factor"]) * 255 - 1) < 1e-9
+if find_spec("onnxruntime"):
+    [output] = onnxruntime.InferenceSession("e.onnx").get_outputs()
+    assert output.shape == ["batch", 17, 32], output.shape
 "#;
 
 /// What is not exported, and what cannot be compared.
 const NOT_EXPORTED: &str = r#"
-import contextlib, io, os, sys
+import contextlib, io, json, os, shutil, sys
+from pathlib import Path
 import nepa.program as program
 from nepa.export import main
 model = sys.argv[1]
@@ -65,6 +72,16 @@ refused(f"{model} x.onnx --dtype float61", 'unknown dtype "float61"; did you mea
 refused(f"{model} x.onnx --part head", 'unknown part "head"', '"encoder" or "classifier"')
 refused(f"{model} x.onnx --weights emma", 'unknown weights "emma"; did you mean `ema`?')
 
+# A model of images that are no pictures.
+shutil.copytree(model, "floats")
+file = Path("floats/preprocessor_config.json")
+keys = json.loads(file.read_text())
+floats = {"do_rescale": False, "image_mean": [1200.0] * 3, "image_std": [800.0] * 3}
+file.write_text(json.dumps(keys | floats))
+refused("floats x.onnx --preprocess", "was not trained on pictures of 8 bits", "leave --preprocess out")
+file.write_text(json.dumps(keys | {"do_rescale": False}))
+refused("floats x.onnx", "do_rescale is false, but image_mean", "set do_rescale to true")
+
 sys.modules["onnxruntime"] = None
 assert main([model, "m.onnx", "--part", "encoder"]) == 0
 "#;
@@ -82,6 +99,7 @@ fn exported_files_compute_what_the_model_computes() {
     export(&format!("{model} m.pt2 --preprocess --dtype float16"))
         .succeeds()
         .prints(&["wrote m.pt2", "verified on random images: the largest difference from the model is "]);
+    export(&format!("{model} e.onnx --part encoder")).succeeds();
     folder.write("run.py", RUN_EXPORTED);
     // PyTorch warns of its own reading.
     shell(&folder, python, "$python -W ignore run.py $PYTHONPATH").succeeds();
