@@ -268,7 +268,7 @@ impl Reference {
                     print_script_module(module, &mut out);
                 } else {
                     let short = |f: &&FnDoc| f.full_name() == query || f.plain_name() == query;
-                    let mut last = String::new();
+                    let mut last = None;
                     for f in self.functions.iter().filter(short) {
                         self.print_function(f, &mut last, &mut out);
                     }
@@ -305,35 +305,31 @@ impl Reference {
     fn print_group(&self, group: &str, about: &str, out: &mut String) {
         let title = if group.is_empty() { "globals" } else { group };
         let _ = writeln!(out, "== {title} ==\n{about}\n");
-        let mut last = String::new();
+        let mut last = None;
         for f in self.functions.iter().filter(|f| f.group == group) {
             self.print_function(f, &mut last, out);
         }
     }
 
-    /// One function; overloads with the same text come under one text, shown first.
-    fn print_function(&self, f: &FnDoc, last: &mut String, out: &mut String) {
-        let text = f.text();
-        let name = f.full_name();
+    /// One function; overloads with the same text and options as the one before come under those.
+    fn print_function<'a>(&'a self, f: &'a FnDoc, last: &mut Option<&'a FnDoc>, out: &mut String) {
         let _ = writeln!(out, "{}", f.signature());
-        let key = format!("{name}\n{text}");
-        if *last == key {
+        let before = last.replace(f);
+        if before.is_some_and(|b| b.full_name() == f.full_name() && b.doc == f.doc && b.options == f.options) {
             let _ = writeln!(out, "    (as above)\n");
             return;
         }
-        for line in text.lines() {
+        for line in f.text().lines() {
             let _ = writeln!(out, "    {line}");
         }
-        // The configuration of a model is that of its parts too: told once.
-        let names = |f: &FnDoc| f.options.iter().map(|option| option.name.clone()).collect::<Vec<_>>();
-        match self.functions.iter().find(|first| names(first) == names(f)) {
-            Some(first) if !f.options.is_empty() && first.full_name() != name => {
+        // The configuration of a model is that of its parts too: told once. Types, defaults and words must be the same.
+        match self.functions.iter().find(|first| first.options == f.options) {
+            Some(first) if !f.options.is_empty() && first.full_name() != f.full_name() => {
                 let _ = writeln!(out, "    Options: those of {}", first.full_name());
             }
             _ => print_options(&f.options, out),
         }
         let _ = writeln!(out);
-        *last = key;
     }
 }
 

@@ -53,6 +53,44 @@ fn every_function_with_a_map_of_options_has_them_documented() {
     assert!(shown("nn::mlp").contains("Options: those of nn::vit_nepa"), "{}", shown("nn::mlp"));
 }
 
+/// Long printouts are kept short by reference to functions with the same options: never to others of the same names.
+#[test]
+fn what_is_printed_of_options_is_each_functions_own() {
+    let reference = reference();
+    let text = reference.print(None).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    // The lines from a signature to an empty one, or those of the overload before.
+    let block = |f: &FnDoc| -> String {
+        let mut at = lines.iter().position(|line| *line == f.signature()).unwrap();
+        while lines[at + 1] == "    (as above)" {
+            at = lines[..at - 1].iter().rposition(|line| line.is_empty()).unwrap() + 1;
+        }
+        lines[at..].iter().take_while(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
+    };
+    let mut referred = 0;
+    for f in reference.functions.iter().filter(|f| !f.options.is_empty()) {
+        let mut shown = block(f);
+        if let Some((_, name)) = shown.split_once("    Options: those of ") {
+            let name = name.trim();
+            shown = reference.functions.iter().filter(|f| f.full_name() == name).map(block).collect();
+            referred += 1;
+        }
+        for o in &f.options {
+            let default = o.default.as_ref().map_or(String::new(), |default| format!(" = {default}"));
+            let expected = format!("      {}: {}{default}\n          {}\n", o.name, o.of, o.doc);
+            assert!(shown.contains(&expected), "{} does not have\n{expected}in\n{shown}", f.signature());
+        }
+    }
+    assert!(referred > 3, "{referred}");
+    let shown = |name| reference.print(Some(name)).unwrap();
+    assert!(
+        shown("transform::random_grayscale").contains("p: float = 0.1"),
+        "{}",
+        shown("transform::random_grayscale")
+    );
+    assert!(!shown("optim::lamb").contains("those of"), "{}", shown("optim::lamb"));
+}
+
 #[test]
 fn every_option_is_documented() {
     let reference = reference();
