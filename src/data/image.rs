@@ -49,7 +49,7 @@ choices! {
     pub enum Passes {
         /// Rows, unless the height shrinks by more than twice as many pixels as the width.
         Pillow13 = "pillow13",
-        /// Rows.
+        /// Rows, unless the height shrinks and is more than 100 times the width.
         Pillow12 = "pillow12",
     }
 }
