@@ -88,7 +88,7 @@ fn what_is_printed_of_options_is_each_functions_own() {
         "{}",
         shown("transform::random_grayscale")
     );
-    assert!(!shown("optim::lamb").contains("those of"), "{}", shown("optim::lamb"));
+    assert!(!shown("optim::lamb").contains("Options: those of"), "{}", shown("optim::lamb"));
 }
 
 #[test]
