@@ -221,7 +221,7 @@ fn transforms(task: Task, reducing_gap: Option<f64>) -> Result<Vec<Arc<dyn Trans
             vec![Arc::new(resize), Arc::new(CenterCrop { height: 224, width: 224 }), normalize]
         }
         Task::C => {
-            let augment = RandAugment::new(&RandAugmentOptions::default())?;
+            let augment = RandAugment::new("rand-m9-mstd0.5-inc1", &RandAugmentOptions::default())?;
             let options = RandomErasingOptions { p: 0.25, mode: EraseMode::Pixel, ..Default::default() };
             let erasing = RandomErasing::new(&options)?;
             let crop = crop(Interpolation::Bicubic)?;

@@ -55,7 +55,7 @@ pub fn print(folder: &Path) -> Result<()> {
     let resize = |by| -> Result<f64> {
         Ok(time(&files, |_| resized_crop(LazyImage::Decoded(whole.clone()), region, 224, 224, by))? - copy)
     };
-    let augment = RandAugment::new(&RandAugmentOptions::default())?;
+    let augment = RandAugment::new("rand-m9-mstd0.5-inc1", &RandAugmentOptions::default())?;
     let mut rng = nepa::random::Key::new(1).rng();
     let size = format!("{} x {}", region.width, region.height);
     let rows: Vec<(String, f64)> = vec![

@@ -26,7 +26,7 @@ fn a_reducing_gap_is_at_least_1() {
         run(&call).blames("recipe.rhai:1:12", &call, &[&said]);
     }
     run("print(transform::resize(8, #{ reducing_gap: 2 })); print(transform::random_resized_crop(8, #{ reducing_gap: 1.5 }))")
-        .prints(&["resize(8, bilinear, reducing_gap 2)", "bilinear, reducing_gap 1.5)"]);
+        .prints(&["resize(8, bilinear, reducing_gap 2)", "random_resized_crop([8, 8], reducing_gap: 1.5)"]);
 }
 
 #[test]
@@ -82,7 +82,9 @@ fn every_function_with_options_rejects_an_unknown_one() {
         "transform::resized_crop(0, 0, 1, 1, 8, #{ bogus: 1 })",
         "transform::resize(8, #{ bogus: 1 })",
         "transform::random_crop(#{ bogus: 1 })",
+        "transform::random_crop(8, #{ bogus: 1 })",
         "transform::random_horizontal_flip(#{ bogus: 1 })",
+        "transform::random_vertical_flip(#{ bogus: 1 })",
         "transform::color_jitter(#{ bogus: 1 })",
         "transform::random_grayscale(#{ bogus: 1 })",
         "transform::gaussian_blur(#{ bogus: 1 })",

@@ -252,7 +252,7 @@ fn what_would_change_the_past_is_refused_with_the_difference_and_the_rest_is_not
     for (change, told) in [
         ("lr=0.002", "lr: was 0.001, now 0.002"),
         ("batch=32", "batch: was 64, now 32"),
-        ("padding=3", "transforms: was [\"random_crop({"),
+        ("padding=3", "transforms: was [\"random_crop(padding: 2)"),
         ("width=32", "model.hidden_size: was 16, now 32"),
         ("images=300", "data: was \"320 images, 10 classes"),
     ] {

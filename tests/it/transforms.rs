@@ -2,7 +2,7 @@
 //! that they draw from.
 
 use nepa::data::decode::LazyImage;
-use nepa::data::image::{Image, Interpolation, Region};
+use nepa::data::image::{AnyImage, Image, Interpolation, Region};
 use nepa::data::pillow::*;
 use nepa::data::transform::*;
 use rand::SeedableRng;
@@ -206,7 +206,7 @@ fn crops_have_their_areas_ratios_and_places() {
 }
 
 fn policy(policy: &str) -> RandAugment {
-    RandAugment::new(&RandAugmentOptions { policy: policy.into(), ..Default::default() }).unwrap()
+    RandAugment::new(policy, &RandAugmentOptions::default()).unwrap()
 }
 
 #[test]
@@ -271,10 +271,7 @@ fn rand_augment_reads_policies() {
     let blurs = (0..9000).filter(|_| augment.draw(&mut rng)[0].op == Op::GaussianBlur).count();
     assert_share("a third", blurs, 9000, 1.0 / 3.0);
 
-    let error = |text: &str| {
-        let options = RandAugmentOptions { policy: text.into(), ..Default::default() };
-        RandAugment::new(&options).unwrap_err().to_string()
-    };
+    let error = |text: &str| RandAugment::new(text, &RandAugmentOptions::default()).unwrap_err().to_string();
     assert!(error("rnd-m9").contains("expected `rand`"), "{}", error("rnd-m9"));
     assert!(error("rand-m9.5").contains("expected an integer of at least 0 after `m`, found `9.5`"));
     assert!(error("rand-msdt0.5").contains("unknown setting `msdt0.5`; did you mean `mstd`?"));
@@ -283,10 +280,12 @@ fn rand_augment_reads_policies() {
     assert!(error("rand-t3b").contains("weights, 3a, 3aw"));
     assert!(error("rand-w0").contains("unknown setting `w0`"));
     assert!(error("rand-n15-t3aw").contains("at most 14"));
-    let options = RandAugmentOptions { fill: vec![1, 2, 300], ..Default::default() };
-    assert!(RandAugment::new(&options).unwrap_err().to_string().contains("option `fill` of transform::rand_augment"));
-    let options = RandAugmentOptions { interpolation: "bicubik".into(), ..Default::default() };
-    assert!(RandAugment::new(&options).unwrap_err().to_string().contains("did you mean `bicubic`?"));
+    assert!(error("rand-n99999999999").contains("expected n of at most 1000, found 99999999999"));
+    let error = |options| RandAugment::new("rand-m9", &options).unwrap_err().to_string();
+    let fill = RandAugmentOptions { fill: vec![1, 2, 300], ..Default::default() };
+    assert!(error(fill).contains("option `fill` of transform::rand_augment"));
+    let interpolation = RandAugmentOptions { interpolation: "bicubik".into(), ..Default::default() };
+    assert!(error(interpolation).contains("did you mean `bicubic`?"));
 }
 
 #[test]
@@ -363,7 +362,7 @@ fn simple_transforms_happen_as_often_as_asked() {
 fn padded_crops_show_the_image_somewhere() {
     let mut rng = rng(7);
     let original = Image::new(5, 4, 3, vec![9; 60]);
-    let crop = RandomCrop::new(&RandomCropOptions { padding: 2, ..Default::default() }).unwrap();
+    let crop = RandomCrop::new(None, &RandomCropOptions { padding: 2 }).unwrap();
     // The places of the crop: 0 to 4 down and across, 2 and 2 being the image itself.
     let mut counts = HashMap::<Vec<u8>, usize>::new();
     for _ in 0..25000 {
@@ -379,8 +378,11 @@ fn padded_crops_show_the_image_somewhere() {
     let corner = padded_crop(&original, 2, 0, 0, 3, 3);
     assert_eq!(corner.data.iter().map(|v| usize::from(*v > 0)).sum::<usize>(), 3);
     assert!(padded_crop(&original, 20, 0, 0, 3, 3).data.iter().all(|v| *v == 0));
-    let large = RandomCrop::new(&RandomCropOptions { size: Some([9, 9]), padding: 2 }).unwrap();
-    let error = large.apply(original, &mut rng).unwrap_err().to_string();
+    let large = RandomCrop::new(Some([9, 9]), &RandomCropOptions { padding: 2 }).unwrap();
+    let error = large.apply(original, &mut rng).unwrap_err();
+    // The image is not broken: on_bad: "skip" must not drop it.
+    assert!(error.is::<Misfit>(), "{error:?}");
+    let error = error.to_string();
     assert!(error.contains("at least 9 x 9") && error.contains("found 8 x 9"), "{error}");
 }
 
@@ -415,6 +417,21 @@ fn erased_parts_have_their_areas_and_ratios() {
     }
     assert!(counts[0] == 0);
     (1..4).for_each(|k| assert_share("parts", counts[k], n, 1.0 / 3.0));
+    let error = |options| RandomErasing::new(&options).unwrap_err().to_string();
+    let default = RandomErasingOptions::default;
+    let none = "option `min_area` of transform::random_erasing: expected a number from 0 to 1, found -0.5";
+    assert_eq!(error(RandomErasingOptions { min_area: -0.5, ..default() }), none);
+    let order = "options of transform::random_erasing: expected `min_area` to be at most `max_area`, found 0.3 and 0.2";
+    assert_eq!(error(RandomErasingOptions { min_area: 0.3, max_area: 0.2, ..default() }), order);
+    let one = error(RandomErasingOptions { min_aspect: 2.0, ..default() });
+    assert!(one.starts_with("option `min_aspect`") && one.contains("at most 1 where max_aspect is not"), "{one}");
+    RandomErasing::new(&RandomErasingOptions { min_aspect: 2.0, max_aspect: Some(3.0), ..default() }).unwrap();
+    let infinite = error(RandomErasingOptions { max_aspect: Some(f64::INFINITY), ..default() });
+    assert!(infinite.starts_with("option `max_aspect`"), "{infinite}");
+    let many = error(RandomErasingOptions { min_count: 4_000_000_000, ..default() });
+    assert!(many.contains("option `min_count`") && many.contains("from 1 to 1000, found 4000000000"), "{many}");
+    let many = error(RandomErasingOptions { max_count: Some(1001), ..default() });
+    assert!(many.contains("option `max_count`"), "{many}");
     let error = "pixels".parse::<EraseMode>().unwrap_err();
     assert!(error.message.contains("did you mean `pixel`?"), "{error}");
 }
@@ -480,8 +497,66 @@ fn unknown_operations_and_bad_arguments_are_named() {
     };
     assert_eq!(error("ShearZ", &[0.1]), "unknown image operation `ShearZ`; did you mean `ShearX`?");
     assert_eq!(error("Rotate", &[]), "image operation Rotate: expected 1 argument, found 0");
-    assert_eq!(error("Posterize", &[9.0]), "image operation Posterize: expected bits from 0 to 8, found 9");
+    assert_eq!(
+        error("Posterize", &[9.0]),
+        "image operation Posterize: expected a whole number of bits from 0 to 8, found 9"
+    );
+    assert!(error("Posterize", &[3.7]).contains("expected a whole number of bits from 0 to 8, found 3.7"));
+    assert!(error("SolarizeAdd", &[0.5]).contains("expected a whole number to add from 0 to 255, found 0.5"));
     assert!(error("Rotate", &[f64::NAN]).contains("finite"));
+}
+
+#[test]
+fn one_grey_channel_is_pillows() {
+    // Pillow's result has three equal channels.
+    let expected = read("transforms", "rgb-70-Grayscale.png");
+    let grey = Grayscale.apply(read("transforms", "rgb.png"), &mut rng(1)).unwrap();
+    assert_eq!((grey.width, grey.height, grey.channels), (expected.width, expected.height, 1));
+    assert!(grey.data.iter().eq(expected.data.iter().step_by(3)));
+    assert_eq!(Grayscale.apply(grey.clone(), &mut rng(1)).unwrap(), grey);
+    let before = Shape { channels: Some(3), size: Some((4, 5)) };
+    assert_eq!(Grayscale.shape(before), Shape { channels: Some(1), ..before });
+
+    let floats = |channels, data: &[f32]| LazyImage::Floats(Image::new(2, 1, channels, data.to_vec()));
+    let of = |image| Grayscale.apply_lazily(image, &mut rng(1)).and_then(LazyImage::pixels);
+    let AnyImage::Floats(grey) = of(floats(3, &[1.0, 0.0, 0.0, -2.0, 3.0, 0.5])).unwrap() else { panic!("floats") };
+    assert_eq!((grey.channels, grey.data.len()), (1, 2));
+    assert!((grey.data[0] - 0.299).abs() < 1e-6 && (grey.data[1] - 1.22).abs() < 1e-6, "{:?}", grey.data);
+    assert!(of(floats(2, &[0.0; 4])).unwrap_err().is::<Misfit>());
+}
+
+#[test]
+fn images_are_turned_upside_down_half_of_the_time() {
+    let mut rng = rng(12);
+    for height in [1, 4, 5] {
+        let original = picture(6, height, 3);
+        let rows: Vec<u8> = (0..height).rev().flat_map(|y| original.row(y).to_vec()).collect();
+        let always = RandomVerticalFlip::new(&RandomVerticalFlipOptions { p: 1.0 }).unwrap();
+        assert_eq!(always.apply(original, &mut rng).unwrap().data, rows);
+    }
+    let original = picture(6, 5, 1);
+    let flip = RandomVerticalFlip::new(&RandomVerticalFlipOptions::default()).unwrap();
+    let changed = (0..4000).filter(|_| flip.apply(original.clone(), &mut rng).unwrap() != original).count();
+    assert_share("turned", changed, 4000, 0.5);
+}
+
+/// A run resumes only with equal transforms, which it knows by these texts.
+#[test]
+fn transforms_describe_themselves_exactly() {
+    let options = OpOptions { fill: [1, 2, 3], interpolation: Interpolation::Nearest };
+    let op = FixedOp::new("Rotate", vec![10.125], &options).unwrap();
+    assert_eq!(op.describe(), r#"op("Rotate", [10.125], fill: [1, 2, 3], interpolation: "nearest")"#);
+    let options = RandomResizedCropOptions { ratio: [0.751, 1.333], ..Default::default() };
+    let crop = RandomResizedCrop::new(6, 5, &options).unwrap();
+    assert_eq!(crop.describe(), "random_resized_crop([6, 5], ratio: [0.751, 1.333])");
+    let crop = RandomCrop::new(Some([9, 8]), &RandomCropOptions { padding: 2 }).unwrap();
+    assert_eq!(crop.describe(), "random_crop([9, 8], padding: 2)");
+    let augment = RandAugment::new("rand-m7", &RandAugmentOptions { translate: 0.1, ..Default::default() }).unwrap();
+    assert_eq!(augment.describe(), r#"rand_augment("rand-m7", translate: 0.1)"#);
+    let mixup = Mixup::new(&MixupOptions { mode: MixupMode::Pair, mixup_alpha: 0.123456789, ..Default::default() });
+    assert_eq!(mixup.unwrap().describe(), r#"mixup(mixup_alpha: 0.123456789, mode: "pair")"#);
+    let erasing = RandomErasing::new(&RandomErasingOptions { max_count: Some(3), ..Default::default() });
+    assert_eq!(erasing.unwrap().describe(), "random_erasing(max_count: 3)");
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub fn sharpness(image: &mut Image, factor: f64) {
     }
 }
 
-/// The grey image with as many channels as before (torchvision's `Grayscale`).
+/// The grey image with as many channels as before (torchvision's `RandomGrayscale`).
 pub fn grayscale(image: &mut Image) {
     if image.channels == 3 {
         let n = image.width * 3;
@@ -67,7 +67,7 @@ pub fn grayscale(image: &mut Image) {
 
 /// The luminance of a pixel (Pillow's `convert("L")`: ITU-R 601-2 in 16-bit fixed point).
 #[inline(always)]
-pub(super) fn luma(r: u8, g: u8, b: u8) -> u8 {
+pub fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
 }
 

@@ -12,7 +12,7 @@ mod tone;
 
 pub use affine::{affine, rotate, shear_x, shear_y, translate_x, translate_y};
 pub use blur::gaussian_blur;
-pub use enhance::{brightness, color, contrast, grayscale, sharpness};
+pub use enhance::{brightness, color, contrast, grayscale, luma, sharpness};
 pub use hue::hue;
 pub use resample::{resize_then_crop, resized, resized_crop};
 pub use tone::{autocontrast, equalize, invert, posterize, solarize, solarize_add};

@@ -47,7 +47,7 @@ impl ColorJitter {
 
 impl Transform for ColorJitter {
     fn describe(&self) -> String {
-        describe_call("color_jitter", &self.0)
+        describe_call("color_jitter", &[], &self.0)
     }
 
     fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {

@@ -4,6 +4,9 @@ use crate::error::{Result, ensure};
 use crate::random::uniform;
 use rand::RngCore;
 
+/// How often one transform may do something to one image, at most: more is a slip of the keyboard that takes hours.
+pub(super) const MOST_REPEATED: f64 = 1000.0;
+
 /// A number that must lie in a range.
 pub(super) fn within(of: &str, option: &str, value: f64, low: f64, high: f64) -> Result<()> {
     let expected = match high.is_finite() {
@@ -14,6 +17,13 @@ pub(super) fn within(of: &str, option: &str, value: f64, low: f64, high: f64) ->
         value.is_finite() && (low..=high).contains(&value),
         "option `{option}` of {of}: expected {expected}, found {value}"
     );
+    Ok(())
+}
+
+/// Two options of which the first must not be greater than the second.
+pub(super) fn in_order(of: &str, options: [&str; 2], [low, high]: [f64; 2]) -> Result<()> {
+    let [least, greatest] = options;
+    ensure!(low <= high, "options of {of}: expected `{least}` to be at most `{greatest}`, found {low} and {high}");
     Ok(())
 }
 

@@ -34,7 +34,7 @@ impl GaussianBlur {
 
 impl Transform for GaussianBlur {
     fn describe(&self) -> String {
-        describe_call("gaussian_blur", &self.0)
+        describe_call("gaussian_blur", &[], &self.0)
     }
 
     fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {

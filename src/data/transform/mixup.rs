@@ -1,11 +1,12 @@
 //! timm's `Mixup`: mixup and CutMix of a batch, or of each group of its images, with itself in reverse order.
 
 use super::draws::{happens, within};
-use super::{BatchContext, Prepared, Stage, Transform, describe_all};
+use super::{BatchContext, Prepared, Stage, Transform, describe_call};
 use crate::data::batch::{Batch, Images};
 use crate::data::image::Region;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::positions::{Groups, Positions};
+use crate::tensor::dtype_name;
 use crate::{choices, options};
 use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
@@ -193,7 +194,7 @@ fn region_within(height: usize, width: usize, [low, high]: [f64; 2], rng: &mut i
 
 impl Transform for Mixup {
     fn describe(&self) -> String {
-        describe_all("mixup", &self.options)
+        describe_call("mixup", &[], &self.options)
     }
 
     fn stage(&self) -> Stage {
@@ -260,8 +261,15 @@ fn numbers_of(mixes: &[Mix], partners: &[i64]) -> Result<Tensor> {
 /// Mixes every image with its partner; `numbers` are [`numbers_of`] the mixes, on the images' device. Targets become
 /// float32 [B, classes], smoothed and weighted by λ.
 fn mix(batch: Batch, mixes: &[Mix], numbers: &Tensor, label_smoothing: f64, classes: usize) -> Result<Batch> {
-    if batch.targets.kind() != Kind::Int64 {
-        bail!("mixup: the targets are mixed already; list it once");
+    // Labels are what it mixes: other targets, also integers, would be lost.
+    if batch.targets.data_ptr() != batch.labels.data_ptr() {
+        let found = (dtype_name(batch.targets.kind()), batch.targets.size());
+        bail!(
+            "mixup: expected the labels (int64) as the batch's targets, found {} {:?} that another transform has set; list \
+             mixup once, and before functions that set targets",
+            found.0,
+            found.1
+        );
     }
     if classes == 0 {
         bail!("mixup: the images have no labels to mix");
@@ -318,8 +326,8 @@ mod tests {
         let n = labels.size()[0] as usize;
         let batch = Batch {
             images: Images::Numbers(tensors["images"].copy()),
-            labels: labels.copy(),
-            targets: labels.copy(),
+            labels: labels.shallow_clone(),
+            targets: labels.shallow_clone(),
             indices: labels.copy(),
             intact: labels.ge(0),
             all_intact: true,

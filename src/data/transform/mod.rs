@@ -6,6 +6,7 @@ mod center_crop;
 mod color_jitter;
 mod draws;
 mod gaussian_blur;
+mod grayscale;
 mod mixup;
 mod normalize;
 mod op;
@@ -16,6 +17,7 @@ mod random_grayscale;
 mod random_horizontal_flip;
 mod random_resized_crop;
 mod random_solarize;
+mod random_vertical_flip;
 mod resize;
 mod resized_crop;
 mod rgb;
@@ -24,9 +26,10 @@ mod three_augment;
 pub use center_crop::CenterCrop;
 pub use color_jitter::{ColorJitter, ColorJitterOptions};
 pub use gaussian_blur::{GaussianBlur, GaussianBlurOptions};
+pub use grayscale::Grayscale;
 pub use mixup::{Mix, Mixup, MixupMode, MixupOptions};
 pub use normalize::Normalize;
-pub use op::{FixedOp, Op, Reach, apply_op};
+pub use op::{FixedOp, Op, OpOptions, Reach, apply_op};
 pub use rand_augment::{DrawnOp, RandAugment, RandAugmentOptions};
 pub use random_crop::{RandomCrop, RandomCropOptions, padded_crop};
 pub use random_erasing::{EraseMode, RandomErasing, RandomErasingOptions};
@@ -34,6 +37,7 @@ pub use random_grayscale::{RandomGrayscale, RandomGrayscaleOptions};
 pub use random_horizontal_flip::{RandomHorizontalFlip, RandomHorizontalFlipOptions, horizontal_flip};
 pub use random_resized_crop::{RandomResizedCrop, RandomResizedCropOptions, random_resized_crop_box};
 pub use random_solarize::{RandomSolarize, RandomSolarizeOptions};
+pub use random_vertical_flip::{RandomVerticalFlip, RandomVerticalFlipOptions};
 pub use resize::{Resize, ResizeTo};
 pub use resized_crop::ResizedCrop;
 pub use rgb::Rgb;
@@ -132,8 +136,8 @@ pub trait Transform: Any + Send + Sync {
 }
 
 /// The transforms that images of any kind can have.
-const FOR_ALL: &str = "resize, center_crop, random_crop, resized_crop, random_resized_crop, random_horizontal_flip, rgb (of 1 or 3 \
-                       channels), normalize, random_erasing, mixup";
+const FOR_ALL: &str = "resize, center_crop, random_crop, resized_crop, random_resized_crop, random_horizontal_flip, \
+                       random_vertical_flip, rgb and grayscale (of 1 or 3 channels), normalize, random_erasing, mixup";
 
 /// An image that is whole, but that the transforms do not fit.
 #[derive(Debug)]
@@ -194,6 +198,8 @@ pub struct BatchContext {
     pub global_batch: usize,
     /// Classes of the source; 0 if an image of the batch has no label.
     pub classes: usize,
+    /// Whether the images come from a script's function, which may have kept them: they must not be written to.
+    pub images_are_the_scripts: bool,
 }
 
 impl BatchContext {
@@ -230,16 +236,12 @@ pub fn check_reducing_gap(of: &str, gap: Option<f64>) -> Result<()> {
     Ok(())
 }
 
-/// A transform with all its options, in the form that checkpoints record: a run resumes only with equal transforms.
-fn describe_all<T: Options>(name: &str, given: &T) -> String {
-    format!("{name}({})", serde_json::to_string(given).expect("options are plain data"))
-}
-
-/// A transform with those options that differ from their defaults, as a script writes it.
-fn describe_call<T: Options>(name: &str, given: &T) -> String {
+/// A transform with its arguments and those options that differ from their defaults, every number exactly: checkpoints
+/// record it, and a run resumes only with equal transforms.
+fn describe_call<T: Options>(name: &str, arguments: &[String], given: &T) -> String {
     let value = |o: &T| serde_json::to_value(o).unwrap_or_default();
     let (given, default) = (value(given), value(&T::default()));
     let changed = T::NAMES.iter().filter(|n| given[**n] != default[**n]);
-    let changed: Vec<String> = changed.map(|n| format!("{n}: {}", options::script_literal(&given[*n]))).collect();
-    format!("{name}({})", changed.join(", "))
+    let changed = changed.map(|n| format!("{n}: {}", options::script_literal(&given[*n])));
+    format!("{name}({})", arguments.iter().cloned().chain(changed).collect::<Vec<_>>().join(", "))
 }

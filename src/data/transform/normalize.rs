@@ -1,6 +1,7 @@
 //! Normalisation by mean and standard deviation.
 
 use super::{BatchContext, Stage, Transform};
+use crate::bail_hint;
 use crate::data::batch::{Batch, Images};
 use crate::device::upload;
 use crate::error::{Result, bail, ensure};
@@ -19,14 +20,15 @@ pub struct Normalize {
 impl Normalize {
     /// Checks the values.
     pub fn new(mean: Vec<f64>, std: Vec<f64>) -> Result<Self> {
+        // They become float32.
         for (name, values) in [("mean", &mean), ("std", &std)] {
             ensure!(
-                !values.is_empty() && values.iter().all(|v| v.is_finite()),
-                "normalize: expected {name} to be one finite number, or one for each channel, found {values:?}"
+                !values.is_empty() && values.iter().all(|v| (*v as f32).is_finite()),
+                "normalize: expected {name} to be one finite number (of float32), or one for each channel, found {values:?}"
             );
         }
-        if let Some(wrong) = std.iter().find(|s| **s <= 0.0) {
-            bail!("normalize: expected std to be positive, found {wrong}");
+        if let Some(wrong) = std.iter().find(|s| **s <= 0.0 || !(**s as f32).is_normal()) {
+            bail!("normalize: expected std to be positive (in float32, so at least 1.2e-38), found {wrong:?}");
         }
         Ok(Self { mean, std })
     }
@@ -74,6 +76,21 @@ impl Normalize {
                 "normalize: {name} has {} values, but the images have {channels} channel(s)",
                 values.len()
             );
+        }
+        Ok(())
+    }
+}
+
+impl Normalize {
+    /// Refuses what cannot be the statistics of values in [0, 1].
+    pub fn check_for_bytes(&self) -> Result<()> {
+        for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
+            if let Some(wrong) = values.iter().find(|v| **v > 1.0) {
+                bail_hint!(
+                    "normalize: expected the {name} of values in [0, 1], to which images of 8 bits are scaled, found {wrong}";
+                    "divide it by 255 if it is that of values from 0 to 255: 127.5 / 255.0"
+                );
+            }
         }
         Ok(())
     }

@@ -1,11 +1,22 @@
 //! timm's operations by name, and how its 0–10 magnitudes become their arguments.
 
-use super::Transform;
+use super::{Transform, describe_call};
 use crate::data::image::{Image, Interpolation};
 use crate::data::pillow::*;
 use crate::error::{Result, did_you_mean, ensure};
+use crate::options;
 use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
+
+options! {
+    /// How operations that move pixels fill and interpolate.
+    pub struct OpOptions {
+        /// Colour of pixels from outside the image: red, green, blue from 0 to 255.
+        fill: [u8; 3] = [128, 128, 128],
+        /// nearest, bilinear or bicubic.
+        interpolation: Interpolation = Interpolation::Bilinear,
+    }
+}
 
 /// An operation of timm's `auto_augment` (its `NAME_TO_OP`), under timm's name. The variants of one
 /// operation differ in how a magnitude becomes an argument.
@@ -162,17 +173,17 @@ pub fn apply_op(image: &Image, name: &str, args: &[f64], fill: [u8; 3], interpol
     );
     ensure!(args.iter().all(|a| a.is_finite()), "image operation {name}: expected finite numbers, found {args:?}");
     let range = match op {
-        Op::Posterize | Op::PosterizeIncreasing | Op::PosterizeOriginal => Some((0.0, 8.0, "bits")),
-        Op::Solarize | Op::SolarizeIncreasing => Some((0.0, 256.0, "a threshold")),
-        Op::SolarizeAdd => Some((0.0, 255.0, "a number to add")),
-        Op::GaussianBlur | Op::GaussianBlurRand => Some((0.0, 1000.0, "a radius")),
+        Op::Posterize | Op::PosterizeIncreasing | Op::PosterizeOriginal => Some((8.0, "a whole number of bits")),
+        Op::Solarize | Op::SolarizeIncreasing => Some((256.0, "a threshold")),
+        Op::SolarizeAdd => Some((255.0, "a whole number to add")),
+        Op::GaussianBlur | Op::GaussianBlurRand => Some((1000.0, "a radius")),
         _ => None,
     };
-    if let Some((low, high, what)) = range {
+    if let Some((high, what)) = range {
         let found = args[0];
         ensure!(
-            (low..=high).contains(&found),
-            "image operation {name}: expected {what} from {low} to {high}, found {found}"
+            (0.0..=high).contains(&found) && (found.fract() == 0.0 || !what.contains("whole")),
+            "image operation {name}: expected {what} from 0 to {high}, found {found}"
         );
     }
     if let (Op::SolarizeAdd, [add, threshold]) = (op, args) {
@@ -188,24 +199,23 @@ pub fn apply_op(image: &Image, name: &str, args: &[f64], fill: [u8; 3], interpol
 pub struct FixedOp {
     name: String,
     args: Vec<f64>,
-    fill: [u8; 3],
-    interpolation: Interpolation,
+    options: OpOptions,
 }
 
 impl FixedOp {
     /// Checks the name and the arguments, those of [`apply_op`].
-    pub fn new(name: &str, args: Vec<f64>, fill: [u8; 3], interpolation: Interpolation) -> Result<Self> {
-        apply_op(&Image::new(1, 1, 3, vec![0; 3]), name, &args, fill, interpolation)?;
-        Ok(Self { name: name.to_string(), args, fill, interpolation })
+    pub fn new(name: &str, args: Vec<f64>, options: &OpOptions) -> Result<Self> {
+        apply_op(&Image::new(1, 1, 3, vec![0; 3]), name, &args, options.fill, options.interpolation)?;
+        Ok(Self { name: name.to_string(), args, options: options.clone() })
     }
 }
 
 impl Transform for FixedOp {
     fn describe(&self) -> String {
-        format!("op({:?}, {:?})", self.name, self.args)
+        describe_call("op", &[format!("{:?}", self.name), format!("{:?}", self.args)], &self.options)
     }
 
     fn apply_to_image(&self, image: Image, _rng: &mut ChaCha8Rng) -> Result<Image> {
-        apply_op(&image, &self.name, &self.args, self.fill, self.interpolation)
+        apply_op(&image, &self.name, &self.args, self.options.fill, self.options.interpolation)
     }
 }

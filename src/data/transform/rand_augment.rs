@@ -1,6 +1,6 @@
 //! RandAugment, as timm draws it.
 
-use super::draws::{happens, within};
+use super::draws::{MOST_REPEATED, happens, within};
 use super::{Op, Reach, Transform, describe_call};
 use crate::data::image::{Image, Interpolation};
 use crate::error::{Result, bail, did_you_mean, ensure};
@@ -11,13 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 options! {
-    /// RandAugment (Cubuk et al., 2019) with timm's policy strings.
+    /// What RandAugment (Cubuk et al., 2019) has besides one of timm's policy strings.
     pub struct RandAugmentOptions {
-        /// `rand` and settings joined by dashes: mN magnitude (10), nN operations per image (2), pX
-        /// probability of each (0.5), mstdX standard deviation of the magnitude (0; above 100: uniform from
-        /// 0 to m), mmaxN its upper bound (10), inc1 operations that grow stronger with the magnitude,
-        /// tNAME the set of operations: 3a, or 3aw or weights, drawn by weight without repetition.
-        policy: String = "rand-m9-mstd0.5-inc1".into(),
         /// Colour of pixels from outside the image: red, green, blue from 0 to 255. timm uses 255 times the
         /// mean that images are normalised with.
         fill: Vec<i64> = vec![128, 128, 128],
@@ -59,6 +54,8 @@ pub struct DrawnOp {
 #[derive(Debug, Clone)]
 pub struct RandAugment {
     options: RandAugmentOptions,
+    /// As it was given.
+    text: String,
     policy: Policy,
     fill: [u8; 3],
     interpolation: Option<Interpolation>,
@@ -66,13 +63,14 @@ pub struct RandAugment {
 }
 
 impl RandAugment {
-    /// Reads and checks the options.
-    pub fn new(options: &RandAugmentOptions) -> Result<Self> {
+    /// Reads and checks the policy and the options.
+    pub fn new(policy: &str, options: &RandAugmentOptions) -> Result<Self> {
         const OF: &str = "transform::rand_augment";
         within(OF, "translate", options.translate, 0.0, f64::INFINITY)?;
         Ok(Self {
             options: options.clone(),
-            policy: parse_policy(&options.policy)?,
+            text: policy.to_string(),
+            policy: parse_policy(policy)?,
             fill: fill_option(OF, &options.fill)?,
             interpolation: interpolation_option(OF, &options.interpolation)?,
             reach: Reach { fraction: options.translate, ..Reach::default() },
@@ -128,7 +126,7 @@ impl RandAugment {
 
 impl Transform for RandAugment {
     fn describe(&self) -> String {
-        describe_call("rand_augment", &self.options)
+        describe_call("rand_augment", &[format!("{:?}", self.text)], &self.options)
     }
 
     fn apply_to_image(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
@@ -175,7 +173,10 @@ fn parse_policy(text: &str) -> Result<Policy> {
         };
         match key {
             "m" => magnitude = integer(0)?,
-            "n" => layers = integer(1)?,
+            "n" => {
+                layers = integer(1)?;
+                ensure!(layers as f64 <= MOST_REPEATED, "{of}: expected n of at most {MOST_REPEATED}, found {layers}");
+            }
             "mmax" => max = integer(1)?,
             "p" => probability = number(1.0)?,
             "mstd" => {

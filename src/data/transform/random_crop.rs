@@ -1,9 +1,9 @@
 //! Random crops of padded images.
 
 use super::draws::within;
-use super::{Shape, Transform, check_size, describe_all};
+use super::{Misfit, Shape, Transform, check_size, describe_call};
 use crate::data::image::Image;
-use crate::error::{Result, ensure};
+use crate::error::Result;
 use crate::options;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -11,31 +11,34 @@ use rand_chacha::ChaCha8Rng;
 options! {
     /// Crops a random region after padding with zeros (torchvision's `RandomCrop`).
     pub struct RandomCropOptions {
-        /// Height and width in pixels; () means the image's.
-        size: Option<[usize; 2]> = None,
-        /// Zeros added on each side, in pixels.
+        /// Zeros added on each side, in pixels; torchvision's default is 0.
         padding: usize = 4,
     }
 }
 
 /// Crops at random.
 #[derive(Debug, Clone)]
-pub struct RandomCrop(RandomCropOptions);
+pub struct RandomCrop {
+    /// Height and width; nothing: the image's.
+    size: Option<[usize; 2]>,
+    options: RandomCropOptions,
+}
 
 impl RandomCrop {
-    /// Checks the options.
-    pub fn new(options: &RandomCropOptions) -> Result<Self> {
-        if let Some([height, width]) = options.size {
-            check_size("option `size` of transform::random_crop", height, width)?;
+    /// Checks the size, height and width, and the options.
+    pub fn new(size: Option<[usize; 2]>, options: &RandomCropOptions) -> Result<Self> {
+        if let Some([height, width]) = size {
+            check_size("transform::random_crop", height, width)?;
         }
         within("transform::random_crop", "padding", options.padding as f64, 0.0, 16384.0)?;
-        Ok(Self(options.clone()))
+        Ok(Self { size, options: options.clone() })
     }
 }
 
 impl Transform for RandomCrop {
     fn describe(&self) -> String {
-        describe_all("random_crop", &self.0)
+        let size = self.size.map(|size| format!("{size:?}"));
+        describe_call("random_crop", size.as_slice(), &self.options)
     }
 
     fn apply_to_image(&self, image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {
@@ -47,20 +50,22 @@ impl Transform for RandomCrop {
     }
 
     fn shape(&self, before: Shape) -> Shape {
-        Shape { size: self.0.size.map(|[h, w]| (h, w)).or(before.size), ..before }
+        Shape { size: self.size.map(|[h, w]| (h, w)).or(before.size), ..before }
     }
 }
 
 impl RandomCrop {
     fn cropped<T: Copy + Default>(&self, image: Image<T>, rng: &mut ChaCha8Rng) -> Result<Image<T>> {
-        let pad = self.0.padding;
-        let [height, width] = self.0.size.unwrap_or([image.height, image.width]);
+        let pad = self.options.padding;
+        let [height, width] = self.size.unwrap_or([image.height, image.width]);
         let (down, across) = (image.height + 2 * pad, image.width + 2 * pad);
-        ensure!(
-            height <= down && width <= across,
-            "transform::random_crop: expected an image of at least {height} x {width} pixels with its padding, found \
-             {down} x {across}"
-        );
+        if height > down || width > across {
+            return Err(Misfit(format!(
+                "transform::random_crop: expected an image of at least {height} x {width} pixels (height x width) with its \
+                 padding, found {down} x {across}; transform::resize before it, or more padding, makes images large enough"
+            ))
+            .into());
+        }
         let (top, left) = (rng.random_range(0..=down - height), rng.random_range(0..=across - width));
         Ok(padded_crop(&image, pad, top, left, height, width))
     }

@@ -1,7 +1,7 @@
 //! Random erasing: regions of normalised images become zeros or noise.
 
-use super::draws::{happens, range_within, within};
-use super::{BatchContext, Drawn, Prepared, Stage, Transform, describe_all};
+use super::draws::{MOST_REPEATED, happens, in_order, within};
+use super::{BatchContext, Drawn, Prepared, Stage, Transform, describe_call};
 use crate::data::batch::{Batch, Images};
 use crate::data::image::Region;
 use crate::error::{Context as _, Result, ensure};
@@ -62,16 +62,23 @@ impl RandomErasing {
         const OF: &str = "transform::random_erasing";
         let o = options;
         within(OF, "p", o.p, 0.0, 1.0)?;
-        range_within(OF, "max_area", [o.min_area, o.max_area], 0.0, 1.0)?;
-        ensure!(o.min_aspect > 0.0, "option `min_aspect` of {OF}: expected a positive number, found {}", o.min_aspect);
-        let max_aspect = o.max_aspect.unwrap_or(1.0 / o.min_aspect);
-        range_within(OF, "max_aspect", [o.min_aspect, max_aspect], 0.0, f64::MAX)?;
-        let max_count = o.max_count.unwrap_or(o.min_count);
+        within(OF, "min_area", o.min_area, 0.0, 1.0)?;
+        within(OF, "max_area", o.max_area, 0.0, 1.0)?;
+        in_order(OF, ["min_area", "max_area"], [o.min_area, o.max_area])?;
+        let is_positive = |x: f64| x > 0.0 && x.is_normal();
         ensure!(
-            o.min_count >= 1 && max_count >= o.min_count,
-            "option `max_count` of {OF}: expected at least min_count, which is at least 1, found {max_count} and {}",
-            o.min_count
+            is_positive(o.min_aspect) && (o.max_aspect.is_some() || o.min_aspect <= 1.0),
+            "option `min_aspect` of {OF}: expected a positive number, of at most 1 where max_aspect is not given, found {}",
+            o.min_aspect
         );
+        let max_aspect = o.max_aspect.unwrap_or(1.0 / o.min_aspect);
+        ensure!(is_positive(max_aspect), "option `max_aspect` of {OF}: expected a positive number, found {max_aspect}");
+        in_order(OF, ["min_aspect", "max_aspect"], [o.min_aspect, max_aspect])?;
+        let max_count = o.max_count.unwrap_or(o.min_count);
+        let counts = [o.min_count, max_count].map(|n| n as f64);
+        within(OF, "min_count", counts[0], 1.0, MOST_REPEATED)?;
+        within(OF, "max_count", counts[1], 1.0, MOST_REPEATED)?;
+        in_order(OF, ["min_count", "max_count"], counts)?;
         Ok(Self { options: o.clone(), aspect: [o.min_aspect.ln(), max_aspect.ln()], max_count })
     }
 
@@ -130,7 +137,7 @@ struct Place {
 
 impl Transform for RandomErasing {
     fn describe(&self) -> String {
-        describe_all("random_erasing", &self.options)
+        describe_call("random_erasing", &[], &self.options)
     }
 
     fn stage(&self) -> Stage {
@@ -165,6 +172,7 @@ impl Transform for RandomErasing {
         let Some(Prepared { drawn, numbers }) = context.take_prepared(self, &images)? else {
             return Ok(Batch { images: Images::Numbers(images), ..batch });
         };
+        let images = if context.images_are_the_scripts { images.f_alias_copy()? } else { images };
         let places: &Vec<Place> = drawn.downcast_ref().context("internal: what another transform has prepared")?;
         let channels = images.size()[1];
         let mut at = 0;

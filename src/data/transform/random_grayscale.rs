@@ -30,7 +30,7 @@ impl RandomGrayscale {
 
 impl Transform for RandomGrayscale {
     fn describe(&self) -> String {
-        describe_call("random_grayscale", &self.0)
+        describe_call("random_grayscale", &[], &self.0)
     }
 
     fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {

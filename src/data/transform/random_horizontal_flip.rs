@@ -29,7 +29,7 @@ impl RandomHorizontalFlip {
 
 impl Transform for RandomHorizontalFlip {
     fn describe(&self) -> String {
-        describe_call("random_horizontal_flip", &self.0)
+        describe_call("random_horizontal_flip", &[], &self.0)
     }
 
     fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {

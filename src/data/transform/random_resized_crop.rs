@@ -1,6 +1,6 @@
 //! Regions of random size, form and position, resized.
 
-use super::{Shape, Transform, check_reducing_gap, check_size};
+use super::{Shape, Transform, check_reducing_gap, check_size, describe_call};
 use crate::data::decode::LazyImage;
 use crate::data::image::{Interpolation, Passes, Region, Resampling};
 use crate::data::pillow::resized;
@@ -62,9 +62,8 @@ impl RandomResizedCrop {
 
 impl Transform for RandomResizedCrop {
     fn describe(&self) -> String {
-        let RandomResizedCropOptions { scale, ratio, .. } = &self.options;
         let to = format!("[{}, {}]", self.height, self.width);
-        format!("random_resized_crop({to}, scale {scale:?}, ratio {ratio:.2?}, {})", self.how())
+        describe_call("random_resized_crop", &[to], &self.options)
     }
 
     fn apply_lazily<'a>(&self, image: LazyImage<'a>, rng: &mut ChaCha8Rng) -> Result<LazyImage<'a>> {

@@ -33,7 +33,7 @@ impl RandomSolarize {
 
 impl Transform for RandomSolarize {
     fn describe(&self) -> String {
-        describe_call("random_solarize", &self.0)
+        describe_call("random_solarize", &[], &self.0)
     }
 
     fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {

@@ -1,6 +1,6 @@
 //! Resizing, alone and with the crop from the middle that often follows.
 
-use super::{CenterCrop, Shape, Transform};
+use super::{CenterCrop, Misfit, Shape, Transform};
 use crate::data::decode::{self, LazyImage};
 use crate::data::image::{Region, Resampling};
 use crate::data::pillow::{resize_then_crop, resized};
@@ -50,8 +50,13 @@ impl Transform for Resize {
     fn apply_lazily<'a>(&self, image: LazyImage<'a>, _rng: &mut ChaCha8Rng) -> Result<LazyImage<'a>> {
         let (width, height) = image.size();
         let (to_width, to_height) = self.target((width, height));
-        decode::check_size(to_width, to_height)
-            .map_err(|e| e.context(format!("resizing an image of {width} x {height} pixels")))?;
+        if decode::check_size(to_width, to_height).is_err() {
+            return Err(Misfit(format!(
+                "transform::resize would make {to_height} x {to_width} pixels (height x width) of an image of {height} x {width}, \
+                 more than are accepted; transform::resize([height, width]) gives it a given size"
+            ))
+            .into());
+        }
         let all = Region { left: 0, top: 0, width, height };
         resized(image, all, to_width, to_height, self.how)
     }

@@ -1,10 +1,10 @@
 //! A given region, resized.
 
-use super::{Shape, Transform};
+use super::{Misfit, Shape, Transform};
 use crate::data::decode::LazyImage;
 use crate::data::image::{Region, Resampling};
 use crate::data::pillow;
-use crate::error::{Result, ensure};
+use crate::error::Result;
 use rand_chacha::ChaCha8Rng;
 
 /// A given region, resized (torchvision's `resized_crop`).
@@ -30,14 +30,14 @@ impl Transform for ResizedCrop {
     fn apply_lazily<'a>(&self, image: LazyImage<'a>, _rng: &mut ChaCha8Rng) -> Result<LazyImage<'a>> {
         let (width, height) = image.size();
         let r = self.region;
-        ensure!(
-            r.left.saturating_add(r.width) <= width && r.top.saturating_add(r.height) <= height,
-            "resized_crop: the region from ({}, {}) of {} x {} pixels reaches beyond the image of {width} x {height}",
-            r.left,
-            r.top,
-            r.width,
-            r.height
-        );
+        if r.left.saturating_add(r.width) > width || r.top.saturating_add(r.height) > height {
+            return Err(Misfit(format!(
+                "transform::resized_crop: the region from row {} and column {} on, {} x {} pixels (height x width), \
+                 reaches beyond the image of {height} x {width}; transform::resize before it gives images a size",
+                r.top, r.left, r.height, r.width
+            ))
+            .into());
+        }
         pillow::resized(image, r, self.width, self.height, self.how)
     }
 

@@ -37,7 +37,7 @@ impl ThreeAugment {
 
 impl Transform for ThreeAugment {
     fn describe(&self) -> String {
-        describe_call("three_augment", &self.options)
+        describe_call("three_augment", &[], &self.options)
     }
 
     fn apply_to_image(&self, mut image: Image, rng: &mut ChaCha8Rng) -> Result<Image> {

@@ -3,6 +3,7 @@
 use super::batch::Batch;
 use crate::bail_hint;
 use crate::data;
+use crate::data::batch::Images;
 use crate::data::image::{Interpolation, Passes, Region, Resampling};
 use crate::data::pipeline::Pipeline;
 use crate::data::transform::{self, *};
@@ -11,20 +12,22 @@ use crate::options;
 use crate::script::registry::Api;
 use crate::script::types::{Argument, handles};
 use crate::script::values::{Tensor, call, found, number};
+use crate::tensor::dtype_name;
 use crate::types::{Type, Typed};
 use nepa_macros::functions;
 use rhai::{Array, Dynamic, FnPtr};
 use send_wrapper::SendWrapper;
 use std::sync::Arc;
+use tch::Kind;
 
 options! {
     /// How to interpolate when resizing.
     pub struct ResizeOptions {
         /// nearest, bilinear or bicubic; the last two with antialiasing.
         interpolation: Interpolation = Interpolation::Bilinear,
-        /// The order of the two passes, between which values are rounded to 8 bits: "pillow12" as Pillow 12 and older,
-        /// rows before columns; "pillow13" as Pillow 13, columns first where the height shrinks by more than twice as
-        /// many pixels as the width. Elsewhere they do the same.
+        /// The order of the two passes, between which values are rounded to 8 bits: "pillow12" as Pillow 12, rows before
+        /// columns, unless the height shrinks and is more than 100 times the width; "pillow13" as Pillow 13, columns
+        /// first where the height shrinks by more than twice as many pixels as the width. Elsewhere they do the same.
         passes: Passes = Passes::Pillow13,
         /// Decodes JPEGs at 1/2, 1/4 or 1/8 of their size, by libjpeg-turbo, where the image then still has so many times
         /// the sides of the result: Pillow's option of that name in `thumbnail`. Photographs of 3 to 12 megapixels are then
@@ -39,16 +42,6 @@ impl ResizeOptions {
         let ResizeOptions { interpolation, passes, reducing_gap } = *self;
         transform::check_reducing_gap(of, reducing_gap)?;
         Ok(Resampling { interpolation, passes, reducing_gap })
-    }
-}
-
-options! {
-    /// How operations that move pixels fill and interpolate.
-    pub struct OpOptions {
-        /// Colour of pixels from outside the image: red, green, blue from 0 to 255.
-        fill: [u8; 3] = [128, 128, 128],
-        /// nearest, bilinear or bicubic.
-        interpolation: Interpolation = Interpolation::Bilinear,
     }
 }
 
@@ -79,7 +72,8 @@ impl transform::Transform for ScriptFunction {
         Stage::Batch
     }
 
-    fn apply_to_batch(&self, batch: data::batch::Batch, _context: &mut BatchContext) -> Result<data::batch::Batch> {
+    fn apply_to_batch(&self, batch: data::batch::Batch, context: &mut BatchContext) -> Result<data::batch::Batch> {
+        context.images_are_the_scripts = true;
         let given = Batch::from(batch);
         let value = call(&self.0, (given.clone(),))?;
         let batch: data::batch::Batch = if let Some(images) = value.read_lock::<Tensor>() {
@@ -93,12 +87,21 @@ impl transform::Transform for ScriptFunction {
                 found(&value)
             );
         };
-        let (size, labels) = (batch.images.numbers()?.size(), batch.labels.size()[0]);
+        let (images, labels) = (batch.images.numbers()?, batch.labels.size()[0]);
+        let (size, kind) = (images.size(), images.kind());
         ensure!(
             size.len() == 4 && size[0] == labels,
             "a function among the transforms: expected images [{labels}, C, H, W], found {size:?}"
         );
-        Ok(batch)
+        ensure!(
+            matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16),
+            "a function among the transforms: expected images as float32 (images.float() converts), found {}",
+            dtype_name(kind)
+        );
+        match kind {
+            Kind::Float => Ok(batch),
+            _ => Ok(data::batch::Batch { images: Images::Numbers(images.f_to_kind(Kind::Float)?), ..batch }),
+        }
     }
 }
 
@@ -187,8 +190,9 @@ pub fn register(api: &mut Api<'_>) {
         "transform",
         "Transforms of images, as a list for data::loader. Transforms of single images run first, in worker \
          threads; then those of the batch, on the device (normalize, random_erasing, mixup, and your own functions \
-         |batch| -> batch, or -> a tensor of images [B, C, H, W]). Pixels match Pillow's; random draws are distributed \
-         as in torchvision and timm. Single images have 8 bits a channel, grey or RGB; those of a source in the mode \
+         |batch| -> batch, or -> a tensor of images [B, C, H, W] of floats; what they draw comes from rand_per_sample, \
+         each image's own on any number of processes, since rand and randn draw the same on every rank). Pixels match \
+         Pillow's, after resizing within 2 of 255; random draws are distributed as in torchvision and timm. Single images have 8 bits a channel, grey or RGB; those of a source in the mode \
          \"unchanged\" are floats of any number of channels, which crops, resizing and flips take too (bicubic leaves \
          what it makes beyond their range), and changes of colours refuse.",
         functions::register,
@@ -252,9 +256,16 @@ mod functions {
         Ok(CenterCrop { height: size.height, width: size.width }.into())
     }
 
-    /// Crops a random region after padding with zeros.
-    pub fn random_crop(options: RandomCropOptions) -> Result<Transform> {
-        Ok(RandomCrop::new(&options)?.into())
+    /// Crops a random region of `size` x `size` pixels or [height, width] after padding with zeros (torchvision's
+    /// RandomCrop). Images that are smaller even so are an error.
+    pub fn random_crop(size: Size, options: RandomCropOptions) -> Result<Transform> {
+        Ok(RandomCrop::new(Some([size.height, size.width]), &options)?.into())
+    }
+
+    /// Crops a random region of the image's own size after padding with zeros: moves images by up to the padding.
+    #[script(name = "random_crop")]
+    pub fn random_crop_of_its_size(options: RandomCropOptions) -> Result<Transform> {
+        Ok(RandomCrop::new(None, &options)?.into())
     }
 
     /// Mirrors an image left to right with probability p.
@@ -268,12 +279,23 @@ mod functions {
         Ok(RandomHorizontalFlip::new(&Default::default())?.into())
     }
 
+    /// Mirrors an image upside down with probability p.
+    pub fn random_vertical_flip(options: RandomVerticalFlipOptions) -> Result<Transform> {
+        Ok(RandomVerticalFlip::new(&options)?.into())
+    }
+
+    /// Mirrors an image upside down with probability ½.
+    #[script(name = "random_vertical_flip")]
+    pub fn random_vertical_flip_default() -> Result<Transform> {
+        Ok(RandomVerticalFlip::new(&Default::default())?.into())
+    }
+
     /// Random changes of brightness, contrast, saturation and hue, in random order.
     pub fn color_jitter(options: ColorJitterOptions) -> Result<Transform> {
         Ok(ColorJitter::new(&options)?.into())
     }
 
-    /// Turns an image grey with probability p.
+    /// Turns an image grey with probability p; it keeps its number of channels (transform::grayscale leaves one).
     pub fn random_grayscale(options: RandomGrayscaleOptions) -> Result<Transform> {
         Ok(RandomGrayscale::new(&options)?.into())
     }
@@ -283,14 +305,18 @@ mod functions {
         Ok(GaussianBlur::new(&options)?.into())
     }
 
-    /// Inverts pixels above a threshold, with probability p.
+    /// Inverts values from a threshold on, with probability p.
     pub fn random_solarize(options: RandomSolarizeOptions) -> Result<Transform> {
         Ok(RandomSolarize::new(&options)?.into())
     }
 
-    /// RandAugment with one of timm's policy strings, such as "rand-m9-mstd0.5-inc1".
+    /// RandAugment with one of timm's policy strings, such as "rand-m9-mstd0.5-inc1": `rand` and settings joined by
+    /// dashes. mN: magnitude (10). nN: operations per image (2; at most 1000). pX: probability of each (0.5). mstdX:
+    /// standard deviation of the magnitude (0; above 100: uniform from 0 to m). mmaxN: its upper bound (10). inc1:
+    /// operations that grow stronger with the magnitude. tNAME: the set of operations: 3a, or 3aw or weights, drawn by
+    /// weight without repetition.
     pub fn rand_augment(policy: &str, options: RandAugmentOptions) -> Result<Transform> {
-        Ok(RandAugment::new(&RandAugmentOptions { policy: policy.to_string(), ..options })?.into())
+        Ok(RandAugment::new(policy, &options)?.into())
     }
 
     /// RandAugment with one of timm's policy strings, with default options.
@@ -304,11 +330,14 @@ mod functions {
         Ok(ThreeAugment::new(&options)?.into())
     }
 
-    /// Applies one of RandAugment's operations, always with the same arguments: "Rotate" [degrees], "ShearX" [factor],
-    /// "TranslateXRel" [fraction of the width], "Posterize" [bits], "Solarize" [threshold], "SolarizeAdd" [value],
-    /// "Color", "Contrast", "Brightness", "Sharpness" [factor], "AutoContrast", "Equalize", "Invert" [].
+    /// Applies one of RandAugment's operations, always with the same arguments: "Rotate" [degrees], "ShearX", "ShearY"
+    /// [factor], "TranslateX", "TranslateY" [pixels], "TranslateXRel", "TranslateYRel" [fraction of the width or height],
+    /// "Posterize" [bits to keep, a whole number], "Solarize" [threshold], "SolarizeAdd" [whole number to add] or [number,
+    /// threshold], "Color", "Contrast", "Brightness", "Sharpness" [factor; 1.0 changes nothing], "Desaturate" [fraction],
+    /// "GaussianBlur" [standard deviation in pixels], "AutoContrast", "Equalize", "Invert" []. timm's variants of these
+    /// names, such as "ColorIncreasing", do the same with given arguments.
     pub fn op(name: &str, args: Vec<f64>, options: OpOptions) -> Result<Transform> {
-        Ok(FixedOp::new(name, args, options.fill, options.interpolation)?.into())
+        Ok(FixedOp::new(name, args, &options)?.into())
     }
 
     /// Gives grey images three equal channels; images with three channels stay unchanged, and others are an error.
@@ -316,9 +345,17 @@ mod functions {
         Rgb.into()
     }
 
-    /// Normalises images to (x − mean) / std, with x in [0, 1] (or, of files of floats in the mode "unchanged", as in the
-    /// files); each a number for all channels or an array with one per channel. Without it, images stay as they are.
-    /// `nepa data PATH` prints both for a source.
+    /// Makes images of one channel: red, green and blue become their luminance, as by Pillow's `convert("L")`
+    /// (torchvision's Grayscale); images with one channel stay unchanged, and others are an error. For models with
+    /// `num_channels: 1` and files that are opened as RGB: PNG, JPEG and the like, also grey ones.
+    pub fn grayscale() -> Transform {
+        Grayscale.into()
+    }
+
+    /// Normalises images to (x − mean) / std; each a number for all channels or an array with one per channel. x is in
+    /// [0, 1] for images of 8 bits. In the mode "unchanged" it is too for files of unsigned integers, in [-1, 1] for signed
+    /// ones, and as in the files for floats. Without it, images stay as they are. `nepa data PATH` prints both for a
+    /// source.
     pub fn normalize(mean: PerChannel, std: PerChannel) -> Result<Transform> {
         Ok(Normalize::new(mean.0, std.0)?.into())
     }
