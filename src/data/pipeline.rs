@@ -4,7 +4,9 @@ use super::batch::Batch;
 use super::decode::LazyImage;
 use super::image::{AnyImage, Mode};
 use super::source::{Source, StoredImage};
-use super::transform::{BatchContext, Drawn, Misfit, Normalize, Prepared, RandomErasing, Shape, Stage, Transform};
+use super::transform::{
+    BatchContext, Drawn, Misfit, Mixup, Normalize, Prepared, RandomErasing, Shape, Stage, Transform,
+};
 use crate::error::{Diagnostic, Error, Result, bail, catch_panic, ensure, hint_of, one_line};
 use crate::positions::Groups;
 use crate::random::Key;
@@ -77,6 +79,13 @@ impl Pipeline {
     /// The normalisation that the transforms of the batch begin with, to be done while pixels become numbers.
     pub fn first_normalization(&self) -> Option<&Normalize> {
         self.on_batch.first().and_then(as_normalize)
+    }
+
+    /// The normalisation that gets values as they come from images, perhaps erased or mixed: no other one and no function
+    /// of a script's is before it.
+    pub fn normalization_of_images(&self) -> Option<&Normalize> {
+        let leaves_scale = |t: &&Arc<dyn Transform>| is::<RandomErasing>(t) || is::<Mixup>(t);
+        self.on_batch.iter().find(|t| !leaves_scale(t)).and_then(as_normalize)
     }
 
     /// What each transform of the batch draws for one image of the given channels, height and width.

@@ -288,7 +288,7 @@ fn a_sheet_shows_samples_as_they_are_and_in_six_epochs() {
     // Normalisation is undone, whatever it is; other steps of the batch are shown.
     let plain = with("[transform::resize([160, 160])]", "c.png");
     let other =
-        with("[transform::resize([160, 160]), transform::normalize([0.1, 0.2, 0.3], [2.0, 0.5, 1.0])]", "d.png");
+        with("[transform::resize([160, 160]), transform::normalize([0.1, 0.2, 0.3], [0.2, 0.5, 1.0])]", "d.png");
     let dark = with("[transform::resize([160, 160]), |b| b.images * 0.0]", "e.png");
     let worst = |a: &image::RgbImage, b: &image::RgbImage| {
         a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()

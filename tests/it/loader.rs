@@ -444,12 +444,118 @@ fn a_function_among_the_transforms_gets_the_batch() {
         print(of.call([|b| b.images * 2.0]).images.equal(one.images * 2.0));
         print(of.call([|b| { b.images = b.images + 1.0; b.targets = b.labels + 5; b }]).targets.equal(one.labels + 5));
         print(of.call([|b| { b.images = b.images + 1.0; b }, transform::normalize(0.5, 0.25)]).images.equal((one.images + 0.5) / 0.25));
+        // After a function, statistics of any scale may be meant.
+        let scaled = of.call([|b| b.images * 255.0, transform::normalize(127.5, 127.5)]).images;
+        print((scaled - (one.images * 2.0 - 1.0)).abs().max().item() < 1e-5);
+        // A model gets float32, whatever a function has computed in.
+        print(of.call([|b| b.images.to("float64")]).images.equal(one.images));
+        print(of.call([|b| { b.images = b.images.to("float16"); b }]).images.dtype == "float32");
         "#,
     );
-    assert_eq!(said.values(), vec![json!(true); 4]);
+    assert_eq!(said.values(), vec![json!(true); 7]);
+    with_images(
+        "let list = [transform::resize([8, 8]), |b| (b.images * 255.0).long()];\n\
+         data::loader(images, list, #{ batch: 4 }).epoch(0).next();",
+    )
+    .fails(1)
+    .says(&["a function among the transforms: expected images as float32", "found int64"]);
     with_images("for b in data::loader(images, [transform::resize([8, 8]), |b| 3], #{}).epoch(0) { print(b.len); }")
         .fails(1)
         .says(&["a function among the transforms", "found the integer 3"]);
+}
+
+#[test]
+fn what_a_function_gives_is_never_written_to() {
+    let said = with_images(
+        r#"
+        let erasing = transform::random_erasing(#{ p: 1.0, min_area: 0.2 });
+        let of = |function| data::loader(images, [transform::resize([32, 32]), function, erasing], #{ batch: 4 }).epoch(0).next().images;
+        let kept = ones([4, 3, 32, 32]);
+        let erased = of.call(|b| kept);
+        print(kept.equal(ones([4, 3, 32, 32])) && erased.min().item() == 0.0 && erased.max().item() == 1.0);
+        // One number for all pixels, of which a part is erased.
+        let erased = of.call(|b| ones([1, 1, 1, 1]).expand([4, 3, 32, 32]));
+        print(erased.min().item() == 0.0 && erased.max().item() == 1.0);
+        let leaf = ones([4, 3, 32, 32]).requires_grad(true);
+        let erased = of.call(|b| leaf);
+        erased.sum().backward();
+        print(erased.min().item() == 0.0 && leaf.grad.equal(erased) && leaf.min().item() == 1.0);
+        "#,
+    );
+    assert_eq!(said.values(), vec![json!(true); 3]);
+}
+
+#[test]
+fn another_view_has_other_augmentations_of_the_same_images_in_the_same_order() {
+    let said = with_images(&format!(
+        r#"{DIVIDED}
+        let all = |options, done| {{
+            let found = [];
+            let loader = data::loader(images, augment, #{{ batch: 4, seed: 3 }} + options);
+            for b in loader.epoch(1, done) {{ found.push(digest.call(b)); }}
+            found
+        }};
+        let one = all.call(#{{}}, 0);
+        let other = all.call(#{{ view: 1, workers: 3 }}, 0);
+        print(one == all.call(#{{ view: 0 }}, 0));
+        print(one.map(|d| d[0]) == other.map(|d| d[0]));
+        let same = 0;
+        for (batch, i) in one {{ for (x, k) in batch[1] {{ if x == other[i][1][k] {{ same += 1; }} }} }}
+        print(same);
+        print(one.map(|d| d[2]) != other.map(|d| d[2]));               // how they are mixed, too
+        print(other != all.call(#{{ view: 2 }}, 0));
+        print(all.call(#{{ view: 1 }}, 12) == other.extract(3));
+        print(check.call(images, augment.extract(0, 5), #{{ batch: 12, seed: 2, view: 1 }}, [2], 5));
+        "#
+    ));
+    let values = [json!(true), json!(true), json!(0), json!(true), json!(true), json!(true), json!([])];
+    assert_eq!(said.values(), values);
+}
+
+#[test]
+fn images_too_small_or_too_thin_for_a_transform_are_not_skipped_as_broken() {
+    let folder = Folder::new();
+    for name in ["d/a/0.png", "d/b/1.png"] {
+        std::fs::create_dir_all(folder.path(name).parent().unwrap()).unwrap();
+        image::RgbImage::new(20000, 1).save(folder.path(name)).unwrap();
+    }
+    for (transform, pieces) in [
+        (
+            "transform::random_crop(40, #{ padding: 2 })",
+            &["at least 40 x 40", "found 5 x 20004", "transform::resize"][..],
+        ),
+        ("transform::resized_crop(0, 0, 9, 9, 8, #{})", &["row 0 and column 0", "9 x 9", "image of 1 x 20000"]),
+        ("transform::resize(256), transform::random_crop(8, #{})", &["would make 256 x 5120000", "image of 1 x 20000"]),
+    ] {
+        let said = folder.run(&format!(
+            "for b in data::loader(data::open(\"d\"), [{transform}], #{{ batch: 2, on_bad: \"skip\" }}).epoch(0) {{ }}"
+        ));
+        said.fails(1).says(&["cannot read item"]).says(pieces);
+        assert!(!said.stderr.contains("images in a row"), "{said}");
+    }
+}
+
+#[test]
+fn grey_files_come_with_one_channel_where_asked_for() {
+    let folder = Folder::new();
+    let grey = |i: u32| image::GrayImage::from_fn(6, 5, |x, y| image::Luma([(x * 40 + y * 9 + i) as u8]));
+    for i in 0..4 {
+        let path = folder.path(&format!("d/{}/{i}.png", ["a", "b"][i as usize % 2]));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        grey(i).save(path).unwrap();
+    }
+    let said = folder.run(
+        "let loader = data::loader(data::open(\"d\"), [transform::grayscale()], #{ batch: 1, shuffle: false });\n\
+         print(loader.shape);\n\
+         for b in loader.epoch(0) { print((b.images * 255.0).round().flatten().to_array()); }",
+    );
+    let values = said.values();
+    assert_eq!(values[0], json!([1, 5, 6]));
+    // In the order of the classes.
+    for (found, i) in values[1..].iter().zip([0, 2, 1, 3]) {
+        let expected: Vec<f64> = grey(i).into_raw().into_iter().map(f64::from).collect();
+        assert_eq!(*found, json!(expected));
+    }
 }
 
 #[test]
@@ -469,6 +575,31 @@ fn lists_of_transforms_that_make_no_sense_are_told() {
             &["mean has 2 values, but the images have 3 channel(s)"],
         ),
         ("[transform::resize([8, 8]), transform::normalize(0.5, 0.0)]", &["std", "positive", "found 0"]),
+        ("[transform::resize([8, 8]), transform::normalize(0.5, 1.0e-50)]", &["std", "positive", "found 1e-50"]),
+        ("[transform::resize([8, 8]), transform::normalize(1.0e39, 0.5)]", &["mean", "finite number (of float32)"]),
+        (
+            "[transform::resize([8, 8]), transform::normalize(127.5, 127.5)]",
+            &["expected the mean of values in [0, 1]", "found 127.5", "divide it by 255"],
+        ),
+        (
+            "[transform::resize([8, 8]), transform::mixup(#{}), transform::normalize(0.0, 255.0)]",
+            &["expected the std of values in [0, 1]", "found 255"],
+        ),
+        (
+            "[transform::resize([8, 8]), transform::mixup(#{}), transform::mixup(#{})]",
+            &[
+                "expected the labels (int64)",
+                "found float32 [",
+                "list mixup once, and before functions that set targets",
+            ],
+        ),
+        (
+            "[transform::resize([8, 8]), |b| { b.targets = b.labels + 1; b }, transform::mixup(#{})]",
+            &["expected the labels (int64)", "found int64 [28] that another transform has set"],
+        ),
+        ("[transform::rand_augment(\"rand-m9\", #{ policy: \"rand-m1\" })]", &["unknown option `policy`"]),
+        ("[transform::random_crop(#{ size: [8, 8] })]", &["unknown option `size`"]),
+        ("[transform::random_crop(0, #{})]", &["transform::random_crop", "1 to 16384", "0 x 0"]),
         ("[transform::rand_augment(\"rand-m9-x3\")]", &["x3"]),
         ("[transform::op(\"Rotat\", [3.0], #{})]", &["Rotat", "did you mean `Rotate`?"]),
         ("[transform::random_resized_crop(0)]", &["random_resized_crop", "1 to 16384", "0 x 0"]),

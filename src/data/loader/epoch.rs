@@ -20,7 +20,10 @@ use tch::{Kind, Tensor};
 /// One epoch's work, shared by its workers and the consumer of its batches.
 struct Work {
     shared: Arc<Shared>,
+    /// What the order and replacements of broken images are drawn from.
     key: Key,
+    /// What the transforms draw from: `key`, or a key below it for each other view.
+    draws: Key,
     order: Permutation,
     /// Images of the epoch, over all ranks, before the first one here.
     first: usize,
@@ -147,7 +150,7 @@ impl Work {
 
     /// What the transforms of images draw from for image `index` of the source.
     fn image_key(&self, index: usize) -> Key {
-        self.key.fold(1 + index as u64)
+        self.draws.fold(1 + index as u64)
     }
 
     /// The body of a worker thread.
@@ -301,9 +304,12 @@ impl Epoch {
     pub(super) fn start(loader: &Loader, epoch: u64, first: usize, left: usize) -> Result<Self> {
         let shared = &loader.shared;
         let key = Key::of(Purpose::Epochs, shared.seed).fold(epoch);
+        // No image has the greatest number.
+        let draws = if shared.view == 0 { key } else { key.fold(u64::MAX).fold(shared.view) };
         let mut work = Work {
             shared: shared.clone(),
             key,
+            draws,
             order: Permutation::new(key, shared.source.len()),
             first,
             left,
@@ -368,7 +374,7 @@ impl Epoch {
         let work = &self.work;
         let labelled = items.iter().all(|item| item.label >= 0);
         let mut context = BatchContext {
-            key: work.key.fold(0).fold(u64::MAX - (work.first + batch * work.batch) as u64),
+            key: work.draws.fold(0).fold(u64::MAX - (work.first + batch * work.batch) as u64),
             image_keys: items.iter().map(|item| batch_key(work.image_key(item.index))).collect(),
             drawn: Vec::new(),
             prepared: None,
@@ -376,6 +382,7 @@ impl Epoch {
             samples,
             global_batch: work.global_len(batch),
             classes: if labelled { work.shared.source.class_names().len() } else { 0 },
+            images_are_the_scripts: false,
         };
         let of_items = |value: fn(&Item) -> i64| items.iter().map(value);
         let rows: Vec<i64> = of_items(|item| item.label)

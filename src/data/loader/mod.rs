@@ -56,8 +56,12 @@ options! {
         /// every image is used once. If a short last batch has no image for a rank, the rank gets the batch's first
         /// image with a `loss_weight` of 0.
         world_size: Option<usize> = None,
-        /// Seed of the order and the augmentation; () means the run's.
+        /// Seed of the order and the augmentation; () means the run's. Loaders of one seed draw the same for each image,
+        /// unless their `view` differs.
         seed: Option<u64> = None,
+        /// Another number draws other augmentations of the same images in the same order: two loaders with views 0 and 1
+        /// give two differently augmented views of each image, as SimCLR and its like need them.
+        view: u64 = 0,
     }
 }
 
@@ -84,6 +88,7 @@ struct Shared {
     shuffle: bool,
     on_bad: OnBad,
     seed: u64,
+    view: u64,
     rank: usize,
     world_size: usize,
     bad: Mutex<BadItems>,
@@ -121,6 +126,9 @@ impl Loader {
             normalize.check(shape[0])?;
         }
         let kind = if source.mode() == Mode::Unchanged { Kind::Float } else { Kind::Uint8 };
+        if let (Kind::Uint8, Some(normalize)) = (kind, pipeline.normalization_of_images()) {
+            normalize.check_for_bytes()?;
+        }
         let shared = Shared {
             source,
             pipeline,
@@ -129,6 +137,7 @@ impl Loader {
             shuffle: o.shuffle,
             on_bad: o.on_bad,
             seed: o.seed.unwrap_or_else(crate::random::seed),
+            view: o.view,
             rank,
             world_size,
             bad: Mutex::default(),
@@ -329,6 +338,7 @@ mod tests {
                 samples: batch.samples,
                 global_batch: 8,
                 classes: 0,
+                images_are_the_scripts: false,
             };
             let expected = erasing.apply_to_batch(batch, &mut context).unwrap();
             let found = erased.next_batch().unwrap().unwrap();

@@ -89,6 +89,7 @@ impl Loader {
                 "shuffle": options.shuffle,
                 "drop_last": options.drop_last,
                 "seed": options.seed.unwrap_or_else(random::seed),
+                "view": options.view,
             });
             dist::ensure_same_on_all_ranks("the data", &facts)?;
         }
