@@ -55,6 +55,16 @@ pub fn of_function(name: &str) -> Option<&'static str> {
         "Compose" | "ToTensor" => {
             "transforms are a list, as in [transform::resize(256), …]; images become tensors by themselves"
         }
+        "Lambda" => {
+            "a function of the batch is a transform itself: [transform::resize(256), |batch| batch.images * 2.0]"
+        }
+        "RandomApply" => {
+            "transforms have a probability of their own: transform::color_jitter(#{ brightness: 0.4, p: 0.8 })"
+        }
+        "RandomAffine" | "RandomRotation" | "TrivialAugmentWide" | "AutoAugment" => {
+            "transform::rand_augment(\"rand-m9\") turns, shears, shifts and changes colours at random; \
+             transform::op(\"Rotate\", [10.0], #{}) does one of these always"
+        }
         "DataLoader" => "use data::loader(images, transforms, #{ batch: 128 })",
         "range" => "a range of integers is 0..3, or 0..=3 with its end; range(0, 10, 2) has a step",
         "super" | "__init__" => "there are no classes: nn::define(#{ … }, |m, x| …) makes a module of your own",
