@@ -381,3 +381,96 @@ fn an_import_in_a_function_is_found_from_the_script_that_wrote_it() {
         said.succeeds().prints(&["right"]);
     }
 }
+
+/// A comparison that says no to whatever it does not know would hide a mistake.
+#[test]
+fn what_has_no_order_is_no_comparison() {
+    let chain = "a < b && b < c";
+    let nothing = "ask `x == ()` first";
+    let text = "parse_float";
+    for (expression, hint) in [
+        ("0.0 < x < 1.0", chain),
+        ("true >= x", chain),
+        ("x > best", nothing),
+        ("x >= best", nothing),
+        ("best <= best", nothing),
+        ("\"a\" < best", nothing),
+        ("best > \"a\"", nothing),
+        ("\"10\" > 9", text),
+        ("x < \"1\"", text),
+        ("[1] < 2", "takes (array, int)"),
+        ("#{} >= x", "takes (map, float)"),
+        ("[1] <= [2]", "takes (array, array)"),
+    ] {
+        let said = run(&format!("let x = 0.5; let best = ();\nprint({expression});"));
+        said.fails(1).says(&["error: no `", "` takes (", "recipe.rhai:2:", hint]);
+    }
+    // Whether any two values are equal can be told.
+    let equal = "[() == 1, () == (), () != \"a\", \"1\" != 1, [1] == 2, 'a' < \"b\", 1 < 1.5, false < true]";
+    let said = run(&format!("print({equal});"));
+    said.succeeds().prints(&["[false, true, true, true, false, true, true, true]"]);
+}
+
+#[test]
+fn a_number_that_no_integer_holds_becomes_none() {
+    for (call, found) in [
+        ("(0.0 / 0.0).to_int()", "no integer is NaN"),
+        ("int(1.0 / 0.0)", "no integer is inf"),
+        ("9223372036854775808.0.to_int()", "no integer is 9223372036854776000"),
+        ("(-1e19).int", "no integer is -10000000000000000000"),
+    ] {
+        run(&format!("print({call});")).fails(1).says(&[found, "recipe.rhai:1:"]);
+    }
+    run("print((-9223372036854775808.0).to_int());").succeeds().prints(&["-9223372036854775808"]);
+}
+
+#[test]
+fn a_part_of_an_array_takes_no_value() {
+    run("let a = [1, 2, 3];\na[0..2] = [9];").fails(1).says(&["expected int, found range", "recipe.rhai:2:"]);
+}
+
+#[test]
+fn a_text_is_no_script() {
+    let said = run("let x = 1;\neval(\"x = 2\");");
+    said.fails(1).says(&["recipe.rhai:2:1", "a text cannot be run as a script"]);
+}
+
+/// The innermost call with its place, and not all of hundreds.
+#[test]
+fn an_endless_recursion_is_shown_where_it_goes_on() {
+    let said = run(
+        "fn down(n) {\n    down(n + 1)\n}\nfn start() {\n    down(0)\n}\ntry { start(); } catch (e) { print(\"caught\"); }",
+    );
+    said.blames("recipe.rhai:2:5", "    down(n + 1)", &["overflow", "in `down`, from recipe.rhai:2:5", " more calls"]);
+    assert!(said.stderr.lines().count() < 40 && !said.stdout.contains("caught"), "{said}");
+}
+
+#[test]
+fn errors_name_types_as_scripts_do() {
+    run("print([1, 2][tensor([1])]);").fails(1).says(&["expected int, found Tensor"]);
+    run("for x in #{ a: 1 }.keys() { }\nlet m = #{ a: 1 };\nfor x in m { }").blames(
+        "recipe.rhai:3:10",
+        "for x in m { }",
+        &["expected a range, an array, a string or an epoch", "for key in map.keys()"],
+    );
+}
+
+#[test]
+fn functions_of_floats_and_tensors_tell_what_they_take() {
+    for (call, hint) in [
+        ("sqrt(64)", "sqrt(64.0), or sqrt(x.to_float())"),
+        ("exp(1)", "exp(x.to_float())"),
+        ("floor(3)", "floor(x.to_float())"),
+        ("pow(2.0, 3.0)", "2.0 ** 3.0"),
+        ("[3, 1, 2].sum()", "tensor(list).sum().item()"),
+        ("float(3)", "to_float()"),
+        ("[1].append(3)", "list.push(x) adds one element"),
+        ("[1].extend([3])", "list.append([x, y])"),
+        ("[1].length()", "it is x.len()"),
+        ("[1].pusj(3)", "did you mean `push`?"),
+    ] {
+        run(&format!("print({call});")).fails(1).says(&[hint]);
+    }
+    let said = run("let f = show2;\nfn show2(x) { x }");
+    said.fails(1).says(&["unknown variable `show2`", "move it up, or write Fn(\"show2\")"]);
+}

@@ -26,6 +26,24 @@ fn hash_idx() -> (u64, u64) {
     })
 }
 
+/// nepa: The part of an array that a range means, as of Python's: a negative end counts from the end of the array, and
+/// what lies outside the array is left out. `None` if `idx` is no range.
+#[cfg(not(feature = "no_index"))]
+fn part_of_array(array: &crate::Array, idx: &Dynamic) -> Option<crate::Array> {
+    let len = array.len() as crate::INT;
+    let place = |at: crate::INT| (if at < 0 { at.saturating_add(len) } else { at }).clamp(0, len) as usize;
+    let (start, end) = if let Some(range) = idx.read_lock::<crate::ExclusiveRange>() {
+        (place(range.start), place(range.end))
+    } else if let Some(range) = idx.read_lock::<crate::InclusiveRange>() {
+        // The end itself is part of it, also the last element.
+        let end = if *range.end() == -1 { len as usize } else { place(range.end().saturating_add(1)) };
+        (place(*range.start()), end)
+    } else {
+        return None;
+    };
+    Some(array.get(start..end).map(<[Dynamic]>::to_vec).unwrap_or_default())
+}
+
 impl Engine {
     /// Get the value at the indexed position of a base type.
     ///
@@ -52,6 +70,12 @@ impl Engine {
         match target {
             #[cfg(not(feature = "no_index"))]
             Dynamic(Union::Array(arr, ..)) => {
+                // nepa: val_array[range] is a copy of a part, and takes no assignment; upstream knows no ranges here
+                if !_add_if_not_found {
+                    if let Some(part) = part_of_array(arr, idx) {
+                        return Ok(Target::from(Dynamic::from_array(part)));
+                    }
+                }
                 // val_array[idx]
                 let index = idx
                     .as_int()

@@ -396,9 +396,8 @@ pub fn get_builtin_binary_op_fn(op: &Token, x: &Dynamic, y: &Dynamic) -> Option<
         (Union::Unit(..), Union::Unit(..), _) => {
             return match op {
                 EqualsTo => Some((const_true_fn, false)),
-                NotEqualsTo | GreaterThan | GreaterThanEqualsTo | LessThan | LessThanEqualsTo => {
-                    Some((const_false_fn, false))
-                }
+                // nepa: () has no order
+                NotEqualsTo => Some((const_false_fn, false)),
                 _ => None,
             };
         }
@@ -540,9 +539,8 @@ pub fn get_builtin_binary_op_fn(op: &Token, x: &Dynamic, y: &Dynamic) -> Option<
         (Union::Unit(..), Union::Str(..), _) => {
             return match op {
                 Plus => Some((|_, args| Ok(args[1].clone()), false)),
-                EqualsTo | GreaterThan | GreaterThanEqualsTo | LessThan | LessThanEqualsTo => {
-                    Some((const_false_fn, false))
-                }
+                // nepa: () has no order
+                EqualsTo => Some((const_false_fn, false)),
                 NotEqualsTo => Some((const_true_fn, false)),
                 _ => None,
             }
@@ -551,9 +549,8 @@ pub fn get_builtin_binary_op_fn(op: &Token, x: &Dynamic, y: &Dynamic) -> Option<
         (Union::Str(..), Union::Unit(..), _) => {
             return match op {
                 Plus => Some((|_, args| Ok(args[0].clone()), false)),
-                EqualsTo | GreaterThan | GreaterThanEqualsTo | LessThan | LessThanEqualsTo => {
-                    Some((const_false_fn, false))
-                }
+                // nepa: () has no order
+                EqualsTo => Some((const_false_fn, false)),
                 NotEqualsTo => Some((const_true_fn, false)),
                 _ => None,
             };
@@ -617,15 +614,12 @@ pub fn get_builtin_binary_op_fn(op: &Token, x: &Dynamic, y: &Dynamic) -> Option<
         };
     }
 
-    // Default comparison operators for different, non-numeric types
+    // Default equality of different, non-numeric types
     if type1 != type2 {
         return match op {
             NotEqualsTo if !is_numeric(type1) || !is_numeric(type2) => Some((const_true_fn, false)),
-            EqualsTo | GreaterThan | GreaterThanEqualsTo | LessThan | LessThanEqualsTo
-                if !is_numeric(type1) || !is_numeric(type2) =>
-            {
-                Some((const_false_fn, false))
-            }
+            // nepa: there is no order among them; upstream says that none is less, nor greater
+            EqualsTo if !is_numeric(type1) || !is_numeric(type2) => Some((const_false_fn, false)),
             _ => None,
         };
     }

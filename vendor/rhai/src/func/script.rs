@@ -422,12 +422,8 @@ impl Engine {
                         err.set_position(pos);
                         Err(err.into())
                     }
-                    // System errors are passed straight-through
-                    mut err if err.is_system_exception() => {
-                        err.set_position(pos);
-                        Err(err.into())
-                    }
-                    // Other errors are wrapped in `ErrorInFunctionCall`
+                    // nepa: system errors are wrapped in `ErrorInFunctionCall` too; upstream passes them on, each
+                    // time with the place of the outer call
                     _ => Err(ERR::ErrorInFunctionCall(
                         fn_def.name.to_string(),
                         #[cfg(not(feature = "no_module"))]

@@ -236,8 +236,20 @@ mod float_functions {
     pub fn log(x: FLOAT, base: FLOAT) -> FLOAT {
         x.log(base)
     }
-    /// Return the log of the floating-point number with base 10.
+    /// Return the natural log of the floating-point number.
+    // nepa: as of a tensor; upstream takes base 10
     #[rhai_fn(name = "log")]
+    pub fn natural_log(x: FLOAT) -> FLOAT {
+        x.ln()
+    }
+    /// Return the natural log of the integer.
+    // nepa: not upstream
+    #[rhai_fn(name = "log")]
+    pub fn natural_log_of_int(x: INT) -> FLOAT {
+        (x as FLOAT).ln()
+    }
+    /// Return the log of the floating-point number with base 10.
+    // nepa: not upstream
     pub fn log10(x: FLOAT) -> FLOAT {
         x.log10()
     }
@@ -252,15 +264,24 @@ mod float_functions {
         x.ceil()
     }
     /// Return the nearest whole number closest to the floating-point number.
-    /// Rounds away from zero.
+    /// Of two that are equally close, it is the even one.
+    // nepa: as of a tensor; upstream rounds away from zero
     #[rhai_fn(name = "round", get = "round")]
     pub fn round(x: FLOAT) -> FLOAT {
-        x.round()
+        x.round_ties_even()
     }
-    /// Return the integral part of the floating-point number.
-    #[rhai_fn(name = "int", get = "int")]
-    pub fn int(x: FLOAT) -> FLOAT {
-        x.trunc()
+    /// Convert the floating-point number into an integer, dropping its fraction. It is an error if none has its value,
+    /// as of `NaN`.
+    // nepa: an integer; upstream returns a floating-point number
+    #[rhai_fn(name = "int", get = "int", return_raw)]
+    pub fn int(x: FLOAT) -> RhaiResultOf<INT> {
+        f64_to_int(x)
+    }
+    /// Return the integer as it is.
+    // nepa: not upstream
+    #[rhai_fn(name = "int")]
+    pub fn int_of_int(x: INT) -> INT {
+        x
     }
     /// Return the fractional part of the floating-point number.
     #[rhai_fn(name = "fraction", get = "fraction")]
@@ -296,13 +317,15 @@ mod float_functions {
 
         Ok(x.trunc() as INT)
     }
-    /// Convert the floating-point number into an integer.
+    /// Convert the floating-point number into an integer, dropping its fraction. It is an error if none has its value,
+    /// as of `NaN`.
     #[rhai_fn(name = "to_int", return_raw)]
     pub fn f64_to_int(x: f64) -> RhaiResultOf<INT> {
+        // nepa: upstream gives 0 for NaN, and the largest integer for what is a little larger
         #[allow(clippy::cast_precision_loss)]
-        if cfg!(not(feature = "unchecked")) && (x > (INT::MAX as f64) || x < (INT::MIN as f64)) {
+        if !(x >= INT::MIN as f64 && x < INT::MAX as f64) {
             return Err(ERR::ErrorArithmetic(
-                format!("Integer overflow: to_int({x})"),
+                format!("no integer is {x}"),
                 Position::NONE,
             )
             .into());

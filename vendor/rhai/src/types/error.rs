@@ -317,14 +317,17 @@ impl EvalAltResult {
     #[cold]
     #[inline(never)]
     #[must_use]
-    pub const fn is_catchable(&self) -> bool {
+    pub fn is_catchable(&self) -> bool {
         match self {
+            // nepa: what is wrapped decides
+            Self::ErrorInFunctionCall(_, _, err, _) | Self::ErrorInModule(_, err, _) => {
+                err.is_catchable()
+            }
+
             Self::ErrorSystem(..) => false,
             Self::ErrorParsing(..) => false,
 
             Self::ErrorFunctionNotFound(..)
-            | Self::ErrorInFunctionCall(..)
-            | Self::ErrorInModule(..)
             | Self::ErrorUnboundThis(..)
             | Self::ErrorMismatchDataType(..)
             | Self::ErrorArrayBounds(..)
