@@ -31,14 +31,26 @@ fn of_parameters(error: &clap::Error, arguments: &[String]) -> Option<(String, S
     };
     if error.kind() == ErrorKind::ValueValidation && unexpected.starts_with("--set") {
         let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) else { return None };
-        let hint =
-            format!("write --set {}=VALUE; nepa run {recipe} --help lists the parameters", value.trim_matches('='));
+        let pair = match value.strip_prefix('=') {
+            Some(value) => format!("KEY={value}"),
+            None => format!("{}=VALUE", value.trim_matches('=')),
+        };
+        let hint = format!("write --set {pair}; nepa run {recipe} --help lists the parameters");
         return Some((format!("--set {value}: expected KEY=VALUE"), hint));
     }
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
     }
     let position = arguments.iter().position(|a| a == unexpected || a.starts_with(&format!("{unexpected}=")))?;
+    // --seed -1
+    if let [.., option] = &arguments[..position]
+        && option.starts_with("--")
+        && option != "--set"
+        && unexpected.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    {
+        let hint = format!("nepa {command} --help tells what {option} takes");
+        return Some((format!("{option} {unexpected}: expected a number that is not negative"), hint));
+    }
     if let [.., set, key] = &arguments[..position]
         && set == "--set"
         && !key.contains('=')

@@ -135,7 +135,7 @@ struct RunArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     allow_change: Vec<String>,
     /// Seed of all randomness [default: 0].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
     /// Sends the run to these clients while it runs, as `nepa sync --follow` does, by the Python that NEPA_PYTHON names
     /// [default: python3]. Several are separated by commas.
@@ -211,7 +211,7 @@ struct DataArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Seed of the samples and their transforms.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: u64,
 }
 

@@ -21,7 +21,7 @@ pub fn code_of(text: &str) -> String {
 
 /// Shows a script's tokens to `on_token`, until that gives false: each with its position and the number of brackets
 /// that are open after it, which is negative where it closes one that is not open.
-fn tokens(text: &str, mut on_token: impl FnMut(&Token, Position, isize) -> bool) {
+pub fn tokens(text: &str, mut on_token: impl FnMut(&Token, Position, isize) -> bool) {
     let engine = Engine::new_raw();
     let texts = [text];
     let (tokens, control) = engine.lex(&texts);

@@ -89,6 +89,12 @@ fn a_missing_semicolon_or_comma_is_told_where_it_is_missing() {
 fn parameters_given_like_options_are_shown_with_set() {
     let folder = Folder::new();
     folder.write("r.rhai", "let lr = param(\"lr\", 1e-3, \"peak\"); let epochs = param(\"epochs\", 2, \"n\");");
+    folder.nepa(&["run", "r.rhai", "--set", "=3"]).fails(2).says(&["write --set KEY=3"]);
+    folder
+        .nepa(&["run", "r.rhai", "--seed", "-1"])
+        .fails(2)
+        .says(&["--seed -1: expected a number that is not negative"]);
+    folder.nepa(&["run", "r.rhai", "--seed", "18446744073709551615"]).fails(2).says(&["--seed"]);
     let cases: [(&[&str], &str); 8] = [
         (&["--lr", "1e-3"], "--set lr=1e-3"),
         (&["--lr=1e-3"], "--set lr=1e-3"),
@@ -169,6 +175,16 @@ fn a_division_of_integers_that_meets_a_float_is_pointed_out() {
         ("let x = ones([2]);\nprint((x * (1 / 3)).shape);", "2:15", "gives 0"),
         ("loss::cross_entropy(ones([2, 3]), arange(2), #{ label_smoothing: 1 / 10 });", "1:68", "gives 0"),
         ("let o = #{ label_smoothing: 1 / 10 };\nloss::cross_entropy(ones([2, 3]), arange(2), o);", "1:31", "gives 0"),
+        ("let warmup = param(\"warmup\", 10, \"n\");\nfor i in 0..3 { let lr = i / warmup * 1e-3; }", "2:28", "drops"),
+        ("for i in 0..3 { print(1e-3 * (i / 10)); }", "1:33", "drops"),
+        ("for (x, i) in [0.5] { print(x * (i / 10)); print(1.0 - i / 3); }", "1:58", "drops"),
+        ("let i = 1; while i < 3 { i = i + 1; print(i / 10 * 0.1); }", "1:45", "drops"),
+        ("let t = arange(9); let n = (t < 7).sum().item();\nprint(n / t.numel * 100.0);", "2:9", "drops"),
+        ("let t = arange(9); let n = 0; n += (t < 7).sum().item();\nprint(100.0 * (n / t.size(0)));", "2:18", "drops"),
+        ("let t = ones([2, 3]); print(1 / t.shape[1] * 1.0);", "1:31", "drops"),
+        ("let list = [1, 2];\nprint(1 / list.len() * 1.0);", "2:9", "drops"),
+        ("let lr = 1e-3;\nlr = 1 / 10;", "2:8", "gives 0"),
+        ("let accuracy = 0.4;\nif accuracy < 1 / 2 { }", "2:17", "gives 0"),
     ];
     for (script, place, what) in warned {
         let said = run(script);
@@ -189,12 +205,103 @@ fn a_division_of_integers_that_meets_a_float_is_pointed_out() {
         "let n = 64; n *= 64 / 256; let list = [1, 2, 3]; print(list[list.len() / 2] + n);",
         "optim::cosine(#{ total_steps: 70 / 8 });",
         "let x = 1; x = 2.0; print(x / 256 * 1e-3);",
+        "let k = 7; let pad = k / 2; for i in 0..k { print(i - pad); print(i % (30 / 7)); print(i < k / 2); }",
+        "let steps = [1, 2]; print(5 / 2 + steps.len()); print(steps.len - 7 / 2);",
+        "print(tensor([1, 2, 3]) + 7 / 2);",
+        "let x = arange(3).argmax(0); print((x + 7 / 2).item()); print(x.item() - 7 / 2);",
+        "for i in 0..3 { let share = i.to_float() / 10; print(share * 2.0); }",
     ];
     for script in fine {
         let said = run(script);
         said.succeeds();
         assert!(!said.stderr.contains("warning"), "{script}: {said}");
     }
+}
+
+/// What runs in silence, but is not what it is in Python.
+#[test]
+fn pythons_ways_that_mean_something_else_are_pointed_out() {
+    let warned = [
+        ("fn half(n) {\n    n // 2\n}\nhalf(4);", "2:7", "// starts a comment"),
+        ("let k = 3;\nlet o = #{\n    a: len([1]) // k;\n};", "3:17", "// starts a comment"),
+        ("let lr = 0.1;\nprint(\"lr ${lr}\");", "2:7", "inside backticks: `… ${lr}`"),
+        ("let rows = [[1, 2]];\nrows.append([3, 4]);", "2:6", "list.push([…]) adds it as one element"),
+        ("let x = ones([2]);\nprint((0 < x < 1).all());", "2:14", "write a < b && b < c"),
+    ];
+    for (script, place, what) in warned {
+        let said = run(script);
+        said.succeeds().says(&["warning: ", what, &format!("--> recipe.rhai:{place}\n")]);
+    }
+    for script in [
+        "fn half(n) {\n    n / 2 // half of it\n}\nhalf(4);",
+        "fn half(n) {\n    // 2\n    n // as it is\n}\nhalf(4);",
+        "let n = 4; // 2\nlet o = [\n    n, // 2\n    n * 2,\n];",
+        "let lr = 0.1; print(`lr ${lr}`); print(\"costs $5, {lr}\");",
+        "let rows = [[1, 2]]; rows.append([[3, 4]]); rows.push([5, 6]); let flat = [1]; flat.append([2, 3]);",
+    ] {
+        let said = run(script);
+        said.succeeds();
+        assert!(!said.stderr.contains("warning"), "{script}: {said}");
+    }
+}
+
+#[test]
+fn two_declarations_of_a_parameter_agree() {
+    let said = refused("let lr = param(\"lr\", 1e-3, \"rate\");\nlet wd = param(\"lr\", 0.05, \"copied\");");
+    said.at("recipe.rhai:2:10", "let wd = param(\"lr\", 0.05, \"copied\");");
+    said.says(&["the parameter `lr` has another default here, 0.05", "in recipe.rhai:1 it is 1e-3"]);
+    let folder = Folder::new();
+    folder.write("recipe.rhai", "fn a() { param(\"lr\", 1e-3) }\nfn b() { param(\"lr\", 0.001, \"rate\") }");
+    folder.nepa(&["check", "recipe.rhai"]).succeeds();
+    let help = folder.nepa(&["run", "recipe.rhai", "--help"]);
+    assert_eq!(help.succeeds().stdout.matches("lr: float").count(), 1, "{help}");
+}
+
+#[test]
+fn a_circle_of_imports_is_found_before_the_run() {
+    let folder = Folder::new();
+    folder.write("a.rhai", "import \"b\" as b;\nfn f() { b::g() }");
+    folder.write("b.rhai", "import \"a\" as a;\nfn g() { 2 }");
+    folder.write("own.rhai", "print(1);\nimport \"own\" as me;");
+    folder.write("recipe.rhai", "import \"a\" as a;\nprint(a::f());");
+    let said = folder.nepa(&["check", "recipe.rhai"]);
+    said.fails(1).says(&["circular import: ", "a.rhai -> ", "b.rhai"]);
+    folder.nepa(&["check", "own.rhai"]).fails(1).says(&["circular import: own.rhai -> own.rhai", "own.rhai:2:1"]);
+    // One in a function is made when that is called.
+    folder.write("b.rhai", "fn g() { 2 }\nfn later() { import \"a\" as a; a::f() }");
+    folder.nepa(&["check", "recipe.rhai"]).succeeds();
+    folder.nepa(&["run", "recipe.rhai"]).succeeds().prints(&["2"]);
+}
+
+#[test]
+fn values_of_the_wrong_type_are_found_before_the_run() {
+    let started = "print(\"begun\");\n";
+    let config = "hidden_size: 8, num_attention_heads: 2";
+    for (call, message) in [
+        ("nn::linear(\"a\", 3);".to_string(), "no `nn::linear` takes (string, int)"),
+        ("let n = device().len();\nnn::linear(n, 3.5);".into(), "no `nn::linear` takes (…, float)"),
+        (
+            format!("nn::blocks(#{{ {config}, qk_norm: \"yes\" }});"),
+            "option `qk_norm` of nn::blocks: expected true or false, found the string \"yes\"",
+        ),
+        (
+            format!("nn::blocks(#{{ {config}, hidden_act: \"glu\" }});"),
+            "option `hidden_act` of nn::blocks: unknown value \"glu\"; did you mean `gelu`?",
+        ),
+        (
+            "import \"std/finetune\" as f;\nf::fit((), (), #{ steps: \"many\" });".into(),
+            "option `steps` of finetune::fit: expected",
+        ),
+    ] {
+        let said = run(&format!("{started}{call}"));
+        said.fails(1).says(&[message]);
+        assert_eq!(said.stdout, "", "{said}");
+    }
+    // What is caught may be meant.
+    let said = run("try { nn::linear(\"a\", 3); } catch (e) { print(e.message); }");
+    said.succeeds().prints(&["no `nn::linear` takes (string, int)"]);
+    let said = run("optim::adamw(nn::linear(2, 2), #{ eps: 0.0 / 0.0 });");
+    said.fails(1).says(&["option `eps` of optim::adamw: expected a finite number, found the float NaN"]);
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use super::tree::{Call, Functions, Imported, Script};
 use crate::error::{Diagnostic, did_you_mean};
+use crate::script::builtin::Builtin;
 use crate::script::{Host, error, habits};
 
 /// Words of the language that parse as calls.
-const KEYWORDS: &[&str] = &["call", "curry", "Fn", "eval", "is_def_fn", "is_def_var", "is_shared", "type_of"];
+const KEYWORDS: &[&str] = &["call", "curry", "Fn", "is_def_fn", "is_def_var", "is_shared", "type_of"];
 
 /// What is wrong with a call, if anything.
 pub fn judge(host: &Host, call: &Call, script: &Script) -> Option<Diagnostic> {
@@ -27,7 +28,7 @@ pub fn judge(host: &Host, call: &Call, script: &Script) -> Option<Diagnostic> {
     let native = reference.functions.iter().filter(|f| !f.qualified && f.name == name);
     let signatures: Vec<String> = native.clone().map(|f| f.signature()).collect();
     if native.clone().any(|f| f.takes(passed))
-        || reference.builtin.iter().any(|(n, params)| n == name && *params == passed)
+        || reference.builtin.iter().any(|f| f.name == name && f.params.len() == passed)
     {
         return None;
     }
@@ -49,11 +50,13 @@ pub fn judge(host: &Host, call: &Call, script: &Script) -> Option<Diagnostic> {
     if !signatures.is_empty() {
         return Some(wrong_count(name, given, signatures));
     }
-    if reference.builtin.iter().any(|(n, _)| n == name) {
-        let hint = habits::of_function(name).map(String::from);
-        return Some(Diagnostic { hint, ..wrong_count(name, given, Vec::new()) });
+    let builtin: Vec<String> = reference.builtin.iter().filter(|f| f.name == name).map(Builtin::signature).collect();
+    if !builtin.is_empty() {
+        let wrong = wrong_count(name, given, builtin);
+        let habit = habits::of_function(name).map(String::from);
+        return Some(Diagnostic { hint: habit.or(wrong.hint.clone()), ..wrong });
     }
-    let unknown = reference.unknown_function(None, name, &own);
+    let unknown = reference.unknown_function(None, name, &own, None);
     if !call.is_method && error::declared_names(&script.text).iter().any(|n| n == name) {
         let hint = habits::call_of_variable(name, call.position, &script.text);
         return Some(Diagnostic::new(format!("unknown function `{name}`")).hint(hint));
@@ -79,7 +82,7 @@ fn judge_qualified(host: &Host, call: &Call, script: &Script) -> Option<Diagnost
         return None;
     }
     if named.is_empty() {
-        return Some(reference.unknown_function(Some(root), name, &[]));
+        return Some(reference.unknown_function(Some(root), name, &[], None));
     }
     Some(wrong_count(&format!("{root}::{name}"), given, named.iter().map(|f| f.signature()).collect()))
 }

@@ -10,7 +10,7 @@ use rhai::{Expr, Ident, Position};
 
 /// What is wrong with the keys of a call's options, and where; the words are those of a run.
 pub fn judge(host: &Host, call: &Call, script: &Script) -> Option<(Diagnostic, Position)> {
-    let Taken { of, at, options } = options_of(host, call, script)?;
+    let Taken { of, at, options, .. } = options_of(host, call, script)?;
     let mut given = literal_entries(call.expression.args.get(at)?, &script.variables);
     // A run sees them in this order.
     given.sort_by(|a, b| a.0.name.cmp(&b.0.name));
@@ -29,6 +29,22 @@ pub fn judge_divisions(host: &Host, call: &Call, script: &Script) -> Vec<(Diagno
     floats.filter_map(|(_, value)| division::judge_float(value, &script.variables)).collect()
 }
 
+/// Options that a call is given, as far as they are written out.
+pub struct GivenOptions<'a> {
+    /// How errors call the function.
+    pub of: String,
+    /// Each one's key, its value, and what is declared under the key.
+    pub options: Vec<(&'a Ident, &'a Expr, Vec<&'a OptionDoc>)>,
+}
+
+/// The options that a call is given; none of a function whose arguments may come by name.
+pub fn given_options<'a>(host: &'a Host, call: &'a Call, script: &'a Script) -> Option<GivenOptions<'a>> {
+    let Taken { of, at, options, .. } = options_of(host, call, script).filter(|taken| !taken.by_name)?;
+    let given = literal_entries(call.expression.args.get(at)?, &script.variables);
+    let declared = |key: &Ident| options.iter().copied().filter(|option| option.name == key.as_str()).collect();
+    Some(GivenOptions { of, options: given.into_iter().map(|(key, value)| (key, value, declared(key))).collect() })
+}
+
 /// The options of a function.
 struct Taken<'a> {
     /// How errors call the function.
@@ -36,6 +52,8 @@ struct Taken<'a> {
     /// Which argument of the call they are.
     at: usize,
     options: Vec<&'a OptionDoc>,
+    /// Whether they are arguments, given by name.
+    by_name: bool,
 }
 
 /// The options of the function that a call reaches, where they are known.
@@ -57,7 +75,7 @@ fn options_of<'a>(host: &'a Host, call: &Call, script: &Script) -> Option<Taken<
         tells.then_some(())?;
         let functions = reference.stdlib.iter().filter(|m| m.path == path).flat_map(|m| &m.functions);
         let options = functions.filter(|f| f.name == name && f.params.len() == passed).flat_map(|f| &f.options);
-        return Some(Taken { of, at: passed.checked_sub(1)?, options: options.collect() })
+        return Some(Taken { of, at: passed.checked_sub(1)?, options: options.collect(), by_name: false })
             .filter(|t| !t.options.is_empty());
     }
     let named = reference.functions.iter().filter(|f| {
@@ -69,12 +87,12 @@ fn options_of<'a>(host: &'a Host, call: &Call, script: &Script) -> Option<Taken<
         // What comes by place before the map cannot come by name too.
         let options = f.optional.iter().skip(passed.checked_sub(1)?).map(|o| &o.option).collect();
         let of = if qualified { format!("{namespace}::{name}") } else { name.to_string() };
-        return Some(Taken { of, at: passed.checked_sub(1 + before)?, options });
+        return Some(Taken { of, at: passed.checked_sub(1 + before)?, options, by_name: true });
     }
     let taking: Vec<_> = named.into_iter().filter(|f| f.options_at.is_some()).collect();
     let at = taking.first()?.options_at?.checked_sub(before)?;
     let of = if qualified { format!("{namespace}::{name}") } else { name.to_string() };
-    Some(Taken { of, at, options: taking.iter().flat_map(|f| &f.options).collect() })
+    Some(Taken { of, at, options: taking.iter().flat_map(|f| &f.options).collect(), by_name: false })
 }
 
 /// The entries that a map is written with: a literal, a variable that holds one, one that is picked from a table of them,

@@ -2,9 +2,12 @@
 
 mod calls;
 mod caught;
+mod circles;
 mod division;
 mod keys;
+mod pitfalls;
 mod tree;
+mod typed;
 mod variables;
 
 use super::Host;
@@ -47,6 +50,11 @@ pub fn check(host: &Host, ast: &AST, file: &str) -> Result<Checked, Box<EvalAltR
     let mut checked = Checked::default();
     let mut scripts = Vec::new();
     visit(host, ast, file, &mut checked, &mut scripts)?;
+    checked.problems.extend(circles::find(&scripts));
+    let contradictions = params::contradictions(&mut checked.params).into_iter();
+    let problem =
+        |(diagnostic, of): (Diagnostic, Declared)| Problem { diagnostic, file: of.file, position: of.position };
+    checked.problems.extend(contradictions.map(problem));
     // Once the keys of all scripts are known.
     for script in &scripts {
         judge(host, script, &mut checked);
@@ -97,6 +105,8 @@ fn visit(
         true
     });
     let unknown = || Imported { file: None, functions: Vec::new() };
+    let at_once = circles::imports_at_once(ast);
+    let mut imported = Vec::new();
     let mut modules: HashMap<String, Vec<Imported>> =
         computed.into_iter().map(|alias| (alias, vec![unknown()])).collect();
     for (alias, target, position) in imports {
@@ -106,13 +116,16 @@ fn visit(
                     true => public_functions(&module),
                     false => visit(host, &module, &module_file, checked, scripts)?,
                 };
+                if at_once.contains(&position) {
+                    imported.push((module_file.clone(), position));
+                }
                 modules.entry(alias).or_default().push(Imported { file: Some(module_file), functions });
             }
             Err(error) => match *error {
                 EvalAltResult::ErrorModuleNotFound(..) => {
                     checked.problems.push(Problem {
                         diagnostic: Diagnostic {
-                            hint: host.sources.import_hint(&target),
+                            hint: host.sources.import_hint(file, &target),
                             ..Diagnostic::new(format!("cannot find the module `{target}`"))
                         },
                         file: file.into(),
@@ -126,20 +139,20 @@ fn visit(
     }
 
     let variables = Variables::of(ast, &text);
-    scripts.push(Script { file: file.to_string(), text, ast: ast.clone(), own, modules, variables });
+    scripts.push(Script { file: file.to_string(), text, ast: ast.clone(), own, modules, imported, variables });
     Ok(public_functions(ast))
 }
 
 /// Resolves the calls of a script, the options given to them, and its divisions.
 fn judge(host: &Host, script: &Script, checked: &mut Checked) {
     let problem = |(diagnostic, position)| Problem { diagnostic, file: script.file.clone(), position };
+    checked.warnings.extend(pitfalls::commented_divisions(&script.text).into_iter().map(problem));
     script.ast.walk(&mut |path: &[ASTNode]| {
         checked.problems.extend(caught::judge(path.last()).map(problem));
-        if let Some(ASTNode::Stmt(Stmt::Assignment(assignment))) = path.last()
-            && assignment.0.is_op_assignment()
-        {
-            let (left, right) = (&assignment.1.lhs, &assignment.1.rhs);
-            checked.warnings.extend(division::judge_assignment(left, right, script).map(problem));
+        checked.warnings.extend(pitfalls::judge(path.last(), script).map(problem));
+        if let Some(ASTNode::Stmt(Stmt::Assignment(assignment))) = path.last() {
+            let (computes, sides) = (assignment.0.is_op_assignment(), &assignment.1);
+            checked.warnings.extend(division::judge_assignment(sides, computes, script).map(problem));
         }
         let Some(call) = Call::of(path.last()) else { return true };
         if call.expression.op_token.is_some() {
@@ -147,7 +160,11 @@ fn judge(host: &Host, script: &Script, checked: &mut Checked) {
         } else if !(call.is_method && checked.keys.contains(call.expression.name.as_str())) {
             checked.calls += 1;
             let wrong = calls::judge(host, &call, script).map(|diagnostic| (diagnostic, call.position));
-            checked.problems.extend(wrong.or_else(|| keys::judge(host, &call, script)).map(problem));
+            let wrong = wrong.or_else(|| keys::judge(host, &call, script));
+            // Within a `try` it may be meant.
+            let is_tried = path.iter().any(|node| matches!(node, ASTNode::Stmt(Stmt::TryCatch(..))));
+            let judged = || if is_tried { None } else { typed::judge(host, &call, script) };
+            checked.problems.extend(wrong.or_else(judged).map(problem));
             checked.warnings.extend(keys::judge_divisions(host, &call, script).into_iter().map(problem));
         }
         true

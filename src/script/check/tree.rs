@@ -22,6 +22,8 @@ pub struct Script {
     pub own: Functions,
     /// By alias, of which functions may each have their own.
     pub modules: HashMap<String, Vec<Imported>>,
+    /// The files that it imports as soon as it is imported itself, and where it does.
+    pub imported: Vec<(String, Position)>,
     pub variables: Variables,
 }
 
