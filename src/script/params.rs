@@ -1,10 +1,11 @@
 //! A recipe's parameters: `param("name", default, "doc")` declares one, `--set name=value`
 //! overrides it.
 
-use super::values::{from_json, to_json};
+use super::types;
+use super::values::{found, from_json, literal, object, to_json};
 use crate::bail_hint;
 use crate::error::{Diagnostic, Result, did_you_mean};
-use rhai::{ASTNode, Dynamic, Expr, Position, Stmt};
+use rhai::{ASTNode, Array, Dynamic, Expr, Map, Position, Stmt};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -82,6 +83,27 @@ pub fn scan(ast: &rhai::AST, file: &str, text: &str) -> Result<Vec<Declared>, (D
     }
 }
 
+/// Makes each parameter known once. Where another declaration of its name has another default, that is a contradiction:
+/// what to say, and the declaration.
+pub fn contradictions(declared: &mut Vec<Declared>) -> Vec<(Diagnostic, Declared)> {
+    let (mut kept, mut wrong): (Vec<Declared>, Vec<_>) = Default::default();
+    for one in std::mem::take(declared) {
+        let Some(first) = kept.iter().find(|first| first.name == one.name) else {
+            kept.push(one);
+            continue;
+        };
+        let value = |of: &Declared| of.default.as_ref().map(|of| (of.type_name(), literal(of)));
+        if first.default_text != one.default_text && (value(first).is_none() || value(first) != value(&one)) {
+            let place = first.position.line().map_or(first.file.clone(), |line| format!("{}:{line}", first.file));
+            let said = format!("the parameter `{}` has another default here, {}", one.name, one.default_text);
+            let hint = format!("in {place} it is {}: give one of them another name", first.default_text);
+            wrong.push((Diagnostic::new(said).hint(hint), one));
+        }
+    }
+    *declared = kept;
+    wrong
+}
+
 /// The text of the second argument of the call that starts at `position`.
 fn argument_text(text: &str, position: Position) -> Option<String> {
     let (line, column) = (position.line()?, position.position()?);
@@ -150,13 +172,7 @@ impl Params {
             }
             None => return Ok((default.clone(), to_json(default)?)),
         };
-        let converted = from_json(&value);
-        // A float keeps its type even where its value is whole.
-        let converted = match default.is_float() {
-            true => Dynamic::from_float(value.as_f64().unwrap_or(f64::NAN)),
-            false => converted,
-        };
-        Ok((converted, value))
+        Ok((from_json(&value), value))
     }
 }
 
@@ -192,11 +208,11 @@ fn parse(name: &str, text: &str, default: &Dynamic) -> Result<Value> {
             _ => "true or false",
         },
         "array" => match serde_json::from_str(text) {
-            Ok(Value::Array(items)) => return Ok(Value::Array(items)),
+            Ok(given @ Value::Array(_)) => return complete(name, given, default),
             _ => "an array such as [1, 2]",
         },
         "map" => match serde_json::from_str(text) {
-            Ok(Value::Object(map)) => return Ok(Value::Object(map)),
+            Ok(given @ Value::Object(_)) => return complete(name, given, default),
             _ => "a JSON object such as {\"a\": 1}",
         },
         other => crate::error::bail!("param `{name}`: a default of type {other} cannot be overridden"),
@@ -205,4 +221,50 @@ fn parse(name: &str, text: &str, default: &Dynamic) -> Result<Value> {
         "--set {name}={text}: expected {expected}, found \"{text}\"";
         "the default is {default}"
     )
+}
+
+/// What is given for a parameter or a part of it, of the type that the default has there.
+fn complete(what: &str, given: Value, default: &Dynamic) -> Result<Value> {
+    match (given, default.type_name()) {
+        // A float stays one, even if it is whole.
+        (Value::Number(n), "f64") => Ok(n.as_f64().into()),
+        (Value::Number(n), "i64") if n.is_i64() => Ok(n.into()),
+        (given @ Value::Bool(_), "bool") | (given @ Value::String(_), "string") => Ok(given),
+        (Value::Array(items), "array") => elements(what, items, &default.clone().cast()),
+        (Value::Object(map), "map") => merged(what, map, &default.clone().cast()),
+        (given, "i64" | "f64" | "bool" | "string" | "array" | "map") => bail_hint!(
+            "--set {what}: expected {}, found {}", types::type_of(default).expected(), found(&from_json(&given));
+            "the default is {}", literal(default)
+        ),
+        (given, _) => Ok(given),
+    }
+}
+
+/// Elements of an array: of the type of the default's, if these are all of one type.
+fn elements(what: &str, items: Vec<Value>, default: &Array) -> Result<Value> {
+    let first = default.first().filter(|first| default.iter().all(|item| item.type_name() == first.type_name()));
+    let Some(first) = first else { return Ok(Value::Array(items)) };
+    let items = items.into_iter().enumerate();
+    items.map(|(i, given)| complete(&format!("{what}[{i}]"), given, first)).collect::<Result<_>>().map(Value::Array)
+}
+
+/// A map with the default's keys, of which those that are not given keep their values; with any keys if the default has
+/// none.
+fn merged(what: &str, given: serde_json::Map<String, Value>, default: &Map) -> Result<Value> {
+    if default.is_empty() {
+        return Ok(Value::Object(given));
+    }
+    let mut all = object(default)?;
+    for (key, value) in given {
+        let Some(own) = default.get(key.as_str()) else {
+            let names: Vec<&str> = default.keys().map(|key| key.as_str()).collect();
+            bail_hint!(
+                "--set {what}: unknown key `{key}`{}", did_you_mean(&key, names.iter().copied());
+                "the keys are: {}", names.join(", ")
+            );
+        };
+        let value = complete(&format!("{what}.{key}"), value, own)?;
+        all.insert(key, value);
+    }
+    Ok(Value::Object(all))
 }
