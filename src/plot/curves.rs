@@ -15,20 +15,28 @@ use std::path::Path;
 pub struct Series {
     /// The curve's name, shown in the legend.
     pub name: String,
-    /// Its points (x, y); those that are not finite are left out.
+    /// Its points (x, y); those that are not finite break the curve.
     pub points: Vec<(f64, f64)>,
 }
 
 /// Draws curves over a common axis.
 pub fn lines(path: &Path, series: &[Series], options: &PlotOptions) -> Result<()> {
     ensure!(series.iter().any(|s| !s.points.is_empty()), "there is nothing to draw: every series is empty");
-    let curves = series.iter().map(|s| (s.name.as_str(), s.points.iter().copied().filter_map(drawable).collect()));
+    let all = || series.iter().flat_map(|s| &s.points);
+    ensure!(all().any(|p| drawable(*p).is_some()), "there is nothing to draw: no point of any series is finite");
+    let curves = series.iter().map(|s| (s.name.as_str(), pieces(&s.points)));
     draw(path, options, &Lines { curves: curves.collect(), options })
 }
 
+/// The pieces of a curve between points that are not finite.
+fn pieces(points: &[(f64, f64)]) -> Vec<Vec<(f64, f64)>> {
+    let parts = points.split(|p| drawable(*p).is_none()).filter(|part| !part.is_empty());
+    parts.map(|part| part.iter().copied().filter_map(drawable).collect()).collect()
+}
+
 struct Lines<'a> {
-    /// Names, and what can be drawn.
-    curves: Vec<(&'a str, Vec<(f64, f64)>)>,
+    /// Names, and the pieces that are drawn.
+    curves: Vec<(&'a str, Vec<Vec<(f64, f64)>>)>,
     options: &'a PlotOptions,
 }
 
@@ -38,7 +46,7 @@ impl Drawing for Lines<'_> {
         DB::ErrorType: 'static,
     {
         let PlotOptions { title, x, y, .. } = self.options;
-        let points = || self.curves.iter().flat_map(|c| &c.1);
+        let points = || self.curves.iter().flat_map(|c| &c.1).flatten();
         let (x0, x1) = range(points().map(|p| p.0));
         let (y0, y1) = padded(range(points().map(|p| p.1)));
         let axes = Axes {
@@ -50,10 +58,14 @@ impl Drawing for Lines<'_> {
             y_ends: Some((y0, y1)),
         };
         let mut chart = axes.draw(area, x0..x1, y0..y1)?;
-        for (i, (name, points)) in self.curves.iter().enumerate() {
+        let pixels = area.dim_in_pixel().0;
+        for (i, (name, pieces)) in self.curves.iter().enumerate() {
             let style = COLOURS[i % COLOURS.len()].stroke_width(2);
+            // A line of one point is none.
+            let single = pieces.iter().filter(|piece| piece.len() == 1).map(|piece| piece[0]);
+            chart.draw_series(single.map(|point| Circle::new(point, 3, style.filled())))?;
             chart
-                .draw_series(strokes(thin(points.clone(), area.dim_in_pixel().0), style, format))?
+                .draw_series(pieces.iter().flat_map(|piece| strokes(thin(piece.clone(), pixels), style, format)))?
                 .label(*name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
         }

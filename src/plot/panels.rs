@@ -26,7 +26,8 @@ pub struct Key {
 pub struct Curve {
     /// Its entry in the legend.
     pub key: usize,
-    /// Its points (x, y). Where x goes back a new piece begins.
+    /// Its points (x, y). Where x goes back a new piece begins, and where y is not finite or, logarithmically, not
+    /// positive.
     pub points: Vec<(f64, f64)>,
     /// A band around it, in the order of x: (x, low, high); empty for none.
     pub band: Vec<(f64, f64, f64)>,
@@ -262,8 +263,11 @@ impl<'a> Picture<'a> {
         }
         for curve in &panel.curves {
             let colour = colour(&self.picture.keys[curve.key]);
-            let points: Vec<(f64, f64)> = curve.points.iter().copied().filter_map(shown).collect();
-            for piece in in_pieces(points).chunk_by(|a, b| a.0 <= b.0) {
+            // What cannot be drawn breaks the curve.
+            let parts = curve.points.split(|p| shown(*p).is_none());
+            let parts = parts.map(|part| in_pieces(part.iter().copied().filter_map(shown).collect()));
+            let parts: Vec<Vec<(f64, f64)>> = parts.collect();
+            for piece in parts.iter().flat_map(|part| part.chunk_by(|a, b| a.0 <= b.0)) {
                 let averaged = self.picture.smooth > 1 && piece.len() > FEW;
                 let bold = colour.stroke_width(2);
                 let raw = if averaged { colour.mix(0.3).stroke_width(1) } else { bold };

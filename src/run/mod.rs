@@ -12,6 +12,7 @@ pub mod inside;
 pub mod lock;
 pub mod log;
 pub mod metrics;
+pub mod numbers;
 pub mod pretrained;
 pub mod progress;
 pub mod schema;

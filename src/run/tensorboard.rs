@@ -6,6 +6,7 @@
 
 use crate::error::{Context as _, Result};
 use crate::files::write_atomic;
+use crate::run::numbers::number;
 use serde_json::{Map, Value};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -67,7 +68,8 @@ pub fn rewrite(path: &Path, lines: impl IntoIterator<Item = Map<String, Value>>)
     write_atomic(path, &bytes)
 }
 
-/// The numbers of a line of metrics as (tag, step, value): each field with a number, if the line has an integer `step`.
+/// The numbers of a line of metrics as (tag, step, value): each field with a number, also one that is not
+/// finite, if the line has an integer `step`.
 /// The tag is `PHASE/NAME`, or the name alone of a line without a phase.
 pub fn scalars_of(line: &Map<String, Value>) -> Vec<(String, i64, f64)> {
     let Some(step) = line.get("step").and_then(Value::as_i64) else {
@@ -81,7 +83,7 @@ pub fn scalars_of(line: &Map<String, Value>) -> Vec<(String, i64, f64)> {
                 Some(phase) => format!("{phase}/{name}"),
                 None => name.clone(),
             };
-            Some((tag, step, value.as_f64()?))
+            Some((tag, step, number(value)?))
         })
         .collect()
 }

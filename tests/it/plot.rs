@@ -35,6 +35,13 @@ fn texts(folder: &Folder, name: &str) -> Vec<String> {
     svg.split("<text ").skip(1).map(inner).collect()
 }
 
+/// The pieces of the first curve of a picture.
+fn pieces(folder: &Folder, name: &str) -> usize {
+    let svg = folder.text(name);
+    let lines = svg.split("<polyline").skip(1).filter_map(|rest| rest.split("/>").next());
+    lines.filter(|line| line.to_uppercase().contains("#0072B2")).count()
+}
+
 #[track_caller]
 fn shows(found: &[String], expected: &[&str]) {
     for text in expected {
@@ -322,6 +329,48 @@ fn odd_numbers_are_drawn() {
             folder.nepa(&["report", "r"]).succeeds();
         }
     }
+}
+
+/// A loss that is NaN for a while is no straight line from the last finite value to the next.
+#[test]
+fn a_curve_breaks_where_a_value_is_not_finite() {
+    let folder = Folder::new();
+    let line = |s: i64, loss: Value| json!({ "step": s, "loss": loss });
+    add_run(&folder, "r", "finished", (1..30).map(|s| line(s, json!(1.0 / s as f64))).collect());
+    folder.nepa(&["plot", "r", "--out", "o.svg"]).succeeds();
+    assert_eq!(pieces(&folder, "o.svg"), 1);
+    let broken = |s: i64| if (13..18).contains(&s) { json!("NaN") } else { json!(1.0 / s as f64) };
+    add_run(&folder, "r", "finished", (1..30).map(|s| line(s, broken(s))).collect());
+    let said = folder.nepa(&["plot", "r", "--out", "o.svg"]);
+    said.succeeds().prints(&["o.svg: loss\n"]).says(&["note: 5 values of `loss` are not finite"]);
+    assert_eq!(pieces(&folder, "o.svg"), 2);
+    shows(&texts(&folder, "o.svg"), &["loss (5 values of `loss` are not finite)"]);
+    // At the end, and of the whole run.
+    add_run(&folder, "r", "finished", vec![line(1, json!(2)), line(2, json!(1)), line(3, json!("inf"))]);
+    folder.nepa(&["plot", "r"]).succeeds().says(&["note: 1 value of `loss` is not finite"]);
+    add_run(&folder, "r", "finished", vec![line(1, json!("NaN")), line(2, json!("NaN"))]);
+    folder.nepa(&["plot", "r"]).succeeds().says(&["note: 2 values of `loss` are not finite"]);
+    // On a logarithmic axis, so does what is not positive.
+    let norm = |s: i64| json!({ "step": s, "grad_norm": if s == 15 { 0.0 } else { (s as f64).exp() } });
+    add_run(&folder, "r", "finished", (1..30).map(norm).collect());
+    folder.nepa(&["plot", "r", "--out", "o.svg"]).succeeds();
+    assert_eq!(pieces(&folder, "o.svg"), 2);
+}
+
+#[test]
+fn a_scripts_curve_breaks_there_too_and_a_single_point_is_a_dot() {
+    let folder = Folder::new();
+    let script = r#"
+        let nan = 0.0 / 0.0;
+        plot::lines("one.svg", #{ a: [[1, 2]] }, #{});
+        plot::lines("whole.svg", #{ a: [[1, 2], [2, 3], [3, 1], [4, 2], [5, 2]] }, #{});
+        plot::lines("gap.svg", #{ a: [[1, 2], [2, 3], [3, nan], [4, 2], [5, 2]] }, #{});
+        plot::lines("none.svg", #{ a: [[1, nan]] }, #{});
+    "#;
+    folder.run(script).fails(1).says(&["no point of any series is finite", "recipe.rhai:6:"]);
+    let count = |file: &str, what: &str| folder.text(file).matches(what).count();
+    assert_eq!([count("one.svg", "<circle"), count("gap.svg", "<circle")], [1, 0]);
+    assert_eq!([pieces(&folder, "whole.svg"), pieces(&folder, "gap.svg")], [1, 2]);
 }
 
 #[test]

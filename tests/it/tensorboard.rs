@@ -141,6 +141,10 @@ fn every_number_of_a_line_with_a_step_is_a_scalar() {
     assert_eq!(scalars_of(&line(full)), expected);
     assert_eq!(scalars_of(&line(json!({ "step": 1, "loss": 2 }))), [("loss".to_string(), 1, 2.0)]);
     assert_eq!(scalars_of(&line(json!({ "phase": "evaluate", "top1": 0.5 }))), []);
+    // As a run logs what is not finite.
+    let odd = scalars_of(&line(json!({ "step": 1, "a": "NaN", "b": "inf", "c": "-inf", "d": "nan" })));
+    let values: Vec<f64> = odd.iter().map(|(_, _, value)| *value).collect();
+    assert!(values.len() == 3 && values[0].is_nan() && values[1..] == [f64::INFINITY, f64::NEG_INFINITY], "{odd:?}");
     assert_eq!(scalars_of(&line(json!({ "step": 1.5, "loss": 2 }))), []);
     assert_eq!(scalars_of(&line(json!({ "step": "1", "loss": 2 }))), []);
 }

@@ -1,5 +1,6 @@
 //! Which panels the numbers of some runs become.
 
+use crate::run::numbers::number;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 
@@ -51,7 +52,11 @@ fn split(name: &str) -> Option<(&str, &str)> {
 pub fn numbers<'a>(lines: impl IntoIterator<Item = &'a Line>) -> Vec<&'a str> {
     let (mut known, mut names) = (HashSet::new(), Vec::new());
     for (name, value) in lines.into_iter().flatten() {
-        if value.is_number() && !POSITIONS.contains(&name.as_str()) && names.len() < MOST_NAMES && known.insert(name) {
+        if number(value).is_some()
+            && !POSITIONS.contains(&name.as_str())
+            && names.len() < MOST_NAMES
+            && known.insert(name)
+        {
             names.push(name.as_str());
         }
     }

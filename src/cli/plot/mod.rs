@@ -9,6 +9,7 @@ use crate::bail_hint;
 use crate::error::{Result, did_you_mean};
 use crate::output::{err, out};
 use crate::plot::{Curve, Format, Key, Panel, Panels, panels};
+use crate::run::numbers::number;
 use axis::Axis;
 use clap::Args;
 use metrics::{Group, MOST_PANELS};
@@ -140,28 +141,43 @@ struct Series {
     split: Option<String>,
 }
 
+/// The curves of a number, one for each track that has it.
+fn curves_of(
+    name: &str,
+    split: &Option<String>,
+    tracks: &[Track],
+    positions: &[Vec<Option<f64>>],
+) -> Vec<(Series, Vec<(f64, f64)>)> {
+    let curve = |(track, (Track { lines, .. }, positions)): (usize, (&Track, &Vec<Option<f64>>))| {
+        let points = lines.iter().zip(positions).filter_map(|(line, x)| Some(((*x)?, number(line.get(name)?)?)));
+        let points: Vec<(f64, f64)> = points.collect();
+        (!points.is_empty()).then(|| (Series { track, split: split.clone() }, points))
+    };
+    tracks.iter().zip(positions).enumerate().filter_map(curve).collect()
+}
+
 fn picture(runs: &[Run], tracks: &[Track], args: &PlotArgs) -> Result<Panels> {
     let scale = args.x.scale(tracks.iter().map(|t| t.lines.as_slice()));
     let positions: Vec<Vec<Option<f64>>> = tracks.iter().map(|t| scale.positions(&t.lines)).collect();
     let names = metrics::numbers(tracks.iter().flat_map(|t| t.lines.iter().copied()));
     let (mut all, mut left_out) = (Vec::new(), Vec::new());
     for Group { title, log, members } in metrics::groups(&chosen(&names, &args.metrics)?) {
-        let mut curves: Vec<(Series, Vec<(f64, f64)>)> = Vec::new();
+        let (mut curves, mut gaps) = (Vec::new(), Vec::new());
         for (name, split) in members {
-            let before = curves.len();
-            for (track, (Track { lines, .. }, positions)) in tracks.iter().zip(&positions).enumerate() {
-                let value = |line: &Map<String, Value>| line.get(&name).and_then(Value::as_f64);
-                let points: Vec<(f64, f64)> =
-                    lines.iter().zip(positions).filter_map(|(line, x)| Some(((*x)?, value(line)?))).collect();
-                if !points.is_empty() {
-                    curves.push((Series { track, split: split.clone() }, points));
-                }
+            let found = curves_of(&name, &split, tracks, &positions);
+            let not_finite =
+                found.iter().flat_map(|(_, points)| points).filter(|(_, value)| !value.is_finite()).count();
+            match (found.is_empty(), not_finite) {
+                (true, _) => left_out.push(name),
+                (false, 0) => {}
+                (false, 1) => gaps.push(format!("1 value of `{name}` is not finite")),
+                (false, n) => gaps.push(format!("{n} values of `{name}` are not finite")),
             }
-            if curves.len() == before {
-                left_out.push(name);
-            }
+            curves.extend(found);
         }
         if !curves.is_empty() {
+            gaps.iter().for_each(|gap| err!("note: {gap}: its curve is broken there"));
+            let title = if gaps.is_empty() { title } else { format!("{title} ({})", gaps.join(", ")) };
             all.push((title, log, curves));
         }
     }

@@ -8,6 +8,7 @@ use crate::cli::sweep::table::{self, Metric, Setting, Stat, about_numbers};
 use crate::cli::sweep::values::{SEED, text};
 use crate::error::Result;
 use crate::plot::{Curve, Key, Panel, Panels, key_colour};
+use crate::run::numbers::number;
 use maud::{Markup, html};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -128,7 +129,7 @@ fn results_table(
                     td.number {
                         (setting.finished) @if setting.finished < setting.runs.len() { " of " (setting.runs.len()) }
                     }
-                    @for key in columns { td.number { (setting.stats.get(key).map_or(String::new(), Stat::words)) } }
+                    @for key in columns { td.number { (setting.words(key).unwrap_or_default()) } }
                 }
             }
         } }
@@ -231,7 +232,7 @@ fn average(sweep: &Sweep, setting: &Setting, phase: Option<&str>, name: &str) ->
     for run in setting.runs.iter().map(|place| &sweep.runs[*place]) {
         let mut own: BTreeMap<u64, f64> = BTreeMap::new();
         for line in run.lines.iter().filter(|line| phase_of(line) == phase) {
-            let value = |key: &str| line.get(key).and_then(Value::as_f64);
+            let value = |key: &str| line.get(key).and_then(number);
             if let (Some(step), Some(value)) = (value("step").filter(|step| *step >= 0.0), value(name)) {
                 // Numbers from 0 on have the order of their bits.
                 own.insert(step.to_bits(), value);

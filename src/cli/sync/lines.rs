@@ -153,7 +153,9 @@ impl Metrics {
         };
         let mut line = line.clone();
         line.insert("step".into(), step.into());
-        let values = scalars_of(&line).into_iter().map(|(name, _, value)| (name, value.into())).collect();
+        // What is not finite is text here too.
+        let json = |x: f64| if x.is_finite() { x.into() } else { x.to_string().into() };
+        let values = scalars_of(&line).into_iter().map(|(name, _, value)| (name, json(value))).collect();
         let axis = if phase.is_empty() { "step".to_string() } else { format!("{phase}/step") };
         let time = line.get("time").and_then(Value::as_f64);
         Some(Row { row: row(axis, step, time, values), mark: Mark::Metrics(phase, place) })
@@ -271,6 +273,17 @@ mod tests {
         assert_eq!(sent(&mut metrics, dir, &mut state), []);
         std::fs::write(dir.join(METRICS_FILE), more + "\"x\": 8}\n").unwrap();
         assert_eq!(sent(&mut metrics, dir, &mut state), [(40, Some(8.0))]);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_sent_as_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = json!({ "step": 1, "a": "NaN", "b": "-inf", "c": 0.5, "d": "text" });
+        std::fs::write(dir.path().join(METRICS_FILE), format!("{line}\n")).unwrap();
+        let (mut metrics, state) = (Metrics::default(), State::default());
+        metrics.next(dir.path(), &state).unwrap();
+        let (rows, _) = metrics.next(dir.path(), &state).unwrap();
+        assert_eq!(rows[0].row["values"], json!({ "a": "NaN", "b": "-inf", "c": 0.5 }));
     }
 
     #[test]

@@ -46,6 +46,12 @@ def flat(values, above=""):
             yield f"{above}{name}", value
 
 
+def with_floats(row):
+    """A row of metrics; JSON has no numbers that are not finite, so these come as text."""
+    values = {name: float(value) if isinstance(value, str) else value for name, value in row["values"].items()}
+    return {**row, "values": values}
+
+
 def stem(name):
     return os.path.splitext(name)[0]
 
@@ -342,6 +348,8 @@ def main():
     for line in messages:
         message = json.loads(line)
         what = message.pop("do")
+        if what == "metrics":
+            message["rows"] = [with_floats(row) for row in message["rows"]]
         try:
             answer = {}
             if what == "need":

@@ -25,6 +25,7 @@ export function short(value) {
 function smooth(values, weight) {
   let average = 0, total = 0;
   return values.map((value) => {
+    if (value === null) return null;
     average = average * weight + (1 - weight) * value;
     total = total * weight + (1 - weight);
     return average / total;
@@ -114,6 +115,7 @@ export class Chart {
 
   #data() {
     const { smoothing, log } = this.#look;
+    // null breaks a curve, what uPlot.join leaves open does not.
     const shown = (y) => (log ? y.map((value) => value || null) : y);
     const tables = this.#curves.map(({ x, y }) =>
       smoothing > 0 ? [x, shown(y), shown(smooth(y, smoothing))] : [x, shown(y)]);
@@ -155,7 +157,7 @@ export class Chart {
     const { smoothing, log } = this.#look;
     const axis = { stroke: quiet, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1, size: 4 },
       font: "11px system-ui, sans-serif" };
-    const curve = (label, stroke, width, name) => ({ label, stroke, width, class: name, spanGaps: true,
+    const curve = (label, stroke, width, name) => ({ label, stroke, width, class: name, spanGaps: false,
       points: { show: (plot) => plot.data[0].length < 3 }, value: (_, value) => short(value) });
     const series = this.#curves.flatMap(({ label, colour }) => smoothing > 0
       ? [curve(label, faint(colour), 1, "logged"), curve(label, colour, 1.75, "smooth")]

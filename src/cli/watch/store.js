@@ -26,29 +26,36 @@ const MOST_LINES = 1000;
 /** Bytes at the end of a log that is opened. */
 const LAST_BYTES = 65536;
 
-/** Columns of numbers over one axis. */
+/** How JSON writes what is no finite number. */
+const NOT_FINITE = ["NaN", "inf", "-inf"];
+
+/** Columns of numbers over one axis; what is not finite is NaN in them. */
 class Table {
   x = [];
   columns = new Map();
 
   add(x, line, isValue) {
     for (const [name, value] of Object.entries(line)) {
-      if (typeof value !== "number" || !isValue(name)) continue;
+      const finite = typeof value === "number";
+      if (!(finite || NOT_FINITE.includes(value)) || !isValue(name)) continue;
       if (!this.columns.has(name)) this.columns.set(name, []);
       const column = this.columns.get(name);
       while (column.length < this.x.length) column.push(null);
-      column.push(value);
+      column.push(finite ? value : NaN);
     }
     this.x.push(x);
   }
 
-  /** The points of a column. Where its places do not grow, they are counted; lines of other columns may share them. */
+  /**
+   * The points of a column, with null for what is not finite: there the curve breaks. Where its places do not grow, they are
+   * counted; lines of other columns may share them.
+   */
   points(name) {
     const x = [], y = [];
     (this.columns.get(name) ?? []).forEach((value, i) => {
       if (value === null) return;
       x.push(this.x[i]);
-      y.push(value);
+      y.push(Number.isNaN(value) ? null : value);
     });
     const ascending = x.every((place, i) => i === 0 || place > x[i - 1]);
     return [ascending ? x : x.map((_, i) => i + 1), y];

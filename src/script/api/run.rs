@@ -49,6 +49,15 @@ fn column(pair: &Dynamic) -> Result<(String, Column)> {
     Ok((name, column))
 }
 
+/// The step of a line of metrics, which a float may be if it is whole.
+fn whole(step: &Value, given: &Dynamic) -> Result<i64> {
+    let of_float = || step.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 2f64.powi(53)).map(|x| x as i64);
+    match step.as_i64().or_else(of_float) {
+        Some(step) => Ok(step),
+        None => bail!("run::log: `step`: expected an integer, found {}", found(given)),
+    }
+}
+
 /// A path without `.` and, where that is possible, without `..`: a/recipes/../data reads better as a/data.
 fn without_dots(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
@@ -119,10 +128,13 @@ mod functions {
 
     /// Appends a map of plain values (and scalar tensors) as one line to metrics.jsonl. `nepa plot` and `nepa report` draw
     /// each number in it over the key `step`, by the key `phase` if there is one; `train/loss` and `val/loss`, or
-    /// `train_loss` and `val_loss`, in one chart.
+    /// `train_loss` and `val_loss`, in one chart. `step` is an integer.
     pub fn log(values: Map) -> Result<()> {
-        let values = object(&values)?;
-        with_session(|s| s.log(&values))
+        let mut line = object(&values)?;
+        if let Some(step) = line.get_mut("step") {
+            *step = whole(step, &values["step"])?.into();
+        }
+        with_session(|s| s.log(&line))
     }
 
     /// Records what the run was started from, in addition to the models that it loads: a path, and a map of anything
@@ -190,7 +202,13 @@ mod functions {
     ///
     /// Example: `run::write_table("predictions.csv", [["item", ["a.png", "b.png"]], ["label", [3, 7]]]);`
     pub fn write_table(name: &str, columns: Array) -> Result<()> {
-        let columns = columns.iter().map(column).collect::<Result<_>>()?;
+        let columns: Vec<(String, Column)> = columns.iter().map(column).collect::<Result<_>>()?;
+        for (i, (name, _)) in columns.iter().enumerate() {
+            ensure!(
+                columns[..i].iter().all(|other| other.0 != *name),
+                "run::write_table: two columns are called `{name}`"
+            );
+        }
         let content = table_file::encode(Path::new(name), columns)?;
         with_session(|s| s.write(name, &content))
     }
