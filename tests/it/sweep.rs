@@ -190,6 +190,59 @@ fn values_have_the_types_of_the_recipe() {
     assert_eq!(folder.names("s").iter().filter(|name| name.starts_with("sizes=")).count(), 2);
 }
 
+/// Means of fewer runs than have finished say so; a setting that is not complete or finite is not the best.
+#[test]
+fn results_that_not_every_run_has_are_counted() {
+    let folder = Folder::new();
+    folder.write(
+        "recipe.rhai",
+        r#"
+        let lr = param("lr", 0.1, "learning rate");
+        let seed = param("seed", 0, "seed");
+        if lr == 0.4 { #{ top1: if seed == 0 { 1.0 / 0.0 } else { 90.0 } } }
+        else if lr == 0.3 && seed == 1 { #{ other: 1 } }
+        else { #{ top1: 100.0 * lr, other: 2 } }
+        "#,
+    );
+    let said = sweep(&folder, &["--set", "lr=[0.1,0.2,0.3,0.4]", "--set", "seed=0..2", "--jobs", "2"]);
+    said.succeeds();
+    let row = |lr: &str| said.stdout.lines().find(|line| line.starts_with(lr)).unwrap_or_default().to_string();
+    assert!(row("0.3").contains("30 (1 of 2)") && !row("0.3").contains("best"), "{said}");
+    assert!(row("0.4").contains("inf") && !row("0.4").contains("best"), "{said}");
+    assert!(row("0.2").contains("20 ± 0") && row("0.2").ends_with("<- best"), "{said}");
+    folder.nepa(&["report", "s"]).succeeds();
+    assert!(folder.text("s/report.html").contains("30 (1 of 2)"));
+    let open = folder.nepa(&["sweep", "recipe.rhai", "--set", "lr=[0.1,0.2", "--out", "t"]);
+    open.fails(1).says(&["a bracket of the list is not closed"]);
+}
+
+/// Lines of one phase about several things are several results.
+#[test]
+fn lines_about_different_things_are_told_apart() {
+    let folder = Folder::new();
+    folder.write(
+        "recipe.rhai",
+        r#"
+        let lr = param("lr", 0.1, "learning rate");
+        for block in [3, 6] { run::log(#{ phase: "probe", block: block, top1: lr * block }); }
+        run::log(#{ phase: "evaluate", row: "fine-tuned, scratch", top1: lr });
+        run::log(#{ phase: "evaluate", row: "fine-tuned, nepa", top1: 2 * lr });
+        for step in 0..3 { run::log(#{ phase: "train", step: step, loss: lr, note: "as ever" }); }
+        "#,
+    );
+    sweep(&folder, &["--set", "lr=[0.5,1.0]"]).succeeds();
+    let row = &rows(&folder, "s/sweep.csv")[1];
+    for (name, value) in [
+        ("probe/3/top1", "3"),
+        ("probe/6/top1", "6"),
+        ("evaluate/fine-tuned; scratch/top1", "1"),
+        ("evaluate/fine-tuned; nepa/top1", "2"),
+        ("loss", "1"),
+    ] {
+        assert_eq!(row.get(name).map(String::as_str), Some(value), "{name}: {row:?}");
+    }
+}
+
 /// A loop that saves checkpoints, and goes on for long enough to be interrupted.
 fn training(folder: &Folder) {
     let script = format!(

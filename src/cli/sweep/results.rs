@@ -2,7 +2,7 @@
 
 use super::jobs::error_in;
 use super::plan::{PlannedRun, SweepFile};
-use super::values::SEED;
+use super::values::{SEED, text};
 use crate::bail_hint;
 use crate::cli::plot::read::{self, MOST_METRICS};
 use crate::error::Result;
@@ -10,17 +10,20 @@ use crate::files::{beside, read_json};
 use crate::run::inside;
 use crate::run::lock::{LOCK_FILE, RunLock};
 use crate::run::metrics::METRICS_FILE;
+use crate::run::numbers::number;
 use crate::run::schema::EVALUATION_FILE;
 use crate::run::{RunFile, RunState};
 use crate::untrusted::MOST_TEXT;
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// The folder of what the processes of a sweep print.
 pub const LOGS_DIR: &str = "logs";
 /// The most results of a run that are told apart.
 const MOST_RESULTS: usize = 500;
+/// The most things that the lines of a phase are told apart by: a text that always differs is a remark.
+const MOST_THINGS: usize = 100;
 /// What every loop logs about its course: it is no result to compare runs by.
 const COURSE: &[&str] = &[
     "step",
@@ -85,15 +88,6 @@ pub enum Progress {
     Running,
 }
 
-/// A number as a run writes it: those that are not finite are strings.
-pub fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Number(n) => n.as_f64(),
-        Value::String(text) if matches!(text.as_str(), "NaN" | "inf" | "-inf") => text.parse().ok(),
-        _ => None,
-    }
-}
-
 /// How far the run in `dir` is, with its `run.json`.
 pub fn progress_of(sweep: &Path, name: &str) -> Result<(Progress, Option<RunFile>)> {
     let dir = inside::path_in(sweep, Path::new(name))?;
@@ -141,9 +135,12 @@ impl Sweep {
     }
 
     /// Gives each result a name: what was returned its own, what was logged that of its phase and its own, without the
-    /// phase if only one logs it.
+    /// phase if only one logs it. What a run logs of several things in one phase is named by them too:
+    /// evaluate/fine-tuned/top1.
     fn name_results(&mut self) {
-        let found: Vec<Vec<Found>> = self.runs.iter().map(RunResult::found).collect();
+        let mut told_apart: HashSet<(String, String)> = HashSet::new();
+        self.runs.iter().for_each(|run| told_apart.extend(run.told_apart()));
+        let found: Vec<Vec<Found>> = self.runs.iter().map(|run| run.found(&told_apart)).collect();
         let mut phases: HashMap<&str, Vec<&str>> = HashMap::new();
         for one in found.iter().flatten() {
             let known = phases.entry(&one.key).or_default();
@@ -202,6 +199,15 @@ impl Sweep {
     }
 }
 
+fn phase_of(line: &Map<String, Value>) -> &str {
+    line.get("phase").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether a field of a line may say what its numbers are of.
+fn is_of_things(field: &str, value: &Value) -> bool {
+    field != "phase" && (value.is_string() && number(value).is_none() || ["block", "k"].contains(&field))
+}
+
 /// The last value of something.
 struct Found {
     phase: String,
@@ -240,8 +246,23 @@ impl RunResult {
         Ok(Self { planned, dir, progress, state, error, file, evaluation, lines, values })
     }
 
-    /// The last value of everything that is a number.
-    fn found(&self) -> Vec<Found> {
+    /// Fields that tell the lines of a phase apart, each with its phase: texts, blocks and numbers of neighbours.
+    fn told_apart(&self) -> Vec<(String, String)> {
+        let mut all: HashMap<(&str, &str), Vec<&Value>> = HashMap::new();
+        for line in &self.lines {
+            for (field, value) in line.iter().filter(|(field, value)| is_of_things(field, value)) {
+                let values = all.entry((phase_of(line), field)).or_default();
+                if values.len() <= MOST_THINGS && !values.contains(&value) {
+                    values.push(value);
+                }
+            }
+        }
+        let several = all.into_iter().filter(|(_, values)| (2..=MOST_THINGS).contains(&values.len()));
+        several.map(|((phase, field), _)| (phase.to_string(), field.to_string())).collect()
+    }
+
+    /// The last value of everything that is a number; `told_apart` are fields that belong to names, with their phases.
+    fn found(&self, told_apart: &HashSet<(String, String)>) -> Vec<Found> {
         let mut all: Vec<Found> = Vec::new();
         let mut places: HashMap<(String, String), usize> = HashMap::new();
         let mut add = |phase: &str, key: &str, value: &Value, returned: bool| {
@@ -258,8 +279,13 @@ impl RunResult {
             }
         };
         for line in &self.lines {
-            let phase = line.get("phase").and_then(Value::as_str).unwrap_or_default();
-            line.iter().for_each(|(key, value)| add(phase, key, value, false));
+            let phase = phase_of(line);
+            let (things, values): (Vec<_>, Vec<_>) =
+                line.iter().partition(|(key, _)| told_apart.contains(&(phase.to_string(), key.to_string())));
+            let things = things.into_iter().map(|(_, value)| text(value)).collect::<Vec<_>>().join(", ");
+            let of: Vec<&str> = [phase, &things].into_iter().filter(|part| !part.is_empty()).collect();
+            let of = of.join("/");
+            values.into_iter().for_each(|(key, value)| add(&of, key, value, false));
         }
         for (model, values) in &self.evaluation {
             let values = values.as_object().into_iter().flatten();

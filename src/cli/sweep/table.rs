@@ -47,6 +47,22 @@ pub struct Setting {
     pub stats: HashMap<String, Stat>,
 }
 
+impl Setting {
+    /// A result as the table has it: "0.812 ± 0.013", with how many runs it is of where others have finished without it.
+    pub fn words(&self, key: &str) -> Option<String> {
+        let stat = self.stats.get(key)?;
+        Some(match stat.n < self.finished {
+            true => format!("{} ({} of {})", stat.words(), stat.n, self.finished),
+            false => stat.words(),
+        })
+    }
+
+    /// Whether all its runs have finished with a result.
+    fn is_complete(&self, key: &str) -> bool {
+        self.finished == self.runs.len() && self.stats.get(key).is_some_and(|stat| stat.n == self.finished)
+    }
+}
+
 impl Stat {
     /// Of some values; none of no value.
     pub fn of(values: &[f64]) -> Option<Self> {
@@ -116,11 +132,8 @@ impl Metric {
         Some(Self { key: key.to_string(), lower: is_lower_better(key) })
     }
 
-    /// Whether `a` is better than `b`; what is no number is worst.
+    /// Whether `a` is better than `b`.
     fn is_better(&self, a: f64, b: f64) -> bool {
-        if a.is_nan() || b.is_nan() {
-            return !a.is_nan();
-        }
         if self.lower { a < b } else { a > b }
     }
 
@@ -185,11 +198,15 @@ fn sorted(params: &Map<String, Value>) -> Map<String, Value> {
     all.into_iter().collect()
 }
 
-/// The place of the best setting, if there are several to choose from.
+/// The place of the best setting, if there are several to choose from: among those all of whose runs have the result, if
+/// there are any. A mean that is not finite is never best.
 pub fn best(settings: &[Setting], metric: &Metric) -> Option<usize> {
     let known = settings.iter().enumerate().filter_map(|(i, s)| Some((i, s.stats.get(&metric.key)?.mean)));
-    let all: Vec<(usize, f64)> = known.filter(|(_, mean)| !mean.is_nan()).collect();
-    let best = all.iter().copied().reduce(|best, other| if metric.is_better(other.1, best.1) { other } else { best });
+    let all: Vec<(usize, f64)> = known.filter(|(_, mean)| mean.is_finite()).collect();
+    let complete = all.iter().copied().filter(|(i, _)| settings[*i].is_complete(&metric.key));
+    let complete: Vec<(usize, f64)> = complete.collect();
+    let from = if complete.is_empty() { &all } else { &complete };
+    let best = from.iter().copied().reduce(|best, other| if metric.is_better(other.1, best.1) { other } else { best });
     best.filter(|_| all.len() > 1).map(|(place, _)| place)
 }
 
@@ -226,7 +243,7 @@ pub fn render(sweep: &Sweep, metric: Option<&Metric>) -> String {
             true => setting.finished.to_string(),
             false => format!("{} of {}", setting.finished, setting.runs.len()),
         });
-        row.extend(columns.iter().map(|key| setting.stats.get(key).map_or("-".to_string(), Stat::words)));
+        row.extend(columns.iter().map(|key| setting.words(key).unwrap_or("-".into())));
         row.push(if best == Some(i) { "<- best".into() } else { String::new() });
         rows.push(row);
     }

@@ -34,6 +34,9 @@ impl Axis {
     pub fn parse(name: &str, text: &str, declared: Option<&Declared>) -> Result<Self> {
         let kind = declared.map_or("i64", |d| d.default.as_ref().map_or("", |default| default.type_name()));
         let trimmed = text.trim();
+        if trimmed.starts_with('[') && !trimmed.contains(']') {
+            bail_hint!("--set {name}={trimmed}: a bracket of the list is not closed"; "write a list as [a, b]");
+        }
         let elements = match trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some(inner) if kind != "array" => split(name, trimmed, inner)?,
             // Brackets around lists: several values; around anything else: one.
@@ -74,9 +77,9 @@ impl Axis {
 
 /// A seed, which the command line takes.
 fn seed(text: &str) -> Result<Value> {
-    match text.parse::<u64>() {
-        Ok(seed) => Ok(seed.into()),
-        Err(_) => bail_hint!(
+    match text.parse::<i64>() {
+        Ok(seed) if seed >= 0 => Ok(seed.into()),
+        _ => bail_hint!(
             "--set {SEED}: expected whole numbers from 0 on, found \"{text}\"";
             "the recipe has no parameter `{SEED}`, so each value becomes --seed N of a run"
         ),
