@@ -185,6 +185,7 @@ impl de::Error for ReadError {
             de::Unexpected::Float(x) => format!("the float {x:?}"),
             de::Unexpected::Signed(x) => format!("the integer {x}"),
             de::Unexpected::Unsigned(x) => format!("the integer {x}"),
+            de::Unexpected::Str(text) => format!("the string {text:?}"),
             de::Unexpected::Seq => "an array".to_string(),
             other => other.to_string(),
         };
@@ -346,7 +347,10 @@ mod tests {
             e(json!({ "depth": 1.5 })),
             "option `depth` of nn::sample: expected an integer, found the float 1.5"
         );
-        assert_eq!(e(json!({ "lr": "fast" })), "option `lr` of nn::sample: expected a number, found string \"fast\"");
+        assert_eq!(
+            e(json!({ "lr": "fast" })),
+            "option `lr` of nn::sample: expected a number, found the string \"fast\""
+        );
         assert!(e(json!({ "betas": [0.9] })).contains("array of length 2"), "{}", e(json!({ "betas": [0.9] })));
     }
 

@@ -1,9 +1,11 @@
 //! The reference of everything registered with the engine: what `nepa api` prints, what errors
 //! quote, what `nepa check` resolves against.
 
+use super::builtin::Builtin;
 use super::habits;
 use crate::error::{Diagnostic, did_you_mean, nearest};
 use crate::options::OptionDoc;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// A registered function.
@@ -143,8 +145,8 @@ pub struct Reference {
     pub functions: Vec<FnDoc>,
     /// What each namespace or type is about, in the order of presentation.
     pub groups: Vec<(&'static str, &'static str)>,
-    /// Names and numbers of parameters of Rhai's own functions.
-    pub builtin: Vec<(String, usize)>,
+    /// Rhai's own functions.
+    pub builtin: Vec<Builtin>,
     /// The standard library's scripts.
     pub stdlib: Vec<ScriptModuleDoc>,
 }
@@ -159,7 +161,7 @@ impl Reference {
     /// `nn::linera (i64, i64)`.
     pub fn explain_missing(&self, signature: &str) -> Diagnostic {
         let (name, arguments) = match signature.split_once('(') {
-            Some((name, rest)) => (name.trim(), rest.trim_end_matches(')').trim()),
+            Some((name, rest)) => (name.trim(), rest.strip_suffix(')').unwrap_or(rest).trim()),
             None => (signature.trim(), ""),
         };
         if name.starts_with("anon$") {
@@ -178,12 +180,8 @@ impl Reference {
             Some((namespace, short)) => (Some(namespace), short),
             None => (None, name),
         };
-        let is_operator = !short.starts_with(|c: char| c.is_alphabetic() || c == '_');
-        if is_operator && arguments.split(", ").any(|argument| argument == "()") {
-            return Diagnostic::new(format!("no `{name}` takes ({arguments})")).hint(
-                "() is nothing: what a new key of a map holds, or a function without a result gives; \
-                 `x ?? 0` is 0 where x is ()",
-            );
+        if !short.starts_with(|c: char| c.is_alphabetic() || c == '_') {
+            return self.explain_operator(short, &arguments);
         }
         let here = |f: &&FnDoc| match namespace {
             Some(namespace) => f.qualified && f.group == namespace,
@@ -193,22 +191,88 @@ impl Reference {
             self.functions.iter().filter(here).filter(|f| f.name == short).map(FnDoc::signature).collect();
         // Of methods that several types have, those of this one.
         let receiver = format!("{}.", arguments.split(", ").next().unwrap_or_default());
-        if same.iter().any(|signature| signature.starts_with(&receiver)) {
+        let is_of_receiver = same.iter().any(|signature| signature.starts_with(&receiver));
+        if is_of_receiver {
             same.retain(|signature| signature.starts_with(&receiver));
         }
-        if !same.is_empty() {
-            return Diagnostic::new(format!("no `{name}` takes ({arguments})"))
-                .hint(format!("it is called as: {}", same.join("  or  ")));
+        let own = self.builtin.iter().filter(|f| namespace.is_none() && f.name == short);
+        if !same.is_empty() || own.clone().next().is_some() {
+            let hint = habits::of_function(short).filter(|_| !is_of_receiver).map(String::from);
+            let hint = hint.or_else(|| self.other_argument(short, &arguments)).unwrap_or_else(|| {
+                let own = own.filter(|_| same.is_empty()).map(Builtin::signature);
+                let mut all: Vec<String> = same.iter().cloned().chain(own).collect();
+                all.dedup();
+                format!("it is called as: {}", all.join("  or  "))
+            });
+            return Diagnostic::new(format!("no `{name}` takes ({arguments})")).hint(hint);
         }
-        let mut unknown = self.unknown_function(namespace, short, &[]);
+        let receiver = arguments.split(", ").next().filter(|of| !of.is_empty());
+        let mut unknown = self.unknown_function(namespace, short, &[], receiver);
         if !arguments.is_empty() {
             unknown.message += &format!(" (called with {arguments})");
         }
         unknown
     }
 
-    /// Message and hint for a name that no function has; `own` are the script's functions.
-    pub fn unknown_function(&self, namespace: Option<&str>, short: &str, own: &[String]) -> Diagnostic {
+    /// What to give a function of one argument instead of such: it takes floats, or tensors.
+    fn other_argument(&self, name: &str, arguments: &str) -> Option<String> {
+        let ours = self.functions.iter().filter(|f| !f.qualified && f.name == name);
+        let first: Vec<&str> = ours.filter_map(|f| f.params.first()).map(|(_, of)| of.as_str()).collect();
+        let is_own = |of: &str| self.builtin.iter().any(|f| f.name == name && f.first() == Some(of));
+        match arguments {
+            "int" if is_own("float") => Some(format!("it takes a float: {name}(64.0), or {name}(x.to_float())")),
+            "array" if first.contains(&"Tensor") => {
+                Some(format!("it takes a tensor: tensor(list).{name}().item() is a number"))
+            }
+            "float, float" | "float, int" | "int, int" if name == "pow" => {
+                Some("a power of numbers is written 2.0 ** 3.0".into())
+            }
+            _ => None,
+        }
+    }
+
+    /// Message and hint for an operator between values that it is not for.
+    fn explain_operator(&self, operator: &str, arguments: &str) -> Diagnostic {
+        let wrong = Diagnostic::new(format!("no `{operator}` takes ({arguments})"));
+        let holds = |of: &str| arguments.split(", ").any(|argument| argument == of);
+        let orders = ["<", "<=", ">", ">="].contains(&operator);
+        if holds("()") && orders {
+            return wrong.hint(
+                "() is nothing, and neither less nor greater: ask `x == ()` first, or begin with an infinity, as in \
+                 let best = -1.0 / 0.0;",
+            );
+        }
+        if holds("()") {
+            return wrong.hint(
+                "() is nothing: what a new key of a map holds, or a function without a result gives; \
+                 `x ?? 0` is 0 where x is ()",
+            );
+        }
+        if holds("bool") && orders {
+            return wrong.hint("a chain of comparisons is written a < b && b < c");
+        }
+        if holds("string") && (holds("int") || holds("float")) {
+            return wrong.hint("a text becomes a number by parse_int(…) or parse_float(…)");
+        }
+        let operators = self.functions.iter().filter(|f| !f.qualified && f.name == operator);
+        // Those that take one of the values, as a tensor.
+        let fit = operators.filter(|f| f.params.iter().any(|(_, of)| holds(of) && of != "int" && of != "float"));
+        let fit: Vec<String> = fit.map(FnDoc::signature).collect();
+        match fit.is_empty() {
+            true => wrong,
+            false => wrong.hint(format!("it is called as: {}", fit.join("  or  "))),
+        }
+    }
+
+    /// Message and hint for a name that no function has; `own` are the script's functions, `receiver` the type of the
+    /// first argument where it is known: what that type has is meant first.
+    pub fn unknown_function(
+        &self,
+        namespace: Option<&str>,
+        short: &str,
+        own: &[String],
+        receiver: Option<&str>,
+    ) -> Diagnostic {
         let name = match namespace {
             Some(namespace) => format!("{namespace}::{short}"),
             None => short.to_string(),
@@ -217,9 +281,16 @@ impl Reference {
             Some(namespace) => f.qualified && f.group == namespace,
             None => !f.qualified && f.name.starts_with(|c: char| c.is_alphabetic()) && !f.name.contains('$'),
         });
-        let builtin = self.builtin.iter().map(|b| b.0.as_str()).filter(|_| namespace.is_none());
-        let candidates = here.map(|f| f.name).chain(builtin).chain(own.iter().map(String::as_str));
-        let near = did_you_mean(short, candidates);
+        let builtin = self.builtin.iter().filter(|_| namespace.is_none());
+        let takes = |params: Option<&str>| receiver.is_some() && params == receiver;
+        let of_receiver = here.clone().filter(|f| takes(f.params.first().map(|p| p.1.as_str()))).map(|f| f.name);
+        let of_receiver = of_receiver.chain(builtin.clone().filter(|b| takes(b.first())).map(|b| b.name.as_str()));
+        let all = here.map(|f| f.name).chain(builtin.map(|b| b.name.as_str()));
+        let near = did_you_mean(short, of_receiver);
+        let near = match near.is_empty() {
+            true => did_you_mean(short, all.chain(own.iter().map(String::as_str))),
+            false => near,
+        };
         // The same word in another place: `linear` for `nn::linear`.
         let elsewhere = self.functions.iter().find(|f| f.name == short).map(|f| format!("there is {}", f.signature()));
         let habit = habits::of_function(short).map(String::from);
@@ -280,6 +351,7 @@ impl Reference {
                             }
                         }
                     }
+                    self.print_builtin(query, &mut out);
                 }
                 if out.is_empty() {
                     let names = self.all_names();
@@ -299,7 +371,23 @@ impl Reference {
             .stdlib
             .iter()
             .flat_map(|m| std::iter::once(m.path.clone()).chain(m.functions.iter().map(|f| f.name.clone())));
-        functions.chain(groups).chain(modules).collect()
+        let builtin = self.builtin.iter().map(|f| f.name.clone());
+        functions.chain(groups).chain(modules).chain(builtin).collect()
+    }
+
+    /// Rhai's own functions of a name: their signatures, and what each of them does that says something else.
+    pub fn print_builtin(&self, name: &str, out: &mut String) {
+        let own: Vec<&Builtin> = self.builtin.iter().filter(|f| f.name == name).collect();
+        for doc in own.iter().map(|f| f.doc.as_str()).collect::<BTreeSet<_>>() {
+            let mut signatures: Vec<String> = own.iter().filter(|f| f.doc == doc).map(|f| f.signature()).collect();
+            signatures.dedup();
+            let _ = writeln!(out, "{}", signatures.join("\n"));
+            let text = format!("Rhai's own. {doc}");
+            for line in text.trim_end().lines() {
+                let _ = writeln!(out, "{}", format!("    {line}").trim_end());
+            }
+            let _ = writeln!(out);
+        }
     }
 
     fn print_group(&self, group: &str, about: &str, out: &mut String) {

@@ -78,6 +78,9 @@ const PLACE: &str = "place ";
 /// How the names of the standard library's files begin: a caller's mistake is not theirs.
 const STDLIB: &str = "std/";
 
+/// The most calls that an error shows, innermost first.
+const MOST_FRAMES: usize = 16;
+
 /// One entry of the script's call stack: a function, and where it was called.
 #[derive(Clone)]
 struct Frame {
@@ -135,7 +138,7 @@ impl ScriptError {
         }
         let Diagnostic { message, mut hint, blame_caller, key } = diagnose(inner, api, text.as_deref());
         if let EvalAltResult::ErrorModuleNotFound(path, _) = inner {
-            hint = hint.or_else(|| sources.import_hint(path));
+            hint = hint.or_else(|| sources.import_hint(&file, path));
         }
         let mut place = (file, inner.position());
         // An error of Rust code that called a script function has no position itself.
@@ -187,7 +190,12 @@ impl ScriptError {
         if let Some((file, position)) = &self.place {
             out += &excerpt(file, *position, sources);
         }
-        for frame in self.stack.iter().rev() {
+        for (i, frame) in self.stack.iter().rev().enumerate() {
+            // Of an endless recursion.
+            if i == MOST_FRAMES && self.stack.len() > MOST_FRAMES + 1 {
+                out += &format!("  … and {} more calls\n", self.stack.len() - MOST_FRAMES);
+                break;
+            }
             let (file, position) = &frame.called_from;
             let name = match frame.function.as_str() {
                 name if name.starts_with("import ") => name.to_string(),
@@ -311,13 +319,14 @@ fn diagnose(error: &EvalAltResult, api: &Reference, text: Option<&str>) -> Diagn
             )
         }
         EvalAltResult::ErrorFor(_) => {
-            Diagnostic::new("this value cannot be looped over: expected a range, an array, a map, a string or an epoch")
+            Diagnostic::new("this value cannot be looped over: expected a range, an array, a string or an epoch")
+                .hint("a map is looped over by its keys: for key in map.keys() { map[key]; }")
         }
         other => {
             // Rhai's own text carries the position at its end; it is shown apart.
             let text = other.to_string();
             let cut = text.rfind(" (line ").unwrap_or(text.len());
-            Diagnostic::new(&text[..cut])
+            Diagnostic::new(in_plain_types(&text[..cut]))
         }
     }
 }
@@ -347,8 +356,31 @@ fn thrown(value: &Dynamic) -> Diagnostic {
     Diagnostic { hint: field("hint").filter(|hint| !hint.is_empty()), ..Diagnostic::new(message) }
 }
 
+/// A text in which types have the names that scripts have for them: `nepa::script::values::Tensor` is Tensor.
+fn in_plain_types(text: &str) -> String {
+    let is_of_type = |c: char| c.is_alphanumeric() || "_:<>".contains(c);
+    let word = |word: &str| match word.trim_end_matches('>').rsplit("::").next().unwrap_or(word) {
+        _ if word.contains("Range<") => "range".to_string(),
+        "i64" => "int".into(),
+        "f64" => "float".into(),
+        short if ["nepa::", "core::", "alloc::", "rhai::", "tch::"].iter().any(|root| word.starts_with(root)) => {
+            short.into()
+        }
+        _ => word.into(),
+    };
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(is_of_type) {
+        let length = rest[start..].find(|c| !is_of_type(c)).unwrap_or(rest.len() - start);
+        plain += &rest[..start];
+        plain += &word(&rest[start..start + length]);
+        rest = &rest[start + length..];
+    }
+    plain + rest
+}
+
 fn mismatch(expected: &str, found: &str) -> Diagnostic {
-    let short = |name: &str| name.rsplit("::").next().unwrap_or(name).to_string();
+    let short = in_plain_types;
     let diagnostic = Diagnostic::new(format!("expected {}, found {}", short(expected), short(found)));
     match short(found) == "Tensor" && expected == "bool" {
         true => diagnostic.hint("a comparison of tensors is a tensor: use .all(), .any() or .equal(other)"),
@@ -379,6 +411,10 @@ fn unknown_variable(name: &str, api: &Reference, text: Option<&str>) -> Diagnost
     let diagnostic = Diagnostic::new(format!("unknown variable `{name}`{near}"));
     if api.module_names().any(|module| module == name) {
         return diagnostic.hint(format!("`{name}` is a module: write {name}::function(…)"));
+    }
+    if text.is_some_and(|text| text.contains(&format!("fn {name}("))) {
+        return Diagnostic::new(format!("unknown variable `{name}`"))
+            .hint(format!("it is a function that is defined below: move it up, or write Fn(\"{name}\")"));
     }
     if declared.iter().any(|n| n == name) {
         return diagnostic.hint(

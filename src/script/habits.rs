@@ -44,7 +44,11 @@ pub fn of_function(name: &str) -> Option<&'static str> {
         "isinstance" => "type_of(x) == \"string\" tells a value's type",
         "items" => "for key in map.keys() { map[key]; }",
         "assert" => "write if !condition { throw \"what is wrong\"; }",
-        "open" | "input" | "eval" | "exec" => {
+        "append" => "list.push(x) adds one element, list.append([x, y]) those of another array",
+        "extend" => "list.append([x, y]) adds the elements of another array",
+        "length" => "it is x.len()",
+        "float" => "a number becomes a float by to_float(), a text by parse_float(…)",
+        "open" | "input" | "exec" => {
             "scripts reach files through nepa's functions only: read_json, data::…, checkpoint::…"
         }
         "no_grad" => "it takes a closure: no_grad(|| …)",
@@ -128,7 +132,8 @@ pub fn of_syntax(kind: &ParseErrorType, position: Position, text: &str) -> Optio
             "try is a statement without a value: declare the variable before it, and assign inside: \
              let x = (); try { x = …; } catch (e) { x = …; }"
         }
-        "eval" => "a model is set to evaluation by m.train(false)",
+        "eval" if line.trim_end().ends_with('.') => "a model is set to evaluation by m.train(false)",
+        "eval" => "a text cannot be run as a script: functions are called, or imported from another script",
         "with" => "there are no context managers: functions such as no_grad(|| …) take a closure",
         "var" | "val" => "a variable is declared by let",
         "case" => "a case is written value => expression, and the rest _ => expression",
@@ -137,7 +142,10 @@ pub fn of_syntax(kind: &ParseErrorType, position: Position, text: &str) -> Optio
         "if" if line.contains('=') => "a conditional value is written if condition { a } else { b }",
         _ => match rest.chars().next() {
             Some('\'') => "text is written in double quotes: \"text\"",
-            Some('#') => "a comment starts with //, and a map with #{",
+            Some('#') if line.trim_start().starts_with("for ") => {
+                "a map is looped over by its keys: for key in map.keys() { map[key]; }"
+            }
+            Some('#') if !rest.starts_with("#{") => "a comment starts with //, and a map with #{",
             Some(':') if in_map_like_braces(before) => "a map is written #{ a: 1 }, with # and without quotes",
             Some(':') if line.trim_end().ends_with(')') || holds_any(line, &["if ", "for ", "while ", "else"]) => {
                 "a block stands in braces: if x > 1 { … }"

@@ -2,6 +2,7 @@
 
 mod api;
 mod ast;
+mod builtin;
 mod check;
 mod confined;
 mod defaults;
@@ -31,6 +32,7 @@ use crate::error::{Diagnostic, hint_of, one_line};
 use crate::nn::ModuleRef;
 use crate::options::OptionDoc;
 use crate::run::signals::Interrupt;
+use builtin::Builtin;
 use docs::{Reference, ScriptFnDoc, ScriptModuleDoc};
 pub use error::ScriptError;
 use registry::Api;
@@ -80,6 +82,8 @@ impl Host {
         engine.set_optimization_level(OptimizationLevel::None);
         // The fast path of `1 / 0` forgets where it stands.
         engine.set_fast_operators(false);
+        // It would run what no check has seen.
+        engine.disable_symbol("eval");
         limits::set(&mut engine);
         engine.set_fail_on_invalid_map_property(true);
         error::name_missing_keys(&mut engine);
@@ -101,11 +105,10 @@ impl Host {
         let filled = Rc::new(OnceCell::new());
         error::catch_all(&mut engine, sources.clone(), filled.clone());
         let mut reference = Reference::default();
-        let standard = |info: rhai::FuncInfo| {
-            let name = info.metadata.name.to_string();
-            info.namespace.is_empty().then_some((name, info.metadata.num_params))
-        };
+        let standard = |info: rhai::FuncInfo| info.namespace.is_empty().then(|| Builtin::of(&info));
         reference.builtin = engine.collect_fn_metadata(None, standard, true);
+        // No script has such numbers.
+        reference.builtin.retain(|f| f.params.iter().all(|(_, of)| of != "f32"));
         api::register(&mut Api { engine: &mut engine, reference: &mut reference });
         // One engine a process (or a test's thread): it lives as long as anything that calls it.
         let engine: &'static Engine = Box::leak(Box::new(engine));

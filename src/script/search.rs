@@ -83,6 +83,9 @@ pub fn search(reference: &Reference, text: &str) -> Result<String, String> {
             out += &reference.print(Some(&f.full_name()))?;
         }
     }
+    if ours.is_empty() {
+        reference.print_builtin(&bare, &mut out);
+    }
     let rest = mentions(reference, wanted, &bare, &shown);
     if !rest.is_empty() {
         let title = if out.is_empty() { "" } else { "Also:\n" };
@@ -94,7 +97,8 @@ pub fn search(reference: &Reference, text: &str) -> Result<String, String> {
     if !out.is_empty() {
         return Ok(out);
     }
-    let names: Vec<String> = reference.functions.iter().map(|f| f.plain_name().to_string()).collect();
+    let builtin = reference.builtin.iter().map(|f| f.name.clone());
+    let names: Vec<String> = reference.functions.iter().map(|f| f.plain_name().to_string()).chain(builtin).collect();
     let of_torch = known.iter().map(|k| k.torch);
     let near = nearest(&bare, names.iter().map(String::as_str)).or_else(|| nearest(&short, of_torch));
     Err(match near {

@@ -6,7 +6,7 @@ use super::functions::{self, Function};
 use super::{limits, session};
 use crate::bail_hint;
 use crate::error::{Context as _, Result, did_you_mean, nearest};
-use crate::files::folder_of;
+use crate::files::{folder_of, names_in};
 use crate::run::Script;
 use crate::untrusted::read_text;
 use rhai::{AST, Engine, EvalAltResult, FnPtr, Module, ModuleResolver, Position, Scope, Shared};
@@ -128,10 +128,17 @@ impl Sources {
             names.retain(|n| n.ends_with(".rhai"));
             names.sort();
             let wanted = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let near = nearest(&wanted, names.iter().map(String::as_str))
+            let with_ending = format!("{wanted}.rhai");
+            let near = names.iter().map(String::as_str).find(|name| *name == with_ending);
+            let near = near
+                .or_else(|| nearest(&wanted, names.iter().map(String::as_str)))
                 .map(|n| format!("; did you mean {}?", parent.join(n).display()))
                 .unwrap_or_default();
-            let kind = if path.is_dir() { "is a folder, not a recipe" } else { "does not exist" };
+            let kind = match (path.is_dir(), path.exists()) {
+                (true, _) => "is a folder, not a recipe",
+                (false, true) => "is a pipe or a device: a recipe is read from a file",
+                (false, false) => "does not exist",
+            };
             let hint = match names.is_empty() {
                 true => format!("{} holds no .rhai files", parent.display()),
                 false => format!("{} holds: {}", parent.display(), names.join(", ")),
@@ -249,8 +256,8 @@ impl Sources {
         Ok(all)
     }
 
-    /// What could have been meant by an import that leads nowhere.
-    pub fn import_hint(&self, path: &str) -> Option<String> {
+    /// What could have been meant by an import that leads nowhere, in the script `importer`.
+    pub fn import_hint(&self, importer: &str, path: &str) -> Option<String> {
         let names = self.stdlib_names();
         match path.strip_prefix("std/") {
             Some(name) => Some(format!(
@@ -259,8 +266,11 @@ impl Sources {
                 did_you_mean(name, names.iter().map(String::as_str))
             )),
             None => {
-                let close =
-                    nearest(path, names.iter().map(String::as_str)).map(|n| format!("; did you mean `std/{n}`?"));
+                let beside = scripts_beside(importer, path);
+                let close = nearest(path, beside.iter().map(String::as_str)).map(|n| format!("; did you mean `{n}`?"));
+                let close = close.or_else(|| {
+                    nearest(path, names.iter().map(String::as_str)).map(|n| format!("; did you mean `std/{n}`?"))
+                });
                 Some(format!(
                     "an import is a path relative to the importing file, without .rhai, or std/NAME{}",
                     close.unwrap_or_default()
@@ -273,6 +283,14 @@ impl Sources {
     pub fn stdlib_names(&self) -> Vec<String> {
         STDLIB.iter().map(|(file, _)| file.trim_end_matches(".rhai").to_string()).collect()
     }
+}
+
+/// The scripts in the folder that an import leads to, as an import names them.
+fn scripts_beside(importer: &str, path: &str) -> Vec<String> {
+    let within = path.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+    let folder = folder_of(Path::new(importer)).join(&within);
+    let names = names_in(&folder).unwrap_or_default();
+    names.iter().filter_map(|name| Some(format!("{within}{}", name.strip_suffix(".rhai")?))).collect()
 }
 
 /// The text of an imported script. An import must not show other files, so a link has to lead to a script too.

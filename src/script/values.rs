@@ -235,6 +235,10 @@ pub fn read_options<T: Options>(of: &str, map: &Map) -> Result<T> {
     let mut plain = serde_json::Map::new();
     for (name, value) in map {
         let known = T::NAMES.contains(&name.as_str());
+        if known && value.as_float().is_ok_and(|x| !x.is_finite()) {
+            let message = format!("option `{name}` of {of}: expected a finite number, found {}", found(value));
+            return Err(Diagnostic::new(message).at_key(name).into());
+        }
         match to_json(value) {
             Ok(json) => plain.insert(name.to_string(), json),
             // Unknown names are reported first, whatever their values.

@@ -404,6 +404,21 @@ fn api_prints_everything_or_what_is_asked_for() {
 }
 
 #[test]
+fn api_knows_the_languages_own_functions() {
+    let folder = Folder::new();
+    let pieces = ["push(array: array, item: any)", "Rhai's own. Add a new element"];
+    for args in [&["api", "push"][..], &["api", "--search", "push"], &["api", "--search", "array.push"]] {
+        folder.nepa(args).succeeds().prints(&pieces);
+    }
+    folder.nepa(&["api", "to_int"]).succeeds().prints(&["to_int(x: float) -> int", "dropping its fraction"]);
+    folder.nepa(&["api", "--search", "parse_float"]).succeeds().prints(&["parse_float(string: string) -> float"]);
+    folder.nepa(&["api", "--search", "ln"]).succeeds().prints(&["ln(x: float) -> float"]);
+    // Of tensors, and of numbers.
+    folder.nepa(&["api", "log"]).succeeds().prints(&["Tensor.log()", "log(x: float) -> float", "natural log"]);
+    folder.nepa(&["api", "pusj"]).fails(1).says(&["did you mean `push`?"]);
+}
+
+#[test]
 fn api_of_a_name_that_does_not_exist_gives_the_nearest_one() {
     let folder = Folder::new();
     folder.nepa(&["api", "nn::linaer"]).fails(1).says(&["`nn::linaer`", "did you mean `nn::linear`?"]);

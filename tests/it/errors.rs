@@ -127,7 +127,7 @@ fn every_function_with_options_rejects_an_unknown_one() {
 #[test]
 fn an_option_of_the_wrong_type_is_told_with_both_types() {
     for (option, expected) in [
-        ("hidden_size: \"wide\"", "option `hidden_size` of nn::blocks: expected an integer, found string \"wide\""),
+        ("hidden_size: \"wide\"", "option `hidden_size` of nn::blocks: expected an integer, found the string \"wide\""),
         ("hidden_size: 8.5", "option `hidden_size` of nn::blocks: expected an integer, found the float 8.5"),
         ("qk_norm: 1", "option `qk_norm` of nn::blocks: expected true or false, found the integer 1"),
         ("layer_norm_eps: [1]", "option `layer_norm_eps` of nn::blocks: expected a number, found an array"),
@@ -354,6 +354,15 @@ fn an_import_that_leads_nowhere_is_told_with_the_nearest_module() {
         "import \"helpers/missing\" as m;",
         &["cannot find the module `helpers/missing`", "relative"],
     );
+}
+
+#[test]
+fn an_import_is_told_with_the_nearest_script_beside_it() {
+    let folder = Folder::new();
+    folder.write("helper.rhai", "fn double(x) { 2 * x }");
+    folder.write("lib/shapes.rhai", "fn f() { 1 }");
+    folder.run("import \"helpr\" as h;").fails(1).says(&["did you mean `helper`?"]);
+    folder.run("import \"lib/shape\" as s;").fails(1).says(&["did you mean `lib/shapes`?"]);
 }
 
 #[test]
@@ -769,6 +778,48 @@ fn a_set_of_an_unknown_parameter_is_told_with_the_nearest_one() {
     assert!(!said.stdout.contains("ran"), "{said}");
 }
 
+/// 3 / rates[1] is 1 of integers, and 1.5 of floats.
+#[test]
+fn parts_of_arrays_and_maps_keep_the_types_of_the_default() {
+    let script = r#"
+        let rates = param("rates", [0.5, 1.5]);
+        let o = param("o", #{ lr: 0.5, n: 2, deep: #{ f: 1.0, list: [] } });
+        let any = param("any", []);
+        let mixed = param("mixed", [1, 0.5]);
+        print([rates, 3 / rates[1], o, 1 / o.lr, any, mixed]);
+    "#;
+    let said = Folder::new()
+        .run_with(script, &["--set", "rates=[1,2]", "--set", "o={\"lr\": 2, \"deep\": {\"f\": 3, \"list\": [1]}}"]);
+    said.succeeds().prints(&[
+        "[[1.0, 2.0], 1.5, ",
+        "\"lr\": 2.0",
+        "\"n\": 2",
+        "\"f\": 3.0",
+        "\"list\": [1]",
+        ", 0.5, [], [1, 0.5]]",
+    ]);
+    let said = Folder::new().run_with(script, &["--set", "any=[1, \"a\"]", "--set", "mixed=[2, 1]"]);
+    said.succeeds().prints(&["[0.5, 1.5], 2.0", "[1, \"a\"], [2, 1]]"]);
+}
+
+#[test]
+fn a_step_is_an_integer() {
+    let folder = Folder::new();
+    folder
+        .run_with("run::log(#{ step: 3.0, a: 1 }); run::log(#{ step: tensor(4.0), a: 1 });", &["--out", "o"])
+        .succeeds();
+    let lines = folder.text("o/metrics.jsonl");
+    assert!(lines.contains("\"step\":3}") && lines.contains("\"step\":4}"), "{lines}");
+    for (step, found) in
+        [("\"1\"", "the string \"1\""), ("1.5", "the float 1.5"), ("0.0 / 0.0", "the float NaN"), ("()", "()")]
+    {
+        let said = run(&format!("run::log(#{{ step: {step} }});"));
+        said.fails(1).says(&["run::log: `step`: expected an integer, found ", found, "recipe.rhai:1:6"]);
+    }
+    let said = run("run::write_table(\"t.csv\", [[\"a\", [1]], [\"a\", [2]]]);");
+    said.fails(1).says(&["two columns are called `a`"]);
+}
+
 #[test]
 fn a_set_of_the_wrong_type_is_told_with_the_default() {
     let script = "let a = param(\"a\", 3); let b = param(\"b\", 0.5); let c = param(\"c\", true); let d = param(\"d\", [1]); let e = param(\"e\", #{});";
@@ -780,6 +831,15 @@ fn a_set_of_the_wrong_type_is_told_with_the_default() {
         ("c=yes", &["--set c=yes", "true or false"]),
         ("d=1", &["--set d=1", "array"]),
         ("e=[1]", &["--set e=[1]", "object"]),
+    ] {
+        Folder::new().run_with(script, &["--set", set]).fails(1).says(pieces);
+    }
+    let script = "param(\"rates\", [0.5, 1.5]); param(\"o\", #{ lr: 0.5, deep: #{ names: [\"a\"] } });";
+    for (set, pieces) in [
+        ("rates=[\"a\"]", &["--set rates[0]: expected a number, found the string \"a\"", "the default is 0.5"][..]),
+        ("o={\"lrr\": 1}", &["--set o: unknown key `lrr`; did you mean `lr`?", "the keys are: deep, lr"]),
+        ("o={\"deep\": 1}", &["--set o.deep: expected a map, found the integer 1"]),
+        ("o={\"deep\": {\"names\": [1]}}", &["--set o.deep.names[0]: expected a string"]),
     ] {
         Folder::new().run_with(script, &["--set", set]).fails(1).says(pieces);
     }
@@ -795,6 +855,9 @@ fn a_recipe_that_does_not_exist_is_told_with_the_nearest_file() {
     folder.nepa(&["run", "pretrian.rhai", "--help"]).fails(1).says(&["pretrian.rhai does not exist"]);
     folder.nepa(&["run", "nowhere/x.rhai"]).fails(1).says(&["nowhere/x.rhai does not exist"]);
     folder.nepa(&["run", "."]).fails(1).says(&["folder"]);
+    folder.write("r1.rhai", "print(1);");
+    folder.nepa(&["run", "r1"]).fails(1).says(&["did you mean ./r1.rhai?"]);
+    folder.shell("echo 'print(1);' | $nepa run /dev/stdin").finish().fails(1).says(&["a recipe is read from a file"]);
     folder.write("binary.rhai", [0xff, 0xfe, 0x00]);
     folder.nepa(&["run", "binary.rhai"]).fails(1).says(&["binary.rhai", "UTF-8"]);
 }
