@@ -194,7 +194,7 @@ fn a_strict_load_that_fails_changes_nothing() {
 fn a_lenient_load_takes_what_fits_and_accounts_for_the_rest() {
     let folder = Folder::new();
     let script = r#"
-        checkpoint::save_tensors(#{ "0.weight": full([2, 2], 7), "1.weight": zeros([3, 3]), other: ones([1]) }, "t.safetensors");
+        checkpoint::save_tensors(#{ "0.weight": full([2, 2], 7.0), "1.weight": zeros([3, 3]), other: ones([1]) }, "t.safetensors");
         let m = nn::sequential([nn::linear(2, 2), nn::linear(2, 2)]);
         let r = checkpoint::load_into(m, "t.safetensors", #{ strict: false });
         print([r.loaded, r.missing, r.unexpected, r.mismatched]);

@@ -138,8 +138,8 @@ fn of_average(options: &ImportOptions) -> Option<&'static str> {
 /// Names outside of the model `prefix`, each with the reason, where those of a group such as `optimizer` are told by their
 /// number.
 fn without_crowds(names: &[String], prefix: &str) -> Vec<(String, String)> {
-    /// A group of more names is told by their number.
-    const FEW: usize = 12;
+    /// A group of more names is told by their number: the decoder of MAE has about a hundred, an optimizer's state more.
+    const FEW: usize = 200;
     let group = |name: &str| name.split_once('.').map(|(group, _)| format!("{group}."));
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for group in names.iter().filter_map(|name| group(name)) {
@@ -261,15 +261,9 @@ const REASONS: [(&str, &str); 14] = [
     ("SCB", "of quantised weights"),
 ];
 
-fn finish(
-    parts: Parts,
-    outside: Vec<(String, String)>,
-    preparation: Option<Preparation>,
-    options: &ImportOptions,
-    scripts: &Path,
-) -> Result<Imported> {
-    let Parts { name, taken, network, dialect, mut notes, class_names, weights, origin } = parts;
-    let mut unused = outside;
+/// Tensors that features do not need, and why; any other that is left is an error.
+fn left_over(taken: &Taken, dialect: &Dialect) -> Result<Vec<(String, String)>> {
+    let mut unused = Vec::new();
     let mut homeless = Vec::new();
     for left in taken.left.keys() {
         match dialect.unused.iter().find(|(start, _)| left.starts_with(start)) {
@@ -289,6 +283,19 @@ fn finish(
             "without them it would compute something else; docs/models.md lists what is read"
         );
     }
+    Ok(unused)
+}
+
+fn finish(
+    parts: Parts,
+    outside: Vec<(String, String)>,
+    preparation: Option<Preparation>,
+    options: &ImportOptions,
+    scripts: &Path,
+) -> Result<Imported> {
+    let Parts { name, taken, network, dialect, mut notes, class_names, weights, origin } = parts;
+    let mut unused = outside;
+    unused.extend(left_over(&taken, dialect)?);
     let Network { config, keys, image_size } = network;
     if keys.contains_key("final_norm") {
         notes.push("its norm comes after pooling, with the head: features have none, whatever final_norm says".into());

@@ -30,8 +30,10 @@ pub(super) fn read(
 ) -> Result<Option<Preparation>> {
     if let Some(keys) = of_timms {
         let place = weights.with_file_name(CONFIG_FILE).display().to_string();
-        return match keys.get("nepa").and_then(|own| own.get("preprocessor")).and_then(Value::as_object) {
-            Some(content) => of_content(content.clone(), &format!("{place}: nepa.preprocessor")),
+        let own = keys.get("nepa").and_then(|own| own.get("preprocessor")).and_then(Value::as_object);
+        let own = own.map(|content| of_content(content.clone(), &format!("{place}: nepa.preprocessor"))).transpose()?;
+        return match own.flatten() {
+            Some(found) => Ok(Some(found)),
             None => of_timm(timm::pretrained_cfg(keys), &place, notes),
         };
     }
