@@ -320,8 +320,9 @@ impl EvalAltResult {
     pub fn is_catchable(&self) -> bool {
         match self {
             // nepa: what is wrapped decides
-            Self::ErrorInFunctionCall(_, _, err, _) | Self::ErrorInModule(_, err, _) => {
-                err.is_catchable()
+            Self::ErrorInFunctionCall(_, _, err, _) => err.is_catchable(),
+            Self::ErrorInModule(_, err, _) => {
+                matches!(**err, Self::ErrorParsing(..)) || err.is_catchable()
             }
 
             Self::ErrorSystem(..) => false,
