@@ -28,15 +28,18 @@ pub fn lines(path: &Path, series: &[Series], options: &PlotOptions) -> Result<()
     draw(path, options, &Lines { curves: curves.collect(), options })
 }
 
+/// Points that are joined.
+type Piece = Vec<(f64, f64)>;
+
 /// The pieces of a curve between points that are not finite.
-fn pieces(points: &[(f64, f64)]) -> Vec<Vec<(f64, f64)>> {
+fn pieces(points: &[(f64, f64)]) -> Vec<Piece> {
     let parts = points.split(|p| drawable(*p).is_none()).filter(|part| !part.is_empty());
     parts.map(|part| part.iter().copied().filter_map(drawable).collect()).collect()
 }
 
 struct Lines<'a> {
     /// Names, and the pieces that are drawn.
-    curves: Vec<(&'a str, Vec<Vec<(f64, f64)>>)>,
+    curves: Vec<(&'a str, Vec<Piece>)>,
     options: &'a PlotOptions,
 }
 
