@@ -146,7 +146,8 @@ fn match_names(source: &dyn Source, names: Vec<String>) -> Result<Matched> {
     let imagenet = is_imagenet(&names);
     let known_label = |name: &String| by_id(name).or(by_id(&short(name).to_string()));
     // The model's labels by name, and by ImageNet's; several where names do not tell classes apart (two are a "crane").
-    let (mut by_name, mut by_known): (HashMap<&str, Vec<i64>>, HashMap<i64, Vec<i64>>) = Default::default();
+    let mut by_name: HashMap<&str, Vec<i64>> = HashMap::new();
+    let mut by_known: HashMap<i64, Vec<i64>> = HashMap::new();
     for (index, name) in names.iter().enumerate() {
         if let Some(label) = if imagenet { Some(index as i64) } else { known_label(name) } {
             by_known.entry(label).or_default().push(index as i64);
