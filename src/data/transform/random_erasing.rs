@@ -30,7 +30,7 @@ options! {
         mode: EraseMode = EraseMode::Const,
         /// Minimum number of regions per image; they share the area.
         min_count: usize = 1,
-        /// Maximum number of regions; () means the minimum.
+        /// Maximum number of regions, up to 1000; () means the minimum.
         max_count: Option<usize> = None,
     }
 }
