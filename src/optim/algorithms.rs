@@ -1,7 +1,7 @@
 //! The optimizers: their options, and the algorithm of each.
 
-use super::optimizer::ensure_matches;
-use crate::error::{Result, ensure};
+use crate::bail_hint;
+use crate::error::{Result, did_you_mean, ensure};
 use crate::ffi::UpdateRule;
 use crate::options::Options;
 use crate::{choices, options};
@@ -67,6 +67,19 @@ pub trait OptimizerOptions: Options {
 
     /// `weight_decay`, `no_decay` and `groups`.
     fn for_groups(&self) -> (f64, &[String], &[PatternGroup]);
+}
+
+/// Checks that a pattern that was given as `option` matches a parameter.
+pub(super) fn ensure_matches(option: &str, pattern: &str, named: &[(String, Tensor)]) -> Result<()> {
+    let wild = WildMatch::new(pattern);
+    if !named.iter().any(|(name, _)| wild.matches(name)) {
+        bail_hint!(
+            "{option}: no parameter matches the pattern `{pattern}`{}",
+            did_you_mean(pattern, named.iter().map(|(name, _)| name.as_str()));
+            "`*` stands for any characters; print(model) lists the names"
+        );
+    }
+    Ok(())
 }
 
 /// The default of `no_decay`: patterns that need not match.

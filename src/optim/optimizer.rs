@@ -1,9 +1,8 @@
 //! An optimizer: groups of parameters, with what it keeps of each.
 
 use super::FiniteCheck;
-use super::algorithms::{self, Algorithm, OptimizerOptions, ParamGroupOptions, PatternGroup};
-use crate::bail_hint;
-use crate::error::{Result, bail, did_you_mean, ensure};
+use super::algorithms::{self, Algorithm, OptimizerOptions, ParamGroupOptions, PatternGroup, ensure_matches};
+use crate::error::{Result, bail, ensure};
 use crate::ffi::{self, Batch};
 use crate::nn::{Module, named_parameters};
 use std::collections::BTreeMap;
@@ -264,17 +263,4 @@ fn matched<'a>(groups: &'a [PatternGroup], named: &[(String, Tensor)]) -> Result
         Ok((group, WildMatch::new(&group.pattern)))
     };
     groups.iter().map(with_pattern).collect()
-}
-
-/// Checks that a pattern that was given as `option` matches a parameter.
-pub(super) fn ensure_matches(option: &str, pattern: &str, named: &[(String, Tensor)]) -> Result<()> {
-    let wild = WildMatch::new(pattern);
-    if !named.iter().any(|(name, _)| wild.matches(name)) {
-        bail_hint!(
-            "{option}: no parameter matches the pattern `{pattern}`{}",
-            did_you_mean(pattern, named.iter().map(|(name, _)| name.as_str()));
-            "`*` stands for any characters; print(model) lists the names"
-        );
-    }
-    Ok(())
 }

@@ -35,8 +35,8 @@ const RECIPES: [(&str, &str); 16] = [
     ("ablations", "steps=2 batch=32 images=60 seeds=1"),
     (
         "cifar10",
-        "data=IMAGES held_out_split=validation image_size=16 hidden_size=12 layers=1 pretrain_epochs=1 epochs_1=1 \
-         epochs_10=1 epochs_100=1 seeds=1 block=1 batch=4",
+        "data=IMAGES held_out_split=validation image_size=16 hidden_size=12 layers=1 pretrain_epochs=1 epochs_1=0 \
+         epochs_10=0 epochs_100=1 seeds=1 block=1 batch=4",
     ),
     (
         "continue_pretraining",

@@ -501,7 +501,7 @@ fn the_recipes_fine_tune_on_every_layout_and_say_so_in_their_models() {
         let resize = if recipe == "vitb" { "\"resize(36, bicubic)\"" } else { "\"resize([33, 33], bicubic)\"" };
         let llrd = if recipe == "vitb" { "\"llrd\": 0.65" } else { "\"llrd\": 0.75" };
         let more = [llrd, "\"llrd_end\": null", "\"schedule\": \"llrd_cosine_warmup\""];
-        for setting in [resize, "\"exif_orientation\": true", "images_per_draw\\\":128"].iter().chain(&more) {
+        for setting in [resize, "\"exif_orientation\": true", "mixup(images_per_draw: 128)"].iter().chain(&more) {
             assert!(state.contains(setting), "{setting} in {state}");
         }
         assert_eq!(config["pos_embed_images_per_draw"], 1024);

@@ -76,7 +76,7 @@ fn recipes_of_several_phases_find_what_cannot_work_before_the_first_one() {
     }
     for (set, told) in [
         ("labels_per_class=[20,5000]", "per_class"),
-        ("labels_per_class=[20,100,20]", "labels_per_class: a number is there twice"),
+        ("labels_per_class=[20,100,20]", "labels_per_class: 20 is there twice"),
         ("seeds=0", "seeds and finetune_steps: expected at least 1, found 0 and 500"),
         ("finetune_steps=0", "expected at least 1, found 3 and 0"),
     ] {
