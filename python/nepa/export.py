@@ -48,7 +48,8 @@ def export(
     `path`, `part` and `weights` are what `nepa.load` takes. `dest` is the file; `to` is "onnx" or "torch", or None: by
     the ending of its name (.onnx, .pt2). `dtype`, "float32" or "float16", is that of the weights and the computation;
     images and output are float32. With `preprocess`, the images are uint8, and the program scales and normalises them
-    as the model's folder says; it must be a model of pictures of 8 bits. Raises NepaError, and leaves no file, if the output of the file is not the model's.
+    as the model's folder says; it must be a model of pictures of 8 bits. Raises NepaError, and leaves no file, if the
+    output of the file is not the model's.
     """
     dest = Path(dest)
     to = _format(dest, to)

@@ -21,7 +21,8 @@ impl DropPath {
         Ok(Self { prob, training: Cell::new(true) })
     }
 
-    /// What `n` samples, or rows of samples, are multiplied with: 0, or 1 / keep, float32 [n] on the CPU. `None` where nothing is dropped.
+    /// What `n` samples, or rows of samples, are multiplied with: 0, or 1 / keep, float32 [n] on the CPU. `None` where nothing
+    /// is dropped.
     fn draw(&self, n: i64) -> Result<Option<Tensor>> {
         if self.prob == 0.0 || !self.training.get() {
             return Ok(None);

@@ -242,8 +242,7 @@ mod functions {
     /// The mode of data::open that the images are read in, "rgb" or "unchanged".
     #[script(get)]
     pub fn image_mode(loader: &Loader) -> String {
-        let is_unchanged = loader.0.loader.source().mode() == Mode::Unchanged;
-        if is_unchanged { "unchanged" } else { "rgb" }.into()
+        Mode::NAMES[loader.0.loader.source().mode() as usize].into()
     }
 
     /// The size of the images: [channels, height, width].
