@@ -84,16 +84,27 @@ impl Sources {
     pub fn script(&self, recipe: &Path, file: &str) -> Script {
         let text = self.text(file).unwrap_or_default();
         let is_embedded = STDLIB.iter().any(|(name, embedded)| file == format!("std/{name}") && text == *embedded);
-        let overriding = self.stdlib.as_ref().and_then(|folder| Path::new(file).strip_prefix(folder).ok());
-        let name = match (is_embedded, overriding) {
+        let name = match (is_embedded, self.overriding(file)) {
             (true, _) => file.to_string(),
-            (false, Some(name)) => format!("std/{}", name.display()),
+            (false, Some(name)) => name,
             (false, None) => {
                 let path = Path::new(file);
                 path.strip_prefix(recipe.parent().unwrap_or(Path::new(""))).unwrap_or(path).display().to_string()
             }
         };
         Script { name, code: functions::code_of(&text), text, is_embedded }
+    }
+
+    /// The name in the standard library, "std/finetune.rhai", of a file in the folder that overrides it.
+    fn overriding(&self, file: &str) -> Option<String> {
+        let folder = std::fs::canonicalize(self.stdlib.as_ref()?).ok()?;
+        let file = std::fs::canonicalize(file).ok()?;
+        Some(format!("std/{}", file.strip_prefix(folder).ok()?.display()))
+    }
+
+    /// The name that a script has for others: of one that overrides a file of the standard library, that file's.
+    pub fn library_name(&self, file: &str) -> String {
+        self.overriding(file).unwrap_or_else(|| file.to_string())
     }
 
     /// The function that a pointer calls, if one of the loaded scripts defines it; scripts of the user's own come

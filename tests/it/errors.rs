@@ -180,6 +180,23 @@ fn a_key_at_fault_is_pointed_at_in_nested_maps_and_sums_of_maps() {
 }
 
 /// Before the run, which may get there after hours: recipes/cifar10.rhai has such a table.
+/// In a library of one's own too, however its folder is written.
+#[test]
+fn options_are_checked_before_the_run_in_a_library_of_ones_own() {
+    let folder = Folder::new();
+    let text = std::fs::read_to_string(repository("stdlib/finetune.rhai")).unwrap();
+    std::fs::create_dir_all(folder.path("mine")).unwrap();
+    folder.write("mine/finetune.rhai", text);
+    let line = "finetune::fit((), (), #{ warmpu: 0.1 });";
+    let script = format!("import \"std/finetune\" as finetune;\nprint(\"begun\");\n{line}");
+    for stdlib in ["mine", "./mine/"] {
+        let said = folder.run_with(&script, &["--stdlib", stdlib]);
+        said.fails(1).at("recipe.rhai:3:26", line);
+        said.says(&["unknown option `warmpu` of finetune::fit; did you mean `warmup`?"]);
+        assert_eq!(said.stdout, "", "{said}");
+    }
+}
+
 #[test]
 fn options_that_are_picked_from_a_table_are_checked_before_the_run() {
     let recipe = |table: &str, pick: &str| {

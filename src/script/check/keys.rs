@@ -67,7 +67,8 @@ fn options_of<'a>(host: &'a Host, call: &Call, script: &Script) -> Option<Taken<
     if let Some(modules) = script.modules.get(namespace) {
         let has = |module: &&Imported| module.functions.iter().any(|(n, params)| n == name && *params == passed);
         let module = modules.iter().find(has)?;
-        let path = module.file.as_deref()?.strip_suffix(".rhai")?;
+        let name_of_file = host.sources.library_name(module.file.as_deref()?);
+        let path = name_of_file.strip_suffix(".rhai")?;
         let of = format!("{}::{name}", path.rsplit('/').next()?);
         // A function that passes its options on does not tell their faults in its own name.
         let text = host.sources.text(module.file.as_deref()?)?;
